@@ -1,0 +1,209 @@
+//! One direction of one connection, as the BPF program and user space both see it.
+//!
+//! Who moves the bytes is decided by one word, `state`. It is [`KERNEL`] while the program
+//! redirects, or [`USER`] plus the number of bytes the program has passed up since. The
+//! program turns KERNEL into USER when too much is outstanding; only user space turns USER
+//! back, by a compare-exchange that fails if a byte was passed meanwhile. Invariant: bytes
+//! reach the target in the order in which they left the source, because user space sends no
+//! passed byte before the target has written all that was redirected earlier.
+
+/// `state` while the program redirects.
+pub const KERNEL: u64 = 0;
+
+/// Bit of `state` that is set while user space moves the bytes.
+pub const USER: u64 = 1 << 63;
+
+/// Cost, in bytes, between two looks at how far the target has come.
+pub const QUANTUM: u64 = 128 << 10;
+
+/// Cost of a packet beside its payload, in bytes: what its buffer and bookkeeping take in the
+/// kernel, so that a flood of one-byte packets is bounded like a flood of data.
+pub const SKB_OVERHEAD: u64 = 1 << 10;
+
+/// Bytes passed to user space since the flow was handed to it; `None` while in the kernel.
+#[inline(always)]
+pub const fn passed(state: u64) -> Option<u64> {
+    if state & USER == 0 {
+        None
+    } else {
+        Some(state & !USER)
+    }
+}
+
+/// One direction of a connection: the bytes that arrive on a source and leave on its target.
+///
+/// A cache line of its own, so that flows on different processors do not disturb each other.
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub struct Flow {
+    /// [`KERNEL`], or [`USER`] plus the bytes passed since. Changed by compare-exchange only.
+    pub state: u64,
+    /// Bytes redirected since the flow was set up. Written by the program only.
+    pub redirected: u64,
+    /// The program's view of what is outstanding at the target. Written by the program while
+    /// in KERNEL, by user space while in USER.
+    pub backlog: Backlog,
+}
+
+/// How much a target still owes: an upper bound on the memory of redirected packets that its
+/// peer has not acknowledged, in bytes of payload plus [`SKB_OVERHEAD`] for each packet.
+///
+/// Exact positions of single packets would need a queue; two marks are enough for a bound:
+/// when everything up to the mark is acknowledged its cost is settled and a new mark is set.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Cost of everything redirected so far.
+    pub cost: u64,
+    /// Cost at which to compare again.
+    pub next_check: u64,
+    /// Value of `redirected` when the mark was set.
+    pub mark: u64,
+    /// `cost` when the mark was set.
+    pub mark_cost: u64,
+    /// Cost known to have been acknowledged.
+    pub settled: u64,
+    /// The target's count of acknowledged bytes at which `redirected` would be 0: bytes that
+    /// user space sent itself move it up.
+    pub base: u64,
+}
+
+impl Backlog {
+    /// Accounts for a redirected packet of `len` bytes; true when it is time to [`judge`].
+    ///
+    /// [`judge`]: Self::judge
+    #[inline(always)]
+    pub fn charge(&mut self, len: u64) -> bool {
+        self.cost += len + SKB_OVERHEAD;
+        self.cost >= self.next_check
+    }
+
+    /// Compares with the target, whose peer has acknowledged `acked` bytes in all, when
+    /// `redirected` bytes have been sent its way; true when more than `limit` is outstanding.
+    #[inline(always)]
+    pub fn judge(&mut self, acked: u64, redirected: u64, limit: u64) -> bool {
+        self.next_check = self.cost + QUANTUM;
+        // Negative while bytes that user space sent are not acknowledged yet.
+        let position = acked.wrapping_sub(self.base) as i64;
+        if position >= self.mark as i64 {
+            self.settled = self.mark_cost;
+            self.mark = redirected;
+            self.mark_cost = self.cost;
+        }
+        self.cost - self.settled > limit
+    }
+
+    /// Starts afresh when user space hands the flow to the kernel: `base` as described there,
+    /// `unacked` bytes in the target's own send queue, `redirected` as it stands.
+    pub fn restart(&mut self, base: u64, unacked: u64, redirected: u64) {
+        let cost = self.cost + unacked;
+        *self = Backlog {
+            cost,
+            next_check: cost + QUANTUM,
+            mark: redirected,
+            mark_cost: cost,
+            settled: cost - unacked,
+            base,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use core::mem::{align_of, offset_of, size_of};
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    #[test]
+    fn a_flow_is_one_cache_line_with_the_state_word_first() {
+        assert_eq!(size_of::<Flow>(), 64);
+        assert_eq!(align_of::<Flow>(), 64);
+        assert_eq!(offset_of!(Flow, state), 0);
+        assert_eq!(offset_of!(Flow, redirected), 8);
+        assert_eq!(offset_of!(Flow, backlog), 16);
+    }
+
+    #[test]
+    fn the_state_word_tells_who_moves_the_bytes() {
+        assert_eq!(passed(KERNEL), None);
+        assert_eq!(passed(USER), Some(0));
+        assert_eq!(passed(USER + 77), Some(77));
+    }
+
+    #[test]
+    fn a_receiver_that_stands_still_is_noticed_within_a_quantum() {
+        let mut backlog = Backlog::default();
+        let (limit, len) = (4 << 20, 1448);
+        let mut redirected = 0;
+        let over = (0..).any(|_| {
+            redirected += len;
+            backlog.charge(len) && backlog.judge(0, redirected, limit)
+        });
+        assert!(over);
+        assert!(
+            backlog.cost <= limit + QUANTUM + len + SKB_OVERHEAD,
+            "{backlog:?}"
+        );
+    }
+
+    #[test]
+    fn one_byte_packets_are_bounded_by_memory_and_not_by_payload() {
+        let mut backlog = Backlog::default();
+        let mut packets = 0;
+        while !(backlog.charge(1) && backlog.judge(0, packets + 1, 4 << 20)) {
+            packets += 1;
+        }
+        assert!(packets < 5 << 10, "{packets}");
+    }
+
+    proptest! {
+        /// What counts as outstanding is never less than what is really outstanding, and a
+        /// target that keeps up is never held back.
+        #[test]
+        fn the_bound_holds_for_any_course_of_packets_and_acknowledgements(
+            start in any::<u32>(),
+            sent_by_user in 0u64..100_000,
+            steps in prop::collection::vec((1u64..70_000, 0usize..4), 1..400),
+        ) {
+            let mut backlog = Backlog::default();
+            let base = u64::from(start) + sent_by_user;
+            backlog.restart(base, sent_by_user, 0);
+            let mut queue: VecDeque<u64> = VecDeque::new();
+            let mut acked = u64::from(start);
+            let mut user_unacked = sent_by_user;
+            let mut redirected = 0;
+            for (len, acks) in steps {
+                redirected += len;
+                queue.push_back(len);
+                backlog.charge(len);
+                for _ in 0..acks {
+                    if user_unacked > 0 {
+                        acked += core::mem::take(&mut user_unacked);
+                    } else if let Some(len) = queue.pop_front() {
+                        acked += len;
+                    }
+                }
+                let real: u64 = user_unacked + queue.iter().map(|len| len + SKB_OVERHEAD).sum::<u64>();
+                let over = backlog.judge(acked, redirected, 1 << 20);
+                prop_assert!(backlog.cost - backlog.settled >= real);
+                if real > 1 << 20 {
+                    prop_assert!(over);
+                }
+            }
+        }
+
+        #[test]
+        fn a_target_that_acknowledges_at_once_is_never_over(lens in prop::collection::vec(1u64..70_000, 1..400)) {
+            let mut backlog = Backlog::default();
+            backlog.restart(1, 0, 0);
+            let mut redirected = 0;
+            for len in lens {
+                redirected += len;
+                backlog.charge(len);
+                prop_assert!(!backlog.judge(1 + redirected, redirected, 256 << 10));
+            }
+        }
+    }
+}

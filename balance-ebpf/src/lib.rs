@@ -1,0 +1,41 @@
+//! What the BPF program and user space agree on: map names, the layout of a flow and the
+//! decisions both make on it.
+//!
+//! Everything here is pure and compiles on the host, where it is tested; the program in
+//! `main.rs` only fetches the inputs and acts on the answers. Invariant: a type that crosses
+//! the boundary is `repr(C)`, a multiple of eight bytes, and its layout is checked by a test.
+
+#![no_std]
+
+mod flow;
+
+pub use flow::{Backlog, Flow, KERNEL, QUANTUM, SKB_OVERHEAD, USER, passed};
+
+/// Names of maps, globals and programs in the BPF object.
+pub mod names {
+    /// Sockmap without programs, by slot: the socket that a flow is redirected to.
+    pub const TARGETS: &str = "TARGETS";
+    /// Sockmap with the verdict, by slot: the socket that a flow is read from.
+    pub const SOURCES: &str = "SOURCES";
+    /// Hash from the cookie of a source socket to its slot.
+    pub const SLOTS: &str = "SLOTS";
+    /// Memory-mapped array of [`Flow`](crate::Flow), by slot.
+    pub const FLOWS: &str = "FLOWS";
+    /// Ring buffer of slots (`u32`) that have just been handed to user space.
+    pub const EVENTS: &str = "EVENTS";
+    /// Global: how much a flow may have outstanding, in cost units of about a byte.
+    pub const LIMIT: &str = "LIMIT";
+    /// Global: offset of `bytes_acked` in the running kernel's `struct tcp_sock`.
+    pub const BYTES_ACKED_OFFSET: &str = "BYTES_ACKED_OFFSET";
+    /// Global of aya-log: the highest level that is sent to user space.
+    pub const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
+    /// The verdict program.
+    pub const VERDICT: &str = "balance_verdict";
+}
+
+/// Slots in the maps of the object as compiled; user space sets the real number when it loads.
+pub const DEFAULT_SLOTS: u32 = 1024;
+
+/// Bytes of the event ring buffer: room for 16,384 flows changing hands at the same moment.
+/// When it is full a flow stays in the kernel for another [`QUANTUM`] and tries again.
+pub const EVENT_BYTES: u32 = 1 << 18;

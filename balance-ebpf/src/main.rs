@@ -1,0 +1,182 @@
+//! The verdict: each packet that arrives on a source is redirected to its target, or passed up
+//! to user space while user space moves the bytes of that flow.
+//!
+//! Invariant: the kernel runs the verdict of one socket under that socket's lock, so one flow
+//! is never judged twice at a time; `redirected` and `backlog` need no atomics for that reason,
+//! `state` does because user space changes it as well.
+
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+use core::{
+    arch::asm,
+    ffi::c_void,
+    ptr::{addr_of, addr_of_mut, read_volatile, write_volatile},
+};
+
+use aya_ebpf::{
+    EbpfContext as _, Global,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_sock, sk_action, tcp_sock},
+    helpers::{bpf_get_socket_cookie, bpf_map_lookup_elem, bpf_sk_release, bpf_skc_to_tcp_sock},
+    macros::{map, stream_verdict},
+    maps::{Array, HashMap, RingBuf, SockMap},
+    programs::SkBuffContext,
+};
+use aya_log_ebpf::debug;
+use balance_ebpf::{DEFAULT_SLOTS, EVENT_BYTES, Flow, KERNEL, USER};
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[map]
+static TARGETS: SockMap = SockMap::with_max_entries(DEFAULT_SLOTS, 0);
+#[map]
+static SOURCES: SockMap = SockMap::with_max_entries(DEFAULT_SLOTS, 0);
+#[map]
+static SLOTS: HashMap<u64, u32> = HashMap::with_max_entries(DEFAULT_SLOTS, BPF_F_NO_PREALLOC);
+#[map]
+static FLOWS: Array<Flow> = Array::with_max_entries(DEFAULT_SLOTS, BPF_F_MMAPABLE);
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
+
+#[unsafe(no_mangle)]
+static LIMIT: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static BYTES_ACKED_OFFSET: Global<u64> = Global::new(0);
+
+/// What becomes of a packet.
+enum Verdict {
+    /// Queue it on the target, to be sent.
+    Redirect(u32),
+    /// Leave it to user space, on the source's own queue, charged to its receive buffer.
+    Pass,
+    /// It carries no data (a bare FIN; the socket's own state tells that): a redirected empty
+    /// packet would make the kernel break the target (net/core/skmsg.c, sk_psock_backlog).
+    Drop,
+}
+
+#[stream_verdict]
+pub fn balance_verdict(ctx: SkBuffContext) -> u32 {
+    match verdict(&ctx) {
+        // SAFETY: the helper takes any index; one that is empty makes it return SK_DROP.
+        Verdict::Redirect(slot) => unsafe { TARGETS.redirect_skb(&ctx, slot, 0) as u32 },
+        Verdict::Pass => sk_action::SK_PASS,
+        Verdict::Drop => sk_action::SK_DROP,
+    }
+}
+
+#[inline(always)]
+fn verdict(ctx: &SkBuffContext) -> Verdict {
+    let len = u64::from(ctx.len());
+    if len == 0 {
+        return Verdict::Drop;
+    }
+    // SAFETY: the context is the skb that the kernel runs us on.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    // SAFETY: with BPF_F_NO_PREALLOC an element is not reused while it is being read.
+    let Some(&slot) = (unsafe { SLOTS.get(cookie) }) else {
+        // Not set up yet: user space enters the cookie before the socket.
+        return Verdict::Pass;
+    };
+    let Some(flow) = FLOWS.get_ptr_mut(slot) else {
+        return Verdict::Pass;
+    };
+    if pass(flow, len) {
+        return Verdict::Pass;
+    }
+    redirect(ctx, flow, slot, len);
+    Verdict::Redirect(slot)
+}
+
+/// Counts the packet as passed if the flow is in USER; false if it is in KERNEL.
+#[inline(always)]
+fn pass(flow: *mut Flow, len: u64) -> bool {
+    // SAFETY: `flow` points into the array map, which outlives the program.
+    let state = unsafe { addr_of_mut!((*flow).state) };
+    // SAFETY: as above; volatile because user space writes it too.
+    let seen = unsafe { read_volatile(state) };
+    if seen & USER == 0 {
+        return false;
+    }
+    // In USER only we add to the word, and user space only ever takes it to KERNEL: an
+    // exchange that fails means that it just did.
+    compare_exchange(state, seen, seen + len) == seen
+}
+
+/// Accounts for a packet about to be redirected; hands the flow over when too much is owed.
+#[inline(always)]
+fn redirect(ctx: &SkBuffContext, flow: *mut Flow, slot: u32, len: u64) {
+    // SAFETY: `flow` points into the array map; in KERNEL these fields are ours alone.
+    unsafe {
+        let redirected = addr_of_mut!((*flow).redirected);
+        let sum = read_volatile(redirected) + len;
+        write_volatile(redirected, sum);
+        let backlog = &mut *addr_of_mut!((*flow).backlog);
+        if !backlog.charge(len) {
+            return;
+        }
+        let Some(acked) = bytes_acked(slot) else {
+            return;
+        };
+        if !backlog.judge(acked, sum, LIMIT.load()) {
+            return;
+        }
+        let state = addr_of_mut!((*flow).state);
+        if compare_exchange(state, KERNEL, USER) != KERNEL {
+            return;
+        }
+        if EVENTS.output::<u32>(slot, 0).is_err() {
+            // Nobody would know: keep it. No packet can have been passed meanwhile (that is
+            // done by this program, under the lock we hold), so a failure means user space
+            // took the flow back by itself.
+            compare_exchange(state, USER, KERNEL);
+            return;
+        }
+        debug!(ctx, "slot {}: over the limit after {} bytes", slot, sum);
+    }
+}
+
+/// Bytes that the peer of the slot's target has acknowledged, or `None` if it is gone.
+#[inline(always)]
+fn bytes_acked(slot: u32) -> Option<u64> {
+    // SAFETY: the map outlives the program; the socket is released on every path below, and
+    // the offset comes from the running kernel's own type information.
+    unsafe {
+        let sk = bpf_map_lookup_elem(addr_of!(TARGETS).cast_mut().cast(), addr_of!(slot).cast());
+        if sk.is_null() {
+            return None;
+        }
+        let tcp: *mut tcp_sock = bpf_skc_to_tcp_sock(sk).cast();
+        let acked = if tcp.is_null() {
+            None
+        } else {
+            let field = tcp.cast::<u8>().add(BYTES_ACKED_OFFSET.load() as usize);
+            Some(read_volatile(field.cast::<u64>()))
+        };
+        bpf_sk_release(sk.cast::<bpf_sock>().cast::<c_void>());
+        acked
+    }
+}
+
+/// The BPF instruction of that name (cpu v3): `core` has none for this target.
+#[inline(always)]
+fn compare_exchange(word: *mut u64, current: u64, new: u64) -> u64 {
+    let mut seen = current;
+    // SAFETY: `word` is an aligned word of a map value; the instruction is a full barrier.
+    unsafe {
+        asm!(
+            "r0 = cmpxchg_64({word} + 0, r0, {new})",
+            word = in(reg) word,
+            new = in(reg) new,
+            inout("r0") seen,
+        );
+    }
+    seen
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
