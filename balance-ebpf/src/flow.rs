@@ -23,11 +23,7 @@ pub const SKB_OVERHEAD: u64 = 1 << 10;
 /// Bytes passed to user space since the flow was handed to it; `None` while in the kernel.
 #[inline(always)]
 pub const fn passed(state: u64) -> Option<u64> {
-    if state & USER == 0 {
-        None
-    } else {
-        Some(state & !USER)
-    }
+    if state & USER == 0 { None } else { Some(state & !USER) }
 }
 
 /// One direction of a connection: the bytes that arrive on a source and leave on its target.
@@ -142,10 +138,7 @@ mod tests {
             backlog.charge(len) && backlog.judge(0, redirected, limit)
         });
         assert!(over);
-        assert!(
-            backlog.cost <= limit + QUANTUM + len + SKB_OVERHEAD,
-            "{backlog:?}"
-        );
+        assert!(backlog.cost <= limit + QUANTUM + len + SKB_OVERHEAD, "{backlog:?}");
     }
 
     #[test]

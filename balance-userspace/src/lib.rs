@@ -1,1 +1,23 @@
-//! x
+//! The library behind the `balance` program: everything except parsing the command line of
+//! the process and ending it, so that tests and later front ends can use the same parts.
+//!
+//! ARCHITECTURE.md follows one connection through these modules.
+
+pub mod args;
+pub mod datapath;
+pub mod error;
+pub mod logging;
+pub mod operand;
+pub mod resolve;
+pub mod selection;
+pub mod server;
+
+mod connect;
+mod listener;
+mod ready;
+mod ring;
+mod session;
+mod stream;
+mod sys;
+mod throttle;
+mod worker;

@@ -1,0 +1,183 @@
+//! The command line: options by clap, operands by [`operand`](crate::operand).
+//!
+//! Invariant: what the user typed wrong becomes one [`StartError::Usage`] line; nothing is
+//! looked up or opened here.
+
+use std::{num::NonZeroUsize, time::Duration};
+
+use clap::{Parser, ValueEnum, error::ErrorKind};
+
+use crate::{error::StartError, selection::MAX_WORKERS};
+
+/// TCP load balancer and failover proxy: hands connections to the servers that work, in turn,
+/// and moves their bytes inside the kernel.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "balance", version, after_help = EXAMPLES, max_term_width = 100)]
+pub struct Args {
+    /// Address to listen on, a name or a literal [default: all, IPv4 and IPv6]
+    #[arg(short = 'b', long = "bind", value_name = "HOST")]
+    pub bind: Option<String>,
+
+    /// Stay in the foreground (so far balance always does)
+    #[arg(short = 'f', long = "foreground")]
+    pub foreground: bool,
+
+    /// Longest time for a connect to one server, in seconds
+    #[arg(short = 't', long = "connect-timeout", value_name = "SECONDS", default_value = "5",
+          value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub connect_timeout: u32,
+
+    /// Log more: every session and failed connect, and the kernel program's own messages
+    #[arg(short = 'd', long = "debug")]
+    pub debug: bool,
+
+    /// What moves the bytes of established connections
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Datapath::Auto)]
+    pub datapath: Datapath,
+
+    /// Threads that serve connections [default: one per processor]
+    #[arg(long, value_name = "N",
+          value_parser = clap::value_parser!(u16).range(1..=MAX_WORKERS))]
+    pub workers: Option<u16>,
+
+    /// Connections served at a time; more wait in the listen queue [default: what the limit of
+    /// file descriptors allows]
+    #[arg(long, value_name = "N")]
+    pub max_connections: Option<NonZeroUsize>,
+
+    /// On SIGTERM or SIGINT, how long connections may go on, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "30",
+          value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
+    pub grace: u32,
+
+    /// Form of the log on standard error
+    #[arg(long, value_name = "FORM", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// Port to listen on: a number or the name of a service
+    #[arg(value_name = "PORT", required = true)]
+    pub port: String,
+
+    /// Servers, HOST[:PORT[:MAXCONNECTIONS]], IPv6 as [HOST]; `!` ends a group, `%` ends a
+    /// group chosen by a hash of the client's address
+    #[arg(value_name = "SERVER")]
+    pub channels: Vec<String>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  balance 25 smtp1.example.com smtp2.example.com
+      connections to port 25 go to the two servers in turn
+  balance smtp mx1:25:100 mx2:25:100 ! backup:2525
+      at most 100 at a time to each of the first two; the next group stands in when
+      neither takes a connection
+  balance -b 192.0.2.7 -t 2 8080 [2001:db8::1]:80 www2:80
+      listen on one address, give a server two seconds to answer";
+
+/// What moves the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Datapath {
+    /// The best that works here
+    Auto,
+    /// In the kernel, by a BPF program (needs CAP_BPF and CAP_NET_ADMIN)
+    Sockmap,
+    /// In user space
+    Relay,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people, and for the journal
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// A command line that asks for something, or the text that answers it at once.
+#[derive(Debug)]
+pub enum Command {
+    /// Serve with these.
+    Serve(Box<Args>),
+    /// `--help` or `--version`: print and be done.
+    Print(String),
+}
+
+impl Args {
+    /// Parses a command line, program name first.
+    ///
+    /// # Errors
+    /// [`StartError::Usage`] with what is wrong, in one line.
+    pub fn parse_line<I: IntoIterator<Item = std::ffi::OsString>>(
+        line: I,
+    ) -> Result<Command, StartError> {
+        match Self::try_parse_from(line) {
+            Ok(args) => Ok(Command::Serve(Box::new(args))),
+            Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+                Ok(Command::Print(e.render().to_string()))
+            }
+            Err(e) => Err(StartError::Usage(one_line(&e))),
+        }
+    }
+
+    /// Longest time for a connect to one server.
+    pub fn connect_timeout(&self) -> Duration {
+        Duration::from_secs(self.connect_timeout.into())
+    }
+
+    /// How long connections may go on after a signal to stop.
+    pub fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace.into())
+    }
+}
+
+/// The first paragraph of clap's message on one line, with where to read on.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = first.split_whitespace().collect();
+    let words = words.join(" ");
+    let what = words.strip_prefix("error: ").unwrap_or(&words);
+    format!("{what} (try balance --help)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, StartError> {
+        Args::parse_line(std::iter::once("balance").chain(line.split_whitespace()).map(Into::into))
+    }
+
+    fn serve(line: &str) -> Args {
+        match parse(line) {
+            Ok(Command::Serve(args)) => *args,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn clap_finds_no_fault_with_the_definition() {
+        use clap::CommandFactory as _;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn options_may_be_joined_and_may_follow_operands() {
+        let args = serve("25 mx1 -ft7 ! mx2 -b 127.0.0.1");
+        assert!(args.foreground);
+        assert_eq!(args.connect_timeout, 7);
+        assert_eq!(args.port, "25");
+        assert_eq!(args.channels, ["mx1", "!", "mx2"]);
+        assert_eq!(args.bind.as_deref(), Some("127.0.0.1"));
+    }
+
+    #[test]
+    fn a_mistake_is_one_line() {
+        for line in ["", "-x 25", "-t 0 25", "-t x 25", "--datapath none 25", "--workers 0 25 a"] {
+            let e = parse(line).unwrap_err();
+            assert_eq!(e.exit_code(), 64, "{line}");
+            assert!(!e.to_string().contains('\n'), "{line}: {e}");
+        }
+    }
+}

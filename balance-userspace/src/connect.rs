@@ -1,0 +1,63 @@
+//! Connecting to a backend: all addresses of the channel, within one time limit.
+//!
+//! Invariant: whatever the number of addresses, a channel costs a client at most the limit;
+//! a connect that is given up leaves nothing behind.
+
+use std::{io, net::SocketAddr, rc::Rc, time::Duration};
+
+use socket2::{Domain, Socket, Type};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    ready, ring,
+    stream::{SocketOptions, Stream},
+};
+
+/// Connects to the first address that answers; each gets an equal share of what is left of
+/// the limit.
+///
+/// # Errors
+/// The last address's error; `TimedOut` if the limit was reached.
+pub(crate) async fn connect(
+    addresses: &[SocketAddr],
+    limit: Duration,
+    options: SocketOptions,
+) -> io::Result<(Rc<Stream>, SocketAddr)> {
+    let end = Instant::now() + limit;
+    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the channel has no address");
+    for (i, &address) in addresses.iter().enumerate() {
+        let left = end.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(addresses.len() - i).unwrap_or(u32::MAX);
+        match connect_one(address, Instant::now() + share, options).await {
+            Ok(stream) => return Ok((stream, address)),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+async fn connect_one(
+    address: SocketAddr,
+    end: Instant,
+    options: SocketOptions,
+) -> io::Result<Rc<Stream>> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    options.apply(&socket)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&address.into()) {
+        Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => return Err(e),
+        _ => {}
+    }
+    let stream = Stream::new(socket);
+    // The ring's own connect operation would hold the socket, and so its port, through all of
+    // the kernel's retries; a wait for writability can be given up.
+    let result = timeout_at(end, ready::writable(&stream)).await;
+    if result.is_err() {
+        ring::cancel(&stream).await;
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    match stream.take_error()? {
+        Some(e) => Err(e),
+        None => Ok(stream),
+    }
+}

@@ -1,0 +1,109 @@
+//! The seam between connections and what moves their bytes.
+//!
+//! A connected pair goes to a datapath, which owns both ends until both directions have ended
+//! and reports bytes and outcome. Nothing above knows which datapath runs; nothing below knows
+//! of channels, groups or commands. A connection that one datapath cannot take goes to the next.
+
+mod buffers;
+mod pair;
+mod pump;
+mod relay;
+pub(crate) mod sockmap;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+pub(crate) use buffers::Pool;
+pub(crate) use pair::{End, Pair, Report};
+
+use crate::{args, error::StartError, stream::SocketOptions};
+
+/// What moves the bytes of new connections.
+#[derive(Clone)]
+pub(crate) enum Datapath {
+    /// In user space.
+    Relay,
+    /// In the kernel, by a sockmap program.
+    Sockmap(Arc<sockmap::Kernel>),
+}
+
+/// A datapath's name in logs and reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Name {
+    Relay,
+    Sockmap,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Relay => "relay",
+            Self::Sockmap => "sockmap",
+        })
+    }
+}
+
+/// A datapath that is ready, and why it is this one.
+pub(crate) struct Choice {
+    pub(crate) datapath: Datapath,
+    pub(crate) why: String,
+}
+
+impl Choice {
+    /// Makes the datapath that was asked for ready, for `connections` at a time; `auto` takes
+    /// the best that passes its self-test.
+    ///
+    /// # Errors
+    /// When one was asked for by name and does not work here.
+    pub(crate) fn make(
+        wanted: args::Datapath,
+        connections: usize,
+        debug: bool,
+    ) -> Result<Self, StartError> {
+        if wanted == args::Datapath::Relay {
+            return Ok(Self { datapath: Datapath::Relay, why: "asked for".to_owned() });
+        }
+        match sockmap::start(connections, debug) {
+            Ok((kernel, took)) => Ok(Self {
+                datapath: Datapath::Sockmap(kernel),
+                why: format!("self-test passed in {}", Millis(took)),
+            }),
+            Err(refusal) if wanted == args::Datapath::Auto => {
+                Ok(Self { datapath: Datapath::Relay, why: format!("no sockmap: {refusal}") })
+            }
+            Err(refusal) => Err(refusal.into_start_error()),
+        }
+    }
+}
+
+struct Millis(Duration);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ms", self.0.as_millis().max(1))
+    }
+}
+
+impl Datapath {
+    pub(crate) fn name(&self) -> Name {
+        match self {
+            Self::Relay => Name::Relay,
+            Self::Sockmap(_) => Name::Sockmap,
+        }
+    }
+
+    /// How sockets must be made so that this datapath can take them.
+    pub(crate) fn socket_options(&self) -> SocketOptions {
+        match self {
+            Self::Relay => SocketOptions { send_buffer: None },
+            Self::Sockmap(_) => SocketOptions { send_buffer: Some(sockmap::SEND_BUFFER) },
+        }
+    }
+
+    /// Moves bytes both ways until both directions have ended or one broke.
+    pub(crate) async fn carry(&self, pair: Pair, pool: &Pool) -> Report {
+        match self {
+            Self::Relay => relay::carry(pair, pool).await,
+            Self::Sockmap(kernel) => sockmap::carry(kernel, pair, pool).await,
+        }
+    }
+}

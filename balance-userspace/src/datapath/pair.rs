@@ -1,0 +1,200 @@
+//! A connected pair, how its two directions end together, and what is reported of it.
+//!
+//! Invariant: a clean end is reported, and passed on, only when both directions have ended and
+//! every byte was written; anything else resets both ends.
+
+use std::{fmt, future::Future, io, pin::pin, rc::Rc, time::Duration};
+
+use tokio::{select, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::Name;
+use crate::{ready, ring, stream::Stream};
+
+/// A client and the backend that was found for it.
+#[derive(Clone)]
+pub(crate) struct Pair {
+    pub(crate) client: Rc<Stream>,
+    pub(crate) backend: Rc<Stream>,
+    /// Ends the connection from outside.
+    pub(crate) cut: CancellationToken,
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// Both sides ended, every byte was passed on.
+    Clean,
+    /// One side broke; the other was reset.
+    Broken(Broken),
+    /// Balance itself ended it; both were reset.
+    Cut,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Clean => f.write_str("clean"),
+            Self::Broken(broken) => broken.fmt(f),
+            Self::Cut => f.write_str("cut"),
+        }
+    }
+}
+
+/// Which side broke and how.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) side: Side,
+    pub(crate) error: io::Error,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
+        match self.error.kind() {
+            ConnectionReset | BrokenPipe => write!(f, "{} reset", self.side),
+            _ => write!(f, "{}: {}", self.side, self.error),
+        }
+    }
+}
+
+/// A side of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Client,
+    Backend,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Client => "client",
+            Self::Backend => "backend",
+        })
+    }
+}
+
+/// What became of a connection.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) datapath: Name,
+    /// Bytes from client to backend.
+    pub(crate) sent: u64,
+    /// Bytes from backend to client.
+    pub(crate) rcvd: u64,
+    pub(crate) end: End,
+}
+
+/// One direction of a pair, from the end that sends to the end that is written to.
+#[derive(Clone)]
+pub(crate) struct Direction {
+    pub(crate) source: Rc<Stream>,
+    pub(crate) target: Rc<Stream>,
+    from: Side,
+}
+
+impl Direction {
+    /// What the source's error means for the connection.
+    pub(crate) fn source_broke(&self, error: io::Error) -> Broken {
+        Broken { side: self.from, error }
+    }
+
+    /// What the target's error means for the connection.
+    pub(crate) fn target_broke(&self, error: io::Error) -> Broken {
+        let side = match self.from {
+            Side::Client => Side::Backend,
+            Side::Backend => Side::Client,
+        };
+        Broken { side, error }
+    }
+
+    /// Passes the source's end on. The target may be gone already, which its own direction tells.
+    pub(crate) fn end_target(&self) {
+        let _ = self.target.shutdown(std::net::Shutdown::Write);
+    }
+}
+
+impl Pair {
+    /// From client to backend.
+    pub(crate) fn up(&self) -> Direction {
+        Direction {
+            source: Rc::clone(&self.client),
+            target: Rc::clone(&self.backend),
+            from: Side::Client,
+        }
+    }
+
+    /// From backend to client.
+    pub(crate) fn down(&self) -> Direction {
+        Direction {
+            source: Rc::clone(&self.backend),
+            target: Rc::clone(&self.client),
+            from: Side::Backend,
+        }
+    }
+
+    /// Runs both directions to their end, then closes both streams in the way that the end
+    /// asks for. A side whose direction has ended is still watched: its reset ends the other.
+    pub(crate) async fn run(
+        self,
+        up: impl Future<Output = Result<(), Broken>>,
+        down: impl Future<Output = Result<(), Broken>>,
+    ) -> End {
+        let end = select! {
+            biased;
+            result = self.both(up, down) => result.map_or_else(End::Broken, |()| End::Clean),
+            () = self.cut.cancelled() => End::Cut,
+        };
+        if let End::Clean = end {
+            // A socket that is gone by now has nothing left to deliver either.
+            let _ = self.client.close_cleanly();
+            let _ = self.backend.close_cleanly();
+        } else {
+            ring::cancel(&self.client).await;
+            ring::cancel(&self.backend).await;
+        }
+        end
+    }
+
+    async fn both(
+        &self,
+        up: impl Future<Output = Result<(), Broken>>,
+        down: impl Future<Output = Result<(), Broken>>,
+    ) -> Result<(), Broken> {
+        let (mut up, mut down) = (pin!(up), pin!(down));
+        select! {
+            biased;
+            result = &mut up => {
+                result?;
+                select! {
+                    biased;
+                    result = &mut down => result,
+                    broken = watch(self.up()) => Err(broken),
+                }
+            }
+            result = &mut down => {
+                result?;
+                select! {
+                    biased;
+                    result = &mut up => result,
+                    broken = watch(self.down()) => Err(broken),
+                }
+            }
+        }
+    }
+}
+
+/// How long a connection may go on after one side has ended before that side is watched:
+/// most are over by then, and watching costs system calls.
+const LINGERING: Duration = Duration::from_millis(20);
+
+/// Waits until a source that has ended its side breaks altogether.
+async fn watch(direction: Direction) -> Broken {
+    sleep(LINGERING).await;
+    let error =
+        match ready::broken(&direction.source).await.and_then(|()| direction.source.take_error()) {
+            Ok(Some(error)) | Err(error) => error,
+            Ok(None) => io::ErrorKind::ConnectionReset.into(),
+        };
+    direction.source_broke(error)
+}

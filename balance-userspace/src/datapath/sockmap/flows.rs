@@ -1,0 +1,116 @@
+//! The array of flows that the BPF program and user space share, mapped into this process.
+//!
+//! Invariant: the only place that touches the shared memory. The state word is only ever
+//! changed by compare-exchange; the other fields follow the ownership that `Flow` describes.
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd},
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
+};
+
+use balance_ebpf::{Backlog, Flow, KERNEL, USER, passed};
+
+/// All flows, by slot.
+#[derive(Debug)]
+pub(super) struct Flows {
+    base: NonNull<Flow>,
+    count: usize,
+}
+
+// SAFETY: the memory is shared with the kernel anyway; all access goes through `FlowRef`, which
+// uses atomics for what both sides change.
+unsafe impl Send for Flows {}
+// SAFETY: as above.
+unsafe impl Sync for Flows {}
+
+impl Flows {
+    /// Maps the array behind `map`, which has `count` elements and was made mappable.
+    pub(super) fn map(map: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                count * size_of::<Flow>(),
+                protection,
+                flags,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { base, count })
+    }
+
+    /// The flow in a slot.
+    pub(super) fn get(&self, slot: u32) -> FlowRef<'_> {
+        assert!((slot as usize) < self.count, "slot {slot} is beyond the array");
+        // SAFETY: within the mapping, which lives as long as `self`.
+        let flow = unsafe { self.base.add(slot as usize) };
+        FlowRef { flow, _array: self }
+    }
+}
+
+impl Drop for Flows {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `map`; no `FlowRef` outlives `self`.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.count * size_of::<Flow>()) };
+    }
+}
+
+/// One flow in shared memory.
+#[derive(Clone, Copy)]
+pub(super) struct FlowRef<'a> {
+    flow: NonNull<Flow>,
+    _array: &'a Flows,
+}
+
+impl FlowRef<'_> {
+    fn state(&self) -> &AtomicU64 {
+        // SAFETY: an aligned word in the mapping; the BPF program changes it atomically too.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.flow.as_ptr()).state) }
+    }
+
+    fn redirected_word(&self) -> &AtomicU64 {
+        // SAFETY: an aligned word in the mapping, written whole by the BPF program.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.flow.as_ptr()).redirected) }
+    }
+
+    /// Prepares a slot for a new connection: in USER, nothing moved. The program must not know
+    /// the slot yet.
+    pub(super) fn reset(&self) {
+        // SAFETY: nobody else uses the slot, as the caller promises.
+        unsafe { self.flow.write_volatile(Flow { state: USER, ..Flow::default() }) };
+    }
+
+    /// Bytes passed since user space has the flow; `None` while the kernel has it.
+    pub(super) fn passed(&self) -> Option<u64> {
+        passed(self.state().load(SeqCst))
+    }
+
+    /// Bytes redirected in all.
+    ///
+    /// Read after a byte was seen to be passed, it counts everything that came before it: the
+    /// program adds to it before it next changes the state.
+    pub(super) fn redirected(&self) -> u64 {
+        self.redirected_word().load(SeqCst)
+    }
+
+    /// Hands the flow to the kernel, with everything written: `base` and `unacked` as in
+    /// [`Backlog::restart`]. False if a byte was passed that is not among the `relayed`.
+    pub(super) fn promote(&self, relayed: u64, base: u64, unacked: u64) -> bool {
+        // SAFETY: in USER the program leaves these fields alone.
+        unsafe {
+            let backlog: *mut Backlog = &raw mut (*self.flow.as_ptr()).backlog;
+            let mut fresh = backlog.read_volatile();
+            fresh.restart(base, unacked, self.redirected());
+            backlog.write_volatile(fresh);
+        }
+        self.state().compare_exchange(USER | relayed, KERNEL, SeqCst, SeqCst).is_ok()
+    }
+}

@@ -1,0 +1,246 @@
+//! The loaded BPF object: its one owner, through which all access to programs and maps goes.
+//!
+//! Invariant: nothing else in the process sees a map; what is loaded goes away with the
+//! process, as nothing is pinned.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap, MapData, MapError, RingBuf, SockMap},
+    programs::{ProgramError, SkSkb},
+};
+use aya_log::EbpfLogger;
+use balance_ebpf::names;
+use tokio::io::Interest;
+use tracing::error;
+
+use super::{
+    LIMIT, Refusal, btf,
+    flows::{FlowRef, Flows},
+    slots::{Lease, Slots},
+};
+use crate::{datapath::pair::Pair, ready, sys};
+
+/// The object, when this build has one; see build.rs.
+#[cfg(bpf_object)]
+static OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(env!("BALANCE_BPF_OBJECT")));
+#[cfg(not(bpf_object))]
+static OBJECT: Option<&[u8]> = None;
+
+/// The kernel's side of the sockmap datapath.
+pub(crate) struct Kernel {
+    flows: Flows,
+    pub(super) slots: Slots,
+    maps: Mutex<Maps>,
+    events: Mutex<RingBuf<MapData>>,
+    offloaded: AtomicU64,
+    log: Option<Mutex<EbpfLogger<&'static dyn log::Log>>>,
+    /// Keeps the program attached.
+    _object: Ebpf,
+}
+
+struct Maps {
+    targets: SockMap<MapData>,
+    sources: SockMap<MapData>,
+    cookies: HashMap<MapData, u64, u32>,
+}
+
+/// A connection's place in the maps.
+pub(super) struct Inserted {
+    /// Whether the program judges a direction: 0 from client to backend, 1 back.
+    pub(super) judged: [bool; 2],
+}
+
+impl Kernel {
+    /// Loads the object with room for so many connections.
+    pub(super) fn load(connections: usize, debug: bool) -> Result<Self, Refusal> {
+        let object = OBJECT.ok_or(Refusal::NotBuilt)?;
+        let offset = btf::field_offset("tcp_sock", "bytes_acked")
+            .ok_or_else(|| Refusal::Unfit("the kernel has no type information (BTF)".to_owned()))?;
+        sys::lift_memlock();
+        let connections = u32::try_from(connections)
+            .map_err(|_| Refusal::Unfit(format!("{connections} connections are too many")))?;
+        let level = u8::from(debug) * log::Level::Debug as u8;
+        let mut loader = EbpfLoader::new();
+        loader.btf(None);
+        for map in [names::TARGETS, names::SOURCES, names::SLOTS, names::FLOWS] {
+            loader.map_max_entries(map, connections * 2);
+        }
+        let mut object = loader
+            .override_global(names::LIMIT, &LIMIT, true)
+            .override_global(names::BYTES_ACKED_OFFSET, &offset, true)
+            .override_global(names::LOG_LEVEL, &level, true)
+            .load(object)
+            .map_err(refusal)?;
+        let log = debug.then(|| EbpfLogger::init(&mut object)).transpose().map_err(refusal)?;
+        let sources: SockMap<_> = take(&mut object, names::SOURCES)?;
+        let program: &mut SkSkb = object
+            .program_mut(names::VERDICT)
+            .ok_or_else(|| Refusal::Unfit("the BPF object has no verdict program".to_owned()))?
+            .try_into()
+            .map_err(|e: ProgramError| refusal(e))?;
+        program.load().map_err(refusal)?;
+        program.attach(sources.fd()).map_err(refusal)?;
+        let flows: aya::maps::Map = object
+            .take_map(names::FLOWS)
+            .ok_or_else(|| Refusal::Unfit("the BPF object has no flows".to_owned()))?;
+        let aya::maps::Map::Array(flows) = &flows else {
+            return Err(Refusal::Unfit("the BPF object's flows are no array".to_owned()));
+        };
+        let flows = Flows::map(flows.fd().as_fd(), connections as usize * 2).map_err(refusal)?;
+        Ok(Self {
+            flows,
+            slots: Slots::new(connections),
+            maps: Mutex::new(Maps {
+                targets: take(&mut object, names::TARGETS)?,
+                sources,
+                cookies: take(&mut object, names::SLOTS)?,
+            }),
+            events: Mutex::new(take(&mut object, names::EVENTS)?),
+            offloaded: AtomicU64::new(0),
+            log: log.map(Mutex::new),
+            _object: object,
+        })
+    }
+
+    /// Bytes that were moved in the kernel, of ended connections.
+    pub(super) fn offloaded(&self) -> u64 {
+        self.offloaded.load(Relaxed)
+    }
+
+    pub(super) fn count(&self, bytes: u64) {
+        self.offloaded.fetch_add(bytes, Relaxed);
+    }
+
+    pub(super) fn flow(&self, slot: u32) -> FlowRef<'_> {
+        self.flows.get(slot)
+    }
+
+    /// Puts a connection into the maps: both targets first, then both sources, so that no
+    /// packet is ever redirected to a socket that is not there. From then on its bytes are
+    /// passed to user space, until a flow is promoted.
+    ///
+    /// # Errors
+    /// When not even the targets can be entered; nothing has changed then.
+    pub(super) fn insert(&self, pair: &Pair, lease: &Lease) -> Result<Inserted, MapError> {
+        let ends = [&pair.client, &pair.backend];
+        let slots = [lease.slot(0), lease.slot(1)];
+        for slot in slots {
+            self.flow(slot).reset();
+        }
+        let maps = &mut *self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        for (i, &slot) in slots.iter().enumerate() {
+            maps.cookies.insert(lease.cookies[i], slot, 0)?;
+        }
+        for (i, &slot) in slots.iter().enumerate() {
+            maps.targets.set(slot, &ends[1 - i].as_raw_fd(), 0)?;
+        }
+        // A source that has ended its side already cannot be entered (the kernel takes
+        // established sockets only, net/core/sock_map.c): its rest is read by user space.
+        let mut enter = |i: usize| {
+            let entered = maps.sources.set(slots[i], &ends[i].as_raw_fd(), 0).is_ok();
+            if entered {
+                // Bytes that came before are in the queue and would stay there until more
+                // arrive; this runs the program on them (net/ipv4/tcp.c, tcp_set_rcvlowat).
+                let _ = sys::set_int(&**ends[i], libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1);
+            }
+            entered
+        };
+        Ok(Inserted { judged: [enter(0), enter(1)] })
+    }
+
+    /// Takes a connection's cookies out; its sockets left the maps when they were closed.
+    pub(super) fn forget(&self, lease: &Lease) {
+        let maps = &mut *self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        for cookie in lease.cookies {
+            let _ = maps.cookies.remove(&cookie);
+        }
+    }
+
+    /// Wakes the flows that the program hands over, for ever. Runs in one place at a time.
+    pub(crate) async fn dispatch(&self) {
+        let events =
+            on_readable(self.lock_events().as_fd().try_clone_to_owned(), || self.wake_all());
+        let log = async {
+            if let Some(log) = &self.log {
+                let lock = || log.lock().unwrap_or_else(PoisonError::into_inner);
+                let buffer = lock().as_fd().try_clone_to_owned();
+                on_readable(buffer, || lock().flush()).await;
+            }
+        };
+        tokio::join!(events, log);
+    }
+
+    fn wake_all(&self) {
+        let mut events = self.lock_events();
+        while let Some(event) = events.next() {
+            if let Ok(slot) = <[u8; 4]>::try_from(&event[..4]) {
+                self.slots.wake(u32::from_ne_bytes(slot));
+            }
+        }
+    }
+
+    fn lock_events(&self) -> std::sync::MutexGuard<'_, RingBuf<MapData>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Calls `act` whenever a ring buffer has something, for ever.
+async fn on_readable(buffer: io::Result<OwnedFd>, act: impl Fn()) {
+    let result: io::Result<()> = async {
+        let registered = ready::register(buffer?, Interest::READABLE)?;
+        loop {
+            registered.readable().await?.clear_ready();
+            act();
+        }
+    }
+    .await;
+    if let Err(error) = result {
+        error!(%error, "cannot hear the kernel's events: connections that fall behind may stall");
+    }
+    std::future::pending().await
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Kernel")
+    }
+}
+
+/// Takes a map of the object into its own type.
+fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
+    object: &mut Ebpf,
+    name: &str,
+) -> Result<T, Refusal> {
+    let map = object
+        .take_map(name)
+        .ok_or_else(|| Refusal::Unfit(format!("the BPF object has no map {name}")))?;
+    map.try_into().map_err(refusal)
+}
+
+/// Permission or inability, from whatever error the kernel's answer is wrapped in.
+fn refusal(error: impl std::error::Error + 'static) -> Refusal {
+    let mut chain: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    let mut text = Vec::new();
+    let mut forbidden = false;
+    while let Some(cause) = chain {
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            forbidden |= io.kind() == io::ErrorKind::PermissionDenied;
+        }
+        let line = cause.to_string().lines().next().unwrap_or_default().to_owned();
+        if !text.iter().any(|t: &String| t.contains(&line)) {
+            text.push(line);
+        }
+        chain = cause.source();
+    }
+    let text = text.join(": ");
+    if forbidden { Refusal::Forbidden(text) } else { Refusal::Unfit(text) }
+}

@@ -1,0 +1,75 @@
+//! The sockmap datapath: a BPF program redirects the bytes of a connection inside the kernel.
+//!
+//! Each direction is moved by the kernel or by user space, and changes hands as often as
+//! needed (see `balance_ebpf::Flow`). It starts with user space, which hands it over when both
+//! sockets are in the maps; the program hands it back when the target falls behind, so that
+//! TCP's own backpressure reaches the sender. Invariant: at most [`LIMIT`] is outstanding in the
+//! kernel for a flow, and the send buffer holds all of it; so what was redirected is always
+//! written without delay, and never stands before bytes that user space is to move.
+
+mod btf;
+mod flows;
+mod kernel;
+mod offload;
+mod selftest;
+mod slots;
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub(crate) use kernel::Kernel;
+pub(crate) use offload::carry;
+pub(crate) use slots::Lease;
+
+use crate::error::StartError;
+
+/// How much a flow may have outstanding in the kernel, in bytes of payload and overhead.
+const LIMIT: u64 = 4 << 20;
+
+/// Send buffer of sockets on this datapath, in bytes as the kernel counts them: what [`LIMIT`]
+/// allows, and what arrives until the program looks again.
+pub(crate) const SEND_BUFFER: i32 = (LIMIT + (1 << 20)) as i32;
+
+/// Why the datapath is not used.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// This build has no BPF object in it.
+    NotBuilt,
+    /// The kernel does not let this user do it.
+    Forbidden(String),
+    /// The kernel lacks something, or did not move the bytes as it should.
+    Unfit(String),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotBuilt => {
+                f.write_str("this binary was built without the BPF object (cargo xtask build)")
+            }
+            Self::Forbidden(why) => write!(f, "{why} (needs CAP_BPF and CAP_NET_ADMIN)"),
+            Self::Unfit(why) => f.write_str(why),
+        }
+    }
+}
+
+impl Refusal {
+    pub(crate) fn into_start_error(self) -> StartError {
+        let (name, reason) = ("sockmap", self.to_string());
+        match self {
+            Self::Forbidden(_) => StartError::Forbidden { name, reason },
+            Self::NotBuilt | Self::Unfit(_) => StartError::Unavailable { name, reason },
+        }
+    }
+}
+
+/// Loads the program for so many connections at a time, and proves that it works here.
+pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Duration), Refusal> {
+    let kernel = Arc::new(Kernel::load(connections, debug)?);
+    let begun = Instant::now();
+    selftest::run(&kernel).map_err(|e| Refusal::Unfit(format!("self-test failed: {e}")))?;
+    Ok((kernel, begun.elapsed()))
+}

@@ -1,0 +1,129 @@
+//! Proof that the loaded program moves bytes as it should on this kernel, before anything is
+//! served on it.
+//!
+//! A connection over loopback: data that came before the sockets were in the maps, both
+//! directions, half-close, content compared, and the kernel must really have moved some.
+//! Invariant: ends within [`LIMIT`] whatever the kernel does.
+
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Kernel, SEND_BUFFER, carry};
+use crate::{
+    datapath::{End, Name, Pair, Pool, Report},
+    stream::{SocketOptions, Stream},
+    worker,
+};
+
+/// The longest that the test may take, and that one of its peers waits for a byte.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Bytes of a message; each side sends one in turn.
+const MESSAGE: usize = 48 << 10;
+
+/// Messages of each side.
+const ROUNDS: usize = 8;
+
+/// Runs the test.
+///
+/// # Errors
+/// What was not as it should be.
+pub(super) fn run(kernel: &Arc<Kernel>) -> Result<(), String> {
+    let (mut client, near_client) = pair().map_err(|e| format!("no loopback connection: {e}"))?;
+    let (backend, near_backend) = pair().map_err(|e| format!("no loopback connection: {e}"))?;
+    // Before the sockets are in the maps.
+    send(&mut client, 0, 0).map_err(|e| format!("client: {e}"))?;
+    let client = thread::spawn(move || talk(client, 0));
+    let backend = thread::spawn(move || talk(backend, 1));
+    let report = drive(kernel, near_client, near_backend);
+    let said = |name: &str, peer: thread::JoinHandle<Result<(), String>>| match peer.join() {
+        Ok(result) => result.map_err(|e| format!("{name}: {e}")),
+        Err(_) => Err(format!("{name}: it panicked")),
+    };
+    // What a peer saw tells more than how the connection ended.
+    said("client", client)?;
+    said("backend", backend)?;
+    let report = report?;
+    let expected = (MESSAGE * ROUNDS) as u64;
+    match report {
+        Report { datapath: Name::Relay, .. } => Err("the maps did not take the sockets".to_owned()),
+        Report { end: End::Clean, sent, rcvd, .. } if (sent, rcvd) == (expected, expected) => {
+            if kernel.offloaded() == 0 {
+                Err("the program saw no packet".to_owned())
+            } else {
+                Ok(())
+            }
+        }
+        Report { sent, rcvd, end, .. } => {
+            Err(format!("{sent} and {rcvd} of {expected} bytes counted, end: {end}"))
+        }
+    }
+}
+
+/// Carries the pair on a ring of its own.
+fn drive(kernel: &Arc<Kernel>, client: TcpStream, backend: TcpStream) -> Result<Report, String> {
+    let runtime = worker::runtime().map_err(|e| format!("no io_uring: {e}"))?;
+    let cut = CancellationToken::new();
+    runtime.block_on(async {
+        let pair =
+            Pair { client: Stream::new(client), backend: Stream::new(backend), cut: cut.clone() };
+        let pool = Pool::default();
+        tokio::select! {
+            report = carry(kernel, pair, &pool) => Ok(report),
+            () = kernel.dispatch() => unreachable!("events are waited for without end"),
+            () = tokio::time::sleep(LIMIT) => Err("it took too long".to_owned()),
+        }
+    })
+}
+
+/// Two ends of a loopback connection: the peer's, and the one that is carried.
+fn pair() -> std::io::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    SocketOptions { send_buffer: Some(SEND_BUFFER) }.apply(&socket2::SockRef::from(&listener))?;
+    let peer = TcpStream::connect(listener.local_addr()?)?;
+    peer.set_read_timeout(Some(LIMIT))?;
+    peer.set_write_timeout(Some(LIMIT))?;
+    Ok((peer, listener.accept()?.0))
+}
+
+/// One side of the conversation; side 0 has sent its first message already. Each side ends its
+/// direction after its last message, side 0 first.
+fn talk(mut stream: TcpStream, side: usize) -> Result<(), String> {
+    for round in 0..ROUNDS {
+        if side == 0 && round > 0 {
+            send(&mut stream, side, round).map_err(|e| e.to_string())?;
+        }
+        if side == 0 && round == ROUNDS - 1 {
+            stream.shutdown(Shutdown::Write).map_err(|e| e.to_string())?;
+        }
+        let mut got = vec![0; MESSAGE];
+        stream.read_exact(&mut got).map_err(|e| format!("message {round}: {e}"))?;
+        if got != message(1 - side, round) {
+            return Err(format!("message {round} was changed on its way"));
+        }
+        if side == 1 {
+            send(&mut stream, side, round).map_err(|e| e.to_string())?;
+        }
+    }
+    stream.shutdown(Shutdown::Write).map_err(|e| e.to_string())?;
+    match stream.read(&mut [0]).map_err(|e| format!("at the end: {e}"))? {
+        0 => Ok(()),
+        _ => Err("more came than was sent".to_owned()),
+    }
+}
+
+fn send(stream: &mut impl Write, side: usize, round: usize) -> std::io::Result<()> {
+    stream.write_all(&message(side, round))
+}
+
+/// A message that no other one is alike.
+fn message(side: usize, round: usize) -> Vec<u8> {
+    (0..MESSAGE).map(|i| (i * 31 + i / 251 + side * 101 + round * 7) as u8).collect()
+}

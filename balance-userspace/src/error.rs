@@ -1,0 +1,70 @@
+//! What can go wrong before balance serves, each with its exit code.
+//!
+//! Invariant: every message is one line that names the object and the act; exit codes are
+//! those of sysexits(3), as the classic used them.
+
+use std::io;
+
+/// Why balance does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The command line makes no sense. The user's mistake.
+    #[error("{0}")]
+    Usage(String),
+    /// A group separator without a channel before it. The user's mistake.
+    #[error("no channels in group {0}")]
+    EmptyGroup(usize),
+    /// A name has no address. The user's mistake, or the name server's.
+    #[error("cannot resolve [{name}]: {reason}")]
+    Unresolved {
+        /// The name as given.
+        name: String,
+        /// What the resolver said.
+        reason: String,
+    },
+    /// The listen address cannot be used: taken, not local, or not permitted.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Address and port as tried.
+        address: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel refuses something that balance cannot do without.
+    #[error("cannot {act}: {source}")]
+    System {
+        /// What was tried.
+        act: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The datapath that was asked for by name does not work here for lack of privileges.
+    #[error("datapath {name} is not permitted: {reason}")]
+    Forbidden {
+        /// The datapath's name.
+        name: &'static str,
+        /// Why not.
+        reason: String,
+    },
+    /// The datapath that was asked for by name does not work here.
+    #[error("datapath {name} does not work here: {reason}")]
+    Unavailable {
+        /// The datapath's name.
+        name: &'static str,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl StartError {
+    /// Exit code of sysexits(3).
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 64,
+            Self::Unresolved { .. } => 65,
+            Self::EmptyGroup(_) | Self::Unavailable { .. } => 69,
+            Self::Listen { .. } | Self::System { .. } => 71,
+            Self::Forbidden { .. } => 77,
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Waiting for a stream to become ready.
+//!
+//! Through the worker's io_uring where that can be; its polls always report the end of the
+//! peer's side as well (io_uring/poll.c, IO_POLL_UNMASK), so two waits on a half-closed stream
+//! go through the runtime's epoll. Invariant: no wait returns before what it is for, or an
+//! error, has come; so no caller spins.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, RawFd},
+    rc::Rc,
+};
+
+use tokio::io::{Interest, unix::AsyncFd};
+
+use crate::{ring, stream::Stream};
+
+/// Waits until there is something to read, or the peer has ended its side.
+pub(crate) async fn readable(stream: &Rc<Stream>) -> io::Result<()> {
+    ring::poll(stream, libc::POLLIN).await.map(drop)
+}
+
+/// Waits until the peer has ended its side. Data alone does not wake this one up.
+pub(crate) async fn ended(stream: &Rc<Stream>) -> io::Result<()> {
+    ring::poll(stream, libc::POLLRDHUP).await.map(drop)
+}
+
+/// Waits until there is room to write.
+pub(crate) async fn writable(stream: &Rc<Stream>) -> io::Result<()> {
+    let events = ring::poll(stream, libc::POLLOUT).await?;
+    if events & (libc::POLLOUT | libc::POLLERR | libc::POLLHUP) == 0 {
+        wait(stream, Interest::WRITABLE, Interest::WRITABLE).await?;
+    }
+    Ok(())
+}
+
+/// Waits until the connection is broken, whether or not the peer has ended its side.
+pub(crate) async fn broken(stream: &Rc<Stream>) -> io::Result<()> {
+    // An error is always reported; something has to be asked for, and urgent data is rare.
+    wait(stream, Interest::PRIORITY, Interest::ERROR).await
+}
+
+/// Registers for one event and waits for another that comes with it.
+async fn wait(stream: &Rc<Stream>, ask: Interest, interest: Interest) -> io::Result<()> {
+    register(Rc::clone(stream), ask)?.ready(interest).await.map(drop)
+}
+
+/// Registers a descriptor with the runtime for as long as the result is kept.
+pub(crate) fn register<T: AsFd>(
+    owner: T,
+    interest: Interest,
+) -> io::Result<AsyncFd<Registered<T>>> {
+    // SAFETY: the result owns `owner`, which keeps its descriptor open and the same.
+    Ok(unsafe { AsyncFd::register_with_interest(Registered(owner), interest) }?)
+}
+
+/// Something whose descriptor is registered.
+pub(crate) struct Registered<T>(T);
+
+impl<T: AsFd> AsRawFd for Registered<T> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}

@@ -1,0 +1,178 @@
+//! Which channel a client gets: groups in order, channels in turn or by hash, failover.
+//!
+//! Pure: no I/O, no clock. The driver asks for an [`Attempt`], tries it and says how it went.
+//! Invariants: the connections of a channel never exceed its maximum; no channel is tried
+//! twice for one client; every attempt is given back exactly once (by [`Selector::failed`] or
+//! [`Selector::ended`]), so that the counters always add up.
+
+mod hash;
+#[cfg(test)]
+mod properties;
+
+use std::{net::SocketAddr, sync::Arc};
+
+pub use hash::client_hash;
+
+pub use crate::operand::Method;
+
+/// Upper bound of worker threads: one io_uring and one listener each.
+pub const MAX_WORKERS: i64 = 1024;
+
+/// A server's place in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ChannelId {
+    /// Number of the group, from 0.
+    pub group: usize,
+    /// Number in the group, from 0.
+    pub channel: usize,
+}
+
+/// A server and its counters.
+#[derive(Clone, Debug)]
+pub struct Channel {
+    /// Where to connect: all addresses of its name, best first.
+    pub addresses: Arc<[SocketAddr]>,
+    /// Connections at a time; 0 means no limit.
+    pub max: u32,
+    /// Whether it takes new connections.
+    pub enabled: bool,
+    /// Connections that it has now, attempts included.
+    pub current: u32,
+    /// Attempts so far, failed ones included.
+    pub total: u64,
+    /// Bytes from clients to it, of ended connections.
+    pub sent: u64,
+    /// Bytes from it to clients, of ended connections.
+    pub rcvd: u64,
+}
+
+impl Channel {
+    /// A channel that is enabled and idle.
+    pub fn new(addresses: impl Into<Arc<[SocketAddr]>>, max: u32) -> Self {
+        Self {
+            addresses: addresses.into(),
+            max,
+            enabled: true,
+            current: 0,
+            total: 0,
+            sent: 0,
+            rcvd: 0,
+        }
+    }
+
+    fn usable(&self) -> bool {
+        self.enabled && (self.max == 0 || self.current < self.max)
+    }
+}
+
+/// Channels that stand in for each other.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// How it picks.
+    pub method: Method,
+    /// Its channels.
+    pub channels: Vec<Channel>,
+    /// Whose turn it is.
+    next: usize,
+}
+
+impl Group {
+    /// A group whose first channel is next.
+    pub fn new(method: Method, channels: Vec<Channel>) -> Self {
+        Self { method, channels, next: 0 }
+    }
+
+    /// The channel for a client that has tried those in `tried` already, and moves the turn on
+    /// behind it; when there is none the turn goes back to the start.
+    fn pick(&mut self, client: u32, tried: &[usize]) -> Option<usize> {
+        let n = self.channels.len();
+        if n == 0 {
+            return None;
+        }
+        let usable = |i: &usize| self.channels[*i].usable() && !tried.contains(i);
+        let found = match self.method {
+            Method::RoundRobin => (0..n).map(|step| (self.next + step) % n).find(usable),
+            Method::Hash => Some(client as usize % n).filter(usable),
+        };
+        self.next = found.map_or(0, |i| (i + 1) % n);
+        found
+    }
+}
+
+/// A connect to be made for a client. Counted in its channel until it is given back.
+#[derive(Debug)]
+#[must_use = "an attempt stays counted in its channel until it is given back"]
+pub struct Attempt {
+    /// The channel to try.
+    pub id: ChannelId,
+    /// Where to connect.
+    pub addresses: Arc<[SocketAddr]>,
+    client: u32,
+    /// Channels of this group that have failed for this client.
+    tried: Vec<usize>,
+}
+
+/// The groups of one listener.
+#[derive(Debug, Default)]
+pub struct Selector {
+    groups: Vec<Group>,
+}
+
+impl Selector {
+    /// Starts with these groups, first one first.
+    pub fn new(groups: Vec<Group>) -> Self {
+        Self { groups }
+    }
+
+    /// The groups as they stand.
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// The first channel for a client, whose address hashes to `client`; `None` if none is usable.
+    pub fn first(&mut self, client: u32) -> Option<Attempt> {
+        self.search(0, client, Vec::new())
+    }
+
+    /// The connect failed: the next channel for the same client, in the same group while one
+    /// is left that it has not tried, then in the groups after it.
+    pub fn failed(&mut self, attempt: Attempt) -> Option<Attempt> {
+        self.release(attempt.id);
+        let Attempt { id, client, mut tried, .. } = attempt;
+        tried.push(id.channel);
+        self.search(id.group, client, tried)
+    }
+
+    /// The connection is over, after `sent` bytes to the channel and `rcvd` bytes from it.
+    pub fn ended(&mut self, attempt: Attempt, sent: u64, rcvd: u64) {
+        let channel = self.release(attempt.id);
+        channel.sent += sent;
+        channel.rcvd += rcvd;
+    }
+
+    fn search(&mut self, group: usize, client: u32, mut tried: Vec<usize>) -> Option<Attempt> {
+        for (number, group) in self.groups.iter_mut().enumerate().skip(group) {
+            if let Some(i) = group.pick(client, &tried) {
+                let channel = &mut group.channels[i];
+                channel.current += 1;
+                channel.total += 1;
+                let id = ChannelId { group: number, channel: i };
+                return Some(Attempt {
+                    id,
+                    addresses: Arc::clone(&channel.addresses),
+                    client,
+                    tried,
+                });
+            }
+            tried.clear();
+        }
+        None
+    }
+
+    fn release(&mut self, id: ChannelId) -> &mut Channel {
+        let channel = &mut self.groups[id.group].channels[id.channel];
+        debug_assert!(channel.current > 0, "{id:?} given back more often than taken");
+        channel.current -= 1;
+        channel
+    }
+}

@@ -1,0 +1,212 @@
+//! Properties of selection over random tables and courses of events, and the reference's vectors.
+
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn channel(max: u32) -> Channel {
+    Channel::new(Vec::new(), max)
+}
+
+fn round_robin(n: usize) -> Group {
+    Group::new(Method::RoundRobin, vec![channel(0); n])
+}
+
+/// Connects one client after another; channels in `dead` refuse. Where each client ended up.
+fn run(
+    table: &mut Selector,
+    clients: usize,
+    dead: &[(usize, usize)],
+) -> Vec<Option<(usize, usize)>> {
+    let mut taken = Vec::new();
+    for client in 0..clients {
+        let mut attempt = table.first(client as u32);
+        while let Some(a) = attempt.take() {
+            let at = (a.id.group, a.id.channel);
+            if dead.contains(&at) {
+                attempt = table.failed(a);
+            } else {
+                table.ended(a, 0, 0);
+                taken.push(Some(at));
+                break;
+            }
+        }
+        if taken.len() == client {
+            taken.push(None);
+        }
+    }
+    taken
+}
+
+#[test]
+fn channels_take_turns() {
+    let mut table = Selector::new(vec![round_robin(3)]);
+    let order: Vec<_> = run(&mut table, 6, &[]).into_iter().map(|at| at.unwrap().1).collect();
+    assert_eq!(order, [0, 1, 2, 0, 1, 2]);
+}
+
+#[test]
+fn the_reference_vector_of_a_dead_channel_before_two_good_ones() {
+    let mut table = Selector::new(vec![round_robin(3)]);
+    let order: Vec<_> = run(&mut table, 4, &[(0, 0)]).into_iter().map(|at| at.unwrap().1).collect();
+    assert_eq!(order, [1, 2, 1, 2]);
+    let totals: Vec<_> = table.groups()[0].channels.iter().map(|c| c.total).collect();
+    assert_eq!(totals, [2, 2, 2]);
+}
+
+#[test]
+fn the_next_group_stands_in_only_for_a_whole_group() {
+    let mut table = Selector::new(vec![round_robin(2), round_robin(2)]);
+    let taken = run(&mut table, 3, &[(0, 0), (0, 1)]);
+    assert_eq!(taken, [Some((1, 0)), Some((1, 1)), Some((1, 0))]);
+    assert_eq!(run(&mut table, 2, &[(0, 0)]), [Some((0, 1)), Some((0, 1))]);
+    assert_eq!(run(&mut table, 1, &[(0, 0), (0, 1), (1, 0), (1, 1)]), [None]);
+}
+
+#[test]
+fn a_full_channel_is_passed_over_also_in_a_later_group() {
+    let mut table = Selector::new(vec![
+        Group::new(Method::RoundRobin, vec![channel(1)]),
+        Group::new(Method::RoundRobin, vec![channel(1)]),
+    ]);
+    let first = table.first(0).unwrap();
+    let second = table.first(0).unwrap();
+    assert_eq!((first.id.group, second.id.group), (0, 1));
+    assert!(table.first(0).is_none());
+    table.ended(first, 1, 2);
+    assert_eq!(table.first(0).unwrap().id.group, 0);
+}
+
+#[test]
+fn a_hash_group_gives_a_client_the_same_channel_or_none() {
+    let mut table =
+        Selector::new(vec![Group::new(Method::Hash, vec![channel(0); 4]), round_robin(1)]);
+    for _ in 0..3 {
+        let a = table.first(7).unwrap();
+        assert_eq!(a.id, ChannelId { group: 0, channel: 3 });
+        let b = table.failed(a).unwrap();
+        assert_eq!(b.id, ChannelId { group: 1, channel: 0 });
+        table.ended(b, 0, 0);
+    }
+}
+
+#[test]
+fn an_empty_table_serves_nobody() {
+    assert!(Selector::default().first(0).is_none());
+}
+
+/// One event in the life of a table.
+#[derive(Clone, Debug)]
+enum Event {
+    Connect(u32),
+    Fail(usize),
+    End(usize),
+    Toggle(usize, usize),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => any::<u32>().prop_map(Event::Connect),
+        3 => any::<usize>().prop_map(Event::Fail),
+        2 => any::<usize>().prop_map(Event::End),
+        1 => (0usize..3, 0usize..5).prop_map(|(g, c)| Event::Toggle(g, c)),
+    ]
+}
+
+fn tables() -> impl Strategy<Value = Vec<Group>> {
+    let group = (any::<bool>(), prop::collection::vec(0u32..4, 1..5)).prop_map(|(hash, maxima)| {
+        let method = if hash { Method::Hash } else { Method::RoundRobin };
+        Group::new(method, maxima.into_iter().map(channel).collect())
+    });
+    prop::collection::vec(group, 1..4)
+}
+
+proptest! {
+    /// Any interleaving of many clients: maxima hold, counters add up, nobody is sent to a
+    /// channel twice or backwards, disabled channels get nothing.
+    #[test]
+    fn the_invariants_hold_in_any_course_of_events(
+        groups in tables(),
+        events in prop::collection::vec(event(), 1..300),
+    ) {
+        let mut table = Selector::new(groups);
+        let mut live: Vec<(Attempt, HashSet<(usize, usize)>)> = Vec::new();
+        let mut attempts = 0u64;
+        for event in events {
+            let next = match event {
+                Event::Connect(client) => table.first(client).map(|a| (a, HashSet::new())),
+                Event::Fail(i) if !live.is_empty() => {
+                    let (attempt, seen) = live.swap_remove(i % live.len());
+                    let from = attempt.id.group;
+                    let next = table.failed(attempt);
+                    if let Some(next) = &next {
+                        prop_assert!(next.id.group >= from);
+                    }
+                    next.map(|a| (a, seen))
+                }
+                Event::End(i) if !live.is_empty() => {
+                    let (attempt, _) = live.swap_remove(i % live.len());
+                    table.ended(attempt, 3, 4);
+                    None
+                }
+                Event::Toggle(g, c) => {
+                    if let Some(channel) = table.groups.get_mut(g).and_then(|g| g.channels.get_mut(c)) {
+                        channel.enabled = !channel.enabled;
+                    }
+                    None
+                }
+                _ => None,
+            };
+            if let Some((attempt, mut seen)) = next {
+                attempts += 1;
+                let at = &table.groups[attempt.id.group].channels[attempt.id.channel];
+                prop_assert!(at.enabled);
+                prop_assert!(seen.insert((attempt.id.group, attempt.id.channel)), "tried twice");
+                live.push((attempt, seen));
+            }
+            let channels = || table.groups.iter().flat_map(|g| &g.channels);
+            prop_assert!(channels().all(|c| c.max == 0 || c.current <= c.max));
+            prop_assert_eq!(channels().map(|c| c.current as usize).sum::<usize>(), live.len());
+            prop_assert_eq!(channels().map(|c| c.total).sum::<u64>(), attempts);
+        }
+        for (attempt, _) in live.drain(..) {
+            table.ended(attempt, 0, 0);
+        }
+        prop_assert!(table.groups.iter().flat_map(|g| &g.channels).all(|c| c.current == 0));
+    }
+
+    /// However connects and ends interleave, channels that are up get the same number, to one.
+    #[test]
+    fn round_robin_is_fair_under_concurrency(
+        n in 1usize..6,
+        ends in prop::collection::vec((any::<bool>(), any::<usize>()), 1..200),
+    ) {
+        let mut table = Selector::new(vec![round_robin(n)]);
+        let mut live = Vec::new();
+        for (end, i) in ends {
+            if end && !live.is_empty() {
+                table.ended(live.swap_remove(i % live.len()), 0, 0);
+            } else {
+                live.push(table.first(i as u32).unwrap());
+            }
+        }
+        let totals: Vec<_> = table.groups()[0].channels.iter().map(|c| c.total).collect();
+        prop_assert!(totals.iter().max().unwrap() - totals.iter().min().unwrap() <= 1);
+        for attempt in live {
+            table.ended(attempt, 0, 0);
+        }
+    }
+
+    /// Channels that fail at once do not tilt the share of the others, whatever the order.
+    #[test]
+    fn dead_channels_burden_their_neighbours_evenly(n in 2usize..6, dead in 0usize..6, clients in 1usize..200) {
+        let dead = dead % n;
+        let mut table = Selector::new(vec![round_robin(n)]);
+        run(&mut table, clients, &[(0, dead)]);
+        let totals: Vec<_> = table.groups()[0].channels.iter().enumerate()
+            .filter(|(i, _)| *i != dead).map(|(_, c)| c.total).collect();
+        prop_assert!(totals.iter().max().unwrap() - totals.iter().min().unwrap() <= 1, "{totals:?}");
+    }
+}

@@ -1,0 +1,168 @@
+//! System calls that no crate of ours offers, each behind a safe function.
+//!
+//! Invariant: the only module besides the mapped flow table that calls libc; every function
+//! takes a borrowed descriptor, so that it is open for the length of the call.
+
+use std::{
+    io, mem,
+    os::fd::{AsFd, AsRawFd as _},
+};
+
+/// Turns the classic -1 into the error of the call.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// The same for calls that return a length.
+fn check_len(result: libc::ssize_t) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Receives what is there, without waiting: `WouldBlock` if nothing is.
+pub(crate) fn recv(socket: &impl AsFd, into: &mut [u8]) -> io::Result<usize> {
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the pointer and length are those of a live, exclusively borrowed slice.
+    check_len(unsafe { libc::recv(fd, into.as_mut_ptr().cast(), into.len(), libc::MSG_DONTWAIT) })
+}
+
+/// Sends what there is room for, without waiting: `WouldBlock` if there is none.
+pub(crate) fn send(socket: &impl AsFd, from: &[u8]) -> io::Result<usize> {
+    let fd = socket.as_fd().as_raw_fd();
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the pointer and length are those of a live slice.
+    check_len(unsafe { libc::send(fd, from.as_ptr().cast(), from.len(), flags) })
+}
+
+/// Sets a socket option that is an `int`.
+pub(crate) fn set_int(socket: &impl AsFd, level: i32, name: i32, value: i32) -> io::Result<()> {
+    let fd = socket.as_fd().as_raw_fd();
+    let value: libc::c_int = value;
+    // SAFETY: the kernel reads as many bytes as we say the value has.
+    check(unsafe {
+        libc::setsockopt(
+            fd,
+            level,
+            name,
+            (&raw const value).cast(),
+            mem::size_of_val(&value) as u32,
+        )
+    })?;
+    Ok(())
+}
+
+/// Where a connection's sending side stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SendState {
+    /// Bytes that the peer has acknowledged since the connection began.
+    pub(crate) acked: u64,
+    /// Bytes in the send queue that it has not.
+    pub(crate) unacked: u64,
+    /// The connection is gone: nothing more will be sent or acknowledged.
+    pub(crate) closed: bool,
+}
+
+impl SendState {
+    /// Bytes written to the socket since the connection began.
+    pub(crate) fn written(&self) -> u64 {
+        self.acked + self.unacked
+    }
+}
+
+/// Reads the sending side of a connection at one moment.
+///
+/// The two counters come from two calls; an acknowledgement between them would be missed by
+/// both, so the first is read again until it stands still.
+pub(crate) fn send_state(socket: &impl AsFd) -> io::Result<SendState> {
+    let mut before = tcp_info(socket)?;
+    loop {
+        let unacked = send_queue(socket)?;
+        let after = tcp_info(socket)?;
+        if after.tcpi_bytes_acked == before.tcpi_bytes_acked {
+            return Ok(SendState {
+                acked: after.tcpi_bytes_acked,
+                unacked,
+                closed: after.tcpi_state == TCP_CLOSE,
+            });
+        }
+        before = after;
+    }
+}
+
+/// include/net/tcp_states.h
+const TCP_CLOSE: u8 = 7;
+
+/// The head of the kernel's `struct tcp_info` (include/uapi/linux/tcp.h), up to the field we
+/// use; libc's definition ends before it. The kernel fills as much as it is given room for.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct TcpInfo {
+    tcpi_state: u8,
+    head: [u8; 7],
+    words: [u32; 24],
+    tcpi_pacing_rate: u64,
+    tcpi_max_pacing_rate: u64,
+    tcpi_bytes_acked: u64,
+}
+
+fn tcp_info(socket: &impl AsFd) -> io::Result<TcpInfo> {
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: all-zero is a value of this struct of integers.
+    let mut info: TcpInfo = unsafe { mem::zeroed() };
+    let mut len = mem::size_of::<TcpInfo>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to a struct of that size.
+    check(unsafe {
+        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &mut len)
+    })?;
+    Ok(info)
+}
+
+/// Bytes that were written and not yet acknowledged.
+pub(crate) fn send_queue(socket: &impl AsFd) -> io::Result<u64> {
+    let mut queued: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (same number as TIOCOUTQ) writes one int.
+    check(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &mut queued) })?;
+    Ok(queued.unsigned_abs().into())
+}
+
+/// Raises the limit of open files to the most that is allowed; returns it.
+pub(crate) fn raise_nofile() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel fills one struct.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: the kernel reads one struct.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) })?;
+    Ok(limit.rlim_cur)
+}
+
+/// Lifts the limit of locked memory, which kernels before 5.11 charge BPF maps to.
+pub(crate) fn lift_memlock() {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the kernel reads one struct. A refusal shows when maps are created, if it matters.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        io::{Read as _, Write as _},
+        net::{TcpListener, TcpStream},
+    };
+
+    #[test]
+    fn the_send_state_counts_what_was_written_and_what_was_acknowledged() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut a = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut b, _) = listener.accept().unwrap();
+        let start = send_state(&a).unwrap();
+        a.write_all(&[7; 5000]).unwrap();
+        assert_eq!(send_state(&a).unwrap().written() - start.written(), 5000);
+        b.read_exact(&mut [0; 5000]).unwrap();
+        while send_state(&a).unwrap().unacked > 0 {
+            std::thread::yield_now();
+        }
+        assert_eq!(send_state(&a).unwrap().acked - start.acked, 5000);
+        assert!(!start.closed);
+    }
+}

@@ -1,0 +1,125 @@
+//! A worker: one thread, one io_uring, one listener, and the sessions accepted there.
+//!
+//! Invariants: a session never blocks the thread; when a resource runs out the worker waits a
+//! moment and says so at most once an interval, and what stands is served on.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    rc::Rc,
+    sync::{Arc, LazyLock},
+    time::{Duration, Instant},
+};
+
+use socket2::Socket;
+use tokio::time::sleep;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::{datapath::Pool, ring, server::Shared, session, stream::Stream, throttle::Throttle};
+
+/// Accepts that wait in the ring at a time, so that a burst is taken in one turn.
+pub(crate) const ACCEPTS: usize = 16;
+
+/// Pause after an accept failed for want of something.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+static SHORTAGE: LazyLock<Throttle> = LazyLock::new(|| Throttle::new(Duration::from_secs(10)));
+
+/// Entries of the submission queue; it is flushed when full.
+const RING_ENTRIES: u32 = 1024;
+
+/// Makes the runtime of a worker, so that a refusal is known before anything is served.
+pub(crate) fn runtime() -> io::Result<tokio_uring::Runtime> {
+    tokio_uring::Runtime::new(tokio_uring::builder().entries(RING_ENTRIES))
+}
+
+/// Accepts and serves until told to stop and all sessions have ended or were cut.
+pub(crate) async fn run(listener: Socket, shared: Arc<Shared>) {
+    let listener = Rc::new(listener);
+    let pool = Pool::default();
+    let sessions = TaskTracker::new();
+    let accepting = TaskTracker::new();
+    for _ in 0..ACCEPTS {
+        let acceptor = Acceptor {
+            listener: Rc::clone(&listener),
+            shared: Arc::clone(&shared),
+            pool: pool.clone(),
+            sessions: sessions.clone(),
+        };
+        accepting.spawn_local(acceptor.run());
+    }
+    accepting.close();
+    shared.stop.cancelled().await;
+    // Completes the pending accepts and refuses whoever comes from now on.
+    let _ = listener.shutdown(std::net::Shutdown::Both);
+    accepting.wait().await;
+    drop(listener);
+    sessions.close();
+    sessions.wait().await;
+}
+
+struct Acceptor {
+    listener: Rc<Socket>,
+    shared: Arc<Shared>,
+    pool: Pool,
+    sessions: TaskTracker,
+}
+
+impl Acceptor {
+    async fn run(self) {
+        while !self.shared.stop.is_cancelled() {
+            match ring::accept(&self.listener).await {
+                Ok(socket) => self.admit(socket).await,
+                Err(_) if self.shared.stop.is_cancelled() => break,
+                // The client was gone before it was accepted.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(e) => {
+                    if let Some(held) = SHORTAGE.pass(Instant::now()) {
+                        warn!(error = %e, held, "cannot accept, waiting");
+                    }
+                    sleep(BACK_OFF).await;
+                }
+            }
+        }
+    }
+
+    /// Starts a session once there is room for one.
+    async fn admit(&self, socket: OwnedFd) {
+        let client = Stream::new(socket);
+        let room = Arc::clone(&self.shared.room);
+        if let Ok(permit) = Arc::clone(&room).try_acquire_owned() {
+            return self.start(client, permit);
+        }
+        if let Some(held) = SHORTAGE.pass(Instant::now()) {
+            warn!(limit = self.shared.max_connections, held, "all connections are in use, waiting");
+        }
+        tokio::select! {
+            permit = room.acquire_owned() => {
+                self.start(client, permit.expect("the semaphore is never closed"));
+            }
+            () = self.shared.abort.cancelled() => {}
+        }
+    }
+
+    fn start(&self, client: Rc<Stream>, permit: tokio::sync::OwnedSemaphorePermit) {
+        let address = match client.peer_addr().map(|a| a.as_socket()) {
+            Ok(Some(address)) => canonical(address),
+            _ => {
+                debug!("a client was gone before it could be served");
+                return;
+            }
+        };
+        self.shared.totals.accepted();
+        let (shared, pool) = (Arc::clone(&self.shared), self.pool.clone());
+        self.sessions.spawn_local(async move {
+            session::serve(&shared, &pool, client, address).await;
+            drop(permit);
+        });
+    }
+}
+
+/// An IPv4 client of a listener for both families is shown as what it is.
+fn canonical(address: std::net::SocketAddr) -> std::net::SocketAddr {
+    std::net::SocketAddr::new(address.ip().to_canonical(), address.port())
+}
