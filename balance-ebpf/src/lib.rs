@@ -9,7 +9,7 @@
 
 mod flow;
 
-pub use flow::{Backlog, Flow, KERNEL, QUANTUM, SKB_OVERHEAD, USER, passed};
+pub use flow::{Backlog, Flow, KERNEL, Position, QUANTUM, SKB_OVERHEAD, USER, fault, passed};
 
 /// Names of maps, globals and programs in the BPF object.
 pub mod names {

@@ -24,7 +24,7 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use aya_log_ebpf::debug;
-use balance_ebpf::{DEFAULT_SLOTS, EVENT_BYTES, Flow, KERNEL, USER};
+use balance_ebpf::{DEFAULT_SLOTS, EVENT_BYTES, Flow, KERNEL, Position, USER, fault};
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
@@ -42,7 +42,7 @@ static FLOWS: Array<Flow> = Array::with_max_entries(DEFAULT_SLOTS, BPF_F_MMAPABL
 static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
 
 #[unsafe(no_mangle)]
-static LIMIT: Global<u64> = Global::new(0);
+static LIMIT: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static BYTES_ACKED_OFFSET: Global<u64> = Global::new(0);
 
@@ -58,7 +58,7 @@ enum Verdict {
 }
 
 #[stream_verdict]
-pub fn balance_verdict(ctx: SkBuffContext) -> u32 {
+fn balance_verdict(ctx: SkBuffContext) -> u32 {
     match verdict(&ctx) {
         // SAFETY: the helper takes any index; one that is empty makes it return SK_DROP.
         Verdict::Redirect(slot) => unsafe { TARGETS.redirect_skb(&ctx, slot, 0) as u32 },
@@ -69,25 +69,72 @@ pub fn balance_verdict(ctx: SkBuffContext) -> u32 {
 
 #[inline(always)]
 fn verdict(ctx: &SkBuffContext) -> Verdict {
-    let len = u64::from(ctx.len());
-    if len == 0 {
+    if ctx.len() == 0 {
         return Verdict::Drop;
     }
     // SAFETY: the context is the skb that the kernel runs us on.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     // SAFETY: with BPF_F_NO_PREALLOC an element is not reused while it is being read.
     let Some(&slot) = (unsafe { SLOTS.get(cookie) }) else {
-        // Not set up yet: user space enters the cookie before the socket.
+        // Not ours any more: the connection is being closed.
         return Verdict::Pass;
     };
     let Some(flow) = FLOWS.get_ptr_mut(slot) else {
         return Verdict::Pass;
     };
-    if pass(flow, len) {
+    // SAFETY: `flow` points into the array map, which outlives the program; the field is ours
+    // alone, and user space only reads the next one.
+    let fault = unsafe {
+        let fault = match trim(ctx, &mut *addr_of_mut!((*flow).position)) {
+            Ok(()) => fault::NONE,
+            Err(fault) => fault,
+        };
+        if fault != fault::NONE {
+            write_volatile(addr_of_mut!((*flow).fault), fault);
+        }
+        read_volatile(addr_of!((*flow).fault))
+    };
+    if fault != fault::NONE {
+        // Nothing that comes after may be delivered. If the buffer is full the end of the
+        // connection still finds the fault.
+        let _ = EVENTS.output::<u32>(slot, 0);
+        debug!(ctx, "slot {}: fault {}", slot, fault);
+        return Verdict::Drop;
+    }
+    let len = ctx.len();
+    if pass(flow, u64::from(len)) {
         return Verdict::Pass;
     }
     redirect(ctx, flow, slot, len);
     Verdict::Redirect(slot)
+}
+
+/// The most that the helper cuts off at once (net/core/filter.c, sk_skb_adjust_room).
+const CUT: u32 = 0xfff;
+
+/// Enough cuts for the largest packet there is (512 KiB).
+const CUTS: u32 = 130;
+
+/// Cuts off what this flow has seen before.
+#[inline(always)]
+fn trim(ctx: &SkBuffContext, position: &mut Position) -> Result<(), u32> {
+    // The control block of a packet on TCP's receive queue begins with its sequence numbers
+    // (include/net/tcp.h, struct tcp_skb_cb), which is where `cb` points for this program type
+    // (include/net/strparser.h, struct sk_skb_cb). `advance` checks them against the length.
+    let (seq, end) = (ctx.cb()[0], ctx.cb()[1]);
+    let mut seen = position.advance(seq, end, ctx.len())?;
+    if seen == 0 {
+        return Ok(());
+    }
+    for _ in 0..CUTS {
+        let cut = if seen < CUT { seen } else { CUT };
+        ctx.skb.adjust_room(-(cut as i32), 0, 0).map_err(|_| fault::TRIM)?;
+        seen -= cut;
+        if seen == 0 {
+            return Ok(());
+        }
+    }
+    Err(fault::TRIM)
 }
 
 /// Counts the packet as passed if the flow is in USER; false if it is in KERNEL.
@@ -107,11 +154,11 @@ fn pass(flow: *mut Flow, len: u64) -> bool {
 
 /// Accounts for a packet about to be redirected; hands the flow over when too much is owed.
 #[inline(always)]
-fn redirect(ctx: &SkBuffContext, flow: *mut Flow, slot: u32, len: u64) {
+fn redirect(ctx: &SkBuffContext, flow: *mut Flow, slot: u32, len: u32) {
     // SAFETY: `flow` points into the array map; in KERNEL these fields are ours alone.
     unsafe {
         let redirected = addr_of_mut!((*flow).redirected);
-        let sum = read_volatile(redirected) + len;
+        let sum = read_volatile(redirected) + u64::from(len);
         write_volatile(redirected, sum);
         let backlog = &mut *addr_of_mut!((*flow).backlog);
         if !backlog.charge(len) {

@@ -68,17 +68,16 @@ fn has_ipv6() -> bool {
 mod tests {
     use super::*;
 
-    const OPTIONS: SocketOptions = SocketOptions { send_buffer: None };
-
     #[test]
     fn several_listeners_share_a_port_and_a_stranger_is_refused() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
+        let options = SocketOptions::default();
         let ip = Some(Ipv4Addr::LOCALHOST.into());
-        let ours = bind(ip, port, 3, OPTIONS).unwrap();
+        let ours = bind(ip, port, 3, options).unwrap();
         assert_eq!(ours.len(), 3);
-        let e = bind(ip, port, 1, OPTIONS).unwrap_err();
+        let e = bind(ip, port, 1, options).unwrap_err();
         assert_eq!(e.exit_code(), 71);
         assert!(e.to_string().contains(&port.to_string()), "{e}");
     }

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::{ring, stream::Stream};
+use crate::{ring, stream::Stream, sys};
 
 /// Waits until there is something to read, or the peer has ended its side.
 pub(crate) async fn readable(stream: &Rc<Stream>) -> io::Result<()> {
@@ -27,25 +27,31 @@ pub(crate) async fn ended(stream: &Rc<Stream>) -> io::Result<()> {
 
 /// Waits until there is room to write.
 pub(crate) async fn writable(stream: &Rc<Stream>) -> io::Result<()> {
-    let events = ring::poll(stream, libc::POLLOUT).await?;
-    if events & (libc::POLLOUT | libc::POLLERR | libc::POLLHUP) == 0 {
-        wait(stream, Interest::WRITABLE, Interest::WRITABLE).await?;
+    let settled = libc::POLLOUT | libc::POLLERR | libc::POLLHUP;
+    if ring::poll(stream, libc::POLLOUT).await? & settled != 0 {
+        return Ok(());
     }
-    Ok(())
+    let registration = stream.registration()?;
+    loop {
+        let mut ready = registration.writable().await?;
+        // What the runtime remembers may be from an earlier wait.
+        let now = ready.try_io(|_| match sys::poll_now(&**stream, settled)? & settled {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            _ => Ok(()),
+        });
+        if let Ok(result) = now {
+            return result;
+        }
+    }
 }
 
 /// Waits until the connection is broken, whether or not the peer has ended its side.
 pub(crate) async fn broken(stream: &Rc<Stream>) -> io::Result<()> {
-    // An error is always reported; something has to be asked for, and urgent data is rare.
-    wait(stream, Interest::PRIORITY, Interest::ERROR).await
+    stream.registration()?.ready(Interest::ERROR).await.map(drop)
 }
 
-/// Registers for one event and waits for another that comes with it.
-async fn wait(stream: &Rc<Stream>, ask: Interest, interest: Interest) -> io::Result<()> {
-    register(Rc::clone(stream), ask)?.ready(interest).await.map(drop)
-}
-
-/// Registers a descriptor with the runtime for as long as the result is kept.
+/// Registers a descriptor with the runtime's epoll, for as long as the result is kept. One
+/// descriptor can be registered once at a time.
 pub(crate) fn register<T: AsFd>(
     owner: T,
     interest: Interest,
@@ -55,6 +61,7 @@ pub(crate) fn register<T: AsFd>(
 }
 
 /// Something whose descriptor is registered.
+#[derive(Debug)]
 pub(crate) struct Registered<T>(T);
 
 impl<T: AsFd> AsRawFd for Registered<T> {

@@ -29,6 +29,7 @@ use crate::{
     operand::{self, GroupSpec, Method},
     resolve,
     selection::{Channel, Group, Selector},
+    stream::SocketOptions,
     sys, worker,
 };
 
@@ -36,6 +37,7 @@ use crate::{
 pub(crate) struct Shared {
     pub(crate) selector: Mutex<Selector>,
     pub(crate) datapath: Datapath,
+    pub(crate) socket_options: SocketOptions,
     pub(crate) connect_timeout: Duration,
     /// Room for that many more connections.
     pub(crate) room: Arc<Semaphore>,
@@ -89,12 +91,16 @@ pub fn serve(args: &Args) -> Result<(), StartError> {
     let max_connections = capacity(args.max_connections.map(Into::into), workers)?;
 
     let Choice { datapath, why } = Choice::make(args.datapath, max_connections, args.debug)?;
-    let listeners = listener::bind(bind, port, workers, datapath.socket_options())?;
+    let socket_options = datapath
+        .socket_options()
+        .map_err(|source| StartError::System { act: "make a socket", source })?;
+    let listeners = listener::bind(bind, port, workers, socket_options)?;
     let address = listeners[0].local_addr().ok().and_then(|a| a.as_socket());
     let name = datapath.name();
     let shared = Arc::new(Shared {
         selector,
         datapath,
+        socket_options,
         connect_timeout: args.connect_timeout(),
         room: Arc::new(Semaphore::new(max_connections)),
         max_connections,
@@ -136,8 +142,9 @@ fn processors() -> usize {
     thread::available_parallelism().map_or(1, Into::into)
 }
 
-/// Descriptors of the process that no connection uses: maps, program, log, rings.
-const RESERVED: usize = 64;
+/// Descriptors of the process that no connection uses, beside those of the workers: maps,
+/// program, log, signals. Tests count them.
+const RESERVED: usize = 32;
 
 /// How many connections the limit of descriptors allows, raised as far as it goes: two each,
 /// and those that wait in accept.
@@ -145,7 +152,7 @@ fn capacity(wanted: Option<usize>, workers: usize) -> Result<usize, StartError> 
     let limit = sys::raise_nofile()
         .map_err(|source| StartError::System { act: "raise the limit of open files", source })?;
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let reserved = RESERVED + workers * (worker::ACCEPTS + 4);
+    let reserved = RESERVED + workers * (worker::ACCEPTS + 6);
     let allowed = limit.saturating_sub(reserved).max(2) / 2;
     // A limit beyond this is a formality, and the maps are made for all of them.
     let allowed = allowed.min(1 << 20);

@@ -59,7 +59,7 @@ async fn find_backend(
     let mut turn = Turn { shared: Arc::clone(shared), attempt: Some(first) };
     loop {
         let addresses = Arc::clone(&turn.attempt().addresses);
-        match connect(&addresses, shared.connect_timeout, shared.datapath.socket_options()).await {
+        match connect(&addresses, shared.connect_timeout, shared.socket_options).await {
             Ok((stream, server)) => return Some((turn, stream, server)),
             Err(error) => {
                 let id = turn.attempt().id;

@@ -13,9 +13,14 @@ use std::{
     time::Duration,
 };
 
-use socket2::Socket;
+use socket2::{Domain, Socket, Type};
+use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::{datapath::sockmap::Lease, sys};
+use crate::{
+    datapath::sockmap::Lease,
+    ready::{self, Registered},
+    sys,
+};
 
 /// Receive buffer, in bytes as the kernel counts them (payload and bookkeeping). Bounds what
 /// piles up behind a receiver that stands still; the window of a long fat pipe fits.
@@ -26,20 +31,39 @@ const RECEIVE_BUFFER: i32 = 6 << 20;
 /// Dropped when the last pending operation on it has completed.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    // Before `lease`: fields are dropped in order, and the slots may only be used anew when
-    // the kernel knows the socket no more.
-    socket: Socket,
+    registration: OnceCell<AsyncFd<Registered<Rc<Socket>>>>,
+    // Fields are dropped in this order: the registration while the descriptor is open, and
+    // the slots, which may only be used anew when
+    // the kernel knows the socket no more, last.
+    socket: Rc<Socket>,
     lease: OnceCell<Rc<Lease>>,
 }
 
 impl Stream {
     pub(crate) fn new(socket: impl Into<OwnedFd>) -> Rc<Self> {
-        Rc::new(Self { socket: socket.into().into(), lease: OnceCell::new() })
+        Rc::new(Self {
+            registration: OnceCell::new(),
+            socket: Rc::new(socket.into().into()),
+            lease: OnceCell::new(),
+        })
     }
 
     /// Keeps the slots of the connection in the kernel's maps for as long as the stream is open.
     pub(crate) fn hold(&self, lease: Rc<Lease>) {
         let _ = self.lease.set(lease);
+    }
+
+    /// The stream's place in the runtime's epoll, for the waits that the ring cannot do; made
+    /// when it is first asked for.
+    ///
+    /// # Errors
+    /// When the kernel has no memory for it.
+    pub(crate) fn registration(&self) -> io::Result<&AsyncFd<Registered<Rc<Socket>>>> {
+        if self.registration.get().is_none() {
+            let made = ready::register(Rc::clone(&self.socket), Interest::WRITABLE)?;
+            let _ = self.registration.set(made);
+        }
+        Ok(self.registration.get().expect("it has just been made"))
     }
 
     /// Says that everything was delivered: closing ends the connection in an orderly way.
@@ -63,30 +87,54 @@ impl AsFd for Stream {
 }
 
 /// How sockets of this process are made; a listener hands its options down to the sockets it
-/// accepts.
-#[derive(Clone, Copy, Debug)]
+/// accepts. Sizes are in bytes as the kernel counts them; `None` leaves a size to the kernel.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SocketOptions {
-    /// Send buffer that the datapath asks for, in bytes as the kernel counts them; `None`
-    /// leaves the size to the kernel.
-    pub(crate) send_buffer: Option<i32>,
+    receive_buffer: Option<i32>,
+    send_buffer: Option<i32>,
 }
 
 impl SocketOptions {
+    /// Finds out what may be set here, with the send buffer that the datapath asks for.
+    ///
+    /// Where the system's limit (net.core.rmem_max) is lower and we may not exceed it, the
+    /// receive buffer is left alone: the kernel then bounds it by net.ipv4.tcp_rmem, and a
+    /// fixed small one would throttle long paths.
+    pub(crate) fn probe(send_buffer: Option<i32>) -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)
+            .or_else(|_| Socket::new(Domain::IPV6, Type::STREAM, None))?;
+        set_buffer(&socket, Buffer::Receive, RECEIVE_BUFFER)?;
+        let granted = socket.recv_buffer_size()? >= RECEIVE_BUFFER as usize;
+        Ok(Self { receive_buffer: granted.then_some(RECEIVE_BUFFER), send_buffer })
+    }
+
     /// Sets everything on a listener, or on a socket that is about to connect.
     pub(crate) fn apply(&self, socket: &Socket) -> io::Result<()> {
         socket.set_tcp_nodelay(true)?;
         socket.set_keepalive(true)?;
         socket.set_linger(Some(Duration::ZERO))?;
-        set_buffer(socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_BUFFER)?;
+        if let Some(size) = self.receive_buffer {
+            set_buffer(socket, Buffer::Receive, size)?;
+        }
         if let Some(size) = self.send_buffer {
-            set_buffer(socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, size)?;
+            set_buffer(socket, Buffer::Send, size)?;
         }
         Ok(())
     }
 }
 
+#[derive(Clone, Copy)]
+enum Buffer {
+    Receive,
+    Send,
+}
+
 /// Sets a buffer size, beyond the system's limit where we may.
-fn set_buffer(socket: &Socket, force: i32, plain: i32, size: i32) -> io::Result<()> {
+fn set_buffer(socket: &Socket, which: Buffer, size: i32) -> io::Result<()> {
+    let (force, plain) = match which {
+        Buffer::Receive => (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
+        Buffer::Send => (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
+    };
     // The kernel doubles what it is told (net/core/sock.c, sock_setsockopt).
     let half = size / 2;
     sys::set_int(socket, libc::SOL_SOCKET, force, half)

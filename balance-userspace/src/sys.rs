@@ -50,6 +50,14 @@ pub(crate) fn set_int(socket: &impl AsFd, level: i32, name: i32, value: i32) -> 
     Ok(())
 }
 
+/// Which of `events` hold at this moment (poll(2)); errors are always among them.
+pub(crate) fn poll_now(socket: &impl AsFd, events: i16) -> io::Result<i16> {
+    let mut entry = libc::pollfd { fd: socket.as_fd().as_raw_fd(), events, revents: 0 };
+    // SAFETY: one entry, as we say; a timeout of zero does not wait.
+    check(unsafe { libc::poll(&raw mut entry, 1, 0) })?;
+    Ok(entry.revents)
+}
+
 /// Where a connection's sending side stands.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SendState {

@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 use crate::{datapath::Pool, ring, server::Shared, session, stream::Stream, throttle::Throttle};
 
 /// Accepts that wait in the ring at a time, so that a burst is taken in one turn.
-pub(crate) const ACCEPTS: usize = 16;
+pub(crate) const ACCEPTS: usize = 8;
 
 /// Pause after an accept failed for want of something.
 const BACK_OFF: Duration = Duration::from_millis(100);

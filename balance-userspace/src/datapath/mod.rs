@@ -10,7 +10,7 @@ mod pump;
 mod relay;
 pub(crate) mod sockmap;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 pub(crate) use buffers::Pool;
 pub(crate) use pair::{End, Pair, Report};
@@ -92,11 +92,14 @@ impl Datapath {
     }
 
     /// How sockets must be made so that this datapath can take them.
-    pub(crate) fn socket_options(&self) -> SocketOptions {
-        match self {
-            Self::Relay => SocketOptions { send_buffer: None },
-            Self::Sockmap(_) => SocketOptions { send_buffer: Some(sockmap::SEND_BUFFER) },
-        }
+    ///
+    /// # Errors
+    /// When the system gives no socket to try on.
+    pub(crate) fn socket_options(&self) -> io::Result<SocketOptions> {
+        SocketOptions::probe(match self {
+            Self::Relay => None,
+            Self::Sockmap(_) => Some(sockmap::SEND_BUFFER),
+        })
     }
 
     /// Moves bytes both ways until both directions have ended or one broke.

@@ -7,10 +7,10 @@ use std::{
     io,
     os::fd::{AsRawFd as _, BorrowedFd},
     ptr::NonNull,
-    sync::atomic::{AtomicU64, Ordering::SeqCst},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst},
 };
 
-use balance_ebpf::{Backlog, Flow, KERNEL, USER, passed};
+use balance_ebpf::{Backlog, Flow, KERNEL, USER, fault, passed};
 
 /// All flows, by slot.
 #[derive(Debug)]
@@ -101,9 +101,22 @@ impl FlowRef<'_> {
         self.redirected_word().load(SeqCst)
     }
 
+    /// What the program found to be wrong with the flow, if anything; nothing that came after
+    /// has been passed or redirected.
+    pub(super) fn fault(&self) -> Option<&'static str> {
+        // SAFETY: an aligned word in the mapping, written whole by the BPF program.
+        let fault = unsafe { AtomicU32::from_ptr(&raw mut (*self.flow.as_ptr()).fault) };
+        match fault.load(SeqCst) {
+            fault::NONE => None,
+            fault::GAP => Some("bytes are missing"),
+            fault::TRIM => Some("repeated bytes could not be cut off"),
+            _ => Some("packets are not as this kernel should have them"),
+        }
+    }
+
     /// Hands the flow to the kernel, with everything written: `base` and `unacked` as in
     /// [`Backlog::restart`]. False if a byte was passed that is not among the `relayed`.
-    pub(super) fn promote(&self, relayed: u64, base: u64, unacked: u64) -> bool {
+    pub(super) fn promote(&self, relayed: u64, base: u64, unacked: u32) -> bool {
         // SAFETY: in USER the program leaves these fields alone.
         unsafe {
             let backlog: *mut Backlog = &raw mut (*self.flow.as_ptr()).backlog;

@@ -53,12 +53,6 @@ struct Maps {
     cookies: HashMap<MapData, u64, u32>,
 }
 
-/// A connection's place in the maps.
-pub(super) struct Inserted {
-    /// Whether the program judges a direction: 0 from client to backend, 1 back.
-    pub(super) judged: [bool; 2],
-}
-
 impl Kernel {
     /// Loads the object with room for so many connections.
     pub(super) fn load(connections: usize, debug: bool) -> Result<Self, Refusal> {
@@ -126,11 +120,12 @@ impl Kernel {
 
     /// Puts a connection into the maps: both targets first, then both sources, so that no
     /// packet is ever redirected to a socket that is not there. From then on its bytes are
-    /// passed to user space, until a flow is promoted.
+    /// passed to user space, until a flow is promoted. Tells for each direction whether the
+    /// program judges it.
     ///
     /// # Errors
     /// When not even the targets can be entered; nothing has changed then.
-    pub(super) fn insert(&self, pair: &Pair, lease: &Lease) -> Result<Inserted, MapError> {
+    pub(super) fn insert(&self, pair: &Pair, lease: &Lease) -> io::Result<[bool; 2]> {
         let ends = [&pair.client, &pair.backend];
         let slots = [lease.slot(0), lease.slot(1)];
         for slot in slots {
@@ -138,10 +133,10 @@ impl Kernel {
         }
         let maps = &mut *self.maps.lock().unwrap_or_else(PoisonError::into_inner);
         for (i, &slot) in slots.iter().enumerate() {
-            maps.cookies.insert(lease.cookies[i], slot, 0)?;
+            maps.cookies.insert(lease.cookies[i], slot, 0).map_err(kernel_error)?;
         }
         for (i, &slot) in slots.iter().enumerate() {
-            maps.targets.set(slot, &ends[1 - i].as_raw_fd(), 0)?;
+            maps.targets.set(slot, &ends[1 - i].as_raw_fd(), 0).map_err(kernel_error)?;
         }
         // A source that has ended its side already cannot be entered (the kernel takes
         // established sockets only, net/core/sock_map.c): its rest is read by user space.
@@ -154,7 +149,7 @@ impl Kernel {
             }
             entered
         };
-        Ok(Inserted { judged: [enter(0), enter(1)] })
+        Ok([enter(0), enter(1)])
     }
 
     /// Takes a connection's cookies out; its sockets left the maps when they were closed.
@@ -224,6 +219,14 @@ fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
         .take_map(name)
         .ok_or_else(|| Refusal::Unfit(format!("the BPF object has no map {name}")))?;
     map.try_into().map_err(refusal)
+}
+
+/// What the kernel said to a map operation.
+fn kernel_error(error: MapError) -> io::Error {
+    match error {
+        MapError::SyscallError(e) => e.io_error,
+        other => io::Error::other(other),
+    }
 }
 
 /// Permission or inability, from whatever error the kernel's answer is wrapped in.

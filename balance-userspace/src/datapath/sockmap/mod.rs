@@ -27,7 +27,7 @@ pub(crate) use slots::Lease;
 use crate::error::StartError;
 
 /// How much a flow may have outstanding in the kernel, in bytes of payload and overhead.
-const LIMIT: u64 = 4 << 20;
+const LIMIT: u32 = 4 << 20;
 
 /// Send buffer of sockets on this datapath, in bytes as the kernel counts them: what [`LIMIT`]
 /// allows, and what arrives until the program looks again.

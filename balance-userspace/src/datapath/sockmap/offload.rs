@@ -12,11 +12,11 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{select, sync::Notify, task::yield_now, time::sleep};
-use tracing::debug;
+use tracing::warn;
 
 use super::{LIMIT, flows::FlowRef, kernel::Kernel, slots::Lease};
 use crate::{
@@ -27,32 +27,42 @@ use crate::{
         relay,
     },
     ready, sys,
+    throttle::Throttle,
 };
+
+/// The most that a target may have outstanding when the kernel takes a flow over.
+const ROOM: u32 = LIMIT / 2;
 
 /// Between two looks at something that the kernel's worker is about to do.
 const MOMENT: Duration = Duration::from_millis(1);
 
+static SHORTAGE: Throttle = Throttle::new(Duration::from_secs(10));
+
 /// Carries a pair to its end; on the relay if the maps cannot take it.
 pub(crate) async fn carry(kernel: &Arc<Kernel>, pair: Pair, pool: &Pool) -> Report {
     match enter(kernel, &pair) {
-        Ok((lease, judged)) => offload(kernel, pair, lease, judged, pool).await,
-        Err(why) => {
-            debug!(%why, "a connection takes the relay");
-            relay::carry(pair, pool).await
+        Ok((lease, judged)) => return offload(kernel, pair, lease, judged, pool).await,
+        // Not established any more: one side has ended already, or is gone.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+        Err(error) => {
+            if let Some(held) = SHORTAGE.pass(Instant::now()) {
+                warn!(%error, held, "the kernel's maps do not take a connection, it is relayed");
+            }
         }
     }
+    relay::carry(pair, pool).await
 }
 
 /// Gives a pair its slots and puts it into the maps.
-fn enter(kernel: &Arc<Kernel>, pair: &Pair) -> Result<(Rc<Lease>, [bool; 2]), String> {
-    let cookie = |stream: &socket2::Socket| stream.cookie().map_err(|e| e.to_string());
-    let cookies = [cookie(&pair.client)?, cookie(&pair.backend)?];
-    let lease = Lease::new(kernel, cookies).ok_or("all slots are taken")?;
+fn enter(kernel: &Arc<Kernel>, pair: &Pair) -> io::Result<(Rc<Lease>, [bool; 2])> {
+    let cookies = [pair.client.cookie()?, pair.backend.cookie()?];
+    let lease =
+        Lease::new(kernel, cookies).ok_or_else(|| io::Error::other("all slots are taken"))?;
     let lease = Rc::new(lease);
     pair.client.hold(Rc::clone(&lease));
     pair.backend.hold(Rc::clone(&lease));
-    let inserted = kernel.insert(pair, &lease).map_err(|e| e.to_string())?;
-    Ok((lease, inserted.judged))
+    let judged = kernel.insert(pair, &lease)?;
+    Ok((lease, judged))
 }
 
 async fn offload(
@@ -127,6 +137,7 @@ impl OneWay<'_> {
             }
         }
         self.settle().await?;
+        self.sound()?;
         self.direction.end_target();
         Ok(())
     }
@@ -146,6 +157,7 @@ impl OneWay<'_> {
     /// Moves what the program passes up, until nothing is left and the kernel can take over.
     async fn in_user_space(&self) -> Result<Next, Broken> {
         loop {
+            self.sound()?;
             if self.flow.passed().is_none() || self.promote()? {
                 return Ok(Next::Kernel);
             }
@@ -185,6 +197,14 @@ impl OneWay<'_> {
         Ok(())
     }
 
+    /// Fails if the program had to give the flow up.
+    fn sound(&self) -> Result<(), Broken> {
+        match self.flow.fault() {
+            None => Ok(()),
+            Some(fault) => Err(self.direction.source_broke(io::Error::other(fault))),
+        }
+    }
+
     /// Sends bytes that were passed, behind all that was redirected before them.
     async fn relay(&self, bytes: &[u8]) -> Result<(), Broken> {
         self.settle().await?;
@@ -207,13 +227,16 @@ impl OneWay<'_> {
         }
         let state =
             sys::send_state(&*self.direction.target).map_err(|e| self.direction.target_broke(e))?;
-        if state.closed || state.unacked > LIMIT / 2 {
+        let Ok(unacked @ ..=ROOM) = u32::try_from(state.unacked) else {
+            return Ok(false);
+        };
+        if state.closed {
             return Ok(false);
         }
         let redirected = self.flow.redirected();
         let base = state.written().wrapping_sub(redirected);
         self.account.set(Account { base, settled: redirected });
-        let promoted = self.flow.promote(self.since.get(), base, state.unacked);
+        let promoted = self.flow.promote(self.since.get(), base, unacked);
         if promoted {
             self.since.set(0);
         }

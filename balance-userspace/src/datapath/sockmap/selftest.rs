@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use socket2::SockRef;
 use tokio_util::sync::CancellationToken;
 
 use super::{Kernel, SEND_BUFFER, carry};
@@ -86,7 +87,7 @@ fn drive(kernel: &Arc<Kernel>, client: TcpStream, backend: TcpStream) -> Result<
 /// Two ends of a loopback connection: the peer's, and the one that is carried.
 fn pair() -> std::io::Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    SocketOptions { send_buffer: Some(SEND_BUFFER) }.apply(&socket2::SockRef::from(&listener))?;
+    SocketOptions::probe(Some(SEND_BUFFER))?.apply(&SockRef::from(&listener))?;
     let peer = TcpStream::connect(listener.local_addr()?)?;
     peer.set_read_timeout(Some(LIMIT))?;
     peer.set_write_timeout(Some(LIMIT))?;
@@ -112,7 +113,9 @@ fn talk(mut stream: TcpStream, side: usize) -> Result<(), String> {
             send(&mut stream, side, round).map_err(|e| e.to_string())?;
         }
     }
-    stream.shutdown(Shutdown::Write).map_err(|e| e.to_string())?;
+    if side == 1 {
+        stream.shutdown(Shutdown::Write).map_err(|e| e.to_string())?;
+    }
     match stream.read(&mut [0]).map_err(|e| format!("at the end: {e}"))? {
         0 => Ok(()),
         _ => Err("more came than was sent".to_owned()),
