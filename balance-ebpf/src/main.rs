@@ -112,8 +112,9 @@ fn verdict(ctx: &SkBuffContext) -> Verdict {
 /// The most that the helper cuts off at once (net/core/filter.c, sk_skb_adjust_room).
 const CUT: u32 = 0xfff;
 
-/// Enough cuts for the largest packet there is (512 KiB).
-const CUTS: u32 = 130;
+/// Enough cuts for a packet of 64 KiB, which is as far as a repetition goes: longer packets
+/// grow on the receive queue, and only at their end.
+const CUTS: u32 = 17;
 
 /// Cuts off what this flow has seen before.
 #[inline(always)]

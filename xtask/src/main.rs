@@ -1,1 +1,59 @@
-fn main() {}
+//! Development tasks of balance, `cargo xtask <task>`: parses the command line and hands over
+//! to the task's module.
+//!
+//! Invariant: what a task does is a sequence of commands that can be run by hand as well; each
+//! one that builds, installs or tests is printed before it runs, and the first that fails ends
+//! the task.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the terminal is what xtask is for: results on stdout, progress on stderr"
+)]
+
+mod apt;
+mod build;
+mod build_ebpf;
+mod demo;
+mod exec;
+mod peers;
+mod root;
+mod run;
+mod setup;
+mod test;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Development tasks of balance.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Task {
+    Setup(setup::Options),
+    BuildEbpf(build_ebpf::Options),
+    Build(build::Options),
+    Run(run::Options),
+    Test(test::Options),
+    Demo(demo::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Task::parse() {
+        Task::Setup(options) => setup::run(&options),
+        Task::BuildEbpf(options) => build_ebpf::run(&options),
+        Task::Build(options) => build::run(&options),
+        Task::Run(options) => run::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Demo(options) => demo::run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

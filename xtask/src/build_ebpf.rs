@@ -1,0 +1,67 @@
+//! `build-ebpf`: the BPF program as an object file that balance-userspace embeds.
+//!
+//! Invariant: the object is newer than its sources, else balance-userspace would not take it,
+//! and is written only if it changes or has to become newer, else it would be embedded anew.
+
+use std::{env, fs, io, path::Path, time::SystemTime};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{exec::exec, toolchain::Toolchain, workspace};
+
+/// Both hosts we support are little-endian, and the program runs on the host.
+const TARGET: &str = "bpfel-unknown-none";
+const HOSTS: [&str; 2] = ["x86_64", "aarch64"];
+
+/// Build the BPF program.
+#[derive(clap::Args)]
+pub(crate) struct Options {}
+
+/// Runs the task.
+pub(crate) fn run(Options {}: &Options) -> Result<()> {
+    let host = env::consts::ARCH;
+    ensure!(HOSTS.contains(&host), "the BPF program cannot be built for {host}");
+    let toolchain = Toolchain::find().context("run `cargo xtask setup` first")?;
+    // BTF, the type information, is made from debug information; the program needs the atomic
+    // instructions of cpu v3.
+    let flags = [
+        &format!("--cfg=bpf_target_arch=\"{host}\""),
+        "-Cdebuginfo=2",
+        "-Clink-arg=--btf",
+        "-Ctarget-cpu=v3",
+    ];
+    let mut cargo = toolchain.cargo_build();
+    cargo.args(["--package", "balance-ebpf", "--bin", "balance-ebpf"]);
+    cargo.args(["--features", "program", "--release", "--target", TARGET]);
+    cargo.arg("--target-dir").arg(workspace::ebpf_target());
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    exec(&mut cargo)?;
+
+    let built = workspace::ebpf_target().join(TARGET).join("release/balance-ebpf");
+    publish(&built, &workspace::ebpf_object())
+}
+
+fn publish(built: &Path, object: &Path) -> Result<()> {
+    let program = fs::read(built).with_context(|| format!("cannot read {}", built.display()))?;
+    let sources = workspace::ebpf_sources();
+    let newest =
+        newest(&sources).with_context(|| format!("cannot search {}", sources.display()))?;
+    let dated = object.metadata().and_then(|metadata| metadata.modified());
+    if dated.is_ok_and(|dated| dated >= newest) && fs::read(object).is_ok_and(|old| old == program)
+    {
+        return Ok(());
+    }
+    fs::write(object, program).with_context(|| format!("cannot write {}", object.display()))
+}
+
+/// When the file or anything in the directory was last changed.
+fn newest(path: &Path) -> io::Result<SystemTime> {
+    let metadata = path.metadata()?;
+    let mut newest_yet = metadata.modified()?;
+    if metadata.is_dir() {
+        for entry in path.read_dir()? {
+            newest_yet = newest_yet.max(newest(&entry?.path())?);
+        }
+    }
+    Ok(newest_yet)
+}

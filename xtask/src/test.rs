@@ -1,0 +1,70 @@
+//! `test`: everything that says whether balance works, the same here and in CI.
+//!
+//! Invariant: one sequence, each step of which must succeed; nothing is tried again.
+
+use std::{ffi::OsString, process::Command};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    build,
+    exec::{exec, output},
+    root::Root,
+    setup, workspace,
+};
+
+/// Build balance and run all tests.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Check formatting and lints first.
+    #[arg(long)]
+    lint: bool,
+    /// What to give to each `cargo test`, for example a part of the tests' names.
+    #[arg(last = true, value_name = "CARGO_TEST_ARGS")]
+    args: Vec<OsString>,
+}
+
+/// Runs the task.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    setup::run(&setup::Options { tests: true })?;
+    build::program()?;
+    if options.lint {
+        exec(workspace::cargo().args(["fmt", "--all", "--check"]))?;
+        exec(workspace::cargo().args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]))?;
+    }
+    exec(cargo_test().args(["--workspace", "--exclude", "tests"]).args(&options.args))?;
+    // Optimised: they hash much of what they send.
+    let mut tests = cargo_test();
+    tests.args(["--release", "--package", "tests"]).args(&options.args);
+    match Root::find() {
+        Root::Already => {}
+        Root::Sudo => {
+            tests.env(runner_variable()?, "sudo -E");
+        }
+        Root::Never => {
+            eprintln!("neither root nor sudo: tests of the kernel datapath will be skipped")
+        }
+    }
+    exec(&mut tests)
+}
+
+fn cargo_test() -> Command {
+    let mut cargo = workspace::cargo();
+    cargo.arg("test").env("BALANCE_BIN", workspace::program());
+    cargo
+}
+
+/// The variable by which cargo takes a program that runs the tests.
+fn runner_variable() -> Result<String> {
+    let version = output(workspace::cargo().arg("-vV"))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    let host = host.with_context(|| format!("cargo tells no host: {version}"))?;
+    Ok(format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace('-', "_")))
+}
