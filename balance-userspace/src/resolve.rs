@@ -38,7 +38,8 @@ pub fn listen_address(host: &str) -> Result<IpAddr, StartError> {
 
 /// The port of a TCP service by name.
 pub fn service(name: &str) -> Option<u16> {
-    lookup(None, Some(name)).ok()?.first().map(SocketAddr::port)
+    // The resolver takes no name at all for port 0.
+    lookup(None, Some(name)).ok()?.first().map(SocketAddr::port).filter(|&port| port != 0)
 }
 
 fn lookup(host: Option<&str>, service: Option<&str>) -> Result<Vec<SocketAddr>, String> {
@@ -58,6 +59,12 @@ mod tests {
     fn a_literal_is_its_own_address() {
         assert_eq!(addresses("127.0.0.1", 25).unwrap(), ["127.0.0.1:25".parse().unwrap()]);
         assert_eq!(addresses("::1", 25).unwrap(), ["[::1]:25".parse().unwrap()]);
+    }
+
+    #[test]
+    fn an_empty_name_is_no_service() {
+        assert_eq!(service(""), None);
+        assert_eq!(service("nosuchservice"), None);
     }
 
     #[test]
