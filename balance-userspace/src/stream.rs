@@ -113,6 +113,8 @@ impl SocketOptions {
         socket.set_tcp_nodelay(true)?;
         socket.set_keepalive(true)?;
         socket.set_linger(Some(Duration::ZERO))?;
+        // Urgent data keeps its place among the rest instead of being held back.
+        socket.set_out_of_band_inline(true)?;
         if let Some(size) = self.receive_buffer {
             set_buffer(socket, Buffer::Receive, size)?;
         }
