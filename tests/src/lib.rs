@@ -1,1 +1,47 @@
-//! x
+//! What the tests share: the program under test, its peers, and ways to look at both.
+//!
+//! Everything here uses real sockets and the real program. Invariants: nothing waits for a
+//! fixed time, only for a state with a deadline ([`eventually`]); every socket has timeouts, so
+//! that a hang becomes a failure; ports come from [`ReservedPort`], so that tests can run side
+//! by side. Deliberately absent: any knowledge of how the program works inside, other than the
+//! names of its BPF maps.
+
+mod backend;
+mod blackhole;
+mod command;
+mod data;
+mod datapath;
+mod eventually;
+mod forge;
+mod inspect;
+mod link;
+mod maps;
+mod net;
+mod port;
+mod program;
+mod report;
+mod smtp;
+
+pub use backend::Backend;
+pub use blackhole::Blackhole;
+pub use command::{Outcome, finish, run};
+pub use data::{Digest, Pattern, Receiver, receive_all, receive_exactly, send};
+pub use datapath::{Datapath, sockmap_obstacle, sockmap_works};
+pub use eventually::eventually;
+pub use forge::forge;
+pub use inspect::{KernelMemory, Process, is_listening};
+pub use link::{Link, both_ways};
+pub use maps::kernel_entries;
+pub use net::{End, accept, ask, connect, end_of, listen, listen_small, reset, small_buffers};
+pub use port::ReservedPort;
+pub use program::{Balance, Builder, Event, Session, Stopped, binary};
+pub use report::{note, skip};
+pub use smtp::{Client, Sink, SinkCount, postfix_tools};
+
+use std::{ops::Range, time::Duration};
+
+/// Lengths of writes where a test does not care: whole chunks.
+pub const WHOLE: Range<usize> = 65_536..65_537;
+
+/// How long a single socket operation may take before it counts as a hang.
+pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,0 +1,45 @@
+//! The server process: listens, serves as its job says until it is killed.
+//!
+//! Invariant: one thread serves; the only other one answers questions about bytes.
+
+mod bulk;
+mod control;
+mod dialogues;
+mod mail;
+mod talk;
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result};
+use mio::net::TcpListener;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use self::control::Control;
+use crate::job::{Listening, ServerJob, Service, answer};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// Does the job, which has no end.
+pub(crate) fn run(job: &str) -> Result<()> {
+    let job: ServerJob = serde_json::from_str(job).context("cannot read the server's job")?;
+    let listener =
+        listen(job.address).with_context(|| format!("server cannot listen on {}", job.address))?;
+    let (control, address) = Control::start().context("cannot listen for control")?;
+    answer(&Listening { control: address })?;
+    match job.service {
+        Service::Bulk(direction) => bulk::serve(listener, direction, &control),
+        service => dialogues::serve(listener, service),
+    }
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    // Accepted connections inherit it, which saves a call for each.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(TcpListener::from_std(socket.into()))
+}

@@ -1,0 +1,41 @@
+//! The server of bulk streams.
+//!
+//! Invariant: what has moved is known to [`Control`] before anything else moves.
+
+use anyhow::{Context as _, Result};
+use mio::{Events, Interest, Poll, net::TcpListener};
+
+use super::control::Control;
+use crate::{
+    job::Direction,
+    streams::{OTHER, Streams, would_block},
+};
+
+/// Serves without end.
+pub(super) fn serve(
+    mut listener: TcpListener,
+    direction: Direction,
+    control: &Control,
+) -> Result<()> {
+    let mut poll = Poll::new().context("server cannot poll")?;
+    poll.registry()
+        .register(&mut listener, OTHER, Interest::READABLE)
+        .context("server cannot poll its listener")?;
+    let mut events = Events::with_capacity(256);
+    let mut streams = Streams::new();
+    loop {
+        let (_, incoming) =
+            streams.turn(&mut poll, &mut events, None).context("server cannot poll")?;
+        control.set(streams.sent, streams.received);
+        while incoming {
+            match listener.accept() {
+                // The server sends what goes down and receives what goes up.
+                Ok((socket, _)) => streams
+                    .add(poll.registry(), socket, (direction.down(), direction.up()))
+                    .context("server cannot poll a stream")?,
+                Err(error) if would_block(&error) => break,
+                Err(error) => return Err(error).context("server cannot accept"),
+            }
+        }
+    }
+}

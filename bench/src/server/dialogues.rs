@@ -1,0 +1,134 @@
+//! The server of everything but bulk: accepts, and lets a [`Talk`] answer on each connection.
+//!
+//! Invariant: it never reads more from a client that does not take its answers.
+
+use std::io::{self, Read as _, Write as _};
+
+use anyhow::{Context as _, Result};
+use mio::{
+    Events, Interest, Poll, Registry, Token,
+    net::{TcpListener, TcpStream},
+};
+use slab::Slab;
+
+use super::talk::{Talk, Then};
+use crate::{
+    job::Service,
+    streams::{OTHER, would_block},
+};
+
+struct Connection {
+    socket: TcpStream,
+    talk: Talk,
+    /// Said but not yet taken by the socket; empty unless that was full.
+    unsent: Vec<u8>,
+    then: Then,
+}
+
+/// Serves without end.
+pub(super) fn serve(mut listener: TcpListener, service: Service) -> Result<()> {
+    let mut poll = Poll::new().context("server cannot poll")?;
+    poll.registry()
+        .register(&mut listener, OTHER, Interest::READABLE)
+        .context("server cannot poll its listener")?;
+    let mut events = Events::with_capacity(1024);
+    let mut connections = Slab::new();
+    let mut buffer = vec![0; 64 * 1024];
+    let mut out = Vec::new();
+    loop {
+        match poll.poll(&mut events, None) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other.context("server cannot poll")?,
+        }
+        for event in &events {
+            let Token(key) = event.token();
+            if event.token() == OTHER {
+                accept(&listener, poll.registry(), service, &mut connections, &mut out)?;
+            } else if let Some(connection) = connections.get_mut(key)
+                // Its end, and what breaks it, is the client's affair.
+                && connection.ready(&mut buffer, &mut out).is_err()
+            {
+                connections.remove(key);
+            }
+        }
+    }
+}
+
+fn accept(
+    listener: &TcpListener,
+    registry: &Registry,
+    service: Service,
+    connections: &mut Slab<Connection>,
+    out: &mut Vec<u8>,
+) -> Result<()> {
+    loop {
+        let mut socket = match listener.accept() {
+            Ok((socket, _)) => socket,
+            Err(error) if would_block(&error) => return Ok(()),
+            Err(error) => return Err(error).context("server cannot accept"),
+        };
+        out.clear();
+        let talk = Talk::begin(service, out);
+        let entry = connections.vacant_entry();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        registry
+            .register(&mut socket, Token(entry.key()), interest)
+            .context("server cannot poll a connection")?;
+        let key = entry.key();
+        let connection = entry.insert(Connection {
+            socket,
+            talk,
+            unsent: Vec::new(),
+            then: Then::Stay,
+        });
+        if !out.is_empty() && connection.say(out).is_err() {
+            connections.remove(key);
+        }
+    }
+}
+
+impl Connection {
+    /// Reads and answers as long as there is something to read. An error ends the connection,
+    /// as does the end of it.
+    fn ready(&mut self, buffer: &mut [u8], out: &mut Vec<u8>) -> io::Result<()> {
+        if !self.unsent.is_empty() {
+            let unsent = std::mem::take(&mut self.unsent);
+            self.say(&unsent)?;
+        }
+        while self.unsent.is_empty() {
+            let read = match self.socket.read(buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => read,
+                Err(error) if would_block(&error) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            out.clear();
+            self.then = self.talk.hear(&buffer[..read], out);
+            self.say(out)?;
+            // A short read means that the socket is empty: more brings another event.
+            if read < buffer.len() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, data: &[u8]) -> io::Result<()> {
+        let mut taken = 0;
+        while taken < data.len() {
+            match self.socket.write(&data[taken..]) {
+                Ok(more) => taken += more,
+                Err(error) if would_block(&error) => {
+                    self.unsent = data[taken..].to_vec();
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match self.then {
+            Then::Stay => Ok(()),
+            // Not an error to anybody: it only has the caller drop the connection.
+            Then::Close => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Streams that send and discard without end, for both ends of a bulk transfer.
+//!
+//! What is received is counted and thrown away inside the kernel (MSG_TRUNC): the end of a
+//! stream is not what we measure. Invariant: every stream that can move gets one turn before
+//! any gets its next, so none starves.
+
+use std::{
+    io::{self, Write as _},
+    os::fd::AsRawFd as _,
+    time::Duration,
+};
+
+use mio::{Events, Interest, Poll, Registry, Token, event::Event, net::TcpStream};
+use nix::sys::socket::{MsgFlags, recv};
+use slab::Slab;
+
+/// Bytes per system call.
+const CHUNK: usize = 256 * 1024;
+
+/// The token of whatever is no stream.
+pub(crate) const OTHER: Token = Token(usize::MAX);
+
+/// All streams of an end, and how many bytes have passed.
+pub(crate) struct Streams {
+    slab: Slab<Stream>,
+    chunk: Vec<u8>,
+    /// Taken by our sockets.
+    pub(crate) sent: u64,
+    /// Read from our sockets.
+    pub(crate) received: u64,
+}
+
+struct Stream {
+    socket: TcpStream,
+    sends: bool,
+    receives: bool,
+    /// As far as we know: edge-triggered events set these, short calls clear them.
+    writable: bool,
+    readable: bool,
+}
+
+impl Streams {
+    /// None yet.
+    pub(crate) fn new() -> Self {
+        Self { slab: Slab::new(), chunk: vec![b'b'; CHUNK], sent: 0, received: 0 }
+    }
+
+    /// How many are there.
+    pub(crate) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// Adds a stream, connected or connecting.
+    pub(crate) fn add(
+        &mut self,
+        registry: &Registry,
+        mut socket: TcpStream,
+        (sends, receives): (bool, bool),
+    ) -> io::Result<()> {
+        let entry = self.slab.vacant_entry();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        registry.register(&mut socket, Token(entry.key()), interest)?;
+        entry.insert(Stream { socket, sends, receives, writable: false, readable: false });
+        Ok(())
+    }
+
+    /// Notes what an event says.
+    pub(crate) fn note(&mut self, event: &Event) {
+        if let Some(stream) = self.slab.get_mut(event.token().0) {
+            stream.writable |= event.is_writable() && stream.sends;
+            stream.readable |= event.is_readable() && stream.receives;
+            // Who neither sends nor receives still notices the end.
+            if event.is_error() || event.is_write_closed() {
+                stream.readable = true;
+            }
+        }
+    }
+
+    /// Waits for events, notes them, and gives every stream a turn. Returns how many have ended,
+    /// which are dropped, and whether [`OTHER`] is ready.
+    pub(crate) fn turn(
+        &mut self,
+        poll: &mut Poll,
+        events: &mut Events,
+        patience: Option<Duration>,
+    ) -> io::Result<(usize, bool)> {
+        let busy = self.slab.iter().any(|(_, stream)| stream.writable || stream.readable);
+        let patience = if busy { Some(Duration::ZERO) } else { patience };
+        match poll.poll(events, patience) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok((0, false)),
+            other => other?,
+        }
+        let mut other = false;
+        for event in &*events {
+            match event.token() {
+                OTHER => other = true,
+                _ => self.note(event),
+            }
+        }
+        let before = self.slab.len();
+        let Self { slab, chunk, sent, received } = self;
+        slab.retain(|_, stream| stream.turn(chunk, sent, received).is_ok());
+        Ok((before - self.slab.len(), other))
+    }
+}
+
+impl Stream {
+    fn turn(&mut self, chunk: &mut [u8], sent: &mut u64, received: &mut u64) -> io::Result<()> {
+        if self.writable {
+            match self.socket.write(chunk) {
+                // A short write means that the socket is full.
+                Ok(taken) => {
+                    *sent += taken as u64;
+                    self.writable = taken == chunk.len();
+                }
+                Err(error) if would_block(&error) => self.writable = false,
+                Err(error) => return Err(error),
+            }
+        }
+        if self.readable {
+            match recv(self.socket.as_raw_fd(), chunk, MsgFlags::MSG_TRUNC) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                // A short read means that the socket is empty.
+                Ok(read) => {
+                    *received += read as u64;
+                    self.readable = read == chunk.len();
+                }
+                Err(nix::Error::EAGAIN | nix::Error::EINTR) => self.readable = false,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// True for an error that an event will follow on, and not the end of the stream.
+pub(crate) fn would_block(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected)
+}

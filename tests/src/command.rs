@@ -1,0 +1,66 @@
+//! Commands that run to their end, or are killed when they take too long.
+
+use std::{
+    io::Read,
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::Duration,
+};
+
+use crate::eventually;
+
+/// What a command left behind.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+/// Runs `command` without input; panics, after killing it, if it does not end in time.
+pub fn run(command: &mut Command, deadline: Duration) -> Outcome {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("starting {command:?}: {error}"));
+    let stdout = drain(child.stdout.take().expect("piped"));
+    let stderr = drain(child.stderr.take().expect("piped"));
+    let status = finish(&mut child, deadline, &format!("{command:?}"));
+    Outcome {
+        status,
+        stdout: stdout.join().expect("the reader of standard output"),
+        stderr: stderr.join().expect("the reader of standard error"),
+    }
+}
+
+fn drain(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).expect("reading a pipe");
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// Waits for a child's end; kills it and panics if it does not come in time.
+pub fn finish(child: &mut Child, deadline: Duration, name: &str) -> ExitStatus {
+    struct Killer<'c>(&'c mut Child);
+    impl Drop for Killer<'_> {
+        fn drop(&mut self) {
+            // Harmless when it has ended by itself.
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    let killer = Killer(child);
+    eventually(deadline, &format!("{name} ends"), || {
+        match killer.0.try_wait().expect("waiting for a child") {
+            Some(status) => Ok(status),
+            None => Err("still running".into()),
+        }
+    })
+}

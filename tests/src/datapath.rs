@@ -1,0 +1,84 @@
+//! Which datapath a test is about, and where the kernel's can be expected to work.
+
+use std::{fs, path::Path};
+
+use crate::skip;
+
+/// A way to move the bytes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Datapath {
+    /// In user space.
+    Relay,
+    /// In the kernel.
+    Sockmap,
+}
+
+impl Datapath {
+    /// As the option and the logs spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Datapath::Relay => "relay",
+            Datapath::Sockmap => "sockmap",
+        }
+    }
+}
+
+/// True where the sockmap datapath has to work; a test that gets false ends at once, and the
+/// reason has been printed.
+pub fn sockmap_works() -> bool {
+    match sockmap_obstacle() {
+        None => true,
+        Some(reason) => {
+            skip(&reason);
+            false
+        }
+    }
+}
+
+/// Why the sockmap datapath cannot be expected to work in this process, if so.
+pub fn sockmap_obstacle() -> Option<String> {
+    /// Bits of linux/capability.h.
+    const NEEDED: [(&str, u32); 2] = [("CAP_NET_ADMIN", 12), ("CAP_BPF", 39)];
+
+    if !nix::unistd::Uid::effective().is_root() {
+        return Some("the sockmap datapath needs root".into());
+    }
+    let held = effective_capabilities();
+    for (name, bit) in NEEDED {
+        if held & (1 << bit) == 0 {
+            return Some(format!("the sockmap datapath needs {name}"));
+        }
+    }
+    let btf = Path::new("/sys/kernel/btf/vmlinux");
+    if !btf.exists() {
+        return Some(format!("this kernel has no {}", btf.display()));
+    }
+    None
+}
+
+fn effective_capabilities() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("/proc/self/status");
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    u64::from_str_radix(line.expect("a CapEff line").trim(), 16).expect("a hexadecimal number")
+}
+
+/// For each function of a [`Datapath`](crate::Datapath), two tests: `NAME::on_relay` and
+/// `NAME::on_sockmap`.
+#[macro_export]
+macro_rules! on_both_datapaths {
+    ($($name:ident),+ $(,)?) => {$(
+        mod $name {
+            #[test]
+            fn on_relay() {
+                super::$name($crate::Datapath::Relay);
+            }
+
+            #[test]
+            fn on_sockmap() {
+                if $crate::sockmap_works() {
+                    super::$name($crate::Datapath::Sockmap);
+                }
+            }
+        }
+    )+};
+}

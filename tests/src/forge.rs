@@ -1,0 +1,90 @@
+//! A segment put on the wire beside a connection's own, as a retransmission could be.
+//!
+//! IPv4 over loopback only. Needs CAP_NET_ADMIN for the sequence numbers (TCP_REPAIR) and
+//! CAP_NET_RAW for the segment. Invariant: the connection itself is left as it was.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    os::fd::AsRawFd as _,
+};
+
+use nix::libc;
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Sends `payload` to the peer of `stream` as a segment of its own, beginning `back` bytes before
+/// the first byte that `stream` has not sent yet.
+///
+/// # Errors
+/// When the system does not let us.
+pub fn forge(stream: &TcpStream, back: u32, payload: &[u8]) -> io::Result<()> {
+    let (SocketAddr::V4(from), SocketAddr::V4(to)) = (stream.local_addr()?, stream.peer_addr()?)
+    else {
+        return Err(io::ErrorKind::Unsupported.into());
+    };
+    let (sent, received) = sequence_numbers(stream)?;
+    let mut segment = Vec::new();
+    segment.extend(from.port().to_be_bytes());
+    segment.extend(to.port().to_be_bytes());
+    segment.extend(sent.wrapping_sub(back).to_be_bytes());
+    segment.extend(received.to_be_bytes());
+    // Header of five words; ACK and PSH; a window that closes nothing; checksum; no urgent data.
+    segment.extend([5 << 4, 0x18, 0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend(payload);
+    let sum = checksum(*from.ip(), *to.ip(), &segment);
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP))?;
+    raw.bind(&SocketAddr::from((*from.ip(), 0)).into())?;
+    raw.send_to(&segment, &SocketAddr::from((*to.ip(), 0)).into())?;
+    Ok(())
+}
+
+/// The next number to send and the next to receive.
+fn sequence_numbers(stream: &TcpStream) -> io::Result<(u32, u32)> {
+    // include/uapi/linux/tcp.h
+    const RECEIVE_QUEUE: i32 = 1;
+    const SEND_QUEUE: i32 = 2;
+    const OFF_WITHOUT_PROBE: i32 = -1;
+    set(stream, libc::TCP_REPAIR, 1)?;
+    let numbers = (|| Ok((number(stream, SEND_QUEUE)?, number(stream, RECEIVE_QUEUE)?)))();
+    set(stream, libc::TCP_REPAIR, OFF_WITHOUT_PROBE)?;
+    numbers
+}
+
+fn number(stream: &TcpStream, queue: i32) -> io::Result<u32> {
+    set(stream, libc::TCP_REPAIR_QUEUE, queue)?;
+    let mut value = 0u32;
+    let mut len = size_of_val(&value) as libc::socklen_t;
+    let fd = stream.as_raw_fd();
+    // SAFETY: the kernel writes at most `len` bytes, the size of the value.
+    let result = unsafe {
+        libc::getsockopt(
+            fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_QUEUE_SEQ,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+fn set(stream: &TcpStream, option: i32, value: i32) -> io::Result<()> {
+    let (fd, len) = (stream.as_raw_fd(), size_of_val(&value) as libc::socklen_t);
+    // SAFETY: the kernel reads an int of that size.
+    let result =
+        unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, option, (&raw const value).cast(), len) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The checksum of a segment and the pseudo-header before it (RFC 9293, 3.1).
+fn checksum(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8]) -> u16 {
+    let mut bytes = [from.octets(), to.octets()].concat();
+    bytes.extend([0, 6]);
+    bytes.extend(u16::try_from(segment.len()).expect("a segment").to_be_bytes());
+    bytes.extend(segment);
+    let words = bytes.chunks(2).map(|w| u32::from_be_bytes([0, 0, w[0], *w.get(1).unwrap_or(&0)]));
+    let sum = words.fold(0u32, |sum, word| sum + word);
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !((folded & 0xffff) + (folded >> 16)) as u16
+}

@@ -1,0 +1,116 @@
+//! What the kernel says about a process and about itself.
+
+use std::{fs, process::Command, time::Duration};
+
+use crate::{PATIENCE, run};
+
+/// A process, looked at through `/proc`.
+#[derive(Clone, Copy, Debug)]
+pub struct Process(
+    /// Its id.
+    pub u32,
+);
+
+impl Process {
+    /// Open file descriptors.
+    pub fn descriptors(self) -> usize {
+        let list = fs::read_dir(format!("/proc/{}/fd", self.0)).expect("its descriptors");
+        list.count()
+    }
+
+    /// Lets it have at most that many descriptors from now on.
+    pub fn limit_descriptors(self, limit: usize) {
+        let mut command = Command::new("prlimit");
+        command.args(["--pid", &self.0.to_string()]);
+        command.arg(format!("--nofile={limit}:{limit}"));
+        let outcome = run(&mut command, PATIENCE);
+        assert!(outcome.status.success(), "{command:?}: {outcome:?}");
+    }
+
+    /// Resident memory in bytes.
+    pub fn resident(self) -> u64 {
+        self.status("VmRSS:") << 10
+    }
+
+    /// Threads, those of io_uring in the kernel included.
+    pub fn threads(self) -> u64 {
+        self.status("Threads:")
+    }
+
+    fn status(self, key: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.0);
+        number_after(&fs::read_to_string(path).expect("its status"), key)
+    }
+
+    /// Processor time used so far, by all its threads, in user and system mode.
+    pub fn processor_time(self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).expect("its stat");
+        // The name in parentheses may hold anything; fields are counted behind it.
+        let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
+        let ticks: u64 = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|field| field.parse::<u64>().expect("a number of ticks"))
+            .sum();
+        // USER_HZ, which is 100 on everything Linux runs on.
+        Duration::from_millis(ticks * 10)
+    }
+}
+
+/// Memory of the whole machine that connections can take. Other processes change it too, so a
+/// test compares with generous bounds.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelMemory {
+    /// Bytes charged to TCP sockets.
+    pub tcp: u64,
+    /// Bytes in slabs that cannot be reclaimed, where packets and their bookkeeping live.
+    pub slab: u64,
+    /// Bytes that programs could still get.
+    pub available: u64,
+}
+
+impl KernelMemory {
+    /// As it is now.
+    pub fn now() -> Self {
+        let sockets = fs::read_to_string("/proc/net/sockstat").expect("/proc/net/sockstat");
+        let tcp = sockets.lines().find(|line| line.starts_with("TCP:"));
+        let pages = number_after(tcp.expect("a TCP line"), " mem");
+        let memory = fs::read_to_string("/proc/meminfo").expect("/proc/meminfo");
+        Self {
+            tcp: pages * page_size(),
+            slab: number_after(&memory, "SUnreclaim:") << 10,
+            available: number_after(&memory, "MemAvailable:") << 10,
+        }
+    }
+
+    /// What sockets and packets take more than at an earlier time.
+    pub fn growth_since(self, earlier: Self) -> u64 {
+        (self.tcp + self.slab).saturating_sub(earlier.tcp + earlier.slab)
+    }
+}
+
+/// Whether something listens on that port of an IPv4 address, without connecting to it.
+pub fn is_listening(port: u16) -> bool {
+    const LISTEN: &str = "0A";
+    let table = fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp");
+    table.lines().skip(1).any(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let local = words.next().unwrap_or_default();
+        let state = words.nth(1).unwrap_or_default();
+        local.ends_with(&format!(":{port:04X}")) && state == LISTEN
+    })
+}
+
+fn page_size() -> u64 {
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
+    u64::try_from(size.expect("sysconf").expect("a page size")).expect("a positive size")
+}
+
+/// The number that follows `key` in `text`.
+fn number_after(text: &str, key: &str) -> u64 {
+    let at = text.find(key).unwrap_or_else(|| panic!("no {key}"));
+    let mut words = text[at + key.len()..].split_whitespace();
+    let word = words.next().unwrap_or_else(|| panic!("nothing after {key}"));
+    word.parse().unwrap_or_else(|_| panic!("{key} is followed by {word}"))
+}

@@ -1,0 +1,124 @@
+//! One connection through the program, with both of its ends in the test's hands.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    ops::Range,
+    thread,
+};
+
+use socket2::{Domain, Socket, Type};
+
+use crate::{
+    Balance, Builder, Datapath, PATIENCE, Pattern, accept, connect, listen, listen_small,
+    net::{patient, small_buffers},
+    receive_exactly, send,
+};
+
+/// A program with one backend, which is the test itself: each client that connects comes out at
+/// [`Link::accept`].
+#[derive(Debug)]
+pub struct Link {
+    /// The program.
+    pub balance: Balance,
+    listener: TcpListener,
+}
+
+impl Link {
+    /// Starts a program on the given datapath.
+    pub fn new(datapath: Datapath) -> Self {
+        Self::with(Builder::new(datapath), (Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    /// Starts a program; the sockets of [`Link::small_pair`] will have small buffers.
+    pub fn small(datapath: Datapath) -> Self {
+        let listener = listen_small((Ipv4Addr::LOCALHOST, 0).into());
+        Self::over(Builder::new(datapath), listener)
+    }
+
+    /// Starts a program as `builder` says, with its backend at `backend`.
+    pub fn with(builder: Builder, backend: SocketAddr) -> Self {
+        Self::over(builder, listen(backend))
+    }
+
+    fn over(builder: Builder, listener: TcpListener) -> Self {
+        let backend = listener.local_addr().expect("getsockname");
+        Self { balance: builder.channel(backend).start(), listener }
+    }
+
+    /// A client's stream. Its other end has yet to be accepted.
+    pub fn connect(&self) -> TcpStream {
+        connect(self.balance.address())
+    }
+
+    /// The backend's end of the next connection that the program made.
+    pub fn accept(&self) -> TcpStream {
+        accept(&self.listener)
+    }
+
+    /// Both ends of a new connection, the client's first, after one byte has gone each way: it
+    /// stands, and its datapath has taken it over.
+    pub fn pair(&self) -> (TcpStream, TcpStream) {
+        let client = self.connect();
+        self.greet(client)
+    }
+
+    /// Like [`Link::pair`], both ends with small buffers.
+    pub fn small_pair(&self) -> (TcpStream, TcpStream) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+        // Before the connect: the window scale is settled there.
+        small_buffers(&socket);
+        socket
+            .connect_timeout(&self.balance.address().into(), PATIENCE)
+            .expect("connecting to the program");
+        let client = TcpStream::from(socket);
+        patient(&client);
+        self.greet(client)
+    }
+
+    fn greet(&self, mut client: TcpStream) -> (TcpStream, TcpStream) {
+        let mut server = self.accept();
+        let mut byte = [0];
+        client.write_all(b"?").expect("the client's first byte");
+        server.read_exact(&mut byte).expect("the first byte");
+        assert_eq!(&byte, b"?");
+        server.write_all(b"!").expect("the server's first byte");
+        client.read_exact(&mut byte).expect("the answer");
+        assert_eq!(&byte, b"!");
+        (client, server)
+    }
+}
+
+/// Sends `up` bytes from client to server and `down` bytes back, both at once, in writes of
+/// lengths taken from `writes`, and asserts that they arrive as they were. Nothing is closed.
+pub fn both_ways(
+    client: &TcpStream,
+    server: &TcpStream,
+    (up, down): (u64, u64),
+    writes: Range<usize>,
+) {
+    let (up_seed, down_seed) = (up ^ 0xc11e, down ^ 0x5e7e);
+    thread::scope(|scope| {
+        let transfers = [
+            ("client to server", client, server, up_seed, up),
+            ("server to client", server, client, down_seed, down),
+        ];
+        let running = transfers.map(|(name, from, to, seed, len)| {
+            let writes = writes.clone();
+            let sent = scope.spawn(move || {
+                send(from, Pattern::new(seed, len), writes, |_| {})
+                    .unwrap_or_else(|error| panic!("sending {len} bytes, {name}: {error}"))
+            });
+            let received = scope.spawn(move || {
+                receive_exactly(to, len)
+                    .unwrap_or_else(|error| panic!("receiving {len} bytes, {name}: {error}"))
+            });
+            (name, sent, received)
+        });
+        for (name, sent, received) in running {
+            let sent = sent.join().expect("the sender");
+            let received = received.join().expect("the receiver");
+            assert_eq!(received, sent, "{name}");
+        }
+    });
+}

@@ -1,0 +1,146 @@
+//! Connections that come and go leave nothing behind.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::Duration,
+};
+
+use tests::{
+    Backend, Builder, Datapath, Process, connect, end_of, eventually, kernel_entries, note,
+    on_both_datapaths, reset,
+};
+
+/// Connections at a time.
+const CONCURRENT: usize = 50;
+const CONNECTIONS: usize = 5000;
+/// What memory may have grown by: allocators do not give back to the page.
+const MEMORY: u64 = 8 << 20;
+/// Time for the last connections to be tidied up, and for idle kernel threads to go.
+const SETTLED: Duration = Duration::from_secs(40);
+
+fn five_thousand_connections_leave_nothing_behind(datapath: Datapath) {
+    let server = Backend::echo("hello");
+    let balance = Builder::new(datapath).quiet().channel(server.address()).start();
+    let process = balance.process();
+    let address = balance.address();
+
+    // Whatever is set up once and kept, is kept after this. Descriptors have to come back to
+    // where they are now; memory and threads to where they are after the first round.
+    let descriptors = process.descriptors();
+    churn(address, CONNECTIONS / 10);
+    settle(process, descriptors, datapath);
+    let (resident, threads) = (process.resident(), process.threads());
+
+    churn(address, CONNECTIONS);
+    settle(process, descriptors, datapath);
+    eventually(SETTLED, &format!("back at {threads} threads"), || {
+        let now = process.threads();
+        at_most(now, threads)
+    });
+    let grown = process.resident().saturating_sub(resident);
+    note(&format!("{datapath:?}: {resident} bytes resident, {grown} more after"));
+    assert!(grown <= MEMORY, "{grown} bytes more than {resident}");
+
+    let stopped = balance.stop();
+    let all = (CONNECTIONS + CONNECTIONS / 10) as u64;
+    // A client that has broken off before it was accepted may not count.
+    let sure = all - all / 5;
+    assert!((sure..=all).contains(&stopped.connections), "{stopped:?}");
+    assert_eq!(stopped.unserved, 0);
+}
+
+fn standing_connections_have_two_map_entries_each_on_the_kernel_path(datapath: Datapath) {
+    let server = Backend::echo("x");
+    let balance = Builder::new(datapath).channel(server.address()).start();
+    let process = balance.process();
+    let mut clients: Vec<_> = (0..10).map(|_| connect(balance.address())).collect();
+    for client in &mut clients {
+        client.read_exact(&mut [0]).expect("the greeting");
+    }
+    if datapath == Datapath::Sockmap {
+        expect_entries(process, 20);
+        clients.truncate(3);
+        expect_entries(process, 6);
+        clients.clear();
+        expect_entries(process, 0);
+    }
+    drop(clients);
+    balance.assert_all_on_its_datapath(10);
+}
+
+on_both_datapaths!(
+    five_thousand_connections_leave_nothing_behind,
+    standing_connections_have_two_map_entries_each_on_the_kernel_path,
+);
+
+/// Opens and closes `count` connections, in all the ways there are.
+fn churn(address: SocketAddr, count: usize) {
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..CONCURRENT {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
+                        break;
+                    }
+                    visit(connect(address), number);
+                }
+            });
+        }
+    });
+}
+
+fn visit(mut client: TcpStream, number: usize) {
+    match number % 5 {
+        // Comes and goes without a word.
+        0 => drop(client),
+        1 => reset(client),
+        // Breaks off after a talk.
+        2 => {
+            talk(&mut client);
+            reset(client);
+        }
+        // Says goodbye first.
+        3 => {
+            talk(&mut client);
+            client.shutdown(Shutdown::Write).expect("shutdown");
+            end_of(&mut client);
+        }
+        // Just closes.
+        _ => talk(&mut client),
+    }
+}
+
+fn talk(client: &mut TcpStream) {
+    let mut answer = [0; 105];
+    client.write_all(&[b'.'; 100]).expect("writing");
+    client.read_exact(&mut answer).expect("the echo");
+    assert!(answer.starts_with(b"hello."));
+}
+
+fn settle(process: Process, descriptors: usize, datapath: Datapath) {
+    eventually(SETTLED, &format!("back at {descriptors} descriptors"), || {
+        at_most(process.descriptors(), descriptors)
+    });
+    if datapath == Datapath::Sockmap {
+        expect_entries(process, 0);
+    }
+}
+
+fn expect_entries(process: Process, entries: usize) {
+    eventually(SETTLED, &format!("{entries} map entries"), || match kernel_entries(process.0)? {
+        now if now == entries => Ok(()),
+        now => Err(format!("{now}")),
+    });
+}
+
+fn at_most<N: PartialOrd + std::fmt::Display>(now: N, limit: N) -> Result<(), String> {
+    match now <= limit {
+        true => Ok(()),
+        false => Err(now.to_string()),
+    }
+}

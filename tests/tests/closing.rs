@@ -1,0 +1,174 @@
+//! Ends pass through: the end of one direction leaves the other open, and a reset on one side is
+//! a reset on the other.
+
+use std::{
+    io::Write as _,
+    net::{Shutdown, TcpStream},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use tests::{
+    Datapath, End, Link, Pattern, WHOLE, both_ways, end_of, eventually, on_both_datapaths,
+    receive_all, receive_exactly, reset, send,
+};
+
+/// More than all buffers on the way hold.
+const BIG: u64 = 40 << 20;
+
+fn a_client_that_has_said_all_still_gets_a_big_answer(datapath: Datapath) {
+    let link = Link::new(datapath);
+    for (request, answer) in [(0, 1), (1, BIG), (BIG, 1), (100_000, 100_000)] {
+        let (client, server) = link.pair();
+        one_after_the_other((&client, request), (&server, answer));
+    }
+    link.balance.assert_all_on_its_datapath(4);
+}
+
+fn a_server_that_has_said_all_still_gets_a_big_answer(datapath: Datapath) {
+    let link = Link::new(datapath);
+    for (greeting, answer) in [(0, 1), (1, BIG), (BIG, 1), (100_000, 100_000)] {
+        let (client, server) = link.pair();
+        one_after_the_other((&server, greeting), (&client, answer));
+    }
+    link.balance.assert_all_on_its_datapath(4);
+}
+
+fn both_sides_may_end_at_once_and_lose_nothing(datapath: Datapath) {
+    let link = Link::new(datapath);
+    for size in [0, 1, 70_000, BIG] {
+        let (client, server) = link.pair();
+        thread::scope(|scope| {
+            let ends = [(&client, size), (&server, size + 1)].map(|(stream, len)| {
+                let sent = scope.spawn(move || say_all(stream, len));
+                let got = scope.spawn(move || receive_all(stream).expect("the other side's data"));
+                (sent, got)
+            });
+            let [client, server] =
+                ends.map(|(sent, got)| (sent.join().expect("sent"), got.join().expect("got")));
+            assert_eq!(server.1, client.0, "what the server got");
+            assert_eq!(client.1, server.0, "what the client got");
+        });
+    }
+    link.balance.assert_all_on_its_datapath(4);
+}
+
+fn the_server_sees_the_clients_reset(datapath: Datapath) {
+    let link = Link::new(datapath);
+    let (client, mut server) = link.pair();
+    both_ways(&client, &server, (100_000, 100_000), WHOLE);
+    reset(client);
+    assert_eq!(end_of(&mut server), End::Reset);
+    expect_end(&link, datapath, "client reset");
+}
+
+fn the_client_sees_the_servers_reset(datapath: Datapath) {
+    let link = Link::new(datapath);
+    let (mut client, server) = link.pair();
+    both_ways(&client, &server, (100_000, 100_000), WHOLE);
+    reset(server);
+    assert_eq!(end_of(&mut client), End::Reset);
+    expect_end(&link, datapath, "backend reset");
+}
+
+fn the_server_sees_a_reset_in_the_middle_of_a_transfer(datapath: Datapath) {
+    let link = Link::new(datapath);
+    let (client, server) = link.pair();
+    reset_in_the_middle(client, server);
+    expect_end(&link, datapath, "client reset");
+}
+
+fn the_client_sees_a_reset_in_the_middle_of_a_transfer(datapath: Datapath) {
+    let link = Link::new(datapath);
+    let (client, server) = link.pair();
+    reset_in_the_middle(server, client);
+    expect_end(&link, datapath, "backend reset");
+}
+
+fn a_reset_passes_through_after_one_side_has_said_all(datapath: Datapath) {
+    let link = Link::new(datapath);
+    let (mut client, mut server) = link.pair();
+    client.shutdown(Shutdown::Write).expect("shutdown");
+    assert_eq!(end_of(&mut server), End::Clean);
+    reset(server);
+    assert_eq!(end_of(&mut client), End::Reset);
+
+    let (client, mut server) = link.pair();
+    server.shutdown(Shutdown::Write).expect("shutdown");
+    let mut reader = client.try_clone().expect("dup");
+    assert_eq!(end_of(&mut reader), End::Clean);
+    drop(reader);
+    reset(client);
+    assert_eq!(end_of(&mut server), End::Reset);
+    link.balance.assert_all_on_its_datapath(2);
+}
+
+fn a_server_that_talks_on_to_a_client_that_has_gone_is_told(datapath: Datapath) {
+    let link = Link::new(datapath);
+    let (client, mut server) = link.pair();
+    drop(client);
+    assert_eq!(end_of(&mut server), End::Clean);
+    // The kernel of a client that has closed answers data with a reset.
+    eventually(Duration::from_secs(20), "writes fail", || {
+        match server.write_all(b"are you there?") {
+            Ok(()) => Err("a write went through"),
+            Err(_) => Ok(()),
+        }
+        .map_err(str::to_owned)
+    });
+    link.balance.assert_all_on_its_datapath(1);
+}
+
+on_both_datapaths!(
+    a_client_that_has_said_all_still_gets_a_big_answer,
+    a_server_that_has_said_all_still_gets_a_big_answer,
+    both_sides_may_end_at_once_and_lose_nothing,
+    the_server_sees_the_clients_reset,
+    the_client_sees_the_servers_reset,
+    the_server_sees_a_reset_in_the_middle_of_a_transfer,
+    the_client_sees_a_reset_in_the_middle_of_a_transfer,
+    a_reset_passes_through_after_one_side_has_said_all,
+    a_server_that_talks_on_to_a_client_that_has_gone_is_told,
+);
+
+/// Sends `len` bytes and ends that direction.
+fn say_all(stream: &TcpStream, len: u64) -> tests::Digest {
+    let digest = send(stream, Pattern::new(len, len), WHOLE, |_| {}).expect("sending");
+    stream.shutdown(Shutdown::Write).expect("shutdown");
+    digest
+}
+
+/// One side says all it has; the other hears it to the end, and only then answers.
+fn one_after_the_other((first, request): (&TcpStream, u64), (second, answer): (&TcpStream, u64)) {
+    for (from, to, len) in [(first, second, request), (second, first, answer)] {
+        thread::scope(|scope| {
+            let sent = scope.spawn(|| say_all(from, len));
+            let got = receive_all(to).expect("receiving");
+            assert_eq!(got, sent.join().expect("sending"));
+        });
+    }
+}
+
+/// `from` sends until `to` has some of it, and then breaks off; `to` has to see that, behind
+/// whatever data is ahead of it.
+fn reset_in_the_middle(mut from: TcpStream, mut to: TcpStream) {
+    let (got_some, has_got_some) = mpsc::channel();
+    let receiving = thread::spawn(move || {
+        receive_exactly(&to, 3 << 20).expect("the first part");
+        got_some.send(()).expect("the sender waits");
+        end_of(&mut to)
+    });
+    while has_got_some.try_recv().is_err() {
+        from.write_all(&[7; 64 << 10]).expect("sending");
+    }
+    reset(from);
+    assert_eq!(receiving.join().expect("the receiver"), End::Reset);
+}
+
+/// The program has seen one connection, and says that it ended like that.
+fn expect_end(link: &Link, datapath: Datapath, end: &str) {
+    let sessions = link.balance.sessions(1);
+    assert_eq!(sessions[0].end, end, "{sessions:?}");
+    assert_eq!(sessions[0].datapath, datapath.name(), "{sessions:?}");
+}

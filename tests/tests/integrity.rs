@@ -1,0 +1,133 @@
+//! Every byte arrives, unchanged and in order, whatever its size and direction.
+
+use std::{net::TcpStream, thread};
+
+use tests::{
+    Datapath, End, Link, Pattern, WHOLE, both_ways, end_of, on_both_datapaths, receive_exactly,
+    send,
+};
+
+/// From less than a packet to more than any buffer on the way.
+const SIZES: [u64; 6] = [1, 2, 1447, 64 << 10, (1 << 20) + 7, 20 << 20];
+
+fn a_client_that_speaks_first_is_heard_and_answered(datapath: Datapath) {
+    let link = Link::new(datapath);
+    for size in SIZES {
+        let client = link.connect();
+        let sending = in_background(&client, move |client| {
+            send(client, Pattern::new(size, size), WHOLE, |_| {}).expect("the client's request")
+        });
+        let server = link.accept();
+        let request = receive_exactly(&server, size).expect("the request");
+        assert_eq!(request, sending.join().expect("the client"));
+        answer(&server, client, size);
+    }
+    finish(link);
+}
+
+fn a_server_that_speaks_first_is_heard_and_answered(datapath: Datapath) {
+    let link = Link::new(datapath);
+    for size in SIZES {
+        let client = link.connect();
+        let server = link.accept();
+        let sending = in_background(&server, move |server| {
+            send(server, Pattern::new(size, size), WHOLE, |_| {}).expect("the server's greeting")
+        });
+        let greeting = receive_exactly(&client, size).expect("the greeting");
+        assert_eq!(greeting, sending.join().expect("the server"));
+        answer(&client, server, size);
+    }
+    finish(link);
+}
+
+fn both_sides_may_speak_at_once(datapath: Datapath) {
+    let link = Link::new(datapath);
+    for size in SIZES {
+        let client = link.connect();
+        let server = link.accept();
+        both_ways(&client, &server, (size, size), WHOLE);
+    }
+    finish(link);
+}
+
+fn two_hundred_megabytes_each_way_at_once_arrive(datapath: Datapath) {
+    const SIZE: u64 = 200_000_000;
+    let link = Link::new(datapath);
+    let (client, server) = link.pair();
+    both_ways(&client, &server, (SIZE, SIZE), WHOLE);
+    drop((client, server));
+    link.balance.assert_all_on_its_datapath(1);
+    let stopped = link.balance.stop();
+    // One byte more each way to set the pair up.
+    assert_eq!((stopped.sent, stopped.rcvd), (SIZE + 1, SIZE + 1));
+}
+
+fn twenty_thousand_writes_of_one_byte_arrive(datapath: Datapath) {
+    let link = Link::new(datapath);
+    let (client, server) = link.pair();
+    both_ways(&client, &server, (20_000, 20_000), 1..2);
+    drop((client, server));
+    link.balance.assert_all_on_its_datapath(1);
+}
+
+fn writes_of_any_length_arrive(datapath: Datapath) {
+    let link = Link::new(datapath);
+    let (client, server) = link.pair();
+    both_ways(&client, &server, (16 << 20, 9 << 20), 1..20_000);
+    drop((client, server));
+    link.balance.assert_all_on_its_datapath(1);
+}
+
+fn connections_side_by_side_do_not_mix(datapath: Datapath) {
+    let link = Link::new(datapath);
+    let pairs: Vec<_> = (0..32).map(|_| link.pair()).collect();
+    thread::scope(|scope| {
+        for (size, (client, server)) in (1 << 20..).zip(&pairs) {
+            scope.spawn(move || both_ways(client, server, (size, size + 1000), 1..100_000));
+        }
+    });
+    drop(pairs);
+    link.balance.assert_all_on_its_datapath(32);
+}
+
+on_both_datapaths!(
+    a_client_that_speaks_first_is_heard_and_answered,
+    a_server_that_speaks_first_is_heard_and_answered,
+    both_sides_may_speak_at_once,
+    two_hundred_megabytes_each_way_at_once_arrive,
+    twenty_thousand_writes_of_one_byte_arrive,
+    writes_of_any_length_arrive,
+    connections_side_by_side_do_not_mix,
+);
+
+/// Runs `act` on another handle of the same stream.
+fn in_background<T: Send + 'static>(
+    stream: &TcpStream,
+    act: impl FnOnce(&TcpStream) -> T + Send + 'static,
+) -> thread::JoinHandle<T> {
+    let stream = stream.try_clone().expect("dup");
+    thread::spawn(move || act(&stream))
+}
+
+/// Sends `size` bytes back, then closes the side that asked; the other has to see that.
+fn answer(from: &TcpStream, mut to: TcpStream, size: u64) {
+    let sending = in_background(from, move |from| {
+        send(from, Pattern::new(!size, size), WHOLE, |_| {}).expect("the answer")
+    });
+    let received = receive_exactly(&to, size).expect("the answer");
+    assert_eq!(received, sending.join().expect("the answering side"));
+    to.shutdown(std::net::Shutdown::Write).expect("shutdown");
+    let mut from = from.try_clone().expect("dup");
+    assert_eq!(end_of(&mut from), End::Clean);
+    from.shutdown(std::net::Shutdown::Write).expect("shutdown");
+    assert_eq!(end_of(&mut to), End::Clean);
+}
+
+/// Each size went once each way, and the program has counted it.
+fn finish(link: Link) {
+    link.balance.assert_all_on_its_datapath(SIZES.len());
+    let stopped = link.balance.stop();
+    let total: u64 = SIZES.iter().sum();
+    assert_eq!((stopped.sent, stopped.rcvd), (total, total));
+    assert_eq!(stopped.connections, SIZES.len() as u64);
+}

@@ -1,0 +1,32 @@
+//! A retransmission that reaches further than what it repeats is delivered once: readers of a
+//! socket skip the repeated bytes, but a packet on its way through the kernel still has them.
+
+use std::io::{Read as _, Write as _};
+
+use tests::{Datapath, End, Link, end_of, forge, on_both_datapaths, skip};
+
+fn bytes_that_a_packet_repeats_are_delivered_once(datapath: Datapath) {
+    let link = Link::new(datapath);
+    for (repeated, fresh) in [(1, 1), (1000, 500), (4095, 1), (4096, 30), (20_000, 10_000)] {
+        let (mut client, mut server) = link.pair();
+        let data: Vec<u8> = (0..repeated + fresh + 100).map(|i| (i * 7 + i / 256) as u8).collect();
+        let mut got = vec![0; data.len()];
+
+        client.write_all(&data[..repeated]).expect("the first bytes");
+        server.read_exact(&mut got[..repeated]).expect("the first bytes");
+        // What the client is about to send, with what it has sent before it.
+        if let Err(e) = forge(&client, repeated as u32, &data[..repeated + fresh]) {
+            return skip(&format!("cannot put a segment on the wire: {e}"));
+        }
+        server.read_exact(&mut got[repeated..][..fresh]).expect("what the forged segment adds");
+        client.write_all(&data[repeated..]).expect("the same bytes from their real sender");
+        server.read_exact(&mut got[repeated + fresh..]).expect("what comes after them");
+
+        assert!(got == data, "{repeated} repeated and {fresh} fresh bytes were changed");
+        drop(client);
+        assert!(matches!(end_of(&mut server), End::Clean), "more came than was sent");
+    }
+    link.balance.assert_all_on_its_datapath(5);
+}
+
+on_both_datapaths!(bytes_that_a_packet_repeats_are_delivered_once);

@@ -1,0 +1,152 @@
+//! Too many clients: those that stand are served on, the others wait, and nothing spins.
+
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::TcpStream,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tests::{
+    Backend, Balance, Builder, Datapath, PATIENCE, Process, connect, eventually, note,
+    on_both_datapaths,
+};
+
+fn with_few_descriptors_it_serves_what_it_can_and_recovers(datapath: Datapath) {
+    let server = Backend::echo("x");
+    let balance = Builder::new(datapath)
+        .quiet()
+        .option(&["--workers", "2"])
+        .descriptors(160)
+        .channel(server.address())
+        .start();
+    let mut standing = served(connect(balance.address()));
+    let mut waiting = endure(&balance, &server, datapath);
+    echo(&mut standing);
+
+    // Clients that go make room for those that wait.
+    let last = waiting.pop().expect("some clients");
+    drop(waiting);
+    recover(&balance, vec![standing, served(last)]);
+    assert_eq!(balance.stop().connections, CLIENTS as u64 + 2);
+}
+
+fn out_of_descriptors_it_serves_what_stands_and_recovers(datapath: Datapath) {
+    let server = Backend::echo("x");
+    let balance = Builder::new(datapath)
+        .quiet()
+        .option(&["--workers", "2"])
+        .channel(server.address())
+        .start();
+    let mut standing = served(connect(balance.address()));
+    // Behind its back: it has made its plans for more than that.
+    let limit = balance.process().descriptors() + 20;
+    balance.process().limit_descriptors(limit);
+    let waiting = endure(&balance, &server, datapath);
+    echo(&mut standing);
+    drop(waiting);
+    eventually(PATIENCE, "a new client is served", || {
+        match connect(balance.address()).read(&mut [0]) {
+            Ok(1) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    recover(&balance, vec![standing]);
+    balance.stop();
+}
+
+fn clients_above_the_limit_wait_until_one_ends(datapath: Datapath) {
+    let server = Backend::echo("x");
+    let balance = Builder::new(datapath)
+        .option(&["--max-connections", "2"])
+        .channel(server.address())
+        .start();
+    let first = served(connect(balance.address()));
+    let mut second = served(connect(balance.address()));
+    let mut third = connect(balance.address());
+    expect_silence(&mut third);
+    echo(&mut second);
+    drop(first);
+    let mut third = served(third);
+    let mut fourth = connect(balance.address());
+    expect_silence(&mut fourth);
+    echo(&mut second);
+    echo(&mut third);
+    drop((second, third));
+    drop(served(fourth));
+    assert_eq!(balance.stop().connections, 4);
+}
+
+on_both_datapaths!(
+    with_few_descriptors_it_serves_what_it_can_and_recovers,
+    out_of_descriptors_it_serves_what_stands_and_recovers,
+    clients_above_the_limit_wait_until_one_ends,
+);
+
+/// Clients that come at once, more than there is room for.
+const CLIENTS: usize = 200;
+
+/// Lets the clients come and returns them, some served and some not, after looking at how the
+/// program takes it.
+fn endure(balance: &Balance, server: &Backend, datapath: Datapath) -> Vec<TcpStream> {
+    let before = balance.log().len();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| connect(balance.address())).collect();
+    eventually(Duration::from_secs(20), "the program notices", || match balance.log().len() {
+        lines if lines > before => Ok(()),
+        lines => Err(format!("{lines} lines, {} served", server.accepted())),
+    });
+    let (interval, used) = busy(balance.process(), Duration::from_secs(2));
+    let share = used.as_secs_f64() / interval.as_secs_f64();
+    note(&format!(
+        "{datapath:?}: {} of {CLIENTS} served, {share:.2} of a processor used",
+        server.accepted()
+    ));
+    assert!(share < 0.5, "{share:.2} of a processor used while nothing happens");
+    assert!(server.accepted() < CLIENTS, "there was no pressure");
+    let lines = balance.log().split_off(before);
+    assert!(lines.len() < 10, "{lines:#?}");
+    clients
+}
+
+/// Asserts that connections that stand are served on, and new ones as well.
+fn recover(balance: &Balance, mut standing: Vec<TcpStream>) {
+    for client in &mut standing {
+        echo(client);
+    }
+    echo(&mut served(connect(balance.address())));
+    for client in &mut standing {
+        echo(client);
+    }
+}
+
+/// The client, once the echo server has greeted it.
+fn served(mut client: TcpStream) -> TcpStream {
+    client.read_exact(&mut [0]).expect("the greeting");
+    client
+}
+
+fn echo(client: &mut TcpStream) {
+    let mut answer = [0; 4];
+    client.write_all(b"ping").expect("writing");
+    client.read_exact(&mut answer).expect("the echo");
+    assert_eq!(&answer, b"ping");
+}
+
+/// Asserts that a client is neither served nor closed for the time being.
+fn expect_silence(client: &mut TcpStream) {
+    let patience = client.read_timeout().expect("a timeout");
+    let moment = Some(Duration::from_millis(500));
+    client.set_read_timeout(moment).expect("SO_RCVTIMEO");
+    match client.read(&mut [0]) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+        other => panic!("a client above the limit got {other:?}"),
+    }
+    client.set_read_timeout(patience).expect("SO_RCVTIMEO");
+}
+
+/// Processor time that a process uses in about `interval`, and how long that really was.
+fn busy(process: Process, interval: Duration) -> (Duration, Duration) {
+    let (start, before) = (Instant::now(), process.processor_time());
+    thread::sleep(interval);
+    (start.elapsed(), process.processor_time() - before)
+}

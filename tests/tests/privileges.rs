@@ -1,0 +1,59 @@
+//! Without privileges the relay serves, and says why; the kernel's datapath is refused.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};
+
+use tests::{Backend, Builder, Datapath, ask, binary, run, sockmap_works};
+
+/// The user `nobody`.
+const NOBODY: u32 = 65534;
+
+#[test]
+fn without_privileges_the_relay_serves_and_says_why() {
+    let (_folder, builder) = unprivileged(Builder::auto());
+    let server = Backend::greeter("A");
+    let balance = builder.channel(server.address()).start();
+    let ready = balance.wait_for("ready");
+    assert_eq!(ready.text("datapath"), "relay", "{ready:?}");
+    assert!(ready.text("why").len() > 5, "{ready:?}");
+    assert_eq!(ask(balance.address()).expect("an answer"), "A");
+    assert_eq!(balance.sessions(1)[0].datapath, "relay");
+    balance.stop();
+}
+
+#[test]
+fn without_privileges_the_kernel_path_is_refused_in_one_line() {
+    let (_folder, builder) = unprivileged(Builder::new(Datapath::Sockmap));
+    let (mut command, _port, _) = builder.operand("127.0.0.1:9").command();
+    let outcome = run(&mut command, Duration::from_secs(30));
+    assert_eq!(outcome.status.code(), Some(77), "{outcome:?}");
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+    assert!(outcome.stderr.starts_with("balance: "), "{outcome:?}");
+    assert!(outcome.stderr.contains("sockmap"), "{outcome:?}");
+    assert_eq!(outcome.stdout, "");
+}
+
+#[test]
+fn with_privileges_the_kernel_path_serves_by_itself() {
+    if !sockmap_works() {
+        return;
+    }
+    let server = Backend::greeter("A");
+    let balance = Builder::auto().channel(server.address()).start();
+    let ready = balance.wait_for("ready");
+    assert_eq!(ready.text("datapath"), "sockmap", "{ready:?}");
+    assert!(ready.text("why").len() > 5, "{ready:?}");
+}
+
+/// The same program as a user without any capability, who could not read root's own folders.
+fn unprivileged(builder: Builder) -> (Option<tempfile::TempDir>, Builder) {
+    if !nix::unistd::Uid::effective().is_root() {
+        return (None, builder);
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path: PathBuf = folder.path().join("balance");
+    fs::copy(binary(), &path).expect("copying the program");
+    for path in [folder.path(), &path] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("chmod");
+    }
+    (Some(folder), builder.binary(&path).user(NOBODY))
+}

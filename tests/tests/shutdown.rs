@@ -1,0 +1,156 @@
+//! How the program ends: what stands may finish, for a while.
+
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use tests::{
+    Backend, Builder, Datapath, End, Event, Link, PATIENCE, WHOLE, both_ways, end_of, eventually,
+    is_listening, on_both_datapaths,
+};
+
+fn after_sigterm_no_client_is_taken_but_standing_connections_finish(datapath: Datapath) {
+    finishes_after(Signal::SIGTERM, datapath);
+}
+
+fn sigint_is_the_same_as_sigterm(datapath: Datapath) {
+    finishes_after(Signal::SIGINT, datapath);
+}
+
+fn connections_that_outlast_the_grace_are_reset(datapath: Datapath) {
+    let builder = Builder::new(datapath).option(&["--grace", "1"]);
+    let mut link = Link::with(builder, ([127, 0, 0, 1], 0).into());
+    let (mut client, mut server) = link.pair();
+    link.balance.signal(Signal::SIGTERM);
+    let start = Instant::now();
+    let stopped = link.balance.farewell(Duration::from_secs(10));
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(900), "{took:?}");
+    assert!(took <= Duration::from_secs(6), "{took:?}");
+    assert_eq!(end_of(&mut client), End::Reset);
+    assert_eq!(end_of(&mut server), End::Reset);
+    assert_eq!((stopped.sent, stopped.rcvd), (1, 1));
+}
+
+fn a_second_signal_ends_it_at_once(datapath: Datapath) {
+    let builder = Builder::new(datapath).option(&["--grace", "600"]);
+    let mut link = Link::with(builder, ([127, 0, 0, 1], 0).into());
+    let (mut client, server) = link.pair();
+    link.balance.signal(Signal::SIGTERM);
+    wait_until_refused(link.balance.address());
+    both_ways(&client, &server, (1000, 1000), WHOLE);
+    link.balance.signal(Signal::SIGTERM);
+    link.balance.farewell(Duration::from_secs(5));
+    assert_eq!(end_of(&mut client), End::Reset);
+}
+
+on_both_datapaths!(
+    after_sigterm_no_client_is_taken_but_standing_connections_finish,
+    sigint_is_the_same_as_sigterm,
+    connections_that_outlast_the_grace_are_reset,
+    a_second_signal_ends_it_at_once,
+);
+
+#[test]
+fn without_connections_it_ends_at_once() {
+    let mut balance = Builder::auto().operand("127.0.0.1:9").start();
+    balance.signal(Signal::SIGTERM);
+    let stopped = balance.farewell(Duration::from_secs(5));
+    assert_eq!(stopped.connections, 0);
+}
+
+#[test]
+fn a_client_that_waits_for_a_server_does_not_hold_up_the_end() {
+    let hole = tests::Blackhole::open();
+    let mut balance =
+        Builder::auto().option(&["-t", "600", "--grace", "1"]).channel(hole.address()).start();
+    let mut client = tests::connect(balance.address());
+    balance.signal(Signal::SIGTERM);
+    balance.farewell(Duration::from_secs(10));
+    end_of(&mut client);
+}
+
+#[test]
+fn every_line_of_a_json_log_is_an_event() {
+    let server = Backend::greeter("A");
+    let mut balance = Builder::auto().channel(server.address()).start();
+    tests::ask(balance.address()).expect("an answer");
+    balance.signal(Signal::SIGTERM);
+    balance.farewell(PATIENCE);
+    let lines = balance.log();
+    for line in &lines {
+        assert!(Event::parse(line).is_some(), "{line}");
+    }
+    let ready = balance.wait_for("ready");
+    assert_eq!(ready.level, "INFO");
+    assert_eq!(ready.text("address"), balance.address().to_string());
+    assert_eq!(ready.text("groups"), format!("0: {}", server.address()));
+}
+
+#[test]
+fn a_text_log_says_the_same_in_one_line_each() {
+    let servers = ["A", "B", "C"].map(Backend::greeter);
+    let [a, b, c] = servers.each_ref().map(Backend::address);
+    let mut balance = Builder::new(Datapath::Relay)
+        .quiet()
+        .text()
+        .channel(a)
+        .channel(b)
+        .operand("!")
+        .channel(c)
+        .spawn();
+    let line = |word: &str, count: usize| {
+        eventually(PATIENCE, &format!("a line with {word}"), || {
+            let lines = balance.log();
+            let found: Vec<_> = lines.iter().filter(|l| l.contains(word)).cloned().collect();
+            match found.len() == count {
+                true => Ok(found.concat()),
+                false => Err(format!("{lines:?}")),
+            }
+        })
+    };
+    let ready = line(" ready ", 1);
+    let address = balance.address();
+    for part in [
+        " INFO ".to_owned(),
+        format!(" address={address} "),
+        format!(r#" groups="0: {a} {b} ! 1: {c}" "#),
+        " datapath=relay ".to_owned(),
+        r#" why=""#.to_owned(),
+    ] {
+        assert!(ready.contains(&part), "{part:?} is not in {ready:?}");
+    }
+    tests::ask(address).expect("an answer");
+    balance.signal(Signal::SIGTERM);
+    assert_eq!(balance.wait(PATIENCE).code(), Some(0));
+    let last = balance.log().pop().unwrap_or_default();
+    for part in [" stopped ", "connections=1", "unserved=0", "sent=0", "rcvd=1"] {
+        assert!(last.contains(part), "{part:?} is not in {last:?}");
+    }
+}
+
+/// The signal ends the listener, not the connection that stands.
+fn finishes_after(signal: Signal, datapath: Datapath) {
+    let mut link = Link::new(datapath);
+    let (client, server) = link.pair();
+    link.balance.signal(signal);
+    wait_until_refused(link.balance.address());
+    both_ways(&client, &server, (3 << 20, 3 << 20), WHOLE);
+    drop((client, server));
+    let stopped = link.balance.farewell(Duration::from_secs(10));
+    assert_eq!((stopped.sent, stopped.rcvd), ((3 << 20) + 1, (3 << 20) + 1));
+    link.balance.assert_all_on_its_datapath(1);
+}
+
+/// Waits without connecting: a client that is still taken would be one to wait for.
+fn wait_until_refused(address: SocketAddr) {
+    eventually(PATIENCE, "the listeners are closed", || match is_listening(address.port()) {
+        true => Err("one is open".to_owned()),
+        false => Ok(()),
+    });
+    let refused = TcpStream::connect_timeout(&address, PATIENCE).expect_err("a late client");
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+}

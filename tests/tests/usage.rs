@@ -1,0 +1,203 @@
+//! Bad input: one clear line on standard error and the exit code that scripts know.
+
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    process::Command,
+    time::Duration,
+};
+
+use tests::{Balance, Builder, Outcome, ReservedPort, binary, listen, run, skip};
+
+const USAGE: i32 = 64;
+const DATA: i32 = 65;
+const UNAVAILABLE: i32 = 69;
+const SYSTEM: i32 = 71;
+
+#[test]
+fn bad_ports_are_usage_errors() {
+    refuse(USAGE, &[], "port");
+    for port in ["0", "65536", "99999999999999999999", "nosuchservice", "25abc", ""] {
+        refuse(USAGE, &[port], port);
+        refuse(USAGE, &[port, "127.0.0.1:9"], port);
+    }
+}
+
+#[test]
+fn bad_channels_are_usage_errors() {
+    let port = ReservedPort::new();
+    let port = port.port().to_string();
+    for channel in [
+        // No host.
+        "",
+        ":25",
+        ":",
+        "::16",
+        "[]:25",
+        // No such port.
+        "127.0.0.1:65536",
+        "127.0.0.1:nosuchservice",
+        "127.0.0.1:25abc",
+        // No number of connections.
+        "127.0.0.1:25:many",
+        "127.0.0.1:25:-1",
+        "127.0.0.1::-1",
+        "127.0.0.1:25:4x",
+        "127.0.0.1:25:99999999999999999999",
+        "[::1]:25:x",
+        // No end of the address.
+        "[::1",
+    ] {
+        refuse(USAGE, &[&port, channel], channel);
+        refuse(USAGE, &[&port, "127.0.0.1:9", "!", channel], channel);
+    }
+}
+
+#[test]
+fn bad_options_are_usage_errors() {
+    let port = ReservedPort::new();
+    let port = port.port().to_string();
+    for option in ["--nosuchoption", "-Z"] {
+        refuse(USAGE, &[option, &port, "127.0.0.1:9"], option);
+    }
+    for (option, value) in [
+        ("-t", "0"),
+        ("-t", "-1"),
+        ("-t", "soon"),
+        ("-t", ""),
+        ("--datapath", "tcp"),
+        ("--workers", "0"),
+        ("--workers", "two"),
+        ("--log-format", "xml"),
+        ("--grace", "long"),
+        ("--grace", "-1"),
+        ("--max-connections", "few"),
+        ("--max-connections", "-1"),
+    ] {
+        refuse(USAGE, &[option, value, &port, "127.0.0.1:9"], value);
+        refuse(USAGE, &[&port, "127.0.0.1:9", option, value], value);
+    }
+    refuse(USAGE, &[&port, "127.0.0.1:9", "-t"], "-t");
+}
+
+#[test]
+fn an_empty_group_is_unavailable() {
+    let port = ReservedPort::new();
+    let port = port.port().to_string();
+    for operands in [&["!"][..], &["!", "127.0.0.1:9"], &["127.0.0.1:9", "!", "!", "127.0.0.1:9"]] {
+        let words = [&[port.as_str()], operands].concat();
+        refuse(UNAVAILABLE, &words, "no channels in group");
+    }
+}
+
+#[test]
+fn a_name_that_does_not_resolve_is_a_data_error() {
+    let port = ReservedPort::new();
+    let port = port.port().to_string();
+    let name = "nosuchhost.invalid";
+    for channel in [name, "nosuchhost.invalid:25", "nosuchhost.invalid::4"] {
+        refuse(DATA, &[&port, channel], name);
+        refuse(DATA, &[&port, "127.0.0.1:9", "!", channel], name);
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let taken = listen(([127, 0, 0, 1], 0).into());
+    let address = taken.local_addr().expect("getsockname");
+    refuse_port(address, &address.to_string());
+}
+
+#[test]
+fn a_port_that_another_instance_serves_is_taken() {
+    let first = Builder::auto().operand("127.0.0.1:9").start();
+    refuse_port(first.address(), &first.address().to_string());
+    serves(&first);
+}
+
+#[test]
+fn a_port_that_another_instance_serves_on_all_addresses_is_taken() {
+    let port = ReservedPort::at(Ipv6Addr::UNSPECIFIED.into());
+    let first = Builder::auto().listen(port.address()).operand("127.0.0.1:9").start();
+    refuse_port(port.address(), &port.port().to_string());
+    serves(&first);
+}
+
+#[test]
+fn an_address_that_is_not_ours_is_named() {
+    // From the block for documentation.
+    let address: SocketAddr = ([192, 0, 2, 1], 2525).into();
+    refuse_port(address, &address.to_string());
+}
+
+#[test]
+fn service_names_stand_for_their_ports() {
+    let Some(port) = service("http-alt") else {
+        return skip("no service http-alt in /etc/services");
+    };
+    // An address that only this process uses.
+    let last = u8::try_from(std::process::id() % 250 + 2).expect("a small number");
+    let balance = Builder::auto()
+        .listen(([127, 77, 0, last], 0).into())
+        .service("http-alt")
+        .operand("127.0.0.1:http-alt")
+        .operand("127.0.0.1:http-alt:7")
+        .start();
+    let ready = balance.wait_for("ready");
+    assert_eq!(ready.text("address"), format!("127.77.0.{last}:{port}"));
+    assert!(ready.text("groups").contains(&format!("127.0.0.1:{port}")), "{ready:?}");
+    balance.stop();
+}
+
+#[test]
+fn help_and_version_go_to_standard_output() {
+    for (option, word) in [("--help", "--datapath"), ("--version", "balance")] {
+        let outcome = balance(&[option]);
+        assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
+        assert!(outcome.stdout.contains(word), "{outcome:?}");
+        assert_eq!(outcome.stderr, "");
+    }
+}
+
+fn balance(words: &[&str]) -> Outcome {
+    run(Command::new(binary()).args(words), Duration::from_secs(30))
+}
+
+/// Asserts that the program ends with `code` and one line that has `naming` in it.
+fn refuse(code: i32, words: &[&str], naming: &str) {
+    let outcome = balance(words);
+    check(&outcome, code, naming, &format!("{words:?}"));
+}
+
+/// Asserts that the program cannot listen at `address`, and says so.
+fn refuse_port(address: SocketAddr, naming: &str) {
+    let (mut command, _, _) =
+        Builder::auto().quiet().listen(address).operand("127.0.0.1:9").command();
+    let outcome = run(&mut command, Duration::from_secs(30));
+    check(&outcome, SYSTEM, naming, &address.to_string());
+}
+
+fn check(outcome: &Outcome, code: i32, naming: &str, what: &str) {
+    assert_eq!(outcome.status.code(), Some(code), "{what}: {outcome:?}");
+    assert_eq!(outcome.stdout, "", "{what}");
+    assert_eq!(outcome.stderr.lines().count(), 1, "{what}: {outcome:?}");
+    assert!(outcome.stderr.starts_with("balance: "), "{what}: {outcome:?}");
+    let said = outcome.stderr.to_lowercase();
+    assert!(said.contains(&naming.to_lowercase()), "{what}: {outcome:?}");
+}
+
+/// Asserts that the instance whose port others could not take still serves.
+fn serves(first: &Balance) {
+    let mut client = tests::connect(first.address());
+    // Nothing listens at its channel.
+    assert_eq!(tests::end_of(&mut client), tests::End::Clean);
+}
+
+/// The port of a service, as the system knows it.
+fn service(name: &str) -> Option<u16> {
+    let services = std::fs::read_to_string("/etc/services").ok()?;
+    services.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let port = (words.next()? == name).then(|| words.next())??;
+        port.strip_suffix("/tcp")?.parse().ok()
+    })
+}
