@@ -2,10 +2,13 @@
 //!
 //! Who moves the bytes is decided by one word, `state`. It is [`KERNEL`] while the program
 //! redirects, or [`USER`] plus the number of bytes the program has passed up since. The
-//! program turns KERNEL into USER when too much is outstanding; only user space turns USER
-//! back, by a compare-exchange that fails if a byte was passed meanwhile. Invariant: bytes
-//! reach the target in the order in which they left the source, because user space sends no
-//! passed byte before the target has written all that was redirected earlier.
+//! program turns KERNEL into USER when too much is outstanding, or when the flow in the other
+//! direction is in USER; only user space turns USER back, by a compare-exchange that fails if a
+//! byte was passed meanwhile. Invariants: bytes reach the target in the order in which they left
+//! the source, because user space sends no passed byte before the target has written all that
+//! was redirected earlier. While a flow is in USER nothing is redirected to its source: packets
+//! that a socket passes up would queue behind packets that it has yet to send, charged to
+//! nobody, and its window would never close (net/core/skmsg.c, sk_psock_verdict_apply).
 
 /// `state` while the program redirects.
 pub const KERNEL: u64 = 0;
@@ -92,17 +95,17 @@ impl Position {
     }
 }
 
-/// How much a target still owes: an upper bound on the memory of redirected packets that its
-/// peer has not acknowledged, in bytes of payload plus [`SKB_OVERHEAD`] for each packet.
+/// How much has been redirected and not yet written to the target's send queue: an upper bound
+/// of its memory, in bytes of payload plus [`SKB_OVERHEAD`] for each packet.
 ///
 /// Exact positions of single packets would need a queue; two marks are enough for a bound:
-/// when everything up to the mark is acknowledged its cost is settled and a new mark is set.
+/// when everything up to the mark is written its cost is settled and a new mark is set.
 /// Costs wrap around; only their differences count, which stay far below 2^31.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// The target's count of acknowledged bytes at which `redirected` would be 0: bytes that
-    /// user space sent itself move it up.
+    /// What the target had written when nothing had been redirected; bytes that user space sent
+    /// itself move it up.
     pub base: u64,
     /// Value of `redirected` when the mark was set.
     pub mark: u64,
@@ -110,7 +113,7 @@ pub struct Backlog {
     pub mark_cost: u32,
     /// Cost of everything redirected so far.
     pub cost: u32,
-    /// Cost known to have been acknowledged.
+    /// Cost known to have been written.
     pub settled: u32,
     /// Cost at which to compare again.
     pub next_check: u32,
@@ -126,38 +129,32 @@ impl Backlog {
         self.cost.wrapping_sub(self.next_check) as i32 >= 0
     }
 
-    /// Compares with the target, whose peer has acknowledged `acked` bytes in all, when
-    /// `redirected` bytes have been sent its way; true when more than `limit` is outstanding.
+    /// Compares with the target, which has `written` bytes in all and holds `queued` bytes of
+    /// memory in its send queue, when `redirected` bytes have been sent its way; true when more
+    /// than `limit` is outstanding.
     #[inline(always)]
-    pub fn judge(&mut self, acked: u64, redirected: u64, limit: u32) -> bool {
+    pub fn judge(&mut self, written: u64, queued: u32, redirected: u64, limit: u32) -> bool {
         self.next_check = self.cost.wrapping_add(QUANTUM);
-        // Negative while bytes that user space sent are not acknowledged yet.
-        let position = acked.wrapping_sub(self.base) as i64;
+        // Both count up to the same 64-bit sum and wrap together.
+        let position = written.wrapping_sub(self.base) as i64;
         if position >= self.mark as i64 {
             self.settled = self.mark_cost;
             self.mark = redirected;
             self.mark_cost = self.cost;
         }
-        self.outstanding() > limit
+        queued.saturating_add(self.unwritten()) > limit
     }
 
-    /// An upper bound on the cost of what has not been acknowledged.
+    /// An upper bound on the cost of what has not been written.
     #[inline(always)]
-    pub fn outstanding(&self) -> u32 {
+    pub fn unwritten(&self) -> u32 {
         self.cost.wrapping_sub(self.settled)
     }
 
-    /// Starts afresh when user space hands the flow to the kernel: `base` as described there,
-    /// `unacked` bytes in the target's own send queue, `redirected` as it stands.
-    pub fn restart(&mut self, base: u64, unacked: u32, redirected: u64) {
-        *self = Backlog {
-            base,
-            mark: redirected,
-            mark_cost: unacked,
-            cost: unacked,
-            settled: 0,
-            next_check: unacked.wrapping_add(QUANTUM),
-        };
+    /// Starts afresh when user space hands the flow to the kernel, with everything written:
+    /// `base` as described there, `redirected` as it stands.
+    pub fn restart(&mut self, base: u64, redirected: u64) {
+        *self = Backlog { base, mark: redirected, next_check: QUANTUM, ..Backlog::default() };
     }
 }
 
@@ -192,7 +189,7 @@ mod tests {
         let mut backlog = Backlog::default();
         let (limit, len) = (4 << 20, 1448);
         let mut redirected = 0;
-        while !(backlog.charge(len) && backlog.judge(0, redirected, limit)) {
+        while !(backlog.charge(len) && backlog.judge(0, 0, redirected, limit)) {
             redirected += u64::from(len);
         }
         assert!(backlog.cost <= limit + QUANTUM + len + SKB_OVERHEAD, "{backlog:?}");
@@ -202,7 +199,7 @@ mod tests {
     fn one_byte_packets_are_bounded_by_memory_and_not_by_payload() {
         let mut backlog = Backlog::default();
         let mut packets = 0;
-        while !(backlog.charge(1) && backlog.judge(0, packets + 1, 4 << 20)) {
+        while !(backlog.charge(1) && backlog.judge(0, 0, packets + 1, 4 << 20)) {
             packets += 1;
         }
         assert!(packets < 5 << 10, "{packets}");
@@ -237,51 +234,44 @@ mod tests {
             }
         }
 
-        /// What counts as outstanding is never less than what is really outstanding.
+        /// What counts as unwritten is never less than what is really unwritten.
         #[test]
-        fn the_bound_holds_for_any_course_of_packets_and_acknowledgements(
+        fn the_bound_holds_for_any_course_of_packets_and_writes(
             start in any::<u32>(),
             cost in any::<u32>(),
-            sent_by_user in 0u32..100_000,
+            queued in 0u32..2 << 20,
             steps in prop::collection::vec((1u32..70_000, 0usize..4), 1..400),
         ) {
             let mut backlog = Backlog { cost, ..Backlog::default() };
-            let base = u64::from(start) + u64::from(sent_by_user);
-            backlog.restart(base, sent_by_user, 0);
+            backlog.restart(u64::from(start), 0);
             let mut queue: VecDeque<u32> = VecDeque::new();
-            let mut acked = u64::from(start);
-            let mut user_unacked = sent_by_user;
+            let mut written = u64::from(start);
             let mut redirected = 0;
-            for (len, acks) in steps {
+            for (len, writes) in steps {
                 redirected += u64::from(len);
                 queue.push_back(len);
                 backlog.charge(len);
-                for _ in 0..acks {
-                    if user_unacked > 0 {
-                        acked += u64::from(core::mem::take(&mut user_unacked));
-                    } else if let Some(len) = queue.pop_front() {
-                        acked += u64::from(len);
-                    }
+                for len in (0..writes).filter_map(|_| queue.pop_front()) {
+                    written += u64::from(len);
                 }
-                let real: u32 =
-                    user_unacked + queue.iter().map(|len| len + SKB_OVERHEAD).sum::<u32>();
-                let over = backlog.judge(acked, redirected, 1 << 20);
-                prop_assert!(backlog.outstanding() >= real);
-                prop_assert!(over || real <= 1 << 20);
+                let real: u32 = queue.iter().map(|len| len + SKB_OVERHEAD).sum::<u32>();
+                let over = backlog.judge(written, queued, redirected, 1 << 20);
+                prop_assert!(backlog.unwritten() >= real);
+                prop_assert!(over || queued + real <= 1 << 20);
             }
         }
 
         #[test]
-        fn a_target_that_acknowledges_at_once_is_never_over(
+        fn a_target_that_writes_at_once_and_is_read_is_never_over(
             lens in prop::collection::vec(1u32..70_000, 1..400),
         ) {
             let mut backlog = Backlog::default();
-            backlog.restart(1, 0, 0);
+            backlog.restart(1, 0);
             let mut redirected = 0;
             for len in lens {
                 redirected += u64::from(len);
                 backlog.charge(len);
-                prop_assert!(!backlog.judge(1 + redirected, redirected, 256 << 10));
+                prop_assert!(!backlog.judge(1 + redirected, 0, redirected, 256 << 10));
             }
         }
     }

@@ -25,12 +25,26 @@ pub mod names {
     pub const EVENTS: &str = "EVENTS";
     /// Global: how much a flow may have outstanding, in cost units of about a byte.
     pub const LIMIT: &str = "LIMIT";
-    /// Global: offset of `bytes_acked` in the running kernel's `struct tcp_sock`.
-    pub const BYTES_ACKED_OFFSET: &str = "BYTES_ACKED_OFFSET";
+    /// Global: [`Offsets`](crate::Offsets) of the running kernel.
+    pub const OFFSETS: &str = "OFFSETS";
     /// Global of aya-log: the highest level that is sent to user space.
     pub const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
     /// The verdict program.
     pub const VERDICT: &str = "balance_verdict";
+}
+
+/// Where the running kernel's `struct tcp_sock` has what the program reads of a target, in bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offsets {
+    /// `bytes_acked`: bytes that the peer has acknowledged.
+    pub bytes_acked: u64,
+    /// `write_seq`: sequence number behind the last byte written.
+    pub write_seq: u64,
+    /// `snd_una`: sequence number of the first byte not acknowledged.
+    pub snd_una: u64,
+    /// `sk_wmem_queued` of the `struct sock` at its beginning: memory of the send queue.
+    pub wmem_queued: u64,
 }
 
 /// Slots in the maps of the object as compiled; user space sets the real number when it loads.

@@ -24,7 +24,7 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use aya_log_ebpf::debug;
-use balance_ebpf::{DEFAULT_SLOTS, EVENT_BYTES, Flow, KERNEL, Position, USER, fault};
+use balance_ebpf::{DEFAULT_SLOTS, EVENT_BYTES, Flow, KERNEL, Offsets, Position, USER, fault};
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
@@ -44,7 +44,8 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
 #[unsafe(no_mangle)]
 static LIMIT: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
-static BYTES_ACKED_OFFSET: Global<u64> = Global::new(0);
+static OFFSETS: Global<Offsets> =
+    Global::new(Offsets { bytes_acked: 0, write_seq: 0, snd_una: 0, wmem_queued: 0 });
 
 /// What becomes of a packet.
 enum Verdict {
@@ -102,11 +103,34 @@ fn verdict(ctx: &SkBuffContext) -> Verdict {
         return Verdict::Drop;
     }
     let len = ctx.len();
-    if pass(flow, u64::from(len)) {
+    if len == 0 {
+        // All of it had been seen before; only its FIN is new.
+        return Verdict::Drop;
+    }
+    if pass(flow, u64::from(len)) || follow(flow, slot, u64::from(len)) {
         return Verdict::Pass;
     }
     redirect(ctx, flow, slot, len);
     Verdict::Redirect(slot)
+}
+
+/// Hands a flow over whose other direction is with user space, its packet passed; false if the
+/// flow stays in the kernel.
+#[inline(always)]
+fn follow(flow: *mut Flow, slot: u32, len: u64) -> bool {
+    let Some(other) = FLOWS.get_ptr(slot ^ 1) else {
+        return false;
+    };
+    // SAFETY: both point into the array map; volatile because others write it.
+    let (state, other) =
+        unsafe { (addr_of_mut!((*flow).state), read_volatile(addr_of!((*other).state))) };
+    if other & USER == 0 || compare_exchange(state, KERNEL, USER + len) != KERNEL {
+        return false;
+    }
+    // If nobody can be told the packet is redirected like those before it. No packet can have
+    // been passed meanwhile: that is done by this program, under the lock we hold.
+    EVENTS.output::<u32>(slot, 0).is_ok()
+        || compare_exchange(state, USER + len, KERNEL) != USER + len
 }
 
 /// The most that the helper cuts off at once (net/core/filter.c, sk_skb_adjust_room).
@@ -165,10 +189,10 @@ fn redirect(ctx: &SkBuffContext, flow: *mut Flow, slot: u32, len: u32) {
         if !backlog.charge(len) {
             return;
         }
-        let Some(acked) = bytes_acked(slot) else {
+        let Some((written, queued)) = target(slot) else {
             return;
         };
-        if !backlog.judge(acked, sum, LIMIT.load()) {
+        if !backlog.judge(written, queued, sum, LIMIT.load()) {
             return;
         }
         let state = addr_of_mut!((*flow).state);
@@ -186,25 +210,32 @@ fn redirect(ctx: &SkBuffContext, flow: *mut Flow, slot: u32, len: u32) {
     }
 }
 
-/// Bytes that the peer of the slot's target has acknowledged, or `None` if it is gone.
+/// Bytes that the slot's target has written in all, and the memory of its send queue; `None` if
+/// it is gone.
 #[inline(always)]
-fn bytes_acked(slot: u32) -> Option<u64> {
+fn target(slot: u32) -> Option<(u64, u32)> {
     // SAFETY: the map outlives the program; the socket is released on every path below, and
-    // the offset comes from the running kernel's own type information.
+    // the offsets come from the running kernel's own type information.
     unsafe {
         let sk = bpf_map_lookup_elem(addr_of!(TARGETS).cast_mut().cast(), addr_of!(slot).cast());
         if sk.is_null() {
             return None;
         }
         let tcp: *mut tcp_sock = bpf_skc_to_tcp_sock(sk).cast();
-        let acked = if tcp.is_null() {
+        let read = if tcp.is_null() {
             None
         } else {
-            let field = tcp.cast::<u8>().add(BYTES_ACKED_OFFSET.load() as usize);
-            Some(read_volatile(field.cast::<u64>()))
+            let (tcp, at) = (tcp.cast::<u8>(), OFFSETS.load());
+            let acked = read_volatile(tcp.add(at.bytes_acked as usize).cast::<u64>());
+            let end = read_volatile(tcp.add(at.write_seq as usize).cast::<u32>());
+            let start = read_volatile(tcp.add(at.snd_una as usize).cast::<u32>());
+            let queued = read_volatile(tcp.add(at.wmem_queued as usize).cast::<u32>());
+            // An acknowledgement between these reads makes the sum too small, not too large:
+            // the first count is read first.
+            Some((acked + u64::from(end.wrapping_sub(start)), queued))
         };
         bpf_sk_release(sk.cast::<bpf_sock>().cast::<c_void>());
-        acked
+        read
     }
 }
 

@@ -3,22 +3,33 @@
 //! Invariant: what the user typed wrong becomes one [`StartError::Usage`] line; nothing is
 //! looked up or opened here.
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use clap::{Parser, ValueEnum, error::ErrorKind};
+use clap::{Parser, ValueEnum, builder::NonEmptyStringValueParser, error::ErrorKind};
 
-use crate::{error::StartError, selection::MAX_WORKERS};
+use crate::{error::StartError, worker::MAX_WORKERS};
 
 /// TCP load balancer and failover proxy: hands connections to the servers that work, in turn,
 /// and moves their bytes inside the kernel.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "balance", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(args_override_self = true)]
+#[command(override_usage = "balance [OPTIONS] PORT [SERVER | ! | %]...\n       \
+    balance [-b HOST] -c COMMAND PORT\n       balance [-b HOST] -i PORT")]
 pub struct Args {
     /// Address to listen on, a name or a literal [default: all, IPv4 and IPv6]
-    #[arg(short = 'b', long = "bind", value_name = "HOST")]
+    #[arg(short = 'b', long = "bind", value_name = "HOST", value_parser = NonEmptyStringValueParser::new())]
     pub bind: Option<String>,
 
-    /// Stay in the foreground (so far balance always does)
+    /// Listen on IPv6 (and, on all addresses, on IPv4 too)
+    #[arg(short = '6', long = "ipv6")]
+    pub ipv6: bool,
+
+    /// Source address of connections to servers
+    #[arg(short = 'B', long = "source", value_name = "HOST", value_parser = NonEmptyStringValueParser::new())]
+    pub source: Option<String>,
+
+    /// Stay in the foreground
     #[arg(short = 'f', long = "foreground")]
     pub foreground: bool,
 
@@ -27,9 +38,42 @@ pub struct Args {
           value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub connect_timeout: u32,
 
+    /// Close connections on which no byte moves for so many seconds [default: never]
+    #[arg(short = 'T', long = "idle-timeout", value_name = "SECONDS",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub idle_timeout: Option<u32>,
+
+    /// Disable a server when a connect to it fails, until it is enabled by hand
+    #[arg(short = 'a', long = "autodisable")]
+    pub autodisable: bool,
+
+    /// In a hash group, let the next server stand in for one that is not usable
+    #[arg(short = 'H', long = "hash-failover")]
+    pub hash_failover: bool,
+
+    /// Accepted for the classic's sake, without effect
+    #[arg(short = 'M', long = "mmap")]
+    pub mmap: bool,
+
+    /// Show all bytes on standard output, as they pass (forces the relay)
+    #[arg(short = 'p', long = "packetdump")]
+    pub dump: bool,
+
     /// Log more: every session and failed connect, and the kernel program's own messages
     #[arg(short = 'd', long = "debug")]
     pub debug: bool,
+
+    /// Give one command to the balance that runs on PORT, `help` for a list
+    #[arg(short = 'c', long = "command", value_name = "COMMAND")]
+    pub command: Option<String>,
+
+    /// Open a shell to the balance that runs on PORT
+    #[arg(short = 'i', long = "interactive")]
+    pub interactive: bool,
+
+    /// With -c: exit with 1 when the command fails
+    #[arg(long)]
+    pub strict: bool,
 
     /// What moves the bytes of established connections
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Datapath::Auto)]
@@ -40,8 +84,8 @@ pub struct Args {
           value_parser = clap::value_parser!(u16).range(1..=MAX_WORKERS))]
     pub workers: Option<u16>,
 
-    /// Connections served at a time; more wait in the listen queue [default: what the limit of
-    /// file descriptors allows]
+    /// Connections served at a time; more wait [default: what the limit of file descriptors
+    /// allows]
     #[arg(long, value_name = "N")]
     pub max_connections: Option<NonZeroUsize>,
 
@@ -49,6 +93,17 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value = "30",
           value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
     pub grace: u32,
+
+    /// Resolve the servers' names again so often, in seconds; 0 for only when a server's known
+    /// addresses have all failed
+    #[arg(long, value_name = "SECONDS", default_value = "300",
+          value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
+    pub resolve_interval: u32,
+
+    /// Where the control socket is [default: /run/balance, or $XDG_RUNTIME_DIR/balance without
+    /// root]
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
 
     /// Form of the log on standard error
     #[arg(long, value_name = "FORM", value_enum, default_value_t = LogFormat::Text)]
@@ -72,7 +127,14 @@ Examples:
       at most 100 at a time to each of the first two; the next group stands in when
       neither takes a connection
   balance -b 192.0.2.7 -t 2 8080 [2001:db8::1]:80 www2:80
-      listen on one address, give a server two seconds to answer";
+      listen on one address, give a server two seconds to answer
+  balance -c show 25
+      the servers of the balance on port 25, their connections and bytes
+  balance -c 'group 1; disable 0' 25
+      server 0 of group 1 gets no new connections
+
+The log goes to standard error, and to syslog in the background. BALANCE_LOG=LEVEL (off, error,
+warn, info, debug) says how much is logged.";
 
 /// What moves the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -94,11 +156,22 @@ pub enum LogFormat {
     Json,
 }
 
+/// What a command line is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode<'a> {
+    /// Serve.
+    Serve,
+    /// Give one command to a running balance.
+    Command(&'a str),
+    /// Talk to a running balance.
+    Shell,
+}
+
 /// A command line that asks for something, or the text that answers it at once.
 #[derive(Debug)]
 pub enum Command {
-    /// Serve with these.
-    Serve(Box<Args>),
+    /// Do this.
+    Run(Box<Args>),
     /// `--help` or `--version`: print and be done.
     Print(String),
 }
@@ -112,11 +185,24 @@ impl Args {
         line: I,
     ) -> Result<Command, StartError> {
         match Self::try_parse_from(line) {
-            Ok(args) => Ok(Command::Serve(Box::new(args))),
+            Ok(args) if args.mode() != Mode::Serve && !args.channels.is_empty() => {
+                let what = "-c and -i take the port and nothing else (try balance --help)";
+                Err(StartError::Usage(what.to_owned()))
+            }
+            Ok(args) => Ok(Command::Run(Box::new(args))),
             Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
                 Ok(Command::Print(e.render().to_string()))
             }
             Err(e) => Err(StartError::Usage(one_line(&e))),
+        }
+    }
+
+    /// What is to be done on this command line.
+    pub fn mode(&self) -> Mode<'_> {
+        match &self.command {
+            Some(line) => Mode::Command(line),
+            None if self.interactive => Mode::Shell,
+            None => Mode::Serve,
         }
     }
 
@@ -151,7 +237,7 @@ mod tests {
 
     fn serve(line: &str) -> Args {
         match parse(line) {
-            Ok(Command::Serve(args)) => *args,
+            Ok(Command::Run(args)) => *args,
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -173,8 +259,25 @@ mod tests {
     }
 
     #[test]
+    fn the_last_of_a_repeated_option_counts() {
+        assert_eq!(serve("-c show -c version 25").mode(), Mode::Command("version"));
+        assert_eq!(serve("-t 3 -t 4 25").connect_timeout, 4);
+    }
+
+    #[test]
     fn a_mistake_is_one_line() {
-        for line in ["", "-x 25", "-t 0 25", "-t x 25", "--datapath none 25", "--workers 0 25 a"] {
+        for line in [
+            "",
+            "-x 25",
+            "-t 0 25",
+            "-t x 25",
+            "--datapath none 25",
+            "--workers 0 25 a",
+            "-T 0 25",
+            "-c show",
+            "-c show 25 a",
+            "-i",
+        ] {
             let e = parse(line).unwrap_err();
             assert_eq!(e.exit_code(), 64, "{line}");
             assert!(!e.to_string().contains('\n'), "{line}: {e}");

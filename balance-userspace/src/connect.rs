@@ -3,7 +3,12 @@
 //! Invariant: whatever the number of addresses, a channel costs a client at most the limit;
 //! a connect that is given up leaves nothing behind.
 
-use std::{io, net::SocketAddr, rc::Rc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    time::Duration,
+};
 
 use socket2::{Domain, Socket, Type};
 use tokio::time::{Instant, timeout_at};
@@ -13,6 +18,15 @@ use crate::{
     stream::{SocketOptions, Stream},
 };
 
+/// How backends are connected to.
+pub(crate) struct Outgoing {
+    /// The longest that a channel may take.
+    pub(crate) limit: Duration,
+    pub(crate) options: SocketOptions,
+    /// Our own address on those connections (`-B`); the other family is not bound.
+    pub(crate) source: Option<IpAddr>,
+}
+
 /// Connects to the first address that answers; each gets an equal share of what is left of
 /// the limit.
 ///
@@ -20,15 +34,14 @@ use crate::{
 /// The last address's error; `TimedOut` if the limit was reached.
 pub(crate) async fn connect(
     addresses: &[SocketAddr],
-    limit: Duration,
-    options: SocketOptions,
+    how: &Outgoing,
 ) -> io::Result<(Rc<Stream>, SocketAddr)> {
-    let end = Instant::now() + limit;
+    let end = Instant::now() + how.limit;
     let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the channel has no address");
     for (i, &address) in addresses.iter().enumerate() {
         let left = end.saturating_duration_since(Instant::now());
         let share = left / u32::try_from(addresses.len() - i).unwrap_or(u32::MAX);
-        match connect_one(address, Instant::now() + share, options).await {
+        match connect_one(address, Instant::now() + share, how).await {
             Ok(stream) => return Ok((stream, address)),
             Err(e) => last = e,
         }
@@ -36,13 +49,12 @@ pub(crate) async fn connect(
     Err(last)
 }
 
-async fn connect_one(
-    address: SocketAddr,
-    end: Instant,
-    options: SocketOptions,
-) -> io::Result<Rc<Stream>> {
+async fn connect_one(address: SocketAddr, end: Instant, how: &Outgoing) -> io::Result<Rc<Stream>> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    options.apply(&socket)?;
+    how.options.apply(&socket)?;
+    if let Some(source) = how.source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
     socket.set_nonblocking(true)?;
     match socket.connect(&address.into()) {
         Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => return Err(e),

@@ -5,6 +5,8 @@
 
 use std::io;
 
+use crate::control::instance::InstanceError;
+
 /// Why balance does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -30,6 +32,17 @@ pub enum StartError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The source address of `-B` cannot be used.
+    #[error("cannot connect from {address}: {source}")]
+    Source {
+        /// The address.
+        address: std::net::IpAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The control socket cannot be made where it was asked for.
+    #[error(transparent)]
+    Control(InstanceError),
     /// The kernel refuses something that balance cannot do without.
     #[error("cannot {act}: {source}")]
     System {
@@ -63,7 +76,8 @@ impl StartError {
             Self::Usage(_) => 64,
             Self::Unresolved { .. } => 65,
             Self::EmptyGroup(_) | Self::Unavailable { .. } => 69,
-            Self::Listen { .. } | Self::System { .. } => 71,
+            Self::Listen { .. } | Self::Source { .. } | Self::System { .. } => 71,
+            Self::Control(_) => 73,
             Self::Forbidden { .. } => 77,
         }
     }

@@ -4,6 +4,8 @@
 //! ARCHITECTURE.md follows one connection through these modules.
 
 pub mod args;
+pub mod background;
+pub mod control;
 pub mod datapath;
 pub mod error;
 pub mod logging;
@@ -13,11 +15,16 @@ pub mod selection;
 pub mod server;
 
 mod connect;
+mod idle;
+mod lifecycle;
 mod listener;
+mod names;
 mod ready;
 mod ring;
 mod session;
 mod stream;
 mod sys;
+mod table;
 mod throttle;
+mod totals;
 mod worker;

@@ -1,35 +1,64 @@
 //! The `balance` program: parses, serves, exits. Everything else is in the library.
 //!
 //! Invariant: a failure is told in one line on standard error and in the exit code.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where the program speaks")]
 
-use std::process::ExitCode;
+use std::{
+    io::{Write as _, stderr, stdout},
+    process::ExitCode,
+};
 
 use balance_userspace::{
-    args::{Args, Command},
+    args::{Args, Command, Mode},
+    background::{self, Side},
+    control,
     error::StartError,
-    logging, server,
+    logging::{self, Sink},
+    operand, resolve, server,
 };
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("balance: {e}");
-            ExitCode::from(e.exit_code())
+    run().unwrap_or_else(|e| {
+        // Nobody may be listening; the exit code still tells.
+        let _ = stderr().write_all(format!("balance: {}\n", one_line(&e.to_string())).as_bytes());
+        ExitCode::from(e.exit_code())
+    })
+}
+
+fn run() -> Result<ExitCode, StartError> {
+    let args = match Args::parse_line(std::env::args_os())? {
+        Command::Print(text) => {
+            let written = stdout().write_all(text.as_bytes()).is_ok();
+            return Ok(ExitCode::from(if written { 0 } else { CANNOT_WRITE }));
         }
+        Command::Run(args) => args,
+    };
+    let (dir, bind) = (args.run_dir.as_deref(), args.bind.as_deref());
+    let port = || operand::listen_port(&args.port, &resolve::service);
+    match args.mode() {
+        Mode::Command(line) => Ok(control::once(dir, bind, port()?, line, args.strict).into()),
+        Mode::Shell => Ok(control::shell(dir, bind, port()?).into()),
+        Mode::Serve if args.foreground => {
+            logging::init(Sink::Foreground, args.log_format, args.debug);
+            server::serve(&args, None)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Mode::Serve => match background::detach()? {
+            Side::Starter(code) => Ok(code),
+            Side::Daemon(detached) => {
+                logging::init(Sink::Background, args.log_format, args.debug);
+                server::serve(&args, Some(detached))?;
+                Ok(ExitCode::SUCCESS)
+            }
+        },
     }
 }
 
-fn run() -> Result<(), StartError> {
-    match Args::parse_line(std::env::args_os())? {
-        Command::Print(text) => {
-            print!("{text}");
-            Ok(())
-        }
-        Command::Serve(args) => {
-            logging::init(args.log_format, args.debug);
-            server::serve(&args)
-        }
-    }
+/// EX_IOERR of sysexits(3).
+const CANNOT_WRITE: u8 = 74;
+
+/// What the user typed may be in a message, line breaks and all.
+fn one_line(text: &str) -> String {
+    let escape =
+        |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect()
 }

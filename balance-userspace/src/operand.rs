@@ -4,10 +4,13 @@
 //! Pure: service names are looked up by a function that the caller gives. Invariant: every
 //! group that comes out has a channel and every port is usable.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::StartError;
 
 /// How a group picks a channel for a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Method {
     /// In turn (`!`).
     RoundRobin,
@@ -77,7 +80,11 @@ pub fn groups(
     Ok(groups)
 }
 
-fn channel(
+/// One channel.
+///
+/// # Errors
+/// [`StartError::Usage`].
+pub fn channel(
     text: &str,
     default_port: u16,
     services: Services<'_>,

@@ -25,12 +25,16 @@ pub fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, StartError> {
     if found.is_empty() { Err(unresolved("it has no address".to_owned())) } else { Ok(found) }
 }
 
-/// The address to listen on: the first that the name has.
+/// The address to listen on: the first that the name has, of IPv6 if that is wanted and there.
 ///
 /// # Errors
 /// [`StartError::Listen`] when there is none, as the address is at fault.
-pub fn listen_address(host: &str) -> Result<IpAddr, StartError> {
-    addresses(host, 0).map(|found| found[0].ip()).map_err(|e| StartError::Listen {
+pub fn listen_address(host: &str, ipv6: bool) -> Result<IpAddr, StartError> {
+    let found = addresses(host, 0).map(|found| {
+        let wanted = found.iter().find(|address| address.is_ipv6() || !ipv6);
+        wanted.unwrap_or(&found[0]).ip()
+    });
+    found.map_err(|e| StartError::Listen {
         address: host.to_owned(),
         source: std::io::Error::other(e.to_string()),
     })

@@ -1,141 +1,161 @@
 //! A listener with its groups, served by workers: from parsed arguments to exit.
 //!
-//! Invariant: everything that can fail is done before the first client is accepted.
+//! Invariant: everything that can fail is done before the first client is accepted, and before
+//! the process that the user started ends.
 
-use std::{
-    io,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    thread,
-    time::Duration,
-};
+use std::{io, net::IpAddr, sync::Arc, thread};
 
 use socket2::Socket;
-use tokio::{
-    select,
-    signal::unix::{Signal, SignalKind, signal},
-    sync::Semaphore,
-};
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
     args::Args,
+    background::Detached,
+    connect::Outgoing,
+    control::{instance::Instance, rundir::RunDir},
     datapath::{Choice, Datapath},
     error::StartError,
+    lifecycle::Lifecycle,
     listener,
+    names::Named,
     operand::{self, GroupSpec, Method},
     resolve,
-    selection::{Channel, Group, Selector},
-    stream::SocketOptions,
-    sys, worker,
+    selection::{Channel, ChannelId, Group, Policy, Selector},
+    sys,
+    table::Table,
+    totals::Totals,
+    worker,
 };
 
-/// What all workers share.
+/// What all threads share.
 pub(crate) struct Shared {
-    pub(crate) selector: Mutex<Selector>,
+    pub(crate) table: Arc<Table>,
     pub(crate) datapath: Datapath,
-    pub(crate) socket_options: SocketOptions,
-    pub(crate) connect_timeout: Duration,
+    pub(crate) outgoing: Outgoing,
+    /// The port that clients connect to.
+    pub(crate) port: u16,
+    /// A failed connect disables its channel (`-a`).
+    pub(crate) autodisable: bool,
     /// Room for that many more connections.
     pub(crate) room: Arc<Semaphore>,
     pub(crate) max_connections: usize,
     pub(crate) totals: Totals,
+    /// Told when all addresses of a channel have failed.
+    pub(crate) failed: Notify,
     /// Accept no more.
     pub(crate) stop: CancellationToken,
     /// End what stands.
     pub(crate) abort: CancellationToken,
 }
 
-/// Sums over the life of the process.
-#[derive(Default)]
-pub(crate) struct Totals {
-    connections: AtomicU64,
-    unserved: AtomicU64,
-    broken: AtomicU64,
-    sent: AtomicU64,
-    rcvd: AtomicU64,
-}
-
-impl Totals {
-    pub(crate) fn accepted(&self) {
-        self.connections.fetch_add(1, Relaxed);
-    }
-
-    pub(crate) fn unserved(&self) {
-        self.unserved.fetch_add(1, Relaxed);
-    }
-
-    pub(crate) fn broken(&self) {
-        self.broken.fetch_add(1, Relaxed);
-    }
-
-    pub(crate) fn ended(&self, sent: u64, rcvd: u64) {
-        self.sent.fetch_add(sent, Relaxed);
-        self.rcvd.fetch_add(rcvd, Relaxed);
-    }
-}
-
-/// Serves until a signal ends it.
+/// Serves until a signal or a command ends it. In the background, `detached` is told when it
+/// serves.
 ///
 /// # Errors
 /// What keeps it from serving; nothing after it has begun.
-pub fn serve(args: &Args) -> Result<(), StartError> {
+pub fn serve(args: &Args, detached: Option<Detached>) -> Result<(), StartError> {
     let port = operand::listen_port(&args.port, &resolve::service)?;
-    let groups = operand::groups(&args.channels, port, &resolve::service)?;
-    let bind = args.bind.as_deref().map(resolve::listen_address).transpose()?;
-    let selector = Mutex::new(selector(&groups)?);
+    let specs = operand::groups(&args.channels, port, &resolve::service)?;
+    let (selector, names) = table(&specs)?;
+    let policy = Policy { hash_failover: args.hash_failover, autodisable: args.autodisable };
+    let bind = listen_address(args)?;
+    let source = source_address(args)?;
     let workers = args.workers.map_or_else(processors, usize::from);
     let max_connections = capacity(args.max_connections.map(Into::into), workers)?;
 
-    let Choice { datapath, why } = Choice::make(args.datapath, max_connections, args.debug)?;
-    let socket_options = datapath
+    let Choice { datapath, why } =
+        Choice::make(args.datapath, max_connections, args.debug, args.dump)?;
+    let options = datapath
         .socket_options()
         .map_err(|source| StartError::System { act: "make a socket", source })?;
-    let listeners = listener::bind(bind, port, workers, socket_options)?;
+    let listeners = listener::bind(bind, port, workers, options)?;
+    let instance = claim(args, port)?;
     let address = listeners[0].local_addr().ok().and_then(|a| a.as_socket());
     let name = datapath.name();
     let shared = Arc::new(Shared {
-        selector,
+        table: Table::new(selector.with_policy(policy)),
         datapath,
-        socket_options,
-        connect_timeout: args.connect_timeout(),
+        outgoing: Outgoing { limit: args.connect_timeout(), options, source },
+        port,
+        autodisable: args.autodisable,
         room: Arc::new(Semaphore::new(max_connections)),
         max_connections,
         totals: Totals::default(),
+        failed: Notify::new(),
         stop: CancellationToken::new(),
         abort: CancellationToken::new(),
     });
-    let mut control = Control::new()?;
+    let lifecycle = Lifecycle::new(args, names, instance)?;
     let threads = start(listeners, &shared)?;
 
+    if args.mmap {
+        info!("-M has no effect: there is no shared memory to be mapped");
+    }
     info!(
         address = %address.map_or_else(|| port.to_string(), |a| a.to_string()),
         groups = describe(&shared), datapath = %name, why, "ready"
     );
-    control.run(&shared, args.grace(), threads);
-    let t = &shared.totals;
-    info!(
-        connections = t.connections.load(Relaxed),
-        unserved = t.unserved.load(Relaxed),
-        broken = t.broken.load(Relaxed),
-        sent = t.sent.load(Relaxed),
-        rcvd = t.rcvd.load(Relaxed),
-        "stopped"
-    );
+    if let Some(detached) = detached {
+        detached
+            .serving()
+            .map_err(|source| StartError::System { act: "go to the background", source })?;
+    }
+    lifecycle.run(&shared, threads);
+    shared.totals.tell();
     Ok(())
 }
 
-fn selector(specs: &[GroupSpec]) -> Result<Selector, StartError> {
-    let groups = specs.iter().map(|spec| {
-        let channels = spec.channels.iter().map(|channel| {
-            Ok(Channel::new(resolve::addresses(&channel.host, channel.port)?, channel.max))
-        });
-        Ok(Group::new(spec.method, channels.collect::<Result<_, StartError>>()?))
-    });
-    Ok(Selector::new(groups.collect::<Result<_, StartError>>()?))
+/// The table as written, and the channels in it that were given by name.
+fn table(specs: &[GroupSpec]) -> Result<(Selector, Vec<Named>), StartError> {
+    let (mut groups, mut names) = (Vec::new(), Vec::new());
+    for (group, spec) in specs.iter().enumerate() {
+        let mut channels = Vec::new();
+        for (channel, spec) in spec.channels.iter().enumerate() {
+            channels.push(Channel::new(resolve::addresses(&spec.host, spec.port)?, spec.max));
+            if spec.host.parse::<IpAddr>().is_err() {
+                let id = ChannelId { group, channel };
+                names.push(Named { id, host: spec.host.clone(), port: spec.port });
+            }
+        }
+        groups.push(Group::new(spec.method, channels));
+    }
+    Ok((Selector::new(groups), names))
+}
+
+fn listen_address(args: &Args) -> Result<Option<IpAddr>, StartError> {
+    match &args.bind {
+        Some(host) => resolve::listen_address(host, args.ipv6).map(Some),
+        None if args.ipv6 => Ok(Some(std::net::Ipv6Addr::UNSPECIFIED.into())),
+        None => Ok(None),
+    }
+}
+
+/// The address of `-B`, tried.
+fn source_address(args: &Args) -> Result<Option<IpAddr>, StartError> {
+    let Some(host) = &args.source else { return Ok(None) };
+    let address = resolve::addresses(host, 0)?[0];
+    let refused = |source| StartError::Source { address: address.ip(), source };
+    let socket = Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None);
+    socket.and_then(|socket| socket.bind(&address.into())).map_err(refused)?;
+    Ok(Some(address.ip()))
+}
+
+/// The control socket. Without one balance serves all the same, unless its place was given.
+fn claim(args: &Args, port: u16) -> Result<Option<Instance>, StartError> {
+    let claimed = RunDir::locate(args.run_dir.as_deref())
+        .map_err(Into::into)
+        .and_then(|dir| Instance::claim(&dir, args.bind.as_deref(), port))
+        .and_then(|instance| instance.write_pid().map(|()| instance));
+    match claimed {
+        Ok(instance) => Ok(Some(instance)),
+        Err(error) if args.run_dir.is_some() => Err(StartError::Control(error)),
+        Err(error) => {
+            warn!(%error, "there is no control socket");
+            Ok(None)
+        }
+    }
 }
 
 fn processors() -> usize {
@@ -143,7 +163,7 @@ fn processors() -> usize {
 }
 
 /// Descriptors of the process that no connection uses, beside those of the workers: maps,
-/// program, log, signals. Tests count them.
+/// program, log, signals, control clients. Tests count them.
 const RESERVED: usize = 32;
 
 /// How many connections the limit of descriptors allows, raised as far as it goes: two each,
@@ -156,9 +176,7 @@ fn capacity(wanted: Option<usize>, workers: usize) -> Result<usize, StartError> 
     let allowed = limit.saturating_sub(reserved).max(2) / 2;
     // A limit beyond this is a formality, and the maps are made for all of them.
     let allowed = allowed.min(1 << 20);
-    let Some(wanted) = wanted else {
-        return Ok(allowed);
-    };
+    let Some(wanted) = wanted else { return Ok(allowed) };
     if wanted > allowed {
         warn!(
             wanted,
@@ -198,8 +216,8 @@ fn start(
 
 /// Groups in the syntax of the command line.
 fn describe(shared: &Shared) -> String {
-    let selector = shared.selector.lock().unwrap_or_else(PoisonError::into_inner);
-    let groups = selector.groups().iter().enumerate().map(|(number, group)| {
+    let inner = shared.table.lock();
+    let groups = inner.selector.groups().iter().enumerate().map(|(number, group)| {
         let mut text = format!("{number}:");
         for channel in &group.channels {
             text += &format!(" {}", channel.addresses[0]);
@@ -215,60 +233,9 @@ fn describe(shared: &Shared) -> String {
     groups.collect::<Vec<_>>().join(" ! ")
 }
 
-/// The main thread while workers serve: signals, and the kernel program's events.
-struct Control {
-    runtime: tokio::runtime::Runtime,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Control {
-    fn new() -> Result<Self, StartError> {
-        let refused = |source| StartError::System { act: "wait for signals", source };
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)?;
-        let _context = runtime.enter();
-        let terminate = signal(SignalKind::terminate()).map_err(refused)?;
-        let interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
-        drop(_context);
-        Ok(Self { runtime, terminate, interrupt })
-    }
-
-    /// Serves until the first signal, drains until the second one or the end of the grace
-    /// time, then cuts what is left.
-    fn run(&mut self, shared: &Arc<Shared>, grace: Duration, threads: Vec<thread::JoinHandle<()>>) {
-        let Self { runtime, terminate, interrupt } = self;
-        runtime.block_on(async {
-            let events = async {
-                match &shared.datapath {
-                    Datapath::Sockmap(kernel) => kernel.dispatch().await,
-                    Datapath::Relay => std::future::pending().await,
-                }
-            };
-            let mut joined = tokio::task::spawn_blocking(move || {
-                for thread in threads {
-                    let _ = thread.join();
-                }
-            });
-            let control = async {
-                select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
-                shared.stop.cancel();
-                let open = shared.max_connections - shared.room.available_permits();
-                info!(open, grace = grace.as_secs(), "stopping: waiting for connections to end");
-                select! {
-                    _ = &mut joined => return,
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
-                    () = tokio::time::sleep(grace) => {}
-                }
-                let open = shared.max_connections - shared.room.available_permits();
-                if open > 0 {
-                    warn!(open, "cutting connections");
-                }
-                shared.abort.cancel();
-                let _ = joined.await;
-            };
-            select! { () = events => {} () = control => {} }
-        });
+impl Shared {
+    /// Connections at the moment, those that are being ended included.
+    pub(crate) fn open(&self) -> usize {
+        self.max_connections - self.room.available_permits()
     }
 }

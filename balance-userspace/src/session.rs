@@ -1,22 +1,29 @@
 //! One client, from accept to its end: find a backend, hand both to the datapath, report.
 //!
-//! Invariant: an attempt is given back to the selector exactly once, also when the task ends
-//! by a panic or is dropped at shutdown.
+//! Invariant: the client's turn on a channel lasts as long as its session, see
+//! [`table`](crate::table).
 
 use std::{
+    io,
     net::SocketAddr,
     rc::Rc,
-    sync::{Arc, MutexGuard, PoisonError},
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use tracing::debug;
+use tokio::time::sleep;
+use tracing::{debug, warn};
 
 use crate::{
     connect::connect,
-    datapath::{End, Pair, Pool},
-    selection::{Attempt, Selector, client_hash},
+    datapath::{Cut, End, Pair, Pool},
+    logging::NOTICE,
     server::Shared,
     stream::Stream,
+    sys,
+    table::Turn,
+    throttle::Throttle,
+    worker::BACK_OFF,
 };
 
 /// Serves a client.
@@ -26,9 +33,12 @@ pub(crate) async fn serve(
     client: Rc<Stream>,
     address: SocketAddr,
 ) {
-    let found = tokio::select! {
-        found = find_backend(shared, address) => found,
-        () = shared.abort.cancelled() => return,
+    let found = match shared.table.first(address, Cut::below(&shared.abort)) {
+        Some(turn) => tokio::select! {
+            found = find_backend(shared, turn, &client) => found,
+            () = shared.abort.cancelled() => return,
+        },
+        None => None,
     };
     let Some((turn, backend, server)) = found else {
         shared.totals.unserved();
@@ -37,74 +47,62 @@ pub(crate) async fn serve(
         let _ = client.close_cleanly();
         return;
     };
-    let pair = Pair { client, backend, cut: shared.abort.clone() };
-    let report = shared.datapath.carry(pair, pool).await;
-    turn.ended(report.sent, report.rcvd);
-    shared.totals.ended(report.sent, report.rcvd);
+    turn.connected(server);
+    let session = &turn.session;
+    let (traffic, cut) = (Arc::clone(&session.traffic), Arc::clone(&session.cut));
+    let report = shared.datapath.carry(Pair { client, backend, traffic, cut }, pool).await;
+    let (sent, rcvd) = session.traffic.read();
+    shared.totals.ended(sent, rcvd, matches!(report.end, End::Clean));
     debug!(
         client = %address, backend = %server, datapath = %report.datapath,
-        sent = report.sent, rcvd = report.rcvd, end = %report.end, "session"
+        sent, rcvd, end = %report.end, "session"
     );
-    if !matches!(report.end, End::Clean) {
-        shared.totals.broken();
-    }
 }
 
-/// Tries channels in the selector's order until one takes the connection.
+static SHORTAGE: Throttle = Throttle::new(Duration::from_secs(10));
+
+/// Whether we, and not the backend, are to blame for a connect that failed.
+fn is_shortage(error: &io::Error) -> bool {
+    let ours = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|number| ours.contains(&number))
+}
+
+/// Tries channels in the selector's order until one takes the connection. For want of something
+/// it waits, as long as the client does.
 async fn find_backend(
     shared: &Arc<Shared>,
-    client: SocketAddr,
+    mut turn: Turn,
+    client: &Rc<Stream>,
 ) -> Option<(Turn, Rc<Stream>, SocketAddr)> {
-    let first = selector(shared).first(client_hash(client.ip().to_canonical()))?;
-    let mut turn = Turn { shared: Arc::clone(shared), attempt: Some(first) };
     loop {
-        let addresses = Arc::clone(&turn.attempt().addresses);
-        match connect(&addresses, shared.connect_timeout, shared.socket_options).await {
+        let (id, addresses) = (turn.attempt().id, Arc::clone(&turn.attempt().addresses));
+        match connect(&addresses, &shared.outgoing).await {
             Ok((stream, server)) => return Some((turn, stream, server)),
+            Err(error) if is_shortage(&error) => {
+                if let Some(held) = SHORTAGE.pass(Instant::now()) {
+                    warn!(%error, held, "cannot connect, waiting");
+                }
+                sleep(BACK_OFF).await;
+                if sys::poll_now(&**client, 0).is_ok_and(|events| events != 0) {
+                    return None;
+                }
+            }
             Err(error) => {
-                let id = turn.attempt().id;
+                let client = turn.session.client;
                 debug!(%client, group = id.group, channel = id.channel, %error, "connect failed");
-                turn.next()?;
+                shared.failed.notify_one();
+                if shared.autodisable {
+                    warn!(target: NOTICE, "connection failed group {} channel {}", id.group, id.channel);
+                    warn!(
+                        target: NOTICE,
+                        "{} needs to be enabled manually using balance -i after the problem is solved",
+                        addresses[0]
+                    );
+                }
+                if !turn.next() {
+                    return None;
+                }
             }
         }
     }
-}
-
-/// An attempt that goes back to the selector when dropped.
-struct Turn {
-    shared: Arc<Shared>,
-    attempt: Option<Attempt>,
-}
-
-impl Turn {
-    fn attempt(&self) -> &Attempt {
-        self.attempt.as_ref().expect("an attempt is held until it is given back")
-    }
-
-    /// The attempt failed: holds the next one, or none is left.
-    fn next(&mut self) -> Option<()> {
-        let failed = self.attempt.take()?;
-        self.attempt = selector(&self.shared).failed(failed);
-        self.attempt.as_ref().map(|_| ())
-    }
-
-    fn ended(mut self, sent: u64, rcvd: u64) {
-        if let Some(attempt) = self.attempt.take() {
-            selector(&self.shared).ended(attempt, sent, rcvd);
-        }
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        if let Some(attempt) = self.attempt.take() {
-            selector(&self.shared).ended(attempt, 0, 0);
-        }
-    }
-}
-
-/// The table under its lock. The selector does no I/O and does not panic half-way, so a lock
-/// that another thread's panic poisoned still guards a sound table.
-fn selector(shared: &Shared) -> MutexGuard<'_, Selector> {
-    shared.selector.lock().unwrap_or_else(PoisonError::into_inner)
 }

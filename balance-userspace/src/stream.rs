@@ -24,7 +24,7 @@ use crate::{
 
 /// Receive buffer, in bytes as the kernel counts them (payload and bookkeeping). Bounds what
 /// piles up behind a receiver that stands still; the window of a long fat pipe fits.
-const RECEIVE_BUFFER: i32 = 6 << 20;
+const RECEIVE_BUFFER: i32 = 7 << 19;
 
 /// An established connection with a client or a backend.
 ///
@@ -64,6 +64,15 @@ impl Stream {
             let _ = self.registration.set(made);
         }
         Ok(self.registration.get().expect("it has just been made"))
+    }
+
+    /// Lets the send buffer grow by so many bytes, beyond the system's limit where we may.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn widen_send_buffer(&self, by: usize) -> io::Result<()> {
+        let size = self.socket.send_buffer_size()? + by;
+        set_buffer(&self.socket, Buffer::Send, i32::try_from(size).unwrap_or(i32::MAX))
     }
 
     /// Says that everything was delivered: closing ends the connection in an orderly way.

@@ -5,7 +5,7 @@
 
 use std::{
     io, mem,
-    os::fd::{AsFd, AsRawFd as _},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
 };
 
 /// Turns the classic -1 into the error of the call.
@@ -124,6 +124,19 @@ fn tcp_info(socket: &impl AsFd) -> io::Result<TcpInfo> {
     Ok(info)
 }
 
+/// Memory that the send queue takes, in bytes, bookkeeping included.
+pub(crate) fn send_memory(socket: &impl AsFd) -> io::Result<u32> {
+    // include/uapi/linux/sock_diag.h: SK_MEMINFO_VARS, and SK_MEMINFO_WMEM_QUEUED among them.
+    let mut values = [0u32; 9];
+    let mut len = mem::size_of_val(&values) as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `len` bytes to an array of that size.
+    check(unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, (&raw mut values).cast(), &mut len)
+    })?;
+    Ok(values[5])
+}
+
 /// Bytes that were written and not yet acknowledged.
 pub(crate) fn send_queue(socket: &impl AsFd) -> io::Result<u64> {
     let mut queued: libc::c_int = 0;
@@ -148,6 +161,44 @@ pub(crate) fn lift_memlock() {
     let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: the kernel reads one struct. A refusal shows when maps are created, if it matters.
     unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) };
+}
+
+/// The user whose rights the process has.
+pub(crate) fn effective_user() -> u32 {
+    // SAFETY: the call only reads.
+    unsafe { libc::geteuid() }
+}
+
+/// Splits the process; the parent gets the child's id. The process must have one thread.
+pub(crate) fn fork() -> io::Result<Option<libc::pid_t>> {
+    // SAFETY: with a single thread no lock of the allocator or of others is held half-way.
+    match check(unsafe { libc::fork() })? {
+        0 => Ok(None),
+        child => Ok(Some(child)),
+    }
+}
+
+/// Waits for the end of a child; its exit code, 70 if it was killed.
+pub(crate) fn wait(child: libc::pid_t) -> io::Result<u8> {
+    let mut status = 0;
+    // SAFETY: the kernel writes one int.
+    check(unsafe { libc::waitpid(child, &raw mut status, 0) })?;
+    Ok(if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) as u8 } else { 70 })
+}
+
+/// Makes the process the leader of a session of its own, without a terminal.
+pub(crate) fn new_session() -> io::Result<()> {
+    // SAFETY: the call takes and touches no memory.
+    check(unsafe { libc::setsid() })?;
+    Ok(())
+}
+
+/// Puts an open file in the place of a standard stream.
+pub(crate) fn replace(file: BorrowedFd<'_>, standard: i32) -> io::Result<()> {
+    // SAFETY: standard input, output and error are owned by nobody in Rust's library: it writes
+    // to whatever is open there.
+    check(unsafe { libc::dup2(file.as_raw_fd(), standard) })?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     rc::Rc,
-    sync::{Arc, LazyLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,13 +18,17 @@ use tracing::{debug, warn};
 
 use crate::{datapath::Pool, ring, server::Shared, session, stream::Stream, throttle::Throttle};
 
+/// Upper bound of worker threads: one io_uring and one listener each.
+pub(crate) const MAX_WORKERS: i64 = 1024;
+
 /// Accepts that wait in the ring at a time, so that a burst is taken in one turn.
 pub(crate) const ACCEPTS: usize = 8;
 
 /// Pause after an accept failed for want of something.
-const BACK_OFF: Duration = Duration::from_millis(100);
+pub(crate) const BACK_OFF: Duration = Duration::from_millis(100);
 
-static SHORTAGE: LazyLock<Throttle> = LazyLock::new(|| Throttle::new(Duration::from_secs(10)));
+static SHORTAGE: Throttle = Throttle::new(Duration::from_secs(10));
+static CROWD: Throttle = Throttle::new(Duration::from_secs(10));
 
 /// Entries of the submission queue; it is flushed when full.
 const RING_ENTRIES: u32 = 1024;
@@ -91,7 +95,7 @@ impl Acceptor {
         if let Ok(permit) = Arc::clone(&room).try_acquire_owned() {
             return self.start(client, permit);
         }
-        if let Some(held) = SHORTAGE.pass(Instant::now()) {
+        if let Some(held) = CROWD.pass(Instant::now()) {
             warn!(limit = self.shared.max_connections, held, "all connections are in use, waiting");
         }
         tokio::select! {

@@ -5,23 +5,26 @@
 //! of channels, groups or commands. A connection that one datapath cannot take goes to the next.
 
 mod buffers;
+mod dump;
 mod pair;
 mod pump;
 mod relay;
 pub(crate) mod sockmap;
+mod traffic;
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
 pub(crate) use buffers::Pool;
-pub(crate) use pair::{End, Pair, Report};
+pub(crate) use pair::{Cut, End, Pair, Report};
+pub(crate) use traffic::Traffic;
 
 use crate::{args, error::StartError, stream::SocketOptions};
 
 /// What moves the bytes of new connections.
 #[derive(Clone)]
 pub(crate) enum Datapath {
-    /// In user space.
-    Relay,
+    /// In user space; with the bytes on standard output (`-p`) or without.
+    Relay { dump: bool },
     /// In the kernel, by a sockmap program.
     Sockmap(Arc<sockmap::Kernel>),
 }
@@ -58,9 +61,14 @@ impl Choice {
         wanted: args::Datapath,
         connections: usize,
         debug: bool,
+        dump: bool,
     ) -> Result<Self, StartError> {
+        let relay = |why: &str| Self { datapath: Datapath::Relay { dump }, why: why.to_owned() };
+        if dump {
+            return Ok(relay("-p shows the bytes, so they pass through user space"));
+        }
         if wanted == args::Datapath::Relay {
-            return Ok(Self { datapath: Datapath::Relay, why: "asked for".to_owned() });
+            return Ok(relay("asked for"));
         }
         match sockmap::start(connections, debug) {
             Ok((kernel, took)) => Ok(Self {
@@ -68,7 +76,7 @@ impl Choice {
                 why: format!("self-test passed in {}", Millis(took)),
             }),
             Err(refusal) if wanted == args::Datapath::Auto => {
-                Ok(Self { datapath: Datapath::Relay, why: format!("no sockmap: {refusal}") })
+                Ok(relay(&format!("no sockmap: {refusal}")))
             }
             Err(refusal) => Err(refusal.into_start_error()),
         }
@@ -86,7 +94,7 @@ impl fmt::Display for Millis {
 impl Datapath {
     pub(crate) fn name(&self) -> Name {
         match self {
-            Self::Relay => Name::Relay,
+            Self::Relay { .. } => Name::Relay,
             Self::Sockmap(_) => Name::Sockmap,
         }
     }
@@ -97,7 +105,7 @@ impl Datapath {
     /// When the system gives no socket to try on.
     pub(crate) fn socket_options(&self) -> io::Result<SocketOptions> {
         SocketOptions::probe(match self {
-            Self::Relay => None,
+            Self::Relay { .. } => None,
             Self::Sockmap(_) => Some(sockmap::SEND_BUFFER),
         })
     }
@@ -105,7 +113,7 @@ impl Datapath {
     /// Moves bytes both ways until both directions have ended or one broke.
     pub(crate) async fn carry(&self, pair: Pair, pool: &Pool) -> Report {
         match self {
-            Self::Relay => relay::carry(pair, pool).await,
+            Self::Relay { dump } => relay::carry(pair, pool, *dump).await,
             Self::Sockmap(kernel) => sockmap::carry(kernel, pair, pool).await,
         }
     }

@@ -3,12 +3,23 @@
 //! Invariant: a clean end is reported, and passed on, only when both directions have ended and
 //! every byte was written; anything else resets both ends.
 
-use std::{fmt, future::Future, io, pin::pin, rc::Rc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    io,
+    pin::pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use tokio::{select, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::Name;
+use super::{Name, Traffic};
 use crate::{ready, ring, stream::Stream};
 
 /// A client and the backend that was found for it.
@@ -16,8 +27,35 @@ use crate::{ready, ring, stream::Stream};
 pub(crate) struct Pair {
     pub(crate) client: Rc<Stream>,
     pub(crate) backend: Rc<Stream>,
+    /// Counts along.
+    pub(crate) traffic: Arc<Traffic>,
     /// Ends the connection from outside.
-    pub(crate) cut: CancellationToken,
+    pub(crate) cut: Arc<Cut>,
+}
+
+/// A way to end a connection from outside, from any thread.
+#[derive(Debug, Default)]
+pub(crate) struct Cut {
+    token: CancellationToken,
+    orderly: AtomicBool,
+}
+
+impl Cut {
+    /// One that also ends, with a reset, when `token` does.
+    pub(crate) fn below(token: &CancellationToken) -> Self {
+        Self { token: token.child_token(), orderly: AtomicBool::new(false) }
+    }
+
+    /// Resets both sides.
+    pub(crate) fn reset(&self) {
+        self.token.cancel();
+    }
+
+    /// Closes both sides in an orderly way: for a connection on which nothing moves.
+    pub(crate) fn close(&self) {
+        self.orderly.store(true, SeqCst);
+        self.token.cancel();
+    }
 }
 
 /// How a connection ended.
@@ -27,7 +65,7 @@ pub(crate) enum End {
     Clean,
     /// One side broke; the other was reset.
     Broken(Broken),
-    /// Balance itself ended it; both were reset.
+    /// Balance itself ended it.
     Cut,
 }
 
@@ -78,10 +116,6 @@ impl fmt::Display for Side {
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) datapath: Name,
-    /// Bytes from client to backend.
-    pub(crate) sent: u64,
-    /// Bytes from backend to client.
-    pub(crate) rcvd: u64,
     pub(crate) end: End,
 }
 
@@ -143,13 +177,19 @@ impl Pair {
         let end = select! {
             biased;
             result = self.both(up, down) => result.map_or_else(End::Broken, |()| End::Clean),
-            () = self.cut.cancelled() => End::Cut,
+            () = self.cut.token.cancelled() => End::Cut,
         };
-        if let End::Clean = end {
+        let orderly = match end {
+            End::Clean => true,
+            End::Cut => self.cut.orderly.load(SeqCst),
+            End::Broken(_) => false,
+        };
+        if orderly {
             // A socket that is gone by now has nothing left to deliver either.
             let _ = self.client.close_cleanly();
             let _ = self.backend.close_cleanly();
-        } else {
+        }
+        if !matches!(end, End::Clean) {
             ring::cancel(&self.client).await;
             ring::cancel(&self.backend).await;
         }

@@ -5,21 +5,21 @@
 //! twice for one client; every attempt is given back exactly once (by [`Selector::failed`] or
 //! [`Selector::ended`]), so that the counters always add up.
 
+mod change;
 mod hash;
 #[cfg(test)]
 mod properties;
 
 use std::{net::SocketAddr, sync::Arc};
 
+pub use change::{Changed, MAX_GROUPS, Refused};
 pub use hash::client_hash;
+use serde::{Deserialize, Serialize};
 
 pub use crate::operand::Method;
 
-/// Upper bound of worker threads: one io_uring and one listener each.
-pub const MAX_WORKERS: i64 = 1024;
-
 /// A server's place in the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ChannelId {
     /// Number of the group, from 0.
     pub group: usize,
@@ -40,9 +40,10 @@ pub struct Channel {
     pub current: u32,
     /// Attempts so far, failed ones included.
     pub total: u64,
-    /// Bytes from clients to it, of ended connections.
+    /// Bytes from clients to it, of ended connections; wraps around after a reset, until the
+    /// connections that stood then have ended.
     pub sent: u64,
-    /// Bytes from it to clients, of ended connections.
+    /// Bytes from it to clients, likewise.
     pub rcvd: u64,
 }
 
@@ -84,15 +85,18 @@ impl Group {
 
     /// The channel for a client that has tried those in `tried` already, and moves the turn on
     /// behind it; when there is none the turn goes back to the start.
-    fn pick(&mut self, client: u32, tried: &[usize]) -> Option<usize> {
+    fn pick(&mut self, client: u32, tried: &[usize], policy: Policy) -> Option<usize> {
         let n = self.channels.len();
         if n == 0 {
             return None;
         }
         let usable = |i: &usize| self.channels[*i].usable() && !tried.contains(i);
+        let from = |start: usize| (0..n).map(move |step| (start + step) % n);
+        let hashed = client as usize % n;
         let found = match self.method {
-            Method::RoundRobin => (0..n).map(|step| (self.next + step) % n).find(usable),
-            Method::Hash => Some(client as usize % n).filter(usable),
+            Method::RoundRobin => from(self.next).find(usable),
+            Method::Hash if policy.hash_failover => from(hashed).find(usable),
+            Method::Hash => Some(hashed).filter(usable),
         };
         self.next = found.map_or(0, |i| (i + 1) % n);
         found
@@ -112,16 +116,31 @@ pub struct Attempt {
     tried: Vec<usize>,
 }
 
+/// Choices of the command line that selection follows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Policy {
+    /// `-H`: in a hash group the next usable channel stands in for the client's own.
+    pub hash_failover: bool,
+    /// `-a`: a failed connect disables the channel.
+    pub autodisable: bool,
+}
+
 /// The groups of one listener.
 #[derive(Debug, Default)]
 pub struct Selector {
     groups: Vec<Group>,
+    policy: Policy,
 }
 
 impl Selector {
     /// Starts with these groups, first one first.
     pub fn new(groups: Vec<Group>) -> Self {
-        Self { groups }
+        Self { groups, policy: Policy::default() }
+    }
+
+    /// The same with other choices.
+    pub fn with_policy(self, policy: Policy) -> Self {
+        Self { policy, ..self }
     }
 
     /// The groups as they stand.
@@ -137,7 +156,9 @@ impl Selector {
     /// The connect failed: the next channel for the same client, in the same group while one
     /// is left that it has not tried, then in the groups after it.
     pub fn failed(&mut self, attempt: Attempt) -> Option<Attempt> {
-        self.release(attempt.id);
+        let autodisable = self.policy.autodisable;
+        let channel = self.release(attempt.id);
+        channel.enabled &= !autodisable;
         let Attempt { id, client, mut tried, .. } = attempt;
         tried.push(id.channel);
         self.search(id.group, client, tried)
@@ -146,13 +167,14 @@ impl Selector {
     /// The connection is over, after `sent` bytes to the channel and `rcvd` bytes from it.
     pub fn ended(&mut self, attempt: Attempt, sent: u64, rcvd: u64) {
         let channel = self.release(attempt.id);
-        channel.sent += sent;
-        channel.rcvd += rcvd;
+        channel.sent = channel.sent.wrapping_add(sent);
+        channel.rcvd = channel.rcvd.wrapping_add(rcvd);
     }
 
     fn search(&mut self, group: usize, client: u32, mut tried: Vec<usize>) -> Option<Attempt> {
+        let policy = self.policy;
         for (number, group) in self.groups.iter_mut().enumerate().skip(group) {
-            if let Some(i) = group.pick(client, &tried) {
+            if let Some(i) = group.pick(client, &tried, policy) {
                 let channel = &mut group.channels[i];
                 channel.current += 1;
                 channel.total += 1;

@@ -93,6 +93,30 @@ fn a_hash_group_gives_a_client_the_same_channel_or_none() {
 }
 
 #[test]
+fn with_hash_failover_the_neighbour_stands_in_before_the_next_group() {
+    let policy = Policy { hash_failover: true, ..Policy::default() };
+    let mut table =
+        Selector::new(vec![Group::new(Method::Hash, vec![channel(0); 3]), round_robin(1)])
+            .with_policy(policy);
+    let mut order = Vec::new();
+    let mut attempt = table.first(5);
+    while let Some(a) = attempt {
+        order.push((a.id.group, a.id.channel));
+        attempt = table.failed(a);
+    }
+    assert_eq!(order, [(0, 2), (0, 0), (0, 1), (1, 0)]);
+}
+
+#[test]
+fn with_autodisable_a_failed_channel_is_not_tried_again() {
+    let policy = Policy { autodisable: true, ..Policy::default() };
+    let mut table = Selector::new(vec![round_robin(2)]).with_policy(policy);
+    assert_eq!(run(&mut table, 3, &[(0, 0)]), [Some((0, 1)); 3]);
+    let channels = &table.groups()[0].channels;
+    assert_eq!((channels[0].enabled, channels[0].total, channels[1].total), (false, 1, 3));
+}
+
+#[test]
 fn an_empty_table_serves_nobody() {
     assert!(Selector::default().first(0).is_none());
 }
@@ -129,9 +153,11 @@ proptest! {
     #[test]
     fn the_invariants_hold_in_any_course_of_events(
         groups in tables(),
+        hash_failover in any::<bool>(),
+        autodisable in any::<bool>(),
         events in prop::collection::vec(event(), 1..300),
     ) {
-        let mut table = Selector::new(groups);
+        let mut table = Selector::new(groups).with_policy(Policy { hash_failover, autodisable });
         let mut live: Vec<(Attempt, HashSet<(usize, usize)>)> = Vec::new();
         let mut attempts = 0u64;
         for event in events {

@@ -114,16 +114,30 @@ impl FlowRef<'_> {
         }
     }
 
-    /// Hands the flow to the kernel, with everything written: `base` and `unacked` as in
-    /// [`Backlog::restart`]. False if a byte was passed that is not among the `relayed`.
-    pub(super) fn promote(&self, relayed: u64, base: u64, unacked: u32) -> bool {
+    /// Whether every byte that was passed is among the `relayed`; true while the kernel has it.
+    pub(super) fn has_passed_no_more_than(&self, relayed: u64) -> bool {
+        self.passed().unwrap_or(relayed) == relayed
+    }
+
+    /// Hands the flow to the kernel, with everything written: `base` as in [`Backlog::restart`].
+    /// False if a byte was passed that is not among the `relayed`, or the kernel has it already.
+    pub(super) fn promote(&self, relayed: u64, base: u64) -> bool {
+        if self.passed() != Some(relayed) {
+            return false;
+        }
         // SAFETY: in USER the program leaves these fields alone.
         unsafe {
             let backlog: *mut Backlog = &raw mut (*self.flow.as_ptr()).backlog;
             let mut fresh = backlog.read_volatile();
-            fresh.restart(base, unacked, self.redirected());
+            fresh.restart(base, self.redirected());
             backlog.write_volatile(fresh);
         }
+        self.retire(relayed)
+    }
+
+    /// Says that no packet will come any more, so that the other direction need not wait for
+    /// this one to go back to the kernel.
+    pub(super) fn retire(&self, relayed: u64) -> bool {
         self.state().compare_exchange(USER | relayed, KERNEL, SeqCst, SeqCst).is_ok()
     }
 }

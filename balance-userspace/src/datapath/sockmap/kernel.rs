@@ -57,8 +57,17 @@ impl Kernel {
     /// Loads the object with room for so many connections.
     pub(super) fn load(connections: usize, debug: bool) -> Result<Self, Refusal> {
         let object = OBJECT.ok_or(Refusal::NotBuilt)?;
-        let offset = btf::field_offset("tcp_sock", "bytes_acked")
-            .ok_or_else(|| Refusal::Unfit("the kernel has no type information (BTF)".to_owned()))?;
+        let offset = |of, field| {
+            let missing =
+                || Refusal::Unfit(format!("the kernel's type information has no {of}.{field}"));
+            btf::field_offset(of, field).ok_or_else(missing)
+        };
+        let offsets = [
+            offset("tcp_sock", "bytes_acked")?,
+            offset("tcp_sock", "write_seq")?,
+            offset("tcp_sock", "snd_una")?,
+            offset("sock", "sk_wmem_queued")?,
+        ];
         sys::lift_memlock();
         let connections = u32::try_from(connections)
             .map_err(|_| Refusal::Unfit(format!("{connections} connections are too many")))?;
@@ -70,7 +79,7 @@ impl Kernel {
         }
         let mut object = loader
             .override_global(names::LIMIT, &LIMIT, true)
-            .override_global(names::BYTES_ACKED_OFFSET, &offset, true)
+            .override_global(names::OFFSETS, &offsets, true)
             .override_global(names::LOG_LEVEL, &level, true)
             .load(object)
             .map_err(refusal)?;
@@ -114,6 +123,11 @@ impl Kernel {
         self.offloaded.fetch_add(bytes, Relaxed);
     }
 
+    /// Bytes redirected on a slot so far.
+    pub(crate) fn redirected(&self, slot: u32) -> u64 {
+        self.flow(slot).redirected()
+    }
+
     pub(super) fn flow(&self, slot: u32) -> FlowRef<'_> {
         self.flows.get(slot)
     }
@@ -142,7 +156,9 @@ impl Kernel {
         // established sockets only, net/core/sock_map.c): its rest is read by user space.
         let mut enter = |i: usize| {
             let entered = maps.sources.set(slots[i], &ends[i].as_raw_fd(), 0).is_ok();
-            if entered {
+            if !entered {
+                self.flow(slots[i]).retire(0);
+            } else {
                 // Bytes that came before are in the queue and would stay there until more
                 // arrive; this runs the program on them (net/ipv4/tcp.c, tcp_set_rcvlowat).
                 let _ = sys::set_int(&**ends[i], libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1);

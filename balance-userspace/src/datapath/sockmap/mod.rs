@@ -4,8 +4,7 @@
 //! needed (see `balance_ebpf::Flow`). It starts with user space, which hands it over when both
 //! sockets are in the maps; the program hands it back when the target falls behind, so that
 //! TCP's own backpressure reaches the sender. Invariant: at most [`LIMIT`] is outstanding in the
-//! kernel for a flow, and the send buffer holds all of it; so what was redirected is always
-//! written without delay, and never stands before bytes that user space is to move.
+//! kernel for a flow, in memory of the send buffer and of packets on their way to it.
 
 mod btf;
 mod flows;
@@ -26,12 +25,12 @@ pub(crate) use slots::Lease;
 
 use crate::error::StartError;
 
-/// How much a flow may have outstanding in the kernel, in bytes of payload and overhead.
-const LIMIT: u32 = 4 << 20;
+/// How much a flow may have outstanding in the kernel, in bytes of memory.
+const LIMIT: u32 = 2 << 20;
 
 /// Send buffer of sockets on this datapath, in bytes as the kernel counts them: what [`LIMIT`]
-/// allows, and what arrives until the program looks again.
-pub(crate) const SEND_BUFFER: i32 = (LIMIT + (1 << 20)) as i32;
+/// allows, and what arrives until the program looks again, however small the segments are.
+pub(crate) const SEND_BUFFER: i32 = (LIMIT + (3 << 19)) as i32;
 
 /// Why the datapath is not used.
 #[derive(Debug)]

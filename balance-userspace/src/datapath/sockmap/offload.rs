@@ -1,9 +1,10 @@
 //! Carries a connection on the sockmap datapath: each direction alternates between the kernel
 //! and user space until its source ends.
 //!
-//! Invariant: a byte that was passed is sent only when the target has written all that was
+//! Invariants: a byte that was passed is sent only when the target has written all that was
 //! redirected before it, and a direction goes back to the kernel only when no passed byte is
-//! left; so the order holds without a lock.
+//! left; so the order holds without a lock. Both directions are with user space or both with the
+//! kernel, but for moments: see the head of `balance_ebpf`'s `flow.rs`.
 
 use std::{
     cell::Cell,
@@ -11,7 +12,10 @@ use std::{
     io,
     pin::{Pin, pin},
     rc::Rc,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -33,6 +37,12 @@ use crate::{
 /// The most that a target may have outstanding when the kernel takes a flow over.
 const ROOM: u32 = LIMIT / 2;
 
+/// Buffers that one direction may move before others of the same worker get their turn.
+const TURNS: u32 = 8;
+
+/// By how much a send buffer that is too small for what was redirected is widened at a time.
+const STEP: usize = 1 << 20;
+
 /// Between two looks at something that the kernel's worker is about to do.
 const MOMENT: Duration = Duration::from_millis(1);
 
@@ -50,7 +60,7 @@ pub(crate) async fn carry(kernel: &Arc<Kernel>, pair: Pair, pool: &Pool) -> Repo
             }
         }
     }
-    relay::carry(pair, pool).await
+    relay::carry(pair, pool, false).await
 }
 
 /// Gives a pair its slots and puts it into the maps.
@@ -66,26 +76,119 @@ fn enter(kernel: &Arc<Kernel>, pair: &Pair) -> io::Result<(Rc<Lease>, [bool; 2])
 }
 
 async fn offload(
-    kernel: &Kernel,
+    kernel: &Arc<Kernel>,
     pair: Pair,
     lease: Rc<Lease>,
     judged: [bool; 2],
     pool: &Pool,
 ) -> Report {
+    pair.traffic.follow(kernel, [lease.slot(0), lease.slot(1)]);
+    let relayed = [&pair.traffic.sent, &pair.traffic.rcvd];
     let way = |i: usize, direction: Direction| OneWay {
         flow: kernel.flow(lease.slot(i)),
-        taken_back: &lease.wakers[i],
+        changed: &lease.wakers[i],
         judged: judged[i],
         direction,
         pool,
-        relayed: Cell::new(0),
+        relayed: relayed[i],
         since: Cell::new(0),
         account: Cell::new(Account::default()),
     };
-    let (up, down) = (way(0, pair.up()), way(1, pair.down()));
-    let end = pair.clone().run(up.run(), down.run()).await;
-    kernel.count(up.flow.redirected() + down.flow.redirected());
-    Report { datapath: Name::Sockmap, sent: up.moved(), rcvd: down.moved(), end }
+    let both = Both { ways: [way(0, pair.up()), way(1, pair.down())] };
+    let end = pair.clone().run(both.run(0), both.run(1)).await;
+    kernel.count(pair.traffic.settle());
+    Report { datapath: Name::Sockmap, end }
+}
+
+/// The two directions of a connection: 0 from client to backend, 1 back.
+struct Both<'a> {
+    ways: [OneWay<'a>; 2],
+}
+
+/// Where a direction goes on.
+enum Next {
+    Kernel,
+    User,
+    End,
+}
+
+impl Both<'_> {
+    async fn run(&self, i: usize) -> Result<(), Broken> {
+        let way = &self.ways[i];
+        // One poll for the end of the source, kept over all stretches in the kernel.
+        let mut ended = pin!(ready::ended(&way.direction.source));
+        while let Next::Kernel = self.in_user_space(i).await? {
+            if let Next::End = way.in_kernel(ended.as_mut()).await? {
+                // What is still in the queue is judged by the reading of it.
+                self.read_to_end(i).await?;
+                break;
+            }
+        }
+        way.settle().await?;
+        way.sound()?;
+        way.flow.retire(way.since.get());
+        way.direction.end_target();
+        Ok(())
+    }
+
+    /// Moves what the program passes up, until nothing is left and the kernel can take over.
+    async fn in_user_space(&self, i: usize) -> Result<Next, Broken> {
+        let way = &self.ways[i];
+        for turn in 1.. {
+            way.sound()?;
+            if way.judged && way.flow.passed().is_none() {
+                return Ok(Next::Kernel);
+            }
+            // What was redirected to our source must be out of its way: what it passes up
+            // queues behind that.
+            self.ways[1 - i].settle().await?;
+            if self.promote(i)? {
+                return Ok(Next::Kernel);
+            }
+            match pump::receive(&way.direction, way.pool)? {
+                Received::Bytes(buffer, n) => way.relay(&buffer[..n]).await?,
+                Received::Nothing if way.all_passed_are_relayed() => way.wait().await?,
+                Received::End if way.all_passed_are_relayed() => return Ok(Next::End),
+                Received::Nothing | Received::End => way.wait_for_passed().await?,
+            }
+            if turn % TURNS == 0 {
+                yield_now().await;
+            }
+        }
+        unreachable!("the turns do not end")
+    }
+
+    /// The source has ended: moves what is left of it. The flow stays where it is.
+    async fn read_to_end(&self, i: usize) -> Result<(), Broken> {
+        let way = &self.ways[i];
+        loop {
+            way.sound()?;
+            self.ways[1 - i].settle().await?;
+            match pump::receive(&way.direction, way.pool)? {
+                Received::Bytes(buffer, n) => way.relay(&buffer[..n]).await?,
+                Received::End if way.all_passed_are_relayed() => return Ok(()),
+                Received::End | Received::Nothing => way.wait_for_passed().await?,
+            }
+        }
+    }
+
+    /// Hands a flow to the kernel if every byte that was passed has been relayed and the target
+    /// has room; and the flow in the other direction with it, as they must be together.
+    fn promote(&self, i: usize) -> Result<bool, Broken> {
+        let [way, other] = [&self.ways[i], &self.ways[1 - i]];
+        if !way.could_go() || !(other.flow.passed().is_none() || other.could_go()) {
+            return Ok(false);
+        }
+        if !way.has_room()? || !(other.flow.passed().is_none() || other.has_room()?) {
+            return Ok(false);
+        }
+        let promoted = way.go();
+        if promoted && other.go() {
+            // It waits for bytes to be passed, which will not come.
+            other.changed.notify_one();
+        }
+        Ok(promoted)
+    }
 }
 
 /// How much of what the target has written is whose.
@@ -100,48 +203,20 @@ struct Account {
 
 struct OneWay<'a> {
     flow: FlowRef<'a>,
-    /// Told when the program has handed the flow over.
-    taken_back: &'a Notify,
+    /// Told when the flow has changed hands, or has a fault.
+    changed: &'a Notify,
     /// Whether the source is in the map with the program.
     judged: bool,
     direction: Direction,
     pool: &'a Pool,
     /// Bytes that user space has moved in all.
-    relayed: Cell<u64>,
+    relayed: &'a AtomicU64,
     /// Those of them since the flow last came to user space: to compare with those passed.
     since: Cell<u64>,
     account: Cell<Account>,
 }
 
-/// Where a direction goes on.
-enum Next {
-    Kernel,
-    User,
-    End,
-}
-
 impl OneWay<'_> {
-    /// Bytes moved so far, by whomever.
-    fn moved(&self) -> u64 {
-        self.flow.redirected() + self.relayed.get()
-    }
-
-    async fn run(&self) -> Result<(), Broken> {
-        // One poll for the end of the source, kept over all stretches in the kernel.
-        let mut ended = pin!(ready::ended(&self.direction.source));
-        while let Next::Kernel = self.in_user_space().await? {
-            if let Next::End = self.in_kernel(ended.as_mut()).await? {
-                // What is still in the queue is judged by the reading of it.
-                self.read_to_end().await?;
-                break;
-            }
-        }
-        self.settle().await?;
-        self.sound()?;
-        self.direction.end_target();
-        Ok(())
-    }
-
     /// Waits while the kernel moves the bytes.
     async fn in_kernel(
         &self,
@@ -149,42 +224,24 @@ impl OneWay<'_> {
     ) -> Result<Next, Broken> {
         select! {
             biased;
-            () = self.taken_back.notified() => Ok(Next::User),
+            () = self.changed.notified() => Ok(Next::User),
             result = ended => result.map(|()| Next::End).map_err(|e| self.direction.source_broke(e)),
         }
     }
 
-    /// Moves what the program passes up, until nothing is left and the kernel can take over.
-    async fn in_user_space(&self) -> Result<Next, Broken> {
-        loop {
-            self.sound()?;
-            if self.flow.passed().is_none() || self.promote()? {
-                return Ok(Next::Kernel);
-            }
-            match pump::receive(&self.direction, self.pool)? {
-                Received::Bytes(buffer, n) => self.relay(&buffer[..n]).await?,
-                Received::Nothing => pump::readable(&self.direction).await?,
-                Received::End if self.all_passed_are_relayed() => return Ok(Next::End),
-                Received::End => self.wait_for_passed().await?,
-            }
-        }
-    }
-
-    /// The source has ended: moves what is left of it. The flow stays where it is.
-    async fn read_to_end(&self) -> Result<(), Broken> {
-        loop {
-            match pump::receive(&self.direction, self.pool)? {
-                Received::Bytes(buffer, n) => self.relay(&buffer[..n]).await?,
-                Received::End if self.all_passed_are_relayed() => return Ok(()),
-                Received::End | Received::Nothing => self.wait_for_passed().await?,
-            }
+    /// Waits in user space until there is something to do.
+    async fn wait(&self) -> Result<(), Broken> {
+        select! {
+            biased;
+            () = self.changed.notified() => Ok(()),
+            result = pump::readable(&self.direction) => result,
         }
     }
 
     /// False while the kernel still holds passed bytes that it has not made readable; reading
     /// then says end of stream too early (net/ipv4/tcp_bpf.c, tcp_bpf_recvmsg_parser).
     fn all_passed_are_relayed(&self) -> bool {
-        !self.judged || self.flow.passed().unwrap_or(0) == self.since.get()
+        !self.judged || self.flow.has_passed_no_more_than(self.since.get())
     }
 
     async fn wait_for_passed(&self) -> Result<(), Broken> {
@@ -212,58 +269,71 @@ impl OneWay<'_> {
             .await
             .map_err(|e| self.direction.target_broke(e))?;
         let n = bytes.len() as u64;
-        self.relayed.set(self.relayed.get() + n);
+        self.relayed.fetch_add(n, Relaxed);
         self.since.set(self.since.get() + n);
         let account = self.account.get();
         self.account.set(Account { base: account.base + n, ..account });
         Ok(())
     }
 
-    /// Hands the flow to the kernel if every byte that was passed has been relayed and the
-    /// target has room.
-    fn promote(&self) -> Result<bool, Broken> {
-        if !self.judged || self.flow.passed() != Some(self.since.get()) {
+    /// Whether every byte that was passed has been relayed, and nothing redirected is pending.
+    fn could_go(&self) -> bool {
+        self.judged
+            && self.flow.passed() == Some(self.since.get())
+            && self.account.get().settled == self.flow.redirected()
+    }
+
+    /// Whether the target can take what the kernel may redirect; sets the account up for that.
+    fn has_room(&self) -> Result<bool, Broken> {
+        let target = &*self.direction.target;
+        let broke = |e| self.direction.target_broke(e);
+        if sys::send_memory(target).map_err(broke)? > ROOM {
             return Ok(false);
         }
-        let state =
-            sys::send_state(&*self.direction.target).map_err(|e| self.direction.target_broke(e))?;
-        let Ok(unacked @ ..=ROOM) = u32::try_from(state.unacked) else {
-            return Ok(false);
-        };
-        if state.closed {
-            return Ok(false);
-        }
-        let redirected = self.flow.redirected();
-        let base = state.written().wrapping_sub(redirected);
-        self.account.set(Account { base, settled: redirected });
-        let promoted = self.flow.promote(self.since.get(), base, unacked);
+        let state = sys::send_state(target).map_err(broke)?;
+        let settled = self.flow.redirected();
+        self.account.set(Account { base: state.written().wrapping_sub(settled), settled });
+        Ok(!state.closed)
+    }
+
+    /// Hands the flow to the kernel, unless another byte has been passed.
+    fn go(&self) -> bool {
+        let promoted = self.flow.promote(self.since.get(), self.account.get().base);
         if promoted {
             self.since.set(0);
         }
-        Ok(promoted)
+        promoted
     }
 
-    /// Waits until the target has written all that was redirected to it.
+    /// Waits until the target has written all that was redirected to it. If its send buffer is
+    /// too small for that, because small segments cost more than they carry, it is widened.
     async fn settle(&self) -> Result<(), Broken> {
-        let mut tries = 0u32;
-        loop {
+        let broke = |e| self.direction.target_broke(e);
+        for tries in 1u32.. {
             let redirected = self.flow.redirected();
             let account = self.account.get();
             if account.settled == redirected {
-                return Ok(());
+                break;
             }
-            let state = sys::send_state(&*self.direction.target)
-                .map_err(|e| self.direction.target_broke(e))?;
+            let target = &*self.direction.target;
+            let state = sys::send_state(target).map_err(broke)?;
             if state.written().wrapping_sub(account.base) >= redirected {
                 self.account.set(Account { settled: redirected, ..account });
-                return Ok(());
+                break;
             }
             if state.closed {
-                return Err(self.direction.target_broke(io::ErrorKind::ConnectionReset.into()));
+                return Err(broke(io::ErrorKind::ConnectionReset.into()));
             }
-            // The kernel's worker is about to write it: soon, as the send buffer has room.
-            tries += 1;
-            if tries < 16 { yield_now().await } else { sleep(MOMENT).await }
+            // The kernel's worker is about to write it.
+            if tries < 16 {
+                yield_now().await;
+                continue;
+            }
+            sleep(MOMENT).await;
+            if tries > 18 {
+                target.widen_send_buffer(STEP).map_err(broke)?;
+            }
         }
+        Ok(())
     }
 }

@@ -14,11 +14,10 @@ use std::{
 };
 
 use socket2::SockRef;
-use tokio_util::sync::CancellationToken;
 
 use super::{Kernel, SEND_BUFFER, carry};
 use crate::{
-    datapath::{End, Name, Pair, Pool, Report},
+    datapath::{End, Name, Pair, Pool, Report, Traffic},
     stream::{SocketOptions, Stream},
     worker,
 };
@@ -51,33 +50,41 @@ pub(super) fn run(kernel: &Arc<Kernel>) -> Result<(), String> {
     // What a peer saw tells more than how the connection ended.
     said("client", client)?;
     said("backend", backend)?;
-    let report = report?;
+    let (report, moved) = report?;
     let expected = (MESSAGE * ROUNDS) as u64;
     match report {
         Report { datapath: Name::Relay, .. } => Err("the maps did not take the sockets".to_owned()),
-        Report { end: End::Clean, sent, rcvd, .. } if (sent, rcvd) == (expected, expected) => {
+        Report { end: End::Clean, .. } if moved == (expected, expected) => {
             if kernel.offloaded() == 0 {
                 Err("the program saw no packet".to_owned())
             } else {
                 Ok(())
             }
         }
-        Report { sent, rcvd, end, .. } => {
-            Err(format!("{sent} and {rcvd} of {expected} bytes counted, end: {end}"))
+        Report { end, .. } => {
+            Err(format!("{} and {} of {expected} bytes counted, end: {end}", moved.0, moved.1))
         }
     }
 }
 
 /// Carries the pair on a ring of its own.
-fn drive(kernel: &Arc<Kernel>, client: TcpStream, backend: TcpStream) -> Result<Report, String> {
+fn drive(
+    kernel: &Arc<Kernel>,
+    client: TcpStream,
+    backend: TcpStream,
+) -> Result<(Report, (u64, u64)), String> {
     let runtime = worker::runtime().map_err(|e| format!("no io_uring: {e}"))?;
-    let cut = CancellationToken::new();
+    let traffic = Arc::new(Traffic::default());
     runtime.block_on(async {
-        let pair =
-            Pair { client: Stream::new(client), backend: Stream::new(backend), cut: cut.clone() };
+        let pair = Pair {
+            client: Stream::new(client),
+            backend: Stream::new(backend),
+            traffic: Arc::clone(&traffic),
+            cut: Arc::default(),
+        };
         let pool = Pool::default();
         tokio::select! {
-            report = carry(kernel, pair, &pool) => Ok(report),
+            report = carry(kernel, pair, &pool) => Ok((report, traffic.read())),
             () = kernel.dispatch() => unreachable!("events are waited for without end"),
             () = tokio::time::sleep(LIMIT) => Err("it took too long".to_owned()),
         }

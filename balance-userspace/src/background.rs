@@ -1,0 +1,71 @@
+//! Going to the background: a daemon of its own session whose start the caller sees to its end.
+//!
+//! Invariant: the process that the user started ends only when the daemon serves, with exit code
+//! 0, or has failed, with the daemon's exit code; the daemon keeps the terminal's standard error
+//! until then.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, Read as _, Write as _},
+    os::{
+        fd::{AsFd, AsRawFd as _},
+        unix::net::UnixStream,
+    },
+    process::ExitCode,
+};
+
+use crate::{error::StartError, sys};
+
+/// Which of the two processes this is.
+pub enum Side {
+    /// The one that the user started: it has only to exit with this.
+    Starter(ExitCode),
+    /// The daemon, which has yet to say that it serves.
+    Daemon(Detached),
+}
+
+/// The daemon's promise to say when it serves.
+pub struct Detached {
+    starter: UnixStream,
+}
+
+/// Splits the process in two. Must be called while it has one thread.
+///
+/// # Errors
+/// [`StartError::System`].
+pub fn detach() -> Result<Side, StartError> {
+    let failed = |source| StartError::System { act: "go to the background", source };
+    let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
+    match sys::fork().map_err(failed)? {
+        Some(child) => {
+            drop(theirs);
+            // Ends without a byte when the daemon ends first.
+            let served = ours.read(&mut [0]).is_ok_and(|n| n == 1);
+            let code = if served { 0 } else { sys::wait(child).map_err(failed)? };
+            Ok(Side::Starter(ExitCode::from(code)))
+        }
+        None => {
+            drop(ours);
+            sys::new_session().map_err(failed)?;
+            std::env::set_current_dir("/").map_err(failed)?;
+            Ok(Side::Daemon(Detached { starter: theirs }))
+        }
+    }
+}
+
+impl Detached {
+    /// Lets go of the terminal and tells the starter.
+    ///
+    /// # Errors
+    /// When /dev/null cannot be opened.
+    pub fn serving(mut self) -> io::Result<()> {
+        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+        for standard in 0..3 {
+            sys::replace(null.as_fd(), standard)?;
+        }
+        debug_assert!(null.as_raw_fd() > 2);
+        // The starter may be gone: nobody is left to be told.
+        let _ = self.starter.write_all(&[1]);
+        Ok(())
+    }
+}

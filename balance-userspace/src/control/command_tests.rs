@@ -1,0 +1,197 @@
+//! What is typed, and what it means.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn id(group: usize, channel: usize) -> ChannelId {
+    ChannelId { group, channel }
+}
+
+/// The command that is sent for this, with 3 as the current group.
+fn sent(text: &str) -> Command {
+    match parse(text, 3) {
+        Ok(Parsed::Ask { command, .. }) => command,
+        other => panic!("{text}: {other:?}"),
+    }
+}
+
+fn wrong(text: &str) -> String {
+    parse(text, 3).unwrap_err().to_string()
+}
+
+#[test]
+fn the_shortest_abbreviations_are_those_of_the_classic() {
+    let first = |text: &str| name(text).unwrap_or("-");
+    for (short, long) in [
+        ("q", "quit"),
+        ("s", "show"),
+        ("h", "help"),
+        ("?", "help"),
+        ("d", "disable"),
+        ("g", "group"),
+        ("r", "reset"),
+        ("e", "enable"),
+        ("c", "create"),
+        ("a", "assign"),
+        ("m", "maxc"),
+        ("mr", "mrtg-bytes"),
+        ("mrtg-c", "mrtg-conns"),
+        ("v", "version"),
+        ("ha", "hash"),
+        ("rr", "rr"),
+        ("se", "sessions"),
+        ("dr", "drain"),
+        ("dro", "drop"),
+    ] {
+        assert_eq!(first(short), long);
+    }
+}
+
+#[test]
+fn kill_is_spelled_out() {
+    assert_eq!(parse("kill", 0), Ok(Parsed::Kill));
+    for text in ["k", "ki", "kil", "killx"] {
+        assert_eq!(wrong(text), "syntax error");
+    }
+}
+
+#[test]
+fn unknown_words_and_missing_arguments_are_syntax_errors() {
+    for text in [
+        "bogus",
+        "showx",
+        "SHOW",
+        "Show",
+        "versions",
+        "exit",
+        "1",
+        "-",
+        "show;version",
+        "disable",
+        "enable",
+        "reset",
+        "group",
+        "create",
+        "create h",
+        "assign",
+        "assign 1",
+        "assign 1 h",
+        "maxc",
+        "maxc 0",
+        "mrtg-bytes",
+        "mrtg-bytes 0",
+        "mrtg-conns",
+        "drain",
+        "drop",
+        "drop x",
+        "drop 1.x",
+        "drop 1.2.3",
+        "drop -1",
+        "drain 1 x",
+    ] {
+        assert_eq!(wrong(text), "syntax error", "{text}");
+    }
+}
+
+#[test]
+fn numbers_that_cannot_be_are_told_in_the_words_of_each_command() {
+    assert_eq!(wrong("disable -1"), "no such channel -1");
+    assert_eq!(wrong("enable -7x"), "no such channel -7");
+    assert_eq!(wrong("reset -1.2"), "no such channel -1.2");
+    assert_eq!(wrong("maxc -1 1"), "unknown channel");
+    assert_eq!(wrong("maxc 0 -1"), "value out of range");
+    assert_eq!(wrong("maxc 0 4294967296"), "value out of range");
+    assert_eq!(wrong("assign -1 h 25"), "unknown channel");
+    assert_eq!(wrong("mrtg-bytes -1 0"), "unknown group");
+    assert_eq!(wrong("mrtg-conns 0 -1"), "unknown channel");
+    assert_eq!(wrong("group 32"), "value out of range");
+    assert_eq!(wrong("group -1"), "value out of range");
+    assert_eq!(wrong("group 256"), "value out of range");
+    assert_eq!(wrong("drain 1 99999999999999999999"), "value out of range");
+}
+
+#[test]
+fn numbers_are_the_digits_that_a_word_begins_with() {
+    assert_eq!(sent("disable x"), Command::Disable(id(3, 0)));
+    assert_eq!(sent("disable 2x"), Command::Disable(id(3, 2)));
+    assert_eq!(sent("disable +2"), Command::Disable(id(3, 2)));
+    assert_eq!(sent("maxc 1 16more"), Command::SetMax { id: id(3, 1), max: 16 });
+    assert_eq!(parse("group abc", 3), Ok(Parsed::Group(0)));
+    assert_eq!(parse("g 31", 3), Ok(Parsed::Group(31)));
+}
+
+#[test]
+fn a_channel_of_another_group_is_named_with_a_dot() {
+    assert_eq!(sent("disable 1.2"), Command::Disable(id(1, 2)));
+    assert_eq!(sent("e 40.2"), Command::Enable(id(40, 2)));
+    assert_eq!(sent("maxc 0.1 5"), Command::SetMax { id: id(0, 1), max: 5 });
+    // A sign after the dot makes it what it was: the number before it.
+    assert_eq!(sent("reset 1.-1"), Command::Reset(id(3, 1)));
+    assert_eq!(sent("drop 1.0"), Command::Drop(id(1, 0)));
+    assert_eq!(sent("mrtg-bytes 1.2"), Command::Channel(id(1, 2)));
+    assert_eq!(sent("mrtg-bytes 1 2"), Command::Channel(id(1, 2)));
+    let Ok(Parsed::Ask { render, .. }) = parse("disable 1.2", 3) else { panic!() };
+    assert_eq!(render, Render::Disable(Label { group: Some(1), channel: 2 }));
+}
+
+#[test]
+fn words_that_a_command_does_not_take_are_ignored() {
+    assert_eq!(sent("show x --json"), Command::Show);
+    assert_eq!(parse("s --json", 0), ask(Command::Show, Render::TableJson));
+    assert_eq!(parse("quit now", 0), Ok(Parsed::Quit));
+    let create = Command::Create { group: 3, host: "h:55".to_owned(), port: "99".to_owned() };
+    assert_eq!(sent("create\th:55  99 more"), create);
+    for text in ["", " ", "\t", "\n"] {
+        assert_eq!(parse(text, 0), Ok(Parsed::Empty));
+    }
+    assert_eq!(sent("drain 2"), Command::Drain { id: id(3, 2), seconds: None });
+    assert_eq!(sent("drain 2 60"), Command::Drain { id: id(3, 2), seconds: Some(60) });
+}
+
+#[test]
+fn a_semicolon_separates_before_a_blank_or_the_end() {
+    let parts = |line| split(line).collect::<Vec<_>>();
+    assert_eq!(parts("group 2; disable 1"), ["group 2", " disable 1"]);
+    assert_eq!(parts("show;"), ["show", ""]);
+    assert_eq!(parts("show;version"), ["show;version"]);
+    assert_eq!(parts("a;;\tb"), ["a;", "\tb"]);
+    assert_eq!(parts(""), [""]);
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_understood_or_refused_and_never_crashes(
+        text in r"((quit|show|dis|en|res|gr|cr|as|maxc|mrtg|dr|dro|kill|\PC{0,6})( ;?[-+0-9.x]{0,24}){0,4}[; ]){0,3}",
+        group in 0..GROUPS,
+    ) {
+        for part in split(&text) {
+            match parse(part, group) {
+                Ok(Parsed::Group(n)) => prop_assert!(n < GROUPS),
+                Ok(Parsed::Kill) => prop_assert!(part.contains("kill")),
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn the_parts_of_a_line_are_the_line(line in "[ab; \t]{0,16}") {
+        prop_assert_eq!(split(&line).collect::<Vec<_>>().join(";"), line);
+    }
+
+    #[test]
+    fn a_number_reads_as_itself(n in any::<i64>()) {
+        prop_assume!(n != i64::MIN);
+        prop_assert_eq!(leading_number(&n.to_string()), n);
+        prop_assert_eq!(leading_number(&format!("{n}.x")), n);
+    }
+
+    #[test]
+    fn every_abbreviation_finds_a_command_that_it_begins(which in 0..NAMES.len(), length in 1..10_usize) {
+        let short = &NAMES[which][..length.min(NAMES[which].len())];
+        match name(short) {
+            Some(found) => prop_assert!(found.starts_with(short)),
+            None => prop_assert!("kill".starts_with(short)),
+        }
+    }
+}

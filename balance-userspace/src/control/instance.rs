@@ -1,0 +1,110 @@
+//! What a running balance leaves in the run directory: its lock, its control socket, its pid.
+//!
+//! Invariant: a live instance is never replaced. The lock, which the kernel drops with the
+//! process, says whether one lives; only its holder removes a stale socket or writes a pid.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::{
+        fs::{OpenOptionsExt as _, PermissionsExt as _},
+        net::UnixListener,
+    },
+    path::{Path, PathBuf},
+};
+
+use super::rundir::{Paths, RunDir, RunDirError};
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub enum InstanceError {
+    /// The run directory cannot be used.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// Somebody holds the lock.
+    #[error("another balance runs on this port and address (it holds {})", path.display())]
+    Taken {
+        /// The lock.
+        path: PathBuf,
+    },
+    /// The system refuses.
+    #[error("cannot make {}: {source}", path.display())]
+    Refused {
+        /// What was to be made.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// A claim on the names of one instance. Everything is removed when it is dropped.
+#[derive(Debug)]
+pub struct Instance {
+    paths: Paths,
+    listener: Option<UnixListener>,
+    _lock: File,
+}
+
+impl Instance {
+    /// Claims the names that go with a port and a `-b` string.
+    ///
+    /// # Errors
+    /// When the directory cannot be used or another instance lives.
+    pub fn claim(dir: &RunDir, bind: Option<&str>, port: u16) -> Result<Self, InstanceError> {
+        let paths = dir.instance(bind, port)?;
+        dir.prepare()?;
+        let refused = |path: &Path| {
+            let path = path.to_owned();
+            move |source| InstanceError::Refused { path, source }
+        };
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&paths.lock)
+            .map_err(refused(&paths.lock))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(InstanceError::Taken { path: paths.lock });
+            }
+            Err(fs::TryLockError::Error(e)) => return Err(refused(&paths.lock)(e)),
+        }
+        // Left by an instance that was killed; ours is the lock.
+        let _ = fs::remove_file(&paths.socket);
+        let listener = UnixListener::bind(&paths.socket).map_err(refused(&paths.socket))?;
+        fs::set_permissions(&paths.socket, fs::Permissions::from_mode(0o600))
+            .and_then(|()| listener.set_nonblocking(true))
+            .map_err(refused(&paths.socket))?;
+        Ok(Self { paths, listener: Some(listener), _lock: lock })
+    }
+
+    /// Writes the pid of this process.
+    ///
+    /// # Errors
+    /// [`InstanceError::Refused`].
+    pub fn write_pid(&self) -> Result<(), InstanceError> {
+        let path = &self.paths.pid;
+        let write = || {
+            let _ = fs::remove_file(path);
+            let mut file =
+                OpenOptions::new().create_new(true).write(true).mode(0o644).open(path)?;
+            writeln!(file, "{}", std::process::id())
+        };
+        write().map_err(|source| InstanceError::Refused { path: path.clone(), source })
+    }
+
+    /// The socket, once.
+    pub(crate) fn take_listener(&mut self) -> Option<UnixListener> {
+        self.listener.take()
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        // The lock stays: removing it would let two others each lock a file of that name.
+        let _ = fs::remove_file(&self.paths.socket);
+        let _ = fs::remove_file(&self.paths.pid);
+    }
+}

@@ -1,0 +1,141 @@
+//! The running balance that a client means: found by run directory, port and bind address.
+//!
+//! Invariant: a command is only ever sent to the process that was there when the client started,
+//! and, unless its directory was named, only to one of root or of our own user.
+
+use std::{
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    client::{Client, ClientError},
+    line::Asked,
+    protocol::{Command, Reply},
+    rundir::{Paths, RunDir, RunDirError},
+};
+use crate::sys;
+
+/// How long balance may take to end.
+const END: Duration = Duration::from_secs(5);
+
+/// How often to look whether it has.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Where a running balance is, and a connection to it when there is one.
+pub(super) struct Master {
+    paths: Paths,
+    /// Whether it may belong to anybody.
+    any_user: bool,
+    pid: u32,
+    client: Option<Client>,
+}
+
+impl Master {
+    /// Finds it and connects to it. Without a directory, it is root's when we have none ourselves.
+    pub(super) fn find(
+        run_dir: Option<&Path>,
+        bind: Option<&str>,
+        port: u16,
+    ) -> Result<Self, ClientError> {
+        let ours = match RunDir::locate(run_dir) {
+            Err(RunDirError::Nowhere) => RunDir::system(),
+            dir => dir?,
+        };
+        let mut paths = ours.instance(bind, port)?;
+        if run_dir.is_none() && !there(&paths) {
+            let roots = RunDir::system().instance(bind, port)?;
+            if there(&roots) {
+                paths = roots;
+            }
+        }
+        Self::at(paths, run_dir.is_some())
+    }
+
+    /// Connects to the one that has these.
+    pub(super) fn at(paths: Paths, any_user: bool) -> Result<Self, ClientError> {
+        let mut master = Self { paths, any_user, pid: 0, client: None };
+        let client = master.connect()?;
+        master.pid = client.pid();
+        master.client = Some(client);
+        Ok(master)
+    }
+
+    /// Its process id.
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Ends the connection; the next request makes a new one.
+    pub(super) fn hang_up(&mut self) {
+        self.client = None;
+    }
+
+    fn connect(&self) -> Result<Client, ClientError> {
+        let client = Client::connect(&self.paths.socket).map_err(|e| match e {
+            // What is left behind tells who it was.
+            ClientError::NoMaster if there(&self.paths) => {
+                self.left_pid().map_or(e, ClientError::Gone)
+            }
+            e => e,
+        })?;
+        let user = client.user()?;
+        if !self.any_user && user != 0 && user != sys::effective_user() {
+            return Err(ClientError::Foreign(user));
+        }
+        Ok(client)
+    }
+
+    fn left_pid(&self) -> Option<u32> {
+        fs::read_to_string(&self.paths.pid).ok()?.trim().parse().ok()
+    }
+
+    /// The connection, a new one if there is none.
+    fn client(&mut self) -> Result<&mut Client, ClientError> {
+        if self.client.is_none() {
+            let client = match self.connect() {
+                Err(ClientError::NoMaster) => Err(ClientError::Gone(self.pid)),
+                Ok(client) if client.pid() != self.pid => Err(ClientError::Gone(self.pid)),
+                connected => connected,
+            }?;
+            self.client = Some(client);
+        }
+        self.client.as_mut().ok_or(ClientError::NoMaster)
+    }
+
+    /// Whether it has gone from its socket; another one may have come.
+    fn gone(&self) -> bool {
+        match self.connect() {
+            Ok(client) => client.pid() != self.pid,
+            Err(ClientError::Gone(_)) => true,
+            // Also when it closes this connection unanswered, on its way out: look again.
+            Err(ClientError::NoMaster) => !there(&self.paths),
+            Err(_) => false,
+        }
+    }
+}
+
+impl Asked for Master {
+    fn ask(&mut self, command: Command) -> Result<Reply, ClientError> {
+        self.client()?.ask(command)
+    }
+
+    fn ended(&mut self) -> bool {
+        self.hang_up();
+        let deadline = Instant::now() + END;
+        while !self.gone() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            thread::sleep(LOOK);
+        }
+        true
+    }
+}
+
+/// Whether there is a socket, or something in its place, that can be found.
+fn there(paths: &Paths) -> bool {
+    fs::symlink_metadata(&paths.socket).is_ok()
+}

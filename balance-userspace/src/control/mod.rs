@@ -1,0 +1,24 @@
+//! Control: the socket of a running balance, and the commands `-c` and `-i` that talk to it.
+//!
+//! Invariant: every effect of a command is made in [`server`] under the table's lock, at once and
+//! whole; the client side only asks and renders.
+
+pub mod client;
+pub mod command;
+pub mod instance;
+pub mod protocol;
+pub mod render;
+pub mod rundir;
+
+#[cfg(test)]
+mod fake;
+mod help;
+mod line;
+mod master;
+mod once;
+pub(crate) mod server;
+mod shell;
+mod table;
+mod terminal;
+
+pub use self::{once::once, shell::shell};

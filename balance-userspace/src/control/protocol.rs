@@ -1,0 +1,173 @@
+//! What a control client and a running balance say to each other: one JSON object a line, a
+//! request and then its reply.
+//!
+//! Invariant: versioned; either side answers a version that it does not know with a refusal and
+//! never guesses. No text for people here: the client renders replies.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::selection::{ChannelId, Method};
+
+/// Version of the protocol; raised when a reader of the old one would misunderstand the new one.
+pub const VERSION: u32 = 1;
+
+/// Bytes of the longest line that either side takes.
+pub const LINE: usize = 1 << 20;
+
+/// A client's line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// [`VERSION`] of the client.
+    pub version: u32,
+    /// What is wanted.
+    pub command: Command,
+}
+
+/// What can be wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// Who is there? Answered by [`Reply::Hello`].
+    Hello,
+    /// All channels. Answered by [`Reply::Table`].
+    Show,
+    /// All live connections. Answered by [`Reply::Sessions`].
+    Sessions,
+    /// One channel, for graphs. Answered by [`Reply::Channel`].
+    Channel(ChannelId),
+    /// Let a channel take new connections. Standing connections are not touched.
+    Enable(ChannelId),
+    /// Let it take no new connections. Standing connections are not touched.
+    Disable(ChannelId),
+    /// Set attempts and bytes of a channel to zero.
+    Reset(ChannelId),
+    /// Add a channel, disabled, to a group. The host may carry a port that wins, as `host:port`.
+    /// Answered by [`Reply::Created`].
+    Create {
+        /// Number of the group; it may be new.
+        group: usize,
+        /// Name or address.
+        host: String,
+        /// Port or name of a service.
+        port: String,
+    },
+    /// Give a disabled channel another address. Standing connections stay where they are.
+    Assign {
+        /// Which one.
+        id: ChannelId,
+        /// Name or address.
+        host: String,
+        /// Port or name of a service.
+        port: String,
+    },
+    /// Set a channel's connections at a time, 0 for no limit. Standing ones are not touched.
+    SetMax {
+        /// Which one.
+        id: ChannelId,
+        /// Connections at a time.
+        max: u32,
+    },
+    /// Set how a group picks.
+    SetMethod {
+        /// Which group; it may be new.
+        group: usize,
+        /// How.
+        method: Method,
+    },
+    /// Disable a channel and wait until it has no connection, so many seconds at most (for ever
+    /// without). Answered by [`Reply::Left`].
+    Drain {
+        /// Which one.
+        id: ChannelId,
+        /// The longest wait.
+        seconds: Option<u64>,
+    },
+    /// End all connections of a channel with a reset. Answered by [`Reply::Left`].
+    Drop(ChannelId),
+    /// End the program: no new connections, standing ones go on until they end.
+    Kill,
+}
+
+/// Balance's line. Commands without a reply of their own are answered by `Done`, `Already` or
+/// what is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Who is there.
+    Hello {
+        /// Process id.
+        pid: u32,
+        /// The product's version.
+        version: String,
+    },
+    /// Every channel, by group and number.
+    Table(Vec<ChannelRow>),
+    /// Every live connection, oldest first.
+    Sessions(Vec<SessionRow>),
+    /// The channel asked for.
+    Channel(ChannelRow),
+    /// A channel was added here.
+    Created(ChannelId),
+    /// Connections that the channel still has (after `Drain`), or had (before `Drop`).
+    Left(u32),
+    /// Done, and something changed.
+    Done,
+    /// It was so already.
+    Already,
+    /// There is no such group.
+    NoSuchGroup,
+    /// There is no such channel in the group.
+    NoSuchChannel,
+    /// Only a disabled channel can be assigned.
+    NotDisabled,
+    /// The host or port cannot be used; why.
+    InvalidAddress(String),
+    /// The request is not taken at all; why.
+    Refused(String),
+}
+
+/// A channel and its counters, live connections included.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelRow {
+    /// Number of the group.
+    pub group: usize,
+    /// How the group picks.
+    pub method: Method,
+    /// Number in the group.
+    pub channel: usize,
+    /// Whether it takes new connections.
+    pub enabled: bool,
+    /// The first of its addresses.
+    pub address: SocketAddr,
+    /// Connections now, attempts included.
+    pub current: u32,
+    /// Attempts so far.
+    pub total: u64,
+    /// Connections at a time, 0 for no limit.
+    pub max: u32,
+    /// Bytes from clients.
+    pub sent: u64,
+    /// Bytes to clients.
+    pub rcvd: u64,
+}
+
+/// A live connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRow {
+    /// The client's address.
+    pub client: SocketAddr,
+    /// Its channel.
+    pub id: ChannelId,
+    /// The server's address, once connected.
+    pub backend: Option<SocketAddr>,
+    /// Since it was accepted, in milliseconds.
+    pub age_ms: u64,
+    /// Bytes from the client.
+    pub sent: u64,
+    /// Bytes to the client.
+    pub rcvd: u64,
+    /// What moves its bytes, once connected.
+    pub datapath: Option<String>,
+}

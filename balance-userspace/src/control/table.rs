@@ -1,0 +1,122 @@
+//! The tables: channels as the classic shows them and as JSON, connections.
+//!
+//! Pure. Invariant: columns of the channel table have the classic's widths and only grow with what
+//! does not fit; the JSON has a version of its own, raised when a reader would misunderstand.
+
+use std::{fmt::Write as _, net::IpAddr};
+
+use serde::Serialize;
+
+use super::protocol::{ChannelRow, SessionRow};
+use crate::selection::Method;
+
+/// Version of what [`channels_json`] writes.
+const JSON_VERSION: u32 = 1;
+
+const HEADER: &str =
+    "GRP Type  #   S       ip-address  port    c      totalc maxc        sent        rcvd\n";
+
+/// All channels, as `show` shows them.
+pub(super) fn channels(rows: &[ChannelRow]) -> String {
+    rows.iter().fold(HEADER.to_owned(), |mut text, row| {
+        let method = match row.method {
+            Method::RoundRobin => "RR",
+            Method::Hash => "Hash",
+        };
+        let state = if row.enabled { "ENA" } else { "dis" };
+        let ChannelRow { group, channel, current, total, max, sent, rcvd, .. } = row;
+        let (ip, port) = (row.address.ip().to_string(), row.address.port());
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "{group:>3} {method:>4} {channel:>2} {state:>3} {ip:>16} {port:>5} {current:>4} \
+             {total:>11} {max:>4} {sent:>11} {rcvd:>11}"
+        );
+        text
+    })
+}
+
+/// All channels, for programs.
+#[derive(Serialize)]
+struct Json {
+    version: u32,
+    channels: Vec<JsonChannel>,
+}
+
+#[derive(Serialize)]
+struct JsonChannel {
+    group: usize,
+    channel: usize,
+    method: Method,
+    enabled: bool,
+    address: IpAddr,
+    port: u16,
+    current: u32,
+    total: u64,
+    max: u32,
+    sent: u64,
+    rcvd: u64,
+}
+
+/// All channels, as `show --json` shows them.
+pub(super) fn channels_json(rows: &[ChannelRow]) -> String {
+    let channels = rows
+        .iter()
+        .map(|row| JsonChannel {
+            group: row.group,
+            channel: row.channel,
+            method: row.method,
+            enabled: row.enabled,
+            address: row.address.ip(),
+            port: row.address.port(),
+            current: row.current,
+            total: row.total,
+            max: row.max,
+            sent: row.sent,
+            rcvd: row.rcvd,
+        })
+        .collect();
+    let json = Json { version: JSON_VERSION, channels };
+    let text = serde_json::to_string_pretty(&json).expect("it has nothing that JSON cannot say");
+    text + "\n"
+}
+
+/// All connections, as `sessions` shows them; columns are as wide as what is in them.
+pub(super) fn sessions(rows: &[SessionRow]) -> String {
+    let none = || "-".to_owned();
+    let mut lines = vec![
+        ["client", "channel", "backend", "age", "sent", "rcvd", "datapath"].map(str::to_owned),
+    ];
+    lines.extend(rows.iter().map(|row| {
+        [
+            row.client.to_string(),
+            format!("{}.{}", row.id.group, row.id.channel),
+            row.backend.map_or_else(none, |backend| backend.to_string()),
+            age(row.age_ms),
+            row.sent.to_string(),
+            row.rcvd.to_string(),
+            row.datapath.clone().unwrap_or_else(none),
+        ]
+    }));
+    let width = |i: usize| lines.iter().map(|line| line[i].chars().count()).max().unwrap_or(0);
+    let [client, channel, backend, aged, sent, rcvd] = [0, 1, 2, 3, 4, 5].map(width);
+    lines.iter().fold(String::new(), |mut text, [a, b, c, d, e, f, g]| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "{a:<client$}  {b:>channel$}  {c:<backend$}  {d:>aged$}  {e:>sent$}  {f:>rcvd$}  {g}"
+        );
+        text
+    })
+}
+
+/// A time in its two largest units.
+fn age(ms: u64) -> String {
+    let s = ms / 1000;
+    match s {
+        0..60 => format!("{s}.{}s", ms % 1000 / 100),
+        60..3_600 => format!("{}m{:02}s", s / 60, s % 60),
+        3_600..86_400 => format!("{}h{:02}m", s / 3_600, s / 60 % 60),
+        _ => format!("{}d{:02}h", s / 86_400, s / 3_600 % 24),
+    }
+}

@@ -1,0 +1,74 @@
+//! The packet dump (`-p`) on standard output, in the classic's form.
+//!
+//! Invariant: one chunk is written whole, chunks of several connections do not mix.
+
+use std::io::{self, Write as _};
+
+/// Width after which a line is broken.
+const COLUMN: usize = 80;
+
+/// Which way a chunk goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    /// From client to backend.
+    Up,
+    /// From backend to client.
+    Down,
+}
+
+/// Writes a chunk; none of it when the source has ended.
+pub(crate) fn print(way: Way, bytes: &[u8]) {
+    // Nobody reads any more: that is no reason to stop serving.
+    let _ = io::stdout().lock().write_all(&render(way, bytes));
+}
+
+fn render(way: Way, bytes: &[u8]) -> Vec<u8> {
+    let arrow = match way {
+        Way::Up => "->",
+        Way::Down => "-<",
+    };
+    let mut text = format!("{arrow} {}\n", bytes.len()).into_bytes();
+    let mut column = 0;
+    for &byte in bytes {
+        let start = text.len();
+        match byte {
+            b'\\' => text.extend(b"\\\\"),
+            b' '..=b'~' => text.push(byte),
+            _ => text.extend(format!("\\{byte:02X}").bytes()),
+        }
+        column += text.len() - start;
+        if byte == b'\n' || column > COLUMN {
+            text.push(b'\n');
+            column = 0;
+        }
+    }
+    text.push(b'\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(way: Way, bytes: &[u8]) -> String {
+        String::from_utf8(render(way, bytes)).unwrap()
+    }
+
+    #[test]
+    fn a_chunk_is_dumped_as_the_classic_did() {
+        assert_eq!(text(Way::Down, b"B0\n"), "-< 3\nB0\\0A\n\n");
+        assert_eq!(text(Way::Up, b"hello world\n"), "-> 12\nhello world\\0A\n\n");
+        assert_eq!(text(Way::Up, b""), "-> 0\n\n");
+        assert_eq!(text(Way::Up, b"\\\x7f\xff"), "-> 3\n\\\\\\7F\\FF\n");
+    }
+
+    #[test]
+    fn a_line_breaks_behind_the_character_that_passes_the_column() {
+        let a = "a".repeat(80);
+        assert_eq!(text(Way::Up, a.as_bytes()), format!("-> 80\n{a}\n"));
+        let b = "b".repeat(81);
+        assert_eq!(text(Way::Up, b.as_bytes()), format!("-> 81\n{b}\n\n"));
+        let c = "c".repeat(82);
+        assert_eq!(text(Way::Up, c.as_bytes()), format!("-> 82\n{}\nc\n", "c".repeat(81)));
+    }
+}

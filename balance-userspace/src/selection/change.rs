@@ -1,0 +1,201 @@
+//! Changes to the table while connections run on it.
+//!
+//! Invariants: channels and groups are added and never removed, so a [`ChannelId`] stays what it
+//! is; no change touches a connection that stands; what is refused changes nothing.
+
+use std::net::SocketAddr;
+
+use super::{Channel, ChannelId, Group, Method, Selector};
+
+/// Why a change is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// There is no such group.
+    NoSuchGroup,
+    /// There is no such channel in the group.
+    NoSuchChannel,
+    /// Only a disabled channel can be given another address.
+    NotDisabled,
+    /// The group's number is beyond [`MAX_GROUPS`].
+    TooManyGroups,
+}
+
+/// Whether a change that was not refused made a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// It did.
+    Yes,
+    /// It was so before.
+    Already,
+}
+
+/// Groups that may exist: as each number up to the highest takes memory, there is a bound.
+pub const MAX_GROUPS: usize = 1024;
+
+impl Selector {
+    /// The channel there, for reading.
+    ///
+    /// # Errors
+    /// [`Refused::NoSuchGroup`], [`Refused::NoSuchChannel`].
+    pub fn channel(&self, id: ChannelId) -> Result<&Channel, Refused> {
+        let group = self.groups.get(id.group).ok_or(Refused::NoSuchGroup)?;
+        group.channels.get(id.channel).ok_or(Refused::NoSuchChannel)
+    }
+
+    fn channel_mut(&mut self, id: ChannelId) -> Result<&mut Channel, Refused> {
+        let group = self.groups.get_mut(id.group).ok_or(Refused::NoSuchGroup)?;
+        group.channels.get_mut(id.channel).ok_or(Refused::NoSuchChannel)
+    }
+
+    /// Lets a channel take new connections, or not.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn set_enabled(&mut self, id: ChannelId, enabled: bool) -> Result<Changed, Refused> {
+        let channel = self.channel_mut(id)?;
+        let before = std::mem::replace(&mut channel.enabled, enabled);
+        Ok(if before == enabled { Changed::Already } else { Changed::Yes })
+    }
+
+    /// Starts counting attempts and bytes anew; `sent` and `rcvd` are those that live
+    /// connections have moved so far, which are not to be counted again when they end.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn reset(&mut self, id: ChannelId, sent: u64, rcvd: u64) -> Result<(), Refused> {
+        let channel = self.channel_mut(id)?;
+        channel.total = 0;
+        channel.sent = 0u64.wrapping_sub(sent);
+        channel.rcvd = 0u64.wrapping_sub(rcvd);
+        Ok(())
+    }
+
+    /// Adds a channel, disabled, to a group, which may be new.
+    ///
+    /// # Errors
+    /// [`Refused::TooManyGroups`].
+    pub fn create(
+        &mut self,
+        group: usize,
+        addresses: Vec<SocketAddr>,
+    ) -> Result<ChannelId, Refused> {
+        let channels = &mut self.group_or_new(group)?.channels;
+        channels.push(Channel { enabled: false, ..Channel::new(addresses, 0) });
+        Ok(ChannelId { group, channel: channels.len() - 1 })
+    }
+
+    /// Gives a disabled channel other addresses.
+    ///
+    /// # Errors
+    /// When it is not there, or not disabled.
+    pub fn assign(&mut self, id: ChannelId, addresses: Vec<SocketAddr>) -> Result<(), Refused> {
+        let channel = self.channel_mut(id)?;
+        if channel.enabled {
+            return Err(Refused::NotDisabled);
+        }
+        channel.addresses = addresses.into();
+        Ok(())
+    }
+
+    /// Gives a channel the addresses that its name has now.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn resolved(
+        &mut self,
+        id: ChannelId,
+        addresses: Vec<SocketAddr>,
+    ) -> Result<Changed, Refused> {
+        let channel = self.channel_mut(id)?;
+        if *channel.addresses == *addresses {
+            return Ok(Changed::Already);
+        }
+        channel.addresses = addresses.into();
+        Ok(Changed::Yes)
+    }
+
+    /// Sets how many connections a channel takes at a time, 0 for no limit.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn set_max(&mut self, id: ChannelId, max: u32) -> Result<(), Refused> {
+        self.channel_mut(id)?.max = max;
+        Ok(())
+    }
+
+    /// Sets how a group picks; it may be new.
+    ///
+    /// # Errors
+    /// [`Refused::TooManyGroups`].
+    pub fn set_method(&mut self, group: usize, method: Method) -> Result<(), Refused> {
+        self.group_or_new(group)?.method = method;
+        Ok(())
+    }
+
+    fn group_or_new(&mut self, group: usize) -> Result<&mut Group, Refused> {
+        if group >= MAX_GROUPS {
+            return Err(Refused::TooManyGroups);
+        }
+        while self.groups.len() <= group {
+            self.groups.push(Group::new(Method::RoundRobin, Vec::new()));
+        }
+        Ok(&mut self.groups[group])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: ChannelId = ChannelId { group: 0, channel: 0 };
+
+    fn address(port: u16) -> Vec<SocketAddr> {
+        vec![([127, 0, 0, 1], port).into()]
+    }
+
+    #[test]
+    fn a_created_channel_takes_nothing_until_it_is_enabled() {
+        let mut table = Selector::default();
+        let id = table.create(5, address(25)).unwrap();
+        assert_eq!(id, ChannelId { group: 5, channel: 0 });
+        assert!(table.first(0).is_none());
+        assert_eq!(table.set_enabled(id, true), Ok(Changed::Yes));
+        assert_eq!(table.set_enabled(id, true), Ok(Changed::Already));
+        let attempt = table.first(0).unwrap();
+        assert_eq!(attempt.id, id);
+        table.ended(attempt, 0, 0);
+    }
+
+    #[test]
+    fn only_a_disabled_channel_is_assigned_and_a_refusal_changes_nothing() {
+        let mut table =
+            Selector::new(vec![Group::new(Method::RoundRobin, vec![Channel::new(address(1), 0)])]);
+        assert_eq!(table.assign(FIRST, address(2)), Err(Refused::NotDisabled));
+        assert_eq!(*table.channel(FIRST).unwrap().addresses, *address(1));
+        table.set_enabled(FIRST, false).unwrap();
+        assert_eq!(table.assign(FIRST, address(2)), Ok(()));
+        assert_eq!(*table.channel(FIRST).unwrap().addresses, *address(2));
+    }
+
+    #[test]
+    fn what_is_not_there_is_told_apart() {
+        let mut table = Selector::new(vec![Group::new(Method::Hash, Vec::new())]);
+        assert_eq!(table.set_max(FIRST, 1), Err(Refused::NoSuchChannel));
+        let id = ChannelId { group: 7, channel: 0 };
+        assert_eq!(table.set_enabled(id, true), Err(Refused::NoSuchGroup));
+        assert_eq!(table.create(MAX_GROUPS, address(1)), Err(Refused::TooManyGroups));
+        assert_eq!(table.groups().len(), 1);
+    }
+
+    #[test]
+    fn after_a_reset_the_bytes_of_live_connections_count_from_there() {
+        let mut table = Selector::default();
+        let id = table.create(0, address(1)).unwrap();
+        table.set_enabled(id, true).unwrap();
+        let attempt = table.first(0).unwrap();
+        table.reset(id, 100, 7).unwrap();
+        table.ended(attempt, 150, 8);
+        let channel = table.channel(id).unwrap();
+        assert_eq!((channel.total, channel.sent, channel.rcvd, channel.current), (0, 50, 1, 0));
+    }
+}
