@@ -64,6 +64,8 @@ pub(crate) struct ServerJob {
     pub(crate) service: Service,
     /// Where it listens.
     pub(crate) address: SocketAddr,
+    /// Its connections end with a reset, so that none of them lingers.
+    pub(crate) resets: bool,
 }
 
 /// The server's only answer: it listens.

@@ -8,7 +8,7 @@ mod dialogues;
 mod mail;
 mod talk;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result};
 use mio::net::TcpListener;
@@ -23,8 +23,8 @@ const BACKLOG: i32 = 4096;
 /// Does the job, which has no end.
 pub(crate) fn run(job: &str) -> Result<()> {
     let job: ServerJob = serde_json::from_str(job).context("cannot read the server's job")?;
-    let listener =
-        listen(job.address).with_context(|| format!("server cannot listen on {}", job.address))?;
+    let listener = listen(job.address, job.resets)
+        .with_context(|| format!("server cannot listen on {}", job.address))?;
     let (control, address) = Control::start().context("cannot listen for control")?;
     answer(&Listening { control: address })?;
     match job.service {
@@ -33,11 +33,14 @@ pub(crate) fn run(job: &str) -> Result<()> {
     }
 }
 
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+fn listen(address: SocketAddr, resets: bool) -> std::io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    // Accepted connections inherit it, which saves a call for each.
+    // Accepted connections inherit these, which saves a call for each.
     socket.set_tcp_nodelay(true)?;
+    if resets {
+        socket.set_linger(Some(Duration::ZERO))?;
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;

@@ -12,6 +12,7 @@
 )]
 
 mod apt;
+mod bench;
 mod build;
 mod build_ebpf;
 mod demo;
@@ -38,6 +39,7 @@ enum Task {
     Run(run::Options),
     Test(test::Options),
     Demo(demo::Options),
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Task::Run(options) => run::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Demo(options) => demo::run(&options),
+        Task::Bench(options) => bench::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

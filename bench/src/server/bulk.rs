@@ -3,7 +3,7 @@
 //! Invariant: what has moved is known to [`Control`] before anything else moves.
 
 use anyhow::{Context as _, Result};
-use mio::{Events, Interest, Poll, net::TcpListener};
+use mio::{Events, Interest, Poll, Registry, net::TcpListener};
 
 use super::control::Control;
 use crate::{
@@ -27,15 +27,26 @@ pub(super) fn serve(
         let (_, incoming) =
             streams.turn(&mut poll, &mut events, None).context("server cannot poll")?;
         control.set(streams.sent, streams.received);
-        while incoming {
-            match listener.accept() {
-                // The server sends what goes down and receives what goes up.
-                Ok((socket, _)) => streams
-                    .add(poll.registry(), socket, (direction.down(), direction.up()))
-                    .context("server cannot poll a stream")?,
-                Err(error) if would_block(&error) => break,
-                Err(error) => return Err(error).context("server cannot accept"),
-            }
+        if incoming {
+            accept(&mut streams, &listener, direction, poll.registry())?;
+        }
+    }
+}
+
+fn accept(
+    streams: &mut Streams,
+    listener: &TcpListener,
+    direction: Direction,
+    registry: &Registry,
+) -> Result<()> {
+    loop {
+        match listener.accept() {
+            // The server sends what goes down and receives what goes up.
+            Ok((socket, _)) => streams
+                .add(registry, socket, (direction.down(), direction.up()))
+                .context("server cannot poll a stream")?,
+            Err(error) if would_block(&error) => return Ok(()),
+            Err(error) => return Err(error).context("server cannot accept"),
         }
     }
 }

@@ -75,12 +75,8 @@ fn accept(
             .register(&mut socket, Token(entry.key()), interest)
             .context("server cannot poll a connection")?;
         let key = entry.key();
-        let connection = entry.insert(Connection {
-            socket,
-            talk,
-            unsent: Vec::new(),
-            then: Then::Stay,
-        });
+        let connection =
+            entry.insert(Connection { socket, talk, unsent: Vec::new(), then: Then::Stay });
         if !out.is_empty() && connection.say(out).is_err() {
             connections.remove(key);
         }

@@ -91,9 +91,7 @@ mod tests {
             assert_eq!(then, Then::Close);
             let said = String::from_utf8(out).unwrap();
             let codes: Vec<_> = said.lines().map(|line| &line[..4]).collect();
-            let expected = [
-                "220 ", "250-", "250-", "250 ", "250 ", "250 ", "354 ", "250 ", "221 ",
-            ];
+            let expected = ["220 ", "250-", "250-", "250 ", "250 ", "250 ", "354 ", "250 ", "221 "];
             assert_eq!(codes, expected, "cut {cut}");
         }
     }

@@ -1,0 +1,111 @@
+//! What changed since an earlier run.
+//!
+//! Invariant: figures whose ranges overlap count as unchanged: noise is no news.
+
+use crate::{
+    measure::Better,
+    results::{CaseResults, FigureResults, Results},
+    table::{number, plain},
+};
+
+/// Tells it.
+pub(crate) fn tell(old: &Results, new: &Results) -> String {
+    let mut text = String::from("\nWhat changed:\n");
+    if old.machine != new.machine {
+        text += "  the machine: nothing below may mean anything\n";
+    }
+    for known in &new.peers {
+        let before = old.peers.iter().find(|other| other.peer == known.peer);
+        if let Some(before) = before.filter(|before| before.what != known.what) {
+            text += &format!("  {}: {} -> {}\n", known.peer, before.what, known.what);
+        }
+    }
+    let mut table = plain();
+    table.set_header(["case", "peer", "figure", "old", "new", "ratio", ""]);
+    let mut unchanged = 0;
+    for case in &new.cases {
+        for (peer, figure) in figures(case) {
+            let Some(before) = find(old, &case.id, peer, &figure.name) else { continue };
+            if before.summary.overlaps(&figure.summary) {
+                unchanged += 1;
+                continue;
+            }
+            let ratio = figure.summary.ratio_to(&before.summary);
+            let ratio = ratio.map_or("–".into(), |ratio| format!("×{ratio:.2}"));
+            let more = figure.summary.median > before.summary.median;
+            let good = more == (figure.better == Better::Higher);
+            let [old, new] = [before, figure].map(|figure| number(figure.summary.median));
+            let verdict = if good { "better" } else { "worse" };
+            table.add_row([&case.id, peer, &figure.name, &old, &new, &ratio, verdict]);
+        }
+    }
+    if !table.is_empty() {
+        text += &format!("{table}\n");
+    }
+    text + &format!("{unchanged} figures are as they were, within their ranges\n")
+}
+
+fn figures(case: &CaseResults) -> impl Iterator<Item = (&str, &FigureResults)> {
+    case.rows.iter().flat_map(|row| row.figures.iter().map(|figure| (row.peer.as_str(), figure)))
+}
+
+fn find<'a>(results: &'a Results, id: &str, peer: &str, name: &str) -> Option<&'a FigureResults> {
+    let case = results.cases.iter().find(|case| case.id == id)?;
+    case.rows.iter().find(|row| row.peer == peer)?.figure(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        probe::machine::Machine,
+        results::{FORMAT, Row},
+        statistics::Summary,
+    };
+
+    fn results(samples: &[f64]) -> Results {
+        let figure = FigureResults {
+            name: "p99 µs".into(),
+            better: Better::Lower,
+            summary: Summary::of(samples).unwrap(),
+            ratio_to_direct: None,
+        };
+        let row = Row { peer: "nginx".into(), figures: vec![figure], remarks: vec![] };
+        Results {
+            format: FORMAT,
+            unix_time: 0,
+            command: vec![],
+            machine: Machine {
+                kernel: "6".into(),
+                cpu: "x".into(),
+                cpus: 2,
+                memory: 1,
+                descriptors: 1,
+            },
+            secs: 1,
+            rounds: 1,
+            interrupted: false,
+            peers: vec![],
+            left_out: vec![],
+            cases: vec![CaseResults {
+                scenario: "rr".into(),
+                id: "rr-64-1".into(),
+                title: String::new(),
+                rows: vec![row],
+            }],
+        }
+    }
+
+    #[test]
+    fn a_figure_out_of_its_range_is_told_and_judged() {
+        let text = tell(&results(&[10.0, 11.0]), &results(&[20.0, 22.0]));
+        assert!(text.contains("×2.00") && text.contains("worse"), "{text}");
+        assert!(text.contains("0 figures"), "{text}");
+    }
+
+    #[test]
+    fn noise_is_only_counted() {
+        let text = tell(&results(&[10.0, 21.0]), &results(&[20.0, 22.0]));
+        assert!(!text.contains("rr-64-1") && text.contains("1 figures"), "{text}");
+    }
+}

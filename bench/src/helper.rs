@@ -1,0 +1,63 @@
+//! Our own server and client as processes.
+//!
+//! Invariant: they are this very program, so that both ends of a job are of one version.
+
+use std::{env, net::SocketAddr, path::Path, process::Command, time::Duration};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use crate::{
+    job::{ClientJob, Listening, ServerJob, Service},
+    port,
+    process::Process,
+};
+
+/// The words that make this program its own server or client.
+pub(crate) const SERVER: &str = "server";
+/// See [`SERVER`].
+pub(crate) const CLIENT: &str = "client";
+
+/// How long our server may take to listen.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A server that listens.
+pub(crate) struct Server {
+    process: Process,
+    /// Where it serves.
+    pub(crate) address: SocketAddr,
+    /// Where it tells its bytes.
+    pub(crate) control: SocketAddr,
+}
+
+impl Server {
+    /// Starts one on a free port.
+    pub(crate) fn start(service: Service, directory: &Path) -> Result<Self> {
+        Self::with(&ServerJob { service, address: port::next()?, resets: false }, directory)
+    }
+
+    /// Starts one for a job.
+    pub(crate) fn with(job: &ServerJob, directory: &Path) -> Result<Self> {
+        let address = job.address;
+        let log = directory.join(format!("server-{}.log", address.port()));
+        let mut process = start(SERVER, job, &log)?;
+        let Listening { control } = process.answer(PATIENCE)?;
+        Ok(Self { process, address, control })
+    }
+
+    /// Ends it as a crash would.
+    pub(crate) fn kill(self) {
+        self.process.kill();
+    }
+}
+
+/// Starts a client.
+pub(crate) fn client(job: &ClientJob, directory: &Path) -> Result<Process> {
+    start(CLIENT, job, &directory.join("client.log"))
+}
+
+fn start<T: Serialize>(role: &str, job: &T, log: &Path) -> Result<Process> {
+    let program = env::current_exe().context("cannot find this program")?;
+    let job = serde_json::to_string(job).context("cannot encode a job")?;
+    Process::start(&format!("the {role}"), Command::new(program).args([role, &job]), log)
+}

@@ -1,0 +1,71 @@
+//! The configuration files of the peers that want one.
+//!
+//! Invariant: loopback alone, no log of accesses, no limit that the load could meet; buffer
+//! sizes and the like are the peer's defaults.
+
+use std::{fmt::Write as _, net::SocketAddr, path::Path};
+
+use super::Setting;
+
+/// For haproxy. It notices a dead server by the connects that fail and by asking every second,
+/// and then takes the other.
+pub(super) fn haproxy(listen: SocketAddr, setting: &Setting<'_>, splice: bool) -> String {
+    let Setting { backends, workers, connections, .. } = setting;
+    let mut text = format!(
+        "global\n    nbthread {workers}\n    maxconn {connections}\n\
+         defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 1h\n    \
+         timeout server 1h\n    retries 3\n    option redispatch 1\n"
+    );
+    if splice {
+        text += "    option splice-request\n    option splice-response\n";
+    }
+    let _ = write!(
+        text,
+        "listen bench\n    bind {listen}\n    maxconn {connections}\n    balance roundrobin\n"
+    );
+    let check = if backends.len() > 1 { " check inter 1s" } else { "" };
+    for (nth, backend) in backends.iter().enumerate() {
+        let _ = writeln!(text, "    server s{nth} {backend}{check}");
+    }
+    text
+}
+
+/// For nginx. Each worker has its own listener, else one of them would get most connections.
+pub(super) fn nginx(listen: SocketAddr, setting: &Setting<'_>, module: &Path) -> String {
+    let Setting { backends, workers, connections, directory } = setting;
+    let directory = directory.display();
+    // For both ends of each connection, should one worker get them all.
+    let sockets = 2 * connections + 100;
+    let servers: String =
+        backends.iter().map(|backend| format!("        server {backend};\n")).collect();
+    format!(
+        "load_module {};\ndaemon off;\nworker_processes {workers};\n\
+         pid {directory}/nginx.pid;\nerror_log stderr warn;\n\
+         events {{\n    worker_connections {sockets};\n}}\n\
+         stream {{\n    access_log off;\n    upstream bench {{\n{servers}    }}\n    \
+         server {{\n        listen {listen} reuseport backlog=4096;\n        proxy_pass bench;\n        \
+         proxy_connect_timeout 5s;\n        proxy_timeout 1h;\n    }}\n}}\n",
+        module.display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setting(backends: &[SocketAddr]) -> Setting<'_> {
+        Setting { backends, directory: Path::new("/tmp"), workers: 2, connections: 10 }
+    }
+
+    #[test]
+    fn all_backends_are_named() {
+        let backends = [([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into()];
+        let listen = ([127, 0, 0, 1], 3).into();
+        let haproxy = haproxy(listen, &setting(&backends), true);
+        assert!(haproxy.contains("server s1 127.0.0.1:2 check"), "{haproxy}");
+        assert!(haproxy.contains("splice-response"), "{haproxy}");
+        let nginx = nginx(listen, &setting(&backends), Path::new("/m.so"));
+        assert!(nginx.contains("server 127.0.0.1:2;"), "{nginx}");
+        assert!(nginx.contains("listen 127.0.0.1:3 "), "{nginx}");
+    }
+}

@@ -1,0 +1,202 @@
+//! The programs behind the peers: where they are and how they are called.
+//!
+//! Invariant: nothing is started here; what is missing is told with the package it is in.
+
+use std::{
+    env, fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::{Setting, config};
+use crate::process::Process;
+
+/// Where Debian has the module that lets nginx pass TCP on, and its package.
+const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+const STREAM_PACKAGE: &str = "libnginx-mod-stream";
+
+/// A program and what makes it this peer.
+#[derive(Clone, Debug)]
+pub(super) enum Program {
+    /// balance on one datapath.
+    Balance { path: PathBuf, datapath: &'static str },
+    /// haproxy, moving bytes through pipes or its buffers.
+    Haproxy { splice: bool },
+    /// nginx with its stream module.
+    Nginx,
+    /// pen, which has one thread only.
+    Pen,
+    /// What the user said.
+    Custom(Vec<String>),
+}
+
+impl Program {
+    /// Reads a command with placeholders.
+    pub(super) fn custom(words: &str) -> Result<Self> {
+        let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
+        let has = |mark| words.iter().any(|word| word.contains(mark));
+        ensure!(has("{backend}"), "--peer-cmd {words:?} names no {{backend}}");
+        ensure!(has("{listen}") || has("{port}"), "--peer-cmd {words:?} names no {{listen}}");
+        Ok(Self::Custom(words))
+    }
+
+    /// The Debian package it lacks; of nginx both are asked for when either is missing.
+    pub(super) fn missing_package(&self) -> Option<&'static str> {
+        let package = match self {
+            Self::Haproxy { .. } => "haproxy",
+            Self::Nginx if find("nginx").is_ok() => {
+                return (!Path::new(STREAM_MODULE).exists()).then_some(STREAM_PACKAGE);
+            }
+            Self::Nginx => "nginx libnginx-mod-stream",
+            Self::Pen => "pen",
+            Self::Balance { .. } | Self::Custom(_) => return None,
+        };
+        find(package).is_err().then_some(package)
+    }
+
+    /// What it is exactly, or why it is not there.
+    pub(super) fn version(&self) -> Result<String> {
+        match self {
+            Self::Balance { path, .. } => first_line(Command::new(path).arg("--version")),
+            Self::Haproxy { .. } => first_line(Command::new(find("haproxy")?).arg("-v")),
+            Self::Nginx => {
+                let module = Path::new(STREAM_MODULE);
+                ensure!(module.exists(), "{STREAM_MODULE} is missing");
+                first_line(Command::new(find("nginx")?).arg("-v"))
+            }
+            Self::Pen => {
+                find("pen")?;
+                // It does not tell its version.
+                let format = ["--show", "--showformat", "pen ${Version}", "pen"];
+                first_line(Command::new("dpkg-query").args(format))
+                    .or_else(|_| Ok("pen of unknown version".into()))
+            }
+            Self::Custom(words) => {
+                find(&words[0])?;
+                Ok(words.join(" "))
+            }
+        }
+    }
+
+    /// The command to run in the foreground.
+    pub(super) fn command(&self, listen: SocketAddr, setting: &Setting<'_>) -> Result<Command> {
+        let (host, port) = (listen.ip().to_string(), listen.port().to_string());
+        let backends = setting.backends.iter().map(ToString::to_string);
+        Ok(match self {
+            Self::Balance { path, datapath } => {
+                let mut command = Command::new(path);
+                command.args(["-f", "-b", &host, "--datapath", datapath, "--grace", "0"]);
+                command.args(["--workers", &setting.workers.to_string(), &port]).args(backends);
+                // Its standard error is ours, and not the journal's.
+                command.env_remove("JOURNAL_STREAM");
+                command
+            }
+            Self::Haproxy { splice } => {
+                let file =
+                    write(setting, "haproxy.cfg", &config::haproxy(listen, setting, *splice))?;
+                let mut command = Command::new(find("haproxy")?);
+                // One process, in the foreground.
+                command.args(["-db", "-f"]).arg(file);
+                command
+            }
+            Self::Nginx => {
+                let text = config::nginx(listen, setting, Path::new(STREAM_MODULE));
+                let file = write(setting, "nginx.conf", &text)?;
+                let mut command = Command::new(find("nginx")?);
+                command.args(["-e", "stderr", "-p"]).arg(setting.directory).arg("-c").arg(file);
+                command
+            }
+            Self::Pen => {
+                let connections = setting.connections.to_string();
+                let mut command = Command::new(find("pen")?);
+                // `-b 1`: a dead server is tried again after a second, as haproxy does. `-c` is
+                // the number of clients it remembers, by address: here there is one.
+                command.args(["-f", "-r", "-b", "1", "-x", &connections, "-q", "4096"]);
+                command.arg(listen.to_string()).args(backends);
+                command
+            }
+            Self::Custom(words) => {
+                let words = expand(words, listen, &backends.collect::<Vec<_>>());
+                let mut command = Command::new(&words[0]);
+                command.args(&words[1..]);
+                command
+            }
+        })
+    }
+
+    /// True once a process that listens is ready in its own eyes as well.
+    pub(super) fn is_ready(&self, process: &Process) -> Result<bool> {
+        let Self::Balance { datapath, .. } = self else { return Ok(true) };
+        let log = process.log();
+        let Some(ready) = log.lines().find(|line| line.contains(" ready ")) else {
+            return Ok(false);
+        };
+        if !ready.split_whitespace().any(|word| word.strip_prefix("datapath=") == Some(*datapath)) {
+            bail!("balance is not on the datapath {datapath}: {ready}");
+        }
+        Ok(true)
+    }
+}
+
+/// Puts addresses into a command.
+fn expand(words: &[String], listen: SocketAddr, backends: &[String]) -> Vec<String> {
+    let mut expanded = Vec::new();
+    for word in words {
+        let word = word
+            .replace("{listen}", &listen.to_string())
+            .replace("{host}", &listen.ip().to_string())
+            .replace("{port}", &listen.port().to_string());
+        if word.contains("{backend}") {
+            expanded.extend(backends.iter().map(|backend| word.replace("{backend}", backend)));
+        } else {
+            expanded.push(word);
+        }
+    }
+    expanded
+}
+
+fn write(setting: &Setting<'_>, name: &str, text: &str) -> Result<PathBuf> {
+    let file = setting.directory.join(name);
+    fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(file)
+}
+
+/// Users other than root do not have the `sbin` directories on their PATH.
+fn find(program: &str) -> Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let places = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    let places = env::join_paths(places).context("the PATH is not one")?;
+    which::which_in(program, Some(places), "/").with_context(|| format!("{program} is missing"))
+}
+
+fn first_line(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text += &String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?} failed: {}", text.trim());
+    Ok(text.lines().next().unwrap_or_default().trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_repeated_for_each_backend() {
+        let Program::Custom(words) = Program::custom("p -l {host}:{port} to={backend} -v").unwrap()
+        else {
+            panic!("not a command of the user");
+        };
+        let expanded = expand(&words, ([127, 0, 0, 1], 9).into(), &["a:1".into(), "b:2".into()]);
+        assert_eq!(expanded, ["p", "-l", "127.0.0.1:9", "to=a:1", "to=b:2", "-v"]);
+    }
+
+    #[test]
+    fn a_command_without_places_is_refused() {
+        assert!(Program::custom("p {listen}").is_err());
+        assert!(Program::custom("p {backend}").is_err());
+    }
+}

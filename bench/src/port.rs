@@ -1,0 +1,45 @@
+//! Free ports to listen on.
+//!
+//! Invariant: below the ephemeral ones, so that no connection under load takes one between its
+//! choice and its use, and not the same twice in a run.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    process,
+    sync::atomic::{AtomicU16, Ordering},
+};
+
+use anyhow::{Result, bail};
+
+/// The first one, and how many there are.
+const FIRST: u16 = 10_000;
+const COUNT: u16 = 20_000;
+
+static TAKEN: AtomicU16 = AtomicU16::new(0);
+
+/// The next free one, on loopback.
+pub(crate) fn next() -> Result<SocketAddr> {
+    // Two runs at a time begin at different places.
+    let start = (process::id() % u32::from(COUNT)) as u16;
+    for _ in 0..COUNT {
+        let nth = TAKEN.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + start.wrapping_mul(131).wrapping_add(nth) % COUNT;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("none of the {COUNT} ports from {FIRST} is free")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_differ_and_are_not_ephemeral() {
+        let [a, b] = [next().unwrap(), next().unwrap()];
+        assert_ne!(a, b);
+        assert!((FIRST..FIRST + COUNT).contains(&a.port()));
+    }
+}

@@ -1,0 +1,67 @@
+//! What machine this is.
+//!
+//! Invariant: only what helps to compare figures; nothing that tells whose machine it is.
+
+use std::{fs, thread};
+
+use anyhow::Result;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
+
+use super::{look, number_after};
+
+/// This machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Machine {
+    /// Release of the kernel.
+    pub(crate) kernel: String,
+    /// Name of the processor.
+    pub(crate) cpu: String,
+    /// How many processors there are for us.
+    pub(crate) cpus: usize,
+    /// Memory in MiB.
+    pub(crate) memory: u64,
+    /// Descriptors that a process may have.
+    pub(crate) descriptors: u64,
+}
+
+impl Machine {
+    /// Looks at it.
+    pub(crate) fn look() -> Result<Self> {
+        let (_, descriptors) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        Ok(Self {
+            kernel: look("/proc/sys/kernel/osrelease", |text| Some(text.trim().to_owned()))?,
+            cpu: fs::read_to_string("/proc/cpuinfo")
+                .ok()
+                .and_then(|text| model(&text))
+                .unwrap_or_else(|| std::env::consts::ARCH.into()),
+            cpus: thread::available_parallelism().map_or(1, usize::from),
+            memory: look("/proc/meminfo", |text| number_after(text, "MemTotal:", "MemTotal:"))
+                .map(|kib: u64| kib / 1024)?,
+            descriptors,
+        })
+    }
+}
+
+/// Lets us, and all that we start, have as many descriptors as the system allows.
+pub(crate) fn raise_descriptors() -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+}
+
+/// Not there on every architecture.
+fn model(cpuinfo: &str) -> Option<String> {
+    let line = cpuinfo.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_has_a_name() {
+        let text = "processor\t: 0\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n";
+        assert_eq!(model(text).as_deref(), Some("AMD EPYC"));
+    }
+}

@@ -1,0 +1,45 @@
+//! Sockets of this machine: who listens, how many linger.
+//!
+//! Invariant: looking does not connect: a peer never sees a client that is not the load.
+
+use anyhow::Result;
+
+use super::{look, number_after};
+
+/// The state of a socket that listens, as /proc/net/tcp writes it.
+const LISTENING: &str = "0A";
+
+/// True if somebody listens on that port, on an IPv4 address.
+pub(crate) fn listens(port: u16) -> Result<bool> {
+    look("/proc/net/tcp", |text| Some(listens_in(text, port)))
+}
+
+/// Sockets that have ended and linger (TIME_WAIT).
+pub(crate) fn lingering() -> Result<u64> {
+    look("/proc/net/sockstat", |text| number_after(text, "TCP:", "tw"))
+}
+
+fn listens_in(text: &str, port: u16) -> bool {
+    text.lines().any(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let local = words.next().and_then(|local| local.rsplit_once(':'));
+        let state = words.nth(1);
+        local.is_some_and(|(_, hex)| u16::from_str_radix(hex, 16) == Ok(port))
+            && state == Some(LISTENING)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_sockets_that_listen_are_found() {
+        let text = "  sl  local_address rem_address   st tx_queue rx_queue\n   \
+                    0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:0 0 0\n   \
+                    1: 0100007F:1F91 0100007F:0050 01 00000000:00000000 00:0 0 0\n";
+        assert!(listens_in(text, 8080));
+        assert!(!listens_in(text, 8081));
+        assert!(!listens_in(text, 80));
+    }
+}

@@ -1,0 +1,150 @@
+//! A process that the harness has started.
+//!
+//! Invariant: it, and all that it starts in turn, ends with its guard; were the harness killed,
+//! it is asked to end (SIGTERM) by the kernel.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use nix::{
+    sys::{
+        prctl,
+        signal::{SigSet, Signal, kill, killpg},
+    },
+    unistd::Pid,
+};
+use serde::de::DeserializeOwned;
+
+use crate::{interrupt, probe::memory};
+
+/// How long a process may take to end when asked to.
+const END_PATIENCE: Duration = Duration::from_secs(3);
+/// How often to look at what nothing tells us about.
+pub(crate) const LOOK: Duration = Duration::from_millis(10);
+
+/// A running process, in a process group of its own.
+pub(crate) struct Process {
+    child: Child,
+    name: String,
+    log: PathBuf,
+    answers: Receiver<String>,
+}
+
+impl Process {
+    /// Starts it. What it writes to standard error goes to the file `log`, lines on standard
+    /// output are its answers.
+    pub(crate) fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
+        let stderr =
+            File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+        // A signal of the terminal is for us.
+        command.process_group(0);
+        let prepare = || {
+            // We hold signals back, see `interrupt`; it must not.
+            SigSet::empty().thread_set_mask()?;
+            Ok(prctl::set_pdeathsig(Signal::SIGTERM)?)
+        };
+        // SAFETY: between fork and exec, both are bare system calls: they neither allocate nor
+        // take locks.
+        unsafe {
+            command.pre_exec(prepare);
+        }
+        let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+        let stdout = child.stdout.take().context("a process has no standard output")?;
+        let (sender, answers) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                // Nobody listens any more: read on, so that the writer never stands still.
+                let _ = sender.send(line);
+            }
+        });
+        Ok(Self { child, name: name.to_owned(), log: log.to_owned(), answers })
+    }
+
+    /// The next answer.
+    pub(crate) fn answer<T: DeserializeOwned>(&mut self, patience: Duration) -> Result<T> {
+        let deadline = Instant::now() + patience;
+        loop {
+            interrupt::check()?;
+            match self.answers.recv_timeout(10 * LOOK) {
+                Ok(line) => {
+                    return serde_json::from_str(&line)
+                        .with_context(|| format!("{} answers nonsense: {line}", self.name));
+                }
+                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("{} gives no answer within {patience:?}", self.name)
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
+            }
+        }
+    }
+
+    /// An error if it has ended.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        interrupt::check()?;
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            _ => Err(self.ended()),
+        }
+    }
+
+    /// Its processes.
+    pub(crate) fn ids(&self) -> Vec<u32> {
+        memory::group(self.child.id())
+    }
+
+    /// What it has written to standard error so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read(&self.log).map_or_else(
+            |error| format!("its log cannot be read: {error}"),
+            |text| String::from_utf8_lossy(&text).into_owned(),
+        )
+    }
+
+    /// Ends it as a crash would: at once.
+    pub(crate) fn kill(mut self) {
+        self.kill_group();
+    }
+
+    fn ended(&mut self) -> anyhow::Error {
+        let status = self.child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
+        let log = self.log();
+        let last: Vec<&str> = log.lines().rev().take(3).collect();
+        let last = last.into_iter().rev().collect::<Vec<_>>().join("; ");
+        anyhow!("{} ended with {status}: {last}", self.name)
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX))
+    }
+
+    fn kill_group(&mut self) {
+        // Both fail only when there is nothing left.
+        let _ = killpg(self.pid(), Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = kill(self.pid(), Signal::SIGTERM);
+            let deadline = Instant::now() + END_PATIENCE;
+            while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+                thread::sleep(LOOK);
+            }
+        }
+        // Whatever it has started and left behind.
+        self.kill_group();
+    }
+}

@@ -1,0 +1,152 @@
+//! A run: every case, every round, every peer in turn.
+//!
+//! Invariant: within a round the peers follow on each other, so that what the machine does
+//! besides hits all of them alike; what was measured is stored, even if the run is interrupted.
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::{
+    args::Options,
+    chart, compare,
+    gather::Gathered,
+    interrupt,
+    measure::{Bench, wait_for_lingering},
+    peer::Peer,
+    probe::machine::{Machine, raise_descriptors},
+    results::{FORMAT, Known, Results},
+    scenario::{self, Case, Way},
+    table,
+};
+
+/// Descriptors of a proxy that are not its connections'.
+const SPARE_DESCRIPTORS: u64 = 500;
+
+/// Does what the command line says.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let peers = Peer::all(&options.peers, &options.peer_cmd, &options.balance)?;
+    let machine = Machine::look()?;
+    let idle = idle_connections(options.idle_connections, machine.descriptors);
+    let cases = scenario::chosen(&options.scenarios, idle)?;
+    let old = options.compare.as_deref().map(Results::load).transpose()?;
+    if options.missing_packages {
+        let packages: BTreeSet<_> = peers.iter().filter_map(Peer::missing_package).collect();
+        packages.into_iter().flat_map(str::split_whitespace).for_each(|name| println!("{name}"));
+        return Ok(());
+    }
+    interrupt::note()?;
+    raise_descriptors().context("cannot raise the limit of descriptors")?;
+    let out = &options.out;
+    fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
+
+    let (mut there, mut known, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
+    for peer in peers {
+        match peer.version() {
+            Ok(what) => {
+                known.push(Known { peer: peer.name.clone(), what });
+                there.push(peer);
+            }
+            Err(why) => {
+                eprintln!("peer {} is left out: {why:#}", peer.name);
+                left_out.push(Known { peer: peer.name, what: format!("{why:#}") });
+            }
+        }
+    }
+    ensure!(there.len() > 1, "there is nothing to measure beside direct");
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut results = Results {
+        format: FORMAT,
+        unix_time: since.as_secs(),
+        command: env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
+        machine,
+        secs: options.secs,
+        rounds: options.rounds,
+        interrupted: false,
+        peers: known,
+        left_out,
+        cases: Vec::new(),
+    };
+    measure(options, &cases, &there, &mut results)?;
+
+    let file = out.join("results.json");
+    results.save(&file)?;
+    if let Some(old) = old {
+        println!("{}", compare::tell(&old, &results));
+    }
+    let charts = chart::draw_all(&results, out)?;
+    eprintln!("{} and {charts} charts (SVG and PNG) are written", file.display());
+    interrupt::check()
+}
+
+fn measure(options: &Options, cases: &[Case], peers: &[Peer], results: &mut Results) -> Result<()> {
+    let directory = tempfile::tempdir().context("cannot create a temporary directory")?;
+    let bench = Bench {
+        window: Duration::from_secs(options.secs),
+        workers: results.machine.cpus,
+        directory: directory.path(),
+    };
+    let steps = cases.len() as u64 * u64::from(options.rounds) * peers.len() as u64;
+    let progress = ProgressBar::new(steps).with_style(
+        ProgressStyle::with_template("{elapsed_precise} [{wide_bar}] {pos}/{len} {msg} ({eta})")
+            .context("cannot make a progress bar")?,
+    );
+    progress.enable_steady_tick(Duration::from_millis(500));
+    println!("{}", table::head(results));
+    if cases.iter().any(|case| matches!(case.way, Way::Memory(..))) {
+        progress.set_message("waiting for sockets of earlier work to go");
+        // Interrupted or not is asked for below.
+        let _ = wait_for_lingering();
+    }
+    for case in cases {
+        let mut gathered = Gathered::new(case, peers.iter().map(|peer| peer.name.as_str()));
+        'rounds: for round in 1..=options.rounds {
+            for (nth, peer) in peers.iter().enumerate() {
+                progress.set_message(format!("{} round {round}: {}", case.id, peer.name));
+                let measured = bench.measure(case, peer);
+                if interrupt::noted() {
+                    results.interrupted = true;
+                    break 'rounds;
+                }
+                gathered.add(nth, round, measured);
+                progress.inc(1);
+            }
+        }
+        let case = gathered.finish();
+        progress.suspend(|| println!("{}", table::case(&case)));
+        results.cases.push(case);
+        if results.interrupted {
+            break;
+        }
+    }
+    progress.finish_and_clear();
+    Ok(())
+}
+
+/// As many as were asked for, if a proxy can have two descriptors for each.
+fn idle_connections(asked: u32, descriptors: u64) -> usize {
+    let fit = descriptors.saturating_sub(SPARE_DESCRIPTORS) / 2;
+    if u64::from(asked) > fit {
+        eprintln!(
+            "idle: {asked} connections need two descriptors each in a proxy and the limit is \
+             {descriptors}: measured with {fit}"
+        );
+    }
+    usize::try_from(u64::from(asked).min(fit)).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_connections_fit_the_limit() {
+        assert_eq!(idle_connections(4000, 20_000), 4000);
+        assert_eq!(idle_connections(10_000, 20_000), 9750);
+    }
+}

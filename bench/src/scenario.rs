@@ -1,0 +1,211 @@
+//! The scenarios and their cases: what is measured, in which order.
+//!
+//! Invariant: what counts memory comes first: sockets that linger after short connections are
+//! memory as well, and take a minute to go.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::job::{Direction, Load, Service};
+
+/// Each scenario and what it is about.
+const SCENARIOS: [(&str, &str); 7] = [
+    ("idle", "memory of an idle connection, in the proxy and in the kernel"),
+    ("stall", "memory of a connection whose receiver stands still, 50 of them"),
+    ("rr", "request and response on standing connections: 64 B and 4 KiB on 1, 64 and 1000"),
+    ("bulk", "streams without end: 1 and 8; up, down and both ways"),
+    ("conn", "short connections with one request each, 64 at a time"),
+    ("mail", "SMTP sessions with one message of 10 KiB each, 64 at a time"),
+    ("churn", "one of two backends dies under load and returns"),
+];
+
+/// Connections at a time where there is no other number.
+const CONNECTIONS: usize = 64;
+const REQUEST: usize = 64;
+/// The id of the server where there is one only.
+const ONLY: u8 = 1;
+
+/// One thing to measure.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    /// What it is a case of.
+    pub(crate) scenario: &'static str,
+    /// Its own name.
+    pub(crate) id: String,
+    /// For people.
+    pub(crate) title: String,
+    /// What the client does.
+    pub(crate) load: Load,
+    /// What the server does.
+    pub(crate) service: Service,
+    /// How it is measured.
+    pub(crate) way: Way,
+}
+
+/// How a case is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By what is done within a time; an operation is called so.
+    Timed(&'static str),
+    /// By the bytes that arrive within a time.
+    Bytes,
+    /// By the memory in use while connections are held, in this unit.
+    Memory(&'static str, i64),
+    /// By what clients suffer while a backend is away.
+    Churn,
+}
+
+/// What `--help` says about scenarios.
+pub(crate) fn help() -> String {
+    let mut text = String::from("Scenarios, and their cases:\n");
+    for (name, about) in SCENARIOS {
+        let ids: Vec<_> = cases(name, 0).into_iter().map(|case| case.id).collect();
+        text += &format!("  {name:<6} {about}\n");
+        if ids.len() > 1 {
+            text += &format!("         ({})\n", ids.join(", "));
+        }
+    }
+    text
+}
+
+/// The cases that were asked for, all if none was.
+pub(crate) fn chosen(names: &[String], idle_connections: usize) -> Result<Vec<Case>> {
+    let all: Vec<Case> =
+        SCENARIOS.iter().flat_map(|(name, _)| cases(name, idle_connections)).collect();
+    for name in names {
+        let known = all.iter().any(|case| case.is_called(name));
+        ensure!(known, "there is no scenario {name}, see --help");
+    }
+    let is_chosen = |case: &Case| names.is_empty() || names.iter().any(|name| case.is_called(name));
+    Ok(all.into_iter().filter(is_chosen).collect())
+}
+
+impl Case {
+    fn is_called(&self, name: &str) -> bool {
+        self.scenario == name || self.id == name
+    }
+
+    /// Connections at a time.
+    pub(crate) fn connections(&self) -> usize {
+        match self.load {
+            Load::Requests { connections, .. }
+            | Load::Short { connections, .. }
+            | Load::Churn { connections, .. }
+            | Load::Mail { connections, .. }
+            | Load::Hold { connections, .. } => connections,
+            Load::Bulk { streams, .. } => streams,
+            Load::Stall { receivers } => receivers,
+        }
+    }
+}
+
+fn cases(scenario: &'static str, idle_connections: usize) -> Vec<Case> {
+    let case = |id: String, title: String, load, service, way| Case {
+        scenario,
+        id,
+        title,
+        load,
+        service,
+        way,
+    };
+    let only = |title: String, load, service, way| {
+        vec![case(scenario.to_owned(), title, load, service, way)]
+    };
+    match scenario {
+        "idle" => only(
+            format!("{idle_connections} idle connections, memory of each"),
+            Load::Hold { connections: idle_connections, size: REQUEST },
+            Service::Echo { size: REQUEST },
+            Way::Memory("KiB", 1024),
+        ),
+        "stall" => only(
+            "50 receivers stand still, memory of each".into(),
+            Load::Stall { receivers: 50 },
+            Service::Bulk(Direction::Down),
+            Way::Memory("MiB", 1024 * 1024),
+        ),
+        "rr" => {
+            let all = [64, 4096].into_iter().flat_map(|size| [1, 64, 1000].map(|n| (size, n)));
+            all.map(|(size, connections)| {
+                case(
+                    format!("rr-{size}-{connections}"),
+                    format!("requests of {size} B on {}", plural(connections, "connection")),
+                    Load::Requests { connections, size },
+                    Service::Echo { size },
+                    Way::Timed("request"),
+                )
+            })
+            .collect()
+        }
+        "bulk" => {
+            let ways =
+                [("up", Direction::Up), ("down", Direction::Down), ("both", Direction::Both)];
+            let all = [1, 8].into_iter().flat_map(|n| ways.map(|way| (n, way)));
+            all.map(|(streams, (way, direction))| {
+                let which = if way == "both" { "both ways" } else { way };
+                case(
+                    format!("bulk-{streams}-{way}"),
+                    format!("{} {which}", plural(streams, "stream")),
+                    Load::Bulk { streams, direction },
+                    Service::Bulk(direction),
+                    Way::Bytes,
+                )
+            })
+            .collect()
+        }
+        "conn" => only(
+            format!("connections with one request of {REQUEST} B each, {CONNECTIONS} at a time"),
+            Load::Short { connections: CONNECTIONS, size: REQUEST },
+            Service::Answer { size: REQUEST, id: ONLY },
+            Way::Timed("connect"),
+        ),
+        "mail" => only(
+            format!("SMTP sessions with one message of 10 KiB each, {CONNECTIONS} at a time"),
+            Load::Mail { connections: CONNECTIONS, message: 10 * 1024 },
+            Service::Mail,
+            Way::Timed("message"),
+        ),
+        _ => only(
+            "one of two backends dies and returns, 32 clients with a request every 10 ms".into(),
+            Load::Churn { connections: 32, size: REQUEST, pause: Duration::from_millis(10) },
+            Service::Answer { size: REQUEST, id: ONLY },
+            Way::Churn,
+        ),
+    }
+}
+
+fn plural(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(names: &[&str]) -> Result<Vec<String>> {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        Ok(chosen(&names, 4000)?.into_iter().map(|case| case.id).collect())
+    }
+
+    #[test]
+    fn every_scenario_has_cases_of_its_name() {
+        for (name, _) in SCENARIOS {
+            for case in cases(name, 10) {
+                assert!(case.id == name || case.id.starts_with(&format!("{name}-")), "{case:?}");
+                assert_eq!(case.scenario, name);
+            }
+        }
+        assert_eq!(ids(&[]).unwrap().len(), 17);
+    }
+
+    #[test]
+    fn scenarios_and_cases_can_be_chosen() {
+        assert_eq!(
+            ids(&["rr-64-1", "bulk-8-up", "churn"]).unwrap(),
+            ["rr-64-1", "bulk-8-up", "churn"]
+        );
+        assert_eq!(ids(&["bulk"]).unwrap().len(), 6);
+        assert!(ids(&["speed"]).unwrap_err().to_string().contains("speed"));
+    }
+}
