@@ -13,11 +13,11 @@ use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Sends `payload` to the peer of `stream` as a segment of its own, beginning `back` bytes before
-/// the first byte that `stream` has not sent yet.
+/// the first byte that `stream` has not sent yet, with or without a FIN behind it.
 ///
 /// # Errors
 /// When the system does not let us.
-pub fn forge(stream: &TcpStream, back: u32, payload: &[u8]) -> io::Result<()> {
+pub fn forge(stream: &TcpStream, back: u32, payload: &[u8], fin: bool) -> io::Result<()> {
     let (SocketAddr::V4(from), SocketAddr::V4(to)) = (stream.local_addr()?, stream.peer_addr()?)
     else {
         return Err(io::ErrorKind::Unsupported.into());
@@ -29,7 +29,7 @@ pub fn forge(stream: &TcpStream, back: u32, payload: &[u8]) -> io::Result<()> {
     segment.extend(sent.wrapping_sub(back).to_be_bytes());
     segment.extend(received.to_be_bytes());
     // Header of five words; ACK and PSH; a window that closes nothing; checksum; no urgent data.
-    segment.extend([5 << 4, 0x18, 0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend([5 << 4, 0x18 | u8::from(fin), 0xff, 0xff, 0, 0, 0, 0]);
     segment.extend(payload);
     let sum = checksum(*from.ip(), *to.ip(), &segment);
     segment[16..18].copy_from_slice(&sum.to_be_bytes());

@@ -20,6 +20,7 @@ mod net;
 mod port;
 mod program;
 mod report;
+mod sending;
 mod smtp;
 
 pub use backend::Backend;
@@ -36,6 +37,7 @@ pub use net::{End, accept, ask, connect, end_of, listen, listen_small, reset, sm
 pub use port::ReservedPort;
 pub use program::{Balance, Builder, Event, Session, Stopped, binary};
 pub use report::{note, skip};
+pub use sending::Sending;
 pub use smtp::{Client, Sink, SinkCount, postfix_tools};
 
 use std::{ops::Range, time::Duration};

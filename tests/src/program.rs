@@ -6,29 +6,25 @@ use std::{
     env,
     io::{BufRead as _, BufReader},
     net::{Ipv4Addr, SocketAddr},
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    process::{Child, ChildStderr, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use nix::{
-    sys::{
-        resource::{Resource, setrlimit},
-        signal::{Signal, kill},
-    },
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
-use crate::{Datapath, Process, ReservedPort, eventually, finish};
+use crate::{Process, ReservedPort, eventually, finish};
 
+mod builder;
 mod event;
 
+pub use builder::Builder;
 pub use event::{Event, Session, Stopped};
-
-const JSON: &str = "--log-format=json";
 
 /// How long the program may take to get ready, or to end when nothing holds it.
 const SOON: Duration = Duration::from_secs(30);
@@ -41,186 +37,6 @@ pub fn binary() -> PathBuf {
     );
     path.canonicalize()
         .unwrap_or_else(|_| panic!("{} is missing: run cargo xtask test", path.display()))
-}
-
-/// What a program is started with.
-#[derive(Debug)]
-pub struct Builder {
-    binary: PathBuf,
-    datapath: Option<Datapath>,
-    listen: Option<SocketAddr>,
-    service: Option<String>,
-    options: Vec<String>,
-    operands: Vec<String>,
-    hosts: Option<tempfile::NamedTempFile>,
-    descriptors: Option<u64>,
-    user: Option<u32>,
-}
-
-impl Builder {
-    /// A program on the given datapath, that listens on a port of 127.0.0.1 and logs all it can
-    /// as JSON.
-    pub fn new(datapath: Datapath) -> Self {
-        Self { datapath: Some(datapath), ..Self::auto() }
-    }
-
-    /// The same, with the datapath left to the program.
-    pub fn auto() -> Self {
-        Self {
-            binary: binary(),
-            datapath: None,
-            listen: None,
-            service: None,
-            options: ["-f", "-d", JSON].map(str::to_owned).into(),
-            operands: Vec::new(),
-            hosts: None,
-            descriptors: None,
-            user: None,
-        }
-    }
-
-    /// Another file than [`binary`].
-    pub fn binary(mut self, path: &Path) -> Self {
-        self.binary = path.into();
-        self
-    }
-
-    /// Without `-d`: what an operator sees.
-    pub fn quiet(mut self) -> Self {
-        self.options.retain(|option| option != "-d");
-        self
-    }
-
-    /// With a log for people instead of one for these tests.
-    pub fn text(mut self) -> Self {
-        self.options.retain(|option| option != JSON);
-        self
-    }
-
-    /// Adds an option, and what belongs to it.
-    pub fn option(mut self, words: &[&str]) -> Self {
-        self.options.extend(words.iter().map(|&word| word.into()));
-        self
-    }
-
-    /// Listens there, on a port reserved by the caller, or on all addresses if `::`.
-    pub fn listen(mut self, address: SocketAddr) -> Self {
-        self.listen = Some(address);
-        self
-    }
-
-    /// Gives the port to listen on by the name of a service.
-    pub fn service(mut self, name: &str) -> Self {
-        self.service = Some(name.into());
-        self
-    }
-
-    /// Adds a channel by address.
-    pub fn channel(self, address: SocketAddr) -> Self {
-        self.operand(&address.to_string())
-    }
-
-    /// Adds an operand as it is: a channel with a name or a limit, or a separator.
-    pub fn operand(mut self, word: &str) -> Self {
-        self.operands.push(word.into());
-        self
-    }
-
-    /// Runs with that text as `/etc/hosts`. Needs root.
-    pub fn hosts(mut self, text: &str) -> Self {
-        let file = tempfile::NamedTempFile::new().expect("a temporary file");
-        std::fs::write(file.path(), text).expect("writing a temporary file");
-        self.hosts = Some(file);
-        self
-    }
-
-    /// Runs with at most that many descriptors.
-    pub fn descriptors(mut self, limit: u64) -> Self {
-        self.descriptors = Some(limit);
-        self
-    }
-
-    /// Runs as that user and group, without any capability. Needs root.
-    pub fn user(mut self, id: u32) -> Self {
-        self.user = Some(id);
-        self
-    }
-
-    /// The command line, to be run with other limits and users if asked for; and the port.
-    pub fn command(&self) -> (Command, Option<ReservedPort>, SocketAddr) {
-        let mut command = match &self.hosts {
-            None => Command::new(&self.binary),
-            Some(file) => {
-                let mut command = Command::new("unshare");
-                command
-                    .args(["--mount", "sh", "-e", "-c"])
-                    .arg(r#"mount --bind "$1" /etc/hosts; shift; exec "$@""#)
-                    .arg("sh")
-                    .arg(file.path())
-                    .arg(&self.binary);
-                command
-            }
-        };
-        command.args(&self.options);
-        if let Some(datapath) = self.datapath {
-            command.args(["--datapath", datapath.name()]);
-        }
-        let reserved = self.listen.is_none().then(ReservedPort::new);
-        let address = match (&self.listen, &reserved) {
-            (Some(address), _) => *address,
-            (None, Some(port)) => port.address(),
-            (None, None) => unreachable!("one of them is set"),
-        };
-        if !address.ip().is_unspecified() {
-            command.args(["-b", &address.ip().to_string()]);
-        }
-        let port = address.port().to_string();
-        command.arg(self.service.as_ref().unwrap_or(&port));
-        command.args(&self.operands);
-        if let Some(id) = self.user {
-            command.uid(id).gid(id);
-        }
-        if let Some(limit) = self.descriptors {
-            let limited = move || Ok(setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?);
-            // SAFETY: setrlimit is a bare system call: it neither allocates nor takes locks.
-            unsafe { command.pre_exec(limited) };
-        }
-        (command, reserved, address)
-    }
-
-    /// Starts the program and waits until it serves, on the datapath that was asked for.
-    pub fn start(self) -> Balance {
-        let balance = self.spawn();
-        let ready = balance.wait_for("ready");
-        if let Some(datapath) = balance.builder.datapath {
-            assert_eq!(ready.text("datapath"), datapath.name(), "{ready:?}");
-        }
-        balance
-    }
-
-    /// Starts the program and does not wait.
-    pub fn spawn(self) -> Balance {
-        let (mut command, port, address) = self.command();
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("starting {command:?}: {error}"));
-        let log = Log::default();
-        let reader = log.clone().follow(child.stderr.take().expect("piped"));
-        Balance {
-            builder: self,
-            address: match address.ip() {
-                ip if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
-                _ => address,
-            },
-            _port: port,
-            child,
-            log,
-            reader: Some(reader),
-        }
-    }
 }
 
 /// The lines that a program has written so far.
@@ -256,6 +72,29 @@ pub struct Balance {
 }
 
 impl Balance {
+    fn spawn(builder: Builder) -> Self {
+        let (mut command, port, address) = builder.command();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("starting {command:?}: {error}"));
+        let log = Log::default();
+        let reader = log.clone().follow(child.stderr.take().expect("piped"));
+        Self {
+            builder,
+            address: match address.ip() {
+                ip if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
+                _ => address,
+            },
+            _port: port,
+            child,
+            log,
+            reader: Some(reader),
+        }
+    }
+
     /// Where clients connect; 127.0.0.1 if it listens everywhere.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -313,7 +152,7 @@ impl Balance {
     /// Asserts that `count` connections have ended by now, or soon, all on the datapath that
     /// this program was started with.
     pub fn assert_all_on_its_datapath(&self, count: usize) {
-        let datapath = self.builder.datapath.expect("a program on one datapath");
+        let datapath = self.builder.datapath().expect("a program on one datapath");
         for session in self.sessions(count) {
             assert_eq!(session.datapath, datapath.name(), "{session:?}");
         }

@@ -1,6 +1,6 @@
 //! Every byte arrives, unchanged and in order, whatever its size and direction.
 
-use std::{net::TcpStream, thread, time::Duration};
+use std::{net::TcpStream, thread};
 
 use tests::{
     Datapath, End, Link, Pattern, WHOLE, both_ways, end_of, on_both_datapaths, receive_exactly,
@@ -70,32 +70,6 @@ fn twenty_thousand_writes_of_one_byte_arrive(datapath: Datapath) {
     link.balance.assert_all_on_its_datapath(1);
 }
 
-/// Each burst makes the kernel's datapath change hands, most of them at a moment of its own.
-fn bursts_of_tiny_packets_keep_their_order(datapath: Datapath) {
-    const PACKETS: u64 = 500_000;
-    let link = Link::new(datapath);
-    let (client, server) = link.pair();
-    let mut bursts = fastrand::Rng::with_seed(13);
-    let mut left = 0;
-    let sending = in_background(&client, move |client| {
-        let pauses = |_| {
-            left = match left {
-                0 => bursts.u32(1..2000),
-                _ => left - 1,
-            };
-            if left == 0 {
-                // Not a wait: this sender has nothing to say for a while.
-                thread::sleep(Duration::from_micros(100));
-            }
-        };
-        send(client, Pattern::new(PACKETS, PACKETS), 1..2, pauses).expect("sending")
-    });
-    let got = receive_exactly(&server, PACKETS).expect("all of it");
-    assert_eq!(got, sending.join().expect("the sender"));
-    drop((client, server));
-    link.balance.assert_all_on_its_datapath(1);
-}
-
 fn writes_of_any_length_arrive(datapath: Datapath) {
     let link = Link::new(datapath);
     let (client, server) = link.pair();
@@ -122,7 +96,6 @@ on_both_datapaths!(
     both_sides_may_speak_at_once,
     two_hundred_megabytes_each_way_at_once_arrive,
     twenty_thousand_writes_of_one_byte_arrive,
-    bursts_of_tiny_packets_keep_their_order,
     writes_of_any_length_arrive,
     connections_side_by_side_do_not_mix,
 );

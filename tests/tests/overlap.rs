@@ -15,7 +15,7 @@ fn bytes_that_a_packet_repeats_are_delivered_once(datapath: Datapath) {
         client.write_all(&data[..repeated]).expect("the first bytes");
         server.read_exact(&mut got[..repeated]).expect("the first bytes");
         // What the client is about to send, with what it has sent before it.
-        if let Err(e) = forge(&client, repeated as u32, &data[..repeated + fresh]) {
+        if let Err(e) = forge(&client, repeated as u32, &data[..repeated + fresh], false) {
             return skip(&format!("cannot put a segment on the wire: {e}"));
         }
         server.read_exact(&mut got[repeated..][..fresh]).expect("what the forged segment adds");
@@ -29,4 +29,24 @@ fn bytes_that_a_packet_repeats_are_delivered_once(datapath: Datapath) {
     link.balance.assert_all_on_its_datapath(5);
 }
 
-on_both_datapaths!(bytes_that_a_packet_repeats_are_delivered_once);
+fn a_packet_whose_only_news_is_its_fin_ends_one_direction_and_no_more(datapath: Datapath) {
+    let link = Link::new(datapath);
+    let (mut client, mut server) = link.pair();
+    let data = [b'z'; 1000];
+    client.write_all(&data).expect("the data");
+    server.read_exact(&mut [0; 1000]).expect("the data");
+    if let Err(e) = forge(&client, 1000, &data, true) {
+        return skip(&format!("cannot put a segment on the wire: {e}"));
+    }
+    assert!(matches!(end_of(&mut server), End::Clean), "the client's end");
+    // The client knows nothing of its end, so what it gets of this does not matter.
+    server.write_all(b"a late answer").expect("the direction back is open");
+    drop(server);
+    let session = link.balance.sessions(1).remove(0);
+    assert_eq!((session.end.as_str(), session.rcvd), ("clean", 14), "{session:?}");
+}
+
+on_both_datapaths!(
+    bytes_that_a_packet_repeats_are_delivered_once,
+    a_packet_whose_only_news_is_its_fin_ends_one_direction_and_no_more,
+);

@@ -1,0 +1,103 @@
+//! A sender that runs beside its test, and can be watched.
+
+use std::{
+    net::{Shutdown, TcpStream},
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+
+use crate::{Digest, PATIENCE, Pattern, WHOLE, eventually, send};
+
+/// A sender that has got nothing through for so many milliseconds has stopped.
+const STILL: u64 = 1500;
+
+/// A thread that sends seeded data and then ends its direction.
+#[derive(Debug)]
+pub struct Sending {
+    progress: Arc<Progress>,
+    len: u64,
+    thread: JoinHandle<Digest>,
+}
+
+/// How far a sender has come, and when it last got any further.
+#[derive(Debug)]
+struct Progress {
+    bytes: AtomicU64,
+    start: Instant,
+    /// Milliseconds after `start`.
+    last: AtomicU64,
+}
+
+impl Progress {
+    fn count(&self, written: usize) {
+        self.bytes.fetch_add(written as u64, Ordering::Relaxed);
+        self.last.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).expect("a test is short")
+    }
+
+    fn is_still(&self) -> bool {
+        self.now().saturating_sub(self.last.load(Ordering::Relaxed)) >= STILL
+    }
+}
+
+impl Sending {
+    /// Sends `len` bytes.
+    pub fn start(stream: &TcpStream, len: u64) -> Self {
+        Self::start_with(stream, len, WHOLE, |_| {})
+    }
+
+    /// The same in writes of lengths taken from `writes`; calls `pause` after each.
+    pub fn start_with(
+        stream: &TcpStream,
+        len: u64,
+        writes: Range<usize>,
+        mut pause: impl FnMut(usize) + Send + 'static,
+    ) -> Self {
+        let stream = stream.try_clone().expect("dup");
+        let progress = Arc::new(Progress {
+            bytes: AtomicU64::new(0),
+            start: Instant::now(),
+            last: AtomicU64::new(0),
+        });
+        let shared = progress.clone();
+        let thread = thread::spawn(move || {
+            let count = |written| {
+                shared.count(written);
+                pause(written);
+            };
+            let sent = send(&stream, Pattern::new(len, len), writes, count).expect("sending");
+            stream.shutdown(Shutdown::Write).expect("shutdown");
+            sent
+        });
+        Self { progress, len, thread }
+    }
+
+    /// Bytes that the socket has taken.
+    pub fn so_far(&self) -> u64 {
+        self.progress.bytes.load(Ordering::Relaxed)
+    }
+
+    /// What has been sent once nothing more gets through, or nothing is left.
+    pub fn wait_until_still(&self) -> u64 {
+        eventually(PATIENCE, "the sender stops", || {
+            let still = self.progress.is_still();
+            match self.so_far() {
+                now if still || now == self.len => Ok(now),
+                now => Err(format!("{now} bytes sent")),
+            }
+        })
+    }
+
+    /// All that was sent, once it is.
+    pub fn finish(self) -> Digest {
+        self.thread.join().expect("the sender")
+    }
+}
