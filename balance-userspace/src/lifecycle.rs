@@ -4,7 +4,7 @@
 //! Invariant: a failure of one of these duties does not end the process; only a signal or the
 //! `kill` command does.
 
-use std::{sync::Arc, thread::JoinHandle, time::Duration};
+use std::{sync::Arc, task::Poll, thread::JoinHandle, time::Duration};
 
 use tokio::{
     runtime::Runtime,
@@ -27,8 +27,8 @@ use crate::{
 /// Everything that the main thread looks after.
 pub(crate) struct Lifecycle {
     runtime: Runtime,
-    terminate: Signal,
-    interrupt: Signal,
+    /// Those that end the program.
+    ends: [Signal; 4],
     /// Kept so that the signal does no harm: the classic's clients send it.
     _usr1: Signal,
     instance: Option<Instance>,
@@ -49,17 +49,19 @@ impl Lifecycle {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)?;
         let context = runtime.enter();
-        let [terminate, interrupt, usr1] = [
-            signal(SignalKind::terminate()).map_err(refused)?,
-            signal(SignalKind::interrupt()).map_err(refused)?,
-            signal(SignalKind::user_defined1()).map_err(refused)?,
+        let catch = |kind| signal(kind).map_err(refused);
+        let ends = [
+            catch(SignalKind::terminate())?,
+            catch(SignalKind::interrupt())?,
+            catch(SignalKind::quit())?,
+            catch(SignalKind::hangup())?,
         ];
+        let usr1 = catch(SignalKind::user_defined1())?;
         drop(context);
         let seconds = |n: u32| Duration::from_secs(n.into());
         Ok(Self {
             runtime,
-            terminate,
-            interrupt,
+            ends,
             _usr1: usr1,
             instance,
             names,
@@ -72,7 +74,7 @@ impl Lifecycle {
     /// Serves until the first signal or `kill`; then waits until all connections have ended.
     /// After a signal that takes the grace time at most, and a second signal ends it at once.
     pub(crate) fn run(self, shared: &Arc<Shared>, threads: Vec<JoinHandle<()>>) {
-        let Self { runtime, mut terminate, mut interrupt, mut instance, names, .. } = self;
+        let Self { runtime, mut ends, mut instance, names, .. } = self;
         let listener = instance.as_mut().and_then(Instance::take_listener);
         runtime.block_on(async {
             if let Some(listener) = listener {
@@ -103,8 +105,7 @@ impl Lifecycle {
             });
             let end = async {
                 let signalled = select! {
-                    _ = terminate.recv() => true,
-                    _ = interrupt.recv() => true,
+                    () = any(&mut ends) => true,
                     () = shared.stop.cancelled() => false,
                 };
                 shared.stop.cancel();
@@ -116,8 +117,7 @@ impl Lifecycle {
                 );
                 select! {
                     _ = &mut joined => return,
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
+                    () = any(&mut ends) => {}
                     () = sleep_for(grace) => {}
                 }
                 if shared.open() > 0 {
@@ -129,6 +129,19 @@ impl Lifecycle {
             select! { () = duties => {} () = end => {} }
         });
     }
+}
+
+/// Waits for one of several signals.
+async fn any(signals: &mut [Signal]) {
+    std::future::poll_fn(|context| {
+        // Each is polled, so that each wakes us.
+        let mut came = false;
+        for signal in signals.iter_mut() {
+            came |= signal.poll_recv(context).is_ready();
+        }
+        if came { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 /// Serves the control socket; its files are gone when the program accepts no more.

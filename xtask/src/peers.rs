@@ -10,8 +10,13 @@ use anyhow::{Context as _, Result, bail};
 use crate::apt;
 
 /// Each program and the package it is in.
-const PEERS: [(&str, &str); 3] =
-    [("smtp-source", "postfix"), ("smtp-sink", "postfix"), ("ip", "iproute2")];
+const PEERS: [(&str, &str); 4] = [
+    ("smtp-source", "postfix"),
+    ("smtp-sink", "postfix"),
+    ("ip", "iproute2"),
+    // Runs the recordings of the classic.
+    ("python3", "python3"),
+];
 
 /// Postfix asks what kind of mail system this is: none.
 const ANSWERS: &str = "postfix postfix/main_mailer_type select No configuration";

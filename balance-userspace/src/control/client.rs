@@ -14,7 +14,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{
-    protocol::{Command, LINE, Reply, Request, VERSION},
+    protocol::{Command, REPLY_LINE, Reply, Request, VERSION},
     rundir::RunDirError,
 };
 
@@ -160,7 +160,7 @@ impl Client {
         self.stream.get_ref().set_read_timeout(wait)?;
         self.stream.get_mut().write_all(&line)?;
         line.clear();
-        (&mut self.stream).take(LINE as u64).read_until(b'\n', &mut line)?;
+        (&mut self.stream).take(REPLY_LINE as u64).read_until(b'\n', &mut line)?;
         if line.is_empty() {
             return Err(ErrorKind::UnexpectedEof.into());
         }

@@ -84,7 +84,9 @@ fn one_that_goes_away_in_the_middle_is_named() {
 
 #[test]
 fn an_endless_reply_is_cut_off() {
-    let fake = Fake::new("client-endless", |_| Act::Line("[".repeat(LINE + 1)));
+    let fake = Fake::new("client-endless", |_| {
+        Act::Line("[".repeat(crate::control::protocol::REPLY_LINE + 1))
+    });
     let mut client = Client::connect(&fake.dir.paths().socket).unwrap();
     assert!(matches!(client.ask(Command::Show), Err(ClientError::Unreadable)));
 }

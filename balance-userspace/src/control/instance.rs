@@ -62,6 +62,8 @@ impl Instance {
             .truncate(false)
             .write(true)
             .mode(0o600)
+            // The directory may have been open to others once.
+            .custom_flags(libc::O_NOFOLLOW)
             .open(&paths.lock)
             .map_err(refused(&paths.lock))?;
         match lock.try_lock() {

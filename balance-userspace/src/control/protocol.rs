@@ -13,8 +13,11 @@ use crate::selection::{ChannelId, Method};
 /// Version of the protocol; raised when a reader of the old one would misunderstand the new one.
 pub const VERSION: u32 = 1;
 
-/// Bytes of the longest line that either side takes.
-pub const LINE: usize = 1 << 20;
+/// Bytes of the longest request that is taken.
+pub const LINE: usize = 1 << 16;
+
+/// Bytes of the longest reply that is taken: room for the sessions of a very large instance.
+pub const REPLY_LINE: usize = 32 << 20;
 
 /// A client's line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

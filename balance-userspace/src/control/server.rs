@@ -128,7 +128,7 @@ async fn answer(shared: &Arc<Shared>, command: Command) -> Reply {
                 Ok(id) => Reply::Created(id),
                 Err(refused) => refusal(refused),
             },
-            Err(why) => Reply::InvalidAddress(why),
+            Err(why) => invalid(why),
         },
         Command::Assign { id, host, port } => {
             // Whether it may be is the better answer than whether the name can be resolved.
@@ -139,7 +139,7 @@ async fn answer(shared: &Arc<Shared>, command: Command) -> Reply {
             }
             match addresses(shared, host, port).await {
                 Ok(found) => done(shared.table.lock().selector.assign(id, found)),
-                Err(why) => Reply::InvalidAddress(why),
+                Err(why) => invalid(why),
             }
         }
         Command::Drain { id, seconds } => drain(shared, id, seconds).await,
@@ -149,6 +149,12 @@ async fn answer(shared: &Arc<Shared>, command: Command) -> Reply {
             Reply::Done
         }
     }
+}
+
+/// The client shows the classic's bare words; why is for the log.
+fn invalid(why: String) -> Reply {
+    info!(why, "control: the address cannot be used");
+    Reply::InvalidAddress(why)
 }
 
 /// All addresses of a server given as in a channel operand, or as host and port. Blocks no one.
