@@ -9,6 +9,7 @@
 mod backend;
 mod blackhole;
 mod command;
+mod control;
 mod data;
 mod datapath;
 mod eventually;
@@ -26,6 +27,7 @@ mod smtp;
 pub use backend::Backend;
 pub use blackhole::Blackhole;
 pub use command::{Outcome, finish, run};
+pub use control::{Row, RunDir};
 pub use data::{Digest, Pattern, Receiver, receive_all, receive_exactly, send};
 pub use datapath::{Datapath, sockmap_obstacle, sockmap_works};
 pub use eventually::eventually;

@@ -32,8 +32,9 @@ use crate::{
 /// Clients served at a time; more wait.
 const CLIENTS: usize = 64;
 
-/// How long a client may take to send its line or to read its reply.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a client may take to send a line or to read its reply. Short, so that silent clients
+/// cannot keep others out for longer than these wait.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Between two looks at a channel that is drained.
 const LOOK: Duration = Duration::from_millis(50);
@@ -86,7 +87,11 @@ async fn converse(stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> {
             Reply::Refused("the request is too long or was cut off".to_owned())
         } else {
             match serde_json::from_slice::<Request>(&line) {
-                Ok(request) if request.version == VERSION => answer(shared, request.command).await,
+                Ok(request) if request.version == VERSION => tokio::select! {
+                    reply = answer(shared, request.command) => reply,
+                    // Nobody waits for the end of its drain any more.
+                    () = gone(&mut lines) => return Ok(()),
+                },
                 Ok(request) => Reply::Refused(format!(
                     "release mismatch, expecting {VERSION}, got {}",
                     request.version
@@ -101,6 +106,14 @@ async fn converse(stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> {
         if refused {
             return Ok(());
         }
+    }
+}
+
+/// Waits until the client has closed its side.
+async fn gone(lines: &mut (impl tokio::io::AsyncBufRead + Unpin)) {
+    // A request sent ahead is read when its turn comes.
+    if lines.fill_buf().await.is_ok_and(|bytes| !bytes.is_empty()) {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -65,6 +65,12 @@ impl Builder {
         self
     }
 
+    /// Without `-f`: for [`Builder::command`], whose process ends when the program serves.
+    pub fn background(mut self) -> Self {
+        self.options.retain(|option| option != "-f");
+        self
+    }
+
     /// With a log for people instead of one for these tests.
     pub fn text(mut self) -> Self {
         self.options.retain(|option| option != JSON);

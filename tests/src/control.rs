@@ -1,0 +1,141 @@
+//! A run directory of a test's own, and the commands that are given to the programs in it.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use tempfile::TempDir;
+
+use crate::{Builder, Outcome, PATIENCE, binary, run};
+
+/// A run directory; removed when dropped.
+#[derive(Debug)]
+pub struct RunDir(TempDir);
+
+impl RunDir {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Lets a program that is yet to be started use it.
+    pub fn given_to(&self, builder: Builder) -> Builder {
+        builder.option(&["--run-dir", self.path().to_str().expect("a path in UTF-8")])
+    }
+
+    /// What the program that listens at `address` has there: `sock` or `pid`.
+    pub fn file(&self, address: SocketAddr, kind: &str) -> PathBuf {
+        self.path().join(format!("balance.{}.{}.{kind}", address.port(), address.ip()))
+    }
+
+    /// What gives `line` to the program at `address`.
+    pub fn command(&self, address: SocketAddr, line: &str) -> Command {
+        self.command_of(&binary(), address, line)
+    }
+
+    /// The same by another file than [`binary`].
+    pub fn command_of(&self, program: &Path, address: SocketAddr, line: &str) -> Command {
+        let mut command = Command::new(program);
+        command.arg("--run-dir").arg(self.path()).args(["-b", &address.ip().to_string()]);
+        command.args(["-c", line, &address.port().to_string()]);
+        command
+    }
+
+    /// Gives it that line and returns what came of it.
+    pub fn give(&self, address: SocketAddr, line: &str) -> Outcome {
+        run(&mut self.command(address, line), PATIENCE)
+    }
+
+    /// Gives it that line, which must succeed, and returns what is printed.
+    pub fn say(&self, address: SocketAddr, line: &str) -> String {
+        let outcome = run(self.command(address, line).arg("--strict"), PATIENCE);
+        assert_eq!(outcome.status.code(), Some(0), "{line}: {outcome:?}");
+        assert_eq!(outcome.stderr, "", "{line}");
+        outcome.stdout
+    }
+
+    /// Processes that have this directory on their command line.
+    pub fn processes(&self) -> Vec<i32> {
+        let path = self.path().to_str().expect("a path in UTF-8");
+        let entries = fs::read_dir("/proc").expect("/proc").flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        // Those that have ended since have none.
+        let line = |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        pids.filter(|pid| line(pid).split(|&byte| byte == 0).any(|word| word == path.as_bytes()))
+            .collect()
+    }
+
+    /// What `show` says of each channel, in its order.
+    pub fn show(&self, address: SocketAddr) -> Vec<Row> {
+        let text = self.say(address, "show");
+        text.lines().skip(1).map(|line| Row::parse(line, &text)).collect()
+    }
+}
+
+impl Default for RunDir {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A channel as `show` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Its group.
+    pub group: usize,
+    /// `RR` or `Hash`.
+    pub method: String,
+    /// Its number in the group.
+    pub channel: usize,
+    /// Whether it takes new connections.
+    pub enabled: bool,
+    /// Where its server is.
+    pub address: SocketAddr,
+    /// Connections now.
+    pub current: u64,
+    /// Attempts so far.
+    pub total: u64,
+    /// Connections at a time.
+    pub max: u64,
+    /// Bytes from clients.
+    pub sent: u64,
+    /// Bytes to clients.
+    pub rcvd: u64,
+}
+
+impl Row {
+    fn parse(line: &str, text: &str) -> Self {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let &[group, method, channel, state, ip, port, current, total, max, sent, rcvd] =
+            &words[..]
+        else {
+            panic!("no row of eleven fields: {line:?} in {text}");
+        };
+        let number = |word: &str| word.parse().unwrap_or_else(|_| panic!("{word}: {text}"));
+        let index = |word: &str| word.parse().unwrap_or_else(|_| panic!("{word}: {text}"));
+        Self {
+            group: index(group),
+            method: method.into(),
+            channel: index(channel),
+            enabled: match state {
+                "ENA" => true,
+                "dis" => false,
+                other => panic!("state {other}: {text}"),
+            },
+            address: SocketAddr::new(ip.parse().expect(text), port.parse().expect(text)),
+            current: number(current),
+            total: number(total),
+            max: number(max),
+            sent: number(sent),
+            rcvd: number(rcvd),
+        }
+    }
+}

@@ -1,0 +1,719 @@
+//! The control socket and the options that came with it: what is shown is true while connections
+//! run, what is changed counts at once, and nothing that is said to the socket does harm.
+
+use std::{
+    fs,
+    io::{ErrorKind, Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    os::unix::{
+        fs::PermissionsExt as _,
+        net::UnixStream,
+        process::{CommandExt as _, ExitStatusExt as _},
+    },
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, Uid, getsid},
+};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tests::{
+    Backend, Balance, Builder, Datapath, End, Link, PATIENCE, ReservedPort, Row, RunDir, WHOLE,
+    ask, binary, both_ways, connect, end_of, eventually, listen, on_both_datapaths, run, skip,
+};
+
+/// The user `nobody`.
+const NOBODY: u32 = 65534;
+
+const DATA: i32 = 65;
+const SYSTEM: i32 = 71;
+
+fn connections_and_bytes_are_shown_while_they_run_and_after(datapath: Datapath) {
+    let dir = RunDir::new();
+    let link = link(&dir, Builder::new(datapath));
+    let address = link.balance.address();
+    let (client, server) = link.pair();
+    both_ways(&client, &server, (1_000_000, 3_000_000), WHOLE);
+    await_row(&dir, address, |row| counts(row) == (1, 1, 1_000_001, 3_000_001));
+    both_ways(&client, &server, (7, 0), WHOLE);
+    await_row(&dir, address, |row| counts(row) == (1, 1, 1_000_008, 3_000_001));
+    drop((client, server));
+    await_row(&dir, address, |row| counts(row) == (0, 1, 1_000_008, 3_000_001));
+    link.balance.assert_all_on_its_datapath(1);
+}
+
+fn a_reset_in_the_middle_counts_from_there(datapath: Datapath) {
+    let dir = RunDir::new();
+    let link = link(&dir, Builder::new(datapath));
+    let address = link.balance.address();
+    let (client, server) = link.pair();
+    both_ways(&client, &server, (100_000, 300_000), WHOLE);
+    await_row(&dir, address, |row| counts(row) == (1, 1, 100_001, 300_001));
+    assert_eq!(dir.say(address, "reset 0"), "channel 0 counters reset\n");
+    assert_eq!(counts(&dir.show(address)[0]), (1, 0, 0, 0));
+    both_ways(&client, &server, (300, 70), WHOLE);
+    await_row(&dir, address, |row| counts(row) == (1, 0, 300, 70));
+    assert_eq!(dir.say(address, "mrtg-bytes 0 0"), "70\n300\nUNKNOWN\ngroup 0 channel 0\n");
+    drop((client, server));
+    await_row(&dir, address, |row| counts(row) == (0, 0, 300, 70));
+    link.balance.assert_all_on_its_datapath(1);
+}
+
+fn sessions_are_listed_and_dropped_on_both_sides(datapath: Datapath) {
+    let dir = RunDir::new();
+    let link = link(&dir, Builder::new(datapath));
+    let address = link.balance.address();
+    let (mut client, mut server) = link.pair();
+    let expected = [
+        client.local_addr().expect("getsockname").to_string(),
+        "0.0".into(),
+        server.local_addr().expect("getsockname").to_string(),
+        "1".into(),
+        "1".into(),
+        datapath.name().into(),
+    ];
+    eventually(PATIENCE, "the connection is listed", || {
+        let text = dir.say(address, "sessions");
+        let mut lines = text.lines().skip(1).map(|line| {
+            let mut words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+            words.remove(3);
+            words
+        });
+        match (lines.next(), lines.next()) {
+            (Some(words), None) if words == expected => Ok(()),
+            _ => Err(text),
+        }
+    });
+    assert_eq!(dir.say(address, "drop 0"), "channel 0 dropped 1 connection\n");
+    assert_eq!(end_of(&mut client), End::Reset);
+    assert_eq!(end_of(&mut server), End::Reset);
+    await_row(&dir, address, |row| row.current == 0);
+    assert_eq!(dir.say(address, "drop 0"), "channel 0 dropped 0 connections\n");
+    assert_eq!(dir.say(address, "sessions").lines().count(), 1);
+    // It is not disabled.
+    let (client, server) = link.pair();
+    both_ways(&client, &server, (1000, 1000), WHOLE);
+    drop((client, server));
+    link.balance.assert_all_on_its_datapath(2);
+}
+
+fn a_drain_waits_for_the_standing_connection_and_lets_no_new_one_in(datapath: Datapath) {
+    let dir = RunDir::new();
+    let (a, b) = (Backend::echo("A"), Backend::greeter("B"));
+    let builder = Builder::new(datapath).channel(a.address()).channel(b.address());
+    let balance = dir.given_to(builder).start();
+    let address = balance.address();
+    let mut standing = connect(address);
+    assert_eq!(byte(&mut standing), b'A');
+    let mut command = dir.command(address, "drain 0 30");
+    let drain = thread::spawn(move || run(command.arg("--strict"), 2 * PATIENCE));
+    await_row(&dir, address, |row| !row.enabled);
+    for _ in 0..8 {
+        assert_eq!(ask(address).expect("an answer"), "B");
+    }
+    standing.write_all(b"x").expect("it goes on");
+    assert_eq!(byte(&mut standing), b'x');
+    assert!(!drain.is_finished());
+    assert_eq!(a.accepted(), 1);
+    drop(standing);
+    let outcome = drain.join().expect("the drain");
+    assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
+    assert_eq!(outcome.stdout, "channel 0 drained\n");
+    let row = &dir.show(address)[0];
+    assert_eq!((row.enabled, row.current), (false, 0), "{row:?}");
+}
+
+fn an_idle_connection_is_closed_in_time_and_a_busy_one_is_not(datapath: Datapath) {
+    let dir = RunDir::new();
+    let link = link(&dir, Builder::new(datapath).option(&["-T", "1"]));
+    let busy = link.pair();
+    for round in 0..2 {
+        let (mut idle, mut server) = link.pair();
+        // Each wait for its end is a pause in the other's traffic.
+        idle.set_read_timeout(Some(Duration::from_millis(250))).expect("SO_RCVTIMEO");
+        let start = Instant::now();
+        loop {
+            match idle.read(&mut [0]) {
+                Ok(0) => break,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    // One direction alone keeps a connection, whichever it is.
+                    let bytes = if round == 0 { (1, 0) } else { (0, 1) };
+                    both_ways(&busy.0, &busy.1, bytes, WHOLE);
+                }
+                other => panic!("{other:?}"),
+            }
+            assert!(start.elapsed() < PATIENCE, "it is never closed");
+        }
+        let took = start.elapsed();
+        assert!(took >= Duration::from_millis(900), "{took:?}");
+        assert!(took <= Duration::from_secs(3), "{took:?}");
+        end_of(&mut server);
+    }
+    both_ways(&busy.0, &busy.1, (100_000, 100_000), WHOLE);
+    drop(busy);
+    link.balance.assert_all_on_its_datapath(3);
+}
+
+fn the_source_address_is_what_the_server_sees(datapath: Datapath) {
+    let dir = RunDir::new();
+    let link = link(&dir, Builder::new(datapath).option(&["-B", "127.0.0.9"]));
+    for _ in 0..3 {
+        let (client, server) = link.pair();
+        let source = server.peer_addr().expect("getpeername");
+        assert_eq!(source.ip(), Ipv4Addr::new(127, 0, 0, 9));
+        both_ways(&client, &server, (1000, 1000), WHOLE);
+    }
+    link.balance.assert_all_on_its_datapath(3);
+}
+
+fn no_server_ever_has_more_connections_than_its_maximum(datapath: Datapath) {
+    const CLIENTS: usize = 60;
+    const EACH: usize = 50;
+    const MAX: usize = 5;
+
+    let dir = RunDir::new();
+    let seats = [(); 3].map(|()| Arc::new(Seats::default()));
+    let servers = seats.each_ref().map(|seats| {
+        let seats = seats.clone();
+        Backend::start((Ipv4Addr::LOCALHOST, 0).into(), move |stream| seats.serve(stream))
+    });
+    let mut builder = Builder::new(datapath).quiet();
+    for server in &servers {
+        builder = builder.operand(&format!("{}:{MAX}", server.address()));
+    }
+    let balance = dir.given_to(builder).start();
+    let address = balance.address();
+    let served: usize = thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| scope.spawn(|| (0..EACH).filter(|_| visit(address)).count()))
+            .collect();
+        clients.into_iter().map(|client| client.join().expect("a client")).sum()
+    });
+    let rows = eventually(PATIENCE, "all connections have ended", || {
+        let rows = dir.show(address);
+        if rows.iter().all(|row| row.current == 0) { Ok(rows) } else { Err(format!("{rows:?}")) }
+    });
+    let total: u64 = rows.iter().map(|row| row.total).sum();
+    let accepted: usize = servers.iter().map(Backend::accepted).sum();
+    assert_eq!(accepted, served);
+    assert_eq!(usize::try_from(total).expect("few"), served, "{rows:?}");
+    for (row, seats) in rows.iter().zip(&seats) {
+        let most = seats.most.load(Ordering::SeqCst);
+        assert!((1..=MAX).contains(&most), "{most} at a time: {rows:?}");
+        // One byte each way.
+        assert_eq!((row.sent, row.rcvd), (row.total, row.total), "{rows:?}");
+    }
+    let stopped = balance.stop();
+    let all = (CLIENTS * EACH) as u64;
+    assert_eq!((stopped.connections, stopped.unserved), (all, all - total));
+}
+
+on_both_datapaths!(
+    connections_and_bytes_are_shown_while_they_run_and_after,
+    a_reset_in_the_middle_counts_from_there,
+    sessions_are_listed_and_dropped_on_both_sides,
+    a_drain_waits_for_the_standing_connection_and_lets_no_new_one_in,
+    an_idle_connection_is_closed_in_time_and_a_busy_one_is_not,
+    the_source_address_is_what_the_server_sees,
+    no_server_ever_has_more_connections_than_its_maximum,
+);
+
+#[test]
+fn a_drain_that_takes_too_long_says_how_many_are_left() {
+    let dir = RunDir::new();
+    let link = link(&dir, Builder::auto());
+    let (client, server) = link.pair();
+    let start = Instant::now();
+    let outcome = run(dir.command(link.balance.address(), "drain 0 1").arg("--strict"), PATIENCE);
+    assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
+    assert_eq!(outcome.status.code(), Some(1), "{outcome:?}");
+    assert_eq!(outcome.stdout, "channel 0 disabled, 1 connection left\n");
+    both_ways(&client, &server, (1000, 1000), WHOLE);
+}
+
+#[test]
+fn disable_and_enable_count_at_once() {
+    let (dir, balance, _servers) = greeters();
+    let address = balance.address();
+    assert_eq!(dir.say(address, "disable 1"), "channel 1 disabled\n");
+    assert_eq!(answers(address, 4), "AAAA");
+    assert_eq!(dir.say(address, "disable 1"), "channel 1 already disabled\n");
+    assert_eq!(dir.say(address, "disable 0"), "channel 0 disabled\n");
+    assert_eq!(answers(address, 1), "");
+    assert_eq!(dir.say(address, "enable 1"), "channel 1 enabled\n");
+    assert_eq!(answers(address, 4), "BBBB");
+    assert_eq!(
+        dir.say(address, "enable 0; enable 0.1"),
+        "channel 0 enabled\nchannel 0.1 already enabled\n"
+    );
+    assert_eq!(sorted(&answers(address, 4)), "AABB");
+}
+
+#[test]
+fn a_disabled_channel_keeps_its_connections() {
+    let dir = RunDir::new();
+    let link = link(&dir, Builder::auto());
+    let (client, server) = link.pair();
+    dir.say(link.balance.address(), "disable 0; maxc 0 1; hash; rr; reset 0");
+    both_ways(&client, &server, (100_000, 100_000), WHOLE);
+    assert_eq!(ask(link.balance.address()).expect("an orderly close"), "");
+}
+
+#[test]
+fn a_maximum_counts_at_once() {
+    let dir = RunDir::new();
+    let servers = ["A", "B"].map(Backend::echo);
+    let [a, b] = servers.each_ref().map(Backend::address);
+    let balance = dir.given_to(Builder::auto().channel(a).channel(b)).start();
+    let address = balance.address();
+    assert_eq!(
+        dir.say(address, "maxc 0 1; maxc 1 2"),
+        "maxc of channel 0 changed to 1\nmaxc of channel 1 changed to 2\n"
+    );
+    let mut standing = Vec::new();
+    let mut names = String::new();
+    for _ in 0..3 {
+        let mut client = connect(address);
+        names.push(char::from(byte(&mut client)));
+        standing.push(client);
+    }
+    assert_eq!(sorted(&names), "ABB");
+    assert_eq!(ask(address).expect("an orderly close"), "");
+    dir.say(address, "maxc 0 0");
+    for _ in 0..5 {
+        let mut client = connect(address);
+        assert_eq!(byte(&mut client), b'A');
+        standing.push(client);
+    }
+    let rows = dir.show(address);
+    assert_eq!(rows.iter().map(|row| (row.current, row.max)).collect::<Vec<_>>(), [(6, 0), (2, 2)]);
+}
+
+#[test]
+fn created_and_reassigned_channels_take_connections_when_enabled() {
+    let (dir, balance, _servers) = greeters();
+    let address = balance.address();
+    let [c, d] = ["C", "D"].map(Backend::greeter);
+    let port = c.address().port();
+    assert_eq!(dir.say(address, &format!("create 127.0.0.1 {port}")), "channel created\n");
+    let row = dir.show(address).pop().expect("three rows");
+    assert_eq!((row.channel, row.enabled, row.address), (2, false, c.address()));
+    assert_eq!(sorted(&answers(address, 4)), "AABB");
+    dir.say(address, "enable 2; disable 0; disable 1");
+    assert_eq!(answers(address, 3), "CCC");
+    let port = d.address().port();
+    let text = dir.say(address, &format!("assign 1 localhost {port}; disable 2; enable 1"));
+    assert!(text.starts_with("channel reassigned\n"), "{text}");
+    assert_eq!(answers(address, 3), "DDD");
+}
+
+#[test]
+fn hash_and_rr_count_at_once() {
+    let (dir, balance, _servers) = greeters();
+    let address = balance.address();
+    assert_eq!(dir.say(address, "hash"), "group 0 set to hash\n");
+    let hashed = answers(address, 6);
+    assert!(["AAAAAA", "BBBBBB"].contains(&hashed.as_str()), "{hashed}");
+    assert!(dir.show(address).iter().all(|row| row.method == "Hash"));
+    assert_eq!(dir.say(address, "rr"), "group 0 set to round robin\n");
+    assert_eq!(sorted(&answers(address, 6)), "AAABBB");
+}
+
+#[test]
+fn a_line_can_work_on_another_group() {
+    let (dir, balance, _servers) = greeters();
+    let address = balance.address();
+    let c = Backend::greeter("C");
+    let port = c.address().port();
+    dir.say(address, &format!("group 1; create 127.0.0.1 {port}; enable 0; maxc 0 7; hash"));
+    assert_eq!(sorted(&answers(address, 4)), "AABB");
+    let row = dir.show(address).pop().expect("three rows");
+    assert_eq!((row.group, row.channel, row.max, row.method.as_str()), (1, 0, 7, "Hash"));
+    dir.say(address, "disable 0; disable 1");
+    assert_eq!(answers(address, 3), "CCC");
+    dir.say(address, "disable 1.0; group 1; enable 0.1");
+    assert_eq!(answers(address, 3), "BBB");
+}
+
+#[test]
+fn what_fails_changes_nothing_and_tells_only_the_strict() {
+    let (dir, balance, servers) = greeters();
+    let address = balance.address();
+    assert_eq!(sorted(&answers(address, 4)), "AABB");
+    let before = eventually(PATIENCE, "all connections have ended", || {
+        let rows = dir.show(address);
+        if rows.iter().all(|row| row.current == 0) { Ok(rows) } else { Err(format!("{rows:?}")) }
+    });
+    let taken = format!("assign 1 127.0.0.1 {}", servers[0].address().port());
+    for (line, says) in [
+        ("nonsense", "syntax error"),
+        ("kil", "syntax error"),
+        ("disable", "syntax error"),
+        ("disable 2", "no such channel 2"),
+        ("disable -1", "no such channel -1"),
+        ("disable 1.0", "no such channel 1.0"),
+        ("enable 99999999999999999999", "no such channel"),
+        ("reset 2", "no such channel 2"),
+        ("drop 2", "no such channel 2"),
+        ("drop x", "syntax error"),
+        ("drain 2 1", "no such channel 2"),
+        ("drain 0 x", "syntax error"),
+        ("drain 0 -1", "syntax error"),
+        ("maxc 2 1", "unknown channel"),
+        ("maxc 0 -1", "value out of range"),
+        ("maxc 0", "syntax error"),
+        ("maxc 0 99999999999", "value out of range"),
+        (&taken, "channel must be disabled to assign new address"),
+        ("assign 2 127.0.0.1 25", "unknown channel"),
+        ("create 127.0.0.1", "syntax error"),
+        ("create 127.0.0.1 nosuchservice", "invalid address"),
+        ("create 127.0.0.1 65536", "invalid address"),
+        ("create nosuchhost.invalid 25", "invalid address"),
+        ("group 32", "value out of range"),
+        ("group 32; disable 0", "value out of range"),
+        ("group -1; disable 0", "value out of range"),
+        ("reset 9; disable 0", "no such channel 9"),
+        ("mrtg-bytes 0 9", "unknown channel"),
+    ] {
+        let outcome = dir.give(address, line);
+        assert_eq!(outcome.status.code(), Some(0), "{line}: {outcome:?}");
+        assert!(outcome.stdout.starts_with(says), "{line}: {outcome:?}");
+        assert_eq!(outcome.stdout.lines().count(), 1, "{line}: {outcome:?}");
+        let strict = run(dir.command(address, line).arg("--strict"), PATIENCE);
+        assert_eq!(strict.status.code(), Some(1), "{line}: {strict:?}");
+        assert_eq!(strict.stdout, outcome.stdout, "{line}");
+        assert_eq!(dir.show(address), before, "{line}");
+    }
+    assert_eq!(sorted(&answers(address, 4)), "AABB");
+}
+
+#[test]
+fn the_table_as_json_says_the_same() {
+    let (dir, balance, _servers) = greeters();
+    let address = balance.address();
+    dir.say(address, "disable 1; maxc 1 3");
+    let json: serde_json::Value =
+        serde_json::from_str(&dir.say(address, "show --json")).expect("JSON");
+    let channels = json["channels"].as_array().expect("a list");
+    let rows = dir.show(address);
+    assert_eq!(channels.len(), rows.len());
+    for (json, row) in channels.iter().zip(&rows) {
+        assert_eq!(json["enabled"], row.enabled);
+        assert_eq!(json["max"], row.max);
+        assert_eq!(json["port"], row.address.port());
+    }
+}
+
+#[test]
+fn the_background_serves_as_a_daemon_until_it_is_killed() {
+    let dir = RunDir::new();
+    let server = Backend::greeter("A");
+    let builder = dir.given_to(Builder::auto().background().channel(server.address()));
+    let (mut command, _port, address) = builder.command();
+    let _guard = Daemons(&dir);
+    // Reads its outputs to the end, which is there only when the daemon has let go of them.
+    let outcome = run(&mut command, PATIENCE);
+    assert_eq!(ask(address).expect("it serves as soon as its starter has ended"), "A");
+    assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
+    assert_eq!(outcome.stdout, "");
+
+    let [socket, pid_file] = ["sock", "pid"].map(|kind| dir.file(address, kind));
+    let text = fs::read_to_string(&pid_file).expect("a pid file");
+    let pid: i32 = text.trim_end().parse().expect("a number");
+    assert_eq!(text, format!("{pid}\n"));
+    assert_eq!(dir.processes(), [pid]);
+    assert_eq!(getsid(Some(Pid::from_raw(pid))), Ok(Pid::from_raw(pid)));
+    let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).expect("a link of /proc");
+    for fd in ["fd/0", "fd/1", "fd/2"] {
+        assert_eq!(link(fd), Path::new("/dev/null"), "{fd}");
+    }
+    assert_eq!(link("cwd"), Path::new("/"));
+
+    assert_eq!(dir.say(address, "kill"), "shutdown complete, exiting.\n");
+    eventually(PATIENCE, "the daemon ends", || match dir.processes() {
+        none if none.is_empty() => Ok(()),
+        some => Err(format!("{some:?} run")),
+    });
+    assert!(!socket.exists());
+    assert!(!pid_file.exists());
+    let outcome = dir.give(address, "show");
+    assert_eq!(outcome.status.code(), Some(69), "{outcome:?}");
+}
+
+#[test]
+fn a_background_start_that_fails_says_so_and_leaves_no_daemon() {
+    let dir = RunDir::new();
+    let listener = listen((Ipv4Addr::LOCALHOST, 0).into());
+    let taken = listener.local_addr().expect("getsockname");
+    let background = || dir.given_to(Builder::auto().background());
+    for (builder, code, naming) in [
+        (background().listen(taken).operand("127.0.0.1:9"), SYSTEM, taken.to_string()),
+        (background().operand("nosuchhost.invalid:9"), DATA, "nosuchhost.invalid".into()),
+    ] {
+        let _guard = Daemons(&dir);
+        let (mut command, _port, address) = builder.command();
+        let outcome = run(&mut command, PATIENCE);
+        assert_eq!(dir.processes(), [0; 0], "{outcome:?}");
+        assert_eq!(outcome.status.code(), Some(code), "{outcome:?}");
+        assert_eq!(outcome.status.signal(), None);
+        assert_eq!(outcome.stdout, "");
+        assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+        assert!(outcome.stderr.contains(&naming), "{outcome:?}");
+        assert!(!dir.file(address, "sock").exists());
+        assert!(!dir.file(address, "pid").exists());
+    }
+}
+
+#[test]
+fn a_source_address_that_is_not_ours_is_an_error() {
+    let dir = RunDir::new();
+    // From the block for documentation.
+    let builder = Builder::auto().quiet().option(&["-B", "192.0.2.1"]).operand("127.0.0.1:9");
+    let (mut command, _port, _) = dir.given_to(builder).command();
+    let outcome = run(&mut command, PATIENCE);
+    assert_eq!(outcome.status.code(), Some(SYSTEM), "{outcome:?}");
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+    assert!(outcome.stderr.contains("192.0.2.1"), "{outcome:?}");
+}
+
+#[test]
+fn the_socket_survives_garbage() {
+    let (dir, balance, _servers) = greeters();
+    let address = balance.address();
+    let socket = dir.file(address, "sock");
+    let mut random = fastrand::Rng::with_seed(11);
+    for len in [1, 100, 10_000, 500_000] {
+        let mut bytes: Vec<u8> = (0..len).map(|_| random.u8(..)).collect();
+        bytes.push(b'\n');
+        let answer = talk(&socket, &bytes);
+        assert!(answer.is_empty() || answer.contains("refused"), "{answer}");
+        assert_eq!(dir.show(address).len(), 2);
+    }
+    let answer = talk(&socket, &vec![b'x'; 2 << 20]);
+    assert!(answer.is_empty() || answer.contains("refused"), "{answer}");
+    assert_eq!(dir.show(address).len(), 2);
+    for version in ["0", "2", "4294967295"] {
+        let request = format!("{{\"version\":{version},\"command\":\"kill\"}}\n");
+        let answer = talk(&socket, request.as_bytes());
+        assert!(answer.contains("refused") && answer.contains("release mismatch"), "{answer}");
+        assert_eq!(dir.show(address).len(), 2);
+    }
+    let answer = talk(&socket, b"{\"version\":1,\"command\":\"sho");
+    assert!(answer.contains("refused"), "{answer}");
+    assert_eq!(sorted(&answers(address, 4)), "AABB");
+}
+
+#[test]
+fn silent_clients_harm_nobody() {
+    let (dir, balance, _servers) = greeters();
+    let address = balance.address();
+    let path = SockAddr::unix(dir.file(address, "sock")).expect("a short path");
+    let silent = |count| -> Vec<Socket> {
+        let connected = (0..count).map(|_| {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None).expect("socket");
+            socket.set_write_timeout(Some(PATIENCE)).expect("SO_SNDTIMEO");
+            socket.connect(&path).expect("connecting to the socket");
+            socket
+        });
+        connected.collect()
+    };
+    let some = silent(50);
+    assert_eq!(dir.show(address).len(), 2);
+    // More than are heard at a time; who wants to pass has no business with the socket.
+    let many = silent(130);
+    assert_eq!(sorted(&answers(address, 4)), "AABB");
+    drop((some, many));
+    assert_eq!(dir.show(address).len(), 2);
+}
+
+#[test]
+fn a_second_instance_does_not_touch_the_first_ones_socket() {
+    let (dir, balance, _servers) = greeters();
+    let address = balance.address();
+    let pid = fs::read_to_string(dir.file(address, "pid")).expect("a pid file");
+    for builder in [Builder::auto(), Builder::auto().background()] {
+        let builder = builder.quiet().listen(address).operand("127.0.0.1:9");
+        let (mut command, ..) = dir.given_to(builder).command();
+        let outcome = run(&mut command, PATIENCE);
+        assert_eq!(outcome.status.code(), Some(SYSTEM), "{outcome:?}");
+        assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+        assert_eq!(dir.show(address).len(), 2);
+    }
+    assert_eq!(fs::read_to_string(dir.file(address, "pid")).expect("a pid file"), pid);
+    assert_eq!(sorted(&answers(address, 4)), "AABB");
+}
+
+#[test]
+fn after_a_kill_the_next_instance_takes_the_stale_socket_over() {
+    let dir = RunDir::new();
+    let port = ReservedPort::new();
+    let address = port.address();
+    let server = Backend::greeter("A");
+    let builder = || dir.given_to(Builder::auto().listen(address).channel(server.address()));
+    let mut first = builder().start();
+    assert_eq!(answers(address, 2), "AA");
+    first.signal(Signal::SIGKILL);
+    assert_eq!(first.wait(PATIENCE).signal(), Some(9));
+    assert!(dir.file(address, "sock").exists());
+    let outcome = dir.give(address, "show");
+    assert_eq!(outcome.status.code(), Some(69), "{outcome:?}");
+    let second = builder().start();
+    assert_eq!(counts(&dir.show(address)[0]), (0, 0, 0, 0));
+    let pid = fs::read_to_string(dir.file(address, "pid")).expect("a pid file");
+    assert_eq!(pid, format!("{}\n", second.process().0));
+    assert_eq!(answers(address, 2), "AA");
+}
+
+#[test]
+fn another_user_cannot_control_it() {
+    if !Uid::effective().is_root() {
+        return skip("becoming another user needs root");
+    }
+    let (dir, balance, _servers) = greeters();
+    let address = balance.address();
+    let copy = tempfile::tempdir().expect("a temporary folder");
+    for folder in [copy.path(), dir.path()] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("chmod");
+    }
+    let program = copy.path().join("balance");
+    // Not by ourselves: another test's child, just forked, would hold the copy open for writing,
+    // and such a file cannot be run.
+    let mut install = Command::new("install");
+    let outcome = run(install.args(["-m", "755"]).args([&binary(), &program]), PATIENCE);
+    assert!(outcome.status.success(), "{outcome:?}");
+    let before = dir.show(address);
+    let socket = dir.file(address, "sock");
+    assert_eq!(fs::metadata(&socket).expect("a socket").permissions().mode() & 0o777, 0o600);
+    // The second time the socket itself would let them.
+    for mode in [0o600, 0o666] {
+        fs::set_permissions(&socket, fs::Permissions::from_mode(mode)).expect("chmod");
+        for line in ["show", "disable 0", "kill"] {
+            let mut command = dir.command_of(&program, address, line);
+            let outcome = run(command.uid(NOBODY).gid(NOBODY), PATIENCE);
+            assert_eq!(outcome.status.code(), Some(SYSTEM), "{line}: {outcome:?}");
+            assert_eq!(outcome.stdout, "", "{line}");
+            assert_eq!(outcome.stderr.lines().count(), 1, "{line}: {outcome:?}");
+            assert_eq!(dir.show(address), before, "{line}");
+        }
+    }
+}
+
+/// A program with one backend, which is the test itself.
+fn link(dir: &RunDir, builder: Builder) -> Link {
+    Link::with(dir.given_to(builder), (Ipv4Addr::LOCALHOST, 0).into())
+}
+
+/// A program with two servers, which say A and B.
+fn greeters() -> (RunDir, Balance, [Backend; 2]) {
+    let dir = RunDir::new();
+    let servers = ["A", "B"].map(Backend::greeter);
+    let [a, b] = servers.each_ref().map(Backend::address);
+    let balance = dir.given_to(Builder::auto().channel(a).channel(b)).start();
+    (dir, balance, servers)
+}
+
+/// What that many clients, one after the other, hear in all.
+fn answers(address: SocketAddr, count: usize) -> String {
+    (0..count).map(|_| ask(address).expect("an orderly close")).collect()
+}
+
+fn sorted(text: &str) -> String {
+    let mut chars: Vec<_> = text.chars().collect();
+    chars.sort_unstable();
+    chars.into_iter().collect()
+}
+
+/// Connections now and in all, bytes from clients and to them.
+fn counts(row: &Row) -> (u64, u64, u64, u64) {
+    (row.current, row.total, row.sent, row.rcvd)
+}
+
+/// Waits until the first channel is as wanted.
+fn await_row(dir: &RunDir, address: SocketAddr, wanted: impl Fn(&Row) -> bool) {
+    eventually(PATIENCE, "channel 0 is shown as it has to be", || {
+        let row = dir.show(address).swap_remove(0);
+        if wanted(&row) { Ok(()) } else { Err(format!("{row:?}")) }
+    });
+}
+
+fn byte(stream: &mut TcpStream) -> u8 {
+    let mut byte = [0];
+    stream.read_exact(&mut byte).expect("a byte");
+    byte[0]
+}
+
+/// Sends that to a control socket, nothing after it, and returns what comes until the end.
+fn talk(path: &Path, bytes: &[u8]) -> String {
+    let mut stream = UnixStream::connect(path).expect("connecting to the socket");
+    stream.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+    stream.set_write_timeout(Some(PATIENCE)).expect("SO_SNDTIMEO");
+    if let Err(error) = stream.write_all(bytes) {
+        assert!(broken_off(error.kind()), "writing: {error}");
+    }
+    // It may have closed.
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let mut answer = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut answer) {
+        assert!(broken_off(error.kind()), "reading: {error}");
+    }
+    String::from_utf8(answer).expect("JSON")
+}
+
+fn broken_off(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
+}
+
+/// Connections that a server has.
+#[derive(Debug, Default)]
+struct Seats {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Seats {
+    /// Says a byte and stays until the client has ended.
+    fn serve(&self, mut stream: TcpStream) {
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        stream.write_all(b"!").expect("the server's byte");
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said).expect("the client's byte and its end");
+        assert_eq!(said, b"?");
+        // Before our end, which makes room for the next.
+        self.now.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A short connection; false if there was no room for it.
+fn visit(address: SocketAddr) -> bool {
+    let mut stream = connect(address);
+    let mut byte = [0];
+    if stream.read(&mut byte).expect("a byte or an orderly close") == 0 {
+        return false;
+    }
+    stream.write_all(b"?").expect("the client's byte");
+    stream.shutdown(std::net::Shutdown::Write).expect("shutdown");
+    assert_eq!(end_of(&mut stream), End::Clean);
+    true
+}
+
+/// Kills what a test left running in its run directory.
+struct Daemons<'d>(&'d RunDir);
+
+impl Drop for Daemons<'_> {
+    fn drop(&mut self) {
+        for pid in self.0.processes() {
+            // It may have ended meanwhile.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
