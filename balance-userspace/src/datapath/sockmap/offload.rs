@@ -142,6 +142,7 @@ impl Both<'_> {
             // What was redirected to our source must be out of its way: what it passes up
             // queues behind that.
             self.ways[1 - i].settle().await?;
+            way.settle().await?;
             if self.promote(i)? {
                 return Ok(Next::Kernel);
             }
@@ -330,7 +331,8 @@ impl OneWay<'_> {
                 continue;
             }
             sleep(MOMENT).await;
-            if tries > 18 {
+            let size = target.send_buffer_size().map_err(broke)?;
+            if sys::send_memory(target).map_err(broke)? as usize >= size {
                 target.widen_send_buffer(STEP).map_err(broke)?;
             }
         }
