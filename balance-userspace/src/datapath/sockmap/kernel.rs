@@ -138,7 +138,8 @@ impl Kernel {
     /// program judges it.
     ///
     /// # Errors
-    /// When not even the targets can be entered; nothing has changed then.
+    /// When not even the targets can be entered; no bytes are judged then, and what was entered
+    /// leaves the maps with the streams.
     pub(super) fn insert(&self, pair: &Pair, lease: &Lease) -> io::Result<[bool; 2]> {
         let ends = [&pair.client, &pair.backend];
         let slots = [lease.slot(0), lease.slot(1)];

@@ -29,7 +29,8 @@ use crate::error::StartError;
 const LIMIT: u32 = 2 << 20;
 
 /// Send buffer of sockets on this datapath, in bytes as the kernel counts them: what [`LIMIT`]
-/// allows, and what arrives until the program looks again, however small the segments are.
+/// allows, and what arrives until the program looks again. Where segments are so small that it does
+/// not suffice, user space widens it.
 pub(crate) const SEND_BUFFER: i32 = (LIMIT + (3 << 19)) as i32;
 
 /// Why the datapath is not used.
