@@ -17,8 +17,11 @@ use core::{
 
 use aya_ebpf::{
     EbpfContext as _, Global,
-    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_sock, sk_action, tcp_sock},
-    helpers::{bpf_get_socket_cookie, bpf_map_lookup_elem, bpf_sk_release, bpf_skc_to_tcp_sock},
+    bindings::{__sk_buff, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_sock, sk_action, tcp_sock},
+    helpers::{
+        bpf_get_socket_cookie, bpf_loop, bpf_map_lookup_elem, bpf_sk_release, bpf_skb_adjust_room,
+        bpf_skc_to_tcp_sock,
+    },
     macros::{map, stream_verdict},
     maps::{Array, HashMap, RingBuf, SockMap},
     programs::SkBuffContext,
@@ -136,9 +139,9 @@ fn follow(flow: *mut Flow, slot: u32, len: u64) -> bool {
 /// The most that the helper cuts off at once (net/core/filter.c, sk_skb_adjust_room).
 const CUT: u32 = 0xfff;
 
-/// Enough cuts for 96 KiB: a packet has 64 KiB, and some are merged before they get to the
-/// receive queue. Each costs time when the program is verified; beyond them the flow has a fault.
-const CUTS: u32 = 24;
+/// Enough cuts for 4 MiB, more than a receive buffer holds: packets that arrive out of order
+/// are merged there to any length before they get to the receive queue.
+const CUTS: u32 = 1 << 10;
 
 /// Cuts off what this flow has seen before.
 #[inline(always)]
@@ -147,19 +150,36 @@ fn trim(ctx: &SkBuffContext, position: &mut Position) -> Result<(), u32> {
     // (include/net/tcp.h, struct tcp_skb_cb), which is where `cb` points for this program type
     // (include/net/strparser.h, struct sk_skb_cb). `advance` checks them against the length.
     let (seq, end) = (ctx.cb()[0], ctx.cb()[1]);
-    let mut seen = position.advance(seq, end, ctx.len())?;
+    let len = ctx.len();
+    let seen = position.advance(seq, end, len)?;
     if seen == 0 {
         return Ok(());
     }
-    for _ in 0..CUTS {
+    let fresh = len - seen;
+    let mut trim = Trim { skb: ctx.skb.skb, fresh: u64::from(fresh) };
+    // SAFETY: `cut` has the signature that the helper calls, and `trim` outlives the call.
+    unsafe { bpf_loop(CUTS, cut as *mut c_void, addr_of_mut!(trim).cast(), 0) };
+    if ctx.len() == fresh { Ok(()) } else { Err(fault::TRIM) }
+}
+
+/// A packet, and how much is to be left of it: nothing that changes from turn to turn, or the
+/// verifier would go through all of them.
+#[repr(C)]
+struct Trim {
+    skb: *mut __sk_buff,
+    fresh: u64,
+}
+
+/// One turn of `trim`, called by the helper: 0 to go on, 1 to stop.
+unsafe extern "C" fn cut(_turn: u64, trim: *mut Trim) -> i64 {
+    // SAFETY: the helper hands on what `trim` gave it.
+    unsafe {
+        let skb = (*trim).skb;
+        let seen = (*skb).len - (*trim).fresh as u32;
         let cut = if seen < CUT { seen } else { CUT };
-        ctx.skb.adjust_room(-(cut as i32), 0, 0).map_err(|_| fault::TRIM)?;
-        seen -= cut;
-        if seen == 0 {
-            return Ok(());
-        }
+        let stop = seen == 0 || bpf_skb_adjust_room(skb, -(cut as i32), 0, 0) != 0;
+        i64::from(stop)
     }
-    Err(fault::TRIM)
 }
 
 /// Counts the packet as passed if the flow is in USER; false if it is in KERNEL.

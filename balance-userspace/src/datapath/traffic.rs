@@ -36,6 +36,14 @@ impl Traffic {
         self.kernel.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
+    /// Whether the kernel moves the bytes of both directions at this moment.
+    pub(super) fn is_moved_by_kernel(&self) -> bool {
+        let followed = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
+        followed
+            .as_ref()
+            .is_some_and(|(kernel, slots)| slots.iter().all(|&slot| kernel.is_with_kernel(slot)))
+    }
+
     /// From now on these slots count beside us, from 0.
     pub(crate) fn follow(&self, kernel: &Arc<Kernel>, slots: [u32; 2]) {
         let mut followed = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);

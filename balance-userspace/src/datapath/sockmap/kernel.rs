@@ -128,6 +128,11 @@ impl Kernel {
         self.flow(slot).redirected()
     }
 
+    /// Whether the kernel moves the bytes of a slot.
+    pub(crate) fn is_with_kernel(&self, slot: u32) -> bool {
+        self.flow(slot).passed().is_none()
+    }
+
     pub(super) fn flow(&self, slot: u32) -> FlowRef<'_> {
         self.flows.get(slot)
     }

@@ -10,7 +10,7 @@ use std::{
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use socket2::SockRef;
@@ -40,9 +40,11 @@ pub(super) fn run(kernel: &Arc<Kernel>) -> Result<(), String> {
     let (backend, near_backend) = pair().map_err(|e| format!("no loopback connection: {e}"))?;
     // Before the sockets are in the maps.
     send(&mut client, 0, 0).map_err(|e| format!("client: {e}"))?;
-    let client = thread::spawn(move || talk(client, 0));
-    let backend = thread::spawn(move || talk(backend, 1));
-    let report = drive(kernel, near_client, near_backend);
+    let traffic = Arc::new(Traffic::default());
+    let client = thread::spawn(move || talk(client, 0, None));
+    let seen = Arc::clone(&traffic);
+    let backend = thread::spawn(move || talk(backend, 1, Some(&seen)));
+    let report = drive(kernel, near_client, near_backend, &traffic);
     let said = |name: &str, peer: thread::JoinHandle<Result<(), String>>| match peer.join() {
         Ok(result) => result.map_err(|e| format!("{name}: {e}")),
         Err(_) => Err(format!("{name}: it panicked")),
@@ -50,7 +52,8 @@ pub(super) fn run(kernel: &Arc<Kernel>) -> Result<(), String> {
     // What a peer saw tells more than how the connection ended.
     said("client", client)?;
     said("backend", backend)?;
-    let (report, moved) = report?;
+    let report = report?;
+    let moved = traffic.read();
     let expected = (MESSAGE * ROUNDS) as u64;
     match report {
         Report { datapath: Name::Relay, .. } => Err("the maps did not take the sockets".to_owned()),
@@ -72,19 +75,19 @@ fn drive(
     kernel: &Arc<Kernel>,
     client: TcpStream,
     backend: TcpStream,
-) -> Result<(Report, (u64, u64)), String> {
+    traffic: &Arc<Traffic>,
+) -> Result<Report, String> {
     let runtime = worker::runtime().map_err(|e| format!("no io_uring: {e}"))?;
-    let traffic = Arc::new(Traffic::default());
     runtime.block_on(async {
         let pair = Pair {
             client: Stream::new(client),
             backend: Stream::new(backend),
-            traffic: Arc::clone(&traffic),
+            traffic: Arc::clone(traffic),
             cut: Arc::default(),
         };
         let pool = Pool::default();
         tokio::select! {
-            report = carry(kernel, pair, &pool) => Ok((report, traffic.read())),
+            report = carry(kernel, pair, &pool) => Ok(report),
             () = kernel.dispatch() => unreachable!("events are waited for without end"),
             () = tokio::time::sleep(LIMIT) => Err("it took too long".to_owned()),
         }
@@ -102,9 +105,17 @@ fn pair() -> std::io::Result<(TcpStream, TcpStream)> {
 }
 
 /// One side of the conversation; side 0 has sent its first message already. Each side ends its
-/// direction after its last message, side 0 first.
-fn talk(mut stream: TcpStream, side: usize) -> Result<(), String> {
+/// direction after its last message, side 0 first. With `traffic` it is silent in the middle
+/// until the kernel moves the bytes: two peers that are always quicker than user space would
+/// leave it no moment to hand them over.
+fn talk(mut stream: TcpStream, side: usize, traffic: Option<&Traffic>) -> Result<(), String> {
     for round in 0..ROUNDS {
+        if let Some(traffic) = traffic.filter(|_| round == ROUNDS / 2) {
+            let begin = Instant::now();
+            while !traffic.is_moved_by_kernel() && begin.elapsed() < LIMIT {
+                thread::sleep(Duration::from_micros(200));
+            }
+        }
         if side == 0 && round > 0 {
             send(&mut stream, side, round).map_err(|e| e.to_string())?;
         }
