@@ -1,6 +1,7 @@
 //! Commands that run to their end, or are killed when they take too long.
 
 use std::{
+    borrow::BorrowMut,
     io::Read,
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -46,17 +47,21 @@ fn drain(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<String> {
     })
 }
 
+/// Kills a child when it goes out of scope, so that a test that fails leaves nothing behind.
+pub struct KillOnDrop<C: BorrowMut<Child>>(pub C);
+
+impl<C: BorrowMut<Child>> Drop for KillOnDrop<C> {
+    fn drop(&mut self) {
+        let child = self.0.borrow_mut();
+        // Harmless when it has ended by itself.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
 /// Waits for a child's end; kills it and panics if it does not come in time.
 pub fn finish(child: &mut Child, deadline: Duration, name: &str) -> ExitStatus {
-    struct Killer<'c>(&'c mut Child);
-    impl Drop for Killer<'_> {
-        fn drop(&mut self) {
-            // Harmless when it has ended by itself.
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-        }
-    }
-    let killer = Killer(child);
+    let killer = KillOnDrop(child);
     eventually(deadline, &format!("{name} ends"), || {
         match killer.0.try_wait().expect("waiting for a child") {
             Some(status) => Ok(status),

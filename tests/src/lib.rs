@@ -26,7 +26,7 @@ mod smtp;
 
 pub use backend::Backend;
 pub use blackhole::Blackhole;
-pub use command::{Outcome, finish, run};
+pub use command::{KillOnDrop, Outcome, finish, run};
 pub use control::{Row, RunDir};
 pub use data::{Digest, Pattern, Receiver, receive_all, receive_exactly, send};
 pub use datapath::{Datapath, sockmap_obstacle, sockmap_works};
