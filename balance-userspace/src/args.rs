@@ -43,6 +43,12 @@ pub struct Args {
           value_parser = clap::value_parser!(u32).range(1..))]
     pub idle_timeout: Option<u32>,
 
+    /// Close connections that one side has ended and on which no byte moves for so many seconds;
+    /// 0 for never
+    #[arg(long, value_name = "SECONDS", default_value = "3600",
+          value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
+    pub half_close_timeout: u32,
+
     /// Disable a server when a connect to it fails, until it is enabled by hand
     #[arg(short = 'a', long = "autodisable")]
     pub autodisable: bool,

@@ -1,8 +1,10 @@
-//! The idle timeout (`-T`): connections on which no byte moves are closed.
+//! Connections on which no byte moves are closed: after the idle timeout (`-T`), and sooner or
+//! later when one side has ended, so that peers that forget to close do not fill a server's seats.
 //!
 //! Looks at all connections now and then instead of keeping a clock for each, so that the bytes
 //! that the kernel moves cost nothing extra. Invariant: a connection is closed no earlier than
-//! the limit after its last byte, and no later than an eighth of the limit, or a second, beyond.
+//! the limit after its last byte, and no later than an eighth of the shortest limit, ten seconds
+//! at most, beyond.
 
 use std::{
     sync::Arc,
@@ -10,23 +12,56 @@ use std::{
 };
 
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{info, warn};
 
-use crate::{logging::NOTICE, table::Table};
+use crate::{
+    logging::NOTICE,
+    table::{Session, Table},
+};
+
+/// How long connections may be idle.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Any of them; `None` is for ever.
+    pub(crate) idle: Option<Duration>,
+    /// Those that one side has ended; `None` is for ever.
+    pub(crate) half_closed: Option<Duration>,
+}
+
+impl Limits {
+    fn shortest(&self) -> Option<Duration> {
+        self.idle.into_iter().chain(self.half_closed).min()
+    }
+
+    /// Closes a connection that has been idle for too long.
+    fn enforce(&self, session: &Session, now: Instant) {
+        let Some(since) = session.idle_since(now) else { return };
+        let is_over =
+            |limit: &Duration| now.checked_duration_since(since).is_some_and(|idle| idle >= *limit);
+        if let Some(limit) = self.idle.filter(is_over) {
+            warn!(target: NOTICE, "timed out after {} seconds", limit.as_secs());
+        } else if let Some(limit) = self.half_closed.filter(is_over)
+            && session.traffic.is_half_closed()
+        {
+            let client = session.client;
+            info!(%client, "half-closed connection timed out after {} seconds", limit.as_secs());
+        } else {
+            return;
+        }
+        session.cut.close();
+    }
+}
 
 /// Closes idle connections for ever.
-pub(crate) async fn watch(table: &Arc<Table>, limit: Duration) {
-    let pause = (limit / 8).clamp(Duration::from_millis(50), Duration::from_secs(1));
+pub(crate) async fn watch(table: &Arc<Table>, limits: Limits) {
+    let Some(shortest) = limits.shortest() else { return };
+    let pause = (shortest / 8).clamp(Duration::from_millis(50), Duration::from_secs(10));
     loop {
         sleep(pause).await;
         let now = Instant::now();
         let sessions: Vec<_> = table.lock().sessions().map(Arc::clone).collect();
         for session in sessions {
-            let idle = session.idle_since(now);
-            if idle.is_some_and(|since| now.duration_since(since) >= limit) {
-                warn!(target: NOTICE, "timed out after {} seconds", limit.as_secs());
-                session.cut.close();
-            }
+            limits.enforce(&session, now);
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     control::{self, instance::Instance},
     datapath::Datapath,
     error::StartError,
-    idle,
+    idle::{self, Limits},
     names::{self, Named},
     server::Shared,
 };
@@ -34,7 +34,7 @@ pub(crate) struct Lifecycle {
     instance: Option<Instance>,
     names: Vec<Named>,
     resolve_interval: Option<Duration>,
-    idle_limit: Option<Duration>,
+    limits: Limits,
     grace: Duration,
 }
 
@@ -66,7 +66,10 @@ impl Lifecycle {
             instance,
             names,
             resolve_interval: Some(args.resolve_interval).filter(|&n| n > 0).map(seconds),
-            idle_limit: args.idle_timeout.map(seconds),
+            limits: Limits {
+                idle: args.idle_timeout.map(seconds),
+                half_closed: Some(args.half_close_timeout).filter(|&n| n > 0).map(seconds),
+            },
             grace: args.grace(),
         })
     }
@@ -87,11 +90,7 @@ impl Lifecycle {
                         Datapath::Relay { .. } => {}
                     }
                 };
-                let idle = async {
-                    if let Some(limit) = self.idle_limit {
-                        idle::watch(&shared.table, limit).await;
-                    }
-                };
+                let idle = idle::watch(&shared.table, self.limits);
                 let names =
                     names::watch(&shared.table, names, self.resolve_interval, &shared.failed);
                 tokio::join!(events, idle, names);

@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{ErrorKind, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
     os::unix::{
         fs::PermissionsExt as _,
         net::UnixStream,
@@ -163,6 +163,36 @@ fn an_idle_connection_is_closed_in_time_and_a_busy_one_is_not(datapath: Datapath
     link.balance.assert_all_on_its_datapath(3);
 }
 
+fn a_connection_that_one_side_has_ended_is_closed_when_it_stays_idle(datapath: Datapath) {
+    let dir = RunDir::new();
+    let link = link(&dir, Builder::new(datapath).option(&["--half-close-timeout", "1"]));
+    let whole = link.pair();
+    for first in [0, 1] {
+        let (client, server) = link.pair();
+        let (mut ended, mut silent) = if first == 0 { (client, server) } else { (server, client) };
+        ended.shutdown(Shutdown::Write).expect("shutdown");
+        assert_eq!(end_of(&mut silent), End::Clean);
+        // Bytes the other way keep it, with a pause between two of them.
+        for _ in 0..10 {
+            ended.set_read_timeout(Some(Duration::from_millis(250))).expect("SO_RCVTIMEO");
+            let paused = ended.read(&mut [0]).map_err(|error| error.kind());
+            assert_eq!(paused, Err(ErrorKind::WouldBlock));
+            ended.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+            silent.write_all(b"x").expect("the way back is open");
+            assert_eq!(byte(&mut ended), b'x');
+        }
+        let start = Instant::now();
+        assert_eq!(end_of(&mut ended), End::Clean);
+        let took = start.elapsed();
+        assert!(took >= Duration::from_millis(900), "{took:?}");
+        assert!(took <= Duration::from_secs(3), "{took:?}");
+    }
+    // Nobody has ended this one.
+    both_ways(&whole.0, &whole.1, (1000, 1000), WHOLE);
+    drop(whole);
+    link.balance.assert_all_on_its_datapath(3);
+}
+
 fn the_source_address_is_what_the_server_sees(datapath: Datapath) {
     let dir = RunDir::new();
     let link = link(&dir, Builder::new(datapath).option(&["-B", "127.0.0.9"]));
@@ -223,6 +253,7 @@ on_both_datapaths!(
     sessions_are_listed_and_dropped_on_both_sides,
     a_drain_waits_for_the_standing_connection_and_lets_no_new_one_in,
     an_idle_connection_is_closed_in_time_and_a_busy_one_is_not,
+    a_connection_that_one_side_has_ended_is_closed_when_it_stays_idle,
     the_source_address_is_what_the_server_sees,
     no_server_ever_has_more_connections_than_its_maximum,
 );

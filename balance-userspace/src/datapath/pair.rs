@@ -206,6 +206,7 @@ impl Pair {
             biased;
             result = &mut up => {
                 result?;
+                self.traffic.end_one_way();
                 select! {
                     biased;
                     result = &mut down => result,
@@ -214,6 +215,7 @@ impl Pair {
             }
             result = &mut down => {
                 result?;
+                self.traffic.end_one_way();
                 select! {
                     biased;
                     result = &mut up => result,

@@ -1,10 +1,11 @@
-//! Bytes that a connection has moved so far, for readers on other threads.
+//! Bytes that a connection has moved so far, and whether one side has said all, for readers on
+//! other threads.
 //!
 //! Invariant: right at any moment, also while the kernel moves the bytes; only ever grows.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 use super::sockmap::Kernel;
@@ -16,6 +17,8 @@ pub(crate) struct Traffic {
     pub(crate) sent: AtomicU64,
     /// From backend to client, moved by user space.
     pub(crate) rcvd: AtomicU64,
+    /// One direction has ended, the other goes on.
+    half_closed: AtomicBool,
     /// The kernel's counters beside them: slots from client to backend, and back.
     kernel: Mutex<Option<(Arc<Kernel>, [u32; 2])>>,
 }
@@ -29,6 +32,16 @@ impl Traffic {
             None => [0, 0],
         };
         (sent + self.sent.load(Relaxed), rcvd + self.rcvd.load(Relaxed))
+    }
+
+    /// Notes that one direction has ended.
+    pub(super) fn end_one_way(&self) {
+        self.half_closed.store(true, Relaxed);
+    }
+
+    /// Whether only one direction is left.
+    pub(crate) fn is_half_closed(&self) -> bool {
+        self.half_closed.load(Relaxed)
     }
 
     /// Whether the kernel counts beside us.
