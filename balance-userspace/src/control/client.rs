@@ -24,9 +24,6 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// The longest wait for any other reply.
 const REPLY: Duration = Duration::from_secs(30);
 
-/// How a running balance of another version begins its refusal.
-const MISMATCH: &str = "release mismatch";
-
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -36,9 +33,12 @@ pub enum ClientError {
     /// The one that was there is no more.
     #[error("no master process with pid {0}, exiting.")]
     Gone(u32),
-    /// The one that is there does not speak as we do.
-    #[error("{0}, exiting.")]
-    Release(String),
+    /// The one that is there speaks another version.
+    #[error("release mismatch, expecting {VERSION}, got {0}, exiting.")]
+    Release(u32),
+    /// The one that is there does not speak as we do, and not even says which version it speaks.
+    #[error("release mismatch, expecting {VERSION}, got another, exiting.")]
+    Stranger,
     /// It does not talk to us.
     #[error("the master refuses: {0}")]
     Refused(String),
@@ -48,8 +48,8 @@ pub enum ClientError {
     /// It takes too long. Perhaps it is stopped; to be retried.
     #[error("the master does not answer")]
     Timeout,
-    /// Its reply is no answer to the request.
-    #[error("the master's reply makes no sense")]
+    /// Its reply is no answer to the request: perhaps it is newer than its version says.
+    #[error("the reply of the master cannot be read; is it of another release?")]
     Unreadable,
     /// The kernel does not let us connect: in most cases a matter of permissions.
     #[error("cannot connect to {}: {source}", path.display())]
@@ -77,8 +77,8 @@ impl ClientError {
     /// Exit code of sysexits(3), as the classic used them.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Release(_) => 65,
-            Self::NoMaster | Self::Gone(_) | Self::Timeout | Self::Unreadable => 69,
+            Self::Release(_) | Self::Stranger | Self::Unreadable => 65,
+            Self::NoMaster | Self::Gone(_) | Self::Timeout => 69,
             Self::Refused(_) | Self::Connect { .. } | Self::Socket(_) => 71,
             Self::Input(_) | Self::Output(_) => 74,
             Self::Foreign(_) => 77,
@@ -90,7 +90,9 @@ impl ClientError {
     pub fn report(&self, out: &mut dyn io::Write, err: &mut dyn io::Write) -> u8 {
         // Whoever does not listen gets the exit code alone.
         let _ = match self {
-            Self::NoMaster | Self::Gone(_) | Self::Release(_) => writeln!(out, "{self}"),
+            Self::NoMaster | Self::Gone(_) | Self::Release(_) | Self::Stranger => {
+                writeln!(out, "{self}")
+            }
             Self::Output(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
             _ => writeln!(err, "balance: {self}"),
         };
@@ -111,16 +113,17 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::NoMaster`] when nobody takes the connection, [`ClientError::Release`],
-    /// [`ClientError::Refused`], [`ClientError::Timeout`], [`ClientError::Connect`].
+    /// [`ClientError::Stranger`], [`ClientError::Refused`], [`ClientError::Timeout`],
+    /// [`ClientError::Connect`].
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
         let mut client =
             Self { stream: BufReader::new(open(path).map_err(not_there(path))?), pid: 0 };
         let line = client.exchange(Command::Hello, Some(CONNECT)).map_err(not_there(path))?;
         match serde_json::from_slice(&line) {
             Ok(Reply::Hello { pid, .. }) => Ok(Self { pid, ..client }),
-            Ok(Reply::Refused(why)) if why.starts_with(MISMATCH) => Err(ClientError::Release(why)),
+            Ok(Reply::Mismatch { version }) => Err(ClientError::Release(version)),
             Ok(Reply::Refused(why)) => Err(ClientError::Refused(why)),
-            _ => Err(ClientError::Release(format!("{MISMATCH}, expecting {VERSION}, got another"))),
+            _ => Err(ClientError::Stranger),
         }
     }
 
@@ -142,7 +145,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Gone`] when it ends instead, [`ClientError::Timeout`],
-    /// [`ClientError::Unreadable`], [`ClientError::Socket`].
+    /// [`ClientError::Release`], [`ClientError::Unreadable`], [`ClientError::Socket`].
     pub fn ask(&mut self, command: Command) -> Result<Reply, ClientError> {
         let wait = if matches!(command, Command::Drain { .. }) { None } else { Some(REPLY) };
         let line = self.exchange(command, wait).map_err(|e| match e.kind() {
@@ -150,7 +153,10 @@ impl Client {
             kind if late(kind) => ClientError::Timeout,
             _ => ClientError::Socket(e),
         })?;
-        serde_json::from_slice(&line).map_err(|_| ClientError::Unreadable)
+        match serde_json::from_slice(&line) {
+            Ok(Reply::Mismatch { version }) => Err(ClientError::Release(version)),
+            reply => reply.map_err(|_| ClientError::Unreadable),
+        }
     }
 
     /// Sends a request and reads a line.

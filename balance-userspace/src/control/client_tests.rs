@@ -58,13 +58,17 @@ fn nobody_is_there_when_the_socket_is_missing_or_stale() {
 #[test]
 fn one_of_another_release_is_told_from_one_that_refuses() {
     let refuse = |why: &str| Act::Say(Reply::Refused(why.to_owned()));
-    let fake =
-        Fake::strange("client-release", move |_| refuse("release mismatch, expecting 1, got 2"));
+    let fake = Fake::strange("client-release", |_| Act::Say(Reply::Mismatch { version: 2 }));
     let line = "release mismatch, expecting 1, got 2, exiting.\n".to_owned();
     assert_eq!(told(&refusal(&fake)), (line, String::new(), 65));
     let fake = Fake::strange("client-strange", |_| Act::Line("HELO".to_owned()));
     let line = "release mismatch, expecting 1, got another, exiting.\n".to_owned();
+    assert_eq!(told(&refusal(&fake)), (line.clone(), String::new(), 65));
+    let fake = Fake::strange("client-newer", |_| Act::Line("{\"greeting\":{}}".to_owned()));
     assert_eq!(told(&refusal(&fake)), (line, String::new(), 65));
+    // The words alone do not make a refusal a mismatch.
+    let fake = Fake::strange("client-words", move |_| refuse("release mismatch"));
+    assert_eq!(refusal(&fake).exit_code(), 71);
     let fake = Fake::strange("client-refused", move |_| refuse("not you"));
     let line = "balance: the master refuses: not you\n".to_owned();
     assert_eq!(told(&refusal(&fake)), (String::new(), line, 71));
@@ -77,9 +81,22 @@ fn one_that_goes_away_in_the_middle_is_named() {
     let e = client.ask(Command::Show).unwrap_err();
     let line = "no master process with pid 4711, exiting.\n".to_owned();
     assert_eq!(told(&e), (line, String::new(), 69));
-    let fake = Fake::new("client-garbage", |_| Act::Line("{}".to_owned()));
+}
+
+#[test]
+fn a_reply_of_another_release_is_told_in_one_line() {
+    for (i, reply) in ["{}", "\"new_reply\"", "{\"table\":7}", "{"].into_iter().enumerate() {
+        let fake = Fake::new(&format!("client-reply-{i}"), |_| Act::Line(reply.to_owned()));
+        let mut client = Client::connect(&fake.dir.paths().socket).unwrap();
+        let e = client.ask(Command::Show).unwrap_err();
+        let line = "balance: the reply of the master cannot be read; is it of another release?\n";
+        assert_eq!(told(&e), (String::new(), line.to_owned(), 65), "{reply}");
+    }
+    let fake = Fake::new("client-late", |_| Act::Say(Reply::Mismatch { version: 3 }));
     let mut client = Client::connect(&fake.dir.paths().socket).unwrap();
-    assert_eq!(client.ask(Command::Show).unwrap_err().exit_code(), 69);
+    let e = client.ask(Command::Show).unwrap_err();
+    let line = "release mismatch, expecting 1, got 3, exiting.\n".to_owned();
+    assert_eq!(told(&e), (line, String::new(), 65));
 }
 
 #[test]

@@ -83,7 +83,7 @@ fn kill_says_whether_balance_has_ended() {
 #[test]
 fn a_reply_to_something_else_ends_the_client() {
     let (after, _, out) = carry_out("show", &mut Scripted::new(vec![Ok(Reply::Left(1))]));
-    assert_eq!((after.unwrap_err().exit_code(), out.as_str()), (69, ""));
+    assert_eq!((after.unwrap_err().exit_code(), out.as_str()), (65, ""));
 }
 
 proptest! {

@@ -109,7 +109,8 @@ impl Master {
     fn gone(&self) -> bool {
         match self.connect() {
             Ok(client) => client.pid() != self.pid,
-            Err(ClientError::Gone(_)) => true,
+            // Ours spoke our version, so this is another one.
+            Err(ClientError::Gone(_) | ClientError::Release(_) | ClientError::Stranger) => true,
             // Also when it closes this connection unanswered, on its way out: look again.
             Err(ClientError::NoMaster) => !there(&self.paths),
             Err(_) => false,

@@ -2,7 +2,9 @@
 //! request and then its reply.
 //!
 //! Invariant: versioned; either side answers a version that it does not know with a refusal and
-//! never guesses. No text for people here: the client renders replies.
+//! never guesses. The `version` of a request and [`Reply::Mismatch`] stay as they are in every
+//! version, so that any two can tell each other. No text for people here: the client renders
+//! replies.
 
 use std::net::SocketAddr;
 
@@ -26,6 +28,13 @@ pub struct Request {
     pub version: u32,
     /// What is wanted.
     pub command: Command,
+}
+
+/// What every version can read of a client's line, commands that it does not know included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Preamble {
+    /// Version of the client.
+    pub version: u32,
 }
 
 /// What can be wanted.
@@ -129,6 +138,11 @@ pub enum Reply {
     InvalidAddress(String),
     /// The request is not taken at all; why.
     Refused(String),
+    /// The request is of another version than ours.
+    Mismatch {
+        /// [`VERSION`] of the running balance.
+        version: u32,
+    },
 }
 
 /// A channel and its counters, live connections included.

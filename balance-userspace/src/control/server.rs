@@ -20,7 +20,9 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::protocol::{ChannelRow, Command, LINE, Reply, Request, SessionRow, VERSION};
+use super::protocol::{
+    ChannelRow, Command, LINE, Preamble, Reply, Request, SessionRow, VERSION,
+};
 use crate::{
     datapath, operand, resolve,
     selection::{Changed, ChannelId, Group, Refused},
@@ -86,20 +88,16 @@ async fn converse(stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> {
         } else if line.last() != Some(&b'\n') {
             Reply::Refused("the request is too long or was cut off".to_owned())
         } else {
-            match serde_json::from_slice::<Request>(&line) {
-                Ok(request) if request.version == VERSION => tokio::select! {
-                    reply = answer(shared, request.command) => reply,
+            match read_request(&line) {
+                Ok(command) => tokio::select! {
+                    reply = answer(shared, command) => reply,
                     // Nobody waits for the end of its drain any more.
                     () = gone(&mut lines) => return Ok(()),
                 },
-                Ok(request) => Reply::Refused(format!(
-                    "release mismatch, expecting {VERSION}, got {}",
-                    request.version
-                )),
-                Err(e) => Reply::Refused(format!("the request cannot be read: {e}")),
+                Err(reply) => reply,
             }
         };
-        let refused = matches!(reply, Reply::Refused(_));
+        let refused = matches!(reply, Reply::Refused(_) | Reply::Mismatch { .. });
         let mut text = serde_json::to_vec(&reply)?;
         text.push(b'\n');
         timeout(PATIENCE, write.write_all(&text)).await??;
@@ -107,6 +105,17 @@ async fn converse(stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> {
             return Ok(());
         }
     }
+}
+
+/// What a line asks for. Its version is looked at first: another version may well ask for
+/// something that cannot be read here.
+fn read_request(line: &[u8]) -> Result<Command, Reply> {
+    let unreadable = |e| Reply::Refused(format!("the request cannot be read: {e}"));
+    let Preamble { version } = serde_json::from_slice(line).map_err(unreadable)?;
+    if version != VERSION {
+        return Err(Reply::Mismatch { version: VERSION });
+    }
+    serde_json::from_slice(line).map(|Request { command, .. }| command).map_err(unreadable)
 }
 
 /// Waits until the client has closed its side.
@@ -310,5 +319,32 @@ fn refusal(refused: Refused) -> Reply {
         Refused::NoSuchGroup | Refused::TooManyGroups => Reply::NoSuchGroup,
         Refused::NoSuchChannel => Reply::NoSuchChannel,
         Refused::NotDisabled => Reply::NotDisabled,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_version_is_told_ours_whatever_it_asks_for() {
+        for version in ["0", "2", "4294967295"] {
+            for command in ["\"show\"", "{\"weight\":{\"id\":[0,1]}}", "7", "null"] {
+                let line = format!("{{\"version\":{version},\"command\":{command},\"more\":[]}}\n");
+                let reply = read_request(line.as_bytes()).unwrap_err();
+                assert_eq!(reply, Reply::Mismatch { version: VERSION }, "{line}");
+            }
+        }
+        let line = format!("{{\"version\":{VERSION},\"command\":\"show\"}}");
+        assert_eq!(read_request(line.as_bytes()), Ok(Command::Show));
+    }
+
+    #[test]
+    fn what_has_no_version_or_an_unknown_command_of_ours_is_refused() {
+        let unknown = format!("{{\"version\":{VERSION},\"command\":\"weight\"}}");
+        for line in ["", "{}", "show", "{\"version\":\"1\"}", "{\"version\":-1}", &unknown] {
+            let reply = read_request(line.as_bytes()).unwrap_err();
+            assert!(matches!(reply, Reply::Refused(_)), "{line}: {reply:?}");
+        }
     }
 }
