@@ -97,6 +97,8 @@ pub struct RunDir {
     path: PathBuf,
     /// The mode to create it with.
     mode: u32,
+    /// Whether it is balance's own, by its name, so that its mode is ours to mend.
+    own: bool,
 }
 
 impl RunDir {
@@ -111,7 +113,7 @@ impl RunDir {
 
     /// Where root's instances are, for a client of whoever.
     pub fn system() -> Self {
-        Self { path: SYSTEM.into(), mode: 0o755 }
+        Self { path: SYSTEM.into(), mode: 0o755, own: true }
     }
 
     fn choose(
@@ -120,11 +122,14 @@ impl RunDir {
         session: Option<&Path>,
     ) -> Result<Self, RunDirError> {
         match (given, session) {
-            (Some(path), _) => Ok(Self { path: path.to_owned(), mode: 0o755 }),
+            (Some(path), _) => {
+                let own = path == Path::new(SYSTEM);
+                Ok(Self { path: path.to_owned(), mode: 0o755, own })
+            }
             (None, _) if root => Ok(Self::system()),
             // The specification has relative paths ignored.
             (None, Some(path)) if path.is_absolute() => {
-                Ok(Self { path: path.join("balance"), mode: 0o700 })
+                Ok(Self { path: path.join("balance"), mode: 0o700, own: true })
             }
             (None, _) => Err(RunDirError::Nowhere),
         }
@@ -149,8 +154,9 @@ impl RunDir {
         Ok(paths)
     }
 
-    /// Creates it if it is missing, and makes sure that nobody else can write to it. One that is
-    /// ours and that others can write to, as the classic left it, is closed to them.
+    /// Creates it if it is missing, and makes sure that nobody else can write to it. Balance's own
+    /// that others can write to, as the classic left it, is closed to them; one that was given
+    /// may be /tmp, so its mode is left alone.
     ///
     /// # Errors
     /// All but [`RunDirError::Nowhere`] and [`RunDirError::TooLong`].
@@ -181,7 +187,7 @@ impl RunDir {
         }
         let mode = found.mode() & 0o7777;
         if mode & WRITABLE_BY_OTHERS != 0 {
-            if found.uid() != us {
+            if !self.own || found.uid() != us {
                 return Err(unsafe_for(format!("others can write to it, mode {mode:04o}")));
             }
             let closed = Permissions::from_mode(mode & !(WRITABLE_BY_OTHERS | STICKY));
@@ -251,13 +257,28 @@ mod tests {
     fn a_missing_directory_is_created_and_an_open_one_of_ours_is_closed() {
         let parent = Scratch::new("prepare");
         let path = parent.0.join("balance");
-        let dir = RunDir { path: path.clone(), mode: 0o700 };
+        let dir = RunDir { path: path.clone(), mode: 0o700, own: true };
         dir.prepare().unwrap();
         assert_eq!(mode(&path), 0o700);
         fs::set_permissions(&path, Permissions::from_mode(0o1777)).unwrap();
         dir.prepare().unwrap();
         assert_eq!(mode(&path), 0o755);
         dir.prepare().unwrap();
+    }
+
+    #[test]
+    fn a_given_directory_that_others_can_write_to_is_refused_and_keeps_its_mode() {
+        let given = Scratch::new("given");
+        let dir = RunDir::choose(Some(&given.0), true, None).unwrap();
+        for open in [0o1777, 0o777, 0o770] {
+            fs::set_permissions(&given.0, Permissions::from_mode(open)).unwrap();
+            let e = dir.prepare().unwrap_err();
+            assert!(e.to_string().contains("others can write to it"), "{e}");
+            assert_eq!(mode(&given.0), open);
+        }
+        fs::set_permissions(&given.0, Permissions::from_mode(0o755)).unwrap();
+        dir.prepare().unwrap();
+        assert!(RunDir::choose(Some(Path::new(SYSTEM)), true, None).unwrap().own);
     }
 
     #[test]
@@ -268,10 +289,11 @@ mod tests {
         let link = parent.0.join("link");
         std::os::unix::fs::symlink(&parent.0, &link).unwrap();
         for path in [file, link] {
-            let e = RunDir { path, mode: 0o755 }.prepare().unwrap_err();
+            let e = RunDir { path, mode: 0o755, own: true }.prepare().unwrap_err();
             assert!(matches!(e, RunDirError::NoDirectory { .. }), "{e}");
         }
-        let e = RunDir { path: parent.0.join("a/b"), mode: 0o755 }.prepare().unwrap_err();
+        let e =
+            RunDir { path: parent.0.join("a/b"), mode: 0o755, own: true }.prepare().unwrap_err();
         assert!(matches!(e, RunDirError::System { act: "create", .. }), "{e}");
         assert_eq!(e.exit_code(), 71);
     }
