@@ -1,7 +1,8 @@
 //! A command as it is typed → what to do: ask the running balance, or something of the client's.
 //!
 //! Pure. Invariant: whatever the classic understood means the same here, except that `kill` is
-//! never abbreviated, that `N.M` is a channel of another group and that a maximum is not negative;
+//! never abbreviated, that `N.M` is a channel of another group, a number with any other dot none at
+//! all, and that a maximum is not negative;
 //! commands that the classic did not have come last, so that they take no abbreviation away.
 
 use super::{
@@ -141,7 +142,7 @@ pub fn parse(text: &str, group: usize) -> Result<Parsed, Wrong> {
             let (which, max) = (arg(0)?, leading_number(arg(1)?));
             let id = known_channel(which, group)?;
             let max = u32::try_from(max).map_err(|_| Wrong::OutOfRange)?;
-            let label = Label::read(which);
+            let label = Label::read(which)?;
             ask(Command::SetMax { id, max }, Render::SetMax { channel: label, max })
         }
         "hash" => method(group, Method::Hash),
@@ -187,13 +188,13 @@ fn method(group: usize, method: Method) -> Result<Parsed, Wrong> {
 
 /// A channel as the classic's commands take it: `G.N`, or whatever number the word begins with.
 fn channel(word: &str, group: usize) -> Result<(ChannelId, Label), Wrong> {
-    let label = Label::read(word);
+    let label = Label::read(word)?;
     label.id(group).map(|id| (id, label)).ok_or(Wrong::NoSuchChannel(label))
 }
 
 /// The same for commands that say it in other words.
 fn known_channel(word: &str, group: usize) -> Result<ChannelId, Wrong> {
-    Label::read(word).id(group).ok_or(Wrong::UnknownChannel)
+    Label::read(word)?.id(group).ok_or(Wrong::UnknownChannel)
 }
 
 /// The same for commands without a past, which need not take a slip for channel 0.
@@ -209,7 +210,7 @@ fn strict_channel(word: &str, group: usize) -> Result<(ChannelId, Label), Wrong>
 fn graphed(args: &[&str]) -> Result<ChannelId, Wrong> {
     let (group, channel) = match args {
         [] => return Err(Wrong::Syntax),
-        [word] => match Label::read(word) {
+        [word] => match Label::read(word)? {
             Label { group: Some(group), channel } => (group, channel),
             Label { group: None, .. } => return Err(Wrong::Syntax),
         },
@@ -231,15 +232,16 @@ fn seconds(text: &str) -> Result<u64, Wrong> {
 }
 
 impl Label {
-    fn read(word: &str) -> Self {
-        if let Some((group, channel)) = word.split_once('.')
-            && is_number(group)
-            && channel.starts_with(|c: char| c.is_ascii_digit())
-        {
-            let group = Some(leading_number(group));
-            return Self { group, channel: leading_number(channel) };
+    fn read(word: &str) -> Result<Self, Wrong> {
+        let Some((group, channel)) = word.split_once('.').filter(|(group, _)| is_number(group))
+        else {
+            return Ok(Self { group: None, channel: leading_number(word) });
+        };
+        // With a slip behind the dot, the number before it would be a channel of another group.
+        if channel.is_empty() || !channel.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(Wrong::Syntax);
         }
-        Self { group: None, channel: leading_number(word) }
+        Ok(Self { group: Some(leading_number(group)), channel: leading_number(channel) })
     }
 
     /// What it names, if a channel can have this name.

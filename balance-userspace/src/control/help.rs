@@ -46,7 +46,8 @@ const STAY: &str = "(standing connections stay where they are)";
 const NOTES: &str = "\
 <channel> is a number in the current group, or <group>.<number> in any.
 All but kill can be shortened. Several on a line are separated by a semicolon
-and a blank; if one fails, those after it are not carried out.
+and a blank; if one fails, those after it are not carried out. Commands that
+say nothing of standing connections do nothing to them.
 ";
 
 /// What `version` prints: scripts compare it.
