@@ -6,7 +6,7 @@
 
 use std::{env, fmt, io};
 
-use syslog_tracing::Syslog;
+use syslog_tracing::{Facility, Options, Syslog};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::{
     EnvFilter,
@@ -44,8 +44,7 @@ pub fn init(sink: Sink, form: LogFormat, debug: bool) {
     // A log that nobody takes is no reason to fail.
     let log = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
     if sink == Sink::Background {
-        let (options, facility) = Default::default();
-        if let Some(syslog) = Syslog::new(c"balance", options, facility) {
+        if let Some(syslog) = Syslog::new(c"balance", Options::LOG_PID, Facility::Daemon) {
             let plain = log.with_writer(syslog).without_time().with_level(false);
             return plain.with_target(false).with_ansi(false).init();
         }
