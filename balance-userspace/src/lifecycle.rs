@@ -20,7 +20,7 @@ use crate::{
     datapath::Datapath,
     error::StartError,
     idle::{self, Limits},
-    names::{self, Named},
+    names,
     server::Shared,
 };
 
@@ -32,7 +32,6 @@ pub(crate) struct Lifecycle {
     /// Kept so that the signal does no harm: the classic's clients send it.
     _usr1: Signal,
     instance: Option<Instance>,
-    names: Vec<Named>,
     resolve_interval: Option<Duration>,
     limits: Limits,
     grace: Duration,
@@ -40,11 +39,7 @@ pub(crate) struct Lifecycle {
 
 impl Lifecycle {
     /// Takes hold of the signals.
-    pub(crate) fn new(
-        args: &Args,
-        names: Vec<Named>,
-        instance: Option<Instance>,
-    ) -> Result<Self, StartError> {
+    pub(crate) fn new(args: &Args, instance: Option<Instance>) -> Result<Self, StartError> {
         let refused = |source| StartError::System { act: "wait for signals", source };
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)?;
@@ -64,7 +59,6 @@ impl Lifecycle {
             ends,
             _usr1: usr1,
             instance,
-            names,
             resolve_interval: Some(args.resolve_interval).filter(|&n| n > 0).map(seconds),
             limits: Limits {
                 idle: args.idle_timeout.map(seconds),
@@ -77,7 +71,7 @@ impl Lifecycle {
     /// Serves until the first signal or `kill`; then waits until all connections have ended.
     /// After a signal that takes the grace time at most, and a second signal ends it at once.
     pub(crate) fn run(self, shared: &Arc<Shared>, threads: Vec<JoinHandle<()>>) {
-        let Self { runtime, mut ends, mut instance, names, .. } = self;
+        let Self { runtime, mut ends, mut instance, .. } = self;
         let listener = instance.as_mut().and_then(Instance::take_listener);
         runtime.block_on(async {
             if let Some(listener) = listener {
@@ -91,8 +85,7 @@ impl Lifecycle {
                     }
                 };
                 let idle = idle::watch(&shared.table, self.limits);
-                let names =
-                    names::watch(&shared.table, names, self.resolve_interval, &shared.failed);
+                let names = names::watch(&shared.table, self.resolve_interval, &shared.failed);
                 tokio::join!(events, idle, names);
                 // Without any of these duties there is still the end to wait for.
                 std::future::pending::<()>().await;

@@ -108,6 +108,22 @@ pub fn channel(
     Ok(ChannelSpec { host: host.to_owned(), port, max })
 }
 
+/// One channel whose host and port are apart. A port that the host carries wins, as it always
+/// did; the other one is then not looked at.
+///
+/// # Errors
+/// [`StartError::Usage`].
+pub fn host_and_port(
+    host: &str,
+    port: &str,
+    services: Services<'_>,
+) -> Result<ChannelSpec, StartError> {
+    let apart = listen_port(port, services);
+    // No port is 0, so that one is told from a port that the host carries.
+    let spec = channel(host, apart.as_ref().map_or(0, |&port| port), services)?;
+    if spec.port == 0 { apart.map(|_| spec) } else { Ok(spec) }
+}
+
 /// Splits the host off: up to the first colon, or what is between brackets.
 fn split_host(text: &str) -> Result<(&str, &str), &'static str> {
     if let Some(inner) = text.strip_prefix('[') {
@@ -217,6 +233,27 @@ mod tests {
         }
         assert_eq!(listen_port("smtp", &services).unwrap(), 25);
         assert_eq!(listen_port("65535", &services).unwrap(), 65535);
+    }
+
+    #[test]
+    fn the_port_beside_the_host_counts_unless_the_host_carries_one() {
+        let read = |host, port| {
+            host_and_port(host, port, &services).map(|spec| (spec.host, spec.port)).ok()
+        };
+        let some = |host: &str, port| Some((host.to_owned(), port));
+        for (host, bare) in
+            [("h", "h"), ("h:", "h"), ("h::5", "h"), ("[::1]", "::1"), ("[::1]:", "::1")]
+        {
+            assert_eq!(read(host, "99"), some(bare, 99), "{host}");
+            assert_eq!(read(host, "smtp"), some(bare, 25), "{host}");
+            for port in ["0", "nosuch", "25abc", "65536"] {
+                assert_eq!(read(host, port), None, "{host} {port}");
+            }
+        }
+        assert_eq!(read("h:55", "99"), some("h", 55));
+        assert_eq!(read("[::1]:55:7", "nosuch"), some("::1", 55));
+        assert_eq!(read("::1", "99"), None);
+        assert_eq!(read("h:nosuch", "99"), None);
     }
 
     proptest! {

@@ -6,7 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use dns_lookup::{AddrInfoHints, SockType, getaddrinfo};
 
-use crate::error::StartError;
+use crate::{
+    error::StartError,
+    operand::ChannelSpec,
+    selection::{Location, Name},
+};
 
 /// All addresses of a host, in the resolver's order of preference, each once.
 ///
@@ -23,6 +27,17 @@ pub fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, StartError> {
         }
     }
     if found.is_empty() { Err(unresolved("it has no address".to_owned())) } else { Ok(found) }
+}
+
+/// Where the server of a channel is.
+///
+/// # Errors
+/// [`StartError::Unresolved`].
+pub fn location(spec: &ChannelSpec) -> Result<Location, StartError> {
+    let addresses = addresses(&spec.host, spec.port)?;
+    let literal = spec.host.parse::<IpAddr>().is_ok();
+    let name = (!literal).then(|| Name { host: spec.host.clone(), port: spec.port });
+    Ok(Location { addresses, name })
 }
 
 /// The address to listen on: the first that the name has, of IPv6 if that is wanted and there.

@@ -19,10 +19,9 @@ use crate::{
     error::StartError,
     lifecycle::Lifecycle,
     listener,
-    names::Named,
     operand::{self, GroupSpec, Method},
     resolve,
-    selection::{Channel, ChannelId, Group, Policy, Selector},
+    selection::{Channel, Group, Policy, Selector},
     sys,
     table::Table,
     totals::Totals,
@@ -34,8 +33,6 @@ pub(crate) struct Shared {
     pub(crate) table: Arc<Table>,
     pub(crate) datapath: Datapath,
     pub(crate) outgoing: Outgoing,
-    /// The port that clients connect to.
-    pub(crate) port: u16,
     /// A failed connect disables its channel (`-a`).
     pub(crate) autodisable: bool,
     /// Room for that many more connections.
@@ -58,7 +55,7 @@ pub(crate) struct Shared {
 pub fn serve(args: &Args, detached: Option<Detached>) -> Result<(), StartError> {
     let port = operand::listen_port(&args.port, &resolve::service)?;
     let specs = operand::groups(&args.channels, port, &resolve::service)?;
-    let (selector, names) = table(&specs)?;
+    let selector = table(&specs)?;
     let policy = Policy { hash_failover: args.hash_failover, autodisable: args.autodisable };
     let bind = listen_address(args)?;
     let source = source_address(args)?;
@@ -78,7 +75,6 @@ pub fn serve(args: &Args, detached: Option<Detached>) -> Result<(), StartError> 
         table: Table::new(selector.with_policy(policy)),
         datapath,
         outgoing: Outgoing { limit: args.connect_timeout(), options, source },
-        port,
         autodisable: args.autodisable,
         room: Arc::new(Semaphore::new(max_connections)),
         max_connections,
@@ -87,7 +83,7 @@ pub fn serve(args: &Args, detached: Option<Detached>) -> Result<(), StartError> 
         stop: CancellationToken::new(),
         abort: CancellationToken::new(),
     });
-    let lifecycle = Lifecycle::new(args, names, instance)?;
+    let lifecycle = Lifecycle::new(args, instance)?;
     let threads = start(listeners, &shared)?;
 
     if args.mmap {
@@ -107,21 +103,15 @@ pub fn serve(args: &Args, detached: Option<Detached>) -> Result<(), StartError> 
     Ok(())
 }
 
-/// The table as written, and the channels in it that were given by name.
-fn table(specs: &[GroupSpec]) -> Result<(Selector, Vec<Named>), StartError> {
-    let (mut groups, mut names) = (Vec::new(), Vec::new());
-    for (group, spec) in specs.iter().enumerate() {
-        let mut channels = Vec::new();
-        for (channel, spec) in spec.channels.iter().enumerate() {
-            channels.push(Channel::new(resolve::addresses(&spec.host, spec.port)?, spec.max));
-            if spec.host.parse::<IpAddr>().is_err() {
-                let id = ChannelId { group, channel };
-                names.push(Named { id, host: spec.host.clone(), port: spec.port });
-            }
-        }
-        groups.push(Group::new(spec.method, channels));
+/// The table as written.
+fn table(specs: &[GroupSpec]) -> Result<Selector, StartError> {
+    let mut groups = Vec::new();
+    for spec in specs {
+        let channels = spec.channels.iter();
+        let channels = channels.map(|c| Ok(Channel::at(resolve::location(c)?, c.max)));
+        groups.push(Group::new(spec.method, channels.collect::<Result<_, StartError>>()?));
     }
-    Ok((Selector::new(groups), names))
+    Ok(Selector::new(groups))
 }
 
 fn listen_address(args: &Args) -> Result<Option<IpAddr>, StartError> {

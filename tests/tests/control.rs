@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{ErrorKind, Read as _, Write as _},
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
+    net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream},
     os::unix::{
         fs::PermissionsExt as _,
         net::UnixStream,
@@ -35,6 +35,7 @@ const NOBODY: u32 = 65534;
 
 const DATA: i32 = 65;
 const SYSTEM: i32 = 71;
+const CANNOT_CREATE: i32 = 73;
 
 fn connections_and_bytes_are_shown_while_they_run_and_after(datapath: Datapath) {
     let dir = RunDir::new();
@@ -345,6 +346,52 @@ fn created_and_reassigned_channels_take_connections_when_enabled() {
     let text = dir.say(address, &format!("assign 1 localhost {port}; disable 2; enable 1"));
     assert!(text.starts_with("channel reassigned\n"), "{text}");
     assert_eq!(answers(address, 3), "DDD");
+    dir.say(address, "create [::1] 99; assign 0 [::1] 98");
+    let rows = dir.show(address);
+    let addresses = [rows[0].address, rows[3].address];
+    assert_eq!(addresses, [98, 99].map(|port| (Ipv6Addr::LOCALHOST, port).into()));
+}
+
+#[test]
+fn an_assigned_channel_is_not_led_back_by_its_old_name() {
+    let dir = RunDir::new();
+    let [a, b] = ["A", "B"].map(Backend::greeter);
+    let port = a.address().port();
+    let builder = Builder::auto().option(&["--resolve-interval", "1"]);
+    let balance = dir.given_to(builder.operand(&format!("localhost:{port}"))).start();
+    let address = balance.address();
+    assert_eq!(answers(address, 1), "A");
+    let assign = format!("disable 0; assign 0 127.0.0.1 {}; enable 0", b.address().port());
+    dir.say(address, &assign);
+    // A round of resolving fits into this.
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        assert_eq!(answers(address, 1), "B");
+        thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(dir.show(address)[0].address, b.address());
+}
+
+#[test]
+fn an_option_without_effect_is_told_once() {
+    let balance = Builder::auto().option(&["-M"]).operand("127.0.0.1:9").start();
+    balance.wait_for("ready");
+    let said = |event: &tests::Event| event.message.starts_with("-M has no effect");
+    assert_eq!(balance.events().iter().filter(|event| said(event)).count(), 1);
+    balance.stop();
+}
+
+#[test]
+fn a_given_run_directory_that_others_can_write_to_is_refused_and_left_as_it_is() {
+    let dir = RunDir::new();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).expect("chmod");
+    let (mut command, ..) = dir.given_to(Builder::auto().quiet().operand("127.0.0.1:9")).command();
+    let outcome = run(&mut command, PATIENCE);
+    assert_eq!(outcome.status.code(), Some(CANNOT_CREATE), "{outcome:?}");
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+    assert!(outcome.stderr.contains("others can write to it"), "{outcome:?}");
+    let mode = fs::metadata(dir.path()).expect("the directory").permissions().mode();
+    assert_eq!(mode & 0o7777, 0o1777);
 }
 
 #[test]
@@ -393,6 +440,9 @@ fn what_fails_changes_nothing_and_tells_only_the_strict() {
         ("disable -1", "no such channel -1"),
         ("disable 1.0", "no such channel 1.0"),
         ("enable 99999999999999999999", "no such channel"),
+        ("disable 0.x", "syntax error"),
+        ("disable 0.1.0", "syntax error"),
+        ("maxc 0.1x 7", "syntax error"),
         ("reset 2", "no such channel 2"),
         ("drop 2", "no such channel 2"),
         ("drop x", "syntax error"),

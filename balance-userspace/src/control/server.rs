@@ -20,12 +20,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::protocol::{
-    ChannelRow, Command, LINE, Preamble, Reply, Request, SessionRow, VERSION,
-};
+use super::protocol::{ChannelRow, Command, LINE, Preamble, Reply, Request, SessionRow, VERSION};
 use crate::{
     datapath, operand, resolve,
-    selection::{Changed, ChannelId, Group, Refused},
+    selection::{Changed, ChannelId, Group, Location, Refused},
     server::Shared,
     sys,
     table::Inner,
@@ -145,7 +143,7 @@ async fn answer(shared: &Arc<Shared>, command: Command) -> Reply {
         Command::SetMethod { group, method } => {
             done(shared.table.lock().selector.set_method(group, method))
         }
-        Command::Create { group, host, port } => match addresses(shared, host, port).await {
+        Command::Create { group, host, port } => match location(host, port).await {
             Ok(found) => match shared.table.lock().selector.create(group, found) {
                 Ok(id) => Reply::Created(id),
                 Err(refused) => refusal(refused),
@@ -159,7 +157,7 @@ async fn answer(shared: &Arc<Shared>, command: Command) -> Reply {
                 Ok(channel) if channel.enabled => return Reply::NotDisabled,
                 Ok(_) => {}
             }
-            match addresses(shared, host, port).await {
+            match location(host, port).await {
                 Ok(found) => done(shared.table.lock().selector.assign(id, found)),
                 Err(why) => invalid(why),
             }
@@ -179,22 +177,10 @@ fn invalid(why: String) -> Reply {
     Reply::InvalidAddress(why)
 }
 
-/// All addresses of a server given as in a channel operand, or as host and port. Blocks no one.
-async fn addresses(
-    shared: &Arc<Shared>,
-    host: String,
-    port: String,
-) -> Result<Vec<std::net::SocketAddr>, String> {
-    let listen_port = shared.port;
-    let look_up = move || {
-        let default = if host.contains(':') && !host.ends_with(':') {
-            listen_port
-        } else {
-            operand::listen_port(&port, &resolve::service)?
-        };
-        let spec = operand::channel(host.trim_end_matches(':'), default, &resolve::service)?;
-        resolve::addresses(&spec.host, spec.port)
-    };
+/// Where a server is that is given as in a channel operand, or as host and port. Blocks no one.
+async fn location(host: String, port: String) -> Result<Location, String> {
+    let look_up =
+        move || resolve::location(&operand::host_and_port(&host, &port, &resolve::service)?);
     match spawn_blocking(look_up).await {
         Ok(found) => found.map_err(|e| e.to_string()),
         Err(e) => Err(e.to_string()),

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Channel, ChannelId, Group, Method, Selector};
+use super::{Channel, ChannelId, Group, Location, Method, Name, Selector};
 
 /// Why a change is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,40 +74,49 @@ impl Selector {
     ///
     /// # Errors
     /// [`Refused::TooManyGroups`].
-    pub fn create(
-        &mut self,
-        group: usize,
-        addresses: Vec<SocketAddr>,
-    ) -> Result<ChannelId, Refused> {
+    pub fn create(&mut self, group: usize, location: Location) -> Result<ChannelId, Refused> {
         let channels = &mut self.group_or_new(group)?.channels;
-        channels.push(Channel { enabled: false, ..Channel::new(addresses, 0) });
+        channels.push(Channel { enabled: false, ..Channel::at(location, 0) });
         Ok(ChannelId { group, channel: channels.len() - 1 })
     }
 
-    /// Gives a disabled channel other addresses.
+    /// Makes a disabled channel lead to another server.
     ///
     /// # Errors
     /// When it is not there, or not disabled.
-    pub fn assign(&mut self, id: ChannelId, addresses: Vec<SocketAddr>) -> Result<(), Refused> {
+    pub fn assign(&mut self, id: ChannelId, location: Location) -> Result<(), Refused> {
         let channel = self.channel_mut(id)?;
         if channel.enabled {
             return Err(Refused::NotDisabled);
         }
-        channel.addresses = addresses.into();
+        channel.addresses = location.addresses.into();
+        channel.name = location.name;
         Ok(())
     }
 
-    /// Gives a channel the addresses that its name has now.
+    /// Every channel that was given by name, with that name.
+    pub fn named(&self) -> Vec<(ChannelId, Name)> {
+        let groups = self.groups.iter().enumerate();
+        let channels = groups.flat_map(|(group, g)| {
+            let channels = g.channels.iter().enumerate();
+            channels.map(move |(channel, c)| (ChannelId { group, channel }, c))
+        });
+        channels.filter_map(|(id, channel)| Some((id, channel.name.clone()?))).collect()
+    }
+
+    /// Gives a channel the addresses that its name has now, unless it was assigned elsewhere
+    /// while the name was resolved.
     ///
     /// # Errors
     /// When it is not there.
     pub fn resolved(
         &mut self,
         id: ChannelId,
+        name: &Name,
         addresses: Vec<SocketAddr>,
     ) -> Result<Changed, Refused> {
         let channel = self.channel_mut(id)?;
-        if *channel.addresses == *addresses {
+        if channel.name.as_ref() != Some(name) || *channel.addresses == *addresses {
             return Ok(Changed::Already);
         }
         channel.addresses = addresses.into();
@@ -153,10 +162,18 @@ mod tests {
         vec![([127, 0, 0, 1], port).into()]
     }
 
+    fn literal(port: u16) -> Location {
+        Location { addresses: address(port), name: None }
+    }
+
+    fn name(host: &str) -> Name {
+        Name { host: host.to_owned(), port: 1 }
+    }
+
     #[test]
     fn a_created_channel_takes_nothing_until_it_is_enabled() {
         let mut table = Selector::default();
-        let id = table.create(5, address(25)).unwrap();
+        let id = table.create(5, literal(25)).unwrap();
         assert_eq!(id, ChannelId { group: 5, channel: 0 });
         assert!(table.first(0).is_none());
         assert_eq!(table.set_enabled(id, true), Ok(Changed::Yes));
@@ -170,10 +187,10 @@ mod tests {
     fn only_a_disabled_channel_is_assigned_and_a_refusal_changes_nothing() {
         let mut table =
             Selector::new(vec![Group::new(Method::RoundRobin, vec![Channel::new(address(1), 0)])]);
-        assert_eq!(table.assign(FIRST, address(2)), Err(Refused::NotDisabled));
+        assert_eq!(table.assign(FIRST, literal(2)), Err(Refused::NotDisabled));
         assert_eq!(*table.channel(FIRST).unwrap().addresses, *address(1));
         table.set_enabled(FIRST, false).unwrap();
-        assert_eq!(table.assign(FIRST, address(2)), Ok(()));
+        assert_eq!(table.assign(FIRST, literal(2)), Ok(()));
         assert_eq!(*table.channel(FIRST).unwrap().addresses, *address(2));
     }
 
@@ -183,19 +200,37 @@ mod tests {
         assert_eq!(table.set_max(FIRST, 1), Err(Refused::NoSuchChannel));
         let id = ChannelId { group: 7, channel: 0 };
         assert_eq!(table.set_enabled(id, true), Err(Refused::NoSuchGroup));
-        assert_eq!(table.create(MAX_GROUPS, address(1)), Err(Refused::TooManyGroups));
+        assert_eq!(table.create(MAX_GROUPS, literal(1)), Err(Refused::TooManyGroups));
         assert_eq!(table.groups().len(), 1);
     }
 
     #[test]
     fn after_a_reset_the_bytes_of_live_connections_count_from_there() {
         let mut table = Selector::default();
-        let id = table.create(0, address(1)).unwrap();
+        let id = table.create(0, literal(1)).unwrap();
         table.set_enabled(id, true).unwrap();
         let attempt = table.first(0).unwrap();
         table.reset(id, 100, 7).unwrap();
         table.ended(attempt, 150, 8);
         let channel = table.channel(id).unwrap();
         assert_eq!((channel.total, channel.sent, channel.rcvd, channel.current), (0, 50, 1, 0));
+    }
+
+    #[test]
+    fn a_name_is_resolved_until_its_channel_is_assigned_elsewhere() {
+        let mut table = Selector::default();
+        let mx1 = Location { addresses: address(1), name: Some(name("mx1")) };
+        let id = table.create(0, mx1).unwrap();
+        table.create(0, literal(9)).unwrap();
+        assert_eq!(table.named(), [(id, name("mx1"))]);
+        assert_eq!(table.resolved(id, &name("mx1"), address(1)), Ok(Changed::Already));
+        assert_eq!(table.resolved(id, &name("mx1"), address(2)), Ok(Changed::Yes));
+        assert_eq!(*table.channel(id).unwrap().addresses, *address(2));
+        table.assign(id, literal(3)).unwrap();
+        assert_eq!(table.resolved(id, &name("mx1"), address(2)), Ok(Changed::Already));
+        assert_eq!(*table.channel(id).unwrap().addresses, *address(3));
+        assert_eq!(table.named(), []);
+        table.assign(id, Location { addresses: address(4), name: Some(name("mx2")) }).unwrap();
+        assert_eq!(table.named(), [(id, name("mx2"))]);
     }
 }

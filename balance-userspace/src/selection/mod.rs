@@ -27,11 +27,31 @@ pub struct ChannelId {
     pub channel: usize,
 }
 
+/// A server given by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name {
+    /// What the resolver takes.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// At least one address.
+    pub addresses: Vec<SocketAddr>,
+    /// Its name, if that is how it was given.
+    pub name: Option<Name>,
+}
+
 /// A server and its counters.
 #[derive(Clone, Debug)]
 pub struct Channel {
     /// Where to connect: all addresses of its name, best first.
     pub addresses: Arc<[SocketAddr]>,
+    /// What is to be resolved again now and then; nothing if it was given as an address.
+    pub name: Option<Name>,
     /// Connections at a time; 0 means no limit.
     pub max: u32,
     /// Whether it takes new connections.
@@ -48,10 +68,16 @@ pub struct Channel {
 }
 
 impl Channel {
+    /// A channel to this server that is enabled and idle.
+    pub fn at(Location { addresses, name }: Location, max: u32) -> Self {
+        Self { name, ..Self::new(addresses, max) }
+    }
+
     /// A channel that is enabled and idle.
     pub fn new(addresses: impl Into<Arc<[SocketAddr]>>, max: u32) -> Self {
         Self {
             addresses: addresses.into(),
+            name: None,
             max,
             enabled: true,
             current: 0,
