@@ -61,7 +61,8 @@ pub struct Args {
     #[arg(short = 'M', long = "mmap")]
     pub mmap: bool,
 
-    /// Show all bytes on standard output, as they pass (forces the relay)
+    /// Show all bytes on standard output, as they pass (forces the relay; with -f only, as there is
+    /// no output in the background)
     #[arg(short = 'p', long = "packetdump")]
     pub dump: bool,
 
@@ -69,7 +70,7 @@ pub struct Args {
     #[arg(short = 'd', long = "debug")]
     pub debug: bool,
 
-    /// Give one command to the balance that runs on PORT, `help` for a list
+    /// Give one command, or several as `A; B`, to the balance that runs on PORT; `help` for a list
     #[arg(short = 'c', long = "command", value_name = "COMMAND")]
     pub command: Option<String>,
 
@@ -95,7 +96,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     pub max_connections: Option<NonZeroUsize>,
 
-    /// On SIGTERM or SIGINT, how long connections may go on, in seconds
+    /// On SIGTERM, SIGINT, SIGQUIT or SIGHUP, how long connections may go on, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "30",
           value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
     pub grace: u32,
