@@ -69,11 +69,24 @@ pub struct Flow {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     next: u32,
-    /// 0 until the first packet has been seen.
+    /// 0 until [`begin`](Self::begin) has been called.
     known: u32,
 }
 
 impl Position {
+    /// Whether it is known where the stream stands.
+    #[inline(always)]
+    pub const fn is_known(&self) -> bool {
+        self.known != 0
+    }
+
+    /// The next byte is the one with this sequence number: what came before has been read by
+    /// user space, also if a packet on the queue still has it.
+    #[inline(always)]
+    pub const fn begin(&mut self, next: u32) {
+        *self = Self { next, known: 1 };
+    }
+
     /// Moves on over a packet with these sequence numbers and `len` bytes; says how many of
     /// its bytes have been seen before and must be cut off.
     ///
@@ -86,11 +99,11 @@ impl Position {
         if extra > 1 {
             return Err(fault::SHAPE);
         }
-        let seen = if self.known == 0 { 0 } else { self.next.wrapping_sub(seq) };
+        let seen = self.next.wrapping_sub(seq);
         if seen as i32 > len as i32 || (seen as i32) < 0 {
             return Err(fault::GAP);
         }
-        *self = Position { next: seq.wrapping_add(len), known: 1 };
+        self.begin(seq.wrapping_add(len));
         Ok(seen)
     }
 }
@@ -208,10 +221,20 @@ mod tests {
     #[test]
     fn a_packet_that_is_not_as_expected_is_a_fault() {
         let mut position = Position::default();
+        position.begin(100);
         assert_eq!(position.advance(100, 210, 100), Err(fault::SHAPE));
         assert_eq!(position.advance(100, 200, 100), Ok(0));
         assert_eq!(position.advance(201, 300, 99), Err(fault::GAP));
         assert_eq!(position.advance(50, 151, 101), Err(fault::GAP));
+    }
+
+    #[test]
+    fn what_user_space_has_read_of_the_first_packet_is_cut_off() {
+        let mut position = Position::default();
+        assert!(!position.is_known());
+        position.begin(130);
+        assert!(position.is_known());
+        assert_eq!(position.advance(100, 200, 100), Ok(30));
     }
 
     proptest! {
@@ -223,6 +246,7 @@ mod tests {
             packets in prop::collection::vec((1u32..3000, 0u32..3000), 1..100),
         ) {
             let mut position = Position::default();
+            position.begin(start);
             let mut delivered = 0u32;
             for (i, (fresh, again)) in packets.iter().enumerate() {
                 let again = if i == 0 { 0 } else { (*again).min(delivered) };

@@ -33,7 +33,7 @@ pub mod names {
     pub const VERDICT: &str = "balance_verdict";
 }
 
-/// Where the running kernel's `struct tcp_sock` has what the program reads of a target, in bytes.
+/// Where the running kernel's `struct tcp_sock` has what the program reads of it, in bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offsets {
@@ -43,6 +43,8 @@ pub struct Offsets {
     pub write_seq: u64,
     /// `snd_una`: sequence number of the first byte not acknowledged.
     pub snd_una: u64,
+    /// `copied_seq`: sequence number of the next byte that a reader gets.
+    pub copied_seq: u64,
     /// `sk_wmem_queued` of the `struct sock` at its beginning: memory of the send queue.
     pub wmem_queued: u64,
 }

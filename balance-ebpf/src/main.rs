@@ -47,8 +47,13 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
 #[unsafe(no_mangle)]
 static LIMIT: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
-static OFFSETS: Global<Offsets> =
-    Global::new(Offsets { bytes_acked: 0, write_seq: 0, snd_una: 0, wmem_queued: 0 });
+static OFFSETS: Global<Offsets> = Global::new(Offsets {
+    bytes_acked: 0,
+    write_seq: 0,
+    snd_una: 0,
+    copied_seq: 0,
+    wmem_queued: 0,
+});
 
 /// What becomes of a packet.
 enum Verdict {
@@ -151,6 +156,9 @@ fn trim(ctx: &SkBuffContext, position: &mut Position) -> Result<(), u32> {
     // (include/net/strparser.h, struct sk_skb_cb). `advance` checks them against the length.
     let (seq, end) = (ctx.cb()[0], ctx.cb()[1]);
     let len = ctx.len();
+    if !position.is_known() {
+        position.begin(read_up_to(ctx).ok_or(fault::SHAPE)?);
+    }
     let seen = position.advance(seq, end, len)?;
     if seen == 0 {
         return Ok(());
@@ -160,6 +168,26 @@ fn trim(ctx: &SkBuffContext, position: &mut Position) -> Result<(), u32> {
     // SAFETY: `cut` has the signature that the helper calls, and `trim` outlives the call.
     unsafe { bpf_loop(CUTS, cut as *mut c_void, addr_of_mut!(trim).cast(), 0) };
     if ctx.len() == fresh { Ok(()) } else { Err(fault::TRIM) }
+}
+
+/// The sequence number up to which user space has read the source, which is about to get its
+/// first packet judged: what it has read of that packet is still there.
+#[inline(always)]
+fn read_up_to(ctx: &SkBuffContext) -> Option<u32> {
+    // SAFETY: the context is the skb that the kernel runs us on; its socket is locked and needs
+    // no release, and the offset comes from the running kernel's own type information.
+    unsafe {
+        let sk = read_volatile(addr_of!((*ctx.skb.skb).__bindgen_anon_2.sk));
+        if sk.is_null() {
+            return None;
+        }
+        let tcp = bpf_skc_to_tcp_sock(sk.cast());
+        if tcp.is_null() {
+            return None;
+        }
+        let at = OFFSETS.load().copied_seq as usize;
+        Some(read_volatile(tcp.cast::<u8>().add(at).cast::<u32>()))
+    }
 }
 
 /// A packet, and how much is to be left of it: nothing that changes from turn to turn, or the

@@ -86,6 +86,11 @@ pub struct Args {
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Datapath::Auto)]
     pub datapath: Datapath,
 
+    /// Buffers that user space moves before the kernel takes a connection over, because that
+    /// costs more than a short connection gains; 0 for at once
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub offload_after: u32,
+
     /// Threads that serve connections [default: one per processor]
     #[arg(long, value_name = "N",
           value_parser = clap::value_parser!(u16).range(1..=MAX_WORKERS))]

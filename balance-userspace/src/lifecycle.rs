@@ -80,7 +80,7 @@ impl Lifecycle {
             let duties = async {
                 let events = async {
                     match &shared.datapath {
-                        Datapath::Sockmap(kernel) => kernel.dispatch().await,
+                        Datapath::Sockmap { kernel, .. } => kernel.dispatch().await,
                         Datapath::Relay { .. } => {}
                     }
                 };

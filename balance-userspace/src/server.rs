@@ -62,8 +62,7 @@ pub fn serve(args: &Args, detached: Option<Detached>) -> Result<(), StartError> 
     let workers = args.workers.map_or_else(processors, usize::from);
     let max_connections = capacity(args.max_connections.map(Into::into), workers)?;
 
-    let Choice { datapath, why } =
-        Choice::make(args.datapath, max_connections, args.debug, args.dump)?;
+    let Choice { datapath, why } = Choice::make(args, max_connections)?;
     let options = datapath
         .socket_options()
         .map_err(|source| StartError::System { act: "make a socket", source })?;

@@ -35,7 +35,16 @@ const RING_ENTRIES: u32 = 1024;
 
 /// Makes the runtime of a worker, so that a refusal is known before anything is served.
 pub(crate) fn runtime() -> io::Result<tokio_uring::Runtime> {
-    tokio_uring::Runtime::new(tokio_uring::builder().entries(RING_ENTRIES))
+    let runtime = |ring| {
+        let mut builder = tokio_uring::builder();
+        tokio_uring::Runtime::new(builder.entries(RING_ENTRIES).uring_builder(ring))
+    };
+    // The worker is not interrupted for completions: it finds them when it asks for them.
+    match runtime(tokio_uring::uring_builder().setup_coop_taskrun()) {
+        // A kernel before 5.19.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => runtime(&tokio_uring::uring_builder()),
+        result => result,
+    }
 }
 
 /// Accepts and serves until told to stop and all sessions have ended or were cut.

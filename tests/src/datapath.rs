@@ -9,8 +9,10 @@ use crate::skip;
 pub enum Datapath {
     /// In user space.
     Relay,
-    /// In the kernel.
+    /// In the kernel, from the first byte.
     Sockmap,
+    /// In user space until some buffers have been moved, then in the kernel.
+    Handover,
 }
 
 impl Datapath {
@@ -18,8 +20,23 @@ impl Datapath {
     pub fn name(self) -> &'static str {
         match self {
             Datapath::Relay => "relay",
-            Datapath::Sockmap => "sockmap",
+            Datapath::Sockmap | Datapath::Handover => "sockmap",
         }
+    }
+
+    /// What the program is told to run it.
+    pub(crate) fn options(self) -> &'static [&'static str] {
+        match self {
+            Datapath::Relay => &["--datapath", "relay"],
+            Datapath::Sockmap => &["--datapath", "sockmap", "--offload-after", "0"],
+            Datapath::Handover => &["--datapath", "sockmap", "--offload-after", "3"],
+        }
+    }
+
+    /// Whether a connection on it may end on what the program calls `name`.
+    pub fn may_end_on(self, name: &str) -> bool {
+        // One that ends early is not handed over.
+        name == self.name() || self == Datapath::Handover && name == "relay"
     }
 }
 
@@ -81,4 +98,23 @@ macro_rules! on_both_datapaths {
             }
         }
     )+};
+}
+
+/// The same, and `on_handover::NAME`: from one to the other in the middle.
+#[macro_export]
+macro_rules! on_all_datapaths {
+    ($($name:ident),+ $(,)?) => {
+        $crate::on_both_datapaths!($($name),+);
+
+        mod on_handover {
+            $(
+                #[test]
+                fn $name() {
+                    if $crate::sockmap_works() {
+                        super::$name($crate::Datapath::Handover);
+                    }
+                }
+            )+
+        }
+    };
 }

@@ -3,8 +3,7 @@
 use std::{net::TcpStream, thread};
 
 use tests::{
-    Datapath, End, Link, Pattern, WHOLE, both_ways, end_of, on_both_datapaths, receive_exactly,
-    send,
+    Datapath, End, Link, Pattern, WHOLE, both_ways, end_of, on_all_datapaths, receive_exactly, send,
 };
 
 /// From less than a packet to more than any buffer on the way.
@@ -90,7 +89,7 @@ fn connections_side_by_side_do_not_mix(datapath: Datapath) {
     link.balance.assert_all_on_its_datapath(32);
 }
 
-on_both_datapaths!(
+on_all_datapaths!(
     a_client_that_speaks_first_is_heard_and_answered,
     a_server_that_speaks_first_is_heard_and_answered,
     both_sides_may_speak_at_once,

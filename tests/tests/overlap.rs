@@ -3,7 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 
-use tests::{Datapath, End, Link, end_of, forge, on_both_datapaths, skip};
+use tests::{Datapath, End, Link, end_of, forge, on_all_datapaths, skip};
 
 fn bytes_that_a_packet_repeats_are_delivered_once(datapath: Datapath) {
     let link = Link::new(datapath);
@@ -48,7 +48,7 @@ fn a_packet_whose_only_news_is_its_fin_ends_one_direction_and_no_more(datapath: 
     assert_eq!((session.end.as_str(), session.rcvd), ("clean", 14), "{session:?}");
 }
 
-on_both_datapaths!(
+on_all_datapaths!(
     bytes_that_a_packet_repeats_are_delivered_once,
     a_packet_whose_only_news_is_its_fin_ends_one_direction_and_no_more,
 );

@@ -13,7 +13,7 @@ use std::{
 use socket2::{Domain, Socket, Type};
 use tests::{
     Backend, Builder, Datapath, KernelMemory, Link, Pattern, Receiver, Sending, WHOLE, eventually,
-    note, on_both_datapaths, receive_all, receive_exactly, send,
+    note, on_all_datapaths, receive_all, receive_exactly, send,
 };
 
 /// What the program and the kernel on its behalf may hold of one direction of a connection.
@@ -187,7 +187,7 @@ fn a_client_that_never_reads_what_an_echoing_server_sends_is_stopped(datapath: D
     drop(balance);
 }
 
-on_both_datapaths!(
+on_all_datapaths!(
     a_client_that_never_reads_what_an_echoing_server_sends_is_stopped,
     a_client_that_stops_reading_stops_the_server,
     a_server_that_stops_reading_stops_the_client,

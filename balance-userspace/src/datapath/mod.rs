@@ -18,15 +18,19 @@ pub(crate) use buffers::Pool;
 pub(crate) use pair::{Cut, End, Pair, Report};
 pub(crate) use traffic::Traffic;
 
-use crate::{args, error::StartError, stream::SocketOptions};
+use crate::{
+    args::{self, Args},
+    error::StartError,
+    stream::SocketOptions,
+};
 
 /// What moves the bytes of new connections.
 #[derive(Clone)]
 pub(crate) enum Datapath {
     /// In user space; with the bytes on standard output (`-p`) or without.
     Relay { dump: bool },
-    /// In the kernel, by a sockmap program.
-    Sockmap(Arc<sockmap::Kernel>),
+    /// In the kernel, by a sockmap program, once user space has made so many turns.
+    Sockmap { kernel: Arc<sockmap::Kernel>, after: u32 },
 }
 
 /// A datapath's name in logs and reports.
@@ -57,12 +61,8 @@ impl Choice {
     ///
     /// # Errors
     /// When one was asked for by name and does not work here.
-    pub(crate) fn make(
-        wanted: args::Datapath,
-        connections: usize,
-        debug: bool,
-        dump: bool,
-    ) -> Result<Self, StartError> {
+    pub(crate) fn make(args: &Args, connections: usize) -> Result<Self, StartError> {
+        let (wanted, dump) = (args.datapath, args.dump);
         let relay = |why: &str| Self { datapath: Datapath::Relay { dump }, why: why.to_owned() };
         if dump {
             return Ok(relay("-p shows the bytes, so they pass through user space"));
@@ -70,9 +70,9 @@ impl Choice {
         if wanted == args::Datapath::Relay {
             return Ok(relay("asked for"));
         }
-        match sockmap::start(connections, debug) {
+        match sockmap::start(connections, args.debug) {
             Ok((kernel, took)) => Ok(Self {
-                datapath: Datapath::Sockmap(kernel),
+                datapath: Datapath::Sockmap { kernel, after: args.offload_after },
                 why: format!("self-test passed in {}", Millis(took)),
             }),
             Err(refusal) if wanted == args::Datapath::Auto => {
@@ -95,7 +95,7 @@ impl Datapath {
     pub(crate) fn name(&self) -> Name {
         match self {
             Self::Relay { .. } => Name::Relay,
-            Self::Sockmap(_) => Name::Sockmap,
+            Self::Sockmap { .. } => Name::Sockmap,
         }
     }
 
@@ -106,15 +106,18 @@ impl Datapath {
     pub(crate) fn socket_options(&self) -> io::Result<SocketOptions> {
         SocketOptions::probe(match self {
             Self::Relay { .. } => None,
-            Self::Sockmap(_) => Some(sockmap::SEND_BUFFER),
+            Self::Sockmap { .. } => Some(sockmap::SEND_BUFFER),
         })
     }
 
     /// Moves bytes both ways until both directions have ended or one broke.
     pub(crate) async fn carry(&self, pair: Pair, pool: &Pool) -> Report {
         match self {
-            Self::Relay { dump } => relay::carry(pair, pool, *dump).await,
-            Self::Sockmap(kernel) => sockmap::carry(kernel, pair, pool).await,
+            Self::Relay { dump } => relay::carry(&pair, pool, *dump).await,
+            Self::Sockmap { kernel, after } => match relay::begin(&pair, pool, *after).await {
+                Some(report) => report,
+                None => sockmap::carry(kernel, &pair, pool).await,
+            },
         }
     }
 }

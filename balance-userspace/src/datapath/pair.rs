@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    future::Future,
+    future::{Future, pending},
     io,
     pin::pin,
     rc::Rc,
@@ -170,14 +170,30 @@ impl Pair {
     /// Runs both directions to their end, then closes both streams in the way that the end
     /// asks for. A side whose direction has ended is still watched: its reset ends the other.
     pub(crate) async fn run(
-        self,
+        &self,
         up: impl Future<Output = Result<(), Broken>>,
         down: impl Future<Output = Result<(), Broken>>,
     ) -> End {
+        match self.run_until(pending(), up, down).await {
+            Some(end) => end,
+            None => unreachable!("what is pending is never ready"),
+        }
+    }
+
+    /// Like [`run`](Self::run), but gives up when `pause` is ready: `None` then, with both
+    /// directions dropped where they were and both streams open. It is looked at whenever
+    /// neither direction can go on at once.
+    pub(crate) async fn run_until(
+        &self,
+        pause: impl Future<Output = ()>,
+        up: impl Future<Output = Result<(), Broken>>,
+        down: impl Future<Output = Result<(), Broken>>,
+    ) -> Option<End> {
         let end = select! {
             biased;
             result = self.both(up, down) => result.map_or_else(End::Broken, |()| End::Clean),
             () = self.cut.token.cancelled() => End::Cut,
+            () = pause => return None,
         };
         let orderly = match end {
             End::Clean => true,
@@ -193,7 +209,7 @@ impl Pair {
             ring::cancel(&self.client).await;
             ring::cancel(&self.backend).await;
         }
-        end
+        Some(end)
     }
 
     async fn both(

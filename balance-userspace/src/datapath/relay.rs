@@ -3,7 +3,12 @@
 //!
 //! Invariant: at most one buffer for each direction, and none while it waits for bytes.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    task::Poll,
+};
 
 use super::{
     Name,
@@ -17,12 +22,44 @@ use super::{
 const TURNS: u32 = 8;
 
 /// Carries a pair to its end, and shows its bytes on standard output if asked to.
-pub(crate) async fn carry(pair: Pair, pool: &Pool, dump: bool) -> Report {
+pub(crate) async fn carry(pair: &Pair, pool: &Pool, dump: bool) -> Report {
     let tap = |way| dump.then_some(way);
-    let up = one_way(pair.up(), pool, &pair.traffic.sent, tap(Way::Up));
-    let down = one_way(pair.down(), pool, &pair.traffic.rcvd, tap(Way::Down));
-    let end = pair.clone().run(up, down).await;
+    let [a, b] = [Progress::default(), Progress::default()];
+    let up = one_way(pair.up(), pool, &pair.traffic.sent, tap(Way::Up), &a);
+    let down = one_way(pair.down(), pool, &pair.traffic.rcvd, tap(Way::Down), &b);
+    let end = pair.run(up, down).await;
     Report { datapath: Name::Relay, end }
+}
+
+/// Carries a pair until so many turns have been made, if it does not end before; then it may go
+/// to another datapath: `None`. At that moment no byte is held here and neither side has ended.
+pub(crate) async fn begin(pair: &Pair, pool: &Pool, turns: u32) -> Option<Report> {
+    if turns == 0 {
+        return None;
+    }
+    let [a, b] = [Progress::default(), Progress::default()];
+    let enough = poll_fn(|_| {
+        let made = a.turns.get().saturating_add(b.turns.get());
+        // Whoever makes a turn or comes to wait wakes the task that looks at this.
+        if made >= turns && a.waits.get() && b.waits.get() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    });
+    let up = one_way(pair.up(), pool, &pair.traffic.sent, None, &a);
+    let down = one_way(pair.down(), pool, &pair.traffic.rcvd, None, &b);
+    let end = pair.run_until(enough, up, down).await?;
+    Some(Report { datapath: Name::Relay, end })
+}
+
+/// How far a direction has come.
+#[derive(Default)]
+struct Progress {
+    /// Buffers that it has moved.
+    turns: Cell<u32>,
+    /// Whether it waits for its source, and so holds no byte.
+    waits: Cell<bool>,
 }
 
 /// Moves bytes until the source ends, then passes the end on. `moved` counts along.
@@ -31,12 +68,16 @@ async fn one_way(
     pool: &Pool,
     moved: &AtomicU64,
     tap: Option<Way>,
+    progress: &Progress,
 ) -> Result<(), Broken> {
     loop {
+        progress.waits.set(true);
         pump::readable(&direction).await?;
+        progress.waits.set(false);
         for _ in 0..TURNS {
             match pump::receive(&direction, pool)? {
                 Received::Bytes(buffer, n) => {
+                    progress.turns.set(progress.turns.get().saturating_add(1));
                     if let Some(way) = tap {
                         dump::print(way, &buffer[..n]);
                     }

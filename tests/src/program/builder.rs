@@ -143,7 +143,7 @@ impl Builder {
         };
         command.args(&self.options);
         if let Some(datapath) = self.datapath {
-            command.args(["--datapath", datapath.name()]);
+            command.args(datapath.options());
         }
         let reserved = self.listen.is_none().then(ReservedPort::new);
         let address = match (&self.listen, &reserved) {

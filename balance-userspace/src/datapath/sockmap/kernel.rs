@@ -66,6 +66,7 @@ impl Kernel {
             offset("tcp_sock", "bytes_acked")?,
             offset("tcp_sock", "write_seq")?,
             offset("tcp_sock", "snd_una")?,
+            offset("tcp_sock", "copied_seq")?,
             offset("sock", "sk_wmem_queued")?,
         ];
         sys::lift_memlock();

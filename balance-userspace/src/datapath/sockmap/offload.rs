@@ -49,8 +49,8 @@ const MOMENT: Duration = Duration::from_millis(1);
 static SHORTAGE: Throttle = Throttle::new(Duration::from_secs(10));
 
 /// Carries a pair to its end; on the relay if the maps cannot take it.
-pub(crate) async fn carry(kernel: &Arc<Kernel>, pair: Pair, pool: &Pool) -> Report {
-    match enter(kernel, &pair) {
+pub(crate) async fn carry(kernel: &Arc<Kernel>, pair: &Pair, pool: &Pool) -> Report {
+    match enter(kernel, pair) {
         Ok((lease, judged)) => return offload(kernel, pair, lease, judged, pool).await,
         // Not established any more: one side has ended already, or is gone.
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
@@ -77,7 +77,7 @@ fn enter(kernel: &Arc<Kernel>, pair: &Pair) -> io::Result<(Rc<Lease>, [bool; 2])
 
 async fn offload(
     kernel: &Arc<Kernel>,
-    pair: Pair,
+    pair: &Pair,
     lease: Rc<Lease>,
     judged: [bool; 2],
     pool: &Pool,
@@ -95,7 +95,7 @@ async fn offload(
         account: Cell::new(Account::default()),
     };
     let both = Both { ways: [way(0, pair.up()), way(1, pair.down())] };
-    let end = pair.clone().run(both.run(0), both.run(1)).await;
+    let end = pair.run(both.run(0), both.run(1)).await;
     kernel.count(pair.traffic.settle());
     Report { datapath: Name::Sockmap, end }
 }

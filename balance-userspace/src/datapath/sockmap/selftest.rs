@@ -87,7 +87,7 @@ fn drive(
         };
         let pool = Pool::default();
         tokio::select! {
-            report = carry(kernel, pair, &pool) => Ok(report),
+            report = carry(kernel, &pair, &pool) => Ok(report),
             () = kernel.dispatch() => unreachable!("events are waited for without end"),
             () = tokio::time::sleep(LIMIT) => Err("it took too long".to_owned()),
         }
