@@ -23,8 +23,13 @@ pub struct Outcome {
 
 /// Runs `command` without input; panics, after killing it, if it does not end in time.
 pub fn run(command: &mut Command, deadline: Duration) -> Outcome {
+    run_with_input(command, Stdio::null(), deadline)
+}
+
+/// The same with an input.
+pub fn run_with_input(command: &mut Command, input: Stdio, deadline: Duration) -> Outcome {
     let mut child = command
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

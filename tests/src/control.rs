@@ -7,6 +7,10 @@ use std::{
     process::Command,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 
 use crate::{Builder, Outcome, PATIENCE, binary, run};
@@ -83,6 +87,22 @@ impl RunDir {
 impl Default for RunDir {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Kills what a test left running in its run directory.
+#[derive(Debug)]
+pub struct Daemons<'d>(
+    /// That directory.
+    pub &'d RunDir,
+);
+
+impl Drop for Daemons<'_> {
+    fn drop(&mut self) {
+        for pid in self.0.processes() {
+            // It may have ended meanwhile.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
     }
 }
 

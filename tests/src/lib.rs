@@ -26,8 +26,8 @@ mod smtp;
 
 pub use backend::Backend;
 pub use blackhole::Blackhole;
-pub use command::{KillOnDrop, Outcome, finish, run};
-pub use control::{Row, RunDir};
+pub use command::{KillOnDrop, Outcome, finish, run, run_with_input};
+pub use control::{Daemons, Row, RunDir};
 pub use data::{Digest, Pattern, Receiver, receive_all, receive_exactly, send};
 pub use datapath::{Datapath, sockmap_obstacle, sockmap_works};
 pub use eventually::eventually;

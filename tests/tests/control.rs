@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::{ErrorKind, Read as _, Write as _},
+    io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
     net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream},
     os::unix::{
         fs::PermissionsExt as _,
@@ -21,13 +21,14 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::Signal,
     unistd::{Pid, Uid, getsid},
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 use tests::{
-    Backend, Balance, Builder, Datapath, End, Link, PATIENCE, ReservedPort, Row, RunDir, WHOLE,
-    ask, binary, both_ways, connect, end_of, eventually, listen, on_both_datapaths, run, skip,
+    Backend, Balance, Builder, Daemons, Datapath, End, Link, PATIENCE, ReservedPort, Row, RunDir,
+    WHOLE, ask, binary, both_ways, connect, end_of, eventually, listen, on_both_datapaths, run,
+    skip,
 };
 
 /// The user `nobody`.
@@ -270,6 +271,47 @@ fn a_drain_that_takes_too_long_says_how_many_are_left() {
     assert_eq!(outcome.status.code(), Some(1), "{outcome:?}");
     assert_eq!(outcome.stdout, "channel 0 disabled, 1 connection left\n");
     both_ways(&client, &server, (1000, 1000), WHOLE);
+}
+
+#[test]
+fn waiting_drains_keep_nobody_out() {
+    // More than are served at a time.
+    const DRAINS: usize = 70;
+    const DRAIN: &[u8] =
+        b"{\"version\":1,\"command\":{\"drain\":{\"id\":{\"group\":0,\"channel\":0},\"seconds\":null}}}\n";
+
+    let dir = RunDir::new();
+    let link = link(&dir, Builder::auto());
+    let (address, process) = (link.balance.address(), link.balance.process());
+    let (client, server) = link.pair();
+    let socket = dir.file(address, "sock");
+    let before = process.descriptors();
+    let drains = || -> Vec<UnixStream> {
+        let asked = (0..DRAINS).map(|_| {
+            let mut stream = UnixStream::connect(&socket).expect("connecting to the socket");
+            stream.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+            stream.write_all(DRAIN).expect("the request");
+            stream
+        });
+        asked.collect()
+    };
+    // Those that are given up go, and so do their descriptors.
+    let given_up = drains();
+    assert!(!dir.show(address)[0].enabled);
+    drop(given_up);
+    eventually(PATIENCE, "nobody waits for a drain", || match process.descriptors() {
+        now if now <= before => Ok(()),
+        now => Err(format!("{now} descriptors, {before} before")),
+    });
+    let waiting = drains();
+    assert_eq!(dir.show(address)[0].current, 1);
+    both_ways(&client, &server, (1000, 1000), WHOLE);
+    drop((client, server));
+    for stream in waiting {
+        let mut reply = String::new();
+        BufReader::new(stream).read_line(&mut reply).expect("the reply");
+        assert_eq!(reply, "{\"left\":0}\n");
+    }
 }
 
 #[test]
@@ -785,16 +827,4 @@ fn visit(address: SocketAddr) -> bool {
     stream.shutdown(std::net::Shutdown::Write).expect("shutdown");
     assert_eq!(end_of(&mut stream), End::Clean);
     true
-}
-
-/// Kills what a test left running in its run directory.
-struct Daemons<'d>(&'d RunDir);
-
-impl Drop for Daemons<'_> {
-    fn drop(&mut self) {
-        for pid in self.0.processes() {
-            // It may have ended meanwhile.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-    }
 }

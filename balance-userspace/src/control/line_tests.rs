@@ -92,7 +92,7 @@ proptest! {
         words in prop::collection::vec(r"show|disable|create|assign|maxc|group|drain|drop|kill|hash|mrtg-bytes|; |[0-9.x-]{1,3}|\PC{0,4}", 0..12),
         reply in prop::sample::select(vec![
             Reply::Done, Reply::Already, Reply::NoSuchGroup, Reply::NoSuchChannel, Reply::Left(2),
-            Reply::NotDisabled, Reply::Table(Vec::new()), Reply::InvalidAddress(String::new()),
+            Reply::NotDisabled, Reply::TooManyDrains, Reply::Table(Vec::new()), Reply::InvalidAddress(String::new()),
         ]),
     ) {
         let replies = (0..12).map(|_| Ok(reply.clone())).collect();

@@ -16,6 +16,7 @@ mod help;
 mod line;
 mod master;
 mod once;
+mod seats;
 pub(crate) mod server;
 mod shell;
 mod table;

@@ -134,6 +134,8 @@ pub enum Reply {
     NoSuchChannel,
     /// Only a disabled channel can be assigned.
     NotDisabled,
+    /// Too many clients wait for the end of a drain; nothing was changed.
+    TooManyDrains,
     /// The host or port cannot be used; why.
     InvalidAddress(String),
     /// The request is not taken at all; why.

@@ -143,6 +143,7 @@ fn failure(render: &Render, reply: &Reply) -> Option<String> {
         (Reply::NotDisabled, Assign) => "channel must be disabled to assign new address".to_owned(),
         // Why is in the log of the running balance; scripts compare this line.
         (Reply::InvalidAddress(_), Assign | Create) => "invalid address".to_owned(),
+        (Reply::TooManyDrains, Drain(_)) => "too many drains are waiting, try later".to_owned(),
         (Reply::Left(left @ 1..), Drain(n)) => {
             format!("channel {n} disabled, {} left", connections(*left))
         }

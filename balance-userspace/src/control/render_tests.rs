@@ -137,6 +137,7 @@ fn every_outcome_has_the_classics_line() {
         ("drain 9", NoSuchChannel, "!no such channel 9"),
         ("drop 1", Reply::Left(0), "channel 1 dropped 0 connections"),
         ("drop 1", Reply::Left(1), "channel 1 dropped 1 connection"),
+        ("drain 0", Reply::TooManyDrains, "!too many drains are waiting, try later"),
         ("show", Reply::Refused("why".to_owned()), "!why"),
     ] {
         assert_eq!(shown(typed, reply), format!("{line}\n"), "{typed}");

@@ -14,13 +14,15 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
-    sync::Semaphore,
     task::spawn_blocking,
     time::{sleep, timeout},
 };
 use tracing::{info, warn};
 
-use super::protocol::{ChannelRow, Command, LINE, Preamble, Reply, Request, SessionRow, VERSION};
+use super::{
+    protocol::{ChannelRow, Command, LINE, Preamble, Reply, Request, SessionRow, VERSION},
+    seats::{Seat, Seats},
+};
 use crate::{
     datapath, operand, resolve,
     selection::{Changed, ChannelId, Group, Location, Refused},
@@ -28,9 +30,6 @@ use crate::{
     sys,
     table::Inner,
 };
-
-/// Clients served at a time; more wait.
-const CLIENTS: usize = 64;
 
 /// How long a client may take to send a line or to read its reply. Short, so that silent clients
 /// cannot keep others out for longer than these wait.
@@ -42,9 +41,9 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Serves the socket until the program stops accepting.
 pub(crate) async fn serve(listener: StdListener, shared: Arc<Shared>) -> io::Result<()> {
     let listener = UnixListener::from_std(listener)?;
-    let room = Arc::new(Semaphore::new(CLIENTS));
+    let seats = Seats::new();
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
+        let seat = seats.take().await;
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
@@ -59,14 +58,13 @@ pub(crate) async fn serve(listener: StdListener, shared: Arc<Shared>) -> io::Res
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             // A client that breaks off is no concern of ours.
-            let _ = converse(stream, &shared).await;
-            drop(permit);
+            let _ = converse(stream, &shared, seat).await;
         });
     }
 }
 
 /// One client's requests, to its end.
-async fn converse(stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> {
+async fn converse(stream: UnixStream, shared: &Arc<Shared>, mut seat: Seat) -> io::Result<()> {
     let user = stream.peer_cred()?.uid();
     let heard = user == 0 || user == sys::effective_user();
     if !heard {
@@ -88,7 +86,7 @@ async fn converse(stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> {
         } else {
             match read_request(&line) {
                 Ok(command) => tokio::select! {
-                    reply = answer(shared, command) => reply,
+                    reply = answer(shared, &mut seat, command) => reply,
                     // Nobody waits for the end of its drain any more.
                     () = gone(&mut lines) => return Ok(()),
                 },
@@ -124,7 +122,7 @@ async fn gone(lines: &mut (impl tokio::io::AsyncBufRead + Unpin)) {
     }
 }
 
-async fn answer(shared: &Arc<Shared>, command: Command) -> Reply {
+async fn answer(shared: &Arc<Shared>, seat: &mut Seat, command: Command) -> Reply {
     if !matches!(command, Command::Hello | Command::Show | Command::Sessions | Command::Channel(_))
     {
         info!(?command, "control");
@@ -162,7 +160,10 @@ async fn answer(shared: &Arc<Shared>, command: Command) -> Reply {
                 Err(why) => invalid(why),
             }
         }
-        Command::Drain { id, seconds } => drain(shared, id, seconds).await,
+        Command::Drain { id, seconds } => {
+            let drained = seat.leave_for(drain(shared, id, seconds)).await;
+            drained.unwrap_or(Reply::TooManyDrains)
+        }
         Command::Drop(id) => drop_sessions(&shared.table.lock(), id),
         Command::Kill => {
             shared.stop.cancel();

@@ -1,0 +1,96 @@
+//! How many control clients are served at a time, and how many wait for the end of a drain.
+//!
+//! Invariant: a client has a seat whenever it is read from or written to, and none while it waits;
+//! so those that wait keep nobody out, and they are bounded apart.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Clients served at a time; more queue up.
+const SERVED: usize = 64;
+
+/// Clients that wait at a time. Each holds a descriptor that a connection could have.
+const WAITING: usize = 256;
+
+/// The seats.
+pub(super) struct Seats {
+    served: Arc<Semaphore>,
+    waiting: Semaphore,
+}
+
+/// A client's seat.
+pub(super) struct Seat {
+    seats: Arc<Seats>,
+    /// There unless the client waits.
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Seats {
+    /// All free.
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            served: Arc::new(Semaphore::new(SERVED)),
+            waiting: Semaphore::new(WAITING),
+        })
+    }
+
+    /// The next seat that is free.
+    pub(super) async fn take(self: &Arc<Self>) -> Seat {
+        let permit = self.permit().await;
+        Seat { seats: Arc::clone(self), permit }
+    }
+
+    /// `None` if the semaphore were closed, which nobody does.
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.served).acquire_owned().await.ok()
+    }
+}
+
+impl Seat {
+    /// Waits for `event` without the seat, and takes one again; `None`, at once, when too many
+    /// wait already.
+    pub(super) async fn leave_for<T>(&mut self, event: impl Future<Output = T>) -> Option<T> {
+        let seats = Arc::clone(&self.seats);
+        let _waiting = seats.waiting.try_acquire().ok()?;
+        self.permit = None;
+        let result = event.await;
+        self.permit = seats.permit().await;
+        Some(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_keeps_nobody_out_and_is_bounded() {
+        let seats = Seats::new();
+        let waiting: Vec<_> = (0..WAITING)
+            .map(|_| {
+                let seats = Arc::clone(&seats);
+                tokio::spawn(async move { seats.take().await.leave_for(pending::<()>()).await })
+            })
+            .collect();
+        while seats.waiting.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let mut served = Vec::new();
+        for _ in 0..SERVED {
+            served.push(seats.take().await);
+        }
+        assert!(timeout(std::time::Duration::ZERO, seats.take()).await.is_err());
+        assert_eq!(served[0].leave_for(ready(1)).await, None);
+        for task in waiting {
+            task.abort();
+            assert!(task.await.is_err());
+        }
+        assert_eq!(served[0].leave_for(ready(1)).await, Some(1));
+        assert!(timeout(std::time::Duration::ZERO, seats.take()).await.is_err());
+    }
+}

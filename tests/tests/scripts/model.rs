@@ -1,0 +1,244 @@
+//! What a running balance and its control client have to say to a script: the model.
+//!
+//! Invariant: written from the classic's manual and not from the program; what fails changes
+//! nothing and ends its line.
+
+use std::net::SocketAddr;
+
+use super::commands::{Act, Host, Name, Say};
+
+/// Groups that the shell can change to.
+const GROUPS: i64 = 32;
+const VERSION: &str = "  This is balance 3.57\n  MAXGROUPS=32\n  MAXCHANNELS=64\n";
+const HEADER: &str =
+    "GRP Type  #   S       ip-address  port    c      totalc maxc        sent        rcvd\n";
+const SESSIONS: &str = "client  channel  backend  age  sent  rcvd  datapath\n";
+
+#[derive(Clone, Copy, Debug)]
+struct Channel {
+    enabled: bool,
+    address: SocketAddr,
+    total: u64,
+    max: i64,
+    rcvd: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Group {
+    hash: bool,
+    channels: Vec<Channel>,
+}
+
+/// The groups of a balance on which no connection stands, and a client of it.
+#[derive(Debug)]
+pub(crate) struct Model<'h> {
+    port: u16,
+    pid: u32,
+    help: &'h str,
+    groups: Vec<Group>,
+    current: i64,
+}
+
+/// How a command went on.
+enum Then {
+    Next,
+    /// The rest of the line is not carried out.
+    Failed,
+    Quit,
+}
+
+impl<'h> Model<'h> {
+    /// Two groups of one channel each; the first has served that many clients a byte.
+    pub(crate) fn new(port: u16, pid: u32, visits: u64, server: SocketAddr, help: &'h str) -> Self {
+        let first = Channel { enabled: true, address: server, total: visits, max: 0, rcvd: visits };
+        let second = Channel { total: 0, max: 7, rcvd: 0, ..first };
+        let groups = vec![
+            Group { hash: false, channels: vec![first] },
+            Group { hash: true, channels: vec![second] },
+        ];
+        Self { port, pid, help, groups, current: 0 }
+    }
+
+    /// What one strict command says, and its exit code.
+    pub(crate) fn once(&mut self, line: &[Say]) -> (String, i32) {
+        let mut said = String::new();
+        let then = self.line(line, &mut said);
+        (said, i32::from(matches!(then, Then::Failed)))
+    }
+
+    /// All that a shell says.
+    pub(crate) fn shell(&mut self, script: &[Vec<Say>]) -> String {
+        let mut said = format!(
+            "\nbalance 3.57 interactive command shell\nPID of master process is {}\n\n",
+            self.pid
+        );
+        for line in script {
+            said += &self.prompt();
+            if matches!(self.line(line, &mut said), Then::Quit) {
+                return said;
+            }
+        }
+        said + &self.prompt() + "\n"
+    }
+
+    /// What `show` says.
+    pub(crate) fn show(&self) -> String {
+        let mut text = HEADER.to_owned();
+        for (g, group) in self.groups.iter().enumerate() {
+            let method = if group.hash { "Hash" } else { "RR" };
+            for (n, channel) in group.channels.iter().enumerate() {
+                let Channel { enabled, address, total, max, rcvd } = *channel;
+                let state = if enabled { "ENA" } else { "dis" };
+                let (ip, port) = (address.ip().to_string(), address.port());
+                text += &format!(
+                    "{g:>3} {method:>4} {n:>2} {state:>3} {ip:>16} {port:>5} {c:>4} {total:>11} \
+                     {max:>4} {sent:>11} {rcvd:>11}\n",
+                    c = 0,
+                    sent = 0,
+                );
+            }
+        }
+        text
+    }
+
+    fn prompt(&self) -> String {
+        format!("balance[{}] ", self.current)
+    }
+
+    fn line(&mut self, line: &[Say], said: &mut String) -> Then {
+        for say in line {
+            let (text, then) = self.carry_out(&say.act);
+            *said += &text;
+            if !matches!(then, Then::Next) {
+                return then;
+            }
+        }
+        Then::Next
+    }
+
+    fn carry_out(&mut self, act: &Act) -> (String, Then) {
+        let well = |text: String| (text, Then::Next);
+        let result = match act {
+            Act::Nothing => return well(String::new()),
+            Act::Quit => return (String::new(), Then::Quit),
+            Act::Help => return well(self.help.to_owned()),
+            Act::Version => return well(VERSION.to_owned()),
+            Act::Show => return well(self.show()),
+            Act::Sessions => return well(SESSIONS.to_owned()),
+            Act::Group(group @ 0..GROUPS) => {
+                self.current = *group;
+                return well(String::new());
+            }
+            Act::Bytes(group, channel) => self
+                .graphed(*group, *channel)
+                .map(|c| format!("{}\n0\nUNKNOWN\ngroup {group} channel {channel}", c.rcvd)),
+            Act::Connections(group, channel) => self
+                .graphed(*group, *channel)
+                .map(|c| format!("{}\nUNKNOWN\nUNKNOWN\ngroup {group} channel {channel}", c.total)),
+            Act::Wrong => Err("syntax error".to_owned()),
+            Act::Group(_) | Act::OutOfRange => Err("value out of range".to_owned()),
+            Act::Enable(name) => self.set_enabled(name, true),
+            Act::Disable(name) => self.set_enabled(name, false),
+            Act::Reset(name) => self.known(name).map(|channel| {
+                (channel.total, channel.rcvd) = (0, 0);
+                format!("channel {} counters reset", name.label())
+            }),
+            Act::Drain(name) => self.known(name).map(|channel| {
+                channel.enabled = false;
+                format!("channel {} drained", name.label())
+            }),
+            Act::Drop(name) => {
+                self.known(name).map(|_| format!("channel {} dropped 0 connections", name.label()))
+            }
+            Act::Create(to) => self.create(to.as_ref()),
+            Act::Assign(name, to) => self.assign(name, to.as_ref()),
+            Act::Max(name, max) => self.set_max(name, *max),
+            Act::Hash(hash) => {
+                self.group().hash = *hash;
+                let method = if *hash { "hash" } else { "round robin" };
+                Ok(format!("group {} set to {method}", self.current))
+            }
+        };
+        match result {
+            Ok(text) => well(text + "\n"),
+            Err(text) => (text + "\n", Then::Failed),
+        }
+    }
+
+    fn set_enabled(&mut self, name: &Name, enabled: bool) -> Result<String, String> {
+        let channel = self.known(name)?;
+        let already = if channel.enabled == enabled { "already " } else { "" };
+        channel.enabled = enabled;
+        let state = if enabled { "enabled" } else { "disabled" };
+        Ok(format!("channel {} {already}{state}", name.label()))
+    }
+
+    fn create(&mut self, to: Option<&Host>) -> Result<String, String> {
+        let address = self.address(to)?;
+        let channel = Channel { enabled: false, address, total: 0, max: 0, rcvd: 0 };
+        self.group().channels.push(channel);
+        Ok("channel created".to_owned())
+    }
+
+    fn assign(&mut self, name: &Name, to: Option<&Host>) -> Result<String, String> {
+        let address = self.address(to);
+        let channel = self.find(name).ok_or("unknown channel")?;
+        if channel.enabled {
+            return Err("channel must be disabled to assign new address".to_owned());
+        }
+        channel.address = address?;
+        Ok("channel reassigned".to_owned())
+    }
+
+    fn set_max(&mut self, name: &Name, max: i64) -> Result<String, String> {
+        // A number below zero names no channel at all: that is seen before the maximum.
+        let negative = name.channel < 0 || name.group.is_some_and(|group| group < 0);
+        if !negative && u32::try_from(max).is_err() {
+            return Err("value out of range".to_owned());
+        }
+        self.find(name).ok_or("unknown channel")?.max = max;
+        Ok(format!("maxc of channel {} changed to {max}", name.label()))
+    }
+
+    fn address(&self, to: Option<&Host>) -> Result<SocketAddr, String> {
+        let Host(ip, port) = to.ok_or("invalid address")?;
+        Ok(SocketAddr::new(*ip, port.unwrap_or(self.port)))
+    }
+
+    fn known(&mut self, name: &Name) -> Result<&mut Channel, String> {
+        self.find(name).ok_or_else(|| format!("no such channel {}", name.label()))
+    }
+
+    fn find(&mut self, name: &Name) -> Option<&mut Channel> {
+        let group = usize::try_from(name.group.unwrap_or(self.current)).ok()?;
+        let channel = usize::try_from(name.channel).ok()?;
+        self.groups.get_mut(group)?.channels.get_mut(channel)
+    }
+
+    fn graphed(&self, group: i64, channel: i64) -> Result<&Channel, String> {
+        let none = "unknown group".to_owned();
+        let group = usize::try_from(group).map_err(|_| none.clone())?;
+        let group = self.groups.get(group).ok_or(none)?;
+        let channel = usize::try_from(channel).ok().and_then(|n| group.channels.get(n));
+        channel.ok_or_else(|| "unknown channel".to_owned())
+    }
+
+    /// The current group; it and those before it exist from now on.
+    fn group(&mut self) -> &mut Group {
+        let current = usize::try_from(self.current).expect("a group to change to");
+        if self.groups.len() <= current {
+            self.groups.resize_with(current + 1, Group::default);
+        }
+        &mut self.groups[current]
+    }
+}
+
+impl Name {
+    /// As balance repeats it.
+    fn label(&self) -> String {
+        match self.group {
+            Some(group) => format!("{group}.{}", self.channel),
+            None => self.channel.to_string(),
+        }
+    }
+}
