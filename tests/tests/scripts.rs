@@ -61,7 +61,7 @@ fn any_script_says_and_does_what_the_model_says() {
         assert_eq!(counts(&rows), [(visits, visits), (0, 0)], "connections, bytes to clients");
 
         let pid = balance.process().0;
-        let mut model = Model::new(address.port(), pid, visits, server.address(), &help);
+        let mut model = Model::new(pid, visits, server.address(), &help);
         if strict_once {
             // The first line alone; the others belong to the shell.
             let line = &script[0];

@@ -13,8 +13,24 @@ pub(crate) struct Name {
     pub(crate) word: String,
     pub(crate) group: Option<i64>,
     pub(crate) channel: i64,
-    /// Commands without a past take it too.
-    pub(crate) exact: bool,
+    spelling: Spelling,
+}
+
+/// How well a channel is spelled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Spelling {
+    Exact,
+    /// Commands without a past do not take it.
+    Loose,
+    /// No command takes it.
+    Slip,
+}
+
+impl Name {
+    /// What a command means by it.
+    fn act(self, act: impl FnOnce(Name) -> Act) -> Act {
+        if self.spelling == Spelling::Slip { Act::Wrong } else { act(self) }
+    }
 }
 
 /// A command.
@@ -50,9 +66,9 @@ pub(crate) enum Act {
     Connections(i64, i64),
 }
 
-/// Where a channel is to lead; without a port, to the one that clients connect to.
+/// Where a channel is to lead.
 #[derive(Clone, Debug)]
-pub(crate) struct Host(pub(crate) std::net::IpAddr, pub(crate) Option<u16>);
+pub(crate) struct Host(pub(crate) std::net::IpAddr, pub(crate) u16);
 
 /// A line as typed.
 pub(crate) fn text(line: &[Say]) -> String {
@@ -74,10 +90,10 @@ fn say(server: SocketAddr) -> impl Strategy<Value = Say> {
         3 => (typed("create", 1), host(server))
             .prop_map(|(c, (words_of, to))| words(&[&c, &words_of.0, &words_of.1], Act::Create(to))),
         3 => (typed("assign", 1), name(), host(server)).prop_map(|(c, name, (at, to))| {
-            words(&[&c, &name.word.clone(), &at.0, &at.1], Act::Assign(name, to))
+            words(&[&c, &name.word.clone(), &at.0, &at.1], name.act(|name| Act::Assign(name, to)))
         }),
         3 => (typed("maxc", 1), name(), maximum()).prop_map(|(c, name, (word, max))| {
-            words(&[&c, &name.word.clone(), word], Act::Max(name, max))
+            words(&[&c, &name.word.clone(), word], name.act(|name| Act::Max(name, max)))
         }),
         1 => typed("hash", 2).prop_map(|c| words(&[&c], Act::Hash(true))),
         1 => Just(words(&["rr"], Act::Hash(false))),
@@ -108,12 +124,13 @@ impl<S: Strategy<Value = Say> + 'static> Quit for S {}
 fn on_a_channel() -> impl Strategy<Value = Say> {
     let named = |full, shortest, act: fn(Name) -> Act| {
         (typed(full, shortest), name())
-            .prop_map(move |(c, name)| words(&[&c, &name.word.clone()], act(name)))
+            .prop_map(move |(c, name)| words(&[&c, &name.word.clone()], name.act(act)))
     };
     let exact = |full, shortest, tail: &'static [&'static str], act: fn(Name) -> Act| {
         (typed(full, shortest), name()).prop_map(move |(c, name)| {
             let all = [&[c.as_str(), &name.word], tail].concat();
-            words(&all, if name.exact { act(name.clone()) } else { Act::Wrong })
+            let is_exact = name.spelling == Spelling::Exact;
+            words(&all, if is_exact { act(name.clone()) } else { Act::Wrong })
         })
     };
     prop_oneof![
@@ -136,28 +153,28 @@ fn words(all: &[&str], act: Act) -> Say {
 
 fn name() -> impl Strategy<Value = Name> {
     let odd = prop::sample::select(vec![
-        ("x", None, 0, false),
-        ("1x", None, 1, false),
-        ("-1", None, -1, false),
-        ("+1", None, 1, false),
-        ("01", None, 1, true),
-        ("1.x", None, 1, false),
-        ("x.1", None, 0, false),
-        ("-1.0", Some(-1), 0, false),
-        ("0.1x", Some(0), 1, false),
-        ("9999999999999999999999", None, i64::MAX, true),
-        ("\u{664}", None, 0, false),
+        ("x", None, 0, Spelling::Loose),
+        ("1x", None, 1, Spelling::Loose),
+        ("-1", None, -1, Spelling::Loose),
+        ("+1", None, 1, Spelling::Loose),
+        ("01", None, 1, Spelling::Exact),
+        ("1.x", None, 1, Spelling::Slip),
+        ("x.1", None, 0, Spelling::Loose),
+        ("-1.0", Some(-1), 0, Spelling::Loose),
+        ("0.1x", Some(0), 1, Spelling::Slip),
+        ("9999999999999999999999", None, i64::MAX, Spelling::Exact),
+        ("\u{664}", None, 0, Spelling::Loose),
     ])
-    .prop_map(|(word, group, channel, exact)| Name {
+    .prop_map(|(word, group, channel, spelling)| Name {
         word: word.into(),
         group,
         channel,
-        exact,
+        spelling,
     });
     prop_oneof![
-        6 => (0_i64..4).prop_map(|n| Name { word: n.to_string(), group: None, channel: n, exact: true }),
+        6 => (0_i64..4).prop_map(|n| Name { word: n.to_string(), group: None, channel: n, spelling: Spelling::Exact }),
         4 => (0_i64..4, 0_i64..3).prop_map(|(g, n)| {
-            Name { word: format!("{g}.{n}"), group: Some(g), channel: n, exact: true }
+            Name { word: format!("{g}.{n}"), group: Some(g), channel: n, spelling: Spelling::Exact }
         }),
         2 => odd,
     ]
@@ -191,15 +208,15 @@ fn host(server: SocketAddr) -> impl Strategy<Value = ((String, String), Option<H
     let four = server.ip();
     let six = std::net::Ipv6Addr::LOCALHOST.into();
     let at = |ip, port| Some(Host(ip, port));
-    let to_server = ((four.to_string(), server.port().to_string()), at(four, Some(server.port())));
+    let to_server = ((four.to_string(), server.port().to_string()), at(four, server.port()));
     let others = [
-        ("127.0.0.1", "9", at(four, Some(9))),
-        ("127.0.0.1:55", "99", at(four, Some(55))),
-        ("127.0.0.1:", "99", at(four, Some(99))),
-        ("127.0.0.1:55", "nosuchservice", at(four, Some(55))),
-        ("127.0.0.1::3", "99", at(four, None)),
-        ("[::1]", "443", at(six, Some(443))),
-        ("[::1]:55", "443", at(six, Some(55))),
+        ("127.0.0.1", "9", at(four, 9)),
+        ("127.0.0.1:55", "99", at(four, 55)),
+        ("127.0.0.1:", "99", at(four, 99)),
+        ("127.0.0.1:55", "nosuchservice", at(four, 55)),
+        ("127.0.0.1::3", "99", at(four, 99)),
+        ("[::1]", "443", at(six, 443)),
+        ("[::1]:55", "443", at(six, 55)),
         ("127.0.0.1", "0", None),
         ("127.0.0.1", "65536", None),
         ("127.0.0.1", "-9", None),

@@ -32,7 +32,6 @@ struct Group {
 /// The groups of a balance on which no connection stands, and a client of it.
 #[derive(Debug)]
 pub(crate) struct Model<'h> {
-    port: u16,
     pid: u32,
     help: &'h str,
     groups: Vec<Group>,
@@ -49,14 +48,14 @@ enum Then {
 
 impl<'h> Model<'h> {
     /// Two groups of one channel each; the first has served that many clients a byte.
-    pub(crate) fn new(port: u16, pid: u32, visits: u64, server: SocketAddr, help: &'h str) -> Self {
+    pub(crate) fn new(pid: u32, visits: u64, server: SocketAddr, help: &'h str) -> Self {
         let first = Channel { enabled: true, address: server, total: visits, max: 0, rcvd: visits };
         let second = Channel { total: 0, max: 7, rcvd: 0, ..first };
         let groups = vec![
             Group { hash: false, channels: vec![first] },
             Group { hash: true, channels: vec![second] },
         ];
-        Self { port, pid, help, groups, current: 0 }
+        Self { pid, help, groups, current: 0 }
     }
 
     /// What one strict command says, and its exit code.
@@ -174,14 +173,14 @@ impl<'h> Model<'h> {
     }
 
     fn create(&mut self, to: Option<&Host>) -> Result<String, String> {
-        let address = self.address(to)?;
+        let address = Self::address(to)?;
         let channel = Channel { enabled: false, address, total: 0, max: 0, rcvd: 0 };
         self.group().channels.push(channel);
         Ok("channel created".to_owned())
     }
 
     fn assign(&mut self, name: &Name, to: Option<&Host>) -> Result<String, String> {
-        let address = self.address(to);
+        let address = Self::address(to);
         let channel = self.find(name).ok_or("unknown channel")?;
         if channel.enabled {
             return Err("channel must be disabled to assign new address".to_owned());
@@ -200,9 +199,9 @@ impl<'h> Model<'h> {
         Ok(format!("maxc of channel {} changed to {max}", name.label()))
     }
 
-    fn address(&self, to: Option<&Host>) -> Result<SocketAddr, String> {
+    fn address(to: Option<&Host>) -> Result<SocketAddr, String> {
         let Host(ip, port) = to.ok_or("invalid address")?;
-        Ok(SocketAddr::new(*ip, port.unwrap_or(self.port)))
+        Ok(SocketAddr::new(*ip, *port))
     }
 
     fn known(&mut self, name: &Name) -> Result<&mut Channel, String> {
