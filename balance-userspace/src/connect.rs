@@ -50,12 +50,11 @@ pub(crate) async fn connect(
 }
 
 async fn connect_one(address: SocketAddr, end: Instant, how: &Outgoing) -> io::Result<Rc<Stream>> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     how.options.apply(&socket)?;
     if let Some(source) = how.source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
-    socket.set_nonblocking(true)?;
     match socket.connect(&address.into()) {
         Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => return Err(e),
         _ => {}

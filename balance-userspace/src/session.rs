@@ -55,7 +55,7 @@ pub(crate) async fn serve(
     shared.totals.ended(sent, rcvd, matches!(report.end, End::Clean));
     debug!(
         client = %address, backend = %server, datapath = %report.datapath,
-        sent, rcvd, end = %report.end, "session"
+        sent, rcvd, offloaded = session.traffic.offloaded(), end = %report.end, "session"
     );
 }
 

@@ -24,7 +24,7 @@ use crate::{
 
 /// Receive buffer, in bytes as the kernel counts them (payload and bookkeeping). Bounds what
 /// piles up behind a receiver that stands still; the window of a long fat pipe fits.
-const RECEIVE_BUFFER: i32 = 7 << 19;
+const RECEIVE_BUFFER: i32 = 11 << 18;
 
 /// An established connection with a client or a backend.
 ///

@@ -9,11 +9,12 @@ use std::{
     rc::Rc,
 };
 
-/// Bytes of a buffer: large, because each turn costs two system calls.
-const SIZE: usize = 256 << 10;
+/// Bytes of a buffer: large, because each turn costs system calls, wake-ups and a window update;
+/// see bench/NOTES.md. Pages that a turn does not fill are never touched.
+const SIZE: usize = 1 << 20;
 
 /// Free buffers that a worker keeps.
-const KEPT: usize = 8;
+const KEPT: usize = 4;
 
 /// The free buffers of one worker.
 #[derive(Clone, Default)]

@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Buffers that one direction may move before others of the same worker get their turn.
-const TURNS: u32 = 8;
+const TURNS: u32 = 2;
 
 /// Carries a pair to its end, and shows its bytes on standard output if asked to.
 pub(crate) async fn carry(pair: &Pair, pool: &Pool, dump: bool) -> Report {

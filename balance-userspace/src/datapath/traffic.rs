@@ -17,6 +17,8 @@ pub(crate) struct Traffic {
     pub(crate) sent: AtomicU64,
     /// From backend to client, moved by user space.
     pub(crate) rcvd: AtomicU64,
+    /// Both ways, moved by the kernel; known when it has ended.
+    offloaded: AtomicU64,
     /// One direction has ended, the other goes on.
     half_closed: AtomicBool,
     /// The kernel's counters beside them: slots from client to backend, and back.
@@ -32,6 +34,11 @@ impl Traffic {
             None => [0, 0],
         };
         (sent + self.sent.load(Relaxed), rcvd + self.rcvd.load(Relaxed))
+    }
+
+    /// Bytes of an ended connection that the kernel moved, both ways.
+    pub(crate) fn offloaded(&self) -> u64 {
+        self.offloaded.load(Relaxed)
     }
 
     /// Notes that one direction has ended.
@@ -70,6 +77,7 @@ impl Traffic {
         let [sent, rcvd] = slots.map(|slot| kernel.redirected(slot));
         self.sent.fetch_add(sent, Relaxed);
         self.rcvd.fetch_add(rcvd, Relaxed);
+        self.offloaded.fetch_add(sent + rcvd, Relaxed);
         sent + rcvd
     }
 }

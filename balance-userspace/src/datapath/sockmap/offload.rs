@@ -38,7 +38,7 @@ use crate::{
 const ROOM: u32 = LIMIT / 2;
 
 /// Buffers that one direction may move before others of the same worker get their turn.
-const TURNS: u32 = 8;
+const TURNS: u32 = 2;
 
 /// By how much a send buffer that is too small for what was redirected is widened at a time.
 const STEP: usize = 1 << 20;
