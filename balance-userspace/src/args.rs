@@ -88,7 +88,7 @@ pub struct Args {
 
     /// Buffers that user space moves before the kernel takes a connection over, because that
     /// costs more than a short connection gains; 0 for at once
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 64)]
     pub offload_after: u32,
 
     /// Threads that serve connections [default: one per processor]

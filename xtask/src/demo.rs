@@ -34,7 +34,8 @@ pub(crate) fn run(Options {}: &Options) -> Result<()> {
     let port = free_port()?;
     let root = Root::find_silently();
     let mut command = root.command(workspace::program());
-    command.args(["-f", &port.to_string()]);
+    // The clients say little: the kernel is to take over at once.
+    command.args(["-f", "--offload-after", "0", &port.to_string()]);
     command.args([a.address.to_string(), b.address.to_string()]);
     command.args(["!", &c.address.to_string()]);
 

@@ -116,7 +116,8 @@ impl Datapath {
             Self::Relay { dump } => relay::carry(&pair, pool, *dump).await,
             Self::Sockmap { kernel, after } => match relay::begin(&pair, pool, *after).await {
                 Some(report) => report,
-                None => sockmap::carry(kernel, &pair, pool).await,
+                // On the heap, as it is large and most connections never get here.
+                None => Box::pin(sockmap::carry(kernel, &pair, pool)).await,
             },
         }
     }

@@ -7,7 +7,7 @@ use std::{
     fmt,
     future::{Future, pending},
     io,
-    pin::pin,
+    pin::Pin,
     rc::Rc,
     sync::{
         Arc,
@@ -169,10 +169,12 @@ impl Pair {
 
     /// Runs both directions to their end, then closes both streams in the way that the end
     /// asks for. A side whose direction has ended is still watched: its reset ends the other.
+    /// The directions come pinned: passed by value they would be stored again at every level,
+    /// and make up most of what an idle connection costs.
     pub(crate) async fn run(
         &self,
-        up: impl Future<Output = Result<(), Broken>>,
-        down: impl Future<Output = Result<(), Broken>>,
+        up: Pin<&mut impl Future<Output = Result<(), Broken>>>,
+        down: Pin<&mut impl Future<Output = Result<(), Broken>>>,
     ) -> End {
         match self.run_until(pending(), up, down).await {
             Some(end) => end,
@@ -186,8 +188,8 @@ impl Pair {
     pub(crate) async fn run_until(
         &self,
         pause: impl Future<Output = ()>,
-        up: impl Future<Output = Result<(), Broken>>,
-        down: impl Future<Output = Result<(), Broken>>,
+        up: Pin<&mut impl Future<Output = Result<(), Broken>>>,
+        down: Pin<&mut impl Future<Output = Result<(), Broken>>>,
     ) -> Option<End> {
         let end = select! {
             biased;
@@ -214,10 +216,9 @@ impl Pair {
 
     async fn both(
         &self,
-        up: impl Future<Output = Result<(), Broken>>,
-        down: impl Future<Output = Result<(), Broken>>,
+        mut up: Pin<&mut impl Future<Output = Result<(), Broken>>>,
+        mut down: Pin<&mut impl Future<Output = Result<(), Broken>>>,
     ) -> Result<(), Broken> {
-        let (mut up, mut down) = (pin!(up), pin!(down));
         select! {
             biased;
             result = &mut up => {

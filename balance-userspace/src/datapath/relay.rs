@@ -6,6 +6,7 @@
 use std::{
     cell::Cell,
     future::poll_fn,
+    pin::pin,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     task::Poll,
 };
@@ -25,8 +26,8 @@ const TURNS: u32 = 2;
 pub(crate) async fn carry(pair: &Pair, pool: &Pool, dump: bool) -> Report {
     let tap = |way| dump.then_some(way);
     let [a, b] = [Progress::default(), Progress::default()];
-    let up = one_way(pair.up(), pool, &pair.traffic.sent, tap(Way::Up), &a);
-    let down = one_way(pair.down(), pool, &pair.traffic.rcvd, tap(Way::Down), &b);
+    let up = pin!(one_way(pair.up(), pool, &pair.traffic.sent, tap(Way::Up), &a));
+    let down = pin!(one_way(pair.down(), pool, &pair.traffic.rcvd, tap(Way::Down), &b));
     let end = pair.run(up, down).await;
     Report { datapath: Name::Relay, end }
 }
@@ -47,8 +48,8 @@ pub(crate) async fn begin(pair: &Pair, pool: &Pool, turns: u32) -> Option<Report
             Poll::Pending
         }
     });
-    let up = one_way(pair.up(), pool, &pair.traffic.sent, None, &a);
-    let down = one_way(pair.down(), pool, &pair.traffic.rcvd, None, &b);
+    let up = pin!(one_way(pair.up(), pool, &pair.traffic.sent, None, &a));
+    let down = pin!(one_way(pair.down(), pool, &pair.traffic.rcvd, None, &b));
     let end = pair.run_until(enough, up, down).await?;
     Some(Report { datapath: Name::Relay, end })
 }

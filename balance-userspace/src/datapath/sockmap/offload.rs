@@ -95,7 +95,7 @@ async fn offload(
         account: Cell::new(Account::default()),
     };
     let both = Both { ways: [way(0, pair.up()), way(1, pair.down())] };
-    let end = pair.run(both.run(0), both.run(1)).await;
+    let end = pair.run(pin!(both.run(0)), pin!(both.run(1))).await;
     kernel.count(pair.traffic.settle());
     Report { datapath: Name::Sockmap, end }
 }
