@@ -13,7 +13,7 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use crate::{Builder, Outcome, PATIENCE, binary, run};
+use crate::{Builder, Outcome, PATIENCE, binary, eventually, run};
 
 /// A run directory; removed when dropped.
 #[derive(Debug)]
@@ -81,6 +81,15 @@ impl RunDir {
     pub fn show(&self, address: SocketAddr) -> Vec<Row> {
         let text = self.say(address, "show");
         text.lines().skip(1).map(|line| Row::parse(line, &text)).collect()
+    }
+
+    /// The same when all connections have ended, which has to be soon.
+    pub fn show_at_rest(&self, address: SocketAddr) -> Vec<Row> {
+        eventually(PATIENCE, "all connections have ended", || {
+            let rows = self.show(address);
+            let ended = rows.iter().all(|row| row.current == 0);
+            if ended { Ok(rows) } else { Err(format!("{rows:?}")) }
+        })
     }
 }
 

@@ -21,6 +21,7 @@ mod net;
 mod port;
 mod program;
 mod report;
+mod seats;
 mod sending;
 mod smtp;
 
@@ -39,6 +40,7 @@ pub use net::{End, accept, ask, connect, end_of, listen, listen_small, reset, sm
 pub use port::ReservedPort;
 pub use program::{Balance, Builder, Event, Session, Stopped, binary};
 pub use report::{note, skip};
+pub use seats::{Seats, visit};
 pub use sending::Sending;
 pub use smtp::{Client, Sink, SinkCount, postfix_tools};
 

@@ -12,10 +12,6 @@ use std::{
     },
     path::Path,
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
     thread,
     time::{Duration, Instant},
 };
@@ -27,8 +23,8 @@ use nix::{
 use socket2::{Domain, SockAddr, Socket, Type};
 use tests::{
     Backend, Balance, Builder, Daemons, Datapath, End, Link, PATIENCE, ReservedPort, Row, RunDir,
-    WHOLE, ask, binary, both_ways, connect, end_of, eventually, listen, on_both_datapaths, run,
-    skip,
+    Seats, WHOLE, ask, binary, both_ways, connect, end_of, eventually, listen, on_both_datapaths,
+    run, skip, visit,
 };
 
 /// The user `nobody`.
@@ -213,33 +209,26 @@ fn no_server_ever_has_more_connections_than_its_maximum(datapath: Datapath) {
     const MAX: usize = 5;
 
     let dir = RunDir::new();
-    let seats = [(); 3].map(|()| Arc::new(Seats::default()));
-    let servers = seats.each_ref().map(|seats| {
-        let seats = seats.clone();
-        Backend::start((Ipv4Addr::LOCALHOST, 0).into(), move |stream| seats.serve(stream))
-    });
+    let servers = [(); 3].map(|()| Seats::server());
     let mut builder = Builder::new(datapath).quiet();
-    for server in &servers {
+    for (server, _) in &servers {
         builder = builder.operand(&format!("{}:{MAX}", server.address()));
     }
     let balance = dir.given_to(builder).start();
     let address = balance.address();
     let served: usize = thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
-            .map(|_| scope.spawn(|| (0..EACH).filter(|_| visit(address)).count()))
+            .map(|_| scope.spawn(|| (0..EACH).filter(|_| visit(address, || ())).count()))
             .collect();
         clients.into_iter().map(|client| client.join().expect("a client")).sum()
     });
-    let rows = eventually(PATIENCE, "all connections have ended", || {
-        let rows = dir.show(address);
-        if rows.iter().all(|row| row.current == 0) { Ok(rows) } else { Err(format!("{rows:?}")) }
-    });
+    let rows = dir.show_at_rest(address);
     let total: u64 = rows.iter().map(|row| row.total).sum();
-    let accepted: usize = servers.iter().map(Backend::accepted).sum();
+    let accepted: usize = servers.iter().map(|(server, _)| server.accepted()).sum();
     assert_eq!(accepted, served);
     assert_eq!(usize::try_from(total).expect("few"), served, "{rows:?}");
-    for (row, seats) in rows.iter().zip(&seats) {
-        let most = seats.most.load(Ordering::SeqCst);
+    for (row, (_, seats)) in rows.iter().zip(&servers) {
+        let most = seats.most();
         assert!((1..=MAX).contains(&most), "{most} at a time: {rows:?}");
         // One byte each way.
         assert_eq!((row.sent, row.rcvd), (row.total, row.total), "{rows:?}");
@@ -793,38 +782,4 @@ fn talk(path: &Path, bytes: &[u8]) -> String {
 
 fn broken_off(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
-}
-
-/// Connections that a server has.
-#[derive(Debug, Default)]
-struct Seats {
-    now: AtomicUsize,
-    most: AtomicUsize,
-}
-
-impl Seats {
-    /// Says a byte and stays until the client has ended.
-    fn serve(&self, mut stream: TcpStream) {
-        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
-        self.most.fetch_max(now, Ordering::SeqCst);
-        stream.write_all(b"!").expect("the server's byte");
-        let mut said = Vec::new();
-        stream.read_to_end(&mut said).expect("the client's byte and its end");
-        assert_eq!(said, b"?");
-        // Before our end, which makes room for the next.
-        self.now.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// A short connection; false if there was no room for it.
-fn visit(address: SocketAddr) -> bool {
-    let mut stream = connect(address);
-    let mut byte = [0];
-    if stream.read(&mut byte).expect("a byte or an orderly close") == 0 {
-        return false;
-    }
-    stream.write_all(b"?").expect("the client's byte");
-    stream.shutdown(std::net::Shutdown::Write).expect("shutdown");
-    assert_eq!(end_of(&mut stream), End::Clean);
-    true
 }

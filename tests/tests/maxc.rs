@@ -5,19 +5,14 @@
 //! that finds no room is closed at once and counts as refused; it does not try again.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
-    },
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     thread,
     time::Instant,
 };
 
 use tests::{
-    Backend, Builder, Datapath, End, PATIENCE, RunDir, connect, end_of, eventually, note,
-    on_both_datapaths,
+    Builder, Datapath, PATIENCE, RunDir, Seats, eventually, note, on_both_datapaths, visit,
 };
 
 const CHANNELS: usize = 3;
@@ -29,13 +24,9 @@ fn a_maximum_holds_under_twice_the_load(datapath: Datapath) {
     let connections = std::env::var("BALANCE_TEST_CONNECTIONS")
         .map_or(CONNECTIONS, |text| text.parse().expect("a number of connections"));
     let dir = RunDir::new();
-    let seats = [(); CHANNELS].map(|()| Arc::new(Seats::default()));
-    let servers = seats.each_ref().map(|seats| {
-        let seats = Arc::clone(seats);
-        Backend::start((Ipv4Addr::LOCALHOST, 0).into(), move |stream| seats.serve(stream))
-    });
+    let servers = [(); CHANNELS].map(|()| Seats::server());
     let mut builder = Builder::new(datapath).quiet();
-    for server in &servers {
+    for (server, _) in &servers {
         builder = builder.operand(&format!("{}:{MAX}", server.address()));
     }
     let balance = dir.given_to(builder).start();
@@ -53,18 +44,15 @@ fn a_maximum_holds_under_twice_the_load(datapath: Datapath) {
     });
     let took = start.elapsed();
 
-    let rows = eventually(PATIENCE, "all connections have ended", || {
-        let rows = dir.show(address);
-        if rows.iter().all(|row| row.current == 0) { Ok(rows) } else { Err(format!("{rows:?}")) }
-    });
-    let most = seats.each_ref().map(|seats| seats.most.load(SeqCst));
+    let rows = dir.show_at_rest(address);
+    let most = servers.each_ref().map(|(_, seats)| seats.most());
     let total: u64 = rows.iter().map(|row| row.total).sum();
     note(&format!(
         "{datapath:?}: {served} of {connections} served in {took:.1?}; totalc {total}; most at a \
          time {most:?} as the servers saw, {} in {} looks of show",
         shown.most, shown.looks
     ));
-    for ((row, server), most) in rows.iter().zip(&servers).zip(most) {
+    for ((row, (server, _)), most) in rows.iter().zip(&servers).zip(most) {
         assert_eq!(most, MAX, "{rows:?}");
         assert_eq!(usize::try_from(row.total).expect("few"), server.accepted(), "{rows:?}");
         // One byte each way.
@@ -78,27 +66,6 @@ fn a_maximum_holds_under_twice_the_load(datapath: Datapath) {
 }
 
 on_both_datapaths!(a_maximum_holds_under_twice_the_load);
-
-/// Connections that a server has.
-#[derive(Debug, Default)]
-struct Seats {
-    now: AtomicUsize,
-    most: AtomicUsize,
-}
-
-impl Seats {
-    /// Says a byte and stays until the client has ended.
-    fn serve(&self, mut stream: TcpStream) {
-        let now = self.now.fetch_add(1, SeqCst) + 1;
-        self.most.fetch_max(now, SeqCst);
-        stream.write_all(b"!").expect("the server's byte");
-        let mut said = Vec::new();
-        stream.read_to_end(&mut said).expect("the client's byte and its end");
-        assert_eq!(said, b"?");
-        // Before our end, which makes room for the next.
-        self.now.fetch_sub(1, SeqCst);
-    }
-}
 
 /// What clients and watcher tell each other.
 struct Course {
@@ -164,18 +131,4 @@ fn watch(dir: &RunDir, address: SocketAddr, course: &Course) -> Shown {
         shown.most = rows.iter().map(|row| row.current).fold(shown.most, u64::max);
     }
     shown
-}
-
-/// A short connection; false if there was no room for it. `told` is called when that is known.
-fn visit(address: SocketAddr, told: impl FnOnce()) -> bool {
-    let mut stream = connect(address);
-    let mut byte = [0];
-    let served = stream.read(&mut byte).expect("a byte or an orderly close") == 1;
-    told();
-    if served {
-        stream.write_all(b"?").expect("the client's byte");
-        stream.shutdown(Shutdown::Write).expect("shutdown");
-        assert_eq!(end_of(&mut stream), End::Clean);
-    }
-    served
 }
