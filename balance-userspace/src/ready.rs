@@ -2,8 +2,8 @@
 //!
 //! Through the worker's io_uring where that can be; its polls always report the end of the
 //! peer's side as well (io_uring/poll.c, IO_POLL_UNMASK), so two waits on a half-closed stream
-//! go through the runtime's epoll. Invariant: no wait returns before what it is for, or an
-//! error, has come; so no caller spins.
+//! go through the runtime's epoll, as do waits that come in great numbers. Invariant: no wait
+//! returns before what it is for, or an error, has come; so no caller spins.
 
 use std::{
     io,
@@ -11,13 +11,46 @@ use std::{
     rc::Rc,
 };
 
-use tokio::io::{Interest, unix::AsyncFd};
+use socket2::Socket;
+use tokio::io::{
+    Interest,
+    unix::{AsyncFd, AsyncFdReadyGuard},
+};
 
 use crate::{ring, stream::Stream, sys};
 
 /// Waits until there is something to read, or the peer has ended its side.
 pub(crate) async fn readable(stream: &Rc<Stream>) -> io::Result<()> {
     ring::poll(stream, libc::POLLIN).await.map(drop)
+}
+
+/// Waits as [`readable`] does, through the runtime's epoll, which is told once where the ring is
+/// told each time: for a stream that is waited on again and again.
+///
+/// # Errors
+/// When the kernel has no room for the registration; the ring can be asked then.
+pub(crate) async fn readable_again(stream: &Stream) -> io::Result<Guard<'_>> {
+    let ready = stream.registration()?.ready(Interest::READABLE | Interest::PRIORITY).await?;
+    Ok(Guard(ready))
+}
+
+/// A wait that is over. The next one is over at once unless this one was said to be used up.
+pub(crate) struct Guard<'a>(AsyncFdReadyGuard<'a, Registered<Rc<Socket>>>);
+
+impl Guard<'_> {
+    /// There was less to read than there was room for, so the next wait is for something new.
+    /// Not so where there is urgent data: a read ends before it (net/ipv4/tcp.c,
+    /// tcp_recvmsg_locked).
+    pub(crate) fn was_short(&mut self) {
+        if !self.0.ready().is_priority() {
+            self.0.clear_ready();
+        }
+    }
+
+    /// There was nothing to read.
+    pub(crate) fn was_empty(&mut self) {
+        self.0.clear_ready();
+    }
 }
 
 /// Waits until the peer has ended its side. Data alone does not wake this one up.

@@ -53,14 +53,15 @@ impl Stream {
         let _ = self.lease.set(lease);
     }
 
-    /// The stream's place in the runtime's epoll, for the waits that the ring cannot do; made
-    /// when it is first asked for.
+    /// The stream's place in the runtime's epoll, for the waits that the ring cannot do or that
+    /// would cost more there; made when it is first asked for.
     ///
     /// # Errors
     /// When the kernel has no memory for it.
     pub(crate) fn registration(&self) -> io::Result<&AsyncFd<Registered<Rc<Socket>>>> {
         if self.registration.get().is_none() {
-            let made = ready::register(Rc::clone(&self.socket), Interest::WRITABLE)?;
+            let interest = Interest::READABLE | Interest::PRIORITY | Interest::WRITABLE;
+            let made = ready::register(Rc::clone(&self.socket), interest)?;
             let _ = self.registration.set(made);
         }
         Ok(self.registration.get().expect("it has just been made"))

@@ -1,7 +1,8 @@
 //! Every byte arrives, unchanged and in order, whatever its size and direction.
 
-use std::{net::TcpStream, thread};
+use std::{io::Read as _, net::TcpStream, thread};
 
+use socket2::SockRef;
 use tests::{
     Datapath, End, Link, Pattern, WHOLE, both_ways, end_of, on_all_datapaths, receive_exactly, send,
 };
@@ -89,6 +90,22 @@ fn connections_side_by_side_do_not_mix(datapath: Datapath) {
     link.balance.assert_all_on_its_datapath(32);
 }
 
+/// A read ends before an urgent byte, so what comes after it is easily taken for not there.
+fn urgent_bytes_keep_their_place_among_the_others(datapath: Datapath) {
+    let link = Link::new(datapath);
+    let (client, mut server) = link.pair();
+    let sender = SockRef::from(&client);
+    for _ in 0..100 {
+        sender.send(b"12").expect("plain bytes");
+        sender.send_out_of_band(b"345").expect("plain bytes and an urgent one");
+        let mut got = [0; 5];
+        server.read_exact(&mut got).expect("all of them");
+        assert_eq!(&got, b"12345");
+    }
+    drop((client, server));
+    link.balance.assert_all_on_its_datapath(1);
+}
+
 on_all_datapaths!(
     a_client_that_speaks_first_is_heard_and_answered,
     a_server_that_speaks_first_is_heard_and_answered,
@@ -97,6 +114,7 @@ on_all_datapaths!(
     twenty_thousand_writes_of_one_byte_arrive,
     writes_of_any_length_arrive,
     connections_side_by_side_do_not_mix,
+    urgent_bytes_keep_their_place_among_the_others,
 );
 
 /// Runs `act` on another handle of the same stream.

@@ -18,9 +18,14 @@ use super::{
     pair::{Broken, Direction, Pair, Report},
     pump::{self, Received},
 };
+use crate::ready::{self, Guard};
 
 /// Buffers that one direction may move before others of the same worker get their turn.
 const TURNS: u32 = 2;
+
+/// A direction that has moved so many buffers waits through epoll: there a connection costs a
+/// system call and a wait nothing, on the ring it is the other way round; see bench/NOTES.md.
+const OFTEN: u32 = 16;
 
 /// Carries a pair to its end, and shows its bytes on standard output if asked to.
 pub(crate) async fn carry(pair: &Pair, pool: &Pool, dump: bool) -> Report {
@@ -73,7 +78,13 @@ async fn one_way(
 ) -> Result<(), Broken> {
     loop {
         progress.waits.set(true);
-        pump::readable(&direction).await?;
+        let mut guard = None;
+        if progress.turns.get() >= OFTEN {
+            guard = ready::readable_again(&direction.source).await.ok();
+        }
+        if guard.is_none() {
+            pump::readable(&direction).await?;
+        }
         progress.waits.set(false);
         for _ in 0..TURNS {
             match pump::receive(&direction, pool)? {
@@ -87,11 +98,15 @@ async fn one_way(
                         .map_err(|e| direction.target_broke(e))?;
                     moved.fetch_add(n as u64, Relaxed);
                     if n < buffer.len() {
-                        // The source is empty, as far as one can tell: ask the ring.
+                        // The source is empty, as far as one can tell.
+                        guard.iter_mut().for_each(Guard::was_short);
                         break;
                     }
                 }
-                Received::Nothing => break,
+                Received::Nothing => {
+                    guard.iter_mut().for_each(Guard::was_empty);
+                    break;
+                }
                 Received::End => {
                     if let Some(way) = tap {
                         dump::print(way, &[]);
