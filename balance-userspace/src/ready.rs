@@ -17,7 +17,11 @@ use tokio::io::{
     unix::{AsyncFd, AsyncFdReadyGuard},
 };
 
-use crate::{ring, stream::Stream, sys};
+use crate::{
+    ring,
+    stream::{Registration, Stream},
+    sys,
+};
 
 /// Waits until there is something to read, or the peer has ended its side.
 pub(crate) async fn readable(stream: &Rc<Stream>) -> io::Result<()> {
@@ -26,12 +30,8 @@ pub(crate) async fn readable(stream: &Rc<Stream>) -> io::Result<()> {
 
 /// Waits as [`readable`] does, through the runtime's epoll, which is told once where the ring is
 /// told each time: for a stream that is waited on again and again.
-///
-/// # Errors
-/// When the kernel has no room for the registration; the ring can be asked then.
-pub(crate) async fn readable_again(stream: &Stream) -> io::Result<Guard<'_>> {
-    let ready = stream.registration()?.ready(Interest::READABLE | Interest::PRIORITY).await?;
-    Ok(Guard(ready))
+pub(crate) async fn readable_again(stream: &Registration) -> io::Result<Guard<'_>> {
+    Ok(Guard(stream.ready(Interest::READABLE | Interest::PRIORITY).await?))
 }
 
 /// A wait that is over. The next one is over at once unless this one was said to be used up.

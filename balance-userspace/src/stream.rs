@@ -5,7 +5,7 @@
 //! stream for a complete one.
 
 use std::{
-    cell::OnceCell,
+    cell::{OnceCell, RefCell},
     io,
     ops::Deref,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -26,12 +26,15 @@ use crate::{
 /// piles up behind a receiver that stands still; the window of a long fat pipe fits.
 const RECEIVE_BUFFER: i32 = 11 << 18;
 
+/// A stream's place in the runtime's epoll.
+pub(crate) type Registration = AsyncFd<Registered<Rc<Socket>>>;
+
 /// An established connection with a client or a backend.
 ///
 /// Dropped when the last pending operation on it has completed.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    registration: OnceCell<AsyncFd<Registered<Rc<Socket>>>>,
+    registration: RefCell<Option<Rc<Registration>>>,
     // Fields are dropped in this order: the registration while the descriptor is open, and
     // the slots, which may only be used anew when
     // the kernel knows the socket no more, last.
@@ -42,7 +45,7 @@ pub(crate) struct Stream {
 impl Stream {
     pub(crate) fn new(socket: impl Into<OwnedFd>) -> Rc<Self> {
         Rc::new(Self {
-            registration: OnceCell::new(),
+            registration: RefCell::default(),
             socket: Rc::new(socket.into().into()),
             lease: OnceCell::new(),
         })
@@ -58,13 +61,20 @@ impl Stream {
     ///
     /// # Errors
     /// When the kernel has no memory for it.
-    pub(crate) fn registration(&self) -> io::Result<&AsyncFd<Registered<Rc<Socket>>>> {
-        if self.registration.get().is_none() {
-            let interest = Interest::READABLE | Interest::PRIORITY | Interest::WRITABLE;
-            let made = ready::register(Rc::clone(&self.socket), interest)?;
-            let _ = self.registration.set(made);
+    pub(crate) fn registration(&self) -> io::Result<Rc<Registration>> {
+        let mut registration = self.registration.borrow_mut();
+        if let Some(made) = &*registration {
+            return Ok(Rc::clone(made));
         }
-        Ok(self.registration.get().expect("it has just been made"))
+        let interest = Interest::READABLE | Interest::PRIORITY | Interest::WRITABLE;
+        let made = Rc::new(ready::register(Rc::clone(&self.socket), interest)?);
+        Ok(Rc::clone(registration.insert(made)))
+    }
+
+    /// Gives that place up, when nobody waits there: every packet would wake the worker, also one
+    /// that is not for it.
+    pub(crate) fn leave_epoll(&self) {
+        self.registration.take();
     }
 
     /// Lets the send buffer grow by so many bytes, beyond the system's limit where we may.

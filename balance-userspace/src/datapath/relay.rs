@@ -55,8 +55,12 @@ pub(crate) async fn begin(pair: &Pair, pool: &Pool, turns: u32) -> Option<Report
     });
     let up = pin!(one_way(pair.up(), pool, &pair.traffic.sent, None, &a));
     let down = pin!(one_way(pair.down(), pool, &pair.traffic.rcvd, None, &b));
-    let end = pair.run_until(enough, up, down).await?;
-    Some(Report { datapath: Name::Relay, end })
+    let end = pair.run_until(enough, up, down).await;
+    if end.is_none() {
+        pair.client.leave_epoll();
+        pair.backend.leave_epoll();
+    }
+    Some(Report { datapath: Name::Relay, end: end? })
 }
 
 /// How far a direction has come.
@@ -78,12 +82,16 @@ async fn one_way(
 ) -> Result<(), Broken> {
     loop {
         progress.waits.set(true);
+        let often = progress.turns.get() >= OFTEN;
+        // Where the kernel has no room for it, the ring will do.
+        let registration = if often { direction.source.registration().ok() } else { None };
         let mut guard = None;
-        if progress.turns.get() >= OFTEN {
-            guard = ready::readable_again(&direction.source).await.ok();
-        }
-        if guard.is_none() {
-            pump::readable(&direction).await?;
+        match &registration {
+            Some(registration) => {
+                let ready = ready::readable_again(registration).await;
+                guard = Some(ready.map_err(|e| direction.source_broke(e))?);
+            }
+            None => pump::readable(&direction).await?,
         }
         progress.waits.set(false);
         for _ in 0..TURNS {
