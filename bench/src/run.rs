@@ -5,7 +5,9 @@
 
 use std::{
     collections::BTreeSet,
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -63,7 +65,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut results = Results {
         format: FORMAT,
         unix_time: since.as_secs(),
-        command: env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
+        command: command(env::args_os()),
         machine,
         secs: options.secs,
         rounds: options.rounds,
@@ -128,6 +130,16 @@ fn measure(options: &Options, cases: &[Case], peers: &[Peer], results: &mut Resu
     Ok(())
 }
 
+/// What the user typed: xtask puts the balance that it has built before that.
+fn command(mut words: impl Iterator<Item = OsString>) -> Vec<String> {
+    words.next();
+    let mut words: Vec<_> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+    if words.first().is_some_and(|word| word == "--balance") {
+        words.drain(..words.len().min(2));
+    }
+    ["cargo", "xtask", "bench"].map(str::to_owned).into_iter().chain(words).collect()
+}
+
 /// As many as were asked for, if a proxy can have two descriptors for each.
 fn idle_connections(asked: u32, descriptors: u64) -> usize {
     let fit = descriptors.saturating_sub(SPARE_DESCRIPTORS) / 2;
@@ -143,6 +155,17 @@ fn idle_connections(asked: u32, descriptors: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_command_is_what_the_user_typed() {
+        let words = |words: &[&str]| {
+            command(words.iter().map(OsString::from).collect::<Vec<_>>().into_iter()).join(" ")
+        };
+        let built = ["bench", "--balance", "balance"];
+        assert_eq!(words(&built), "cargo xtask bench");
+        assert_eq!(words(&[&built[..], &["rr"]].concat()), "cargo xtask bench rr");
+        assert_eq!(words(&["bench", "conn"]), "cargo xtask bench conn");
+    }
 
     #[test]
     fn idle_connections_fit_the_limit() {
