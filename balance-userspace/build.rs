@@ -1,4 +1,4 @@
-//! Embeds the BPF object, if `cargo xtask build-ebpf` has built one from the present sources.
+//! Embeds the BPF objects, if `cargo xtask build-ebpf` has built them from the present sources.
 //!
 //! Invariant: an object that is older than its sources is never embedded. Without one the
 //! build succeeds and the program has the relay only; it says so when it starts.
@@ -9,27 +9,36 @@ use std::{
     time::SystemTime,
 };
 
+/// One for each datapath in the kernel.
+const OBJECTS: [&str; 2] = ["verdict", "splice"];
+
 fn main() {
-    println!("cargo::rustc-check-cfg=cfg(bpf_object)");
+    println!("cargo::rustc-check-cfg=cfg(bpf_objects)");
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo")).join("..");
-    let object = root.join("target/ebpf/balance.o");
     let sources = root.join("balance-ebpf/src");
-    println!("cargo::rerun-if-changed={}", object.display());
     println!("cargo::rerun-if-changed={}", sources.display());
-    match (modified(&object), newest(&sources)) {
-        (Some(built), Some(changed)) if built >= changed => {
-            println!("cargo::rustc-cfg=bpf_object");
-            println!("cargo::rustc-env=BALANCE_BPF_OBJECT={}", object.display());
+    let changed = newest(&sources);
+    let mut fit = true;
+    for name in OBJECTS {
+        let object = root.join(format!("target/ebpf/{name}.o"));
+        println!("cargo::rerun-if-changed={}", object.display());
+        println!("cargo::rustc-env=BALANCE_BPF_{}={}", name.to_uppercase(), object.display());
+        match (modified(&object), changed) {
+            (Some(built), Some(changed)) if built >= changed => {}
+            (Some(_), _) => fit = warn("a BPF object is older than its sources"),
+            (None, _) => fit = warn("there is no BPF object"),
         }
-        (Some(_), _) => warn("the BPF object is older than its sources"),
-        (None, _) => warn("there is no BPF object"),
+    }
+    if fit {
+        println!("cargo::rustc-cfg=bpf_objects");
     }
 }
 
-fn warn(what: &str) {
+fn warn(what: &str) -> bool {
     println!(
         "cargo::warning={what}: this build has the relay only; `cargo xtask build` makes a full one"
     );
+    false
 }
 
 fn modified(path: &Path) -> Option<SystemTime> {

@@ -8,6 +8,7 @@
 #![no_std]
 
 mod flow;
+pub mod splice;
 
 pub use flow::{Backlog, Flow, KERNEL, Position, QUANTUM, SKB_OVERHEAD, USER, fault, passed};
 
@@ -31,6 +32,14 @@ pub mod names {
     pub const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
     /// The verdict program.
     pub const VERDICT: &str = "balance_verdict";
+    /// Hash from the addresses of an arriving packet to twice its slot, plus the side.
+    pub const PLACES: &str = "PLACES";
+    /// Memory-mapped array of [`Splice`](crate::splice::Splice), by slot.
+    pub const SPLICES: &str = "SPLICES";
+    /// Ring buffer of slots (`u32`) of which something of the end was seen.
+    pub const ENDINGS: &str = "ENDINGS";
+    /// The splice program.
+    pub const SPLICE: &str = "balance_splice";
 }
 
 /// Where the running kernel's `struct tcp_sock` has what the program reads of it, in bytes.

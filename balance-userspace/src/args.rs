@@ -153,6 +153,10 @@ warn, info, debug) says how much is logged.";
 pub enum Datapath {
     /// The best that works here
     Auto,
+    /// By the peers themselves, whose packets a BPF program rewrites (not finished: see
+    /// ARCHITECTURE.md)
+    #[value(hide = true)]
+    Splice,
     /// In the kernel, by a BPF program (needs CAP_BPF and CAP_NET_ADMIN)
     Sockmap,
     /// In user space

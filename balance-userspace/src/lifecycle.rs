@@ -81,6 +81,7 @@ impl Lifecycle {
                 let events = async {
                     match &shared.datapath {
                         Datapath::Sockmap { kernel, .. } => kernel.dispatch().await,
+                        Datapath::Splice { kernel, .. } => kernel.dispatch().await,
                         Datapath::Relay { .. } => {}
                     }
                 };

@@ -105,8 +105,16 @@ const TCP_CLOSE: u8 = 7;
 #[derive(Clone, Copy)]
 struct TcpInfo {
     tcpi_state: u8,
-    head: [u8; 7],
-    words: [u32; 24],
+    before_options: [u8; 4],
+    tcpi_options: u8,
+    /// Of the peer in the lower half, ours in the upper.
+    tcpi_wscale: u8,
+    flags: u8,
+    before_pmtu: [u32; 13],
+    tcpi_pmtu: u32,
+    before_advmss: [u32; 5],
+    tcpi_advmss: u32,
+    before_pacing: [u32; 4],
     tcpi_pacing_rate: u64,
     tcpi_max_pacing_rate: u64,
     tcpi_bytes_acked: u64,
@@ -124,9 +132,176 @@ fn tcp_info(socket: &impl AsFd) -> io::Result<TcpInfo> {
     Ok(info)
 }
 
+/// What the two ends of a connection agreed on when it began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Agreed {
+    /// Neither side has ended.
+    pub(crate) established: bool,
+    /// Timestamps and their unit, selective acknowledgements, congestion notification: bits of
+    /// TCPI_OPT_* (include/uapi/linux/tcp.h).
+    pub(crate) options: u8,
+    /// By how much the peer scales its window, and we ours.
+    pub(crate) scales: (u8, u8),
+    /// The largest segment that we told the peer to send, in bytes.
+    pub(crate) offered_mss: u32,
+    /// The largest packet that the path to the peer takes, in bytes.
+    pub(crate) path_mtu: u32,
+}
+
+impl Agreed {
+    /// Whether packets carry timestamps.
+    pub(crate) fn has_timestamps(&self) -> bool {
+        self.options & OPT_TIMESTAMPS != 0
+    }
+}
+
+const OPT_TIMESTAMPS: u8 = 1;
+const OPT_SACK: u8 = 2;
+const OPT_ECN: u8 = 8;
+const OPT_USEC_TS: u8 = 64;
+
+/// include/net/tcp_states.h
+const TCP_ESTABLISHED: u8 = 1;
+
+/// Asks what a connection agreed on.
+pub(crate) fn agreed(socket: &impl AsFd) -> io::Result<Agreed> {
+    let info = tcp_info(socket)?;
+    Ok(Agreed {
+        established: info.tcpi_state == TCP_ESTABLISHED,
+        options: info.tcpi_options & (OPT_TIMESTAMPS | OPT_SACK | OPT_ECN | OPT_USEC_TS),
+        scales: (info.tcpi_wscale & 15, info.tcpi_wscale >> 4),
+        offered_mss: info.tcpi_advmss,
+        path_mtu: info.tcpi_pmtu,
+    })
+}
+
+/// Where a connection stands, in sequence numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Numbers {
+    /// The next byte that the peer is to send.
+    pub(crate) received: u32,
+    /// The next byte that we are to write.
+    pub(crate) written: u32,
+    /// The packet that last told how much room the peer has.
+    pub(crate) heard: u32,
+    /// The most room that the peer ever had, in bytes.
+    pub(crate) most_room: u32,
+}
+
+// include/uapi/linux/tcp.h
+const TCP_REPAIR: i32 = 19;
+const TCP_REPAIR_QUEUE: i32 = 20;
+const TCP_QUEUE_SEQ: i32 = 21;
+const REPAIR_OFF_WITHOUT_PROBE: i32 = -1;
+const RECEIVE_QUEUE: i32 = 1;
+const SEND_QUEUE: i32 = 2;
+
+/// Reads where a connection stands. Needs CAP_NET_ADMIN, and a send queue of which everything
+/// has been sent: what the kernel would send meanwhile it would only count as sent
+/// (net/ipv4/tcp_output.c, tcp_write_xmit).
+pub(crate) fn numbers(socket: &impl AsFd) -> io::Result<Numbers> {
+    in_repair(socket, || {
+        let written = queue_number(socket, SEND_QUEUE)?;
+        let received = queue_number(socket, RECEIVE_QUEUE)?;
+        let [heard, _, most_room, _, _] = repair_window(socket)?;
+        Ok(Numbers { received, written, heard, most_room })
+    })
+}
+
+/// The next byte that the peer is to send. Needs CAP_NET_ADMIN.
+pub(crate) fn received(socket: &impl AsFd) -> io::Result<u32> {
+    in_repair(socket, || queue_number(socket, RECEIVE_QUEUE))
+}
+
+/// The packet that last told how much room the peer has. Needs CAP_NET_ADMIN.
+pub(crate) fn heard(socket: &impl AsFd) -> io::Result<u32> {
+    in_repair(socket, || repair_window(socket).map(|[heard, ..]| heard))
+}
+
+fn in_repair<T>(socket: &impl AsFd, ask: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR, 1)?;
+    let answer = ask();
+    set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR, REPAIR_OFF_WITHOUT_PROBE)?;
+    answer
+}
+
+fn queue_number(socket: &impl AsFd, queue: i32) -> io::Result<u32> {
+    set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR_QUEUE, queue)?;
+    get_int(socket, libc::IPPROTO_TCP, TCP_QUEUE_SEQ).map(i32::cast_unsigned)
+}
+
+/// `struct tcp_repair_window` (include/uapi/linux/tcp.h): snd_wl1, snd_wnd, max_window, rcv_wnd
+/// and rcv_wup.
+fn repair_window(socket: &impl AsFd) -> io::Result<[u32; 5]> {
+    const TCP_REPAIR_WINDOW: i32 = 29;
+    let mut values = [0u32; 5];
+    let mut len = mem::size_of_val(&values) as libc::socklen_t;
+    let (fd, level) = (socket.as_fd().as_raw_fd(), libc::IPPROTO_TCP);
+    let into = (&raw mut values).cast();
+    // SAFETY: the kernel writes at most `len` bytes to an array of that size.
+    check(unsafe { libc::getsockopt(fd, level, TCP_REPAIR_WINDOW, into, &mut len) })?;
+    Ok(values)
+}
+
+/// Makes a socket close without telling its peer.
+pub(crate) fn fall_silent(socket: &impl AsFd) -> io::Result<()> {
+    set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR, 1)
+}
+
+/// The clock of a connection's timestamps, as of now.
+pub(crate) fn timestamp(socket: &impl AsFd) -> io::Result<u32> {
+    // include/uapi/linux/tcp.h: TCP_TIMESTAMP
+    get_int(socket, libc::IPPROTO_TCP, 24).map(i32::cast_unsigned)
+}
+
+/// CLOCK_MONOTONIC, in nanoseconds: what BPF programs have as well.
+pub(crate) fn monotonic() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel fills one struct; this clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Bytes that were written and not yet sent for the first time.
+pub(crate) fn unsent(socket: &impl AsFd) -> io::Result<u32> {
+    // include/uapi/linux/sockios.h: SIOCOUTQNSD
+    ask(socket, 0x894b)
+}
+
+/// Bytes that arrived and were not yet read.
+pub(crate) fn unread(socket: &impl AsFd) -> io::Result<u32> {
+    ask(socket, libc::FIONREAD)
+}
+
+fn ask(socket: &impl AsFd, request: libc::c_ulong) -> io::Result<u32> {
+    let mut answer: libc::c_int = 0;
+    // SAFETY: these requests write one int.
+    check(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), request as _, &mut answer) })?;
+    Ok(answer.unsigned_abs())
+}
+
+fn get_int(socket: &impl AsFd, level: i32, name: i32) -> io::Result<i32> {
+    let mut value: libc::c_int = 0;
+    let mut len = mem::size_of_val(&value) as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `len` bytes to an int.
+    check(unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &mut len) })?;
+    Ok(value)
+}
+
 /// Memory that the send queue takes, in bytes, bookkeeping included.
 pub(crate) fn send_memory(socket: &impl AsFd) -> io::Result<u32> {
-    // include/uapi/linux/sock_diag.h: SK_MEMINFO_VARS, and SK_MEMINFO_WMEM_QUEUED among them.
+    memory(socket).map(|[_, sent]| sent)
+}
+
+/// Memory that everything takes that arrived, in order or not, in bytes.
+pub(crate) fn receive_memory(socket: &impl AsFd) -> io::Result<u32> {
+    memory(socket).map(|[received, _]| received)
+}
+
+fn memory(socket: &impl AsFd) -> io::Result<[u32; 2]> {
+    // include/uapi/linux/sock_diag.h: SK_MEMINFO_VARS, with SK_MEMINFO_RMEM_ALLOC and
+    // SK_MEMINFO_WMEM_QUEUED among them.
     let mut values = [0u32; 9];
     let mut len = mem::size_of_val(&values) as libc::socklen_t;
     let fd = socket.as_fd().as_raw_fd();
@@ -134,15 +309,13 @@ pub(crate) fn send_memory(socket: &impl AsFd) -> io::Result<u32> {
     check(unsafe {
         libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, (&raw mut values).cast(), &mut len)
     })?;
-    Ok(values[5])
+    Ok([values[0], values[5]])
 }
 
 /// Bytes that were written and not yet acknowledged.
 pub(crate) fn send_queue(socket: &impl AsFd) -> io::Result<u64> {
-    let mut queued: libc::c_int = 0;
-    // SAFETY: SIOCOUTQ (same number as TIOCOUTQ) writes one int.
-    check(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &mut queued) })?;
-    Ok(queued.unsigned_abs().into())
+    // The same number as SIOCOUTQ.
+    ask(socket, libc::TIOCOUTQ).map(Into::into)
 }
 
 /// Raises the limit of open files to the most that is allowed; returns it.

@@ -13,6 +13,8 @@ pub enum Datapath {
     Sockmap,
     /// In user space until some buffers have been moved, then in the kernel.
     Handover,
+    /// By the peers themselves, once user space has moved a buffer.
+    Splice,
 }
 
 impl Datapath {
@@ -21,6 +23,7 @@ impl Datapath {
         match self {
             Datapath::Relay => "relay",
             Datapath::Sockmap | Datapath::Handover => "sockmap",
+            Datapath::Splice => "splice",
         }
     }
 
@@ -30,13 +33,15 @@ impl Datapath {
             Datapath::Relay => &["--datapath", "relay"],
             Datapath::Sockmap => &["--datapath", "sockmap", "--offload-after", "0"],
             Datapath::Handover => &["--datapath", "sockmap", "--offload-after", "3"],
+            Datapath::Splice => &["--datapath", "splice", "--offload-after", "1"],
         }
     }
 
     /// Whether a connection on it may end on what the program calls `name`.
     pub fn may_end_on(self, name: &str) -> bool {
         // One that ends early is not handed over.
-        name == self.name() || self == Datapath::Handover && name == "relay"
+        let is_handed_over = matches!(self, Datapath::Handover | Datapath::Splice);
+        name == self.name() || is_handed_over && name == "relay"
     }
 }
 
@@ -112,6 +117,25 @@ macro_rules! on_all_datapaths {
                 fn $name() {
                     if $crate::sockmap_works() {
                         super::$name($crate::Datapath::Handover);
+                    }
+                }
+            )+
+        }
+    };
+}
+
+/// The same, and `on_splice::NAME`.
+#[macro_export]
+macro_rules! on_every_datapath {
+    ($($name:ident),+ $(,)?) => {
+        $crate::on_all_datapaths!($($name),+);
+
+        mod on_splice {
+            $(
+                #[test]
+                fn $name() {
+                    if $crate::sockmap_works() {
+                        super::$name($crate::Datapath::Splice);
                     }
                 }
             )+

@@ -1,6 +1,6 @@
-//! `build-ebpf`: the BPF program as an object file that balance-userspace embeds.
+//! `build-ebpf`: the BPF programs as object files that balance-userspace embeds.
 //!
-//! Invariant: the object is newer than its sources, else balance-userspace would not take it,
+//! Invariant: an object is newer than its sources, else balance-userspace would not take it,
 //! and is written only if it changes or has to become newer, else it would be embedded anew.
 
 use std::{env, fs, io, path::Path, time::SystemTime};
@@ -13,7 +13,10 @@ use crate::{exec::exec, toolchain::Toolchain, workspace};
 const TARGET: &str = "bpfel-unknown-none";
 const HOSTS: [&str; 2] = ["x86_64", "aarch64"];
 
-/// Build the BPF program.
+/// One for each datapath in the kernel.
+const OBJECTS: [&str; 2] = ["verdict", "splice"];
+
+/// Build the BPF programs.
 #[derive(clap::Args)]
 pub(crate) struct Options {}
 
@@ -31,14 +34,17 @@ pub(crate) fn run(Options {}: &Options) -> Result<()> {
         "-Ctarget-cpu=v3",
     ];
     let mut cargo = toolchain.cargo_build();
-    cargo.args(["--package", "balance-ebpf", "--bin", "balance-ebpf"]);
+    cargo.args(["--package", "balance-ebpf", "--bins"]);
     cargo.args(["--features", "program", "--release", "--target", TARGET]);
     cargo.arg("--target-dir").arg(workspace::ebpf_target());
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     exec(&mut cargo)?;
 
-    let built = workspace::ebpf_target().join(TARGET).join("release/balance-ebpf");
-    publish(&built, &workspace::ebpf_object())
+    let built = workspace::ebpf_target().join(TARGET).join("release");
+    for name in OBJECTS {
+        publish(&built.join(name), &workspace::ebpf_object(name))?;
+    }
+    Ok(())
 }
 
 fn publish(built: &Path, object: &Path) -> Result<()> {

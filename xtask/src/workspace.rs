@@ -26,8 +26,8 @@ pub(crate) fn ebpf_target() -> PathBuf {
 }
 
 /// The BPF object that balance-userspace embeds.
-pub(crate) fn ebpf_object() -> PathBuf {
-    ebpf_target().join("balance.o")
+pub(crate) fn ebpf_object(name: &str) -> PathBuf {
+    ebpf_target().join(format!("{name}.o"))
 }
 
 /// The finished program.

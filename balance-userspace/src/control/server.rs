@@ -24,7 +24,7 @@ use super::{
     seats::{Seat, Seats},
 };
 use crate::{
-    datapath, operand, resolve,
+    operand, resolve,
     selection::{Changed, ChannelId, Group, Location, Refused},
     server::Shared,
     sys,
@@ -271,11 +271,7 @@ fn sessions(shared: &Shared) -> Vec<SessionRow> {
     live.iter()
         .map(|session| {
             let (place, (sent, rcvd)) = (session.place(), session.traffic.read());
-            let name = if session.traffic.in_kernel() {
-                datapath::Name::Sockmap
-            } else {
-                datapath::Name::Relay
-            };
+            let name = session.traffic.datapath();
             SessionRow {
                 client: session.client,
                 id: place.id,

@@ -6,10 +6,13 @@
 
 mod buffers;
 mod dump;
+mod mapped;
+mod object;
 mod pair;
 mod pump;
 mod relay;
 pub(crate) mod sockmap;
+pub(crate) mod splice;
 mod traffic;
 
 use std::{fmt, io, sync::Arc, time::Duration};
@@ -31,6 +34,9 @@ pub(crate) enum Datapath {
     Relay { dump: bool },
     /// In the kernel, by a sockmap program, once user space has made so many turns.
     Sockmap { kernel: Arc<sockmap::Kernel>, after: u32 },
+    /// By the peers themselves: a program makes the packets of one connection packets of the other,
+    /// once user space has made so many turns.
+    Splice { kernel: Arc<splice::Kernel>, after: u32 },
 }
 
 /// A datapath's name in logs and reports.
@@ -38,6 +44,7 @@ pub(crate) enum Datapath {
 pub(crate) enum Name {
     Relay,
     Sockmap,
+    Splice,
 }
 
 impl fmt::Display for Name {
@@ -45,6 +52,7 @@ impl fmt::Display for Name {
         f.write_str(match self {
             Self::Relay => "relay",
             Self::Sockmap => "sockmap",
+            Self::Splice => "splice",
         })
     }
 }
@@ -70,6 +78,15 @@ impl Choice {
         if wanted == args::Datapath::Relay {
             return Ok(relay("asked for"));
         }
+        if wanted == args::Datapath::Splice {
+            return match splice::start(connections) {
+                Ok((kernel, took)) => Ok(Self {
+                    datapath: Datapath::Splice { kernel, after: args.offload_after },
+                    why: format!("asked for, loaded in {}", Millis(took)),
+                }),
+                Err(refusal) => Err(refusal.into_start_error("splice")),
+            };
+        }
         match sockmap::start(connections, args.debug) {
             Ok((kernel, took)) => Ok(Self {
                 datapath: Datapath::Sockmap { kernel, after: args.offload_after },
@@ -78,7 +95,7 @@ impl Choice {
             Err(refusal) if wanted == args::Datapath::Auto => {
                 Ok(relay(&format!("no sockmap: {refusal}")))
             }
-            Err(refusal) => Err(refusal.into_start_error()),
+            Err(refusal) => Err(refusal.into_start_error("sockmap")),
         }
     }
 }
@@ -96,6 +113,7 @@ impl Datapath {
         match self {
             Self::Relay { .. } => Name::Relay,
             Self::Sockmap { .. } => Name::Sockmap,
+            Self::Splice { .. } => Name::Splice,
         }
     }
 
@@ -105,7 +123,7 @@ impl Datapath {
     /// When the system gives no socket to try on.
     pub(crate) fn socket_options(&self) -> io::Result<SocketOptions> {
         SocketOptions::probe(match self {
-            Self::Relay { .. } => None,
+            Self::Relay { .. } | Self::Splice { .. } => None,
             Self::Sockmap { .. } => Some(sockmap::SEND_BUFFER),
         })
     }
@@ -118,6 +136,10 @@ impl Datapath {
                 Some(report) => report,
                 // On the heap, as it is large and most connections never get here.
                 None => Box::pin(sockmap::carry(kernel, &pair, pool)).await,
+            },
+            Self::Splice { kernel, after } => match relay::begin(&pair, pool, *after).await {
+                Some(report) => report,
+                None => Box::pin(splice::carry(kernel, &pair, pool, *after)).await,
             },
         }
     }

@@ -8,7 +8,22 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
-use super::sockmap::Kernel;
+use super::Name;
+
+/// The kernel's side of a datapath that moves bytes there.
+pub(super) trait Mover: std::fmt::Debug + Send + Sync {
+    /// The datapath's name.
+    fn name(&self) -> Name;
+
+    /// Bytes that it has moved one way.
+    fn moved(&self, way: u32) -> u64;
+
+    /// Whether it moves what comes that way now.
+    fn is_moving(&self, way: u32) -> bool;
+}
+
+/// Who counts for a connection, and where.
+type Followed = (Arc<dyn Mover>, [u32; 2]);
 
 /// Counters of one connection.
 #[derive(Debug, Default)]
@@ -21,8 +36,8 @@ pub(crate) struct Traffic {
     offloaded: AtomicU64,
     /// One direction has ended, the other goes on.
     half_closed: AtomicBool,
-    /// The kernel's counters beside them: slots from client to backend, and back.
-    kernel: Mutex<Option<(Arc<Kernel>, [u32; 2])>>,
+    /// The kernel's counters beside them: from client to backend, and back.
+    kernel: Mutex<Option<Followed>>,
 }
 
 impl Traffic {
@@ -30,7 +45,7 @@ impl Traffic {
     pub(crate) fn read(&self) -> (u64, u64) {
         let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
         let [sent, rcvd] = match &*kernel {
-            Some((kernel, slots)) => slots.map(|slot| kernel.redirected(slot)),
+            Some((kernel, ways)) => ways.map(|way| kernel.moved(way)),
             None => [0, 0],
         };
         (sent + self.sent.load(Relaxed), rcvd + self.rcvd.load(Relaxed))
@@ -51,9 +66,10 @@ impl Traffic {
         self.half_closed.load(Relaxed)
     }
 
-    /// Whether the kernel counts beside us.
-    pub(crate) fn in_kernel(&self) -> bool {
-        self.kernel.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    /// What moves the bytes.
+    pub(crate) fn datapath(&self) -> Name {
+        let followed = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
+        followed.as_ref().map_or(Name::Relay, |(kernel, _)| kernel.name())
     }
 
     /// Whether the kernel moves the bytes of both directions at this moment.
@@ -61,20 +77,20 @@ impl Traffic {
         let followed = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
         followed
             .as_ref()
-            .is_some_and(|(kernel, slots)| slots.iter().all(|&slot| kernel.is_with_kernel(slot)))
+            .is_some_and(|(kernel, ways)| ways.iter().all(|&way| kernel.is_moving(way)))
     }
 
-    /// From now on these slots count beside us, from 0.
-    pub(crate) fn follow(&self, kernel: &Arc<Kernel>, slots: [u32; 2]) {
+    /// From now on these count beside us, from 0.
+    pub(super) fn follow(&self, kernel: &Arc<impl Mover + 'static>, ways: [u32; 2]) {
         let mut followed = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        *followed = Some((Arc::clone(kernel), slots));
+        *followed = Some((Arc::clone(kernel) as Arc<dyn Mover>, ways));
     }
 
-    /// Takes over what the slots have counted, before they are used anew; says how much.
+    /// Takes over what they have counted, before they count for others; says how much.
     pub(crate) fn settle(&self) -> u64 {
         let mut followed = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((kernel, slots)) = followed.take() else { return 0 };
-        let [sent, rcvd] = slots.map(|slot| kernel.redirected(slot));
+        let Some((kernel, ways)) = followed.take() else { return 0 };
+        let [sent, rcvd] = ways.map(|way| kernel.moved(way));
         self.sent.fetch_add(sent, Relaxed);
         self.rcvd.fetch_add(rcvd, Relaxed);
         self.offloaded.fetch_add(sent + rcvd, Relaxed);

@@ -1,65 +1,32 @@
 //! The array of flows that the BPF program and user space share, mapped into this process.
 //!
-//! Invariant: the only place that touches the shared memory. The state word is only ever
+//! Invariant: the only place that touches their memory. The state word is only ever
 //! changed by compare-exchange; the other fields follow the ownership that `Flow` describes.
 
 use std::{
     io,
-    os::fd::{AsRawFd as _, BorrowedFd},
+    os::fd::BorrowedFd,
     ptr::NonNull,
     sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst},
 };
 
 use balance_ebpf::{Backlog, Flow, KERNEL, USER, fault, passed};
 
+use crate::datapath::mapped::Mapped;
+
 /// All flows, by slot.
 #[derive(Debug)]
-pub(super) struct Flows {
-    base: NonNull<Flow>,
-    count: usize,
-}
-
-// SAFETY: the memory is shared with the kernel anyway; all access goes through `FlowRef`, which
-// uses atomics for what both sides change.
-unsafe impl Send for Flows {}
-// SAFETY: as above.
-unsafe impl Sync for Flows {}
+pub(super) struct Flows(Mapped<Flow>);
 
 impl Flows {
     /// Maps the array behind `map`, which has `count` elements and was made mappable.
     pub(super) fn map(map: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
-        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                count * size_of::<Flow>(),
-                protection,
-                flags,
-                map.as_raw_fd(),
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { base, count })
+        Mapped::map(map, count).map(Self)
     }
 
     /// The flow in a slot.
     pub(super) fn get(&self, slot: u32) -> FlowRef<'_> {
-        assert!((slot as usize) < self.count, "slot {slot} is beyond the array");
-        // SAFETY: within the mapping, which lives as long as `self`.
-        let flow = unsafe { self.base.add(slot as usize) };
-        FlowRef { flow, _array: self }
-    }
-}
-
-impl Drop for Flows {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in `map`; no `FlowRef` outlives `self`.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.count * size_of::<Flow>()) };
+        FlowRef { flow: self.0.get(slot), _array: self }
     }
 }
 

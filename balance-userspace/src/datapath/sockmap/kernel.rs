@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -14,26 +14,26 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, MapData, MapError, RingBuf, SockMap},
+    maps::{HashMap, MapData, RingBuf, SockMap},
     programs::{ProgramError, SkSkb},
 };
 use aya_log::EbpfLogger;
 use balance_ebpf::names;
-use tokio::io::Interest;
-use tracing::error;
 
 use super::{
-    LIMIT, Refusal, btf,
+    LIMIT, btf,
     flows::{FlowRef, Flows},
     slots::{Lease, Slots},
 };
-use crate::{datapath::pair::Pair, ready, sys};
-
-/// The object, when this build has one; see build.rs.
-#[cfg(bpf_object)]
-static OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(env!("BALANCE_BPF_OBJECT")));
-#[cfg(not(bpf_object))]
-static OBJECT: Option<&[u8]> = None;
+use crate::{
+    datapath::{
+        Name,
+        object::{Object, Refusal, map_error, on_readable, take},
+        pair::Pair,
+        traffic::Mover,
+    },
+    sys,
+};
 
 /// The kernel's side of the sockmap datapath.
 pub(crate) struct Kernel {
@@ -56,7 +56,7 @@ struct Maps {
 impl Kernel {
     /// Loads the object with room for so many connections.
     pub(super) fn load(connections: usize, debug: bool) -> Result<Self, Refusal> {
-        let object = OBJECT.ok_or(Refusal::NotBuilt)?;
+        let object = Object::Verdict.bytes()?;
         let offset = |of, field| {
             let missing =
                 || Refusal::Unfit(format!("the kernel's type information has no {of}.{field}"));
@@ -83,23 +83,25 @@ impl Kernel {
             .override_global(names::OFFSETS, &offsets, true)
             .override_global(names::LOG_LEVEL, &level, true)
             .load(object)
-            .map_err(refusal)?;
-        let log = debug.then(|| EbpfLogger::init(&mut object)).transpose().map_err(refusal)?;
+            .map_err(Refusal::from)?;
+        let log =
+            debug.then(|| EbpfLogger::init(&mut object)).transpose().map_err(Refusal::from)?;
         let sources: SockMap<_> = take(&mut object, names::SOURCES)?;
         let program: &mut SkSkb = object
             .program_mut(names::VERDICT)
             .ok_or_else(|| Refusal::Unfit("the BPF object has no verdict program".to_owned()))?
             .try_into()
-            .map_err(|e: ProgramError| refusal(e))?;
-        program.load().map_err(refusal)?;
-        program.attach(sources.fd()).map_err(refusal)?;
+            .map_err(|e: ProgramError| Refusal::from(e))?;
+        program.load().map_err(Refusal::from)?;
+        program.attach(sources.fd()).map_err(Refusal::from)?;
         let flows: aya::maps::Map = object
             .take_map(names::FLOWS)
             .ok_or_else(|| Refusal::Unfit("the BPF object has no flows".to_owned()))?;
         let aya::maps::Map::Array(flows) = &flows else {
             return Err(Refusal::Unfit("the BPF object's flows are no array".to_owned()));
         };
-        let flows = Flows::map(flows.fd().as_fd(), connections as usize * 2).map_err(refusal)?;
+        let flows =
+            Flows::map(flows.fd().as_fd(), connections as usize * 2).map_err(Refusal::from)?;
         Ok(Self {
             flows,
             slots: Slots::new(connections),
@@ -124,16 +126,6 @@ impl Kernel {
         self.offloaded.fetch_add(bytes, Relaxed);
     }
 
-    /// Bytes redirected on a slot so far.
-    pub(crate) fn redirected(&self, slot: u32) -> u64 {
-        self.flow(slot).redirected()
-    }
-
-    /// Whether the kernel moves the bytes of a slot.
-    pub(crate) fn is_with_kernel(&self, slot: u32) -> bool {
-        self.flow(slot).passed().is_none()
-    }
-
     pub(super) fn flow(&self, slot: u32) -> FlowRef<'_> {
         self.flows.get(slot)
     }
@@ -154,10 +146,10 @@ impl Kernel {
         }
         let maps = &mut *self.maps.lock().unwrap_or_else(PoisonError::into_inner);
         for (i, &slot) in slots.iter().enumerate() {
-            maps.cookies.insert(lease.cookies[i], slot, 0).map_err(kernel_error)?;
+            maps.cookies.insert(lease.cookies[i], slot, 0).map_err(map_error)?;
         }
         for (i, &slot) in slots.iter().enumerate() {
-            maps.targets.set(slot, &ends[1 - i].as_raw_fd(), 0).map_err(kernel_error)?;
+            maps.targets.set(slot, &ends[1 - i].as_raw_fd(), 0).map_err(map_error)?;
         }
         // A source that has ended its side already cannot be entered (the kernel takes
         // established sockets only, net/core/sock_map.c): its rest is read by user space.
@@ -211,62 +203,22 @@ impl Kernel {
     }
 }
 
-/// Calls `act` whenever a ring buffer has something, for ever.
-async fn on_readable(buffer: io::Result<OwnedFd>, act: impl Fn()) {
-    let result: io::Result<()> = async {
-        let registered = ready::register(buffer?, Interest::READABLE)?;
-        loop {
-            registered.readable().await?.clear_ready();
-            act();
-        }
+impl Mover for Kernel {
+    fn name(&self) -> Name {
+        Name::Sockmap
     }
-    .await;
-    if let Err(error) = result {
-        error!(%error, "cannot hear the kernel's events: connections that fall behind may stall");
+
+    fn moved(&self, way: u32) -> u64 {
+        self.flow(way).redirected()
     }
-    std::future::pending().await
+
+    fn is_moving(&self, way: u32) -> bool {
+        self.flow(way).passed().is_none()
+    }
 }
 
 impl std::fmt::Debug for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Kernel")
     }
-}
-
-/// Takes a map of the object into its own type.
-fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
-    object: &mut Ebpf,
-    name: &str,
-) -> Result<T, Refusal> {
-    let map = object
-        .take_map(name)
-        .ok_or_else(|| Refusal::Unfit(format!("the BPF object has no map {name}")))?;
-    map.try_into().map_err(refusal)
-}
-
-/// What the kernel said to a map operation.
-fn kernel_error(error: MapError) -> io::Error {
-    match error {
-        MapError::SyscallError(e) => e.io_error,
-        other => io::Error::other(other),
-    }
-}
-
-/// Permission or inability, from whatever error the kernel's answer is wrapped in.
-fn refusal(error: impl std::error::Error + 'static) -> Refusal {
-    let mut chain: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    let mut text = Vec::new();
-    let mut forbidden = false;
-    while let Some(cause) = chain {
-        if let Some(io) = cause.downcast_ref::<io::Error>() {
-            forbidden |= io.kind() == io::ErrorKind::PermissionDenied;
-        }
-        let line = cause.to_string().lines().next().unwrap_or_default().to_owned();
-        if !text.iter().any(|t: &String| t.contains(&line)) {
-            text.push(line);
-        }
-        chain = cause.source();
-    }
-    let text = text.join(": ");
-    if forbidden { Refusal::Forbidden(text) } else { Refusal::Unfit(text) }
 }

@@ -14,7 +14,6 @@ mod selftest;
 mod slots;
 
 use std::{
-    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,7 +22,7 @@ pub(crate) use kernel::Kernel;
 pub(crate) use offload::carry;
 pub(crate) use slots::Lease;
 
-use crate::error::StartError;
+use super::object::Refusal;
 
 /// How much a flow may have outstanding in the kernel, in bytes of memory.
 const LIMIT: u32 = 2 << 20;
@@ -32,39 +31,6 @@ const LIMIT: u32 = 2 << 20;
 /// allows, and what arrives until the program looks again. Where segments are so small that it does
 /// not suffice, user space widens it.
 pub(crate) const SEND_BUFFER: i32 = (LIMIT + (3 << 19)) as i32;
-
-/// Why the datapath is not used.
-#[derive(Debug)]
-pub(crate) enum Refusal {
-    /// This build has no BPF object in it.
-    NotBuilt,
-    /// The kernel does not let this user do it.
-    Forbidden(String),
-    /// The kernel lacks something, or did not move the bytes as it should.
-    Unfit(String),
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotBuilt => {
-                f.write_str("this binary was built without the BPF object (cargo xtask build)")
-            }
-            Self::Forbidden(why) => write!(f, "{why} (needs CAP_BPF and CAP_NET_ADMIN)"),
-            Self::Unfit(why) => f.write_str(why),
-        }
-    }
-}
-
-impl Refusal {
-    pub(crate) fn into_start_error(self) -> StartError {
-        let (name, reason) = ("sockmap", self.to_string());
-        match self {
-            Self::Forbidden(_) => StartError::Forbidden { name, reason },
-            Self::NotBuilt | Self::Unfit(_) => StartError::Unavailable { name, reason },
-        }
-    }
-}
 
 /// Loads the program for so many connections at a time, and proves that it works here.
 pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Duration), Refusal> {

@@ -1,0 +1,566 @@
+//! The splice program: a packet of one connection goes on as a packet of another.
+//!
+//! Runs where packets arrive (tc ingress). It parses, asks `balance_ebpf::splice` what becomes of
+//! the packet, rewrites it and sends it on. Invariant: a packet that belongs to no splice, or that
+//! cannot be read, passes unchanged; of a splice nothing reaches a local socket but what the
+//! judgement says.
+
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+use core::{
+    arch::asm,
+    ffi::c_void,
+    ptr::{addr_of, addr_of_mut, null_mut, read_volatile, write_volatile},
+};
+
+use aya_ebpf::{
+    bindings::{
+        __sk_buff, BPF_F_INGRESS, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_F_PSEUDO_HDR,
+        BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC,
+    },
+    helpers::{
+        bpf_clone_redirect, bpf_csum_diff, bpf_ktime_get_ns, bpf_l3_csum_replace,
+        bpf_l4_csum_replace, bpf_loop, bpf_skb_change_tail, bpf_skb_load_bytes,
+        bpf_skb_store_bytes,
+    },
+    macros::{classifier, map},
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    programs::TcContext,
+};
+use balance_ebpf::{
+    DEFAULT_SLOTS, EVENT_BYTES,
+    splice::{
+        Change, Forward, Key, Local, MOST_OPTIONS, Options, Segment, Side, Splice, Stamps, Way,
+        ending, flag, fold, is_after, judge, note, phase, step_options,
+    },
+};
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// From the addresses of an arriving packet to twice the slot, plus the side.
+#[map]
+static PLACES: HashMap<Key, u32> = HashMap::with_max_entries(DEFAULT_SLOTS, BPF_F_NO_PREALLOC);
+#[map]
+static SPLICES: Array<Splice> = Array::with_max_entries(DEFAULT_SLOTS, BPF_F_MMAPABLE);
+#[map]
+static ENDINGS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
+
+/// Bytes before the IP header: an Ethernet header, which loopback has as well.
+const L3: u32 = 14;
+
+/// A packet in work: too much for the stack of a BPF program.
+#[repr(C)]
+struct Work {
+    /// Its addresses as it arrived.
+    key: Key,
+    /// Its addresses as it goes on.
+    looks: Key,
+    /// Where the TCP header begins.
+    l4: u32,
+    /// Bytes of the TCP header.
+    header_len: u32,
+    /// Bytes of payload.
+    payload: u32,
+    /// Its header as it arrived.
+    arrived: Header,
+    /// Its header as it goes on.
+    onward: Header,
+    /// What becomes of its options.
+    change: Change,
+    /// The option that is looked at.
+    at: u32,
+}
+
+#[map]
+static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+
+/// Which of the two looks a packet is given.
+#[derive(Clone, Copy, PartialEq)]
+enum Direction {
+    Onward,
+    Back,
+}
+
+/// A TCP header; what it does not have is 0.
+#[repr(C, align(4))]
+#[derive(Clone, Copy)]
+struct Header {
+    fixed: [u8; 20],
+    options: Options,
+}
+
+/// Word by word: the compiler's own copy goes byte by byte.
+#[inline(always)]
+fn copy_header(to: &mut Header, from: &Header) {
+    let (to, from) = (addr_of_mut!(*to).cast::<u32>(), addr_of!(*from).cast::<u32>());
+    let mut i = 0;
+    while i < HEADER_MOST as usize / 4 {
+        // SAFETY: both are aligned and have so many words.
+        unsafe { write_volatile(to.add(i), read_volatile(from.add(i))) };
+        i += 1;
+    }
+}
+
+/// The same with zeros.
+#[inline(always)]
+fn clear(options: &mut Options) {
+    let to = options.as_mut_ptr().cast::<u32>();
+    let mut i = 0;
+    while i < MOST_OPTIONS / 4 {
+        // SAFETY: the options are aligned behind the fixed part and have so many words.
+        unsafe { write_volatile(to.add(i), 0) };
+        i += 1;
+    }
+}
+
+const HEADER_MOST: u32 = 20 + MOST_OPTIONS as u32;
+
+/// The next program is asked: another balance has its own.
+const PASS: i32 = TC_ACT_UNSPEC;
+const DROP: i32 = TC_ACT_SHOT as i32;
+
+#[classifier]
+fn balance_splice(ctx: TcContext) -> i32 {
+    act(ctx.skb.skb).unwrap_or(PASS)
+}
+
+#[inline(always)]
+fn act(skb: *mut __sk_buff) -> Option<i32> {
+    // SAFETY: the element is this processor's own, and nothing of this program runs twice at a
+    // time on one processor: it is called where packets arrive only.
+    let work = unsafe { &mut *WORK.get_ptr_mut(0)? };
+    parse(skb, work)?;
+    // SAFETY: with BPF_F_NO_PREALLOC an element is not reused while it is being read.
+    let place = unsafe { PLACES.get(work.key) }?;
+    let (slot, i) = (*place >> 1, (*place & 1) as usize);
+    let splice = SPLICES.get_ptr_mut(slot)?;
+    // SAFETY: `splice` points into the array map, which outlives the program; volatile because
+    // user space writes it.
+    let phase = unsafe { read_volatile(addr_of!((*splice).phase)) };
+    // SAFETY: as above, and `i` is 0 or 1.
+    let (this, other) = unsafe {
+        let ways = addr_of_mut!((*splice).ways).cast::<Way>();
+        (ways.add(i), ways.add(1 - i))
+    };
+    // SAFETY: as above; what changes meanwhile changes in single words.
+    let (mut side, other_side) =
+        unsafe { (read_volatile(addr_of!((*this).side)), read_volatile(addr_of!((*other).side))) };
+    let segment = segment(&work.arrived, work.payload);
+    if phase == phase::LOCAL {
+        note(&mut side, &segment);
+        // SAFETY: as above.
+        unsafe { write_volatile(addr_of_mut!((*this).side.next), side.next) };
+        return None;
+    }
+    let judgement = judge(phase, &side, &other_side, &segment);
+    if judgement.settles {
+        // SAFETY: as above; set once and never taken back.
+        unsafe { write_volatile(addr_of_mut!((*this).side.settled), 1) };
+        tell(slot);
+    }
+    count(splice, this, other, i, slot, &segment, judgement.forward.as_ref());
+    let Some(forward) = judgement.forward else {
+        return stay(skb, work, &judgement.local);
+    };
+    copy_header(&mut work.onward, &work.arrived);
+    // SAFETY: as above.
+    work.looks = unsafe { read_volatile(addr_of!((*this).looks)) };
+    change(work, &forward, this, &side, &other_side);
+    if rewrite(skb, work, Direction::Onward).is_none() {
+        return Some(DROP);
+    }
+    if let Local::Nothing = judgement.local {
+        return Some(PASS);
+    }
+    // SAFETY: the helper takes any interface; this one has just received the packet.
+    unsafe { bpf_clone_redirect(skb, (*skb).ifindex, BPF_F_INGRESS as u64) };
+    // What is left here is for the local socket, as it was.
+    if rewrite(skb, work, Direction::Back).is_none() {
+        return Some(DROP);
+    }
+    stay(skb, work, &judgement.local)
+}
+
+/// Reads the packet; `None` if it is not TCP or something else that no splice has.
+#[inline(always)]
+fn parse(skb: *mut __sk_buff, work: &mut Work) -> Option<()> {
+    // SAFETY: the context is the skb that the kernel runs us on.
+    let (protocol, len) = unsafe { ((*skb).protocol, (*skb).len) };
+    work.key = Key::default();
+    let (l4, total);
+    if protocol == u32::from(0x0800u16.to_be()) {
+        let mut ip = [0u8; 20];
+        load(skb, L3, &mut ip)?;
+        let size = u32::from(ip[0] & 15) * 4;
+        let fragment = u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff;
+        if ip[9] != 6 || fragment != 0 || size < 20 {
+            return None;
+        }
+        work.key.version = 4;
+        copy::<4>(&mut work.key.source, &ip, 12);
+        copy::<4>(&mut work.key.target, &ip, 16);
+        l4 = L3 + size;
+        total = u32::from(u16::from_be_bytes([ip[2], ip[3]])) + L3;
+    } else if protocol == u32::from(0x86ddu16.to_be()) {
+        let mut ip = [0u8; 40];
+        load(skb, L3, &mut ip)?;
+        if ip[6] != 6 {
+            return None;
+        }
+        work.key.version = 6;
+        copy::<16>(&mut work.key.source, &ip, 8);
+        copy::<16>(&mut work.key.target, &ip, 24);
+        l4 = L3 + 40;
+        total = l4 + u32::from(u16::from_be_bytes([ip[4], ip[5]]));
+    } else {
+        return None;
+    }
+    let fixed = &mut work.arrived.fixed;
+    load(skb, l4, fixed)?;
+    work.key.source_port = u16::from_ne_bytes([fixed[0], fixed[1]]);
+    work.key.target_port = u16::from_ne_bytes([fixed[2], fixed[3]]);
+    let header_len = u32::from(fixed[12] >> 4) * 4;
+    // A packet too long for the field (BIG TCP) has 0 there; a short one may have padding.
+    let end = if total <= l4 { len } else { total };
+    let body = l4 + header_len;
+    if header_len < 20 || end < body || end > len {
+        return None;
+    }
+    work.l4 = l4;
+    work.header_len = header_len;
+    work.payload = end - body;
+    clear(&mut work.arrived.options);
+    // Read again, or the compiler knows what the verifier does not.
+    // SAFETY: an own field.
+    let options = unsafe { read_volatile(addr_of!(work.header_len)) }.wrapping_sub(20);
+    if options == 0 {
+        return Some(());
+    }
+    if options > MOST_OPTIONS as u32 {
+        return None;
+    }
+    let into = work.arrived.options.as_mut_ptr();
+    // SAFETY: so many bytes fit.
+    match unsafe { bpf_skb_load_bytes(skb.cast(), l4 + 20, into.cast(), options) } {
+        0 => Some(()),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn load<const N: usize>(skb: *mut __sk_buff, at: u32, into: &mut [u8; N]) -> Option<()> {
+    // SAFETY: the array has as many bytes as we say.
+    match unsafe { bpf_skb_load_bytes(skb.cast(), at, into.as_mut_ptr().cast(), N as u32) } {
+        0 => Some(()),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn copy<const N: usize>(into: &mut [u8; 16], from: &[u8], at: usize) {
+    let mut i = 0;
+    while i < N {
+        into[i] = from[at + i];
+        i += 1;
+    }
+}
+
+#[inline(always)]
+fn segment(header: &Header, payload: u32) -> Segment {
+    let h = &header.fixed;
+    Segment {
+        seq: u32::from_be_bytes([h[4], h[5], h[6], h[7]]),
+        ack: u32::from_be_bytes([h[8], h[9], h[10], h[11]]),
+        len: payload,
+        window: u16::from_be_bytes([h[14], h[15]]),
+        flags: h[13],
+    }
+}
+
+/// Counts a packet that goes on, and notes what it tells about the end of the connection.
+#[inline(always)]
+fn count(
+    splice: *mut Splice,
+    this: *mut Way,
+    other: *mut Way,
+    i: usize,
+    slot: u32,
+    segment: &Segment,
+    forward: Option<&Forward>,
+) {
+    // SAFETY: all point into the array map, which outlives the program. Two processors may count
+    // at once: what must be right is changed atomically.
+    unsafe {
+        let mut endings = 0;
+        if segment.flags & (flag::RST | flag::SYN) != 0 {
+            endings |= ending::BROKEN << i;
+        }
+        if let Some(forward) = forward {
+            let packets = addr_of_mut!((*this).packets);
+            write_volatile(packets, read_volatile(packets) + 1);
+            write_volatile(addr_of_mut!((*this).last), bpf_ktime_get_ns());
+            let progress = addr_of_mut!((*this).progress);
+            let seen = read_volatile(progress);
+            let fresh = segment.end().wrapping_sub((*this).next(seen));
+            if is_after(fresh, 0) && segment.takes() > 0 {
+                compare_exchange(progress, seen, seen + u64::from(fresh));
+            }
+            if segment.flags & flag::FIN != 0 {
+                write_volatile(addr_of_mut!((*this).fin), segment.end());
+                endings |= ending::FIN << i;
+            }
+            let seen = read_volatile(addr_of!((*splice).ending));
+            let fin = read_volatile(addr_of!((*other).fin));
+            if seen & (ending::FIN << (1 - i)) != 0 && !is_after(fin, forward.ack) {
+                endings |= ending::ACKNOWLEDGED << (1 - i);
+            }
+        }
+        let ending = addr_of_mut!((*splice).ending);
+        let before = read_volatile(ending);
+        if before | endings != before {
+            or(ending, endings);
+            tell(slot);
+        }
+    }
+}
+
+/// Tells user space to look at the slot; it does so by itself now and then, should the buffer be
+/// full.
+#[inline(always)]
+fn tell(slot: u32) {
+    let _ = ENDINGS.output::<u32>(slot, 0);
+}
+
+/// Makes the header what the other peer is to see.
+#[inline(always)]
+fn change(work: &mut Work, forward: &Forward, this: *mut Way, side: &Side, other: &Side) {
+    let h = &mut work.onward.fixed;
+    put16(h, 0, work.looks.source_port.to_ne_bytes());
+    put16(h, 2, work.looks.target_port.to_ne_bytes());
+    put32(h, 4, forward.seq);
+    put32(h, 8, forward.ack);
+    put16(h, 14, forward.window.to_be_bytes());
+    // Urgent data keeps its place among the rest, as on the other datapaths.
+    h[13] &= !flag::URG;
+    put16(h, 18, [0, 0]);
+    if work.header_len == 20 {
+        return;
+    }
+    let change = &mut work.change;
+    *change = Change {
+        stamps: match side.stamped {
+            0 => Stamps::None,
+            1 => Stamps::Unknown,
+            _ => Stamps::Known,
+        },
+        stamp: side.stamp_shift,
+        clock: 0,
+        echo: if other.stamped == 2 { Some(other.stamp_shift) } else { None },
+        sack: if forward.without_sack { None } else { Some(other.shift) },
+        blocks: 0,
+    };
+    if side.stamped == 1 {
+        // SAFETY: `this` points into the array map.
+        change.clock = unsafe {
+            let since = bpf_ktime_get_ns().wrapping_sub(read_volatile(addr_of!((*this).clock_at)));
+            read_volatile(addr_of!((*this).clock)).wrapping_add((since / 1_000_000) as u32)
+        };
+    }
+    work.at = 0;
+    // SAFETY: `option` has the signature that the helper calls; it needs no context.
+    unsafe { bpf_loop(MOST_OPTIONS as u32, option as *mut c_void, null_mut(), 0) };
+    // SAFETY: as above. Two processors may see the first timestamp at once, and would come to
+    // about the same; and they may spoil a count.
+    unsafe {
+        if side.stamped == 1 && work.change.stamps == Stamps::Known {
+            write_volatile(addr_of_mut!((*this).side.stamp_shift), work.change.stamp);
+            write_volatile(addr_of_mut!((*this).side.stamped), 2);
+        }
+        if work.change.blocks > 0 {
+            let sacks = addr_of_mut!((*this).sacks);
+            write_volatile(sacks, read_volatile(sacks) + work.change.blocks);
+        }
+    }
+}
+
+/// One turn of `change`, called by the helper: 0 to go on, 1 to stop.
+unsafe extern "C" fn option(_turn: u64, _: *mut c_void) -> i64 {
+    let Some(work) = WORK.get_ptr_mut(0) else {
+        return 1;
+    };
+    // SAFETY: the element is this processor's own; `change` does not use it meanwhile.
+    let work = unsafe { &mut *work };
+    let (len, at) = (work.header_len.wrapping_sub(20) as usize, work.at as usize);
+    match step_options(&mut work.onward.options, len, at, &mut work.change) {
+        Some(next) => {
+            work.at = next as u32;
+            0
+        }
+        None => 1,
+    }
+}
+
+#[inline(always)]
+fn put16(header: &mut [u8; 20], at: usize, bytes: [u8; 2]) {
+    header[at] = bytes[0];
+    header[at + 1] = bytes[1];
+}
+
+#[inline(always)]
+fn put32(header: &mut [u8; 20], at: usize, number: u32) {
+    let bytes = number.to_be_bytes();
+    header[at] = bytes[0];
+    header[at + 1] = bytes[1];
+    header[at + 2] = bytes[2];
+    header[at + 3] = bytes[3];
+}
+
+/// Gives the packet one of its looks in place of the other, and mends the checksums.
+#[inline(always)]
+fn rewrite(skb: *mut __sk_buff, work: &mut Work, direction: Direction) -> Option<()> {
+    let (old, new, from, to) = match direction {
+        Direction::Onward => (&work.arrived, &work.onward, &work.key, &work.looks),
+        Direction::Back => (&work.onward, &work.arrived, &work.looks, &work.key),
+    };
+    // SAFETY: an own field; read as in `parse`.
+    let len = unsafe { read_volatile(addr_of!(work.header_len)) };
+    if len < 20 || len > HEADER_MOST {
+        return None;
+    }
+    let check = work.l4 + 16;
+    // SAFETY: all lengths are those of the values; offsets were found by parsing.
+    unsafe {
+        let header = difference(addr_of!(*old).cast(), addr_of!(*new).cast(), HEADER_MOST);
+        let addresses = difference(from.source.as_ptr(), to.source.as_ptr(), 32);
+        if bpf_skb_store_bytes(skb, work.l4, addr_of!(*new).cast(), len, 0) != 0
+            || bpf_l4_csum_replace(skb, check, 0, header, 0) != 0
+            || bpf_l4_csum_replace(skb, check, 0, addresses, u64::from(BPF_F_PSEUDO_HDR)) != 0
+        {
+            return None;
+        }
+        let failed = if work.key.version == 4 {
+            bpf_skb_store_bytes(skb, L3 + 12, to.source.as_ptr().cast(), 4, 0) != 0
+                || bpf_skb_store_bytes(skb, L3 + 16, to.target.as_ptr().cast(), 4, 0) != 0
+                || bpf_l3_csum_replace(skb, L3 + 10, 0, addresses, 0) != 0
+        } else {
+            bpf_skb_store_bytes(skb, L3 + 8, to.source.as_ptr().cast(), 32, 0) != 0
+        };
+        if failed { None } else { Some(()) }
+    }
+}
+
+/// What a checksum changes by when bytes do.
+///
+/// # Safety
+/// Both must have so many bytes.
+#[inline(always)]
+unsafe fn difference(from: *const u8, to: *const u8, len: u32) -> u64 {
+    // SAFETY: as the caller promises.
+    unsafe { bpf_csum_diff(from.cast_mut().cast(), len, to.cast_mut().cast(), len, 0) as u64 }
+}
+
+/// Gives the packet, which is as it arrived, to the local socket as far as it is for it.
+#[inline(always)]
+fn stay(skb: *mut __sk_buff, work: &mut Work, local: &Local) -> Option<i32> {
+    copy_header(&mut work.onward, &work.arrived);
+    work.looks = work.key;
+    let h = &mut work.onward.fixed;
+    let done = match *local {
+        Local::Nothing => None,
+        Local::Whole(ack) => {
+            put32(h, 8, ack);
+            rewrite(skb, work, Direction::Onward)
+        }
+        Local::Acknowledgement(seq, ack) => {
+            put32(h, 4, seq);
+            put32(h, 8, ack);
+            h[13] &= !flag::FIN;
+            cut(skb, work)
+        }
+    };
+    Some(if done.is_some() { PASS } else { DROP })
+}
+
+/// Leaves nothing of the packet but its new header.
+#[inline(always)]
+fn cut(skb: *mut __sk_buff, work: &mut Work) -> Option<()> {
+    // SAFETY: an own field; read as in `parse`.
+    let len = unsafe { read_volatile(addr_of!(work.header_len)) };
+    if len < 20 || len > HEADER_MOST {
+        return None;
+    }
+    let l3_len = work.l4 - L3 + len;
+    // The addresses, the length and the protocol, as the checksum has them (RFC 9293, 3.1);
+    // nothing is added by the zeros behind addresses of IPv4.
+    let mut pseudo = [len.to_be(), 6u32.to_be()];
+    work.onward.fixed[16] = 0;
+    work.onward.fixed[17] = 0;
+    // SAFETY: all lengths are those of the values; offsets were found by parsing.
+    unsafe {
+        if bpf_skb_change_tail(skb, L3 + l3_len, 0) != 0 {
+            return None;
+        }
+        let sum = bpf_csum_diff(null_mut(), 0, pseudo.as_mut_ptr().cast(), 8, 0);
+        let addresses = work.key.source.as_mut_ptr().cast();
+        let sum = bpf_csum_diff(null_mut(), 0, addresses, 32, sum as u32);
+        let header = addr_of_mut!(work.onward).cast();
+        let sum = bpf_csum_diff(null_mut(), 0, header, HEADER_MOST, sum as u32);
+        put16(&mut work.onward.fixed, 16, (!fold(sum as u32)).to_ne_bytes());
+        let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
+        if bpf_skb_store_bytes(skb, work.l4, addr_of!(work.onward).cast(), len, flags) != 0 {
+            return None;
+        }
+        if work.key.version != 4 {
+            let new = (len as u16).to_be();
+            return match bpf_skb_store_bytes(skb, L3 + 4, addr_of!(new).cast(), 2, 0) {
+                0 => Some(()),
+                _ => None,
+            };
+        }
+        let mut old = [0u8; 2];
+        load(skb, L3 + 2, &mut old)?;
+        let old = u16::from_ne_bytes(old);
+        let new = (l3_len as u16).to_be();
+        let failed = bpf_l3_csum_replace(skb, L3 + 10, u64::from(old), u64::from(new), 2) != 0
+            || bpf_skb_store_bytes(skb, L3 + 2, addr_of!(new).cast(), 2, 0) != 0;
+        if failed { None } else { Some(()) }
+    }
+}
+
+/// The BPF instruction of that name (cpu v3): `core` has none for this target.
+#[inline(always)]
+fn compare_exchange(word: *mut u64, current: u64, new: u64) -> u64 {
+    let mut seen = current;
+    // SAFETY: `word` is an aligned word of a map value; the instruction is a full barrier.
+    unsafe {
+        asm!(
+            "r0 = cmpxchg_64({word} + 0, r0, {new})",
+            word = in(reg) word,
+            new = in(reg) new,
+            inout("r0") seen,
+        );
+    }
+    seen
+}
+
+/// The BPF instruction of that name.
+#[inline(always)]
+fn or(word: *mut u64, bits: u64) {
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            "lock *(u64 *)({word} + 0) |= {bits}",
+            word = in(reg) word,
+            bits = in(reg) bits,
+        );
+    }
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -1,0 +1,20 @@
+//! Packet-level splicing: what becomes of a packet of one connection on its way into another.
+//!
+//! Everything here is pure: the tc program fetches packets and acts on the answers, user space
+//! sets the numbers, and the tests run the same code between two models of TCP.
+
+mod checksum;
+mod judge;
+#[cfg(test)]
+mod model;
+mod options;
+mod seq;
+mod shared;
+
+pub use checksum::fold;
+pub use judge::{Forward, Judgement, Local, Segment, Side, flag, judge, note, phase, rescale};
+pub use options::{
+    Change, MOST as MOST_OPTIONS, Options, Stamps, rewrite as rewrite_options, step as step_options,
+};
+pub use seq::{is_after, later};
+pub use shared::{Key, Splice, Way, ending};

@@ -1,0 +1,309 @@
+//! The options of a TCP header on their way from one connection to another.
+//!
+//! Invariant: the length of the options never changes, and what is not understood is left alone.
+//! They are gone through option by option ([`step`]), because the BPF verifier follows every way
+//! through a loop over all of them, but only once a function that the kernel calls for each.
+
+/// The most that a header has room for, in bytes.
+pub const MOST: usize = 40;
+
+/// What options are kept in. From any place among them the largest option that is understood can be
+/// read, so that nothing but the place needs a check.
+pub type Options = [u8; MOST + LARGEST];
+
+/// Four selective acknowledgements with their kind and size, rounded up.
+const LARGEST: usize = 40;
+
+const END: u8 = 0;
+const NOP: u8 = 1;
+const SACK: u8 = 5;
+const TIMESTAMPS: u8 = 8;
+
+/// Bytes of the option with timestamps.
+const TIMESTAMPS_LEN: usize = 10;
+
+/// What changes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Whether there are timestamps to be changed, and by how much is known.
+    pub stamps: Stamps,
+    /// What is added to the sender's timestamp. Where that is not known it is found out.
+    pub stamp: u32,
+    /// What the first timestamp is to become, where that is not known.
+    pub clock: u32,
+    /// What is taken from the timestamp that it echoes; `None` if nothing is known of it.
+    pub echo: Option<u32>,
+    /// What is taken from both edges of selective acknowledgements; `None` to blank them.
+    pub sack: Option<u32>,
+    /// How many of those there were.
+    pub blocks: u32,
+}
+
+/// What is known of a sender's timestamps.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stamps {
+    /// There are none, or they stay as they are.
+    #[default]
+    None,
+    /// None has been seen yet.
+    Unknown,
+    /// How its clock stands to the other one.
+    Known,
+}
+
+/// Changes all options.
+pub fn rewrite(options: &mut Options, len: usize, change: &mut Change) {
+    let mut at = 0;
+    while let Some(next) = step(options, len, at, change) {
+        at = next;
+    }
+}
+
+/// Changes the option at a place; says where the next one is, if there can be one.
+#[inline(always)]
+pub fn step(options: &mut Options, len: usize, at: usize, change: &mut Change) -> Option<usize> {
+    if at >= len || at >= MOST {
+        return None;
+    }
+    let kind = options[at];
+    if kind == END {
+        return None;
+    }
+    if kind == NOP {
+        return Some(at + 1);
+    }
+    let size = options[at + 1] as usize;
+    if !(2..=MOST).contains(&size) || at + size > len {
+        return None;
+    }
+    if kind == TIMESTAMPS && size == TIMESTAMPS_LEN {
+        rewrite_stamps(options, at, change);
+    } else if kind == SACK {
+        rewrite_sack(options, at, size, change);
+    }
+    Some(at + size)
+}
+
+#[inline(always)]
+fn rewrite_stamps(options: &mut Options, at: usize, change: &mut Change) {
+    let stamp = read(options, at + 2);
+    match change.stamps {
+        Stamps::None => return,
+        Stamps::Unknown => {
+            change.stamp = change.clock.wrapping_sub(stamp);
+            change.stamps = Stamps::Known;
+        }
+        Stamps::Known => {}
+    }
+    write(options, at + 2, stamp.wrapping_add(change.stamp));
+    let echo = match change.echo {
+        Some(by) => read(options, at + 6).wrapping_sub(by),
+        None => 0,
+    };
+    write(options, at + 6, echo);
+}
+
+#[inline(always)]
+fn rewrite_sack(options: &mut Options, at: usize, size: usize, change: &mut Change) {
+    let Some(by) = change.sack else {
+        options[at] = NOP;
+        options[at + 1] = NOP;
+        let mut i = 0;
+        while i < 8 && 6 + i * 4 <= size {
+            write(options, at + 2 + i * 4, u32::from_be_bytes([NOP; 4]));
+            i += 1;
+        }
+        return;
+    };
+    // Two edges for each of at most four.
+    let mut i = 0;
+    while i < 8 && 6 + i * 4 <= size {
+        let edge = read(options, at + 2 + i * 4);
+        write(options, at + 2 + i * 4, edge.wrapping_sub(by));
+        i += 1;
+    }
+    change.blocks += i as u32 / 2;
+}
+
+#[inline(always)]
+fn read(options: &Options, at: usize) -> u32 {
+    u32::from_be_bytes([options[at], options[at + 1], options[at + 2], options[at + 3]])
+}
+
+#[inline(always)]
+fn write(options: &mut Options, at: usize, number: u32) {
+    let [a, b, c, d] = number.to_be_bytes();
+    options[at] = a;
+    options[at + 1] = b;
+    options[at + 2] = c;
+    options[at + 3] = d;
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    const CHANGE: Change = Change {
+        stamps: Stamps::Known,
+        stamp: 1 << 31,
+        clock: 0,
+        echo: Some(77),
+        sack: Some(u32::MAX - 4),
+        blocks: 0,
+    };
+
+    const BACK: Change = Change {
+        stamp: CHANGE.stamp.wrapping_neg(),
+        echo: Some(77u32.wrapping_neg()),
+        sack: Some(5),
+        ..CHANGE
+    };
+
+    /// Changes options; says how many blocks there were.
+    fn change(options: &mut Options, len: usize, change: Change) -> u32 {
+        let mut change = change;
+        rewrite(options, len, &mut change);
+        change.blocks
+    }
+
+    fn timestamps(stamp: u32, echo: u32) -> Vec<u8> {
+        [&[TIMESTAMPS, 10][..], &stamp.to_be_bytes(), &echo.to_be_bytes()].concat()
+    }
+
+    fn blocks(edges: &[u32]) -> Vec<u8> {
+        let mut option = Vec::from([SACK, 2 + 4 * edges.len() as u8]);
+        option.extend(edges.iter().flat_map(|edge| edge.to_be_bytes()));
+        option
+    }
+
+    /// Lays options out one after the other, as many as fit.
+    fn lay(list: &[Vec<u8>]) -> (Options, usize) {
+        let (mut options, mut len) = ([0; MOST + LARGEST], 0);
+        for option in list.iter().filter(|option| option.len() <= MOST) {
+            if len + option.len() <= MOST {
+                options[len..len + option.len()].copy_from_slice(option);
+                len += option.len();
+            }
+        }
+        (options, len)
+    }
+
+    /// Options that are well formed, known ones and others.
+    fn option_lists() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let unknown = (9u8..=255, prop::collection::vec(any::<u8>(), 0..12))
+            .prop_map(|(kind, body)| [&[kind, body.len() as u8 + 2][..], &body].concat());
+        let sack = prop::collection::vec(any::<[u32; 2]>(), 1..4)
+            .prop_map(|edges| blocks(&edges.concat()));
+        let one = prop_oneof![
+            Just(Vec::from([NOP])),
+            (any::<u32>(), any::<u32>()).prop_map(|(stamp, echo)| timestamps(stamp, echo)),
+            sack,
+            unknown,
+        ];
+        prop::collection::vec(one, 0..8)
+    }
+
+    #[test]
+    fn timestamps_and_blocks_are_changed_as_said() {
+        let list =
+            [Vec::from([NOP, NOP]), timestamps(1, 80), Vec::from([NOP, NOP]), blocks(&[0, 9])];
+        let (mut options, len) = lay(&list);
+        assert_eq!(change(&mut options, len, CHANGE), 1);
+        let stamps = timestamps(1 + (1 << 31), 3);
+        let list = [Vec::from([NOP, NOP]), stamps, Vec::from([NOP, NOP]), blocks(&[5, 14])];
+        assert_eq!(options, lay(&list).0);
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_echoed() {
+        let (mut options, len) = lay(&[timestamps(1, 80)]);
+        change(&mut options, len, Change { echo: None, ..CHANGE });
+        assert_eq!(options, lay(&[timestamps(1 + (1 << 31), 0)]).0);
+        let before = options;
+        change(&mut options, len, Change { stamps: Stamps::None, ..CHANGE });
+        assert_eq!(options, before);
+    }
+
+    #[test]
+    fn nothing_is_looked_for_behind_the_end() {
+        let (mut options, len) = lay(&[Vec::from([END]), timestamps(1, 2), blocks(&[3, 4])]);
+        let before = options;
+        assert_eq!(change(&mut options, len, CHANGE), 0);
+        assert_eq!(options, before);
+    }
+
+    proptest! {
+        /// The first timestamp becomes the clock, wherever it is; all later ones keep the distance.
+        #[test]
+        fn a_clock_that_is_not_known_is_found_out_behind_other_options(
+            list in option_lists(),
+            stamp: u32,
+            clock: u32,
+        ) {
+            let mut list = list;
+            list.retain(|option| option[0] != TIMESTAMPS);
+            // It is the last that fits.
+            let mut room = MOST - TIMESTAMPS_LEN;
+            list.retain(|option| {
+                let fits = option.len() <= room;
+                room -= if fits { option.len() } else { 0 };
+                fits
+            });
+            list.push(timestamps(stamp, 0));
+            let (mut options, len) = lay(&list);
+            let mut change = Change { stamps: Stamps::Unknown, clock, ..CHANGE };
+            rewrite(&mut options, len, &mut change);
+            prop_assert_eq!(change.stamps, Stamps::Known);
+            prop_assert_eq!(change.stamp, clock.wrapping_sub(stamp));
+            prop_assert_eq!(read(&options, len - 8), clock);
+        }
+
+        #[test]
+        fn there_and_back_is_the_same(list in option_lists()) {
+            let (mut options, len) = lay(&list);
+            let before = options;
+            let blocks = change(&mut options, len, CHANGE);
+            prop_assert_eq!(change(&mut options, len, BACK), blocks);
+            prop_assert_eq!(options, before);
+        }
+
+        /// Nor does garbage panic, nor is anything behind its end touched.
+        #[test]
+        fn there_and_back_is_the_same_for_garbage(
+            garbage in prop::collection::vec(prop_oneof![0u8..11, any::<u8>()], MOST + LARGEST),
+            len in 0..=MOST,
+        ) {
+            let mut options: Options = [0; MOST + LARGEST];
+            options.copy_from_slice(&garbage);
+            let garbage = options;
+            change(&mut options, len, CHANGE);
+            prop_assert_eq!(&options[len..], &garbage[len..]);
+            change(&mut options, len, BACK);
+            prop_assert_eq!(options, garbage);
+            change(&mut options, len, Change { sack: None, ..CHANGE });
+            prop_assert_eq!(&options[len..], &garbage[len..]);
+        }
+
+        #[test]
+        fn blanked_blocks_leave_padding_and_all_else(list in option_lists()) {
+            let (mut options, len) = lay(&list);
+            let (mut before, _) = lay(&list);
+            change(&mut options, len, Change { stamps: Stamps::None, sack: None, ..CHANGE });
+            let mut at = 0;
+            let mut nothing = Change { sack: Some(0), ..Change::default() };
+            while let Some(next) = step(&mut before, len, at, &mut nothing) {
+                let blank = [NOP; MOST];
+                let blanked = before[at] == SACK;
+                let expected = if blanked { &blank[..next - at] } else { &before[at..next] };
+                prop_assert_eq!(&options[at..next], expected);
+                at = next;
+            }
+            prop_assert_eq!(&options[at..], &before[at..]);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What the program and user space share of a spliced connection, and how packets find it.
+//!
+//! Invariant: all types are `repr(C)` and a multiple of eight bytes, because the values of a
+//! mapped array are spaced by eight bytes; a test checks the layout.
+
+use super::judge::Side;
+
+/// The addresses of a packet that arrives, as they stand in it; those of IPv4 in the first four
+/// bytes, the rest is 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Key {
+    /// Of the peer.
+    pub source: [u8; 16],
+    /// Ours.
+    pub target: [u8; 16],
+    /// The peer's port, in network order.
+    pub source_port: u16,
+    /// Ours, in network order.
+    pub target_port: u16,
+    /// 4 or 6.
+    pub version: u32,
+}
+
+/// A connection that was spliced.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Splice {
+    /// One of [`phase`](super::phase). Written by user space.
+    pub phase: u32,
+    /// Padding.
+    pub reserved: u32,
+    /// Bits of [`ending`]. Written by the program.
+    pub ending: u64,
+    /// What arrives from the client, and from the backend.
+    pub ways: [Way; 2],
+}
+
+/// What has been seen of the end.
+pub mod ending {
+    /// A side's FIN has been passed on; shifted left by the number of the side.
+    pub const FIN: u64 = 1;
+    /// It was acknowledged; shifted likewise.
+    pub const ACKNOWLEDGED: u64 = 4;
+    /// It sent a RST, or a SYN; shifted likewise.
+    pub const BROKEN: u64 = 16;
+    /// Both directions are over.
+    pub const OVER: u64 = 12;
+}
+
+/// One direction, from a peer to the other.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Way {
+    /// How numbers change. `settled` is written by the program, the rest by user space.
+    pub side: Side,
+    /// How the addresses of its packets are to look. Written by user space.
+    pub looks: Key,
+    /// Timestamp clock of the socket whose packets these seem to be, at `clock_at`.
+    pub clock: u32,
+    /// Number behind the FIN, once `ending` says that there was one.
+    pub fin: u32,
+    /// When `clock` was read: nanoseconds of CLOCK_MONOTONIC.
+    pub clock_at: u64,
+    /// Numbers that went on, from the cut-off as it was at first to the highest. Written by the
+    /// program.
+    pub progress: u64,
+    /// Where that began.
+    pub origin: u32,
+    /// How many blocks of selective acknowledgements were changed.
+    pub sacks: u32,
+    /// Packets that went on.
+    pub packets: u64,
+    /// When the last one did: nanoseconds of CLOCK_MONOTONIC.
+    pub last: u64,
+}
+
+impl Way {
+    /// The number behind the highest that went on.
+    #[inline(always)]
+    pub const fn next(&self, progress: u64) -> u32 {
+        self.origin.wrapping_add(progress as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::mem::{offset_of, size_of};
+
+    #[test]
+    fn the_layout_is_as_both_sides_read_it() {
+        assert_eq!(size_of::<Key>(), 40);
+        assert_eq!(size_of::<Side>(), 32);
+        assert_eq!(offset_of!(Splice, ways), 16);
+        assert_eq!(size_of::<Way>(), 32 + 40 + 8 + 8 + 8 + 8 + 8 + 8);
+        assert_eq!(size_of::<Splice>() % 64, 0);
+    }
+}

@@ -1,0 +1,129 @@
+//! The BPF objects inside this program, and what their refusal means.
+//!
+//! Invariant: every way in which a kernel says no becomes a [`Refusal`] that names the reason and
+//! tells permission from inability.
+
+use std::{fmt, io, os::fd::OwnedFd};
+
+use aya::{Ebpf, maps::MapError};
+use tokio::io::Interest;
+use tracing::error;
+
+use crate::{error::StartError, ready};
+
+/// The objects, when this build has them; see build.rs.
+#[cfg(bpf_objects)]
+mod built {
+    pub(super) static VERDICT: &[u8] = aya::include_bytes_aligned!(env!("BALANCE_BPF_VERDICT"));
+    pub(super) static SPLICE: &[u8] = aya::include_bytes_aligned!(env!("BALANCE_BPF_SPLICE"));
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Object {
+    /// For the sockmap datapath.
+    Verdict,
+    /// For the splice datapath.
+    Splice,
+}
+
+impl Object {
+    pub(super) fn bytes(self) -> Result<&'static [u8], Refusal> {
+        #[cfg(bpf_objects)]
+        return Ok(match self {
+            Self::Verdict => built::VERDICT,
+            Self::Splice => built::SPLICE,
+        });
+        #[cfg(not(bpf_objects))]
+        Err(Refusal::NotBuilt)
+    }
+}
+
+/// Why a datapath is not used.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// This build has no BPF object in it.
+    #[cfg_attr(bpf_objects, expect(dead_code, reason = "this build has them"))]
+    NotBuilt,
+    /// The kernel does not let this user do it.
+    Forbidden(String),
+    /// The kernel lacks something, or did not move the bytes as it should.
+    Unfit(String),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotBuilt => {
+                f.write_str("this binary was built without the BPF objects (cargo xtask build)")
+            }
+            Self::Forbidden(why) => write!(f, "{why} (needs CAP_BPF and CAP_NET_ADMIN)"),
+            Self::Unfit(why) => f.write_str(why),
+        }
+    }
+}
+
+impl Refusal {
+    /// For the user who asked for the datapath by `name`.
+    pub(crate) fn into_start_error(self, name: &'static str) -> StartError {
+        let reason = self.to_string();
+        match self {
+            Self::Forbidden(_) => StartError::Forbidden { name, reason },
+            Self::NotBuilt | Self::Unfit(_) => StartError::Unavailable { name, reason },
+        }
+    }
+
+    /// From whatever error the kernel's answer is wrapped in.
+    pub(super) fn from(error: impl std::error::Error + 'static) -> Self {
+        let mut chain: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+        let mut text = Vec::new();
+        let mut forbidden = false;
+        while let Some(cause) = chain {
+            if let Some(io) = cause.downcast_ref::<io::Error>() {
+                forbidden |= io.kind() == io::ErrorKind::PermissionDenied;
+            }
+            let line = cause.to_string().lines().next().unwrap_or_default().to_owned();
+            if !text.iter().any(|t: &String| t.contains(&line)) {
+                text.push(line);
+            }
+            chain = cause.source();
+        }
+        let text = text.join(": ");
+        if forbidden { Self::Forbidden(text) } else { Self::Unfit(text) }
+    }
+}
+
+/// Takes a map of an object into its own type.
+pub(super) fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
+    object: &mut Ebpf,
+    name: &str,
+) -> Result<T, Refusal> {
+    let map = object
+        .take_map(name)
+        .ok_or_else(|| Refusal::Unfit(format!("the BPF object has no map {name}")))?;
+    map.try_into().map_err(Refusal::from)
+}
+
+/// What the kernel said to a map operation.
+pub(super) fn map_error(error: MapError) -> io::Error {
+    match error {
+        MapError::SyscallError(e) => e.io_error,
+        other => io::Error::other(other),
+    }
+}
+
+/// Calls `act` whenever a ring buffer has something, for ever.
+pub(super) async fn on_readable(buffer: io::Result<OwnedFd>, act: impl Fn()) {
+    let result: io::Result<()> = async {
+        let registered = ready::register(buffer?, Interest::READABLE)?;
+        loop {
+            registered.readable().await?.clear_ready();
+            act();
+        }
+    }
+    .await;
+    if let Err(error) = result {
+        error!(%error, "cannot hear the kernel's events: connections that fall behind may stall");
+    }
+    std::future::pending().await
+}
