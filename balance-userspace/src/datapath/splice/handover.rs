@@ -106,6 +106,13 @@ async fn join(kernel: &Arc<Kernel>, pair: &Pair) -> io::Result<Result<Joint, Ref
         }
     }
     let mut begun = [Begun::of(streams[0])?, Begun::of(streams[1])?];
+    for stream in streams {
+        // An end takes a number and is nothing to be read: had it come before, the next byte to be
+        // read would not be where it seems.
+        if !sys::agreed(stream)?.established {
+            return Ok(Err(Refused::Never("one side has ended already")));
+        }
+    }
     let read = [begun[0].read(), begun[1].read()];
     let shifts = [0, 1].map(|i| begun[1 - i].numbers.written.wrapping_sub(read[i]));
     let stamped = ends[0].agreed.has_timestamps();
