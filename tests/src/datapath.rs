@@ -133,6 +133,7 @@ macro_rules! on_every_datapath {
         mod on_splice {
             $(
                 #[test]
+                #[ignore = "the splice datapath is not finished, see ARCHITECTURE.md"]
                 fn $name() {
                     if $crate::sockmap_works() {
                         super::$name($crate::Datapath::Splice);

@@ -199,6 +199,10 @@ impl Joint {
             if endings & (ending::BROKEN << i) != 0 {
                 return Err(broke(io::ErrorKind::ConnectionReset.into()));
             }
+            if endings & (ending::BROKEN << (1 - i)) != 0 {
+                // Its own direction may be over already.
+                return Err(direction.target_broke(io::ErrorKind::ConnectionReset.into()));
+            }
             // Where our socket got the end and passed it on, it is over with the last
             // acknowledgement that our other socket waits for.
             let is_over =
