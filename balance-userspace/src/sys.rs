@@ -1,6 +1,6 @@
 //! System calls that no crate of ours offers, each behind a safe function.
 //!
-//! Invariant: the only module besides the mapped flow table that calls libc; every function
+//! Invariant: the only module besides `datapath::mapped` that calls libc; every function
 //! takes a borrowed descriptor, so that it is open for the length of the call.
 
 use std::{
