@@ -7,13 +7,14 @@
 use std::{
     cell::{OnceCell, RefCell},
     io,
+    net::SocketAddr,
     ops::Deref,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
     time::Duration,
 };
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
@@ -49,6 +50,22 @@ impl Stream {
             socket: Rc::new(socket.into().into()),
             lease: OnceCell::new(),
         })
+    }
+
+    /// The peer's address.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub(crate) fn peer(&self) -> io::Result<SocketAddr> {
+        canonical(self.socket.peer_addr()?)
+    }
+
+    /// Our address.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub(crate) fn own(&self) -> io::Result<SocketAddr> {
+        canonical(self.socket.local_addr()?)
     }
 
     /// Keeps the slots of the connection in the kernel's maps for as long as the stream is open.
@@ -90,6 +107,12 @@ impl Stream {
     pub(crate) fn close_cleanly(&self) -> io::Result<()> {
         self.socket.set_linger(None)
     }
+}
+
+/// An IPv4 connection of a socket for both families is shown as what it is.
+fn canonical(address: SockAddr) -> io::Result<SocketAddr> {
+    let address = address.as_socket().ok_or(io::ErrorKind::NotConnected)?;
+    Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
 impl Deref for Stream {

@@ -121,15 +121,22 @@ struct TcpInfo {
 }
 
 fn tcp_info(socket: &impl AsFd) -> io::Result<TcpInfo> {
+    // SAFETY: a struct of integers.
+    unsafe { option(socket, libc::IPPROTO_TCP, libc::TCP_INFO) }
+}
+
+/// Reads a socket option.
+///
+/// # Safety
+/// All bytes, zeros included, must be a value of the type.
+unsafe fn option<T>(socket: &impl AsFd, level: i32, name: i32) -> io::Result<T> {
+    // SAFETY: as the caller promises.
+    let mut value: T = unsafe { mem::zeroed() };
+    let mut len = mem::size_of::<T>() as libc::socklen_t;
     let fd = socket.as_fd().as_raw_fd();
-    // SAFETY: all-zero is a value of this struct of integers.
-    let mut info: TcpInfo = unsafe { mem::zeroed() };
-    let mut len = mem::size_of::<TcpInfo>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes to a struct of that size.
-    check(unsafe {
-        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &mut len)
-    })?;
-    Ok(info)
+    // SAFETY: the kernel writes at most `len` bytes to a value of that size.
+    check(unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &mut len) })?;
+    Ok(value)
 }
 
 /// What the two ends of a connection agreed on when it began.
@@ -227,20 +234,16 @@ fn in_repair<T>(socket: &impl AsFd, ask: impl Fn() -> io::Result<T>) -> io::Resu
 
 fn queue_number(socket: &impl AsFd, queue: i32) -> io::Result<u32> {
     set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR_QUEUE, queue)?;
-    get_int(socket, libc::IPPROTO_TCP, TCP_QUEUE_SEQ).map(i32::cast_unsigned)
+    // SAFETY: an integer.
+    unsafe { option(socket, libc::IPPROTO_TCP, TCP_QUEUE_SEQ) }
 }
 
 /// `struct tcp_repair_window` (include/uapi/linux/tcp.h): snd_wl1, snd_wnd, max_window, rcv_wnd
 /// and rcv_wup.
 fn repair_window(socket: &impl AsFd) -> io::Result<[u32; 5]> {
     const TCP_REPAIR_WINDOW: i32 = 29;
-    let mut values = [0u32; 5];
-    let mut len = mem::size_of_val(&values) as libc::socklen_t;
-    let (fd, level) = (socket.as_fd().as_raw_fd(), libc::IPPROTO_TCP);
-    let into = (&raw mut values).cast();
-    // SAFETY: the kernel writes at most `len` bytes to an array of that size.
-    check(unsafe { libc::getsockopt(fd, level, TCP_REPAIR_WINDOW, into, &mut len) })?;
-    Ok(values)
+    // SAFETY: integers.
+    unsafe { option(socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW) }
 }
 
 /// Makes a socket close without telling its peer.
@@ -250,8 +253,10 @@ pub(crate) fn fall_silent(socket: &impl AsFd) -> io::Result<()> {
 
 /// The clock of a connection's timestamps, as of now.
 pub(crate) fn timestamp(socket: &impl AsFd) -> io::Result<u32> {
-    // include/uapi/linux/tcp.h: TCP_TIMESTAMP
-    get_int(socket, libc::IPPROTO_TCP, 24).map(i32::cast_unsigned)
+    /// include/uapi/linux/tcp.h
+    const TCP_TIMESTAMP: i32 = 24;
+    // SAFETY: an integer.
+    unsafe { option(socket, libc::IPPROTO_TCP, TCP_TIMESTAMP) }
 }
 
 /// CLOCK_MONOTONIC, in nanoseconds: what BPF programs have as well.
@@ -264,8 +269,9 @@ pub(crate) fn monotonic() -> u64 {
 
 /// Bytes that were written and not yet sent for the first time.
 pub(crate) fn unsent(socket: &impl AsFd) -> io::Result<u32> {
-    // include/uapi/linux/sockios.h: SIOCOUTQNSD
-    ask(socket, 0x894b)
+    /// include/uapi/linux/sockios.h
+    const SIOCOUTQNSD: libc::c_ulong = 0x894b;
+    ask(socket, SIOCOUTQNSD)
 }
 
 /// Bytes that arrived and were not yet read.
@@ -278,15 +284,6 @@ fn ask(socket: &impl AsFd, request: libc::c_ulong) -> io::Result<u32> {
     // SAFETY: these requests write one int.
     check(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), request as _, &mut answer) })?;
     Ok(answer.unsigned_abs())
-}
-
-fn get_int(socket: &impl AsFd, level: i32, name: i32) -> io::Result<i32> {
-    let mut value: libc::c_int = 0;
-    let mut len = mem::size_of_val(&value) as libc::socklen_t;
-    let fd = socket.as_fd().as_raw_fd();
-    // SAFETY: the kernel writes at most `len` bytes to an int.
-    check(unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &mut len) })?;
-    Ok(value)
 }
 
 /// Memory that the send queue takes, in bytes, bookkeeping included.
@@ -302,13 +299,8 @@ pub(crate) fn receive_memory(socket: &impl AsFd) -> io::Result<u32> {
 fn memory(socket: &impl AsFd) -> io::Result<[u32; 2]> {
     // include/uapi/linux/sock_diag.h: SK_MEMINFO_VARS, with SK_MEMINFO_RMEM_ALLOC and
     // SK_MEMINFO_WMEM_QUEUED among them.
-    let mut values = [0u32; 9];
-    let mut len = mem::size_of_val(&values) as libc::socklen_t;
-    let fd = socket.as_fd().as_raw_fd();
-    // SAFETY: the kernel writes at most `len` bytes to an array of that size.
-    check(unsafe {
-        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, (&raw mut values).cast(), &mut len)
-    })?;
+    // SAFETY: integers.
+    let values: [u32; 9] = unsafe { option(socket, libc::SOL_SOCKET, libc::SO_MEMINFO)? };
     Ok([values[0], values[5]])
 }
 

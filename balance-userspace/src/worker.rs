@@ -116,12 +116,9 @@ impl Acceptor {
     }
 
     fn start(&self, client: Rc<Stream>, permit: tokio::sync::OwnedSemaphorePermit) {
-        let address = match client.peer_addr().map(|a| a.as_socket()) {
-            Ok(Some(address)) => canonical(address),
-            _ => {
-                debug!("a client was gone before it could be served");
-                return;
-            }
+        let Ok(address) = client.peer() else {
+            debug!("a client was gone before it could be served");
+            return;
         };
         self.shared.totals.accepted();
         let (shared, pool) = (Arc::clone(&self.shared), self.pool.clone());
@@ -130,9 +127,4 @@ impl Acceptor {
             drop(permit);
         });
     }
-}
-
-/// An IPv4 client of a listener for both families is shown as what it is.
-fn canonical(address: std::net::SocketAddr) -> std::net::SocketAddr {
-    std::net::SocketAddr::new(address.ip().to_canonical(), address.port())
 }

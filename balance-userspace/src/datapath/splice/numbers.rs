@@ -28,12 +28,7 @@ impl End {
     /// # Errors
     /// When the connection is gone.
     pub(super) fn of(stream: &Stream) -> io::Result<Self> {
-        let gone = || io::Error::from(io::ErrorKind::NotConnected);
-        Ok(Self {
-            peer: canonical(stream.peer_addr()?.as_socket().ok_or_else(gone)?),
-            own: canonical(stream.local_addr()?.as_socket().ok_or_else(gone)?),
-            agreed: sys::agreed(stream)?,
-        })
+        Ok(Self { peer: stream.peer()?, own: stream.own()?, agreed: sys::agreed(stream)? })
     }
 
     /// How packets of the peer find their splice.
@@ -64,11 +59,6 @@ pub(super) fn obstacle(client: &End, backend: &End) -> Option<&'static str> {
     } else {
         None
     }
-}
-
-/// An IPv4 connection of a socket for both families is shown as what it is.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 fn key(source: SocketAddr, target: SocketAddr) -> Key {
