@@ -18,27 +18,27 @@ fn main() {
     let sources = root.join("balance-ebpf/src");
     println!("cargo::rerun-if-changed={}", sources.display());
     let changed = newest(&sources);
-    let mut fit = true;
+    let mut oldest = Some(SystemTime::now());
     for name in OBJECTS {
         let object = root.join(format!("target/ebpf/{name}.o"));
         println!("cargo::rerun-if-changed={}", object.display());
         println!("cargo::rustc-env=BALANCE_BPF_{}={}", name.to_uppercase(), object.display());
-        match (modified(&object), changed) {
-            (Some(built), Some(changed)) if built >= changed => {}
-            (Some(_), _) => fit = warn("a BPF object is older than its sources"),
-            (None, _) => fit = warn("there is no BPF object"),
-        }
+        // Less than any time if there is none.
+        oldest = oldest.min(modified(&object));
     }
-    if fit {
-        println!("cargo::rustc-cfg=bpf_objects");
+    match (oldest, changed) {
+        (Some(built), Some(changed)) if built >= changed => {
+            println!("cargo::rustc-cfg=bpf_objects");
+        }
+        (Some(_), _) => warn("a BPF object is older than its sources"),
+        (None, _) => warn("a BPF object is missing"),
     }
 }
 
-fn warn(what: &str) -> bool {
+fn warn(what: &str) {
     println!(
         "cargo::warning={what}: this build has the relay only; `cargo xtask build` makes a full one"
     );
-    false
 }
 
 fn modified(path: &Path) -> Option<SystemTime> {

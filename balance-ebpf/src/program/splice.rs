@@ -9,6 +9,8 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod common;
+
 use core::{
     arch::asm,
     ffi::c_void,
@@ -36,6 +38,7 @@ use balance_ebpf::{
         ending, flag, fold, is_after, judge, note, phase, step_options,
     },
 };
+use common::compare_exchange;
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
@@ -79,7 +82,7 @@ struct Work {
 static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 
 /// Which of the two looks a packet is given.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum Direction {
     Onward,
     Back,
@@ -328,8 +331,8 @@ fn count(
     }
 }
 
-/// Tells user space to look at the slot; it does so by itself now and then, should the buffer be
-/// full.
+/// Tells user space to look at the slot. It does not do so by itself, so what finds the buffer full
+/// is not seen.
 #[inline(always)]
 fn tell(slot: u32) {
     let _ = ENDINGS.output::<u32>(slot, 0);
@@ -531,26 +534,10 @@ fn cut(skb: *mut __sk_buff, work: &mut Work) -> Option<()> {
     }
 }
 
-/// The BPF instruction of that name (cpu v3): `core` has none for this target.
-#[inline(always)]
-fn compare_exchange(word: *mut u64, current: u64, new: u64) -> u64 {
-    let mut seen = current;
-    // SAFETY: `word` is an aligned word of a map value; the instruction is a full barrier.
-    unsafe {
-        asm!(
-            "r0 = cmpxchg_64({word} + 0, r0, {new})",
-            word = in(reg) word,
-            new = in(reg) new,
-            inout("r0") seen,
-        );
-    }
-    seen
-}
-
 /// The BPF instruction of that name.
 #[inline(always)]
 fn or(word: *mut u64, bits: u64) {
-    // SAFETY: as above.
+    // SAFETY: `word` is an aligned word of a map value.
     unsafe {
         asm!(
             "lock *(u64 *)({word} + 0) |= {bits}",
@@ -558,9 +545,4 @@ fn or(word: *mut u64, bits: u64) {
             bits = in(reg) bits,
         );
     }
-}
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
 }

@@ -9,8 +9,9 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod common;
+
 use core::{
-    arch::asm,
     ffi::c_void,
     ptr::{addr_of, addr_of_mut, read_volatile, write_volatile},
 };
@@ -28,6 +29,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use balance_ebpf::{DEFAULT_SLOTS, EVENT_BYTES, Flow, KERNEL, Offsets, Position, USER, fault};
+use common::compare_exchange;
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
@@ -285,25 +287,4 @@ fn target(slot: u32) -> Option<(u64, u32)> {
         bpf_sk_release(sk.cast::<bpf_sock>().cast::<c_void>());
         read
     }
-}
-
-/// The BPF instruction of that name (cpu v3): `core` has none for this target.
-#[inline(always)]
-fn compare_exchange(word: *mut u64, current: u64, new: u64) -> u64 {
-    let mut seen = current;
-    // SAFETY: `word` is an aligned word of a map value; the instruction is a full barrier.
-    unsafe {
-        asm!(
-            "r0 = cmpxchg_64({word} + 0, r0, {new})",
-            word = in(reg) word,
-            new = in(reg) new,
-            inout("r0") seen,
-        );
-    }
-    seen
-}
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
 }

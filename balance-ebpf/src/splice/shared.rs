@@ -44,15 +44,14 @@ pub mod ending {
     pub const ACKNOWLEDGED: u64 = 4;
     /// It sent a RST, or a SYN; shifted likewise.
     pub const BROKEN: u64 = 16;
-    /// Both directions are over.
-    pub const OVER: u64 = 12;
 }
 
 /// One direction, from a peer to the other.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Way {
-    /// How numbers change. `settled` is written by the program, the rest by user space.
+    /// How numbers change. `next` and what is found out of timestamps is written by the program,
+    /// `settled` by both, the rest by user space.
     pub side: Side,
     /// How the addresses of its packets are to look. Written by user space.
     pub looks: Key,

@@ -11,6 +11,7 @@ mod object;
 mod pair;
 mod pump;
 mod relay;
+mod slots;
 pub(crate) mod sockmap;
 pub(crate) mod splice;
 mod traffic;

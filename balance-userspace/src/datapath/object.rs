@@ -3,12 +3,20 @@
 //! Invariant: every way in which a kernel says no becomes a [`Refusal`] that names the reason and
 //! tells permission from inability.
 
-use std::{fmt, io, os::fd::OwnedFd};
+use std::{
+    fmt, io,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
-use aya::{Ebpf, maps::MapError};
+use aya::{
+    Ebpf,
+    maps::MapError,
+    programs::{Program, ProgramError},
+};
 use tokio::io::Interest;
 use tracing::error;
 
+use super::mapped::Mapped;
 use crate::{error::StartError, ready};
 
 /// The objects, when this build has them; see build.rs.
@@ -102,6 +110,31 @@ pub(super) fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
         .take_map(name)
         .ok_or_else(|| Refusal::Unfit(format!("the BPF object has no map {name}")))?;
     map.try_into().map_err(Refusal::from)
+}
+
+/// Takes an array of `count` elements that was made mappable, and maps it.
+pub(super) fn map_array<T>(
+    object: &mut Ebpf,
+    name: &str,
+    count: usize,
+) -> Result<Mapped<T>, Refusal> {
+    match object.take_map(name) {
+        Some(aya::maps::Map::Array(array)) => {
+            Mapped::map(array.fd().as_fd(), count).map_err(Refusal::from)
+        }
+        _ => Err(Refusal::Unfit(format!("the BPF object has no array {name}"))),
+    }
+}
+
+/// A program of an object, as one of its type.
+pub(super) fn program<'a, P>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut P, Refusal>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let program = object
+        .program_mut(name)
+        .ok_or_else(|| Refusal::Unfit(format!("the BPF object has no program {name}")))?;
+    program.try_into().map_err(Refusal::from)
 }
 
 /// What the kernel said to a map operation.

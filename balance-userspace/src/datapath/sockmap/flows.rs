@@ -4,8 +4,6 @@
 //! changed by compare-exchange; the other fields follow the ownership that `Flow` describes.
 
 use std::{
-    io,
-    os::fd::BorrowedFd,
     ptr::NonNull,
     sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst},
 };
@@ -16,14 +14,9 @@ use crate::datapath::mapped::Mapped;
 
 /// All flows, by slot.
 #[derive(Debug)]
-pub(super) struct Flows(Mapped<Flow>);
+pub(super) struct Flows(pub(super) Mapped<Flow>);
 
 impl Flows {
-    /// Maps the array behind `map`, which has `count` elements and was made mappable.
-    pub(super) fn map(map: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
-        Mapped::map(map, count).map(Self)
-    }
-
     /// The flow in a slot.
     pub(super) fn get(&self, slot: u32) -> FlowRef<'_> {
         FlowRef { flow: self.0.get(slot), _array: self }

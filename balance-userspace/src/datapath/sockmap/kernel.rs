@@ -15,7 +15,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{HashMap, MapData, RingBuf, SockMap},
-    programs::{ProgramError, SkSkb},
+    programs::SkSkb,
 };
 use aya_log::EbpfLogger;
 use balance_ebpf::names;
@@ -23,13 +23,14 @@ use balance_ebpf::names;
 use super::{
     LIMIT, btf,
     flows::{FlowRef, Flows},
-    slots::{Lease, Slots},
+    lease::Lease,
 };
 use crate::{
     datapath::{
         Name,
-        object::{Object, Refusal, map_error, on_readable, take},
+        object::{Object, Refusal, map_array, map_error, on_readable, program, take},
         pair::Pair,
+        slots::Slots,
         traffic::Mover,
     },
     sys,
@@ -87,21 +88,10 @@ impl Kernel {
         let log =
             debug.then(|| EbpfLogger::init(&mut object)).transpose().map_err(Refusal::from)?;
         let sources: SockMap<_> = take(&mut object, names::SOURCES)?;
-        let program: &mut SkSkb = object
-            .program_mut(names::VERDICT)
-            .ok_or_else(|| Refusal::Unfit("the BPF object has no verdict program".to_owned()))?
-            .try_into()
-            .map_err(|e: ProgramError| Refusal::from(e))?;
+        let program: &mut SkSkb = program(&mut object, names::VERDICT)?;
         program.load().map_err(Refusal::from)?;
         program.attach(sources.fd()).map_err(Refusal::from)?;
-        let flows: aya::maps::Map = object
-            .take_map(names::FLOWS)
-            .ok_or_else(|| Refusal::Unfit("the BPF object has no flows".to_owned()))?;
-        let aya::maps::Map::Array(flows) = &flows else {
-            return Err(Refusal::Unfit("the BPF object's flows are no array".to_owned()));
-        };
-        let flows =
-            Flows::map(flows.fd().as_fd(), connections as usize * 2).map_err(Refusal::from)?;
+        let flows = Flows(map_array(&mut object, names::FLOWS, connections as usize * 2)?);
         Ok(Self {
             flows,
             slots: Slots::new(connections),

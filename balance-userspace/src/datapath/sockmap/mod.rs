@@ -9,9 +9,9 @@
 mod btf;
 mod flows;
 mod kernel;
+mod lease;
 mod offload;
 mod selftest;
-mod slots;
 
 use std::{
     sync::Arc,
@@ -19,8 +19,8 @@ use std::{
 };
 
 pub(crate) use kernel::Kernel;
+pub(crate) use lease::Lease;
 pub(crate) use offload::carry;
-pub(crate) use slots::Lease;
 
 use super::object::Refusal;
 

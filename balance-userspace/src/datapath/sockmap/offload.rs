@@ -22,7 +22,7 @@ use std::{
 use tokio::{select, sync::Notify, task::yield_now, time::sleep};
 use tracing::warn;
 
-use super::{LIMIT, flows::FlowRef, kernel::Kernel, slots::Lease};
+use super::{LIMIT, flows::FlowRef, kernel::Kernel, lease::Lease};
 use crate::{
     datapath::{
         Name, Pool,

@@ -2,7 +2,7 @@
 //!
 //! What arrived before the cut-off is for user space to pass on, what arrives after it goes through
 //! the program. Invariant: the numbers by which packets are changed are those of a moment at which
-//! nothing was read or written here, and they are checked when the rest has been passed on.
+//! nothing was read or written here; exactly what they say is left is then passed on.
 
 use std::{
     io,
@@ -118,7 +118,6 @@ async fn join(kernel: &Arc<Kernel>, pair: &Pair) -> io::Result<Result<Joint, Ref
     let stamped = ends[0].agreed.has_timestamps();
     let mut splice = Splice::default();
     for i in 0..2 {
-        streams[i].set_keepalive(false)?;
         let other = 1 - i;
         let (scale_in, scale_out) = (ends[i].agreed.scales.0, ends[other].agreed.scales.1);
         if begun[i].numbers.most_room >> scale_out == 0 {
@@ -147,6 +146,9 @@ async fn join(kernel: &Arc<Kernel>, pair: &Pair) -> io::Result<Result<Joint, Ref
         let cut = begun[i].numbers.received;
         slot.raise(i, cut, cut.wrapping_add(shifts[i]));
         slot.begin(i, cut);
+    }
+    for stream in streams {
+        stream.set_keepalive(false)?;
     }
     slot.set_phase(phase::OPENING);
     Ok(Ok(Joint { slot, begun, read, shifts, ready: OnceCell::new() }))

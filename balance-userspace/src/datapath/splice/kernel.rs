@@ -1,13 +1,14 @@
 //! The loaded splice program: its one owner, through which all access to it and its maps goes.
 //!
-//! Invariant: what is loaded and attached goes away with the process, as nothing is pinned.
+//! Invariant: with TCX (from 6.6 on) what is loaded and attached goes away with the process, as
+//! nothing is pinned; the filter of an older kernel stays if the process is killed.
 
 use std::{
     io,
     os::fd::AsFd as _,
     ptr::NonNull,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering::SeqCst},
     },
 };
@@ -15,19 +16,19 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{HashMap, MapData, RingBuf},
-    programs::{ProgramError, SchedClassifier, TcAttachType},
+    programs::{SchedClassifier, TcAttachType, tc},
 };
 use balance_ebpf::{
     names,
     splice::{Key, Side, Splice, ending, phase},
 };
-use tokio::sync::Notify;
 
 use crate::{
     datapath::{
         Name,
         mapped::Mapped,
-        object::{Object, Refusal, map_error, on_readable, take},
+        object::{Object, Refusal, map_array, map_error, on_readable, program, take},
+        slots::{Slots, Wakers},
         traffic::Mover,
     },
     sys,
@@ -46,19 +47,10 @@ pub(crate) struct Kernel {
     splices: Mapped<Splice>,
     places: Mutex<HashMap<MapData, Place, u32>>,
     endings: Mutex<RingBuf<MapData>>,
-    slots: Mutex<Slots>,
+    slots: Slots,
     /// Keeps the program attached.
     _object: Ebpf,
 }
-
-struct Slots {
-    /// Those freed longest ago first.
-    free: std::collections::VecDeque<u32>,
-    wakers: Vec<Option<Wakers>>,
-}
-
-/// Wakes the two directions of a connection.
-type Wakers = Arc<[Notify; 2]>;
 
 /// A slot in use: one connection.
 pub(super) struct Slot {
@@ -81,37 +73,20 @@ impl Kernel {
         loader.map_max_entries(names::PLACES, connections * 2);
         loader.map_max_entries(names::SPLICES, connections);
         let mut object = loader.load(bytes).map_err(Refusal::from)?;
-        let program: &mut SchedClassifier = object
-            .program_mut(names::SPLICE)
-            .ok_or_else(|| Refusal::Unfit("the BPF object has no splice program".to_owned()))?
-            .try_into()
-            .map_err(|e: ProgramError| Refusal::from(e))?;
+        let program: &mut SchedClassifier = program(&mut object, names::SPLICE)?;
         program.load().map_err(Refusal::from)?;
-        let map = object
-            .take_map(names::SPLICES)
-            .ok_or_else(|| Refusal::Unfit("the BPF object has no splices".to_owned()))?;
-        let aya::maps::Map::Array(map) = &map else {
-            return Err(Refusal::Unfit("the BPF object's splices are no array".to_owned()));
-        };
-        let splices = Mapped::map(map.fd().as_fd(), connections as usize).map_err(Refusal::from)?;
-        let places = Mutex::new(take(&mut object, names::PLACES)?);
-        let endings = Mutex::new(take(&mut object, names::ENDINGS)?);
-        let program: &mut SchedClassifier = object
-            .program_mut(names::SPLICE)
-            .expect("it was there")
-            .try_into()
-            .map_err(|e: ProgramError| Refusal::from(e))?;
-        // Without TCX (a kernel before 6.6) a qdisc is needed; it may be there already.
-        let _ = aya::programs::tc::qdisc_add_clsact(LOOPBACK);
-        program.attach(LOOPBACK, TcAttachType::Ingress).map_err(Refusal::from)?;
+        // A kernel without TCX (before 6.6) needs a qdisc, which stays when we are gone: only
+        // there, and only if nobody has made it.
+        if program.attach(LOOPBACK, TcAttachType::Ingress).is_err() {
+            let _ = tc::qdisc_add_clsact(LOOPBACK);
+            program.attach(LOOPBACK, TcAttachType::Ingress).map_err(Refusal::from)?;
+        }
+        // Only now: the program is loaded with the maps that the object has.
         Ok(Self {
-            splices,
-            places,
-            endings,
-            slots: Mutex::new(Slots {
-                free: (0..connections).collect(),
-                wakers: vec![None; connections as usize],
-            }),
+            splices: map_array(&mut object, names::SPLICES, connections as usize)?,
+            places: Mutex::new(take(&mut object, names::PLACES)?),
+            endings: Mutex::new(take(&mut object, names::ENDINGS)?),
+            slots: Slots::new(connections),
             _object: object,
         })
     }
@@ -122,14 +97,8 @@ impl Kernel {
     /// # Errors
     /// When there is no slot, or the kernel has no memory.
     pub(super) fn enter(self: &Arc<Self>, splice: Splice, keys: [Key; 2]) -> io::Result<Slot> {
-        let ending = Wakers::default();
-        let number = {
-            let mut slots = self.lock_slots();
-            let number =
-                slots.free.pop_front().ok_or_else(|| io::Error::other("all slots are taken"))?;
-            slots.wakers[number as usize] = Some(Arc::clone(&ending));
-            number
-        };
+        let (number, ending) =
+            self.slots.take().ok_or_else(|| io::Error::other("all slots are taken"))?;
         let slot = Slot { kernel: Arc::clone(self), number, ending, keys };
         // SAFETY: no packet leads to the slot yet, and nobody else has it.
         unsafe { self.splices.get(number).write_volatile(splice) };
@@ -149,21 +118,13 @@ impl Kernel {
             let mut endings = lock();
             while let Some(event) = endings.next() {
                 if let Ok(slot) = <[u8; 4]>::try_from(&event[..4]) {
-                    self.wake(u32::from_ne_bytes(slot));
+                    let number = u32::from_ne_bytes(slot);
+                    self.slots.wake(number * 2);
+                    self.slots.wake(number * 2 + 1);
                 }
             }
         })
         .await;
-    }
-
-    fn wake(&self, slot: u32) {
-        if let Some(Some(waker)) = self.lock_slots().wakers.get(slot as usize) {
-            waker.iter().for_each(Notify::notify_one);
-        }
-    }
-
-    fn lock_slots(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn at(&self, slot: u32) -> SpliceRef<'_> {
@@ -220,9 +181,7 @@ impl Drop for Slot {
             let _ = places.remove(&Place(key));
         }
         drop(places);
-        let mut slots = self.kernel.lock_slots();
-        slots.wakers[self.number as usize] = None;
-        slots.free.push_back(self.number);
+        self.kernel.slots.give_back(self.number);
     }
 }
 

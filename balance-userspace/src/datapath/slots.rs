@@ -1,19 +1,16 @@
 //! Slots in the kernel's maps: two for each connection, one for each direction.
 //!
-//! Invariant: a slot is used anew only after both sockets that had it are closed, and as late
-//! as possible, because a packet may be judged on another processor until then.
+//! Invariant: a freed slot is used anew as late as possible, because a packet may be judged on
+//! another processor until then.
 
 use std::{
     collections::VecDeque,
-    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::Notify;
 
-use super::kernel::Kernel;
-
-/// Wakes the two directions of a connection when the program hands them over.
+/// Wakes the two directions of a connection when the program tells something of it.
 pub(super) type Wakers = Arc<[Notify; 2]>;
 
 /// Which slots are free, and whom to wake for those that are not.
@@ -43,7 +40,8 @@ impl Slots {
         Some((number, wakers))
     }
 
-    fn give_back(&self, number: u32) {
+    /// Frees the slots of a connection.
+    pub(super) fn give_back(&self, number: u32) {
         let mut inner = self.lock();
         inner.wakers[number as usize] = None;
         inner.free.push_back(number);
@@ -59,39 +57,6 @@ impl Slots {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The slots of one connection, until both its sockets are closed.
-pub(crate) struct Lease {
-    kernel: Arc<Kernel>,
-    number: u32,
-    pub(super) wakers: Wakers,
-    pub(super) cookies: [u64; 2],
-}
-
-impl Lease {
-    pub(super) fn new(kernel: &Arc<Kernel>, cookies: [u64; 2]) -> Option<Self> {
-        let (number, wakers) = kernel.slots.take()?;
-        Some(Self { kernel: Arc::clone(kernel), number, wakers, cookies })
-    }
-
-    /// The slot of a direction: 0 from client to backend, 1 back.
-    pub(super) fn slot(&self, direction: usize) -> u32 {
-        self.number * 2 + direction as u32
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.kernel.forget(self);
-        self.kernel.slots.give_back(self.number);
-    }
-}
-
-impl fmt::Debug for Lease {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Lease({})", self.number)
     }
 }
 
