@@ -17,7 +17,6 @@ use tracing::{error, info, warn};
 use crate::{
     args::Args,
     control::{self, instance::Instance},
-    datapath::Datapath,
     error::StartError,
     idle::{self, Limits},
     names,
@@ -78,13 +77,7 @@ impl Lifecycle {
                 tokio::spawn(control(listener, Arc::clone(shared), instance));
             }
             let duties = async {
-                let events = async {
-                    match &shared.datapath {
-                        Datapath::Sockmap { kernel, .. } => kernel.dispatch().await,
-                        Datapath::Splice { kernel, .. } => kernel.dispatch().await,
-                        Datapath::Relay { .. } => {}
-                    }
-                };
+                let events = shared.datapath.dispatch();
                 let idle = idle::watch(&shared.table, self.limits);
                 let names = names::watch(&shared.table, self.resolve_interval, &shared.failed);
                 tokio::join!(events, idle, names);

@@ -149,7 +149,7 @@ pub(crate) struct Agreed {
     pub(crate) options: u8,
     /// By how much the peer scales its window, and we ours.
     pub(crate) scales: (u8, u8),
-    /// The largest segment that we told the peer to send, in bytes.
+    /// The largest segment that we told the peer to send, in bytes, TCP's options included.
     pub(crate) offered_mss: u32,
     /// The largest packet that the path to the peer takes, in bytes.
     pub(crate) path_mtu: u32,
@@ -180,6 +180,19 @@ pub(crate) fn agreed(socket: &impl AsFd) -> io::Result<Agreed> {
         offered_mss: info.tcpi_advmss,
         path_mtu: info.tcpi_pmtu,
     })
+}
+
+/// The largest segment that a connection sends, in bytes, without the options that each has.
+pub(crate) fn largest_segment(socket: &impl AsFd) -> io::Result<u32> {
+    // SAFETY: an integer.
+    unsafe { option(socket, libc::IPPROTO_TCP, libc::TCP_MAXSEG) }
+}
+
+/// The largest segment that the peer told us to send, in bytes, TCP's options included. Needs what
+/// [`numbers`] does.
+pub(crate) fn taken_segment(socket: &impl AsFd) -> io::Result<u32> {
+    // In this mode the kernel says what the peer did, and not what it makes of it at the moment.
+    in_repair(socket, || largest_segment(socket))
 }
 
 /// Where a connection stands, in sequence numbers.
@@ -229,6 +242,9 @@ fn in_repair<T>(socket: &impl AsFd, ask: impl Fn() -> io::Result<T>) -> io::Resu
     set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR, 1)?;
     let answer = ask();
     set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR, REPAIR_OFF_WITHOUT_PROBE)?;
+    // That has taken this away (net/ipv4/tcp.c, TCP_REPAIR), and with it the right of others to
+    // listen where the socket came from.
+    set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     answer
 }
 
@@ -236,6 +252,11 @@ fn queue_number(socket: &impl AsFd, queue: i32) -> io::Result<u32> {
     set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR_QUEUE, queue)?;
     // SAFETY: an integer.
     unsafe { option(socket, libc::IPPROTO_TCP, TCP_QUEUE_SEQ) }
+}
+
+fn set_queue_number(socket: &impl AsFd, queue: i32, number: u32) -> io::Result<()> {
+    set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR_QUEUE, queue)?;
+    set_int(socket, libc::IPPROTO_TCP, TCP_QUEUE_SEQ, number.cast_signed())
 }
 
 /// `struct tcp_repair_window` (include/uapi/linux/tcp.h): snd_wl1, snd_wnd, max_window, rcv_wnd
@@ -249,6 +270,42 @@ fn repair_window(socket: &impl AsFd) -> io::Result<[u32; 5]> {
 /// Makes a socket close without telling its peer.
 pub(crate) fn fall_silent(socket: &impl AsFd) -> io::Result<()> {
     set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR, 1)
+}
+
+/// Lets a socket that has fallen silent give up its connection.
+pub(crate) fn disconnect(socket: &impl AsFd) -> io::Result<()> {
+    // SAFETY: plain integers.
+    let mut nobody: libc::sockaddr = unsafe { mem::zeroed() };
+    nobody.sa_family = libc::AF_UNSPEC as libc::sa_family_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel reads as many bytes as the value has.
+    check(unsafe { libc::connect(fd, &raw const nobody, mem::size_of_val(&nobody) as u32) })?;
+    Ok(())
+}
+
+/// Makes a new socket one end of a connection that stands already, without telling anybody:
+/// `connect` says between which addresses. Its next byte has the number `written`, and the peer's
+/// next byte `received`. Needs CAP_NET_ADMIN.
+pub(crate) fn take_up(
+    socket: &impl AsFd,
+    written: u32,
+    received: u32,
+    connect: impl Fn() -> io::Result<()>,
+) -> io::Result<()> {
+    in_repair(socket, || {
+        set_queue_number(socket, SEND_QUEUE, written)?;
+        set_queue_number(socket, RECEIVE_QUEUE, received)?;
+        connect()
+    })
+}
+
+/// Asks the peer of a connection for a sign of life, with a number that it has long had: it
+/// answers, and our side does not change. Needs CAP_NET_ADMIN.
+pub(crate) fn probe(socket: &impl AsFd) -> io::Result<()> {
+    const REPAIR_OFF: i32 = 0;
+    set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR, 1)?;
+    set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR, REPAIR_OFF)?;
+    set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)
 }
 
 /// The clock of a connection's timestamps, as of now.

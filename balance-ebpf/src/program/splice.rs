@@ -24,8 +24,8 @@ use aya_ebpf::{
     },
     helpers::{
         bpf_clone_redirect, bpf_csum_diff, bpf_ktime_get_ns, bpf_l3_csum_replace,
-        bpf_l4_csum_replace, bpf_loop, bpf_skb_change_tail, bpf_skb_load_bytes,
-        bpf_skb_store_bytes,
+        bpf_l4_csum_replace, bpf_loop, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_tail,
+        bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
     macros::{classifier, map},
     maps::{Array, HashMap, PerCpuArray, RingBuf},
@@ -34,8 +34,9 @@ use aya_ebpf::{
 use balance_ebpf::{
     DEFAULT_SLOTS, EVENT_BYTES,
     splice::{
-        Change, Forward, Key, Local, MOST_OPTIONS, Options, Segment, Side, Splice, Stamps, Way,
-        ending, flag, fold, is_after, judge, note, phase, step_options,
+        Change, Forward, Key, LOOPBACK, Local, MOST_OPTIONS, Options, REWRITTEN, Segment, Side,
+        Splice, Stamps, Way, ending, flag, fold, is_after, judge, note, phase, replaces,
+        step_options,
     },
 };
 use common::compare_exchange;
@@ -51,8 +52,11 @@ static PLACES: HashMap<Key, u32> = HashMap::with_max_entries(DEFAULT_SLOTS, BPF_
 static SPLICES: Array<Splice> = Array::with_max_entries(DEFAULT_SLOTS, BPF_F_MMAPABLE);
 #[map]
 static ENDINGS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
+#[map]
+static MISSED: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// Bytes before the IP header: an Ethernet header, which loopback has as well.
+/// Bytes before the IP header: an Ethernet header, which loopback has as well. Other devices are
+/// not attached to.
 const L3: u32 = 14;
 
 /// A packet in work: too much for the stack of a BPF program.
@@ -68,6 +72,9 @@ struct Work {
     header_len: u32,
     /// Bytes of payload.
     payload: u32,
+    /// Not 0 if it is not a whole packet, or has headers before that of TCP that are not read: of a
+    /// splice such a packet goes nowhere.
+    odd: u32,
     /// Its header as it arrived.
     arrived: Header,
     /// Its header as it goes on.
@@ -133,6 +140,17 @@ fn balance_splice(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn act(skb: *mut __sk_buff) -> Option<i32> {
+    // SAFETY: the context is the skb that the kernel runs us on.
+    let (mark, tagged) = unsafe { ((*skb).mark, (*skb).vlan_present) };
+    if mark & 0xffff_0000 == REWRITTEN {
+        // SAFETY: as above; the mark may be written.
+        unsafe { (*skb).mark = 0 };
+        return Some(leave(mark & 0xffff));
+    }
+    if tagged != 0 {
+        // The device of the VLAN has it next, without the tag.
+        return None;
+    }
     // SAFETY: the element is this processor's own, and nothing of this program runs twice at a
     // time on one processor: it is called where packets arrive only.
     let work = unsafe { &mut *WORK.get_ptr_mut(0)? };
@@ -159,6 +177,16 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
         unsafe { write_volatile(addr_of_mut!((*this).side.next), side.next) };
         return None;
     }
+    if work.odd != 0 {
+        // SAFETY: as above.
+        unsafe { increment(addr_of_mut!((*this).dropped)) };
+        return Some(DROP);
+    }
+    if replaces(phase, &segment) {
+        // SAFETY: as above.
+        unsafe { write_volatile(addr_of_mut!((*splice).phase), phase::LOCAL) };
+        return None;
+    }
     let judgement = judge(phase, &side, &other_side, &segment);
     if judgement.settles {
         // SAFETY: as above; set once and never taken back.
@@ -171,21 +199,83 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
     };
     copy_header(&mut work.onward, &work.arrived);
     // SAFETY: as above.
-    work.looks = unsafe { read_volatile(addr_of!((*this).looks)) };
+    let (out, again) = unsafe {
+        work.looks = read_volatile(addr_of!((*this).looks));
+        (read_volatile(addr_of!((*this).out)), read_volatile(addr_of!((*this).again)))
+    };
     change(work, &forward, this, &side, &other_side);
     if rewrite(skb, work, Direction::Onward).is_none() {
+        // SAFETY: as above.
+        unsafe { increment(addr_of_mut!((*this).dropped)) };
         return Some(DROP);
     }
     if let Local::Nothing = judgement.local {
-        return Some(PASS);
+        return Some(go_on(skb, out, again));
     }
-    // SAFETY: the helper takes any interface; this one has just received the packet.
-    unsafe { bpf_clone_redirect(skb, (*skb).ifindex, BPF_F_INGRESS as u64) };
+    send_copy(skb, out);
     // What is left here is for the local socket, as it was.
     if rewrite(skb, work, Direction::Back).is_none() {
         return Some(DROP);
     }
     stay(skb, work, &judgement.local)
+}
+
+/// Sends a rewritten packet on.
+#[inline(always)]
+fn go_on(skb: *mut __sk_buff, out: u32, again: u32) -> i32 {
+    // SAFETY: the context is the skb that the kernel runs us on.
+    let arrived_on = unsafe { (*skb).ifindex };
+    if arrived_on != LOOPBACK {
+        return leave(out);
+    }
+    if out != LOOPBACK {
+        // It has come with the route of who sent it, which `bpf_redirect_neigh` does not let go of
+        // on all kernels; on the way back to where it is it loses that.
+        // SAFETY: the mark may be written; the helper takes any interface.
+        return unsafe {
+            (*skb).mark = REWRITTEN | out & 0xffff;
+            bpf_redirect(LOOPBACK, BPF_F_INGRESS as u64) as i32
+        };
+    }
+    if again != 0 {
+        // SAFETY: the helper takes any interface.
+        return unsafe { bpf_redirect(LOOPBACK, 0) as i32 };
+    }
+    PASS
+}
+
+/// Sends a copy of a rewritten packet on.
+#[inline(always)]
+fn send_copy(skb: *mut __sk_buff, out: u32) {
+    // SAFETY: the context is the skb that the kernel runs us on; its mark may be written, and the
+    // helper takes any interface.
+    unsafe {
+        let arrived_on = (*skb).ifindex;
+        if arrived_on == LOOPBACK && out == LOOPBACK {
+            bpf_clone_redirect(skb, LOOPBACK, 0);
+        } else {
+            (*skb).mark = REWRITTEN | out & 0xffff;
+            bpf_clone_redirect(skb, arrived_on, BPF_F_INGRESS as u64);
+            (*skb).mark = 0;
+        }
+    }
+}
+
+/// Hands a packet to an interface, with the link address of whoever is next on the route.
+#[inline(always)]
+fn leave(out: u32) -> i32 {
+    // SAFETY: the helper takes any interface; without a next hop it asks the routes.
+    unsafe { bpf_redirect_neigh(out, null_mut(), 0, 0) as i32 }
+}
+
+/// Two processors may do it at once and count one.
+///
+/// # Safety
+/// `count` must point into a map value.
+#[inline(always)]
+unsafe fn increment(count: *mut u32) {
+    // SAFETY: as the caller promises.
+    unsafe { write_volatile(count, read_volatile(count) + 1) };
 }
 
 /// Reads the packet; `None` if it is not TCP or something else that no splice has.
@@ -194,15 +284,17 @@ fn parse(skb: *mut __sk_buff, work: &mut Work) -> Option<()> {
     // SAFETY: the context is the skb that the kernel runs us on.
     let (protocol, len) = unsafe { ((*skb).protocol, (*skb).len) };
     work.key = Key::default();
-    let (l4, total);
+    work.odd = 0;
+    let (mut l4, total);
     if protocol == u32::from(0x0800u16.to_be()) {
         let mut ip = [0u8; 20];
         load(skb, L3, &mut ip)?;
         let size = u32::from(ip[0] & 15) * 4;
-        let fragment = u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff;
-        if ip[9] != 6 || fragment != 0 || size < 20 {
+        let fragment = u16::from_be_bytes([ip[6], ip[7]]);
+        if ip[9] != TCP || fragment & 0x1fff != 0 || size < 20 {
             return None;
         }
+        work.odd = u32::from(fragment & 0x2000);
         work.key.version = 4;
         copy::<4>(&mut work.key.source, &ip, 12);
         copy::<4>(&mut work.key.target, &ip, 16);
@@ -211,14 +303,15 @@ fn parse(skb: *mut __sk_buff, work: &mut Work) -> Option<()> {
     } else if protocol == u32::from(0x86ddu16.to_be()) {
         let mut ip = [0u8; 40];
         load(skb, L3, &mut ip)?;
-        if ip[6] != 6 {
-            return None;
-        }
         work.key.version = 6;
         copy::<16>(&mut work.key.source, &ip, 8);
         copy::<16>(&mut work.key.target, &ip, 24);
         l4 = L3 + 40;
         total = l4 + u32::from(u16::from_be_bytes([ip[4], ip[5]]));
+        if ip[6] != TCP {
+            l4 = beyond_extensions(skb, ip[6], l4)?;
+            work.odd = 1;
+        }
     } else {
         return None;
     }
@@ -252,6 +345,37 @@ fn parse(skb: *mut __sk_buff, work: &mut Work) -> Option<()> {
         0 => Some(()),
         _ => None,
     }
+}
+
+/// The protocol's number in an IP header.
+const TCP: u8 = 6;
+
+/// Where the TCP header begins behind extension headers (RFC 8200, 4); `None` if there is none, or
+/// too many are before it.
+#[inline(always)]
+fn beyond_extensions(skb: *mut __sk_buff, first: u8, mut at: u32) -> Option<u32> {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const DESTINATION: u8 = 60;
+    let mut kind = first;
+    let mut turn = 0;
+    while turn < 4 {
+        let mut header = [0u8; 4];
+        load(skb, at, &mut header)?;
+        at += match kind {
+            HOP_BY_HOP | ROUTING | DESTINATION => u32::from(header[1]) * 8 + 8,
+            // Only the first fragment has the ports.
+            FRAGMENT if header[2] == 0 && header[3] & 0xf8 == 0 => 8,
+            _ => return None,
+        };
+        kind = header[0];
+        if kind == TCP {
+            return Some(at);
+        }
+        turn += 1;
+    }
+    None
 }
 
 #[inline(always)]
@@ -299,20 +423,27 @@ fn count(
     // at once: what must be right is changed atomically.
     unsafe {
         let mut endings = 0;
-        if segment.flags & (flag::RST | flag::SYN) != 0 {
+        let progress = addr_of_mut!((*this).progress);
+        let seen = read_volatile(progress);
+        if segment.flags & flag::RST != 0 && (*this).is_believed(segment.seq, seen) {
             endings |= ending::BROKEN << i;
         }
         if let Some(forward) = forward {
             let packets = addr_of_mut!((*this).packets);
             write_volatile(packets, read_volatile(packets) + 1);
             write_volatile(addr_of_mut!((*this).last), bpf_ktime_get_ns());
-            let progress = addr_of_mut!((*this).progress);
-            let seen = read_volatile(progress);
             let fresh = segment.end().wrapping_sub((*this).next(seen));
-            if is_after(fresh, 0) && segment.takes() > 0 {
+            let carries = segment.flags & (flag::SYN | flag::RST) == 0;
+            if carries && is_after(fresh, 0) && segment.takes() > 0 {
                 compare_exchange(progress, seen, seen + u64::from(fresh));
             }
-            if segment.flags & flag::FIN != 0 {
+            if carries {
+                write_volatile(addr_of_mut!((*other).acked), forward.ack);
+                if forward.ack != segment.ack.wrapping_sub((*other).side.shift) {
+                    increment(addr_of_mut!((*this).clamped));
+                }
+            }
+            if carries && segment.flags & flag::FIN != 0 {
                 write_volatile(addr_of_mut!((*this).fin), segment.end());
                 endings |= ending::FIN << i;
             }
@@ -326,16 +457,22 @@ fn count(
         let before = read_volatile(ending);
         if before | endings != before {
             or(ending, endings);
-            tell(slot);
+            if endings & !(ending::FIN << i) != 0 {
+                tell(slot);
+            }
         }
     }
 }
 
-/// Tells user space to look at the slot. It does not do so by itself, so what finds the buffer full
-/// is not seen.
+/// Tells user space to look at the slot.
 #[inline(always)]
 fn tell(slot: u32) {
-    let _ = ENDINGS.output::<u32>(slot, 0);
+    if ENDINGS.output::<u32>(slot, 0).is_err()
+        && let Some(missed) = MISSED.get_ptr_mut(0)
+    {
+        // SAFETY: a word of a map value.
+        unsafe { write_volatile(missed, 1) };
+    }
 }
 
 /// Makes the header what the other peer is to see.

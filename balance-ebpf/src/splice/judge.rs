@@ -62,6 +62,15 @@ pub mod phase {
     pub const OPENING: u32 = 1;
     /// The cut-offs are final.
     pub const JOINED: u32 = 2;
+    /// Both directions have ended. What is late still goes through; a new connection takes the
+    /// place of this one.
+    pub const LINGERING: u32 = 3;
+}
+
+/// Whether a packet begins a new connection in the place of one that is over.
+#[inline(always)]
+pub const fn replaces(phase: u32, packet: &Segment) -> bool {
+    phase == phase::LINGERING && packet.flags & flag::SYN != 0
 }
 
 /// One side: what its peer sends and how that is changed.
@@ -145,11 +154,17 @@ pub fn note(side: &mut Side, packet: &Segment) {
 #[inline(always)]
 pub fn judge(phase: u32, this: &Side, other: &Side, packet: &Segment) -> Judgement {
     let nothing = Judgement { forward: None, local: Local::Nothing, settles: false };
+    let settled = this.settled != 0;
+    if packet.flags & flag::SYN != 0 && settled && other.settled != 0 {
+        // A peer that has forgotten the connection, or somebody who wants to break it: the other
+        // peer asks with a challenge (RFC 5961, 4.2), and the answer to that breaks it or not.
+        return Judgement { forward: Some(forward(this, other, packet, true)), ..nothing };
+    }
     if packet.flags & flag::SYN != 0 || packet.flags & (flag::ACK | flag::RST) == 0 {
-        // A new connection in the place of this one, or nonsense: the local socket knows both.
+        // As long as there is a local socket that knows the numbers it does the same; and it knows
+        // nonsense.
         return Judgement { local: Local::Whole(packet.ack), ..nothing };
     }
-    let settled = this.settled != 0;
     // Whether the packet acknowledges more than the local socket has written, or all of it.
     let beyond = settled || is_after(packet.ack, this.written);
     let all = beyond || packet.ack == this.written;
@@ -192,7 +207,7 @@ pub fn judge(phase: u32, this: &Side, other: &Side, packet: &Segment) -> Judgeme
     let goes_on = takes || all || other.settled != 0;
     let forward = if goes_on { Some(forward(this, other, packet, beyond)) } else { None };
     // The local socket does not look at the acknowledgement in a probe.
-    let settles = !settled && all && !probes && phase == phase::JOINED;
+    let settles = !settled && all && !probes && phase != phase::OPENING;
     Judgement { forward, local, settles }
 }
 
@@ -391,12 +406,23 @@ mod tests {
             sides in prop::array::uniform2(sides()),
         ) {
             let syn = Segment { flags: packet.flags | flag::SYN, ..packet };
-            let nonsense = Segment { flags: packet.flags & !(flag::ACK | flag::RST), ..packet };
+            let flags = packet.flags & !(flag::ACK | flag::RST | flag::SYN);
+            let nonsense = Segment { flags, ..packet };
+            let are_settled = sides.iter().all(|side| side.settled != 0);
             for packet in [syn, nonsense] {
                 let judgement = joined(&sides[0], &sides[1], packet);
-                prop_assert_eq!(judgement.local, Local::Whole(packet.ack));
-                prop_assert!(judgement.forward.is_none() && !judgement.settles);
+                let goes_on = are_settled && packet.flags & flag::SYN != 0;
+                prop_assert_eq!(judgement.forward.is_some(), goes_on);
+                let local = if goes_on { Local::Nothing } else { Local::Whole(packet.ack) };
+                prop_assert_eq!(judgement.local, local);
+                prop_assert!(!judgement.settles);
             }
+        }
+
+        #[test]
+        fn only_a_connection_that_is_over_is_replaced(packet in segments(), phase in 0u32..4) {
+            let begins = packet.flags & flag::SYN != 0;
+            prop_assert_eq!(replaces(phase, &packet), begins && phase == phase::LINGERING);
         }
 
         #[test]

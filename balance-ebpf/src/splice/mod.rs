@@ -12,9 +12,11 @@ mod seq;
 mod shared;
 
 pub use checksum::fold;
-pub use judge::{Forward, Judgement, Local, Segment, Side, flag, judge, note, phase, rescale};
+pub use judge::{
+    Forward, Judgement, Local, Segment, Side, flag, judge, note, phase, replaces, rescale,
+};
 pub use options::{
     Change, MOST as MOST_OPTIONS, Options, Stamps, rewrite as rewrite_options, step as step_options,
 };
 pub use seq::{is_after, later};
-pub use shared::{Key, Splice, Way, ending};
+pub use shared::{Key, LOOPBACK, REWRITTEN, Splice, Way, ending};

@@ -36,13 +36,21 @@ pub struct Splice {
     pub ways: [Way; 2],
 }
 
+/// The number of the loopback interface, in every network namespace (include/net/flow.h,
+/// LOOPBACK_IFINDEX).
+pub const LOOPBACK: u32 = 1;
+
+/// In the upper half of a packet's mark: it is rewritten already, and leaves through the interface
+/// of which the lower half has the number. Such a packet comes to the program a second time.
+pub const REWRITTEN: u32 = 0xba1a_0000;
+
 /// What has been seen of the end.
 pub mod ending {
     /// A side's FIN has been passed on; shifted left by the number of the side.
     pub const FIN: u64 = 1;
     /// It was acknowledged; shifted likewise.
     pub const ACKNOWLEDGED: u64 = 4;
-    /// It sent a RST, or a SYN; shifted likewise.
+    /// It sent a RST that is believed; shifted likewise.
     pub const BROKEN: u64 = 16;
 }
 
@@ -66,12 +74,25 @@ pub struct Way {
     pub progress: u64,
     /// Where that began.
     pub origin: u32,
-    /// How many blocks of selective acknowledgements were changed.
-    pub sacks: u32,
+    /// The last acknowledgement that this side's peer was given. Begins where `origin` does.
+    pub acked: u32,
     /// Packets that went on.
     pub packets: u64,
     /// When the last one did: nanoseconds of CLOCK_MONOTONIC.
     pub last: u64,
+    /// How many blocks of selective acknowledgements were changed.
+    pub sacks: u32,
+    /// How many acknowledgements went on that said something else than the peer's.
+    pub clamped: u32,
+    /// How many packets went nowhere, because they cannot be passed on as they are: fragments, and
+    /// others whose headers are not read.
+    pub dropped: u32,
+    /// The interface through which packets leave to the other peer. Written by user space.
+    pub out: u32,
+    /// Not 0 if other programs on loopback have to see what is rewritten. Written by user space.
+    pub again: u32,
+    /// Padding.
+    pub reserved: u32,
 }
 
 impl Way {
@@ -79,6 +100,14 @@ impl Way {
     #[inline(always)]
     pub const fn next(&self, progress: u64) -> u32 {
         self.origin.wrapping_add(progress as u32)
+    }
+
+    /// Whether a RST with this number breaks the connection without a question: its sender has
+    /// either sent all that went on, or answers what it was told last. The other peer gets any
+    /// RST, and asks with a challenge (RFC 5961, 3.2) about one that it does not believe.
+    #[inline(always)]
+    pub const fn is_believed(&self, seq: u32, progress: u64) -> bool {
+        seq == self.next(progress) || seq == self.acked
     }
 }
 
@@ -92,7 +121,15 @@ mod tests {
         assert_eq!(size_of::<Key>(), 40);
         assert_eq!(size_of::<Side>(), 32);
         assert_eq!(offset_of!(Splice, ways), 16);
-        assert_eq!(size_of::<Way>(), 32 + 40 + 8 + 8 + 8 + 8 + 8 + 8);
+        assert_eq!(size_of::<Way>(), 32 + 40 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8);
         assert_eq!(size_of::<Splice>() % 64, 0);
+    }
+
+    #[test]
+    fn only_a_break_with_the_number_that_is_due_is_believed() {
+        let way = Way { origin: u32::MAX - 9, acked: u32::MAX - 2, ..Way::default() };
+        for (seq, believed) in [(10, true), (u32::MAX - 2, true), (9, false), (0, false)] {
+            assert_eq!(way.is_believed(seq, 20), believed, "{seq}");
+        }
     }
 }

@@ -11,6 +11,7 @@ mod object;
 mod pair;
 mod pump;
 mod relay;
+mod selftest;
 mod slots;
 pub(crate) mod sockmap;
 pub(crate) mod splice;
@@ -21,6 +22,8 @@ use std::{fmt, io, sync::Arc, time::Duration};
 pub(crate) use buffers::Pool;
 pub(crate) use pair::{Cut, End, Pair, Report};
 pub(crate) use traffic::Traffic;
+
+use object::Refusal;
 
 use crate::{
     args::{self, Args},
@@ -36,8 +39,8 @@ pub(crate) enum Datapath {
     /// In the kernel, by a sockmap program, once user space has made so many turns.
     Sockmap { kernel: Arc<sockmap::Kernel>, after: u32 },
     /// By the peers themselves: a program makes the packets of one connection packets of the other,
-    /// once user space has made so many turns.
-    Splice { kernel: Arc<splice::Kernel>, after: u32 },
+    /// once user space has made so many turns; by the next datapath if that cannot be.
+    Splice { kernel: Arc<splice::Kernel>, after: u32, next: Box<Datapath> },
 }
 
 /// A datapath's name in logs and reports.
@@ -65,40 +68,61 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
-    /// Makes the datapath that was asked for ready, for `connections` at a time; `auto` takes
-    /// the best that passes its self-test.
+    /// Makes the datapath that was asked for ready, for `connections` at a time, and what stands in
+    /// for it; `auto` takes the best that passes its self-test.
     ///
     /// # Errors
     /// When one was asked for by name and does not work here.
     pub(crate) fn make(args: &Args, connections: usize) -> Result<Self, StartError> {
-        let (wanted, dump) = (args.datapath, args.dump);
-        let relay = |why: &str| Self { datapath: Datapath::Relay { dump }, why: why.to_owned() };
-        if dump {
+        let relay =
+            |why: &str| Self { datapath: Datapath::Relay { dump: args.dump }, why: why.to_owned() };
+        if args.dump {
             return Ok(relay("-p shows the bytes, so they pass through user space"));
         }
-        if wanted == args::Datapath::Relay {
-            return Ok(relay("asked for"));
-        }
-        if wanted == args::Datapath::Splice {
-            return match splice::start(connections) {
-                Ok((kernel, took)) => Ok(Self {
-                    datapath: Datapath::Splice { kernel, after: args.offload_after },
-                    why: format!("asked for, loaded in {}", Millis(took)),
-                }),
-                Err(refusal) => Err(refusal.into_start_error("splice")),
+        let sockmap = || {
+            let (kernel, took) = sockmap::start(connections, args.debug)?;
+            let datapath = Datapath::Sockmap { kernel, after: args.offload_after };
+            Ok::<_, Refusal>(Self { datapath, why: passed(took) })
+        };
+        let splice = || {
+            let (kernel, took) = splice::start(connections)?;
+            let (next, why) = match sockmap() {
+                Ok(Self { datapath, .. }) => (datapath, passed(took)),
+                Err(refusal) => {
+                    let why = format!("{}; no sockmap: {refusal}", passed(took));
+                    (Datapath::Relay { dump: false }, why)
+                }
             };
-        }
-        match sockmap::start(connections, args.debug) {
-            Ok((kernel, took)) => Ok(Self {
-                datapath: Datapath::Sockmap { kernel, after: args.offload_after },
-                why: format!("self-test passed in {}", Millis(took)),
-            }),
-            Err(refusal) if wanted == args::Datapath::Auto => {
-                Ok(relay(&format!("no sockmap: {refusal}")))
-            }
-            Err(refusal) => Err(refusal.into_start_error("sockmap")),
+            let (after, next) = (args.offload_after, Box::new(next));
+            Ok::<_, Refusal>(Self { datapath: Datapath::Splice { kernel, after, next }, why })
+        };
+        match args.datapath {
+            args::Datapath::Relay => Ok(relay("asked for")),
+            args::Datapath::Sockmap => sockmap().map_err(|e| e.into_start_error("sockmap")),
+            args::Datapath::Splice => splice().map_err(|e| e.into_start_error("splice")),
+            args::Datapath::Auto => Ok(splice()
+                .or_else(|no_splice| {
+                    let next = sockmap().map_err(|no_sockmap| (no_splice.to_string(), no_sockmap));
+                    match next {
+                        Ok(Self { datapath, why }) => {
+                            Ok(Self { datapath, why: format!("{why}; no splice: {no_splice}") })
+                        }
+                        // One reason is enough where it is the same.
+                        Err((no_splice, no_sockmap)) if no_splice == no_sockmap.to_string() => {
+                            Err(format!("no splice and no sockmap: {no_splice}"))
+                        }
+                        Err((no_splice, no_sockmap)) => {
+                            Err(format!("no splice: {no_splice}; no sockmap: {no_sockmap}"))
+                        }
+                    }
+                })
+                .unwrap_or_else(|why: String| relay(&why))),
         }
     }
+}
+
+fn passed(took: Duration) -> String {
+    format!("self-test passed in {}", Millis(took))
 }
 
 struct Millis(Duration);
@@ -124,23 +148,44 @@ impl Datapath {
     /// When the system gives no socket to try on.
     pub(crate) fn socket_options(&self) -> io::Result<SocketOptions> {
         SocketOptions::probe(match self {
-            Self::Relay { .. } | Self::Splice { .. } => None,
+            Self::Relay { .. } => None,
             Self::Sockmap { .. } => Some(sockmap::SEND_BUFFER),
+            Self::Splice { next, .. } => return next.socket_options(),
         })
+    }
+
+    /// Looks after what the kernel's programs tell, for ever.
+    pub(crate) async fn dispatch(&self) {
+        match self {
+            Self::Relay { .. } => {}
+            Self::Sockmap { kernel, .. } => kernel.dispatch().await,
+            Self::Splice { kernel, next, .. } => {
+                tokio::join!(kernel.dispatch(), Box::pin(next.dispatch()));
+            }
+        }
     }
 
     /// Moves bytes both ways until both directions have ended or one broke.
     pub(crate) async fn carry(&self, pair: Pair, pool: &Pool) -> Report {
+        let after = match self {
+            Self::Relay { dump } => return relay::carry(&pair, pool, *dump).await,
+            Self::Sockmap { after, .. } | Self::Splice { after, .. } => *after,
+        };
+        match relay::begin(&pair, pool, after).await {
+            Some(report) => report,
+            // On the heap, as it is large and most connections never get here.
+            None => Box::pin(self.take_over(&pair, pool)).await,
+        }
+    }
+
+    /// Has the kernel carry a pair that user space has carried so far, as far as it can.
+    async fn take_over(&self, pair: &Pair, pool: &Pool) -> Report {
         match self {
-            Self::Relay { dump } => relay::carry(&pair, pool, *dump).await,
-            Self::Sockmap { kernel, after } => match relay::begin(&pair, pool, *after).await {
+            Self::Relay { .. } => relay::carry(pair, pool, false).await,
+            Self::Sockmap { kernel, .. } => sockmap::carry(kernel, pair, pool).await,
+            Self::Splice { kernel, next, .. } => match splice::carry(kernel, pair, pool).await {
                 Some(report) => report,
-                // On the heap, as it is large and most connections never get here.
-                None => Box::pin(sockmap::carry(kernel, &pair, pool)).await,
-            },
-            Self::Splice { kernel, after } => match relay::begin(&pair, pool, *after).await {
-                Some(report) => report,
-                None => Box::pin(splice::carry(kernel, &pair, pool, *after)).await,
+                None => Box::pin(next.take_over(pair, pool)).await,
             },
         }
     }

@@ -56,6 +56,11 @@ impl Cut {
         self.orderly.store(true, SeqCst);
         self.token.cancel();
     }
+
+    /// Whether it is the latter.
+    pub(super) fn is_orderly(&self) -> bool {
+        self.orderly.load(SeqCst)
+    }
 }
 
 /// How a connection ended.
@@ -199,7 +204,7 @@ impl Pair {
         };
         let orderly = match end {
             End::Clean => true,
-            End::Cut => self.cut.orderly.load(SeqCst),
+            End::Cut => self.cut.is_orderly(),
             End::Broken(_) => false,
         };
         if orderly {

@@ -42,7 +42,6 @@ pub(crate) struct Kernel {
     pub(super) slots: Slots,
     maps: Mutex<Maps>,
     events: Mutex<RingBuf<MapData>>,
-    offloaded: AtomicU64,
     log: Option<Mutex<EbpfLogger<&'static dyn log::Log>>>,
     /// Keeps the program attached.
     _object: Ebpf,
@@ -101,19 +100,9 @@ impl Kernel {
                 cookies: take(&mut object, names::SLOTS)?,
             }),
             events: Mutex::new(take(&mut object, names::EVENTS)?),
-            offloaded: AtomicU64::new(0),
             log: log.map(Mutex::new),
             _object: object,
         })
-    }
-
-    /// Bytes that were moved in the kernel, of ended connections.
-    pub(super) fn offloaded(&self) -> u64 {
-        self.offloaded.load(Relaxed)
-    }
-
-    pub(super) fn count(&self, bytes: u64) {
-        self.offloaded.fetch_add(bytes, Relaxed);
     }
 
     pub(super) fn flow(&self, slot: u32) -> FlowRef<'_> {

@@ -11,7 +11,6 @@ mod flows;
 mod kernel;
 mod lease;
 mod offload;
-mod selftest;
 
 use std::{
     sync::Arc,
@@ -22,7 +21,10 @@ pub(crate) use kernel::Kernel;
 pub(crate) use lease::Lease;
 pub(crate) use offload::carry;
 
-use super::object::Refusal;
+use tokio::select;
+
+use super::{Pair, Pool, object::Refusal, selftest};
+use crate::stream::SocketOptions;
 
 /// How much a flow may have outstanding in the kernel, in bytes of memory.
 const LIMIT: u32 = 2 << 20;
@@ -36,6 +38,13 @@ pub(crate) const SEND_BUFFER: i32 = (LIMIT + (3 << 19)) as i32;
 pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Duration), Refusal> {
     let kernel = Arc::new(Kernel::load(connections, debug)?);
     let begun = Instant::now();
-    selftest::run(&kernel).map_err(|e| Refusal::Unfit(format!("self-test failed: {e}")))?;
+    let options = SocketOptions::probe(Some(SEND_BUFFER)).map_err(Refusal::from)?;
+    let carry = async |pair: &Pair, pool: &Pool| {
+        select! {
+            report = carry(&kernel, pair, pool) => report,
+            () = kernel.dispatch() => unreachable!("events are waited for without end"),
+        }
+    };
+    selftest::run(options, carry).map_err(|e| Refusal::Unfit(format!("self-test failed: {e}")))?;
     Ok((kernel, begun.elapsed()))
 }

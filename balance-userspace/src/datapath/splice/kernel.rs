@@ -1,34 +1,43 @@
 //! The loaded splice program: its one owner, through which all access to it and its maps goes.
 //!
-//! Invariant: with TCX (from 6.6 on) what is loaded and attached goes away with the process, as
-//! nothing is pinned; the filter of an older kernel stays if the process is killed.
+//! Invariant: of two connections with the same addresses the newer one has the packets.
 
 use std::{
+    collections::{HashMap as Live, VecDeque},
     io,
+    net::{IpAddr, SocketAddr},
     os::fd::AsFd as _,
-    ptr::NonNull,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering::SeqCst},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::SeqCst},
     },
+    time::{Duration, Instant},
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    EbpfLoader,
     maps::{HashMap, MapData, RingBuf},
-    programs::{SchedClassifier, TcAttachType, tc},
+    programs::SchedClassifier,
 };
 use balance_ebpf::{
     names,
-    splice::{Key, Side, Splice, ending, phase},
+    splice::{Key, LOOPBACK, Splice, ending, phase},
 };
+use tokio::{sync::Notify, time::sleep};
+use tracing::{debug, error};
 
+use super::{
+    devices::Devices,
+    obstacle::{Met, Obstacle},
+    routes::Changes,
+    slot::{Slot, Words},
+};
 use crate::{
     datapath::{
         Name,
         mapped::Mapped,
         object::{Object, Refusal, map_array, map_error, on_readable, program, take},
-        slots::{Slots, Wakers},
+        slots::Slots,
         traffic::Mover,
     },
     sys,
@@ -42,24 +51,73 @@ struct Place(Key);
 // SAFETY: `Key` is plain integers without padding.
 unsafe impl aya::Pod for Place {}
 
-/// The kernel's side of the splice datapath.
-pub(crate) struct Kernel {
-    splices: Mapped<Splice>,
-    places: Mutex<HashMap<MapData, Place, u32>>,
-    endings: Mutex<RingBuf<MapData>>,
-    slots: Slots,
-    /// Keeps the program attached.
-    _object: Ebpf,
+/// The addresses of one of the two connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Path {
+    pub(super) peer: SocketAddr,
+    pub(super) own: SocketAddr,
 }
 
-/// A slot in use: one connection.
-pub(super) struct Slot {
-    kernel: Arc<Kernel>,
-    pub(super) number: u32,
-    /// Told when something of the end was seen.
-    pub(super) ending: Wakers,
-    keys: [Key; 2],
+/// The kernel's side of the splice datapath.
+pub(crate) struct Kernel {
+    pub(super) splices: Mapped<Splice>,
+    missed: Mapped<u64>,
+    entries: Mutex<Entries>,
+    endings: Mutex<RingBuf<MapData>>,
+    lingering: Mutex<VecDeque<(Instant, Slot)>>,
+    slots: Slots,
+    devices: Devices,
+    met: Met,
+    /// Without what is still going on.
+    past: Mutex<Figures>,
 }
+
+/// Whose packets go where.
+struct Entries {
+    places: HashMap<MapData, Place, u32>,
+    /// By slot.
+    live: Live<u32, [Path; 2]>,
+}
+
+/// What the datapath has done.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Figures {
+    /// Connections that are spliced now.
+    pub(crate) current: u64,
+    /// Connections that have been so far.
+    pub(crate) total: u64,
+    /// How many were not, by reason.
+    pub(crate) refused: Vec<(String, u64)>,
+    /// Packets that went through.
+    pub(crate) packets: u64,
+    /// Blocks of selective acknowledgements that were changed.
+    pub(crate) sacks: u64,
+    /// Acknowledgements that were held back to what our sockets say.
+    pub(crate) clamped: u64,
+    /// Packets that went nowhere.
+    pub(crate) dropped: u64,
+}
+
+impl Figures {
+    fn add(&mut self, splice: &Splice) {
+        for way in &splice.ways {
+            self.packets += way.packets;
+            self.sacks += u64::from(way.sacks);
+            self.clamped += u64::from(way.clamped);
+            self.dropped += u64::from(way.dropped);
+        }
+    }
+}
+
+/// For how long late packets of a connection that has ended still find their way: a peer whose
+/// last packet was lost sends it again after 200 ms, then after twice as long, and so on.
+const LINGERING: Duration = Duration::from_secs(3);
+
+/// How often it is looked after what nobody has told.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// How long changes of routes may go on before they are looked at together.
+const CHANGING: Duration = Duration::from_millis(50);
 
 impl Kernel {
     /// Loads the object with room for so many connections, and attaches it to loopback.
@@ -75,113 +133,257 @@ impl Kernel {
         let mut object = loader.load(bytes).map_err(Refusal::from)?;
         let program: &mut SchedClassifier = program(&mut object, names::SPLICE)?;
         program.load().map_err(Refusal::from)?;
-        // A kernel without TCX (before 6.6) needs a qdisc, which stays when we are gone: only
-        // there, and only if nobody has made it.
-        if program.attach(LOOPBACK, TcAttachType::Ingress).is_err() {
-            let _ = tc::qdisc_add_clsact(LOOPBACK);
-            program.attach(LOOPBACK, TcAttachType::Ingress).map_err(Refusal::from)?;
-        }
         // Only now: the program is loaded with the maps that the object has.
+        let splices = map_array(&mut object, names::SPLICES, connections as usize)?;
+        let missed = map_array(&mut object, names::MISSED, 1)?;
+        let places = take(&mut object, names::PLACES)?;
+        let endings = Mutex::new(take(&mut object, names::ENDINGS)?);
         Ok(Self {
-            splices: map_array(&mut object, names::SPLICES, connections as usize)?,
-            places: Mutex::new(take(&mut object, names::PLACES)?),
-            endings: Mutex::new(take(&mut object, names::ENDINGS)?),
+            splices,
+            missed,
+            entries: Mutex::new(Entries { places, live: Live::new() }),
+            endings,
+            lingering: Mutex::default(),
             slots: Slots::new(connections),
-            _object: object,
+            devices: Devices::new(object)?,
+            met: Met::default(),
+            past: Mutex::default(),
         })
     }
 
-    /// Takes a slot for a connection whose packets arrive with these addresses; nothing happens to
-    /// them until the phase is set.
+    /// Takes a slot for a connection on these paths; nothing happens to its packets until the
+    /// phase is set.
     ///
     /// # Errors
-    /// When there is no slot, or the kernel has no memory.
-    pub(super) fn enter(self: &Arc<Self>, splice: Splice, keys: [Key; 2]) -> io::Result<Slot> {
-        let (number, ending) =
-            self.slots.take().ok_or_else(|| io::Error::other("all slots are taken"))?;
-        let slot = Slot { kernel: Arc::clone(self), number, ending, keys };
-        // SAFETY: no packet leads to the slot yet, and nobody else has it.
-        unsafe { self.splices.get(number).write_volatile(splice) };
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        for (side, &key) in (0..).zip(&keys) {
-            places.insert(Place(key), number * 2 + side, 0).map_err(map_error)?;
+    /// When a peer cannot be reached in a way that suits, when there is no slot, or when the kernel
+    /// has no memory.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        paths: [Path; 2],
+        mut splice: Splice,
+    ) -> Result<Slot, Obstacle> {
+        for (i, out) in [1, 0].into_iter().zip(self.ways_out(&paths)) {
+            splice.ways[i].out = out.map_err(|_| Obstacle::Device)?.ok_or(Obstacle::Device)?;
+            splice.ways[i].again = u32::from(self.devices.is_behind());
         }
-        drop(places);
+        self.end_lingering(Instant::now());
+        let (number, ending) = match self.slots.take() {
+            Some(taken) => taken,
+            None => {
+                let oldest = lock(&self.lingering).pop_front();
+                drop(oldest.ok_or(Obstacle::Room)?);
+                self.slots.take().ok_or(Obstacle::Room)?
+            }
+        };
+        let slot = Slot { kernel: Arc::clone(self), number, ending, paths };
+        slot.fill(splice);
+        let mut entries = lock(&self.entries);
+        entries.live.insert(number, paths);
+        for side in 0..2 {
+            let inserted =
+                entries.places.insert(Place(slot.key(side)), number * 2 + side as u32, 0);
+            if let Err(error) = inserted {
+                drop(entries);
+                debug!(error = %map_error(error), "no place for a connection");
+                return Err(Obstacle::Room);
+            }
+        }
+        drop(entries);
         Ok(slot)
     }
 
-    /// Wakes the connections that the program tells the end of, for ever.
+    /// The interfaces through which the two peers are reached, with the program on each; `None`
+    /// where it cannot be.
+    fn ways_out(&self, paths: &[Path; 2]) -> [io::Result<Option<u32>>; 2] {
+        paths.map(|path| {
+            let out = self.devices.routes().interface(path.own.ip(), path.peer.ip())?;
+            Ok(self.devices.cover(out)?.then_some(out))
+        })
+    }
+
+    /// Takes the entries of a slot away, and lets it be used anew.
+    pub(super) fn leave(&self, slot: &Slot) {
+        let mut entries = lock(&self.entries);
+        entries.live.remove(&slot.number);
+        for side in 0..2 {
+            let place = Place(slot.key(side));
+            // A newer connection may have come to the same addresses.
+            if entries.places.get(&place, 0).ok() == Some(slot.number * 2 + side as u32) {
+                let _ = entries.places.remove(&place);
+            }
+        }
+        drop(entries);
+        lock(&self.past).add(&slot.read());
+        self.slots.give_back(slot.number);
+    }
+
+    /// Keeps the entries of a connection that has ended for a while: its last packets may be
+    /// late, or come again. On this host nothing is.
+    pub(super) fn linger(&self, slot: Slot) {
+        if slot.read().ways.iter().any(|way| way.out != LOOPBACK) {
+            slot.set_phase(phase::LINGERING);
+            lock(&self.lingering).push_back((Instant::now() + LINGERING, slot));
+        }
+    }
+
+    fn end_lingering(&self, now: Instant) {
+        loop {
+            let mut lingering = lock(&self.lingering);
+            let Some((until, _)) = lingering.front() else { return };
+            if *until > now {
+                return;
+            }
+            let over = lingering.pop_front();
+            drop(lingering);
+            drop(over);
+        }
+    }
+
+    /// Counts a connection that was not joined.
+    pub(super) fn refuse(&self, obstacle: Obstacle) {
+        self.met.count(obstacle);
+    }
+
+    /// Counts one that was.
+    pub(super) fn joined(&self) {
+        lock(&self.past).total += 1;
+    }
+
+    /// Forgets what the self-test has done.
+    pub(super) fn forget_figures(&self) {
+        *lock(&self.past) = Figures::default();
+    }
+
+    /// What has been done so far.
+    pub(crate) fn figures(&self) -> Figures {
+        let live: Vec<u32> = lock(&self.entries).live.keys().copied().collect();
+        let mut figures = lock(&self.past).clone();
+        figures.refused = self.met.read();
+        for number in live {
+            // SAFETY: within the mapping; plain integers, of which any are a value.
+            let splice = unsafe { self.splices.get(number).read_volatile() };
+            figures.current += u64::from(splice.phase == phase::JOINED);
+            figures.add(&splice);
+        }
+        figures
+    }
+
+    /// Does what nobody else does, for ever: wakes the connections that the program tells the end
+    /// of, lets entries go, and follows the routes.
     pub(crate) async fn dispatch(&self) {
-        let lock = || self.endings.lock().unwrap_or_else(PoisonError::into_inner);
-        let buffer = lock().as_fd().try_clone_to_owned();
+        tokio::join!(self.wake(), self.look(), self.follow_routes());
+    }
+
+    async fn wake(&self) {
+        let buffer = lock(&self.endings).as_fd().try_clone_to_owned();
         on_readable(buffer, || {
-            let mut endings = lock();
+            let mut endings = lock(&self.endings);
             while let Some(event) = endings.next() {
                 if let Ok(slot) = <[u8; 4]>::try_from(&event[..4]) {
-                    let number = u32::from_ne_bytes(slot);
-                    self.slots.wake(number * 2);
-                    self.slots.wake(number * 2 + 1);
+                    self.wake_slot(u32::from_ne_bytes(slot));
                 }
             }
         })
         .await;
     }
 
-    fn at(&self, slot: u32) -> SpliceRef<'_> {
-        SpliceRef { splice: self.splices.get(slot), _array: &self.splices }
-    }
-}
-
-const LOOPBACK: &str = "lo";
-
-impl Slot {
-    /// Sets one of [`phase`].
-    pub(super) fn set_phase(&self, phase: u32) {
-        self.kernel.at(self.number).phase().store(phase, SeqCst);
+    fn wake_slot(&self, number: u32) {
+        self.slots.wake(number * 2);
+        self.slots.wake(number * 2 + 1);
     }
 
-    /// Moves the cut-off of a side, and what the other side's socket will have written.
-    pub(super) fn raise(&self, side: usize, cut: u32, written: u32) {
-        let splice = self.kernel.at(self.number);
-        splice.side(side, |s| &raw mut s.cut).store(cut, SeqCst);
-        splice.side(1 - side, |s| &raw mut s.written).store(written, SeqCst);
-    }
-
-    /// Says where counting begins: at the cut-off, when packets begin to go through.
-    pub(super) fn begin(&self, side: usize, cut: u32) {
-        self.kernel.at(self.number).origin(side).store(cut, SeqCst);
-    }
-
-    /// Sets by how much the local socket has heard of room beyond the cut-off.
-    pub(super) fn set_ahead(&self, side: usize, ahead: u32) {
-        self.kernel.at(self.number).side(side, |s| &raw mut s.ahead).store(ahead, SeqCst);
-    }
-
-    /// Marks a side whose peer has acknowledged all that our socket has for it.
-    pub(super) fn set_settled(&self, side: usize) {
-        self.kernel.at(self.number).side(side, |s| &raw mut s.settled).store(1, SeqCst);
-    }
-
-    /// Whether the peer of a side has acknowledged all that our socket has for it.
-    pub(super) fn is_settled(&self, side: usize) -> bool {
-        self.kernel.at(self.number).side(side, |s| &raw mut s.settled).load(SeqCst) != 0
-    }
-
-    /// What has been seen of the end: bits of [`ending`].
-    pub(super) fn endings(&self) -> u64 {
-        self.kernel.at(self.number).ending().load(SeqCst)
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.set_phase(phase::LOCAL);
-        let mut places = self.kernel.places.lock().unwrap_or_else(PoisonError::into_inner);
-        for &key in &self.keys {
-            let _ = places.remove(&Place(key));
+    async fn look(&self) {
+        loop {
+            sleep(LOOK).await;
+            self.end_lingering(Instant::now());
+            // SAFETY: an aligned word within the mapping.
+            let missed = unsafe { AtomicU64::from_ptr(self.missed.get(0).as_ptr()) };
+            if missed.swap(0, SeqCst) != 0 {
+                let live: Vec<u32> = lock(&self.entries).live.keys().copied().collect();
+                live.into_iter().for_each(|number| self.wake_slot(number));
+            }
         }
-        drop(places);
-        self.kernel.slots.give_back(self.number);
+    }
+
+    /// Sends packets another way when the routes have changed.
+    async fn follow_routes(&self) {
+        let opened = Changes::open().and_then(|changes| {
+            let descriptor = changes.as_fd().try_clone_to_owned();
+            Ok((changes, descriptor))
+        });
+        let (changes, descriptor) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                error!(%error, "cannot hear of routes that change");
+                return;
+            }
+        };
+        let changed = Notify::new();
+        let listen = on_readable(descriptor, || {
+            changes.clear();
+            changed.notify_one();
+        });
+        let act = async {
+            loop {
+                changed.notified().await;
+                // They come in numbers.
+                sleep(CHANGING).await;
+                self.reroute();
+            }
+        };
+        tokio::join!(listen, act);
+    }
+
+    fn reroute(&self) {
+        self.devices.forget_lost();
+        let live: Vec<(u32, [Path; 2])> =
+            lock(&self.entries).live.iter().map(|(&number, &paths)| (number, paths)).collect();
+        for (number, paths) in live {
+            for (i, out) in [1, 0].into_iter().zip(self.ways_out(&paths)) {
+                // Where there is no way now, there may be one later.
+                if let Ok(Some(out)) = out {
+                    self.words(number).way(i, |w| &raw mut w.out).store(out, SeqCst);
+                }
+            }
+        }
+    }
+
+    pub(super) fn words(&self, number: u32) -> Words<'_> {
+        Words::of(&self.splices, number)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Path {
+    /// How packets of the peer look.
+    pub(super) fn arriving(&self) -> Key {
+        key(self.peer, self.own)
+    }
+
+    /// How packets to the peer look.
+    pub(super) fn leaving(&self) -> Key {
+        key(self.own, self.peer)
+    }
+}
+
+fn key(source: SocketAddr, target: SocketAddr) -> Key {
+    let octets = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => {
+            let mut octets = [0; 16];
+            octets[..4].copy_from_slice(&ip.octets());
+            octets
+        }
+        IpAddr::V6(ip) => ip.octets(),
+    };
+    Key {
+        source: octets(source.ip()),
+        target: octets(target.ip()),
+        source_port: source.port().to_be(),
+        target_port: target.port().to_be(),
+        version: if source.is_ipv4() { 4 } else { 6 },
     }
 }
 
@@ -191,49 +393,15 @@ impl Mover for Kernel {
     }
 
     fn moved(&self, way: u32) -> u64 {
-        let (splice, side) = (self.at(way / 2), way as usize % 2);
-        let progress = splice.progress(side).load(SeqCst);
+        let (words, side) = (self.words(way / 2), way as usize % 2);
+        let progress = words.progress(side).load(SeqCst);
         // A FIN takes a number and is no byte.
-        let fin = splice.ending().load(SeqCst) & (ending::FIN << side) != 0;
+        let fin = words.ending().load(SeqCst) & (ending::FIN << side) != 0;
         progress.saturating_sub(u64::from(fin))
     }
 
     fn is_moving(&self, way: u32) -> bool {
-        self.at(way / 2).phase().load(SeqCst) == phase::JOINED
-    }
-}
-
-/// One splice in shared memory: the words that both sides change, each by itself.
-struct SpliceRef<'a> {
-    splice: NonNull<Splice>,
-    _array: &'a Mapped<Splice>,
-}
-
-impl<'a> SpliceRef<'a> {
-    fn phase(&self) -> &'a AtomicU32 {
-        // SAFETY: an aligned word within the mapping, as all of these.
-        unsafe { AtomicU32::from_ptr(&raw mut (*self.splice.as_ptr()).phase) }
-    }
-
-    fn ending(&self) -> &'a AtomicU64 {
-        // SAFETY: as above.
-        unsafe { AtomicU64::from_ptr(&raw mut (*self.splice.as_ptr()).ending) }
-    }
-
-    fn side(&self, side: usize, field: impl Fn(&mut Side) -> *mut u32) -> &'a AtomicU32 {
-        // SAFETY: as above; an index beyond the sides panics. The reference is to find the field
-        // only.
-        unsafe { AtomicU32::from_ptr(field(&mut (*self.splice.as_ptr()).ways[side].side)) }
-    }
-
-    fn origin(&self, side: usize) -> &'a AtomicU32 {
-        // SAFETY: as above.
-        unsafe { AtomicU32::from_ptr(&raw mut (*self.splice.as_ptr()).ways[side].origin) }
-    }
-
-    fn progress(&self, side: usize) -> &'a AtomicU64 {
-        // SAFETY: as above.
-        unsafe { AtomicU64::from_ptr(&raw mut (*self.splice.as_ptr()).ways[side].progress) }
+        self.words(way / 2).phase().load(SeqCst) == phase::JOINED
     }
 }
 

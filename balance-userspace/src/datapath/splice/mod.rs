@@ -5,20 +5,47 @@
 //! copied or queued here. Invariant: a connection is joined at a moment when user space holds no
 //! byte of it, or is left to the next datapath as it was.
 
+mod carry;
+mod devices;
+mod farewell;
 mod handover;
 mod kernel;
 mod numbers;
+mod obstacle;
+mod routes;
+mod slot;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-pub(crate) use handover::carry;
-pub(crate) use kernel::Kernel;
+pub(crate) use carry::carry;
+pub(crate) use kernel::{Figures, Kernel};
+use tokio::select;
 
-use super::object::Refusal;
+use super::{Pair, Pool, object::Refusal, selftest};
+use crate::stream::SocketOptions;
 
-/// Loads the program for so many connections at a time.
+/// Loads the program for so many connections at a time, and proves that it works here.
 pub(crate) fn start(connections: usize) -> Result<(Arc<Kernel>, Duration), Refusal> {
-    let begun = std::time::Instant::now();
     let kernel = Arc::new(Kernel::load(connections)?);
+    let begun = Instant::now();
+    let carry = async |pair: &Pair, pool: &Pool| {
+        let carry = async {
+            match carry(&kernel, pair, pool).await {
+                Some(report) => report,
+                None => pending().await,
+            }
+        };
+        select! {
+            report = carry => report,
+            () = kernel.dispatch() => unreachable!("events are waited for without end"),
+        }
+    };
+    let options = SocketOptions::probe(None).map_err(Refusal::from)?;
+    selftest::run(options, carry).map_err(|e| Refusal::Unfit(format!("self-test failed: {e}")))?;
+    kernel.forget_figures();
     Ok((kernel, begun.elapsed()))
 }

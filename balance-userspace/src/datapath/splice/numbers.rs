@@ -2,22 +2,18 @@
 //!
 //! Invariant: nothing here changes what a socket does; it is only asked.
 
-use std::{io, net::SocketAddr};
+use std::io;
 
-use balance_ebpf::splice::Key;
-
+use super::{kernel::Path, obstacle::Obstacle};
 use crate::{
     stream::Stream,
-    sys::{self, Agreed},
+    sys::{self, Agreed, Numbers},
 };
 
-/// One of the two connections, as it stands at one moment.
+/// One of the two connections: what stays as it is for all its life.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct End {
-    /// The peer's address.
-    pub(super) peer: SocketAddr,
-    /// Ours.
-    pub(super) own: SocketAddr,
+    pub(super) path: Path,
     /// What was agreed on when it began.
     pub(super) agreed: Agreed,
 }
@@ -28,53 +24,104 @@ impl End {
     /// # Errors
     /// When the connection is gone.
     pub(super) fn of(stream: &Stream) -> io::Result<Self> {
-        Ok(Self { peer: stream.peer()?, own: stream.own()?, agreed: sys::agreed(stream)? })
+        let path = Path { peer: stream.peer()?, own: stream.own()? };
+        Ok(Self { path, agreed: sys::agreed(stream)? })
     }
 
-    /// How packets of the peer find their splice.
-    pub(super) fn arriving(&self) -> Key {
-        key(self.peer, self.own)
-    }
-
-    /// How packets to the peer look.
-    pub(super) fn leaving(&self) -> Key {
-        key(self.own, self.peer)
+    /// Bytes of the IP and TCP headers without options.
+    fn headers(&self) -> u32 {
+        if self.path.peer.is_ipv4() { 40 } else { 60 }
     }
 }
 
 /// Why two connections cannot be joined.
-pub(super) fn obstacle(client: &End, backend: &End) -> Option<&'static str> {
-    let (a, b) = (&client.agreed, &backend.agreed);
-    let is_here = |end: &End| end.peer.ip().is_loopback() || end.peer.ip() == end.own.ip();
-    if !a.established || !b.established {
-        Some("one side has ended already")
-    } else if client.peer.is_ipv4() != backend.peer.is_ipv4() {
-        Some("one side is IPv4, the other IPv6")
-    } else if !is_here(client) || !is_here(backend) {
-        Some("a peer is on another host")
-    } else if a.options != b.options {
-        Some("the sides did not agree on the same TCP options")
-    } else if a.offered_mss > b.path_mtu || b.offered_mss > a.path_mtu {
-        Some("one side's segments do not fit the other's path")
+pub(super) fn obstacle(ends: &[End; 2]) -> Option<Obstacle> {
+    let [a, b] = ends;
+    // What the peer of one may send has to fit the other's path.
+    let fits = |a: &End, b: &End| a.agreed.offered_mss + b.headers() <= b.agreed.path_mtu;
+    if !a.agreed.established || !b.agreed.established {
+        Some(Obstacle::Ended)
+    } else if a.path.peer.is_ipv4() != b.path.peer.is_ipv4() {
+        Some(Obstacle::Families)
+    } else if a.agreed.options != b.agreed.options {
+        Some(Obstacle::Options)
+    } else if !fits(a, b) || !fits(b, a) {
+        Some(Obstacle::Segments)
     } else {
         None
     }
 }
 
-fn key(source: SocketAddr, target: SocketAddr) -> Key {
-    let octets = |address: SocketAddr| match address {
-        SocketAddr::V4(address) => {
-            let mut octets = [0; 16];
-            octets[..4].copy_from_slice(&address.ip().octets());
-            octets
+/// Where a socket stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begun {
+    pub(super) numbers: Numbers,
+    /// Bytes that were not yet read.
+    pub(super) unread: u32,
+}
+
+impl Begun {
+    /// Asks until nothing arrives in between.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub(super) fn of(stream: &Stream) -> io::Result<Self> {
+        loop {
+            let before = sys::received(stream)?;
+            let unread = sys::unread(stream)?;
+            let numbers = sys::numbers(stream)?;
+            if numbers.received == before {
+                return Ok(Self { numbers, unread });
+            }
         }
-        SocketAddr::V6(address) => address.ip().octets(),
-    };
-    Key {
-        source: octets(source),
-        target: octets(target),
-        source_port: source.port().to_be(),
-        target_port: target.port().to_be(),
-        version: if source.is_ipv4() { 4 } else { 6 },
+    }
+
+    /// Number of the next byte that user space is to read.
+    pub(super) fn read(&self) -> u32 {
+        self.numbers.received.wrapping_sub(self.unread)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MSS: u32 = 1460;
+
+    fn end(address: &str) -> End {
+        let agreed = Agreed {
+            established: true,
+            options: 3,
+            scales: (7, 7),
+            offered_mss: MSS,
+            path_mtu: 1500,
+        };
+        let path = Path { peer: address.parse().unwrap(), own: address.parse().unwrap() };
+        End { path, agreed }
+    }
+
+    #[test]
+    fn like_connections_can_be_joined() {
+        let (client, backend) = (end("192.0.2.1:5"), end("192.0.2.2:6"));
+        assert_eq!(obstacle(&[client, backend]), None);
+    }
+
+    #[test]
+    fn each_difference_has_its_name() {
+        let good = end("192.0.2.1:5");
+        let with = |change: fn(&mut End)| {
+            let mut bad = good;
+            change(&mut bad);
+            (obstacle(&[good, bad]), obstacle(&[bad, good]))
+        };
+        let both = |obstacle| (Some(obstacle), Some(obstacle));
+        assert_eq!(with(|end| end.agreed.established = false), both(Obstacle::Ended));
+        assert_eq!(with(|end| end.agreed.options = 2), both(Obstacle::Options));
+        assert_eq!(with(|end| end.agreed.offered_mss = MSS + 1), both(Obstacle::Segments));
+        assert_eq!(with(|end| end.agreed.path_mtu = MSS + 39), both(Obstacle::Segments));
+        let six = end("[2001:db8::1]:5");
+        assert_eq!(obstacle(&[good, six]), Some(Obstacle::Families));
+        // Its headers are larger.
+        assert_eq!(obstacle(&[six, six]), Some(Obstacle::Segments));
     }
 }

@@ -1,0 +1,177 @@
+//! A connection on the splice datapath, from its first byte to its end.
+//!
+//! Invariant: a pair that is not joined is given back as it was, with both streams open and no byte
+//! held here.
+
+use std::{io, pin::pin, sync::Arc, time::Duration};
+
+use balance_ebpf::splice::ending;
+use tokio::{select, time::sleep};
+use tracing::debug;
+
+use super::{
+    farewell,
+    handover::{Joint, Refused, join, prepare},
+    kernel::Kernel,
+    obstacle::Obstacle,
+    slot::Slot,
+};
+use crate::{
+    datapath::{
+        End, Name, Pool,
+        pair::{Broken, Direction, Pair, Report},
+        relay,
+    },
+    ring, sys,
+};
+
+/// Buffers that the relay moves while the program sees the first packets; then twice as many before
+/// each new attempt.
+const WATCHED: u32 = 2;
+
+/// Attempts after which the program will not see the packets of a peer that it has not seen.
+const ATTEMPTS: u32 = 8;
+
+/// The most buffers between two attempts.
+const LONGEST: u32 = 1024;
+
+/// Carries a pair to its end; `None` if it cannot be joined.
+pub(crate) async fn carry(kernel: &Arc<Kernel>, pair: &Pair, pool: &Pool) -> Option<Report> {
+    let refuse = |obstacle: Obstacle| {
+        debug!(why = %obstacle, "not spliced");
+        kernel.refuse(obstacle);
+    };
+    let mut slot = prepare(kernel, pair).map_err(refuse).ok()?;
+    let mut turns = WATCHED;
+    for attempt in 0.. {
+        if let Some(report) = relay::begin(pair, pool, turns).await {
+            return Some(report);
+        }
+        let refused;
+        (slot, refused) = match join(slot, pair).await {
+            Ok(joint) => return Some(joined(kernel, joint, pair, pool).await),
+            Err(refused) => refused,
+        };
+        match refused {
+            Refused::Never(obstacle) => {
+                refuse(obstacle);
+                return None;
+            }
+            Refused::Unseen if attempt == ATTEMPTS => {
+                refuse(Obstacle::Unseen);
+                return None;
+            }
+            Refused::Unseen | Refused::Busy => turns = LONGEST.min(turns * 2),
+        }
+    }
+    None
+}
+
+async fn joined(kernel: &Arc<Kernel>, joint: Joint, pair: &Pair, pool: &Pool) -> Report {
+    kernel.joined();
+    let end = until_end(kernel, &joint, pair, pool).await;
+    let Joint { slot, .. } = joint;
+    let told = slot.endings() & (ending::BROKEN | ending::BROKEN << 1) != 0;
+    match &end {
+        End::Clean => {
+            farewell::silent(pair);
+            kernel.linger(slot);
+        }
+        End::Broken(_) if told => farewell::silent(pair),
+        End::Broken(_) => farewell::part(slot, pair, false),
+        End::Cut => farewell::part(slot, pair, pair.cut.is_orderly()),
+    }
+    Report { datapath: Name::Splice, end }
+}
+
+async fn until_end(kernel: &Arc<Kernel>, joint: &Joint, pair: &Pair, pool: &Pool) -> End {
+    // The relay's last waits would keep the streams open: nothing that ends them comes any more.
+    ring::cancel(&pair.client).await;
+    ring::cancel(&pair.backend).await;
+    let ways = [joint.slot.number * 2, joint.slot.number * 2 + 1];
+    pair.traffic.follow(kernel, ways);
+    let up = pin!(one_way(joint, 0, pair.up(), pool, pair));
+    let down = pin!(one_way(joint, 1, pair.down(), pool, pair));
+    let end = pair.run(up, down).await;
+    pair.traffic.settle();
+    end
+}
+
+/// One direction, until its end has been acknowledged or its source is gone.
+async fn one_way(
+    joint: &Joint,
+    i: usize,
+    direction: Direction,
+    pool: &Pool,
+    pair: &Pair,
+) -> Result<(), Broken> {
+    let ended = joint.empty(i, &direction, pool, pair).await?;
+    select! {
+        biased;
+        result = end_of(joint, i, &direction, ended, pair) => result,
+        error = vanishing(&joint.slot, i, &direction) => Err(direction.source_broke(error)),
+    }
+}
+
+/// Waits until the end has been acknowledged, or a peer has broken the connection.
+async fn end_of(
+    joint: &Joint,
+    i: usize,
+    direction: &Direction,
+    ended: bool,
+    pair: &Pair,
+) -> Result<(), Broken> {
+    let slot = &joint.slot;
+    loop {
+        joint.release(pair);
+        let told = slot.ending[i].notified();
+        let endings = slot.endings();
+        if endings & (ending::BROKEN << i) != 0 {
+            return Err(direction.source_broke(io::ErrorKind::ConnectionReset.into()));
+        }
+        if endings & (ending::BROKEN << (1 - i)) != 0 {
+            // Its own direction may be over already.
+            return Err(direction.target_broke(io::ErrorKind::ConnectionReset.into()));
+        }
+        // Where our socket got the end and passed it on, it is over with the last acknowledgement
+        // that our other socket waits for.
+        let is_over = endings & (ending::ACKNOWLEDGED << i) != 0 || ended && slot.is_settled(1 - i);
+        if is_over {
+            return Ok(());
+        }
+        told.await;
+    }
+}
+
+/// Waits until a peer gives no sign of life any more, as long as the kernel would on a socket of
+/// its own (tcp(7), tcp_keepalive_time and what follows it).
+async fn vanishing(slot: &Slot, i: usize, direction: &Direction) -> io::Error {
+    let source = &direction.source;
+    let settings = || {
+        let time = source.tcp_keepalive_time()?;
+        Ok((time, source.tcp_keepalive_interval()?, source.tcp_keepalive_retries()?))
+    };
+    let (patience, pause, most) = match settings() {
+        Ok(settings) => settings,
+        Err(error) => return error,
+    };
+    let mut unanswered = 0;
+    loop {
+        let last = slot.last(i);
+        let silent = Duration::from_nanos(sys::monotonic().saturating_sub(last));
+        if silent < patience {
+            unanswered = 0;
+            sleep(patience - silent).await;
+            continue;
+        }
+        if unanswered == most {
+            return io::ErrorKind::TimedOut.into();
+        }
+        // Its answer goes to the other peer, as any packet does, to whom it says nothing new.
+        if let Err(error) = sys::probe(&**source) {
+            return error;
+        }
+        unanswered += 1;
+        sleep(pause).await;
+    }
+}

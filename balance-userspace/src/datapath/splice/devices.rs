@@ -1,0 +1,122 @@
+//! The interfaces that the program is attached to: those through which the peers of spliced
+//! connections are reached, from when the first of them is.
+//!
+//! Invariant: with TCX (from 6.6 on) the program is detached with the process, as nothing is
+//! pinned; the filter of an older kernel stays if the process is killed.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Mutex, PoisonError},
+};
+
+use aya::{
+    Ebpf,
+    programs::{SchedClassifier, TcAttachType, tc, tc::SchedClassifierLinkId},
+};
+use balance_ebpf::{names, splice::LOOPBACK};
+
+use super::routes::Routes;
+use crate::datapath::object::{Refusal, program};
+
+/// Attaches the program.
+pub(super) struct Devices {
+    routes: Routes,
+    attached: Mutex<Attached>,
+}
+
+struct Attached {
+    object: Ebpf,
+    devices: HashMap<u32, SchedClassifierLinkId>,
+    /// Another program sees what arrives on loopback before ours.
+    is_behind: bool,
+}
+
+/// The mark of a rewritten packet has room for no more.
+const MOST: u32 = u16::MAX as u32;
+
+impl Devices {
+    /// Takes the object whose program has been loaded, and attaches it to loopback.
+    pub(super) fn new(object: Ebpf) -> Result<Self, Refusal> {
+        let routes = Routes::open().map_err(Refusal::from)?;
+        let is_behind = SchedClassifier::query_tcx("lo", TcAttachType::Ingress)
+            .is_ok_and(|(_, programs)| !programs.is_empty());
+        let mut attached = Attached { object, devices: HashMap::new(), is_behind };
+        attached.add(LOOPBACK, "lo")?;
+        Ok(Self { routes, attached: Mutex::new(attached) })
+    }
+
+    /// The routes of this host.
+    pub(super) fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    /// Whether rewritten packets have to arrive on loopback anew, because a program that came
+    /// before ours would not see them: another balance's, say.
+    pub(super) fn is_behind(&self) -> bool {
+        self.lock().is_behind
+    }
+
+    /// Sees to it that the program is attached to an interface; false if it cannot be used there.
+    ///
+    /// # Errors
+    /// When the interface is gone.
+    pub(super) fn cover(&self, interface: u32) -> io::Result<bool> {
+        if interface > MOST {
+            return Ok(false);
+        }
+        if self.lock().devices.contains_key(&interface) {
+            return Ok(true);
+        }
+        let Some(name) = self.routes.ethernet(interface)? else { return Ok(false) };
+        let added = self.lock().add(interface, &name);
+        added.map_err(|refusal| io::Error::other(refusal.to_string()))?;
+        Ok(true)
+    }
+
+    /// Lets go of interfaces that are gone.
+    pub(super) fn forget_lost(&self) {
+        let mut attached = self.lock();
+        let lost: Vec<u32> = attached
+            .devices
+            .keys()
+            .copied()
+            .filter(|&interface| self.routes.ethernet(interface).is_err())
+            .collect();
+        for interface in lost {
+            attached.remove(interface);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Attached> {
+        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Attached {
+    fn add(&mut self, interface: u32, name: &str) -> Result<(), Refusal> {
+        if self.devices.contains_key(&interface) {
+            return Ok(());
+        }
+        let program: &mut SchedClassifier = program(&mut self.object, names::SPLICE)?;
+        let link = match program.attach(name, TcAttachType::Ingress) {
+            Ok(link) => link,
+            // A kernel without TCX needs a qdisc, which stays when we are gone: only there, and
+            // only if nobody has made it.
+            Err(_) => {
+                let _ = tc::qdisc_add_clsact(name);
+                program.attach(name, TcAttachType::Ingress).map_err(Refusal::from)?
+            }
+        };
+        self.devices.insert(interface, link);
+        Ok(())
+    }
+
+    fn remove(&mut self, interface: u32) {
+        let program: Result<&mut SchedClassifier, _> = program(&mut self.object, names::SPLICE);
+        if let (Some(link), Ok(program)) = (self.devices.remove(&interface), program) {
+            // It has gone with the interface.
+            let _ = program.detach(link);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! A slot in use: what one spliced connection shares with the program.
+//!
+//! Invariant: packets find the slot for as long as this lives, and not after; what both sides
+//! change are single words, changed atomically.
+
+use std::{
+    ptr::NonNull,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::SeqCst},
+    },
+};
+
+use balance_ebpf::splice::{Key, Side, Splice, Way, ending, later, phase};
+
+use super::kernel::{Kernel, Path};
+use crate::datapath::{mapped::Mapped, slots::Wakers};
+
+/// One connection.
+pub(super) struct Slot {
+    pub(super) kernel: Arc<Kernel>,
+    pub(super) number: u32,
+    /// Told when something of the end was seen.
+    pub(super) ending: Wakers,
+    pub(super) paths: [Path; 2],
+}
+
+/// Where our end of a connection stands, if our socket were to say it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Standing {
+    /// The number that the peer waits for.
+    pub(super) next: u32,
+    /// The number behind what the peer has sent.
+    pub(super) received: u32,
+    /// Our direction has ended already.
+    pub(super) is_over: bool,
+}
+
+impl Slot {
+    /// How packets of a side's peer find the slot.
+    pub(super) fn key(&self, side: usize) -> Key {
+        self.paths[side].arriving()
+    }
+
+    /// Fills the slot; the phase as well.
+    pub(super) fn fill(&self, splice: Splice) {
+        // SAFETY: nobody else writes to the slot until its phase is another than LOCAL, but for the
+        // note of what has passed, of which a lost one is made up for by the next.
+        unsafe { self.kernel.splices.get(self.number).write_volatile(splice) };
+    }
+
+    /// Sets one of [`phase`].
+    pub(super) fn set_phase(&self, phase: u32) {
+        self.words().phase().store(phase, SeqCst);
+    }
+
+    /// Whether the program has seen a packet from each peer.
+    pub(super) fn has_seen_both(&self) -> bool {
+        (0..2).all(|side| self.words().side(side, |s| &raw mut s.next).load(SeqCst) != 0)
+    }
+
+    /// Sets what is known when the numbers are, before packets go through.
+    pub(super) fn begin(&self, side: usize, begin: &Way) {
+        let words = self.words();
+        words.side(side, |s| &raw mut s.shift).store(begin.side.shift, SeqCst);
+        words.way(side, |w| &raw mut w.origin).store(begin.side.cut, SeqCst);
+        words.way(side, |w| &raw mut w.acked).store(begin.side.cut, SeqCst);
+        words.way(side, |w| &raw mut w.clock).store(begin.clock, SeqCst);
+        words.way64(side, |w| &raw mut w.clock_at).store(begin.clock_at, SeqCst);
+        words.way64(side, |w| &raw mut w.last).store(begin.clock_at, SeqCst);
+        self.raise(side, begin.side.cut, begin.side.cut.wrapping_add(begin.side.shift));
+    }
+
+    /// Moves the cut-off of a side, and what the other side's socket will have written.
+    pub(super) fn raise(&self, side: usize, cut: u32, written: u32) {
+        let words = self.words();
+        words.side(side, |s| &raw mut s.cut).store(cut, SeqCst);
+        words.side(1 - side, |s| &raw mut s.written).store(written, SeqCst);
+    }
+
+    /// Counts what went to the local socket after counting had begun.
+    pub(super) fn reach(&self, side: usize, number: u32) {
+        let words = self.words();
+        let origin = words.way(side, |w| &raw mut w.origin).load(SeqCst);
+        words.progress(side).fetch_max(number.wrapping_sub(origin).into(), SeqCst);
+    }
+
+    /// Sets by how much the local socket has heard of room beyond the cut-off.
+    pub(super) fn set_ahead(&self, side: usize, ahead: u32) {
+        self.words().side(side, |s| &raw mut s.ahead).store(ahead, SeqCst);
+    }
+
+    /// Marks a side whose peer has acknowledged all that our socket has for it.
+    pub(super) fn set_settled(&self, side: usize) {
+        self.words().side(side, |s| &raw mut s.settled).store(1, SeqCst);
+    }
+
+    /// Whether the peer of a side has acknowledged all that our socket has for it.
+    pub(super) fn is_settled(&self, side: usize) -> bool {
+        self.words().side(side, |s| &raw mut s.settled).load(SeqCst) != 0
+    }
+
+    /// Whether acknowledgements of a side's peer were held back to what our socket said.
+    pub(super) fn has_clamped(&self, side: usize) -> bool {
+        self.words().way(side, |w| &raw mut w.clamped).load(SeqCst) != 0
+    }
+
+    /// What has been seen of the end: bits of [`ending`].
+    pub(super) fn endings(&self) -> u64 {
+        self.words().ending().load(SeqCst)
+    }
+
+    /// When the last packet of a side's peer went on: nanoseconds of CLOCK_MONOTONIC.
+    pub(super) fn last(&self, side: usize) -> u64 {
+        self.words().way64(side, |w| &raw mut w.last).load(SeqCst)
+    }
+
+    /// Where our end of a side's connection stands.
+    pub(super) fn standing(&self, side: usize) -> Standing {
+        let splice = self.read();
+        let (this, other) = (&splice.ways[side], &splice.ways[1 - side]);
+        let sent = other.next(other.progress).wrapping_add(other.side.shift);
+        Standing {
+            next: later(sent, this.side.written),
+            received: later(this.next(this.progress), this.side.cut),
+            is_over: splice.ending & (ending::FIN << (1 - side)) != 0,
+        }
+    }
+
+    /// As it is at this moment, each word by itself.
+    pub(super) fn read(&self) -> Splice {
+        // SAFETY: within the mapping; plain integers, of which any are a value.
+        unsafe { self.kernel.splices.get(self.number).read_volatile() }
+    }
+
+    fn words(&self) -> Words<'_> {
+        self.kernel.words(self.number)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.set_phase(phase::LOCAL);
+        self.kernel.leave(self);
+    }
+}
+
+/// The words of one splice in shared memory.
+pub(super) struct Words<'a> {
+    splice: NonNull<Splice>,
+    _array: &'a Mapped<Splice>,
+}
+
+impl<'a> Words<'a> {
+    pub(super) fn of(array: &'a Mapped<Splice>, number: u32) -> Self {
+        Self { splice: array.get(number), _array: array }
+    }
+
+    pub(super) fn phase(&self) -> &'a AtomicU32 {
+        // SAFETY: an aligned word within the mapping, as all of these.
+        unsafe { AtomicU32::from_ptr(&raw mut (*self.splice.as_ptr()).phase) }
+    }
+
+    pub(super) fn ending(&self) -> &'a AtomicU64 {
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.splice.as_ptr()).ending) }
+    }
+
+    pub(super) fn progress(&self, side: usize) -> &'a AtomicU64 {
+        self.way64(side, |w| &raw mut w.progress)
+    }
+
+    pub(super) fn side(&self, side: usize, field: impl Fn(&mut Side) -> *mut u32) -> &'a AtomicU32 {
+        // SAFETY: as above; an index beyond the sides panics. The reference is to find the field
+        // only.
+        unsafe { AtomicU32::from_ptr(field(&mut (*self.splice.as_ptr()).ways[side].side)) }
+    }
+
+    pub(super) fn way(&self, side: usize, field: impl Fn(&mut Way) -> *mut u32) -> &'a AtomicU32 {
+        // SAFETY: as above.
+        unsafe { AtomicU32::from_ptr(field(&mut (*self.splice.as_ptr()).ways[side])) }
+    }
+
+    pub(super) fn way64(&self, side: usize, field: impl Fn(&mut Way) -> *mut u64) -> &'a AtomicU64 {
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(field(&mut (*self.splice.as_ptr()).ways[side])) }
+    }
+}
