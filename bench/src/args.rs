@@ -16,7 +16,8 @@ pub(crate) struct Options {
     pub(crate) scenarios: Vec<String>,
 
     /// Beside what to measure; `direct` (no peer at all) and balance on each of its datapaths
-    /// are always there, unless single datapaths are named: balance-relay, balance-sockmap
+    /// are always there, unless single datapaths are named: balance-relay, balance-sockmap,
+    /// balance-splice
     #[arg(
         long,
         value_name = "PEER,...",

@@ -29,7 +29,7 @@ pub(crate) const DIRECT: &str = "direct";
 /// Every peer named so is balance on the datapath of that name.
 const BALANCE: &str = "balance-";
 /// The datapaths of balance that are measured.
-const DATAPATHS: [&str; 2] = ["relay", "sockmap"];
+const DATAPATHS: [&str; 3] = ["relay", "sockmap", "splice"];
 
 /// How long a peer may take until it listens.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -155,7 +155,8 @@ mod tests {
     #[test]
     fn direct_and_balance_are_always_there() {
         let all = names(&["nginx"]).unwrap();
-        assert_eq!(all, ["direct", "balance-relay", "balance-sockmap", "nginx", "x"]);
+        let ours = ["balance-relay", "balance-sockmap", "balance-splice"];
+        assert_eq!(all, [&["direct"], &ours[..], &["nginx", "x"]].concat());
     }
 
     #[test]
