@@ -2,7 +2,13 @@
 //!
 //! Invariant: they are this very program, so that both ends of a job are of one version.
 
-use std::{env, net::SocketAddr, path::Path, process::Command, time::Duration};
+use std::{
+    env,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -27,22 +33,21 @@ pub(crate) struct Server {
     /// Where it serves.
     pub(crate) address: SocketAddr,
     /// Where it tells its bytes.
-    pub(crate) control: SocketAddr,
+    pub(crate) control: PathBuf,
 }
 
 impl Server {
     /// Starts one on a free port.
     pub(crate) fn start(service: Service, directory: &Path) -> Result<Self> {
-        Self::with(&ServerJob { service, address: port::next()?, resets: false }, directory)
+        Self::with(ServerJob::new(service, port::next()?, directory), directory)
     }
 
     /// Starts one for a job.
-    pub(crate) fn with(job: &ServerJob, directory: &Path) -> Result<Self> {
-        let address = job.address;
-        let log = directory.join(format!("server-{}.log", address.port()));
-        let mut process = start(SERVER, job, &log)?;
-        let Listening { control } = process.answer(PATIENCE)?;
-        Ok(Self { process, address, control })
+    pub(crate) fn with(job: ServerJob, directory: &Path) -> Result<Self> {
+        let log = directory.join(format!("server-{}.log", job.address.port()));
+        let mut process = start(SERVER, &job, &log)?;
+        let Listening = process.answer(PATIENCE)?;
+        Ok(Self { process, address: job.address, control: job.control })
     }
 
     /// Ends it as a crash would.

@@ -97,7 +97,7 @@ impl Bench<'_> {
         let job = ClientJob {
             load: case.load.clone(),
             targets: proxy.targets.clone(),
-            control: server.control,
+            control: server.control.clone(),
             warm_up: (self.window / 4).min(Duration::from_secs(1)),
             window: self.window,
         };

@@ -20,7 +20,6 @@ use anyhow::{Context as _, Result, bail, ensure};
 use self::program::Program;
 use crate::{
     port,
-    probe::sockets,
     process::{LOOK, Process},
 };
 
@@ -116,8 +115,7 @@ impl Peer {
         let log = setting.directory.join(format!("{}.log", self.name));
         let mut process = Process::start(&self.name, &mut command, &log)?;
         let deadline = Instant::now() + PATIENCE;
-        while !sockets::listens(listen.port())? || !program.is_ready(&process)? {
-            process.check()?;
+        while !process.listens(listen.port())? || !program.is_ready(&process)? {
             ensure!(
                 Instant::now() < deadline,
                 "{} does not listen on {listen} within {PATIENCE:?}",

@@ -24,7 +24,10 @@ use nix::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::{interrupt, probe::memory};
+use crate::{
+    interrupt,
+    probe::{memory, sockets},
+};
 
 /// How long a process may take to end when asked to.
 const END_PATIENCE: Duration = Duration::from_secs(3);
@@ -96,6 +99,14 @@ impl Process {
             Ok(None) => Ok(()),
             _ => Err(self.ended()),
         }
+    }
+
+    /// True if it, or whoever shares its network, listens on that port.
+    pub(crate) fn listens(&mut self, port: u16) -> Result<bool> {
+        let listens = sockets::listens(self.child.id(), port);
+        // Why it ended says more.
+        self.check()?;
+        listens
     }
 
     /// Its processes.

@@ -56,10 +56,8 @@ pub(super) fn measure(bench: &Bench<'_>, case: &Case, peer: &Peer) -> Result<Mea
     let death = Moment::now();
     dies.kill();
     watch.during(bench.window, |_| false)?;
-    let back = {
-        let job = ServerJob { service: service(RETURNS), address, resets: false };
-        Server::with(&job, bench.directory)?
-    };
+    let job = ServerJob::new(service(RETURNS), address, bench.directory);
+    let back = Server::with(job, bench.directory)?;
     let birth = Moment::now();
     watch.during(RECOVERY_PATIENCE, |tick| tick.first_answer.contains_key(&RETURNS))?;
     let worked = cpu::seconds()? - worked;

@@ -48,8 +48,8 @@ pub(super) fn measure(
     peer: &Peer,
     (unit, bytes): (&str, f64),
 ) -> Result<Measured> {
-    let job = ServerJob { service: case.service, address: port::next()?, resets: true };
-    let server = Server::with(&job, bench.directory)?;
+    let job = ServerJob::new(case.service, port::next()?, bench.directory);
+    let server = Server::with(ServerJob { resets: true, ..job }, bench.directory)?;
     let mut proxy = bench.proxy(case, peer, &[&server])?;
     pause(SETTLE)?;
     let before = Memory::read(&proxy.processes())?;
