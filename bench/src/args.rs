@@ -60,7 +60,7 @@ pub(crate) struct Options {
           default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/balance"))]
     pub(crate) balance: PathBuf,
 
-    /// Only print the Debian packages of those peers that are not installed
+    /// Only print the Debian packages that are needed and not installed
     #[arg(long, hide = true)]
     pub(crate) missing_packages: bool,
 }

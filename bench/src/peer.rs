@@ -1,6 +1,6 @@
 //! The peers: what stands between client and server, and how it is started for a job.
 //!
-//! All are told to listen on one loopback port, to use as many workers as balance, to take
+//! All are told to listen on one port, to use as many workers as balance, to take
 //! turns among their backends and to keep no access log; else they have their defaults.
 //!
 //! Invariant: a peer that does not do the job it was started for (another datapath, no port)
@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use self::program::Program;
 use crate::{
-    port,
+    network::Place,
     process::{LOOK, Process},
 };
 
@@ -51,6 +51,8 @@ pub(crate) struct Proxy {
 
 /// All that a peer is told for a job.
 pub(crate) struct Setting<'a> {
+    /// Where it listens.
+    pub(crate) place: &'a Place,
     /// The servers.
     pub(crate) backends: &'a [SocketAddr],
     /// For its configuration and log.
@@ -95,6 +97,11 @@ impl Peer {
         Ok(peers)
     }
 
+    /// True if it is no peer at all.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.program.is_none()
+    }
+
     /// The Debian package it lacks.
     pub(crate) fn missing_package(&self) -> Option<&'static str> {
         self.program.as_ref().and_then(Program::missing_package)
@@ -110,8 +117,9 @@ impl Peer {
         let Some(program) = &self.program else {
             return Ok(Proxy { process: None, targets: setting.backends.to_vec() });
         };
-        let listen = port::next()?;
+        let listen = setting.place.address()?;
         let mut command = program.command(listen, setting)?;
+        setting.place.enter(&mut command);
         let log = setting.directory.join(format!("{}.log", self.name));
         let mut process = Process::start(&self.name, &mut command, &log)?;
         let deadline = Instant::now() + PATIENCE;

@@ -1,9 +1,10 @@
-//! A process that the harness has started.
+//! A process that the harness has started, and where its program is.
 //!
 //! Invariant: it, and all that it starts in turn, ends with its guard; were the harness killed,
 //! it is asked to end (SIGTERM) by the kernel.
 
 use std::{
+    env,
     fs::{self, File},
     io::{BufRead as _, BufReader},
     os::unix::process::CommandExt as _,
@@ -144,6 +145,14 @@ impl Process {
         let _ = killpg(self.pid(), Signal::SIGKILL);
         let _ = self.child.wait();
     }
+}
+
+/// Where a program is. Users other than root do not have the `sbin` directories on their PATH.
+pub(crate) fn find(program: &str) -> Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let places = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    let places = env::join_paths(places).context("the PATH is not one")?;
+    which::which_in(program, Some(places), "/").with_context(|| format!("{program} is missing"))
 }
 
 impl Drop for Process {
