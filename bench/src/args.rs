@@ -16,7 +16,8 @@ pub(crate) struct Options {
     pub(crate) scenarios: Vec<String>,
 
     /// Beside what to measure; `direct` (no peer at all) and balance on each of its datapaths
-    /// are always there, unless single datapaths are named: balance-relay, balance-sockmap
+    /// are always there, unless single datapaths are named: balance-relay, balance-sockmap,
+    /// balance-splice
     #[arg(
         long,
         value_name = "PEER,...",
@@ -59,7 +60,7 @@ pub(crate) struct Options {
           default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/balance"))]
     pub(crate) balance: PathBuf,
 
-    /// Only print the Debian packages of those peers that are not installed
+    /// Only print the Debian packages that are needed and not installed
     #[arg(long, hide = true)]
     pub(crate) missing_packages: bool,
 }

@@ -2,14 +2,20 @@
 //!
 //! Invariant: they are this very program, so that both ends of a job are of one version.
 
-use std::{env, net::SocketAddr, path::Path, process::Command, time::Duration};
+use std::{
+    env,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::{
     job::{ClientJob, Listening, ServerJob, Service},
-    port,
+    network::Place,
     process::Process,
 };
 
@@ -27,22 +33,21 @@ pub(crate) struct Server {
     /// Where it serves.
     pub(crate) address: SocketAddr,
     /// Where it tells its bytes.
-    pub(crate) control: SocketAddr,
+    pub(crate) control: PathBuf,
 }
 
 impl Server {
     /// Starts one on a free port.
-    pub(crate) fn start(service: Service, directory: &Path) -> Result<Self> {
-        Self::with(&ServerJob { service, address: port::next()?, resets: false }, directory)
+    pub(crate) fn start(service: Service, place: &Place, directory: &Path) -> Result<Self> {
+        Self::with(ServerJob::new(service, place.address()?, directory), place, directory)
     }
 
     /// Starts one for a job.
-    pub(crate) fn with(job: &ServerJob, directory: &Path) -> Result<Self> {
-        let address = job.address;
-        let log = directory.join(format!("server-{}.log", address.port()));
-        let mut process = start(SERVER, job, &log)?;
-        let Listening { control } = process.answer(PATIENCE)?;
-        Ok(Self { process, address, control })
+    pub(crate) fn with(job: ServerJob, place: &Place, directory: &Path) -> Result<Self> {
+        let log = directory.join(format!("server-{}.log", job.address.port()));
+        let mut process = start(SERVER, &job, place, &log)?;
+        let Listening = process.answer(PATIENCE)?;
+        Ok(Self { process, address: job.address, control: job.control })
     }
 
     /// Ends it as a crash would.
@@ -52,12 +57,15 @@ impl Server {
 }
 
 /// Starts a client.
-pub(crate) fn client(job: &ClientJob, directory: &Path) -> Result<Process> {
-    start(CLIENT, job, &directory.join("client.log"))
+pub(crate) fn client(job: &ClientJob, place: &Place, directory: &Path) -> Result<Process> {
+    start(CLIENT, job, place, &directory.join("client.log"))
 }
 
-fn start<T: Serialize>(role: &str, job: &T, log: &Path) -> Result<Process> {
+fn start<T: Serialize>(role: &str, job: &T, place: &Place, log: &Path) -> Result<Process> {
     let program = env::current_exe().context("cannot find this program")?;
     let job = serde_json::to_string(job).context("cannot encode a job")?;
-    Process::start(&format!("the {role}"), Command::new(program).args([role, &job]), log)
+    let mut command = Command::new(program);
+    command.args([role, &job]);
+    place.enter(&mut command);
+    Process::start(&format!("the {role}"), &mut command, log)
 }

@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     io::{self, Write as _},
     net::SocketAddr,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -64,16 +65,23 @@ pub(crate) struct ServerJob {
     pub(crate) service: Service,
     /// Where it listens.
     pub(crate) address: SocketAddr,
+    /// The socket where it tells how many bytes it has sent and received.
+    pub(crate) control: PathBuf,
     /// Its connections end with a reset, so that none of them lingers.
     pub(crate) resets: bool,
 }
 
+impl ServerJob {
+    /// One whose connections end as they may, with its files in that directory.
+    pub(crate) fn new(service: Service, address: SocketAddr, directory: &Path) -> Self {
+        let control = directory.join(format!("server-{}.control", address.port()));
+        Self { service, address, control, resets: false }
+    }
+}
+
 /// The server's only answer: it listens.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Listening {
-    /// Where it tells how many bytes it has sent and received.
-    pub(crate) control: SocketAddr,
-}
+pub(crate) struct Listening;
 
 /// What the client puts on the peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,8 +144,8 @@ pub(crate) struct ClientJob {
     pub(crate) load: Load,
     /// Where to connect, in turn.
     pub(crate) targets: Vec<SocketAddr>,
-    /// [`Listening::control`] of the server.
-    pub(crate) control: SocketAddr,
+    /// [`ServerJob::control`].
+    pub(crate) control: PathBuf,
     /// How long to run before measuring.
     pub(crate) warm_up: Duration,
     /// How long to measure.

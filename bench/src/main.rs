@@ -22,6 +22,7 @@ mod helper;
 mod interrupt;
 mod job;
 mod measure;
+mod network;
 mod peer;
 mod port;
 mod probe;

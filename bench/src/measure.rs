@@ -1,6 +1,6 @@
 //! Measuring one case with one peer, once.
 //!
-//! Invariant: server, peer and client are new for each measurement and gone after it.
+//! Invariant: network, server, peer and client are new for each measurement and gone after it.
 
 mod churn;
 mod memory;
@@ -21,6 +21,7 @@ use crate::{
     helper::{self, Server},
     interrupt,
     job::ClientJob,
+    network::Network,
     peer::{Peer, Proxy, Setting},
     process::{LOOK, Process},
     scenario::{Case, Way},
@@ -75,16 +76,28 @@ impl Measured {
 impl Bench<'_> {
     /// Measures.
     pub(crate) fn measure(&self, case: &Case, peer: &Peer) -> Result<Measured> {
+        // A peer has to do without the kernel's forwarding.
+        let network =
+            if case.apart { Network::apart(peer.is_direct())? } else { Network::loopback() };
         match case.way {
-            Way::Timed(_) | Way::Bytes => timed::measure(self, case, peer),
-            Way::Memory(unit, bytes) => memory::measure(self, case, peer, (unit, bytes as f64)),
-            Way::Churn => churn::measure(self, case, peer),
+            Way::Timed(_) | Way::Bytes => timed::measure(self, case, peer, &network),
+            Way::Memory(unit, bytes) => {
+                memory::measure(self, case, peer, &network, (unit, bytes as f64))
+            }
+            Way::Churn => churn::measure(self, case, peer, &network),
         }
     }
 
-    fn proxy(&self, case: &Case, peer: &Peer, servers: &[&Server]) -> Result<Proxy> {
+    fn proxy(
+        &self,
+        case: &Case,
+        peer: &Peer,
+        network: &Network,
+        servers: &[&Server],
+    ) -> Result<Proxy> {
         let backends: Vec<_> = servers.iter().map(|server| server.address).collect();
         peer.start(&Setting {
+            place: &network.middle,
             backends: &backends,
             directory: self.directory,
             workers: self.workers,
@@ -93,15 +106,21 @@ impl Bench<'_> {
         })
     }
 
-    fn client(&self, case: &Case, proxy: &Proxy, server: &Server) -> Result<Process> {
+    fn client(
+        &self,
+        case: &Case,
+        network: &Network,
+        proxy: &Proxy,
+        server: &Server,
+    ) -> Result<Process> {
         let job = ClientJob {
             load: case.load.clone(),
             targets: proxy.targets.clone(),
-            control: server.control,
+            control: server.control.clone(),
             warm_up: (self.window / 4).min(Duration::from_secs(1)),
             window: self.window,
         };
-        helper::client(&job, self.directory)
+        helper::client(&job, &network.client, self.directory)
     }
 }
 

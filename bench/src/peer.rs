@@ -1,6 +1,6 @@
 //! The peers: what stands between client and server, and how it is started for a job.
 //!
-//! All are told to listen on one loopback port, to use as many workers as balance, to take
+//! All are told to listen on one port, to use as many workers as balance, to take
 //! turns among their backends and to keep no access log; else they have their defaults.
 //!
 //! Invariant: a peer that does not do the job it was started for (another datapath, no port)
@@ -19,8 +19,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use self::program::Program;
 use crate::{
-    port,
-    probe::sockets,
+    network::Place,
     process::{LOOK, Process},
 };
 
@@ -29,7 +28,7 @@ pub(crate) const DIRECT: &str = "direct";
 /// Every peer named so is balance on the datapath of that name.
 const BALANCE: &str = "balance-";
 /// The datapaths of balance that are measured.
-const DATAPATHS: [&str; 2] = ["relay", "sockmap"];
+const DATAPATHS: [&str; 3] = ["relay", "sockmap", "splice"];
 
 /// How long a peer may take until it listens.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -52,6 +51,8 @@ pub(crate) struct Proxy {
 
 /// All that a peer is told for a job.
 pub(crate) struct Setting<'a> {
+    /// Where it listens.
+    pub(crate) place: &'a Place,
     /// The servers.
     pub(crate) backends: &'a [SocketAddr],
     /// For its configuration and log.
@@ -96,6 +97,11 @@ impl Peer {
         Ok(peers)
     }
 
+    /// True if it is no peer at all.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.program.is_none()
+    }
+
     /// The Debian package it lacks.
     pub(crate) fn missing_package(&self) -> Option<&'static str> {
         self.program.as_ref().and_then(Program::missing_package)
@@ -111,13 +117,13 @@ impl Peer {
         let Some(program) = &self.program else {
             return Ok(Proxy { process: None, targets: setting.backends.to_vec() });
         };
-        let listen = port::next()?;
+        let listen = setting.place.address()?;
         let mut command = program.command(listen, setting)?;
+        setting.place.enter(&mut command);
         let log = setting.directory.join(format!("{}.log", self.name));
         let mut process = Process::start(&self.name, &mut command, &log)?;
         let deadline = Instant::now() + PATIENCE;
-        while !sockets::listens(listen.port())? || !program.is_ready(&process)? {
-            process.check()?;
+        while !process.listens(listen.port())? || !program.is_ready(&process)? {
             ensure!(
                 Instant::now() < deadline,
                 "{} does not listen on {listen} within {PATIENCE:?}",
@@ -155,7 +161,8 @@ mod tests {
     #[test]
     fn direct_and_balance_are_always_there() {
         let all = names(&["nginx"]).unwrap();
-        assert_eq!(all, ["direct", "balance-relay", "balance-sockmap", "nginx", "x"]);
+        let ours = ["balance-relay", "balance-sockmap", "balance-splice"];
+        assert_eq!(all, [&["direct"], &ours[..], &["nginx", "x"]].concat());
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! A process that the harness has started.
+//! A process that the harness has started, and where its program is.
 //!
 //! Invariant: it, and all that it starts in turn, ends with its guard; were the harness killed,
 //! it is asked to end (SIGTERM) by the kernel.
 
 use std::{
+    env,
     fs::{self, File},
     io::{BufRead as _, BufReader},
     os::unix::process::CommandExt as _,
@@ -24,7 +25,10 @@ use nix::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::{interrupt, probe::memory};
+use crate::{
+    interrupt,
+    probe::{memory, sockets},
+};
 
 /// How long a process may take to end when asked to.
 const END_PATIENCE: Duration = Duration::from_secs(3);
@@ -98,6 +102,14 @@ impl Process {
         }
     }
 
+    /// True if it, or whoever shares its network, listens on that port.
+    pub(crate) fn listens(&mut self, port: u16) -> Result<bool> {
+        let listens = sockets::listens(self.child.id(), port);
+        // Why it ended says more.
+        self.check()?;
+        listens
+    }
+
     /// Its processes.
     pub(crate) fn ids(&self) -> Vec<u32> {
         memory::group(self.child.id())
@@ -133,6 +145,14 @@ impl Process {
         let _ = killpg(self.pid(), Signal::SIGKILL);
         let _ = self.child.wait();
     }
+}
+
+/// Where a program is. Users other than root do not have the `sbin` directories on their PATH.
+pub(crate) fn find(program: &str) -> Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let places = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    let places = env::join_paths(places).context("the PATH is not one")?;
+    which::which_in(program, Some(places), "/").with_context(|| format!("{program} is missing"))
 }
 
 impl Drop for Process {

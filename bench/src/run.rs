@@ -20,6 +20,7 @@ use crate::{
     gather::Gathered,
     interrupt,
     measure::{Bench, wait_for_lingering},
+    network::{self, Network},
     peer::Peer,
     probe::machine::{Machine, raise_descriptors},
     results::{FORMAT, Known, Results},
@@ -38,11 +39,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let cases = scenario::chosen(&options.scenarios, idle)?;
     let old = options.compare.as_deref().map(Results::load).transpose()?;
     if options.missing_packages {
-        let packages: BTreeSet<_> = peers.iter().filter_map(Peer::missing_package).collect();
+        let mut packages: BTreeSet<_> = peers.iter().filter_map(Peer::missing_package).collect();
+        if cases.iter().any(|case| case.apart) {
+            packages.extend(network::missing_package());
+        }
         packages.into_iter().flat_map(str::split_whitespace).for_each(|name| println!("{name}"));
         return Ok(());
     }
     interrupt::note()?;
+    let cases = possible(cases);
+    ensure!(!cases.is_empty(), "there is nothing to measure");
     raise_descriptors().context("cannot raise the limit of descriptors")?;
     let out = &options.out;
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
@@ -84,6 +90,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let charts = chart::draw_all(&results, out)?;
     eprintln!("{} and {charts} charts (SVG and PNG) are written", file.display());
     interrupt::check()
+}
+
+/// Those that can be measured here.
+fn possible(mut cases: Vec<Case>) -> Vec<Case> {
+    if let Some(case) = cases.iter().find(|case| case.apart)
+        && let Err(why) = Network::apart(true)
+    {
+        eprintln!("scenario {} is left out: {why:#}", case.scenario);
+        cases.retain(|case| !case.apart);
+    }
+    cases
 }
 
 fn measure(options: &Options, cases: &[Case], peers: &[Peer], results: &mut Results) -> Result<()> {

@@ -10,11 +10,12 @@ use anyhow::{Result, ensure};
 use crate::job::{Direction, Load, Service};
 
 /// Each scenario and what it is about.
-const SCENARIOS: [(&str, &str); 7] = [
+const SCENARIOS: [(&str, &str); 8] = [
     ("idle", "memory of an idle connection, in the proxy and in the kernel"),
     ("stall", "memory of a connection whose receiver stands still, 50 of them"),
     ("rr", "request and response on standing connections: 64 B and 4 KiB on 1, 64 and 1000"),
     ("bulk", "streams without end: 1 and 8; up, down and both ways"),
+    ("netns", "requests and a stream between network namespaces; direct is plain forwarding"),
     ("conn", "short connections with one request each, 64 at a time"),
     ("mail", "SMTP sessions with one message of 10 KiB each, 64 at a time"),
     ("churn", "one of two backends dies under load and returns"),
@@ -41,6 +42,8 @@ pub(crate) struct Case {
     pub(crate) service: Service,
     /// How it is measured.
     pub(crate) way: Way,
+    /// Client, peer and server are in a network namespace each, not on loopback.
+    pub(crate) apart: bool,
 }
 
 /// How a case is measured.
@@ -108,9 +111,33 @@ fn cases(scenario: &'static str, idle_connections: usize) -> Vec<Case> {
         load,
         service,
         way,
+        apart: false,
     };
     let only = |title: String, load, service, way| {
         vec![case(scenario.to_owned(), title, load, service, way)]
+    };
+    let requests = |size, connections| {
+        case(
+            format!("rr-{size}-{connections}"),
+            format!("requests of {size} B on {}", plural(connections, "connection")),
+            Load::Requests { connections, size },
+            Service::Echo { size },
+            Way::Timed("request"),
+        )
+    };
+    let bulk = |streams, direction| {
+        let (id, title) = match direction {
+            Direction::Up => ("up", "up"),
+            Direction::Down => ("down", "down"),
+            Direction::Both => ("both", "both ways"),
+        };
+        case(
+            format!("bulk-{streams}-{id}"),
+            format!("{} {title}", plural(streams, "stream")),
+            Load::Bulk { streams, direction },
+            Service::Bulk(direction),
+            Way::Bytes,
+        )
     };
     match scenario {
         "idle" => only(
@@ -127,33 +154,22 @@ fn cases(scenario: &'static str, idle_connections: usize) -> Vec<Case> {
         ),
         "rr" => {
             let all = [64, 4096].into_iter().flat_map(|size| [1, 64, 1000].map(|n| (size, n)));
-            all.map(|(size, connections)| {
-                case(
-                    format!("rr-{size}-{connections}"),
-                    format!("requests of {size} B on {}", plural(connections, "connection")),
-                    Load::Requests { connections, size },
-                    Service::Echo { size },
-                    Way::Timed("request"),
-                )
-            })
-            .collect()
+            all.map(|(size, connections)| requests(size, connections)).collect()
         }
         "bulk" => {
-            let ways =
-                [("up", Direction::Up), ("down", Direction::Down), ("both", Direction::Both)];
-            let all = [1, 8].into_iter().flat_map(|n| ways.map(|way| (n, way)));
-            all.map(|(streams, (way, direction))| {
-                let which = if way == "both" { "both ways" } else { way };
-                case(
-                    format!("bulk-{streams}-{way}"),
-                    format!("{} {which}", plural(streams, "stream")),
-                    Load::Bulk { streams, direction },
-                    Service::Bulk(direction),
-                    Way::Bytes,
-                )
-            })
-            .collect()
+            let all = [1, 8].into_iter().flat_map(|n| {
+                [Direction::Up, Direction::Down, Direction::Both].map(|direction| (n, direction))
+            });
+            all.map(|(streams, direction)| bulk(streams, direction)).collect()
         }
+        "netns" => [requests(REQUEST, CONNECTIONS), bulk(1, Direction::Up)]
+            .map(|case| Case {
+                id: format!("{scenario}-{}", case.id),
+                title: format!("{} between namespaces", case.title),
+                apart: true,
+                ..case
+            })
+            .into(),
         "conn" => only(
             format!("connections with one request of {REQUEST} B each, {CONNECTIONS} at a time"),
             Load::Short { connections: CONNECTIONS, size: REQUEST },
@@ -196,7 +212,14 @@ mod tests {
                 assert_eq!(case.scenario, name);
             }
         }
-        assert_eq!(ids(&[]).unwrap().len(), 17);
+        assert_eq!(ids(&[]).unwrap().len(), 19);
+    }
+
+    #[test]
+    fn cases_between_namespaces_are_told_from_those_on_loopback() {
+        let apart: Vec<_> =
+            chosen(&[], 9).unwrap().into_iter().filter(|case| case.apart).map(|c| c.id).collect();
+        assert_eq!(apart, ["netns-rr-64-64", "netns-bulk-1-up"]);
     }
 
     #[test]

@@ -25,8 +25,8 @@ pub(crate) fn run(job: &str) -> Result<()> {
     let job: ServerJob = serde_json::from_str(job).context("cannot read the server's job")?;
     let listener = listen(job.address, job.resets)
         .with_context(|| format!("server cannot listen on {}", job.address))?;
-    let (control, address) = Control::start().context("cannot listen for control")?;
-    answer(&Listening { control: address })?;
+    let control = Control::start(&job.control).context("cannot listen for control")?;
+    answer(&Listening)?;
     match job.service {
         Service::Bulk(direction) => bulk::serve(listener, direction, &control),
         service => dialogues::serve(listener, service),

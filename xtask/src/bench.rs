@@ -1,6 +1,6 @@
-//! `bench`: builds balance and its harness, installs the peers, and becomes the harness.
+//! `bench`: builds balance and its harness, installs what it asks for, and becomes the harness.
 //!
-//! Invariant: the harness alone knows its options and which peers they ask for; no process of
+//! Invariant: the harness alone knows its options and what they ask for; no process of
 //! ours stays between the caller and it, so that signals and the exit status pass.
 
 use std::{ffi::OsString, os::unix::process::CommandExt as _, process::Command};
@@ -34,9 +34,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let missing = output(question.arg("--missing-packages").args(&options.args))?;
         let missing: Vec<&str> = missing.lines().collect();
         if !missing.is_empty()
-            && let Err(error) = apt::install(&missing, "").context("cannot install the peers")
+            && let Err(error) = apt::install(&missing, "").context("cannot install what is missing")
         {
-            eprintln!("{error:#}: those that are missing are left out");
+            eprintln!("{error:#}: what needs it is left out");
         }
         setup::run(&setup::Options { tests: false })?;
         build::program()?;

@@ -5,6 +5,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
+    os::unix::net::UnixStream,
     time::{Duration, Instant},
 };
 
@@ -29,7 +30,7 @@ struct Bulk {
     poll: Poll,
     events: Events,
     streams: Streams,
-    control: TcpStream,
+    control: UnixStream,
 }
 
 /// Moves bytes and counts them.
@@ -80,7 +81,7 @@ pub(super) fn stall(job: &ClientJob, receivers: usize) -> Result<()> {
 impl Bulk {
     fn start(job: &ClientJob, count: usize, ways: (bool, bool)) -> Result<Self> {
         let poll = Poll::new().context("client cannot poll")?;
-        let control = TcpStream::connect(job.control).context("cannot ask the server")?;
+        let control = UnixStream::connect(&job.control).context("cannot ask the server")?;
         let mut streams = Streams::new();
         for (_, target) in (0..count).zip(job.targets.iter().cycle()) {
             // A blocking connect: the load is complete when the last has succeeded.

@@ -11,6 +11,7 @@ use super::{Bench, Better, Measured};
 use crate::{
     helper::Server,
     job::{Load, Moment, Report, ServerJob, Service, Tick},
+    network::Network,
     peer::{Peer, Proxy},
     probe::cpu,
     process::Process,
@@ -34,15 +35,20 @@ struct Watch {
 }
 
 /// Measures: a window with both, one with the second alone, and until the first is back.
-pub(super) fn measure(bench: &Bench<'_>, case: &Case, peer: &Peer) -> Result<Measured> {
+pub(super) fn measure(
+    bench: &Bench<'_>,
+    case: &Case,
+    peer: &Peer,
+    network: &Network,
+) -> Result<Measured> {
     let Load::Churn { size, .. } = case.load else { bail!("{} is no churn", case.id) };
     let service = |id| Service::Answer { size, id };
-    let dies = Server::start(service(DIES), bench.directory)?;
-    let stays = Server::start(service(STAYS), bench.directory)?;
-    let proxy = bench.proxy(case, peer, &[&dies, &stays])?;
+    let dies = Server::start(service(DIES), &network.server, bench.directory)?;
+    let stays = Server::start(service(STAYS), &network.server, bench.directory)?;
+    let proxy = bench.proxy(case, peer, network, &[&dies, &stays])?;
     // Far longer than it takes: it is stopped.
     let long = Bench { window: Duration::from_secs(3600), ..*bench };
-    let client = long.client(case, &proxy, &stays)?;
+    let client = long.client(case, network, &proxy, &stays)?;
     let mut watch = Watch { client, proxy, last: Tick::default() };
 
     let (begun, worked) = (Instant::now(), cpu::seconds()?);
@@ -56,10 +62,8 @@ pub(super) fn measure(bench: &Bench<'_>, case: &Case, peer: &Peer) -> Result<Mea
     let death = Moment::now();
     dies.kill();
     watch.during(bench.window, |_| false)?;
-    let back = {
-        let job = ServerJob { service: service(RETURNS), address, resets: false };
-        Server::with(&job, bench.directory)?
-    };
+    let job = ServerJob::new(service(RETURNS), address, bench.directory);
+    let back = Server::with(job, &network.server, bench.directory)?;
     let birth = Moment::now();
     watch.during(RECOVERY_PATIENCE, |tick| tick.first_answer.contains_key(&RETURNS))?;
     let worked = cpu::seconds()? - worked;

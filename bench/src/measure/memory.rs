@@ -14,8 +14,8 @@ use super::{Bench, Better, Measured, pause};
 use crate::{
     helper::Server,
     job::{Report, ServerJob},
+    network::Network,
     peer::Peer,
-    port,
     probe::{cpu, memory::Memory, sockets},
     scenario::Case,
 };
@@ -46,14 +46,16 @@ pub(super) fn measure(
     bench: &Bench<'_>,
     case: &Case,
     peer: &Peer,
+    network: &Network,
     (unit, bytes): (&str, f64),
 ) -> Result<Measured> {
-    let job = ServerJob { service: case.service, address: port::next()?, resets: true };
-    let server = Server::with(&job, bench.directory)?;
-    let mut proxy = bench.proxy(case, peer, &[&server])?;
+    let job = ServerJob::new(case.service, network.server.address()?, bench.directory);
+    let job = ServerJob { resets: true, ..job };
+    let server = Server::with(job, &network.server, bench.directory)?;
+    let mut proxy = bench.proxy(case, peer, network, &[&server])?;
     pause(SETTLE)?;
     let before = Memory::read(&proxy.processes())?;
-    let mut client = bench.client(case, &proxy, &server)?;
+    let mut client = bench.client(case, network, &proxy, &server)?;
     let report = client.answer(HOLDING_PATIENCE);
     proxy.check()?;
     let setup = match report? {

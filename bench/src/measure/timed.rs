@@ -11,6 +11,7 @@ use super::{Bench, Better, Measured};
 use crate::{
     helper::Server,
     job::{Counted, Report},
+    network::Network,
     peer::Peer,
     scenario::{Case, Way},
 };
@@ -19,10 +20,15 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Measures.
-pub(super) fn measure(bench: &Bench<'_>, case: &Case, peer: &Peer) -> Result<Measured> {
-    let server = Server::start(case.service, bench.directory)?;
-    let mut proxy = bench.proxy(case, peer, &[&server])?;
-    let mut client = bench.client(case, &proxy, &server)?;
+pub(super) fn measure(
+    bench: &Bench<'_>,
+    case: &Case,
+    peer: &Peer,
+    network: &Network,
+) -> Result<Measured> {
+    let server = Server::start(case.service, &network.server, bench.directory)?;
+    let mut proxy = bench.proxy(case, peer, network, &[&server])?;
+    let mut client = bench.client(case, network, &proxy, &server)?;
     let report = client.answer(bench.window * 2 + PATIENCE);
     // Why it ended says more than what the client noticed of it.
     proxy.check()?;

@@ -1,6 +1,6 @@
 //! The configuration files of the peers that want one.
 //!
-//! Invariant: loopback alone, no log of accesses, no limit that the load could meet; buffer
+//! Invariant: one address alone, no log of accesses, no limit that the load could meet; buffer
 //! sizes and the like are the peer's defaults.
 
 use std::{fmt::Write as _, net::SocketAddr, path::Path};
@@ -32,7 +32,7 @@ pub(super) fn haproxy(listen: SocketAddr, setting: &Setting<'_>, splice: bool) -
 
 /// For nginx. Each worker has its own listener, else one of them would get most connections.
 pub(super) fn nginx(listen: SocketAddr, setting: &Setting<'_>, module: &Path) -> String {
-    let Setting { backends, workers, connections, directory } = setting;
+    let Setting { backends, workers, connections, directory, .. } = setting;
     let directory = directory.display();
     // For both ends of each connection, should one worker get them all.
     let sockets = 2 * connections + 100;
@@ -52,19 +52,23 @@ pub(super) fn nginx(listen: SocketAddr, setting: &Setting<'_>, module: &Path) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn setting(backends: &[SocketAddr]) -> Setting<'_> {
-        Setting { backends, directory: Path::new("/tmp"), workers: 2, connections: 10 }
-    }
+    use crate::network::Network;
 
     #[test]
     fn all_backends_are_named() {
         let backends = [([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into()];
         let listen = ([127, 0, 0, 1], 3).into();
-        let haproxy = haproxy(listen, &setting(&backends), true);
+        let setting = Setting {
+            place: &Network::loopback().middle,
+            backends: &backends,
+            directory: Path::new("/tmp"),
+            workers: 2,
+            connections: 10,
+        };
+        let haproxy = haproxy(listen, &setting, true);
         assert!(haproxy.contains("server s1 127.0.0.1:2 check"), "{haproxy}");
         assert!(haproxy.contains("splice-response"), "{haproxy}");
-        let nginx = nginx(listen, &setting(&backends), Path::new("/m.so"));
+        let nginx = nginx(listen, &setting, Path::new("/m.so"));
         assert!(nginx.contains("server 127.0.0.1:2;"), "{nginx}");
         assert!(nginx.contains("listen 127.0.0.1:3 "), "{nginx}");
     }

@@ -3,7 +3,7 @@
 //! Invariant: nothing is started here; what is missing is told with the package it is in.
 
 use std::{
-    env, fs,
+    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{Setting, config};
-use crate::process::Process;
+use crate::process::{Process, find};
 
 /// Where Debian has the module that lets nginx pass TCP on, and its package.
 const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
@@ -162,14 +162,6 @@ fn write(setting: &Setting<'_>, name: &str, text: &str) -> Result<PathBuf> {
     let file = setting.directory.join(name);
     fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     Ok(file)
-}
-
-/// Users other than root do not have the `sbin` directories on their PATH.
-fn find(program: &str) -> Result<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let places = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    let places = env::join_paths(places).context("the PATH is not one")?;
-    which::which_in(program, Some(places), "/").with_context(|| format!("{program} is missing"))
 }
 
 fn first_line(command: &mut Command) -> Result<String> {

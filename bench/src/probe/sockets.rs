@@ -1,4 +1,4 @@
-//! Sockets of this machine: who listens, how many linger.
+//! Sockets: who listens, how many linger.
 //!
 //! Invariant: looking does not connect: a peer never sees a client that is not the load.
 
@@ -9,9 +9,10 @@ use super::{look, number_after};
 /// The state of a socket that listens, as /proc/net/tcp writes it.
 const LISTENING: &str = "0A";
 
-/// True if somebody listens on that port, on an IPv4 address.
-pub(crate) fn listens(port: u16) -> Result<bool> {
-    look("/proc/net/tcp", |text| Some(listens_in(text, port)))
+/// True if somebody listens on that port, on an IPv4 address of the network that the process is
+/// in; an error once it has ended.
+pub(crate) fn listens(process: u32, port: u16) -> Result<bool> {
+    look(&format!("/proc/{process}/net/tcp"), |text| Some(listens_in(text, port)))
 }
 
 /// Sockets that have ended and linger (TIME_WAIT).

@@ -1,11 +1,14 @@
 //! How the client learns what the server has sent and received: the receiver's count is the
-//! one that cannot lie, and for an upload that is the server's.
+//! one that cannot lie, and for an upload that is the server's. Both meet at a file, wherever
+//! their networks are.
 //!
 //! Invariant: a question, one byte, gets one answer, two numbers.
 
 use std::{
+    fs,
     io::{self, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::net::{UnixListener, UnixStream},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -19,9 +22,10 @@ pub(super) struct Control(Arc<[AtomicU64; 2]>);
 
 impl Control {
     /// Starts the thread that answers, one client after the other.
-    pub(super) fn start() -> io::Result<(Self, SocketAddr)> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = listener.local_addr()?;
+    pub(super) fn start(socket: &Path) -> io::Result<Self> {
+        // A server that was killed has left one there, or there is none.
+        let _ = fs::remove_file(socket);
+        let listener = UnixListener::bind(socket)?;
         let control = Self::default();
         let ours = control.clone();
         thread::spawn(move || {
@@ -30,7 +34,7 @@ impl Control {
                 let _ = ours.answer(client);
             }
         });
-        Ok((control, address))
+        Ok(control)
     }
 
     /// Makes new numbers known.
@@ -39,7 +43,7 @@ impl Control {
         self.0[1].store(received, Ordering::Relaxed);
     }
 
-    fn answer(&self, mut client: TcpStream) -> io::Result<()> {
+    fn answer(&self, mut client: UnixStream) -> io::Result<()> {
         loop {
             client.read_exact(&mut [0])?;
             let [sent, received] = self.0.each_ref().map(|n| n.load(Ordering::Relaxed));

@@ -1,0 +1,142 @@
+//! The network of a measurement: where client, peer and server are.
+//!
+//! Mostly that is loopback. Apart, each is in a network namespace of its own, the peer in the
+//! middle, joined by two pairs of veth with the kernel's defaults:
+//!
+//! ```text
+//! client 10.0.1.2 - 10.0.1.1 middle 10.0.2.1 - 10.0.2.2 server
+//! ```
+//!
+//! Invariant: nothing of it outlives its guard and the processes in it, see [`Namespace`].
+
+mod namespace;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+
+use self::namespace::Namespace;
+use crate::{port, process::find};
+
+/// Where the ends are when they are apart; the middle is `.1` of the same subnet.
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 2);
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+
+/// Where everybody is.
+pub(crate) struct Network {
+    /// The load comes from there.
+    pub(crate) client: Place,
+    /// Peers stand there; its address is the one that clients see.
+    pub(crate) middle: Place,
+    /// Backends are there.
+    pub(crate) server: Place,
+}
+
+/// Where a process is.
+pub(crate) struct Place {
+    ip: Ipv4Addr,
+    /// None for the namespace that we are in.
+    namespace: Option<Namespace>,
+}
+
+impl Network {
+    /// All on loopback.
+    pub(crate) fn loopback() -> Self {
+        let place = || Place { ip: Ipv4Addr::LOCALHOST, namespace: None };
+        Self { client: place(), middle: place(), server: place() }
+    }
+
+    /// Each in a namespace of its own. The kernel passes packets on in the middle if it
+    /// `forwards`: then the client reaches the server without any peer. An error if we are not
+    /// root, or `ip` is missing.
+    pub(crate) fn apart(forwards: bool) -> Result<Self> {
+        let [client, server] = [Namespace::new(false)?, Namespace::new(false)?];
+        let middle = Namespace::new(forwards)?;
+        for (name, ip, end) in [("client", CLIENT, &client), ("server", SERVER, &server)] {
+            let (here, there) = link(name, ip, &end.path());
+            middle.ip(&here).and_then(|()| end.ip(&there)).with_context(|| {
+                format!("cannot join the namespaces of the middle and the {name}")
+            })?;
+        }
+        let place = |ip, namespace| Place { ip, namespace: Some(namespace) };
+        Ok(Self {
+            client: place(CLIENT, client),
+            middle: place(gateway(CLIENT), middle),
+            server: place(SERVER, server),
+        })
+    }
+}
+
+impl Place {
+    /// A free address to listen on.
+    pub(crate) fn address(&self) -> Result<SocketAddr> {
+        Ok((self.ip, port::next()?).into())
+    }
+
+    /// Lets the command run there.
+    pub(crate) fn enter(&self, command: &mut Command) {
+        if let Some(namespace) = &self.namespace {
+            namespace.enter(command);
+        }
+    }
+}
+
+/// The Debian package that joining namespaces takes and that is not there.
+pub(crate) fn missing_package() -> Option<&'static str> {
+    find("ip").is_err().then_some("iproute2")
+}
+
+/// What `ip` is to do in the middle and in the end of that name. Interfaces are called by where
+/// they lead to.
+fn link(name: &str, ip: Ipv4Addr, namespace: &str) -> (String, String) {
+    let gateway = gateway(ip);
+    let here = format!(
+        "link set lo up\n\
+         link add {name} type veth peer name middle netns {namespace}\n\
+         address add {gateway}/24 dev {name}\n\
+         link set {name} up\n"
+    );
+    let there = format!(
+        "link set lo up\n\
+         address add {ip}/24 dev middle\n\
+         link set middle up\n\
+         route add default via {gateway}\n"
+    );
+    (here, there)
+}
+
+/// The middle's address beside that of an end.
+fn gateway(end: Ipv4Addr) -> Ipv4Addr {
+    let [a, b, c, _] = end.octets();
+    [a, b, c, 1].into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_reached_by_the_interface_of_its_name() {
+        let (here, there) = link("server", SERVER, "/proc/1/fd/3");
+        for line in [
+            "link add server type veth peer name middle netns /proc/1/fd/3\n",
+            "address add 10.0.2.1/24 dev server\n",
+        ] {
+            assert!(here.contains(line), "{here}");
+        }
+        for line in ["address add 10.0.2.2/24 dev middle\n", "route add default via 10.0.2.1\n"] {
+            assert!(there.contains(line), "{there}");
+        }
+    }
+
+    #[test]
+    fn on_loopback_all_listen_on_ports_of_one_address() {
+        let Network { middle, server, .. } = Network::loopback();
+        let [middle, server] = [middle, server].map(|place| place.address().unwrap());
+        assert!(middle.ip().is_loopback() && middle.ip() == server.ip());
+        assert_ne!(middle.port(), server.port());
+    }
+}
