@@ -28,12 +28,13 @@ pub(crate) struct Outgoing {
 }
 
 /// Connects to the first address that answers; each gets an equal share of what is left of
-/// the limit.
+/// the limit. With `segment` backends are told to send no larger segments, in bytes.
 ///
 /// # Errors
 /// The last address's error; `TimedOut` if the limit was reached.
 pub(crate) async fn connect(
     addresses: &[SocketAddr],
+    segment: Option<u32>,
     how: &Outgoing,
 ) -> io::Result<(Rc<Stream>, SocketAddr)> {
     let end = Instant::now() + how.limit;
@@ -41,7 +42,7 @@ pub(crate) async fn connect(
     for (i, &address) in addresses.iter().enumerate() {
         let left = end.saturating_duration_since(Instant::now());
         let share = left / u32::try_from(addresses.len() - i).unwrap_or(u32::MAX);
-        match connect_one(address, Instant::now() + share, how).await {
+        match connect_one(address, segment, Instant::now() + share, how).await {
             Ok(stream) => return Ok((stream, address)),
             Err(e) => last = e,
         }
@@ -49,9 +50,14 @@ pub(crate) async fn connect(
     Err(last)
 }
 
-async fn connect_one(address: SocketAddr, end: Instant, how: &Outgoing) -> io::Result<Rc<Stream>> {
+async fn connect_one(
+    address: SocketAddr,
+    segment: Option<u32>,
+    end: Instant,
+    how: &Outgoing,
+) -> io::Result<Rc<Stream>> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
-    how.options.apply(&socket)?;
+    how.options.with_segment(segment).apply(&socket)?;
     if let Some(source) = how.source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }

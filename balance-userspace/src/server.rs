@@ -66,7 +66,10 @@ pub fn serve(args: &Args, detached: Option<Detached>) -> Result<(), StartError> 
     let options = datapath
         .socket_options()
         .map_err(|source| StartError::System { act: "make a socket", source })?;
-    let listeners = listener::bind(bind, port, workers, options)?;
+    let backends = selector.groups().iter().flat_map(|group| &group.channels);
+    let backends = backends.flat_map(|channel| channel.addresses.iter().copied());
+    let segment = datapath.segment_for_clients(backends);
+    let listeners = listener::bind(bind, port, workers, options.with_segment(segment))?;
     let instance = claim(args, port)?;
     let address = listeners[0].local_addr().ok().and_then(|a| a.as_socket());
     let name = datapath.name();

@@ -74,9 +74,10 @@ async fn find_backend(
     mut turn: Turn,
     client: &Rc<Stream>,
 ) -> Option<(Turn, Rc<Stream>, SocketAddr)> {
+    let segment = shared.datapath.segment(client);
     loop {
         let (id, addresses) = (turn.attempt().id, Arc::clone(&turn.attempt().addresses));
-        match connect(&addresses, &shared.outgoing).await {
+        match connect(&addresses, segment, &shared.outgoing).await {
             Ok((stream, server)) => return Some((turn, stream, server)),
             Err(error) if is_shortage(&error) => {
                 if let Some(held) = SHORTAGE.pass(Instant::now()) {

@@ -135,6 +135,8 @@ impl AsFd for Stream {
 pub(crate) struct SocketOptions {
     receive_buffer: Option<i32>,
     send_buffer: Option<i32>,
+    /// The largest segment that the peer may send, in bytes with options.
+    segment: Option<u32>,
 }
 
 impl SocketOptions {
@@ -148,7 +150,13 @@ impl SocketOptions {
             .or_else(|_| Socket::new(Domain::IPV6, Type::STREAM, None))?;
         set_buffer(&socket, Buffer::Receive, RECEIVE_BUFFER)?;
         let granted = socket.recv_buffer_size()? >= RECEIVE_BUFFER as usize;
-        Ok(Self { receive_buffer: granted.then_some(RECEIVE_BUFFER), send_buffer })
+        let receive_buffer = granted.then_some(RECEIVE_BUFFER);
+        Ok(Self { receive_buffer, send_buffer, segment: None })
+    }
+
+    /// The same, with a limit for the segments of the peer.
+    pub(crate) fn with_segment(self, segment: Option<u32>) -> Self {
+        Self { segment, ..self }
     }
 
     /// Sets everything on a listener, or on a socket that is about to connect.
@@ -158,6 +166,10 @@ impl SocketOptions {
         socket.set_linger(Some(Duration::ZERO))?;
         // Urgent data keeps its place among the rest instead of being held back.
         socket.set_out_of_band_inline(true)?;
+        if let Some(segment) = self.segment {
+            // A size that the kernel does not take is its own affair: its own is no larger then.
+            let _ = socket.set_tcp_mss(segment);
+        }
         if let Some(size) = self.receive_buffer {
             set_buffer(socket, Buffer::Receive, size)?;
         }

@@ -195,6 +195,17 @@ pub(crate) fn taken_segment(socket: &impl AsFd) -> io::Result<u32> {
     in_repair(socket, || largest_segment(socket))
 }
 
+/// The largest packet that the path of a connected socket takes, in bytes.
+pub(crate) fn path_mtu(socket: &impl AsFd, is_ipv4: bool) -> io::Result<u32> {
+    let (level, name) = if is_ipv4 {
+        (libc::IPPROTO_IP, libc::IP_MTU)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU)
+    };
+    // SAFETY: an integer.
+    unsafe { option(socket, level, name) }
+}
+
 /// Where a connection stands, in sequence numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Numbers {

@@ -33,6 +33,11 @@ impl Totals {
         self.rcvd.fetch_add(rcvd, Relaxed);
     }
 
+    /// Clients accepted, clients not served, connections broken.
+    pub(crate) fn counts(&self) -> [u64; 3] {
+        [&self.connections, &self.unserved, &self.broken].map(|sum| sum.load(Relaxed))
+    }
+
     pub(crate) fn tell(&self) {
         let [connections, unserved, broken, sent, rcvd] =
             [&self.connections, &self.unserved, &self.broken, &self.sent, &self.rcvd]

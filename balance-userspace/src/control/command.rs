@@ -18,7 +18,7 @@ pub const GROUPS: usize = 32;
 const LONGEST_DRAIN: u64 = 31_536_000;
 
 /// All commands, in the order in which an abbreviation is looked for.
-pub const NAMES: [&str; 19] = [
+pub const NAMES: [&str; 20] = [
     "quit",
     "show",
     "help",
@@ -38,6 +38,7 @@ pub const NAMES: [&str; 19] = [
     "sessions",
     "drain",
     "drop",
+    "stats",
 ];
 
 /// What a command means.
@@ -112,6 +113,7 @@ pub fn parse(text: &str, group: usize) -> Result<Parsed, Wrong> {
         "kill" => Ok(Parsed::Kill),
         "show" if args.first() == Some(&"--json") => ask(Command::Show, Render::TableJson),
         "show" => ask(Command::Show, Render::Table),
+        "stats" => ask(Command::Stats, Render::Stats),
         "sessions" => ask(Command::Sessions, Render::Sessions),
         "group" => match usize::try_from(leading_number(arg(0)?)) {
             Ok(group) if group < GROUPS => Ok(Parsed::Group(group)),

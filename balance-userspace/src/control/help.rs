@@ -4,7 +4,7 @@
 //! column 34 on, the classic's first; what a command does to standing connections is said.
 
 /// Commands of the classic, then those that it did not have; lines of the description.
-const COMMANDS: [(&str, &[&str]); 20] = [
+const COMMANDS: [(&str, &[&str]); 21] = [
     ("create <host> <port>", &["add a channel to the current group, disabled"]),
     ("assign <channel> <host> <port>", &["give a disabled channel another address", STAY]),
     ("disable <channel>", &["take no new connections", GO_ON]),
@@ -23,6 +23,7 @@ const COMMANDS: [(&str, &[&str]); 20] = [
     ("version", &["print the version of the classic that this is", "compatible with"]),
     ("show --json", &["print all channels as JSON"]),
     ("sessions", &["print all connections"]),
+    ("stats", &["print what has been done since the start"]),
     (
         "drain <channel> [<seconds>]",
         &[

@@ -47,6 +47,8 @@ pub enum Command {
     Show,
     /// All live connections. Answered by [`Reply::Sessions`].
     Sessions,
+    /// What has been done since the start. Answered by [`Reply::Stats`].
+    Stats,
     /// One channel, for graphs. Answered by [`Reply::Channel`].
     Channel(ChannelId),
     /// Let a channel take new connections. Standing connections are not touched.
@@ -118,6 +120,8 @@ pub enum Reply {
     Table(Vec<ChannelRow>),
     /// Every live connection, oldest first.
     Sessions(Vec<SessionRow>),
+    /// What has been done since the start.
+    Stats(Stats),
     /// The channel asked for.
     Channel(ChannelRow),
     /// A channel was added here.
@@ -170,6 +174,40 @@ pub struct ChannelRow {
     pub sent: u64,
     /// Bytes to clients.
     pub rcvd: u64,
+}
+
+/// What has been done since the start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// What moves the bytes of new connections.
+    pub datapath: String,
+    /// Clients that were accepted.
+    pub accepted: u64,
+    /// Clients that no channel took.
+    pub unserved: u64,
+    /// Connections that did not end in an orderly way.
+    pub broken: u64,
+    /// What the splice datapath has done, where it runs.
+    pub splice: Option<SpliceStats>,
+}
+
+/// What the splice datapath has done since the start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpliceStats {
+    /// Connections that are spliced now.
+    pub current: u64,
+    /// Connections that have been so far.
+    pub total: u64,
+    /// How many could not be, by reason.
+    pub refused: Vec<(String, u64)>,
+    /// Packets that were passed on.
+    pub packets: u64,
+    /// Blocks of selective acknowledgements that were translated.
+    pub sacks: u64,
+    /// Acknowledgements that were held back while a connection was handed over.
+    pub clamped: u64,
+    /// Packets that could not be passed on.
+    pub dropped: u64,
 }
 
 /// A live connection.

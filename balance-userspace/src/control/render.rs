@@ -35,6 +35,8 @@ pub enum Render {
     TableJson,
     /// `sessions`.
     Sessions,
+    /// `stats`.
+    Stats,
     /// `enable`.
     Enable(Label),
     /// `disable`.
@@ -89,6 +91,7 @@ pub fn answer(render: &Render, reply: &Reply) -> Option<Answer> {
         (Render::Table, Reply::Table(rows)) => whole(table::channels(rows)),
         (Render::TableJson, Reply::Table(rows)) => whole(table::channels_json(rows)),
         (Render::Sessions, Reply::Sessions(rows)) => whole(table::sessions(rows)),
+        (Render::Stats, Reply::Stats(stats)) => whole(table::stats(stats)),
         (Render::Enable(n), Reply::Done) => line(format!("channel {n} enabled")),
         (Render::Enable(n), Reply::Already) => line(format!("channel {n} already enabled")),
         (Render::Disable(n), Reply::Done) => line(format!("channel {n} disabled")),

@@ -20,7 +20,10 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    protocol::{ChannelRow, Command, LINE, Preamble, Reply, Request, SessionRow, VERSION},
+    protocol::{
+        ChannelRow, Command, LINE, Preamble, Reply, Request, SessionRow, SpliceStats, Stats,
+        VERSION,
+    },
     seats::{Seat, Seats},
 };
 use crate::{
@@ -123,8 +126,10 @@ async fn gone(lines: &mut (impl tokio::io::AsyncBufRead + Unpin)) {
 }
 
 async fn answer(shared: &Arc<Shared>, seat: &mut Seat, command: Command) -> Reply {
-    if !matches!(command, Command::Hello | Command::Show | Command::Sessions | Command::Channel(_))
-    {
+    if !matches!(
+        command,
+        Command::Hello | Command::Show | Command::Sessions | Command::Stats | Command::Channel(_)
+    ) {
         info!(?command, "control");
     }
     match command {
@@ -133,6 +138,7 @@ async fn answer(shared: &Arc<Shared>, seat: &mut Seat, command: Command) -> Repl
         }
         Command::Show => Reply::Table(rows(&shared.table.lock())),
         Command::Sessions => Reply::Sessions(sessions(shared)),
+        Command::Stats => Reply::Stats(stats(shared)),
         Command::Channel(id) => channel(&shared.table.lock(), id),
         Command::Enable(id) => changed(shared.table.lock().selector.set_enabled(id, true)),
         Command::Disable(id) => changed(shared.table.lock().selector.set_enabled(id, false)),
@@ -263,6 +269,22 @@ fn row(group: &Group, id: ChannelId, (sent, rcvd): (u64, u64)) -> ChannelRow {
         sent: channel.sent.wrapping_add(sent),
         rcvd: channel.rcvd.wrapping_add(rcvd),
     }
+}
+
+fn stats(shared: &Shared) -> Stats {
+    let totals = &shared.totals;
+    let splice = shared.datapath.splice_figures().map(|figures| SpliceStats {
+        current: figures.current,
+        total: figures.total,
+        refused: figures.refused,
+        packets: figures.packets,
+        sacks: figures.sacks,
+        clamped: figures.clamped,
+        dropped: figures.dropped,
+    });
+    let [accepted, unserved, broken] = totals.counts();
+    let datapath = shared.datapath.name().to_string();
+    Stats { datapath, accepted, unserved, broken, splice }
 }
 
 fn sessions(shared: &Shared) -> Vec<SessionRow> {

@@ -7,7 +7,7 @@ use std::{fmt::Write as _, net::IpAddr};
 
 use serde::Serialize;
 
-use super::protocol::{ChannelRow, SessionRow};
+use super::protocol::{ChannelRow, SessionRow, Stats};
 use crate::selection::Method;
 
 /// Version of what [`channels_json`] writes.
@@ -108,6 +108,34 @@ pub(super) fn sessions(rows: &[SessionRow]) -> String {
         );
         text
     })
+}
+
+/// What has been done, as `stats` shows it: a name and a number on each line.
+pub(super) fn stats(stats: &Stats) -> String {
+    let number = |name: &str, number: u64| (name.to_owned(), number.to_string());
+    let mut lines = vec![
+        ("datapath".to_owned(), stats.datapath.clone()),
+        number("accepted", stats.accepted),
+        number("unserved", stats.unserved),
+        number("broken", stats.broken),
+    ];
+    if let Some(splice) = &stats.splice {
+        lines.extend([
+            number("spliced now", splice.current),
+            number("spliced", splice.total),
+            number("packets spliced", splice.packets),
+            number("packets dropped", splice.dropped),
+            number("sack blocks translated", splice.sacks),
+            number("acks held back", splice.clamped),
+        ]);
+        lines.extend(
+            splice
+                .refused
+                .iter()
+                .map(|(why, count)| ("not spliced".to_owned(), format!("{count} ({why})"))),
+        );
+    }
+    lines.iter().fold(String::new(), |text, (name, value)| text + &format!("{name:<24}{value}\n"))
 }
 
 /// A time in its two largest units.

@@ -17,7 +17,7 @@ pub(crate) mod sockmap;
 pub(crate) mod splice;
 mod traffic;
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 pub(crate) use buffers::Pool;
 pub(crate) use pair::{Cut, End, Pair, Report};
@@ -28,7 +28,7 @@ use object::Refusal;
 use crate::{
     args::{self, Args},
     error::StartError,
-    stream::SocketOptions,
+    stream::{SocketOptions, Stream},
 };
 
 /// What moves the bytes of new connections.
@@ -152,6 +152,34 @@ impl Datapath {
             Self::Sockmap { .. } => Some(sockmap::SEND_BUFFER),
             Self::Splice { next, .. } => return next.socket_options(),
         })
+    }
+
+    /// What the splice datapath has done, where it runs.
+    pub(crate) fn splice_figures(&self) -> Option<splice::Figures> {
+        match self {
+            Self::Splice { kernel, .. } => Some(kernel.figures()),
+            Self::Relay { .. } | Self::Sockmap { .. } => None,
+        }
+    }
+
+    /// The largest segment that the backend of this client may be told to send, in bytes, so that it
+    /// fits the client's path; `None` where it does not matter.
+    pub(crate) fn segment(&self, client: &Stream) -> Option<u32> {
+        match self {
+            Self::Splice { .. } => splice::for_backend(client),
+            Self::Relay { .. } | Self::Sockmap { .. } => None,
+        }
+    }
+
+    /// The same for clients of these backends, as far as they are known when it begins to listen.
+    pub(crate) fn segment_for_clients(
+        &self,
+        backends: impl Iterator<Item = SocketAddr>,
+    ) -> Option<u32> {
+        match self {
+            Self::Splice { .. } => splice::for_clients(backends),
+            Self::Relay { .. } | Self::Sockmap { .. } => None,
+        }
     }
 
     /// Looks after what the kernel's programs tell, for ever.

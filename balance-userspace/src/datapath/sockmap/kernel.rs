@@ -6,10 +6,7 @@
 use std::{
     io,
     os::fd::{AsFd as _, AsRawFd as _},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Mutex, PoisonError},
 };
 
 use aya::{

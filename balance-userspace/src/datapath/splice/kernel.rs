@@ -307,9 +307,9 @@ impl Kernel {
 
     /// Sends packets another way when the routes have changed.
     async fn follow_routes(&self) {
-        let opened = Changes::open().and_then(|changes| {
+        let opened = Changes::open().map(|changes| {
             let descriptor = changes.as_fd().try_clone_to_owned();
-            Ok((changes, descriptor))
+            (changes, descriptor)
         });
         let (changes, descriptor) = match opened {
             Ok(opened) => opened,

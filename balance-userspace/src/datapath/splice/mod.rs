@@ -13,6 +13,7 @@ mod kernel;
 mod numbers;
 mod obstacle;
 mod routes;
+mod segment;
 mod slot;
 
 use std::{
@@ -23,6 +24,7 @@ use std::{
 
 pub(crate) use carry::carry;
 pub(crate) use kernel::{Figures, Kernel};
+pub(crate) use segment::{for_backend, for_clients};
 use tokio::select;
 
 use super::{Pair, Pool, object::Refusal, selftest};
