@@ -4,6 +4,10 @@ use std::{fs, path::Path};
 
 use crate::skip;
 
+/// Whether tests insist that connections which can be spliced have been: off, they may stay on the
+/// relay where the splice datapath leaves them to it.
+pub const MUST_SPLICE: bool = true;
+
 /// A way to move the bytes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Datapath {
@@ -129,7 +133,14 @@ macro_rules! on_all_datapaths {
 macro_rules! on_every_datapath {
     ($($name:ident),+ $(,)?) => {
         $crate::on_all_datapaths!($($name),+);
+        $crate::on_splice!($($name),+);
+    };
+}
 
+/// For each function of a [`Datapath`](crate::Datapath), the test `on_splice::NAME`.
+#[macro_export]
+macro_rules! on_splice {
+    ($($name:ident),+ $(,)?) => {
         mod on_splice {
             $(
                 #[test]

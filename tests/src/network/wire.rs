@@ -1,0 +1,177 @@
+//! A cable between two devices: it can be watched, and frames can be lost on it, be late, or
+//! come twice.
+//!
+//! Invariant: what happens to a frame depends on its number in its direction alone, so a test
+//! meets the same faults each time; frames that are not late keep their order.
+
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    io::{PipeReader, PipeWriter, pipe},
+    os::fd::AsFd as _,
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    poll::{PollFd, PollFlags, ppoll},
+    sys::time::TimeSpec,
+};
+
+use super::{
+    packet::{self, Packet},
+    tap::Tap,
+};
+
+/// What happens to frames on a cable, in each of its directions.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Weather {
+    /// How many of a hundred are lost.
+    pub lost: u8,
+    /// How many of a hundred come later than some of those behind them.
+    pub late: u8,
+    /// How many of a hundred come twice.
+    pub twice: u8,
+    /// How long all are on their way.
+    pub delay: Duration,
+}
+
+/// The most that a frame which is late, or comes again, is behind its time.
+const LATENESS: Duration = Duration::from_millis(3);
+
+/// Frames that are taken before those whose time has come are looked at again.
+const BATCH: usize = 64;
+
+/// A cable, cut when dropped.
+#[derive(Debug)]
+pub(super) struct Wire {
+    /// By direction: from the first end to the second, and back.
+    seen: [Arc<Seen>; 2],
+    threads: Vec<JoinHandle<()>>,
+    /// Both threads end when this is closed.
+    stop: Option<PipeWriter>,
+}
+
+/// What has passed in a direction.
+#[derive(Debug, Default)]
+struct Seen(Mutex<Vec<Packet>>);
+
+impl Seen {
+    fn add(&self, packet: Packet) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(packet);
+    }
+}
+
+impl Wire {
+    /// Joins two devices whose packets have at most `mtu` bytes; longer ones do not pass.
+    pub(super) fn new(ends: [Tap; 2], mtu: usize, weather: Weather) -> Self {
+        let (stopped, stop) = pipe().expect("pipe");
+        let ends = Arc::new(ends);
+        let seen = <[Arc<Seen>; 2]>::default();
+        let threads = [0, 1].map(|way| {
+            let (ends, seen) = (Arc::clone(&ends), Arc::clone(&seen[way]));
+            let stopped = stopped.try_clone().expect("dup");
+            thread::spawn(move || {
+                let [from, to] = [&ends[way], &ends[1 - way]];
+                let random = fastrand::Rng::with_seed(way as u64);
+                Direction { from, to, mtu, weather, random, count: 0, held: BinaryHeap::new() }
+                    .carry(&stopped, &seen);
+            })
+        });
+        Self { seen, threads: threads.into(), stop: Some(stop) }
+    }
+
+    /// What has been sent so far in one direction.
+    pub(super) fn seen(&self, way: usize) -> Vec<Packet> {
+        self.seen[way].0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        for thread in self.threads.drain(..) {
+            // A panic there has been printed, and what it broke fails the test.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One direction of a cable.
+struct Direction<'a> {
+    from: &'a Tap,
+    to: &'a Tap,
+    mtu: usize,
+    weather: Weather,
+    random: fastrand::Rng,
+    count: u64,
+    /// Frames on their way, in the order of their arrival.
+    held: BinaryHeap<Reverse<(Instant, u64, Vec<u8>)>>,
+}
+
+impl Direction<'_> {
+    fn carry(&mut self, stopped: &PipeReader, seen: &Seen) {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let mut ends = [stopped.as_fd(), self.from.as_fd()]
+                .map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN));
+            let now = Instant::now();
+            let wait =
+                self.held.peek().map(|Reverse((due, ..))| due.saturating_duration_since(now));
+            // An interrupted wait has found nothing.
+            let _ = ppoll(&mut ends, wait.map(TimeSpec::from_duration), None);
+            if ends[0].any() == Some(true) {
+                return;
+            }
+            for _ in 0..BATCH {
+                let Some(len) = self.from.read(&mut buffer) else { break };
+                let frame = &buffer[..len];
+                if let Some(packet) = Packet::of(frame) {
+                    seen.add(packet);
+                }
+                self.take(frame);
+            }
+            self.deliver();
+        }
+    }
+
+    /// Decides what becomes of a frame.
+    fn take(&mut self, frame: &[u8]) {
+        let Weather { lost, late, twice, delay } = self.weather;
+        let [is_lost, is_late, is_twice] =
+            [lost, late, twice].map(|share| self.random.u8(0..100) < share);
+        let [lateness, again] = [0, 1].map(|_| LATENESS.mul_f64(self.random.f64()));
+        if is_lost || frame.len() > packet::HEADER + self.mtu {
+            return;
+        }
+        let due = Instant::now() + delay;
+        if is_twice {
+            self.hold(due + again, frame);
+        }
+        if is_late {
+            self.hold(due + lateness, frame);
+        } else if delay.is_zero() {
+            self.to.write(frame);
+        } else {
+            self.hold(due, frame);
+        }
+    }
+
+    fn hold(&mut self, due: Instant, frame: &[u8]) {
+        self.count += 1;
+        self.held.push(Reverse((due, self.count, frame.to_vec())));
+    }
+
+    /// Lets those arrive whose time has come.
+    fn deliver(&mut self) {
+        let now = Instant::now();
+        while let Some(Reverse((due, ..))) = self.held.peek()
+            && *due <= now
+        {
+            if let Some(Reverse((.., frame))) = self.held.pop() {
+                self.to.write(&frame);
+            }
+        }
+    }
+}
