@@ -38,7 +38,7 @@ pub use inspect::{KernelMemory, Process, is_listening};
 pub use link::{Link, both_ways};
 pub use maps::kernel_entries;
 pub use net::{End, accept, ask, connect, end_of, listen, listen_small, reset, small_buffers};
-pub use network::{Cable, Family, Namespace, Network, Packet, Peer, Topology, Weather};
+pub use network::{Cable, Family, Faults, Namespace, Network, Packet, Peer, Topology, Weather};
 pub use port::ReservedPort;
 pub use program::{Balance, Builder, Event, Session, Stopped, binary};
 pub use report::{note, skip};

@@ -6,6 +6,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::Add as _,
     path::Path,
 };
 
@@ -18,7 +19,7 @@ mod wire;
 
 pub use namespace::Namespace;
 pub use packet::Packet;
-pub use wire::Weather;
+pub use wire::{Faults, Weather};
 
 use tap::Tap;
 use wire::Wire;
@@ -285,6 +286,11 @@ impl Network {
     /// TCP packets so far that have left the program's host for a peer, over a cable with weather.
     pub fn left_for(&self, peer: Peer) -> Vec<Packet> {
         self.wire(peer).seen(1)
+    }
+
+    /// What the weather has done so far, on all cables together.
+    pub fn faults(&self) -> Faults {
+        self.wires.iter().flatten().map(Wire::faults).fold(Faults::default(), Faults::add)
     }
 
     fn wire(&self, peer: Peer) -> &Wire {

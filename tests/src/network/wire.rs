@@ -8,8 +8,9 @@ use std::{
     cmp::Reverse,
     collections::BinaryHeap,
     io::{PipeReader, PipeWriter, pipe},
+    ops::Add,
     os::fd::AsFd as _,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -53,13 +54,36 @@ pub(super) struct Wire {
     stop: Option<PipeWriter>,
 }
 
-/// What has passed in a direction.
+/// How often the weather has struck.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// Frames lost.
+    pub lost: u64,
+    /// Frames that came late.
+    pub late: u64,
+    /// Frames that came twice.
+    pub twice: u64,
+}
+
+impl Add for Faults {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            lost: self.lost + other.lost,
+            late: self.late + other.late,
+            twice: self.twice + other.twice,
+        }
+    }
+}
+
+/// What has happened in a direction.
 #[derive(Debug, Default)]
-struct Seen(Mutex<Vec<Packet>>);
+struct Seen(Mutex<(Vec<Packet>, Faults)>);
 
 impl Seen {
-    fn add(&self, packet: Packet) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(packet);
+    fn lock(&self) -> MutexGuard<'_, (Vec<Packet>, Faults)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -75,8 +99,9 @@ impl Wire {
             thread::spawn(move || {
                 let [from, to] = [&ends[way], &ends[1 - way]];
                 let random = fastrand::Rng::with_seed(way as u64);
-                Direction { from, to, mtu, weather, random, count: 0, held: BinaryHeap::new() }
-                    .carry(&stopped, &seen);
+                let (count, held) = (0, BinaryHeap::new());
+                Direction { from, to, mtu, weather, random, seen: &seen, count, held }
+                    .carry(&stopped);
             })
         });
         Self { seen, threads: threads.into(), stop: Some(stop) }
@@ -84,7 +109,13 @@ impl Wire {
 
     /// What has been sent so far in one direction.
     pub(super) fn seen(&self, way: usize) -> Vec<Packet> {
-        self.seen[way].0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.seen[way].lock().0.clone()
+    }
+
+    /// How often the weather has struck, in both directions.
+    pub(super) fn faults(&self) -> Faults {
+        let [there, back] = &self.seen;
+        there.lock().1 + back.lock().1
     }
 }
 
@@ -105,13 +136,14 @@ struct Direction<'a> {
     mtu: usize,
     weather: Weather,
     random: fastrand::Rng,
+    seen: &'a Seen,
     count: u64,
     /// Frames on their way, in the order of their arrival.
     held: BinaryHeap<Reverse<(Instant, u64, Vec<u8>)>>,
 }
 
 impl Direction<'_> {
-    fn carry(&mut self, stopped: &PipeReader, seen: &Seen) {
+    fn carry(&mut self, stopped: &PipeReader) {
         let mut buffer = vec![0; 64 << 10];
         loop {
             let mut ends = [stopped.as_fd(), self.from.as_fd()]
@@ -126,11 +158,7 @@ impl Direction<'_> {
             }
             for _ in 0..BATCH {
                 let Some(len) = self.from.read(&mut buffer) else { break };
-                let frame = &buffer[..len];
-                if let Some(packet) = Packet::of(frame) {
-                    seen.add(packet);
-                }
-                self.take(frame);
+                self.take(&buffer[..len]);
             }
             self.deliver();
         }
@@ -139,17 +167,22 @@ impl Direction<'_> {
     /// Decides what becomes of a frame.
     fn take(&mut self, frame: &[u8]) {
         let Weather { lost, late, twice, delay } = self.weather;
-        let [is_lost, is_late, is_twice] =
-            [lost, late, twice].map(|share| self.random.u8(0..100) < share);
+        let [lost, late, twice] = [lost, late, twice].map(|share| self.random.u8(0..100) < share);
         let [lateness, again] = [0, 1].map(|_| LATENESS.mul_f64(self.random.f64()));
-        if is_lost || frame.len() > packet::HEADER + self.mtu {
+        let mut seen = self.seen.lock();
+        seen.0.extend(Packet::of(frame));
+        let [lost, late, twice] = [lost, late && !lost, twice && !lost];
+        let faults = Faults { lost: lost.into(), late: late.into(), twice: twice.into() };
+        seen.1 = seen.1 + faults;
+        drop(seen);
+        if lost || frame.len() > packet::HEADER + self.mtu {
             return;
         }
         let due = Instant::now() + delay;
-        if is_twice {
+        if twice {
             self.hold(due + again, frame);
         }
-        if is_late {
+        if late {
             self.hold(due + lateness, frame);
         } else if delay.is_zero() {
             self.to.write(frame);
