@@ -31,13 +31,13 @@ impl Datapath {
         }
     }
 
-    /// What the program is told to run it.
-    pub(crate) fn options(self) -> &'static [&'static str] {
+    /// After how many turns of user space the program is told to hand a connection over.
+    pub(crate) fn offload_after(self) -> Option<u32> {
         match self {
-            Datapath::Relay => &["--datapath", "relay"],
-            Datapath::Sockmap => &["--datapath", "sockmap", "--offload-after", "0"],
-            Datapath::Handover => &["--datapath", "sockmap", "--offload-after", "3"],
-            Datapath::Splice => &["--datapath", "splice", "--offload-after", "1"],
+            Datapath::Relay => None,
+            Datapath::Sockmap => Some(0),
+            Datapath::Handover => Some(3),
+            Datapath::Splice => Some(1),
         }
     }
 
