@@ -4,6 +4,10 @@ use std::{fs, path::Path};
 
 use crate::skip;
 
+/// Whether tests insist that connections which can be spliced have been: off, they may stay on the
+/// relay where the splice datapath leaves them to it.
+pub const MUST_SPLICE: bool = true;
+
 /// A way to move the bytes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Datapath {
@@ -27,13 +31,13 @@ impl Datapath {
         }
     }
 
-    /// What the program is told to run it.
-    pub(crate) fn options(self) -> &'static [&'static str] {
+    /// After how many turns of user space the program is told to hand a connection over.
+    pub(crate) fn offload_after(self) -> Option<u32> {
         match self {
-            Datapath::Relay => &["--datapath", "relay"],
-            Datapath::Sockmap => &["--datapath", "sockmap", "--offload-after", "0"],
-            Datapath::Handover => &["--datapath", "sockmap", "--offload-after", "3"],
-            Datapath::Splice => &["--datapath", "splice", "--offload-after", "1"],
+            Datapath::Relay => None,
+            Datapath::Sockmap => Some(0),
+            Datapath::Handover => Some(3),
+            Datapath::Splice => Some(1),
         }
     }
 
@@ -129,7 +133,14 @@ macro_rules! on_all_datapaths {
 macro_rules! on_every_datapath {
     ($($name:ident),+ $(,)?) => {
         $crate::on_all_datapaths!($($name),+);
+        $crate::on_splice!($($name),+);
+    };
+}
 
+/// For each function of a [`Datapath`](crate::Datapath), the test `on_splice::NAME`.
+#[macro_export]
+macro_rules! on_splice {
+    ($($name:ident),+ $(,)?) => {
         mod on_splice {
             $(
                 #[test]

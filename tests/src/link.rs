@@ -10,7 +10,8 @@ use std::{
 use socket2::{Domain, Socket, Type};
 
 use crate::{
-    Balance, Builder, Datapath, PATIENCE, Pattern, accept, connect, listen, listen_small,
+    Balance, Builder, Datapath, Network, PATIENCE, Pattern, Peer, ReservedPort, accept, connect,
+    listen, listen_small,
     net::{patient, small_buffers},
     receive_exactly, send,
 };
@@ -22,6 +23,7 @@ pub struct Link {
     /// The program.
     pub balance: Balance,
     listener: TcpListener,
+    network: Option<(Network, ReservedPort)>,
 }
 
 impl Link {
@@ -32,8 +34,12 @@ impl Link {
 
     /// Starts a program; the sockets of [`Link::small_pair`] will have small buffers.
     pub fn small(datapath: Datapath) -> Self {
-        let listener = listen_small((Ipv4Addr::LOCALHOST, 0).into());
-        Self::over(Builder::new(datapath), listener)
+        Self::small_with(Builder::new(datapath))
+    }
+
+    /// The same as `builder` says.
+    pub fn small_with(builder: Builder) -> Self {
+        Self::over(builder, listen_small((Ipv4Addr::LOCALHOST, 0).into()))
     }
 
     /// Starts a program as `builder` says, with its backend at `backend`.
@@ -41,14 +47,51 @@ impl Link {
         Self::over(builder, listen(backend))
     }
 
+    /// Starts a program on its host of a network; the ends of connections are on theirs.
+    pub fn across(network: Network, builder: Builder) -> Self {
+        Self::across_to(network, builder, listen)
+    }
+
+    /// The same; the sockets of [`Link::small_pair`] will have small buffers.
+    pub fn small_across(network: Network, builder: Builder) -> Self {
+        Self::across_to(network, builder, listen_small)
+    }
+
     fn over(builder: Builder, listener: TcpListener) -> Self {
         let backend = listener.local_addr().expect("getsockname");
-        Self { balance: builder.channel(backend).start(), listener }
+        Self { balance: builder.channel(backend).start(), listener, network: None }
+    }
+
+    fn across_to(
+        network: Network,
+        builder: Builder,
+        listen: impl FnOnce(SocketAddr) -> TcpListener + Send,
+    ) -> Self {
+        let listener = network.peer(Peer::Server).enter(|| listen(network.backend()));
+        let (link, port) = network.proxy().enter(|| {
+            let port = ReservedPort::bind(network.entrance()).expect("a free port");
+            (Self::over(builder.listen(port.address()), listener), port)
+        });
+        Self { network: Some((network, port)), ..link }
+    }
+
+    /// The network that it goes across.
+    pub fn network(&self) -> &Network {
+        &self.network.as_ref().expect("a network").0
     }
 
     /// A client's stream. Its other end has yet to be accepted.
     pub fn connect(&self) -> TcpStream {
-        connect(self.balance.address())
+        self.as_client(connect)
+    }
+
+    /// Lets a client's host act towards where the program listens.
+    fn as_client<T: Send>(&self, act: impl FnOnce(SocketAddr) -> T + Send) -> T {
+        let address = self.balance.address();
+        match &self.network {
+            None => act(address),
+            Some((network, _)) => network.peer(Peer::Client).enter(|| act(address)),
+        }
     }
 
     /// The backend's end of the next connection that the program made.
@@ -65,13 +108,14 @@ impl Link {
 
     /// Like [`Link::pair`], both ends with small buffers.
     pub fn small_pair(&self) -> (TcpStream, TcpStream) {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
-        // Before the connect: the window scale is settled there.
-        small_buffers(&socket);
-        socket
-            .connect_timeout(&self.balance.address().into(), PATIENCE)
-            .expect("connecting to the program");
-        let client = TcpStream::from(socket);
+        let client = self.as_client(|address| {
+            let domain = Domain::for_address(address);
+            let socket = Socket::new(domain, Type::STREAM, None).expect("socket");
+            // Before the connect: the window scale is settled there.
+            small_buffers(&socket);
+            socket.connect_timeout(&address.into(), PATIENCE).expect("connecting to the program");
+            TcpStream::from(socket)
+        });
         patient(&client);
         self.greet(client)
     }

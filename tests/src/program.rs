@@ -18,7 +18,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{Process, ReservedPort, eventually, finish};
+use crate::{Datapath, MUST_SPLICE, Process, ReservedPort, eventually, finish};
 
 mod builder;
 mod event;
@@ -155,6 +155,19 @@ impl Balance {
         let datapath = self.builder.datapath().expect("a program on one datapath");
         for session in self.sessions(count) {
             assert!(datapath.may_end_on(&session.datapath), "{session:?}");
+        }
+    }
+
+    /// Asserts the same, and of a program on splice that all have been handed over to it, unless
+    /// [`MUST_SPLICE`] is off.
+    pub fn assert_all_handed_over(&self, count: usize) {
+        self.assert_all_on_its_datapath(count);
+        if MUST_SPLICE && self.builder.datapath() == Some(Datapath::Splice) {
+            let sessions = self.sessions(count);
+            let left =
+                sessions.iter().filter(|session| session.datapath != Datapath::Splice.name());
+            let left: Vec<_> = left.collect();
+            assert!(left.is_empty(), "not spliced: {left:?}");
         }
     }
 

@@ -22,6 +22,7 @@ const JSON: &str = "--log-format=json";
 pub struct Builder {
     binary: PathBuf,
     datapath: Option<Datapath>,
+    offload_after: Option<u32>,
     listen: Option<SocketAddr>,
     service: Option<String>,
     options: Vec<String>,
@@ -43,6 +44,7 @@ impl Builder {
         Self {
             binary: binary(),
             datapath: None,
+            offload_after: None,
             listen: None,
             service: None,
             options: ["-f", "-d", JSON].map(str::to_owned).into(),
@@ -80,6 +82,13 @@ impl Builder {
     /// Adds an option, and what belongs to it.
     pub fn option(mut self, words: &[&str]) -> Self {
         self.options.extend(words.iter().map(|&word| word.into()));
+        self
+    }
+
+    /// Hands connections over after so many turns of user space, instead of those that belong to
+    /// the datapath.
+    pub fn offload_after(mut self, turns: u32) -> Self {
+        self.offload_after = Some(turns);
         self
     }
 
@@ -143,7 +152,11 @@ impl Builder {
         };
         command.args(&self.options);
         if let Some(datapath) = self.datapath {
-            command.args(datapath.options());
+            command.args(["--datapath", datapath.name()]);
+        }
+        if let Some(turns) = self.offload_after.or(self.datapath.and_then(Datapath::offload_after))
+        {
+            command.args(["--offload-after", &turns.to_string()]);
         }
         let reserved = self.listen.is_none().then(ReservedPort::new);
         let address = match (&self.listen, &reserved) {

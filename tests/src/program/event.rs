@@ -60,6 +60,8 @@ pub struct Session {
     pub sent: u64,
     /// Bytes from backend to client.
     pub rcvd: u64,
+    /// Bytes of both directions that the kernel moved.
+    pub offloaded: u64,
     /// How it ended: `clean`, `client reset` and so on.
     pub end: String,
 }
@@ -72,6 +74,7 @@ impl Session {
             datapath: event.text("datapath"),
             sent: event.number("sent"),
             rcvd: event.number("rcvd"),
+            offloaded: event.number("offloaded"),
             end: event.text("end"),
         })
     }

@@ -1,0 +1,328 @@
+//! Hosts of a test's own, joined by cables: where client, program and server are not on one host.
+//!
+//! Invariants: no host forwards packets, so that whatever passes from one to another goes through
+//! the program; nothing of a network is left when it is dropped.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::Add as _,
+    path::Path,
+};
+
+use crate::skip;
+
+mod namespace;
+mod packet;
+mod tap;
+mod wire;
+
+pub use namespace::Namespace;
+pub use packet::Packet;
+pub use wire::{Faults, Weather};
+
+use tap::Tap;
+use wire::Wire;
+
+/// Who is on which host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topology {
+    /// Client and server on hosts of their own, on both sides of the program's.
+    Apart,
+    /// Client and server on hosts of their own, both behind the only device of the program's.
+    OneInterface,
+    /// The server on the program's host, at the address that clients connect to as well.
+    ServerHere,
+    /// The server at the loopback of the program's host.
+    ServerOnLoopback,
+    /// The client on the program's host.
+    ClientHere,
+}
+
+/// Version of IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// What joins the host of a peer to that of the program.
+#[derive(Clone, Copy, Debug)]
+pub struct Cable {
+    /// Bytes that a packet may have.
+    pub mtu: usize,
+    /// What happens to frames on it; nothing, on a pair of devices with all the kernel's
+    /// offloads, if `None`.
+    pub weather: Option<Weather>,
+}
+
+impl Cable {
+    /// A pair of devices inside the kernel.
+    pub const PLAIN: Self = Self { mtu: 1500, weather: None };
+
+    /// A cable that can be watched, with nothing else about it.
+    pub fn watched() -> Self {
+        Self::with(Weather::default())
+    }
+
+    /// A cable with weather.
+    pub fn with(weather: Weather) -> Self {
+        Self { weather: Some(weather), ..Self::PLAIN }
+    }
+
+    /// One for packets of another size.
+    pub fn mtu(self, mtu: usize) -> Self {
+        Self { mtu, ..self }
+    }
+}
+
+/// A side of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// The client's.
+    Client,
+    /// The server's.
+    Server,
+}
+
+/// A number that no device's other end has: only then does the kernel take it for one at once
+/// that has another end, and not after a second.
+const OTHER: &str = "index 100";
+
+/// The hosts, and what is between them.
+#[derive(Debug)]
+pub struct Network {
+    topology: Topology,
+    family: Family,
+    proxy: Namespace,
+    /// The client's host and the server's, unless they are the program's.
+    peers: [Option<Namespace>; 2],
+    /// What joins them.
+    _switch: Option<Namespace>,
+    wires: [Option<Wire>; 2],
+}
+
+/// Subnet and number in it of a host's address.
+struct Place(u8, u8);
+
+impl Place {
+    fn of(&self, family: Family) -> IpAddr {
+        let &Self(subnet, host) = self;
+        match family {
+            Family::V4 => Ipv4Addr::new(10, 11, subnet, host).into(),
+            Family::V6 => Ipv6Addr::new(0xfd11, subnet.into(), 0, 0, 0, 0, 0, host.into()).into(),
+        }
+    }
+
+    /// What ip(8) is told to give the address to a device and start it.
+    fn up(&self, device: &str, family: Family) -> String {
+        let address = self.of(family);
+        let rest = match family {
+            Family::V4 => "/24",
+            // It is there at once.
+            Family::V6 => "/64 nodad",
+        };
+        format!("address add dev {device} {address}{rest}\nlink set {device} up")
+    }
+}
+
+impl Peer {
+    fn place(self, topology: Topology) -> Place {
+        match (self, topology) {
+            (Peer::Client, _) => Place(1, 2),
+            (Peer::Server, Topology::OneInterface) => Place(1, 3),
+            (Peer::Server, _) => Place(2, 2),
+        }
+    }
+
+    /// The program's address towards it, if it is on a host of its own.
+    fn gate(self, topology: Topology) -> Place {
+        match (self, topology) {
+            (Peer::Server, Topology::Apart | Topology::ClientHere) => Place(2, 1),
+            _ => Place(1, 1),
+        }
+    }
+
+    /// The program's device towards it.
+    fn device(self) -> &'static str {
+        match self {
+            Peer::Client => "to-client",
+            Peer::Server => "to-server",
+        }
+    }
+}
+
+impl Network {
+    /// Hosts joined by pairs of devices; `None` where that cannot be had, and the reason has been
+    /// printed.
+    pub fn new(topology: Topology, family: Family) -> Option<Self> {
+        Self::with(topology, family, [Cable::PLAIN; 2])
+    }
+
+    /// The same with other cables, to the client and to the server. Only those that the topology
+    /// has count, and behind one interface there are plain ones only.
+    pub fn with(topology: Topology, family: Family, cables: [Cable; 2]) -> Option<Self> {
+        let built = match obstacle(family, cables) {
+            None => {
+                Self::build(topology, family, cables).map_err(|e| format!("no namespaces: {e}"))
+            }
+            Some(reason) => Err(reason),
+        };
+        built.inspect_err(|reason| skip(reason)).ok()
+    }
+
+    fn build(topology: Topology, family: Family, cables: [Cable; 2]) -> io::Result<Self> {
+        let mut network = Self {
+            topology,
+            family,
+            proxy: host()?,
+            peers: [None, None],
+            _switch: None,
+            wires: [None, None],
+        };
+        match topology {
+            Topology::Apart => {
+                network.join(Peer::Client, cables[0])?;
+                network.join(Peer::Server, cables[1])?;
+            }
+            Topology::ServerHere | Topology::ServerOnLoopback => {
+                network.join(Peer::Client, cables[0])?;
+            }
+            Topology::ClientHere => network.join(Peer::Server, cables[1])?,
+            Topology::OneInterface => network.gather()?,
+        }
+        Ok(network)
+    }
+
+    /// Makes a peer's host and joins it to the program's.
+    fn join(&mut self, peer: Peer, Cable { mtu, weather }: Cable) -> io::Result<()> {
+        let host = host()?;
+        let device = peer.device();
+        match weather {
+            None => host.ip(&format!(
+                "link add eth0 {OTHER} mtu {mtu} type veth peer name {device} mtu {mtu} netns {}",
+                self.proxy.path()
+            )),
+            Some(weather) => {
+                let ends = [Tap::new(&host, "eth0"), Tap::new(&self.proxy, device)];
+                // Long queues: no frame is lost but those that the weather takes.
+                host.ip(&format!("link set eth0 mtu {mtu} txqueuelen 10000"));
+                self.proxy.ip(&format!("link set {device} mtu {mtu} txqueuelen 10000"));
+                self.wires[peer as usize] = Some(Wire::new(ends, mtu, weather));
+            }
+        }
+        host.ip(&peer.place(self.topology).up("eth0", self.family));
+        self.proxy.ip(&peer.gate(self.topology).up(device, self.family));
+        self.peers[peer as usize] = Some(host);
+        Ok(())
+    }
+
+    /// Makes both peers' hosts and joins them and the program's by a switch.
+    fn gather(&mut self) -> io::Result<()> {
+        let switch = host()?;
+        switch.ip("link add bridge type bridge stp_state 0 mcast_snooping 0\nlink set bridge up");
+        let plug = |host: &Namespace, port: &str, place: Place| {
+            host.ip(&format!("link add eth0 type veth peer name {port} netns {}", switch.path()));
+            switch.ip(&format!("link set {port} master bridge\nlink set {port} up"));
+            host.ip(&place.up("eth0", self.family));
+        };
+        plug(&self.proxy, "proxy", Peer::Client.gate(self.topology));
+        for (peer, port) in [(Peer::Client, "client"), (Peer::Server, "server")] {
+            let host = host()?;
+            plug(&host, port, peer.place(self.topology));
+            self.peers[peer as usize] = Some(host);
+        }
+        self._switch = Some(switch);
+        Ok(())
+    }
+
+    /// The program's host.
+    pub fn proxy(&self) -> &Namespace {
+        &self.proxy
+    }
+
+    /// The host of a peer.
+    pub fn peer(&self, peer: Peer) -> &Namespace {
+        self.peers[peer as usize].as_ref().unwrap_or(&self.proxy)
+    }
+
+    /// Where the program listens; any port.
+    pub fn entrance(&self) -> SocketAddr {
+        let peer = match self.topology {
+            Topology::ClientHere => Peer::Server,
+            _ => Peer::Client,
+        };
+        (peer.gate(self.topology).of(self.family), 0).into()
+    }
+
+    /// Where the server listens; any port.
+    pub fn backend(&self) -> SocketAddr {
+        let address = match (self.topology, self.family) {
+            (Topology::ServerHere, _) => Peer::Client.gate(self.topology).of(self.family),
+            (Topology::ServerOnLoopback, Family::V4) => Ipv4Addr::LOCALHOST.into(),
+            (Topology::ServerOnLoopback, Family::V6) => Ipv6Addr::LOCALHOST.into(),
+            _ => Peer::Server.place(self.topology).of(self.family),
+        };
+        (address, 0).into()
+    }
+
+    /// Has all packets of a peer's host leave with that time to live, or hop limit.
+    pub fn set_ttl(&self, peer: Peer, ttl: u8) {
+        let host = self.peer(peer);
+        match self.family {
+            Family::V4 => host.set("ipv4/ip_default_ttl", &ttl.to_string()),
+            Family::V6 => host.set("ipv6/conf/eth0/hop_limit", &ttl.to_string()),
+        }
+    }
+
+    /// TCP packets so far that have come to the program's host from a peer, over a cable with
+    /// weather.
+    pub fn arrived_from(&self, peer: Peer) -> Vec<Packet> {
+        self.wire(peer).seen(0)
+    }
+
+    /// TCP packets so far that have left the program's host for a peer, over a cable with weather.
+    pub fn left_for(&self, peer: Peer) -> Vec<Packet> {
+        self.wire(peer).seen(1)
+    }
+
+    /// What the weather has done so far, on all cables together.
+    pub fn faults(&self) -> Faults {
+        self.wires.iter().flatten().map(Wire::faults).fold(Faults::default(), Faults::add)
+    }
+
+    fn wire(&self, peer: Peer) -> &Wire {
+        self.wires[peer as usize].as_ref().expect("a cable that can be watched")
+    }
+}
+
+/// A host that forwards nothing.
+fn host() -> io::Result<Namespace> {
+    let host = Namespace::new()?;
+    host.set("ipv4/ip_forward", "0");
+    if has_ipv6() {
+        host.set("ipv6/conf/all/forwarding", "0");
+    }
+    Ok(host)
+}
+
+fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
+}
+
+/// Why no such network can be had, if so.
+fn obstacle(family: Family, cables: [Cable; 2]) -> Option<String> {
+    if !nix::unistd::Uid::effective().is_root() {
+        return Some("hosts of its own need root".into());
+    }
+    if family == Family::V6 && !has_ipv6() {
+        return Some("no IPv6 here".into());
+    }
+    let has_weather = cables.iter().any(|cable| cable.weather.is_some());
+    if has_weather && !Path::new(tap::DEVICE).exists() {
+        return Some(format!("cables with weather need {}", tap::DEVICE));
+    }
+    None
+}

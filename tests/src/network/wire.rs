@@ -1,0 +1,210 @@
+//! A cable between two devices: it can be watched, and frames can be lost on it, be late, or
+//! come twice.
+//!
+//! Invariant: what happens to a frame depends on its number in its direction alone, so a test
+//! meets the same faults each time; frames that are not late keep their order.
+
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    io::{PipeReader, PipeWriter, pipe},
+    ops::Add,
+    os::fd::AsFd as _,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    poll::{PollFd, PollFlags, ppoll},
+    sys::time::TimeSpec,
+};
+
+use super::{
+    packet::{self, Packet},
+    tap::Tap,
+};
+
+/// What happens to frames on a cable, in each of its directions.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Weather {
+    /// How many of a hundred are lost.
+    pub lost: u8,
+    /// How many of a hundred come later than some of those behind them.
+    pub late: u8,
+    /// How many of a hundred come twice.
+    pub twice: u8,
+    /// How long all are on their way.
+    pub delay: Duration,
+}
+
+/// The most that a frame which is late, or comes again, is behind its time.
+const LATENESS: Duration = Duration::from_millis(3);
+
+/// Frames that are taken before those whose time has come are looked at again.
+const BATCH: usize = 64;
+
+/// A cable, cut when dropped.
+#[derive(Debug)]
+pub(super) struct Wire {
+    /// By direction: from the first end to the second, and back.
+    seen: [Arc<Seen>; 2],
+    threads: Vec<JoinHandle<()>>,
+    /// Both threads end when this is closed.
+    stop: Option<PipeWriter>,
+}
+
+/// How often the weather has struck.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// Frames lost.
+    pub lost: u64,
+    /// Frames that came late.
+    pub late: u64,
+    /// Frames that came twice.
+    pub twice: u64,
+}
+
+impl Add for Faults {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            lost: self.lost + other.lost,
+            late: self.late + other.late,
+            twice: self.twice + other.twice,
+        }
+    }
+}
+
+/// What has happened in a direction.
+#[derive(Debug, Default)]
+struct Seen(Mutex<(Vec<Packet>, Faults)>);
+
+impl Seen {
+    fn lock(&self) -> MutexGuard<'_, (Vec<Packet>, Faults)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wire {
+    /// Joins two devices whose packets have at most `mtu` bytes; longer ones do not pass.
+    pub(super) fn new(ends: [Tap; 2], mtu: usize, weather: Weather) -> Self {
+        let (stopped, stop) = pipe().expect("pipe");
+        let ends = Arc::new(ends);
+        let seen = <[Arc<Seen>; 2]>::default();
+        let threads = [0, 1].map(|way| {
+            let (ends, seen) = (Arc::clone(&ends), Arc::clone(&seen[way]));
+            let stopped = stopped.try_clone().expect("dup");
+            thread::spawn(move || {
+                let [from, to] = [&ends[way], &ends[1 - way]];
+                let random = fastrand::Rng::with_seed(way as u64);
+                let (count, held) = (0, BinaryHeap::new());
+                Direction { from, to, mtu, weather, random, seen: &seen, count, held }
+                    .carry(&stopped);
+            })
+        });
+        Self { seen, threads: threads.into(), stop: Some(stop) }
+    }
+
+    /// What has been sent so far in one direction.
+    pub(super) fn seen(&self, way: usize) -> Vec<Packet> {
+        self.seen[way].lock().0.clone()
+    }
+
+    /// How often the weather has struck, in both directions.
+    pub(super) fn faults(&self) -> Faults {
+        let [there, back] = &self.seen;
+        there.lock().1 + back.lock().1
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        for thread in self.threads.drain(..) {
+            // A panic there has been printed, and what it broke fails the test.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One direction of a cable.
+struct Direction<'a> {
+    from: &'a Tap,
+    to: &'a Tap,
+    mtu: usize,
+    weather: Weather,
+    random: fastrand::Rng,
+    seen: &'a Seen,
+    count: u64,
+    /// Frames on their way, in the order of their arrival.
+    held: BinaryHeap<Reverse<(Instant, u64, Vec<u8>)>>,
+}
+
+impl Direction<'_> {
+    fn carry(&mut self, stopped: &PipeReader) {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let mut ends = [stopped.as_fd(), self.from.as_fd()]
+                .map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN));
+            let now = Instant::now();
+            let wait =
+                self.held.peek().map(|Reverse((due, ..))| due.saturating_duration_since(now));
+            // An interrupted wait has found nothing.
+            let _ = ppoll(&mut ends, wait.map(TimeSpec::from_duration), None);
+            if ends[0].any() == Some(true) {
+                return;
+            }
+            for _ in 0..BATCH {
+                let Some(len) = self.from.read(&mut buffer) else { break };
+                self.take(&buffer[..len]);
+            }
+            self.deliver();
+        }
+    }
+
+    /// Decides what becomes of a frame.
+    fn take(&mut self, frame: &[u8]) {
+        let Weather { lost, late, twice, delay } = self.weather;
+        let [lost, late, twice] = [lost, late, twice].map(|share| self.random.u8(0..100) < share);
+        let [lateness, again] = [0, 1].map(|_| LATENESS.mul_f64(self.random.f64()));
+        let mut seen = self.seen.lock();
+        seen.0.extend(Packet::of(frame));
+        let [lost, late, twice] = [lost, late && !lost, twice && !lost];
+        let faults = Faults { lost: lost.into(), late: late.into(), twice: twice.into() };
+        seen.1 = seen.1 + faults;
+        drop(seen);
+        if lost || frame.len() > packet::HEADER + self.mtu {
+            return;
+        }
+        let due = Instant::now() + delay;
+        if twice {
+            self.hold(due + again, frame);
+        }
+        if late {
+            self.hold(due + lateness, frame);
+        } else if delay.is_zero() {
+            self.to.write(frame);
+        } else {
+            self.hold(due, frame);
+        }
+    }
+
+    fn hold(&mut self, due: Instant, frame: &[u8]) {
+        self.count += 1;
+        self.held.push(Reverse((due, self.count, frame.to_vec())));
+    }
+
+    /// Lets those arrive whose time has come.
+    fn deliver(&mut self) {
+        let now = Instant::now();
+        while let Some(Reverse((due, ..))) = self.held.peek()
+            && *due <= now
+        {
+            if let Some(Reverse((.., frame))) = self.held.pop() {
+                self.to.write(&frame);
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Cables that lose frames, let them come late or twice, take their time, or take shorter packets
+//! on one side: every byte arrives all the same.
+
+use std::{net::Shutdown, time::Duration};
+
+use tests::{
+    Builder, Cable, Datapath, End, Family, Link, Network, Topology, WHOLE, Weather, both_ways,
+    end_of, note, on_every_datapath,
+};
+
+fn cables_that_lose_one_frame_in_a_hundred(datapath: Datapath) {
+    let cable = Cable::with(Weather { lost: 1, ..Weather::default() });
+    handed_over(talk(datapath, Family::V4, [cable; 2], 4 << 20));
+}
+
+fn cables_that_lose_one_frame_in_a_hundred_over_ipv6(datapath: Datapath) {
+    let cable = Cable::with(Weather { lost: 1, ..Weather::default() });
+    handed_over(talk(datapath, Family::V6, [cable; 2], 4 << 20));
+}
+
+fn frames_that_come_late_and_twice(datapath: Datapath) {
+    let cable = Cable::with(Weather { late: 3, twice: 2, ..Weather::default() });
+    handed_over(talk(datapath, Family::V4, [cable; 2], 4 << 20));
+}
+
+fn a_server_that_is_fifty_milliseconds_away(datapath: Datapath) {
+    let far = Weather { delay: Duration::from_millis(50), ..Weather::default() };
+    handed_over(talk(datapath, Family::V4, [Cable::watched(), Cable::with(far)], 2 << 20));
+}
+
+fn everything_at_once(datapath: Datapath) {
+    let weather = Weather { lost: 1, late: 3, twice: 2, delay: Duration::from_millis(5) };
+    handed_over(talk(datapath, Family::V6, [Cable::with(weather); 2], 1 << 20));
+}
+
+fn shorter_packets_on_the_clients_side(datapath: Datapath) {
+    short_packets(datapath, [1400, 1500]);
+}
+
+fn shorter_packets_on_the_servers_side(datapath: Datapath) {
+    short_packets(datapath, [1500, 1400]);
+}
+
+on_every_datapath!(
+    cables_that_lose_one_frame_in_a_hundred,
+    cables_that_lose_one_frame_in_a_hundred_over_ipv6,
+    frames_that_come_late_and_twice,
+    a_server_that_is_fifty_milliseconds_away,
+    everything_at_once,
+    shorter_packets_on_the_clients_side,
+    shorter_packets_on_the_servers_side,
+);
+
+/// Moves `size` bytes both ways at once and ends one direction after the other, on a connection
+/// across these cables, which have to have had their weather.
+fn talk(datapath: Datapath, family: Family, cables: [Cable; 2], size: u64) -> Option<Link> {
+    let network = Network::with(Topology::Apart, family, cables)?;
+    let link = Link::across(network, Builder::new(datapath));
+    let (client, server) = link.pair();
+    both_ways(&client, &server, (size, size + 1), WHOLE);
+    for (from, to) in [(&client, &server), (&server, &client)] {
+        from.shutdown(Shutdown::Write).expect("shutdown");
+        assert_eq!(end_of(&mut to.try_clone().expect("dup")), End::Clean);
+    }
+    let faults = link.network().faults();
+    note(&format!("{faults:?}"));
+    for Weather { lost, late, twice, .. } in cables.into_iter().filter_map(|cable| cable.weather) {
+        for (share, count) in [(lost, faults.lost), (late, faults.late), (twice, faults.twice)] {
+            assert!(share == 0 || count > 0, "{share} of a hundred: {faults:?}");
+        }
+    }
+    Some(link)
+}
+
+fn handed_over(link: Option<Link>) {
+    if let Some(link) = link {
+        link.balance.assert_all_handed_over(1);
+    }
+}
+
+/// A connection whose two sides have cables for packets of other sizes: with the kernel's offloads
+/// and without.
+fn short_packets(datapath: Datapath, mtus: [usize; 2]) {
+    for cable in [Cable::PLAIN, Cable::watched()] {
+        for family in [Family::V4, Family::V6] {
+            let cables = mtus.map(|mtu| cable.mtu(mtu));
+            let Some(link) = talk(datapath, family, cables, 4 << 20) else { return };
+            // Not more: such packets may be too long to go through as they are.
+            link.balance.assert_all_on_its_datapath(1);
+        }
+    }
+}
