@@ -438,7 +438,7 @@ fn count(
                 compare_exchange(progress, seen, seen + u64::from(fresh));
             }
             if carries {
-                write_volatile(addr_of_mut!((*other).acked), forward.ack);
+                write_volatile(addr_of_mut!((*other).side.acked), forward.ack);
                 if forward.ack != segment.ack.wrapping_sub((*other).side.shift) {
                     increment(addr_of_mut!((*this).clamped));
                 }

@@ -94,6 +94,11 @@ pub struct Side {
     /// has (`snd_wl1`) is behind the cut-off: it can be if that packet was ahead of others, and
     /// the socket believes no earlier number.
     pub ahead: u32,
+    /// The last acknowledgement that the peer was given. Kept by whoever passes packets on; begins at
+    /// the cut-off.
+    pub acked: u32,
+    /// Padding.
+    pub reserved: u32,
     /// By how much the peer scales its window.
     pub scale_in: u8,
     /// By how much the other peer believes it to be scaled.
@@ -101,7 +106,7 @@ pub struct Side {
     /// Not 0 if both connections have timestamps; then what is added to the peer's.
     pub stamped: u8,
     /// Padding.
-    pub reserved: u8,
+    pub unused: u8,
     /// What is added to the peer's timestamps on the way to the other peer.
     pub stamp_shift: u32,
 }
@@ -227,11 +232,25 @@ fn forward(this: &Side, other: &Side, packet: &Segment, beyond: bool) -> Forward
     let window = (packet.window as u32) << (this.scale_in & 15);
     let room = window.wrapping_add(said.wrapping_sub(ack)) as i32;
     Forward {
-        seq: packet.seq.wrapping_add(this.shift),
+        seq: believable(this, packet).wrapping_add(this.shift),
         ack,
         window: in_scale(if room > 0 { room as u32 } else { 0 }, this.scale_out),
         without_sack: this.settled == 0 || other.settled == 0,
     }
+}
+
+/// The number of a packet, so that the other peer looks at it.
+///
+/// A peer whose window was larger before may have sent more than it may now. Its acknowledgements
+/// have the number where its window ends then (`tcp_acceptable_seq`), which to the other peer is an
+/// old one, and what an old packet acknowledges is not looked at. If that happens to both, neither
+/// ever hears the other again. What the other peer has acknowledged it has received, so the peer has
+/// sent it: that number is as true. But a question for a sign of life is asked with an old number.
+#[inline(always)]
+fn believable(this: &Side, packet: &Segment) -> u32 {
+    let is_plain = packet.takes() == 0 && packet.flags & (flag::RST | flag::SYN) == 0;
+    let asks = packet.seq.wrapping_add(1) == this.acked;
+    if is_plain && !asks && is_after(this.acked, packet.seq) { this.acked } else { packet.seq }
 }
 
 /// A window in the other scale: never more than fits. What is less than the other scale can say
@@ -261,10 +280,12 @@ mod tests {
         settled: 0,
         next: 0,
         ahead: 0,
+        acked: 1000,
+        reserved: 0,
         scale_in: 0,
         scale_out: 0,
         stamped: 0,
-        reserved: 0,
+        unused: 0,
         stamp_shift: 0,
     };
     const OTHER: Side = Side { shift: 200, cut: 100, written: 5000, ..THIS };
@@ -377,6 +398,18 @@ mod tests {
     }
 
     #[test]
+    fn an_acknowledgement_with_an_old_number_is_heard() {
+        let this = Side { acked: 1500, ..SETTLED };
+        let seq = |packet| joined(&this, &OTHER_SETTLED, packet).forward.map(|f| f.seq - 4000);
+        for (old, new) in [(1400, 1500), (1498, 1500), (1499, 1499), (1500, 1500), (1600, 1600)] {
+            assert_eq!(seq(packet(old, 0, 300)), Some(new), "{old}");
+        }
+        assert_eq!(seq(packet(1400, 1, 300)), Some(1400));
+        let rst = Segment { flags: flag::RST | flag::ACK, ..packet(1400, 0, 300) };
+        assert_eq!(seq(rst), Some(1400));
+    }
+
+    #[test]
     fn an_end_goes_where_the_bytes_before_it_go() {
         let fin = |seq, len| Segment { flags: flag::ACK | flag::FIN, ..packet(seq, len, 300) };
         assert!(joined(&THIS, &OTHER, fin(1000, 0)).forward.is_some());
@@ -448,7 +481,7 @@ mod tests {
             let [this, other] = sides.map(|side| Side { settled: 1, ..side });
             let judgement = joined(&this, &other, packet);
             let forward = Forward {
-                seq: packet.seq.wrapping_add(this.shift),
+                seq: believable(&this, &packet).wrapping_add(this.shift),
                 ack: packet.ack.wrapping_sub(other.shift),
                 window: rescale(packet.window, this.scale_in, this.scale_out),
                 without_sack: false,
@@ -502,13 +535,14 @@ mod tests {
 
     prop_compose! {
         fn sides()(
-            numbers: [u32; 5],
+            numbers: [u32; 6],
             settled in 0u32..2,
             scales in prop::array::uniform2(0u8..15),
         ) -> Side {
-            let [shift, cut, written, next, ahead] = numbers;
+            let [shift, cut, written, next, ahead, acked] = numbers;
             let [scale_in, scale_out] = scales;
-            Side { shift, cut, written, settled, next, ahead, scale_in, scale_out, ..THIS }
+            let side = Side { shift, cut, written, settled, next, ahead, ..THIS };
+            Side { acked, scale_in, scale_out, ..side }
         }
     }
 }

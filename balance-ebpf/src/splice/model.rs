@@ -72,7 +72,7 @@ struct Scenario {
     begin: u64,
     /// A peer that reads nothing until it has written everything.
     stubborn: Option<usize>,
-    /// User space hands over only if no window shrinks by it. If not set, one of the two may.
+    /// User space hands over only if no window shrinks by it.
     careful: bool,
 }
 
@@ -307,6 +307,7 @@ impl World {
             let mut packet = packet.clone();
             (packet.head.seq, packet.head.ack) = (to.seq, to.ack);
             packet.head.window = to.window;
+            self.sides[1 - i].acked = to.ack;
             let by = self.sides[1 - i].shift;
             for (from, to) in &mut packet.sack {
                 (*from, *to) = (from.wrapping_sub(by), to.wrapping_sub(by));
@@ -382,16 +383,18 @@ impl World {
 
     /// Whether the peers have room for all that our sockets can still tell the other to have room
     /// for: then nobody is taken back what it was promised, and our sockets get rid of what they
-    /// hold whatever the applications do. Two windows that shrink at once can make each end take
-    /// the acknowledgements of the other for wrong.
+    /// hold whatever the applications do.
     fn has_room(&self) -> bool {
         let room = |i: usize| self.sockets[1 - i].may_promise() <= self.sockets[i].room_ends();
-        if self.scenario.careful { room(0) && room(1) } else { room(0) || room(1) }
+        !self.scenario.careful || room(0) && room(1)
     }
 
     fn read_cut(&mut self, i: usize) {
         let socket = &self.sockets[i];
         self.sides[i].cut = socket.number_in(socket.arrived());
+        if self.phase == phase::LOCAL {
+            self.sides[i].acked = self.sides[i].cut;
+        }
         self.sides[i].ahead = socket.room_from().saturating_sub(socket.arrived()) as u32;
     }
 

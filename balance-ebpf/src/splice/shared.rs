@@ -58,8 +58,8 @@ pub mod ending {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Way {
-    /// How numbers change. `next` and what is found out of timestamps is written by the program,
-    /// `settled` by both, the rest by user space.
+    /// How numbers change. `next`, `acked` and what is found out of timestamps is written by
+    /// the program, `settled` by both, the rest by user space.
     pub side: Side,
     /// How the addresses of its packets are to look. Written by user space.
     pub looks: Key,
@@ -74,8 +74,8 @@ pub struct Way {
     pub progress: u64,
     /// Where that began.
     pub origin: u32,
-    /// The last acknowledgement that this side's peer was given. Begins where `origin` does.
-    pub acked: u32,
+    /// Padding.
+    pub unused: u32,
     /// Packets that went on.
     pub packets: u64,
     /// When the last one did: nanoseconds of CLOCK_MONOTONIC.
@@ -107,7 +107,7 @@ impl Way {
     /// RST, and asks with a challenge (RFC 5961, 3.2) about one that it does not believe.
     #[inline(always)]
     pub const fn is_believed(&self, seq: u32, progress: u64) -> bool {
-        seq == self.next(progress) || seq == self.acked
+        seq == self.next(progress) || seq == self.side.acked
     }
 }
 
@@ -119,15 +119,19 @@ mod tests {
     #[test]
     fn the_layout_is_as_both_sides_read_it() {
         assert_eq!(size_of::<Key>(), 40);
-        assert_eq!(size_of::<Side>(), 32);
+        assert_eq!(size_of::<Side>(), 40);
         assert_eq!(offset_of!(Splice, ways), 16);
-        assert_eq!(size_of::<Way>(), 32 + 40 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8);
+        assert_eq!(size_of::<Way>(), 40 + 40 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8);
         assert_eq!(size_of::<Splice>() % 64, 0);
     }
 
     #[test]
     fn only_a_break_with_the_number_that_is_due_is_believed() {
-        let way = Way { origin: u32::MAX - 9, acked: u32::MAX - 2, ..Way::default() };
+        let way = Way {
+            side: Side { acked: u32::MAX - 2, ..Side::default() },
+            origin: u32::MAX - 9,
+            ..Way::default()
+        };
         for (seq, believed) in [(10, true), (u32::MAX - 2, true), (9, false), (0, false)] {
             assert_eq!(way.is_believed(seq, 20), believed, "{seq}");
         }

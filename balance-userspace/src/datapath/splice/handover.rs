@@ -111,7 +111,10 @@ async fn begin(slot: &Slot, pair: &Pair) -> io::Result<Result<Start, Refused>> {
         if !agreed.established {
             return Ok(Err(Refused::Never(Obstacle::Ended)));
         }
-        if agreed.offered_mss > sys::taken_segment(streams[other])? {
+        // A peer sends no more than it was told to, nor than its own link takes, which is what it
+        // takes itself.
+        let sends = agreed.offered_mss.min(sys::taken_segment(streams[this])?);
+        if sends > sys::taken_segment(streams[other])? {
             return Ok(Err(Refused::Never(Obstacle::Segments)));
         }
         let scale_out = sys::agreed(streams[other])?.scales.1;

@@ -18,9 +18,10 @@ const LARGEST: u32 = 32767;
 pub(crate) fn for_backend(client: &Stream) -> Option<u32> {
     // Without options.
     let now = sys::largest_segment(client).ok().filter(|&now| now <= LARGEST)?;
-    let has_timestamps = sys::agreed(client).ok()?.has_timestamps();
-    let segment = now + if has_timestamps { TIMESTAMPS } else { 0 };
-    (segment <= LARGEST).then_some(segment)
+    let agreed = sys::agreed(client).ok()?;
+    let segment = now + if agreed.has_timestamps() { TIMESTAMPS } else { 0 };
+    // It is also small where the window is; that says nothing of the path.
+    (agreed.path_mtu <= LARGEST && segment <= LARGEST).then_some(segment)
 }
 
 /// The largest segment that the paths to all of these backends take, in bytes with options, if that

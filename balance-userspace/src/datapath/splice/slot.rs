@@ -64,7 +64,7 @@ impl Slot {
         let words = self.words();
         words.side(side, |s| &raw mut s.shift).store(begin.side.shift, SeqCst);
         words.way(side, |w| &raw mut w.origin).store(begin.side.cut, SeqCst);
-        words.way(side, |w| &raw mut w.acked).store(begin.side.cut, SeqCst);
+        words.side(side, |s| &raw mut s.acked).store(begin.side.cut, SeqCst);
         words.way(side, |w| &raw mut w.clock).store(begin.clock, SeqCst);
         words.way64(side, |w| &raw mut w.clock_at).store(begin.clock_at, SeqCst);
         words.way64(side, |w| &raw mut w.last).store(begin.clock_at, SeqCst);
