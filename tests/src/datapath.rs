@@ -43,9 +43,13 @@ impl Datapath {
 
     /// Whether a connection on it may end on what the program calls `name`.
     pub fn may_end_on(self, name: &str) -> bool {
-        // One that ends early is not handed over.
-        let is_handed_over = matches!(self, Datapath::Handover | Datapath::Splice);
-        name == self.name() || is_handed_over && name == "relay"
+        match self {
+            Datapath::Relay | Datapath::Sockmap => name == self.name(),
+            // One that ends early is not handed over.
+            Datapath::Handover => name == "sockmap" || name == "relay",
+            // Nor is one that cannot be spliced, which goes to the others.
+            Datapath::Splice => ["splice", "sockmap", "relay"].contains(&name),
+        }
     }
 }
 

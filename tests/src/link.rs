@@ -34,12 +34,8 @@ impl Link {
 
     /// Starts a program; the sockets of [`Link::small_pair`] will have small buffers.
     pub fn small(datapath: Datapath) -> Self {
-        Self::small_with(Builder::new(datapath))
-    }
-
-    /// The same as `builder` says.
-    pub fn small_with(builder: Builder) -> Self {
-        Self::over(builder, listen_small((Ipv4Addr::LOCALHOST, 0).into()))
+        let listener = listen_small((Ipv4Addr::LOCALHOST, 0).into());
+        Self::over(Builder::new(datapath), listener)
     }
 
     /// Starts a program as `builder` says, with its backend at `backend`.

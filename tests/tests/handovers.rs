@@ -2,14 +2,16 @@
 //! byte is lost, comes twice, or comes at another place.
 
 use std::{
+    net::{Ipv4Addr, TcpStream},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
+    time::Duration,
 };
 
-use tests::{Builder, Datapath, Link, MUST_SPLICE, Session, both_ways, note, on_splice};
+use tests::{Builder, Datapath, Link, MUST_SPLICE, Sending, Session, note, on_splice, receive_all};
 
 /// Turns of user space after which each program hands its connections over.
 const AFTER: [u32; 10] = [1, 2, 3, 5, 8, 12, 17, 24, 32, 40];
@@ -24,7 +26,7 @@ fn five_hundred_connections_are_handed_over_in_the_middle(datapath: Datapath) {
     let mut sessions = Vec::new();
     for after in AFTER {
         let builder = Builder::new(datapath).offload_after(after);
-        let link = Link::small_with(builder);
+        let link = Link::with(builder, (Ipv4Addr::LOCALHOST, 0).into());
         let (sizes, pairing) = (AtomicU64::new(0), Mutex::new(()));
         thread::scope(|scope| {
             for _ in 0..AT_A_TIME {
@@ -69,17 +71,32 @@ mod on_handover {
 
 on_splice!(five_hundred_connections_are_handed_over_in_the_middle);
 
-/// Moves two to four MiB each way at once on a connection of its own, with buffers and writes that
-/// make many turns of it.
+/// Moves one to four MiB each way at once on a connection of its own.
 fn carry(link: &Link, pairing: &Mutex<()>, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let [up, down] = [0, 1].map(|_| random.u64(2 << 20..4 << 20));
     let (client, server) = {
         // One at a time: otherwise the ends of two connections could change places.
         let _alone = pairing.lock().unwrap_or_else(PoisonError::into_inner);
-        link.small_pair()
+        link.pair()
     };
-    both_ways(&client, &server, (up, down), 1..20_000);
+    let (up, down) = (begin(&client, &mut random), begin(&server, &mut random));
+    thread::scope(|scope| {
+        let got = scope.spawn(|| receive_all(&server).expect("what the client said"));
+        assert_eq!(receive_all(&client).expect("what the server said"), down.finish());
+        assert_eq!(got.join().expect("the receiver"), up.finish());
+    });
+}
+
+/// A sender that pauses now and then, so that user space makes many turns of what it says.
+fn begin(stream: &TcpStream, random: &mut fastrand::Rng) -> Sending {
+    let len = random.u64(1 << 20..4 << 20);
+    let mut pauses = random.fork();
+    Sending::start_with(stream, len, 1..20_000, move |_| {
+        // Not a wait: this sender has nothing to say for a while.
+        if pauses.bool() {
+            thread::sleep(Duration::from_micros(20));
+        }
+    })
 }
 
 fn summary(datapath: Datapath, after: u32, sessions: &[Session]) -> String {
