@@ -4,10 +4,6 @@ use std::{fs, path::Path};
 
 use crate::skip;
 
-/// Whether tests insist that connections which can be spliced have been: off, they may stay on the
-/// relay where the splice datapath leaves them to it.
-pub const MUST_SPLICE: bool = true;
-
 /// A way to move the bytes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Datapath {
@@ -53,10 +49,10 @@ impl Datapath {
     }
 }
 
-/// True where the sockmap datapath has to work; a test that gets false ends at once, and the
+/// True where the datapaths in the kernel have to work; a test that gets false ends at once, and the
 /// reason has been printed.
-pub fn sockmap_works() -> bool {
-    match sockmap_obstacle() {
+pub fn kernel_works() -> bool {
+    match kernel_obstacle() {
         None => true,
         Some(reason) => {
             skip(&reason);
@@ -65,18 +61,18 @@ pub fn sockmap_works() -> bool {
     }
 }
 
-/// Why the sockmap datapath cannot be expected to work in this process, if so.
-pub fn sockmap_obstacle() -> Option<String> {
+/// Why the datapaths in the kernel cannot be expected to work in this process, if so.
+pub fn kernel_obstacle() -> Option<String> {
     /// Bits of linux/capability.h.
     const NEEDED: [(&str, u32); 2] = [("CAP_NET_ADMIN", 12), ("CAP_BPF", 39)];
 
     if !nix::unistd::Uid::effective().is_root() {
-        return Some("the sockmap datapath needs root".into());
+        return Some("a datapath in the kernel needs root".into());
     }
     let held = effective_capabilities();
     for (name, bit) in NEEDED {
         if held & (1 << bit) == 0 {
-            return Some(format!("the sockmap datapath needs {name}"));
+            return Some(format!("a datapath in the kernel needs {name}"));
         }
     }
     let btf = Path::new("/sys/kernel/btf/vmlinux");
@@ -92,10 +88,10 @@ fn effective_capabilities() -> u64 {
     u64::from_str_radix(line.expect("a CapEff line").trim(), 16).expect("a hexadecimal number")
 }
 
-/// For each function of a [`Datapath`](crate::Datapath), two tests: `NAME::on_relay` and
-/// `NAME::on_sockmap`.
+/// For each function of a [`Datapath`](crate::Datapath), the tests `NAME::on_relay`,
+/// `NAME::on_sockmap` and `NAME::on_splice`.
 #[macro_export]
-macro_rules! on_both_datapaths {
+macro_rules! on_each_datapath {
     ($($name:ident),+ $(,)?) => {$(
         mod $name {
             #[test]
@@ -105,53 +101,33 @@ macro_rules! on_both_datapaths {
 
             #[test]
             fn on_sockmap() {
-                if $crate::sockmap_works() {
+                if $crate::kernel_works() {
                     super::$name($crate::Datapath::Sockmap);
+                }
+            }
+
+            #[test]
+            fn on_splice() {
+                if $crate::kernel_works() {
+                    super::$name($crate::Datapath::Splice);
                 }
             }
         }
     )+};
 }
 
-/// The same, and `on_handover::NAME`: from one to the other in the middle.
+/// The same, and `on_handover::NAME`: from relay to sockmap in the middle.
 #[macro_export]
 macro_rules! on_all_datapaths {
     ($($name:ident),+ $(,)?) => {
-        $crate::on_both_datapaths!($($name),+);
+        $crate::on_each_datapath!($($name),+);
 
         mod on_handover {
             $(
                 #[test]
                 fn $name() {
-                    if $crate::sockmap_works() {
+                    if $crate::kernel_works() {
                         super::$name($crate::Datapath::Handover);
-                    }
-                }
-            )+
-        }
-    };
-}
-
-/// The same, and `on_splice::NAME`.
-#[macro_export]
-macro_rules! on_every_datapath {
-    ($($name:ident),+ $(,)?) => {
-        $crate::on_all_datapaths!($($name),+);
-        $crate::on_splice!($($name),+);
-    };
-}
-
-/// For each function of a [`Datapath`](crate::Datapath), the test `on_splice::NAME`.
-#[macro_export]
-macro_rules! on_splice {
-    ($($name:ident),+ $(,)?) => {
-        mod on_splice {
-            $(
-                #[test]
-                #[ignore = "the splice datapath is not finished, see ARCHITECTURE.md"]
-                fn $name() {
-                    if $crate::sockmap_works() {
-                        super::$name($crate::Datapath::Splice);
                     }
                 }
             )+

@@ -31,7 +31,7 @@ pub use blackhole::Blackhole;
 pub use command::{KillOnDrop, Outcome, finish, run, run_with_input};
 pub use control::{Daemons, Row, RunDir};
 pub use data::{Digest, Pattern, Receiver, receive_all, receive_exactly, send};
-pub use datapath::{Datapath, MUST_SPLICE, sockmap_obstacle, sockmap_works};
+pub use datapath::{Datapath, kernel_obstacle, kernel_works};
 pub use eventually::eventually;
 pub use forge::forge;
 pub use inspect::{KernelMemory, Process, is_listening};

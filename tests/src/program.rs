@@ -18,7 +18,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{Datapath, MUST_SPLICE, Process, ReservedPort, eventually, finish};
+use crate::{Datapath, Process, ReservedPort, eventually, finish};
 
 mod builder;
 mod event;
@@ -158,11 +158,10 @@ impl Balance {
         }
     }
 
-    /// Asserts the same, and of a program on splice that all have been handed over to it, unless
-    /// [`MUST_SPLICE`] is off.
+    /// Asserts the same, and of a program on splice that all have been handed over to it.
     pub fn assert_all_handed_over(&self, count: usize) {
         self.assert_all_on_its_datapath(count);
-        if MUST_SPLICE && self.builder.datapath() == Some(Datapath::Splice) {
+        if self.builder.datapath() == Some(Datapath::Splice) {
             let sessions = self.sessions(count);
             let left =
                 sessions.iter().filter(|session| session.datapath != Datapath::Splice.name());

@@ -10,7 +10,7 @@ use std::{
 
 use tests::{
     Backend, Builder, Datapath, Process, connect, end_of, eventually, kernel_entries, note,
-    on_both_datapaths, reset,
+    on_each_datapath, reset,
 };
 
 /// Connections at a time.
@@ -71,7 +71,7 @@ fn standing_connections_have_two_map_entries_each_on_the_kernel_path(datapath: D
     balance.assert_all_on_its_datapath(10);
 }
 
-on_both_datapaths!(
+on_each_datapath!(
     five_thousand_connections_leave_nothing_behind,
     standing_connections_have_two_map_entries_each_on_the_kernel_path,
 );

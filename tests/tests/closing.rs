@@ -10,7 +10,7 @@ use std::{
 };
 
 use tests::{
-    Datapath, End, Link, Pattern, WHOLE, both_ways, end_of, eventually, on_every_datapath,
+    Datapath, End, Link, Pattern, WHOLE, both_ways, end_of, eventually, on_all_datapaths,
     receive_all, receive_exactly, reset, send,
 };
 
@@ -120,7 +120,7 @@ fn a_server_that_talks_on_to_a_client_that_has_gone_is_told(datapath: Datapath) 
     link.balance.assert_all_on_its_datapath(1);
 }
 
-on_every_datapath!(
+on_all_datapaths!(
     a_client_that_has_said_all_still_gets_a_big_answer,
     a_server_that_has_said_all_still_gets_a_big_answer,
     both_sides_may_end_at_once_and_lose_nothing,

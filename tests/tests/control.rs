@@ -23,7 +23,7 @@ use nix::{
 use socket2::{Domain, SockAddr, Socket, Type};
 use tests::{
     Backend, Balance, Builder, Daemons, Datapath, End, Link, PATIENCE, ReservedPort, Row, RunDir,
-    Seats, WHOLE, ask, binary, both_ways, connect, end_of, eventually, listen, on_both_datapaths,
+    Seats, WHOLE, ask, binary, both_ways, connect, end_of, eventually, listen, on_each_datapath,
     run, skip, visit,
 };
 
@@ -238,7 +238,7 @@ fn no_server_ever_has_more_connections_than_its_maximum(datapath: Datapath) {
     assert_eq!((stopped.connections, stopped.unserved), (all, all - total));
 }
 
-on_both_datapaths!(
+on_each_datapath!(
     connections_and_bytes_are_shown_while_they_run_and_after,
     a_reset_in_the_middle_counts_from_there,
     sessions_are_listed_and_dropped_on_both_sides,

@@ -9,7 +9,7 @@ use std::{
 
 use tests::{
     Backend, Blackhole, Builder, Datapath, Digest, End, Link, Pattern, WHOLE, both_ways, connect,
-    end_of, on_every_datapath, receive_all, receive_exactly, reset, send,
+    end_of, on_all_datapaths, receive_all, receive_exactly, reset, send,
 };
 
 fn data_sent_before_the_backend_is_connected_arrives(datapath: Datapath) {
@@ -94,7 +94,7 @@ fn clients_that_leave_before_the_backend_is_connected_do_no_harm(datapath: Datap
     assert!((3..=4).contains(&stopped.connections), "{stopped:?}");
 }
 
-on_every_datapath!(
+on_all_datapaths!(
     data_sent_before_the_backend_is_connected_arrives,
     a_client_that_closes_before_the_backend_is_connected_loses_no_byte,
     clients_that_send_and_close_at_once_lose_no_byte,

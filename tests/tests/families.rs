@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tests::{
-    Builder, Datapath, Link, ReservedPort, WHOLE, both_ways, connect, end_of, on_both_datapaths,
+    Builder, Datapath, Link, ReservedPort, WHOLE, both_ways, connect, end_of, on_each_datapath,
     skip,
 };
 
@@ -36,7 +36,7 @@ fn without_a_listen_address_both_families_are_served(datapath: Datapath) {
     link.balance.assert_all_on_its_datapath(2);
 }
 
-on_both_datapaths!(
+on_each_datapath!(
     an_ipv6_client_reaches_an_ipv4_server,
     an_ipv4_client_reaches_an_ipv6_server,
     an_ipv6_client_reaches_an_ipv6_server,

@@ -9,7 +9,7 @@ use std::{
 
 use tests::{
     Builder, Cable, Datapath, End, Family, Link, Network, PATIENCE, Packet, Peer, Topology, WHOLE,
-    both_ways, end_of, eventually, note, on_every_datapath,
+    both_ways, end_of, eventually, note, on_all_datapaths,
 };
 
 fn packets_over_ipv4_are_those_of_who_says_so(datapath: Datapath) {
@@ -20,7 +20,7 @@ fn packets_over_ipv6_are_those_of_who_says_so(datapath: Datapath) {
     watch(datapath, Family::V6);
 }
 
-on_every_datapath!(
+on_all_datapaths!(
     packets_over_ipv4_are_those_of_who_says_so,
     packets_over_ipv6_are_those_of_who_says_so,
 );

@@ -4,8 +4,7 @@ use std::{io::Read as _, net::TcpStream, thread};
 
 use socket2::SockRef;
 use tests::{
-    Datapath, End, Link, Pattern, WHOLE, both_ways, end_of, on_every_datapath, receive_exactly,
-    send,
+    Datapath, End, Link, Pattern, WHOLE, both_ways, end_of, on_all_datapaths, receive_exactly, send,
 };
 
 /// From less than a packet to more than any buffer on the way.
@@ -107,7 +106,7 @@ fn urgent_bytes_keep_their_place_among_the_others(datapath: Datapath) {
     link.balance.assert_all_on_its_datapath(1);
 }
 
-on_every_datapath!(
+on_all_datapaths!(
     a_client_that_speaks_first_is_heard_and_answered,
     a_server_that_speaks_first_is_heard_and_answered,
     both_sides_may_speak_at_once,

@@ -11,9 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tests::{
-    Balance, Builder, Client, Datapath, Sink, note, on_both_datapaths, postfix_tools, run,
-};
+use tests::{Balance, Builder, Client, Datapath, Sink, note, on_each_datapath, postfix_tools, run};
 
 const MESSAGES: usize = 2000;
 const PARALLEL: usize = 20;
@@ -97,7 +95,7 @@ fn when_a_server_is_killed_only_its_own_sessions_fail(datapath: Datapath) {
     assert!(run.delivered.into_inner() >= MESSAGES);
 }
 
-on_both_datapaths!(
+on_each_datapath!(
     two_thousand_messages_in_a_session_each_are_split_evenly,
     two_thousand_messages_in_twenty_long_sessions_are_split_evenly,
     when_a_server_is_killed_only_its_own_sessions_fail,

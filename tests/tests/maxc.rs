@@ -12,7 +12,7 @@ use std::{
 };
 
 use tests::{
-    Builder, Datapath, PATIENCE, RunDir, Seats, eventually, note, on_both_datapaths, visit,
+    Builder, Datapath, PATIENCE, RunDir, Seats, eventually, note, on_each_datapath, visit,
 };
 
 const CHANNELS: usize = 3;
@@ -65,7 +65,7 @@ fn a_maximum_holds_under_twice_the_load(datapath: Datapath) {
     assert_eq!((stopped.connections, stopped.unserved), (all, all - total));
 }
 
-on_both_datapaths!(a_maximum_holds_under_twice_the_load);
+on_each_datapath!(a_maximum_holds_under_twice_the_load);
 
 /// What clients and watcher tell each other.
 struct Course {

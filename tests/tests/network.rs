@@ -8,7 +8,7 @@ use std::{
 
 use tests::{
     Builder, Datapath, End, Family, Link, Network, Pattern, Sending, Topology, WHOLE, both_ways,
-    end_of, note, on_every_datapath, receive_all, send,
+    end_of, note, on_all_datapaths, receive_all, send,
 };
 
 fn hosts_apart_over_ipv4(datapath: Datapath) {
@@ -70,7 +70,7 @@ fn a_window_that_was_full_opens_again(datapath: Datapath) {
     link.balance.assert_all_handed_over(2);
 }
 
-on_every_datapath!(
+on_all_datapaths!(
     hosts_apart_over_ipv4,
     hosts_apart_over_ipv6,
     hosts_behind_one_interface_over_ipv4,

@@ -9,7 +9,7 @@ use std::{
 
 use tests::{
     Backend, Balance, Builder, Datapath, PATIENCE, Process, connect, eventually, note,
-    on_both_datapaths,
+    on_each_datapath,
 };
 
 fn with_few_descriptors_it_serves_what_it_can_and_recovers(datapath: Datapath) {
@@ -81,7 +81,7 @@ fn clients_above_the_limit_wait_until_one_ends(datapath: Datapath) {
     assert_eq!(balance.stop().connections, 4);
 }
 
-on_both_datapaths!(
+on_each_datapath!(
     with_few_descriptors_it_serves_what_it_can_and_recovers,
     out_of_descriptors_it_serves_what_stands_and_recovers,
     clients_above_the_limit_wait_until_one_ends,

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
 
-use tests::{Backend, Builder, Datapath, PATIENCE, ask, binary, run, sockmap_works};
+use tests::{Backend, Builder, Datapath, PATIENCE, ask, binary, kernel_works, run};
 
 /// The user `nobody`.
 const NOBODY: u32 = 65534;
@@ -34,7 +34,7 @@ fn without_privileges_the_kernel_path_is_refused_in_one_line() {
 
 #[test]
 fn with_privileges_the_kernel_path_serves_by_itself() {
-    if !sockmap_works() {
+    if !kernel_works() {
         return;
     }
     let server = Backend::greeter("A");

@@ -9,7 +9,7 @@ use std::{
 use nix::sys::signal::Signal;
 use tests::{
     Backend, Builder, Datapath, End, Event, Link, PATIENCE, WHOLE, both_ways, end_of, eventually,
-    is_listening, on_both_datapaths,
+    is_listening, on_each_datapath,
 };
 
 fn after_sigterm_no_client_is_taken_but_standing_connections_finish(datapath: Datapath) {
@@ -47,7 +47,7 @@ fn a_second_signal_ends_it_at_once(datapath: Datapath) {
     assert_eq!(end_of(&mut client), End::Reset);
 }
 
-on_both_datapaths!(
+on_each_datapath!(
     after_sigterm_no_client_is_taken_but_standing_connections_finish,
     sigint_is_the_same_as_sigterm,
     connections_that_outlast_the_grace_are_reset,

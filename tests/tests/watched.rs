@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tests::{Backend, Builder, Datapath, PATIENCE, RunDir, connect, note, sockmap_works};
+use tests::{Backend, Builder, Datapath, PATIENCE, RunDir, connect, kernel_works, note};
 
 const CONNECTIONS: usize = 64;
 const REQUEST: usize = 64;
@@ -72,7 +72,7 @@ fn on_relay() {
 #[test]
 #[ignore = "a measurement"]
 fn on_sockmap() {
-    if sockmap_works() {
+    if kernel_works() {
         cost_of_looking(Datapath::Sockmap);
     }
 }

@@ -5,7 +5,7 @@ use std::{net::Shutdown, time::Duration};
 
 use tests::{
     Builder, Cable, Datapath, End, Family, Link, Network, Topology, WHOLE, Weather, both_ways,
-    end_of, note, on_every_datapath,
+    end_of, note, on_all_datapaths,
 };
 
 fn cables_that_lose_one_frame_in_a_hundred(datapath: Datapath) {
@@ -41,7 +41,7 @@ fn shorter_packets_on_the_servers_side(datapath: Datapath) {
     short_packets(datapath, [1500, 1400]);
 }
 
-on_every_datapath!(
+on_all_datapaths!(
     cables_that_lose_one_frame_in_a_hundred,
     cables_that_lose_one_frame_in_a_hundred_over_ipv6,
     frames_that_come_late_and_twice,
