@@ -188,8 +188,8 @@ pub(crate) fn largest_segment(socket: &impl AsFd) -> io::Result<u32> {
     unsafe { option(socket, libc::IPPROTO_TCP, libc::TCP_MAXSEG) }
 }
 
-/// The largest segment that the peer told us to send, in bytes, TCP's options included. Needs what
-/// [`numbers`] does.
+/// The largest segment that the peer told us to send, in bytes, TCP's options included. Needs
+/// CAP_NET_ADMIN.
 pub(crate) fn taken_segment(socket: &impl AsFd) -> io::Result<u32> {
     // In this mode the kernel says what the peer did, and not what it makes of it at the moment.
     in_repair(socket, || largest_segment(socket))
@@ -227,12 +227,14 @@ const REPAIR_OFF_WITHOUT_PROBE: i32 = -1;
 const RECEIVE_QUEUE: i32 = 1;
 const SEND_QUEUE: i32 = 2;
 
-/// Reads where a connection stands. Needs CAP_NET_ADMIN, and a send queue of which everything
-/// has been sent: what the kernel would send meanwhile it would only count as sent
-/// (net/ipv4/tcp_output.c, tcp_write_xmit).
+/// Reads where a connection stands. Needs CAP_NET_ADMIN. What the kernel would send at this very
+/// moment, because room for it has just been announced, it only counts as sent
+/// (net/ipv4/tcp_output.c, tcp_write_xmit), and sends it when it is missed: better is a send queue of
+/// which everything has been sent.
 pub(crate) fn numbers(socket: &impl AsFd) -> io::Result<Numbers> {
     in_repair(socket, || {
         let written = queue_number(socket, SEND_QUEUE)?;
+        // Leaves the send queue alone again.
         let received = queue_number(socket, RECEIVE_QUEUE)?;
         let [heard, _, most_room, _, _] = repair_window(socket)?;
         Ok(Numbers { received, written, heard, most_room })
@@ -276,6 +278,11 @@ fn repair_window(socket: &impl AsFd) -> io::Result<[u32; 5]> {
     const TCP_REPAIR_WINDOW: i32 = 29;
     // SAFETY: integers.
     unsafe { option(socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW) }
+}
+
+/// Acknowledges what has arrived and has not been acknowledged, if there is anything.
+pub(crate) fn acknowledge_now(socket: &impl AsFd) -> io::Result<()> {
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1)
 }
 
 /// Makes a socket close without telling its peer.

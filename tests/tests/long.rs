@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use tests::{Datapath, Link, note, on_each_datapath, on_splice};
+use tests::{Datapath, Link, note, on_each_datapath};
 
 /// More than sequence numbers count.
 const SIZE: u64 = 5 << 30;
@@ -40,7 +40,6 @@ fn five_gib_each_way_at_once_on_one_connection(datapath: Datapath) {
 }
 
 on_each_datapath!(five_gib_each_way_at_once_on_one_connection);
-on_splice!(five_gib_each_way_at_once_on_one_connection);
 
 /// The pattern of a seed, longer than its period by what one write or read may want of it.
 fn pattern(seed: u64) -> Vec<u8> {

@@ -34,7 +34,8 @@ use crate::{
 /// that were past the hook when the program took over are there by then.
 const SETTLING: Duration = Duration::from_millis(1);
 
-/// How often, and how long each time, it is waited for all to be sent that was written.
+/// How often, and how long each time, it is waited for all to be sent that was written. On a long or
+/// a slow path it never is.
 const PAUSES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -42,8 +43,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub(super) enum Refused {
     /// It never can be.
     Never(Obstacle),
-    /// Bytes are on their way that cannot be waited for.
-    Busy,
+    /// Something has arrived out of order.
+    Disordered,
     /// The program has not seen packets of both peers.
     Unseen,
 }
@@ -101,7 +102,7 @@ async fn begin(slot: &Slot, pair: &Pair) -> io::Result<Result<Start, Refused>> {
     }
     let streams: [&Stream; 2] = [&pair.client, &pair.backend];
     if !is_quiet(&streams).await? {
-        return Ok(Err(Refused::Busy));
+        return Ok(Err(Refused::Disordered));
     }
     let begun = [Begun::of(streams[0])?, Begun::of(streams[1])?];
     for (this, other) in [(0, 1), (1, 0)] {
@@ -136,21 +137,22 @@ async fn begin(slot: &Slot, pair: &Pair) -> io::Result<Result<Start, Refused>> {
 }
 
 /// Waits a moment until all has been sent that was written, and nothing lies about that cannot be
-/// read.
+/// read; false if something still does.
 async fn is_quiet(streams: &[&Stream; 2]) -> io::Result<bool> {
-    for turn in 0.. {
-        let mut quiet = true;
+    let mut turn = 0;
+    loop {
+        let (mut is_sent, mut is_ordered) = (true, true);
         for stream in streams {
+            is_sent &= sys::unsent(*stream)? == 0;
             // What arrived out of order is there and cannot be read.
-            let is_odd = sys::unread(*stream)? == 0 && sys::receive_memory(*stream)? != 0;
-            quiet &= sys::unsent(*stream)? == 0 && !is_odd;
+            is_ordered &= sys::unread(*stream)? != 0 || sys::receive_memory(*stream)? == 0;
         }
-        if quiet || turn == PAUSES {
-            return Ok(quiet);
+        if is_sent && is_ordered || turn == PAUSES {
+            return Ok(is_ordered);
         }
+        turn += 1;
         sleep(PAUSE).await;
     }
-    unreachable!("the turns are counted")
 }
 
 impl Joint {
@@ -205,6 +207,8 @@ impl Joint {
             }
             if still {
                 for i in 0..2 {
+                    // From now on it has nothing to say.
+                    sys::acknowledge_now(streams[i])?;
                     let ahead = sys::heard(streams[i])?.wrapping_sub(cuts[i]);
                     self.slot.set_ahead(i, if is_after(ahead, 0) { ahead } else { 0 });
                 }
