@@ -118,6 +118,8 @@ struct TcpInfo {
     tcpi_pacing_rate: u64,
     tcpi_max_pacing_rate: u64,
     tcpi_bytes_acked: u64,
+    before_window: [u32; 25],
+    tcpi_snd_wnd: u32,
 }
 
 fn tcp_info(socket: &impl AsFd) -> io::Result<TcpInfo> {
@@ -342,11 +344,9 @@ pub(crate) fn monotonic() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// Bytes that were written and not yet sent for the first time.
-pub(crate) fn unsent(socket: &impl AsFd) -> io::Result<u32> {
-    /// include/uapi/linux/sockios.h
-    const SIOCOUTQNSD: libc::c_ulong = 0x894b;
-    ask(socket, SIOCOUTQNSD)
+/// Bytes that the peer has room for, beyond what it has acknowledged (from Linux 5.4 on).
+pub(crate) fn room(socket: &impl AsFd) -> io::Result<u64> {
+    Ok(tcp_info(socket)?.tcpi_snd_wnd.into())
 }
 
 /// Bytes that arrived and were not yet read.

@@ -35,7 +35,7 @@ pub use datapath::{Datapath, kernel_obstacle, kernel_works};
 pub use eventually::eventually;
 pub use forge::forge;
 pub use inspect::{KernelMemory, Process, is_listening};
-pub use link::{Link, both_ways};
+pub use link::{Link, both_ways, exchange};
 pub use maps::kernel_entries;
 pub use net::{End, accept, ask, connect, end_of, listen, listen_small, reset, small_buffers};
 pub use network::{Cable, Family, Faults, Namespace, Network, Packet, Peer, Topology, Weather};

@@ -102,6 +102,19 @@ impl Link {
         self.greet(client)
     }
 
+    /// Bytes that have gone each way on a [`Link::settled_pair`].
+    pub const SETTLED: u64 = 300;
+
+    /// Like [`Link::pair`], after as many exchanges as it takes until a datapath that has taken the
+    /// connection over does nothing any more that it only does in the beginning.
+    pub fn settled_pair(&self) -> (TcpStream, TcpStream) {
+        let (mut client, mut server) = self.pair();
+        for _ in 1..Self::SETTLED {
+            exchange(&mut client, &mut server);
+        }
+        (client, server)
+    }
+
     /// Like [`Link::pair`], both ends with small buffers.
     pub fn small_pair(&self) -> (TcpStream, TcpStream) {
         let client = self.as_client(|address| {
@@ -118,15 +131,20 @@ impl Link {
 
     fn greet(&self, mut client: TcpStream) -> (TcpStream, TcpStream) {
         let mut server = self.accept();
-        let mut byte = [0];
-        client.write_all(b"?").expect("the client's first byte");
-        server.read_exact(&mut byte).expect("the first byte");
-        assert_eq!(&byte, b"?");
-        server.write_all(b"!").expect("the server's first byte");
-        client.read_exact(&mut byte).expect("the answer");
-        assert_eq!(&byte, b"!");
+        exchange(&mut client, &mut server);
         (client, server)
     }
+}
+
+/// Sends one byte each way, the client's first.
+pub fn exchange(client: &mut TcpStream, server: &mut TcpStream) {
+    let mut byte = [0];
+    client.write_all(b"?").expect("the client's byte");
+    server.read_exact(&mut byte).expect("the client's byte");
+    assert_eq!(&byte, b"?");
+    server.write_all(b"!").expect("the server's byte");
+    client.read_exact(&mut byte).expect("the server's byte");
+    assert_eq!(&byte, b"!");
 }
 
 /// Sends `up` bytes from client to server and `down` bytes back, both at once, in writes of

@@ -75,7 +75,7 @@ fn when_a_server_is_killed_only_its_own_sessions_fail(datapath: Datapath) {
     for session in &sessions {
         let log = logged.iter().find(|log| log.client == session.client);
         let log = log.unwrap_or_else(|| panic!("not in the log: {session:?}"));
-        assert_eq!(log.datapath, datapath.name(), "{log:?}");
+        assert!(datapath.may_end_on(&log.datapath), "{log:?}");
         if session.began > killed {
             assert_eq!(session.result, Ok(()), "{session:?}");
             assert_eq!(session.greeted_by.as_deref(), Some("beta"), "{session:?}");

@@ -10,7 +10,7 @@ fn bytes_that_a_packet_repeats_are_delivered_once(datapath: Datapath) {
     for (repeated, fresh) in
         [(1, 1), (1000, 500), (4095, 1), (4096, 30), (20_000, 10_000), (60_000, 5_000)]
     {
-        let (mut client, mut server) = link.pair();
+        let (mut client, mut server) = link.settled_pair();
         let data: Vec<u8> = (0..repeated + fresh + 100).map(|i| (i * 7 + i / 256) as u8).collect();
         let mut got = vec![0; data.len()];
 
@@ -33,7 +33,7 @@ fn bytes_that_a_packet_repeats_are_delivered_once(datapath: Datapath) {
 
 fn a_packet_whose_only_news_is_its_fin_ends_one_direction_and_no_more(datapath: Datapath) {
     let link = Link::new(datapath);
-    let (mut client, mut server) = link.pair();
+    let (mut client, mut server) = link.settled_pair();
     let data = [b'z'; 1000];
     client.write_all(&data).expect("the data");
     server.read_exact(&mut [0; 1000]).expect("the data");
@@ -45,7 +45,7 @@ fn a_packet_whose_only_news_is_its_fin_ends_one_direction_and_no_more(datapath: 
     server.write_all(b"a late answer").expect("the direction back is open");
     drop(server);
     let session = link.balance.sessions(1).remove(0);
-    assert_eq!((session.end.as_str(), session.rcvd), ("clean", 14), "{session:?}");
+    assert_eq!((session.end.as_str(), session.rcvd), ("clean", Link::SETTLED + 13), "{session:?}");
 }
 
 on_all_datapaths!(

@@ -61,7 +61,7 @@ pub(crate) async fn carry(kernel: &Arc<Kernel>, pair: &Pair, pool: &Pool) -> Opt
                 refuse(Obstacle::Unseen);
                 return None;
             }
-            Refused::Unseen | Refused::Disordered => turns = LONGEST.min(turns * 2),
+            Refused::Unseen | Refused::NotNow => turns = LONGEST.min(turns * 2),
         }
     }
     None

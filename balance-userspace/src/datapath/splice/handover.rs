@@ -34,8 +34,7 @@ use crate::{
 /// that were past the hook when the program took over are there by then.
 const SETTLING: Duration = Duration::from_millis(1);
 
-/// How often, and how long each time, it is waited for all to be sent that was written. On a long or
-/// a slow path it never is.
+/// How often, and how long each time, it is waited for a moment at which a pair can be joined.
 const PAUSES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -43,8 +42,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub(super) enum Refused {
     /// It never can be.
     Never(Obstacle),
-    /// Something has arrived out of order.
-    Disordered,
+    /// A peer has no room for what is here for it, or something has arrived out of order.
+    NotNow,
     /// The program has not seen packets of both peers.
     Unseen,
 }
@@ -101,8 +100,8 @@ async fn begin(slot: &Slot, pair: &Pair) -> io::Result<Result<Start, Refused>> {
         return Ok(Err(Refused::Unseen));
     }
     let streams: [&Stream; 2] = [&pair.client, &pair.backend];
-    if !is_quiet(&streams).await? {
-        return Ok(Err(Refused::Disordered));
+    if !is_ready(&streams).await? {
+        return Ok(Err(Refused::NotNow));
     }
     let begun = [Begun::of(streams[0])?, Begun::of(streams[1])?];
     for (this, other) in [(0, 1), (1, 0)] {
@@ -136,23 +135,29 @@ async fn begin(slot: &Slot, pair: &Pair) -> io::Result<Result<Start, Refused>> {
     Ok(Ok((begun, shifts)))
 }
 
-/// Waits a moment until all has been sent that was written, and nothing lies about that cannot be
-/// read; false if something still does.
-async fn is_quiet(streams: &[&Stream; 2]) -> io::Result<bool> {
-    let mut turn = 0;
-    loop {
-        let (mut is_sent, mut is_ordered) = (true, true);
-        for stream in streams {
-            is_sent &= sys::unsent(*stream)? == 0;
+/// Room that a peer must have beyond what is here for it, if it ever had so much: for what comes
+/// while a pair is being joined.
+const SPARE: u64 = 64 << 10;
+
+/// Waits a moment until each peer has room for all that is here for it. Then it gets there whatever
+/// the peer's application does, and soon: before it has, the peer hears less of the other's
+/// acknowledgements than there are.
+async fn is_ready(streams: &[&Stream; 2]) -> io::Result<bool> {
+    for turn in 0.. {
+        let mut ready = true;
+        for (source, target) in [(streams[0], streams[1]), (streams[1], streams[0])] {
+            let (unread, queue) = (u64::from(sys::unread(source)?), sys::send_queue(target)?);
+            let room = sys::room(target)?;
             // What arrived out of order is there and cannot be read.
-            is_ordered &= sys::unread(*stream)? != 0 || sys::receive_memory(*stream)? == 0;
+            let is_ordered = unread != 0 || sys::receive_memory(source)? == 0;
+            ready &= is_ordered && queue + unread + SPARE.min(room / 2) <= room;
         }
-        if is_sent && is_ordered || turn == PAUSES {
-            return Ok(is_ordered);
+        if ready || turn == PAUSES {
+            return Ok(ready);
         }
-        turn += 1;
         sleep(PAUSE).await;
     }
+    unreachable!("the turns are counted")
 }
 
 impl Joint {
