@@ -118,7 +118,8 @@ struct TcpInfo {
     tcpi_pacing_rate: u64,
     tcpi_max_pacing_rate: u64,
     tcpi_bytes_acked: u64,
-    before_window: [u32; 25],
+    tcpi_bytes_received: u64,
+    before_window: [u32; 23],
     tcpi_snd_wnd: u32,
 }
 
@@ -219,6 +220,8 @@ pub(crate) struct Numbers {
     pub(crate) heard: u32,
     /// The most room that the peer ever had, in bytes.
     pub(crate) most_room: u32,
+    /// The room that we have told the peer to have, in bytes.
+    pub(crate) own_room: u32,
 }
 
 // include/uapi/linux/tcp.h
@@ -238,8 +241,8 @@ pub(crate) fn numbers(socket: &impl AsFd) -> io::Result<Numbers> {
         let written = queue_number(socket, SEND_QUEUE)?;
         // Leaves the send queue alone again.
         let received = queue_number(socket, RECEIVE_QUEUE)?;
-        let [heard, _, most_room, _, _] = repair_window(socket)?;
-        Ok(Numbers { received, written, heard, most_room })
+        let [heard, _, most_room, own_room, _] = repair_window(socket)?;
+        Ok(Numbers { received, written, heard, most_room, own_room })
     })
 }
 
@@ -347,6 +350,11 @@ pub(crate) fn monotonic() -> u64 {
 /// Bytes that the peer has room for, beyond what it has acknowledged (from Linux 5.4 on).
 pub(crate) fn room(socket: &impl AsFd) -> io::Result<u64> {
     Ok(tcp_info(socket)?.tcpi_snd_wnd.into())
+}
+
+/// Bytes that have arrived since the connection began.
+pub(crate) fn bytes_received(socket: &impl AsFd) -> io::Result<u64> {
+    Ok(tcp_info(socket)?.tcpi_bytes_received)
 }
 
 /// Bytes that arrived and were not yet read.

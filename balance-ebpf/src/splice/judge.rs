@@ -97,8 +97,9 @@ pub struct Side {
     /// The last acknowledgement that the peer was given. Kept by whoever passes packets on; begins at
     /// the cut-off.
     pub acked: u32,
-    /// Padding.
-    pub reserved: u32,
+    /// How far beyond the cut-off acknowledgements may be told to the peer while our socket, which
+    /// knows no more than the cut-off, may still have to say something to it.
+    pub leeway: u32,
     /// By how much the peer scales its window.
     pub scale_in: u8,
     /// By how much the other peer believes it to be scaled.
@@ -225,10 +226,17 @@ const fn bound(phase: u32, this: &Side) -> u32 {
 #[inline(always)]
 fn forward(this: &Side, other: &Side, packet: &Segment, beyond: bool) -> Forward {
     let said = packet.ack.wrapping_sub(other.shift);
-    // Until both peers have what our sockets have for them, the other peer hears of its bytes what
-    // our socket says too: that they have arrived up to the cut-off. Less or more, and one of the
-    // two would seem too old to be looked at (RFC 5961, 5.2). How far it may send stays the same.
-    let ack = if beyond && other.settled != 0 { said } else { other.cut };
+    let ack = if !beyond {
+        // That its bytes have arrived up to the cut-off, as our socket says too.
+        other.cut
+    } else if other.settled != 0 {
+        said
+    } else {
+        // What our socket says must not seem too old to be looked at (RFC 5961, 5.2). How far the
+        // other peer may send stays the same.
+        let most = other.cut.wrapping_add(other.leeway);
+        if is_after(said, most) { most } else { said }
+    };
     let window = (packet.window as u32) << (this.scale_in & 15);
     let room = window.wrapping_add(said.wrapping_sub(ack)) as i32;
     Forward {
@@ -281,7 +289,7 @@ mod tests {
         next: 0,
         ahead: 0,
         acked: 1000,
-        reserved: 0,
+        leeway: 0,
         scale_in: 0,
         scale_out: 0,
         stamped: 0,
@@ -384,6 +392,15 @@ mod tests {
         assert_eq!(heard(&SETTLED, &OTHER, 320), Some((100, 70)));
         assert_eq!(heard(&THIS, &OTHER_SETTLED, 320), Some((120, 50)));
         assert_eq!(heard(&SETTLED, &OTHER_SETTLED, 320), Some((120, 50)));
+    }
+
+    #[test]
+    fn the_other_peer_hears_a_little_more_than_our_socket_says() {
+        let other = Side { leeway: 30, ..OTHER };
+        for (ack, heard) in [(290, (100, 40)), (310, (110, 50)), (340, (130, 60))] {
+            let forward = joined(&THIS, &other, packet(1000, 10, ack)).forward;
+            assert_eq!(forward.map(|forward| (forward.ack, forward.window)), Some(heard), "{ack}");
+        }
     }
 
     #[test]

@@ -410,6 +410,8 @@ impl World {
             assert_eq!(side.shift, to.number_out(0).wrapping_sub(from.number_in(0)));
             side.scale_in = self.peers[i].scale();
             side.scale_out = to.scale();
+            let peer = &self.peers[i];
+            side.leeway = (peer.most_room().min(peer.acknowledged) / 2) as u32;
         }
         self.set_written();
         self.phase = phase::OPENING;

@@ -103,11 +103,12 @@ impl Way {
     }
 
     /// Whether a RST with this number breaks the connection without a question: its sender has
-    /// either sent all that went on, or answers what it was told last. The other peer gets any
+    /// either sent all that went on, or answers what it was told last, by us or by our socket. The
+    /// other peer gets any
     /// RST, and asks with a challenge (RFC 5961, 3.2) about one that it does not believe.
     #[inline(always)]
     pub const fn is_believed(&self, seq: u32, progress: u64) -> bool {
-        seq == self.next(progress) || seq == self.side.acked
+        seq == self.next(progress) || seq == self.side.acked || seq == self.side.cut
     }
 }
 
@@ -128,11 +129,12 @@ mod tests {
     #[test]
     fn only_a_break_with_the_number_that_is_due_is_believed() {
         let way = Way {
-            side: Side { acked: u32::MAX - 2, ..Side::default() },
+            side: Side { acked: u32::MAX - 2, cut: 5, ..Side::default() },
             origin: u32::MAX - 9,
             ..Way::default()
         };
-        for (seq, believed) in [(10, true), (u32::MAX - 2, true), (9, false), (0, false)] {
+        for (seq, believed) in [(10, true), (u32::MAX - 2, true), (5, true), (9, false), (0, false)]
+        {
             assert_eq!(way.is_believed(seq, 20), believed, "{seq}");
         }
     }

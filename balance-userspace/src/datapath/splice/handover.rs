@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use balance_ebpf::splice::{Side, Splice, Way, is_after, phase};
+use balance_ebpf::splice::{Side, Splice, Way, ending, is_after, phase};
 use tokio::{sync::OnceCell, time::sleep};
 
 use super::{
@@ -124,7 +124,14 @@ async fn begin(slot: &Slot, pair: &Pair) -> io::Result<Result<Start, Refused>> {
     }
     let shifts = [0, 1].map(|i| begun[1 - i].numbers.written.wrapping_sub(begun[i].read()));
     for i in 0..2 {
-        let side = Side { shift: shifts[i], cut: begun[i].numbers.received, ..Side::default() };
+        let numbers = &begun[i].numbers;
+        let leeway = u64::from(numbers.own_room).min(sys::bytes_received(streams[i])?) / 2;
+        let side = Side {
+            shift: shifts[i],
+            cut: numbers.received,
+            leeway: leeway as u32,
+            ..Side::default()
+        };
         let clock = sys::timestamp(streams[1 - i])?;
         slot.begin(i, &Way { side, clock, clock_at: sys::monotonic(), ..Way::default() });
     }
@@ -168,6 +175,10 @@ impl Joint {
             return;
         }
         self.is_released.set(true);
+        if self.slot.endings() & (ending::FIN | ending::FIN << 1) != 0 {
+            // One of the two may be gone, and would answer that.
+            return;
+        }
         for (side, stream) in [(0, &pair.client), (1, &pair.backend)] {
             if self.slot.has_clamped(side) {
                 // A connection that is gone by now has nobody who waits.
