@@ -352,6 +352,11 @@ pub(crate) fn room(socket: &impl AsFd) -> io::Result<u64> {
     Ok(tcp_info(socket)?.tcpi_snd_wnd.into())
 }
 
+/// Whether a connection is gone, by a reset for example.
+pub(crate) fn is_closed(socket: &impl AsFd) -> io::Result<bool> {
+    Ok(tcp_info(socket)?.tcpi_state == TCP_CLOSE)
+}
+
 /// Bytes that have arrived since the connection began.
 pub(crate) fn bytes_received(socket: &impl AsFd) -> io::Result<u64> {
     Ok(tcp_info(socket)?.tcpi_bytes_received)

@@ -108,8 +108,13 @@ impl Link {
     /// Like [`Link::pair`], after as many exchanges as it takes until a datapath that has taken the
     /// connection over does nothing any more that it only does in the beginning.
     pub fn settled_pair(&self) -> (TcpStream, TcpStream) {
+        self.pair_after(Self::SETTLED)
+    }
+
+    /// Like [`Link::pair`], after so many bytes have gone each way, one at a time.
+    pub fn pair_after(&self, exchanges: u64) -> (TcpStream, TcpStream) {
         let (mut client, mut server) = self.pair();
-        for _ in 1..Self::SETTLED {
+        for _ in 1..exchanges {
             exchange(&mut client, &mut server);
         }
         (client, server)

@@ -56,7 +56,8 @@ on_all_datapaths!(
 fn talk(datapath: Datapath, family: Family, cables: [Cable; 2], size: u64) -> Option<Link> {
     let network = Network::with(Topology::Apart, family, cables)?;
     let link = Link::across(network, Builder::new(datapath));
-    let (client, server) = link.pair();
+    // So many exchanges that splicing has begun: it is what the weather is to meet.
+    let (client, server) = link.pair_after(30);
     both_ways(&client, &server, (size, size + 1), WHOLE);
     for (from, to) in [(&client, &server), (&server, &client)] {
         from.shutdown(Shutdown::Write).expect("shutdown");

@@ -49,11 +49,14 @@ pub(super) fn run(
     let seen = Arc::clone(&traffic);
     let backend = thread::spawn(move || talk(backend, 1, Some(&seen)));
     let report = drive(carry, near_client, near_backend, &traffic);
+    let ended = match &report {
+        Ok(report) => report.end.to_string(),
+        Err(e) => e.clone(),
+    };
     let said = |name: &str, peer: thread::JoinHandle<Result<(), String>>| match peer.join() {
-        Ok(result) => result.map_err(|e| format!("{name}: {e}")),
+        Ok(result) => result.map_err(|e| format!("{name}: {e}; end: {ended}")),
         Err(_) => Err(format!("{name}: it panicked")),
     };
-    // What a peer saw tells more than how the connection ended.
     said("client", client)?;
     said("backend", backend)?;
     let report = report?;

@@ -198,6 +198,10 @@ impl Joint {
     ) -> Result<bool, Broken> {
         let broke = |error| direction.source_broke(error);
         let cuts = self.ready.get_or_try_init(|| self.settle(pair)).await.map_err(broke)?;
+        if sys::is_closed(&*direction.source).map_err(broke)? {
+            // A reset that was past the hook when the program took over.
+            return Err(broke(io::ErrorKind::ConnectionReset.into()));
+        }
         let ended = self.drain(i, cuts[i], direction, pool, pair).await?;
         if sys::send_queue(&*direction.target).map_err(broke)? == 0 {
             self.slot.set_settled(1 - i);
