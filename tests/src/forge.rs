@@ -12,12 +12,24 @@ use std::{
 use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Sends `payload` to the peer of `stream` as a segment of its own, beginning `back` bytes before
-/// the first byte that `stream` has not sent yet, with or without a FIN behind it.
+/// Bits of a TCP header's flags.
+pub mod flag {
+    /// The sender ends its direction.
+    pub const FIN: u8 = 0x01;
+    /// A connection begins.
+    pub const SYN: u8 = 0x02;
+    /// The connection is broken.
+    pub const RST: u8 = 0x04;
+    /// What a segment of a standing connection has.
+    pub const ACK: u8 = 0x10;
+}
+
+/// Sends `payload` to the peer of `stream` as a segment of its own with these flags, beginning
+/// `back` bytes before the first byte that `stream` has not sent yet.
 ///
 /// # Errors
 /// When the system does not let us.
-pub fn forge(stream: &TcpStream, back: u32, payload: &[u8], fin: bool) -> io::Result<()> {
+pub fn forge(stream: &TcpStream, back: u32, payload: &[u8], flags: u8) -> io::Result<()> {
     let (SocketAddr::V4(from), SocketAddr::V4(to)) = (stream.local_addr()?, stream.peer_addr()?)
     else {
         return Err(io::ErrorKind::Unsupported.into());
@@ -28,8 +40,8 @@ pub fn forge(stream: &TcpStream, back: u32, payload: &[u8], fin: bool) -> io::Re
     segment.extend(to.port().to_be_bytes());
     segment.extend(sent.wrapping_sub(back).to_be_bytes());
     segment.extend(received.to_be_bytes());
-    // Header of five words; ACK and PSH; a window that closes nothing; checksum; no urgent data.
-    segment.extend([5 << 4, 0x18 | u8::from(fin), 0xff, 0xff, 0, 0, 0, 0]);
+    // Header of five words; a window that closes nothing; checksum; no urgent data.
+    segment.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
     segment.extend(payload);
     let sum = checksum(*from.ip(), *to.ip(), &segment);
     segment[16..18].copy_from_slice(&sum.to_be_bytes());

@@ -33,7 +33,7 @@ pub use control::{Daemons, Row, RunDir};
 pub use data::{Digest, Pattern, Receiver, receive_all, receive_exactly, send};
 pub use datapath::{Datapath, kernel_obstacle, kernel_works};
 pub use eventually::eventually;
-pub use forge::forge;
+pub use forge::{flag, forge};
 pub use inspect::{KernelMemory, Process, is_listening};
 pub use link::{Link, both_ways, exchange};
 pub use maps::kernel_entries;

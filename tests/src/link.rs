@@ -113,7 +113,16 @@ impl Link {
 
     /// Like [`Link::pair`], after so many bytes have gone each way, one at a time.
     pub fn pair_after(&self, exchanges: u64) -> (TcpStream, TcpStream) {
-        let (mut client, mut server) = self.pair();
+        self.talk(self.connect(), exchanges)
+    }
+
+    /// The same as [`Link::settled_pair`] for a client that has connected in its own way.
+    pub fn settle(&self, client: TcpStream) -> (TcpStream, TcpStream) {
+        self.talk(client, Self::SETTLED)
+    }
+
+    fn talk(&self, client: TcpStream, exchanges: u64) -> (TcpStream, TcpStream) {
+        let (mut client, mut server) = self.greet(client);
         for _ in 1..exchanges {
             exchange(&mut client, &mut server);
         }

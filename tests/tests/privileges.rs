@@ -22,13 +22,19 @@ fn without_privileges_the_relay_serves_and_says_why() {
 
 #[test]
 fn without_privileges_the_kernel_path_is_refused_in_one_line() {
-    let (_folder, builder) = unprivileged(Builder::new(Datapath::Sockmap));
+    for datapath in [Datapath::Sockmap, Datapath::Splice] {
+        refused(datapath);
+    }
+}
+
+fn refused(datapath: Datapath) {
+    let (_folder, builder) = unprivileged(Builder::new(datapath));
     let (mut command, _port, _) = builder.operand("127.0.0.1:9").command();
     let outcome = run(&mut command, PATIENCE);
     assert_eq!(outcome.status.code(), Some(77), "{outcome:?}");
     assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
     assert!(outcome.stderr.starts_with("balance: "), "{outcome:?}");
-    assert!(outcome.stderr.contains("sockmap"), "{outcome:?}");
+    assert!(outcome.stderr.contains(datapath.name()), "{outcome:?}");
     assert_eq!(outcome.stdout, "");
 }
 
@@ -40,7 +46,7 @@ fn with_privileges_the_kernel_path_serves_by_itself() {
     let server = Backend::greeter("A");
     let balance = Builder::auto().channel(server.address()).start();
     let ready = balance.wait_for("ready");
-    assert_eq!(ready.text("datapath"), "sockmap", "{ready:?}");
+    assert_eq!(ready.text("datapath"), "splice", "{ready:?}");
     assert!(ready.text("why").len() > 5, "{ready:?}");
 }
 

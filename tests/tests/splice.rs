@@ -1,0 +1,153 @@
+//! What only spliced connections can get wrong: nobody on this host owns them, so their ends, their
+//! enemies and their neighbours are met by a program that sees packets.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use tests::{
+    Builder, Cable, Datapath, End, Family, Link, Network, PATIENCE, Peer, RunDir, Topology, WHOLE,
+    both_ways, connect, end_of, eventually, exchange, flag, forge, kernel_works, skip,
+};
+
+#[test]
+fn programs_one_behind_the_other_all_splice() {
+    if !kernel_works() {
+        return;
+    }
+    // Two in front of another: a packet goes by the three programs in their order on its way there,
+    // and against it on its way back.
+    let inner = Link::new(Datapath::Splice);
+    let middle = Builder::new(Datapath::Splice).channel(inner.balance.address()).start();
+    let outer = Builder::new(Datapath::Splice).channel(middle.address()).start();
+    let (client, server) = inner.settle(connect(outer.address()));
+    both_ways(&client, &server, (4 << 20, 4 << 20), WHOLE);
+    drop((client, server));
+    for balance in [&inner.balance, &middle, &outer] {
+        balance.assert_all_handed_over(1);
+    }
+}
+
+#[test]
+fn what_is_spliced_and_what_not_and_why_is_told() {
+    if !kernel_works() {
+        return;
+    }
+    let dir = RunDir::new();
+    let link =
+        Link::with(dir.given_to(Builder::new(Datapath::Splice)), (Ipv4Addr::LOCALHOST, 0).into());
+    let address = link.balance.address();
+    let (mut client, mut server) = link.settled_pair();
+    eventually(PATIENCE, "the connection is counted", || {
+        exchange(&mut client, &mut server);
+        let stats = dir.say(address, "stats");
+        match (number(&stats, "spliced now"), number(&stats, "spliced")) {
+            (Some(1), Some(1)) => Ok(()),
+            _ => Err(stats),
+        }
+    });
+    let stats = dir.say(address, "stats");
+    assert!(number(&stats, "packets spliced") > Some(10), "{stats}");
+    assert_eq!(number(&stats, "packets dropped"), Some(0), "{stats}");
+    assert_eq!(number(&stats, "accepted"), Some(1), "{stats}");
+    assert!(stats.starts_with("datapath                splice\n"), "{stats}");
+    drop((client, server));
+    link.balance.assert_all_handed_over(1);
+    let stats = dir.say(address, "stats");
+    assert_eq!(number(&stats, "spliced now"), Some(0), "{stats}");
+    assert_eq!(number(&stats, "spliced"), Some(1), "{stats}");
+}
+
+#[test]
+fn a_client_of_the_other_family_takes_the_next_datapath() {
+    if !kernel_works() {
+        return;
+    }
+    let Ok(port) = tests::ReservedPort::bind((Ipv6Addr::LOCALHOST, 0).into()) else {
+        return skip("no IPv6 here");
+    };
+    let dir = RunDir::new();
+    let builder = dir.given_to(Builder::new(Datapath::Splice)).listen(port.address());
+    let link = Link::with(builder, (Ipv4Addr::LOCALHOST, 0).into());
+    let (client, server) = link.settled_pair();
+    both_ways(&client, &server, (1 << 20, 1 << 20), WHOLE);
+    drop((client, server));
+    let session = link.balance.sessions(1).remove(0);
+    assert_eq!((session.datapath.as_str(), session.end.as_str()), ("sockmap", "clean"));
+    let stats = dir.say(link.balance.address(), "stats");
+    let line = stats.lines().find(|line| line.starts_with("not spliced"));
+    assert_eq!(
+        line,
+        Some("not spliced             1 (one side is IPv4, the other IPv6)"),
+        "{stats}"
+    );
+}
+
+#[test]
+fn strangers_who_do_not_know_the_numbers_break_nothing() {
+    if !kernel_works() {
+        return;
+    }
+    let link = Link::new(Datapath::Splice);
+    let (client, server) = link.settled_pair();
+    for (back, flags) in [
+        (0, flag::SYN),
+        (5000, flag::SYN),
+        (5000, flag::RST),
+        (5000, flag::RST | flag::ACK),
+        // Beyond, within the window: the peer is asked.
+        (1000u32.wrapping_neg(), flag::RST | flag::ACK),
+    ] {
+        if let Err(e) = forge(&client, back, &[], flags) {
+            return skip(&format!("cannot put a segment on the wire: {e}"));
+        }
+        both_ways(&client, &server, (100_000, 100_000), WHOLE);
+    }
+    drop((client, server));
+    link.balance.assert_all_handed_over(1);
+    assert_eq!(link.balance.sessions(1)[0].end, "clean");
+}
+
+#[test]
+fn a_reset_with_the_right_number_breaks_it() {
+    if !kernel_works() {
+        return;
+    }
+    let link = Link::new(Datapath::Splice);
+    let (client, mut server) = link.settled_pair();
+    if let Err(e) = forge(&client, 0, &[], flag::RST | flag::ACK) {
+        return skip(&format!("cannot put a segment on the wire: {e}"));
+    }
+    assert_eq!(end_of(&mut server), End::Reset);
+    link.balance.assert_all_handed_over(1);
+    assert_eq!(link.balance.sessions(1)[0].end, "client reset");
+}
+
+#[test]
+fn a_peer_that_has_vanished_is_found_as_by_keepalive() {
+    let cables = [Cable::watched(); 2];
+    let Some(network) = Network::with(Topology::Apart, Family::V4, cables) else { return };
+    for (name, value) in [("time", "1"), ("intvl", "1"), ("probes", "2")] {
+        network.proxy().set(&format!("ipv4/tcp_keepalive_{name}"), value);
+    }
+    let link = Link::across(network, Builder::new(Datapath::Splice));
+    let (mut client, mut server) = link.settled_pair();
+    // As long as they answer, peers may be silent.
+    let before = link.network().left_for(Peer::Client).len();
+    eventually(PATIENCE, "the silent client has been asked", || {
+        match link.network().left_for(Peer::Client).len() - before {
+            asked @ 0..3 => Err(asked.to_string()),
+            _ => Ok(()),
+        }
+    });
+    exchange(&mut client, &mut server);
+    link.network().peer(Peer::Client).ip("link set eth0 down");
+    assert_eq!(end_of(&mut server), End::Reset);
+    link.balance.assert_all_handed_over(1);
+    let session = link.balance.sessions(1).remove(0);
+    assert_eq!(session.end, "client: timed out");
+}
+
+/// The number behind a name in what `stats` prints.
+fn number(stats: &str, name: &str) -> Option<u64> {
+    let line = stats.lines().find(|line| line.len() > 24 && line[..24].trim_end() == name)?;
+    line[24..].trim().parse().ok()
+}
