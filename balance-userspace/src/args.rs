@@ -153,11 +153,10 @@ warn, info, debug) says how much is logged.";
 pub enum Datapath {
     /// The best that works here
     Auto,
-    /// By the peers themselves, whose packets a BPF program rewrites (not finished: see
-    /// ARCHITECTURE.md)
-    #[value(hide = true)]
+    /// By the peers themselves, whose packets a BPF program rewrites; a connection that cannot
+    /// take that goes to the next (needs CAP_BPF and CAP_NET_ADMIN)
     Splice,
-    /// In the kernel, by a BPF program (needs CAP_BPF and CAP_NET_ADMIN)
+    /// In the kernel, by another BPF program (needs the same)
     Sockmap,
     /// In user space
     Relay,

@@ -8,7 +8,7 @@ use std::{
 
 use tests::{
     Builder, Datapath, End, Family, Link, Network, Pattern, Sending, Topology, WHOLE, both_ways,
-    end_of, note, on_all_datapaths, receive_all, send,
+    end_of, exchange, note, on_all_datapaths, receive_all, send,
 };
 
 fn hosts_apart_over_ipv4(datapath: Datapath) {
@@ -54,8 +54,11 @@ fn a_client_beside_the_program_over_ipv6(datapath: Datapath) {
 fn a_window_that_was_full_opens_again(datapath: Datapath) {
     let Some(network) = Network::new(Topology::Apart, Family::V4) else { return };
     let link = Link::small_across(network, Builder::new(datapath));
-    let one_by_one = link.small_pair();
-    let at_once = link.small_pair();
+    let mut one_by_one = link.small_pair();
+    let mut at_once = link.small_pair();
+    for (client, server) in [&mut one_by_one, &mut at_once] {
+        (0..30).for_each(|_| exchange(client, server));
+    }
     thread::scope(|scope| {
         scope.spawn(|| {
             let (client, server) = &one_by_one;
@@ -91,7 +94,7 @@ fn converse(datapath: Datapath, topology: Topology, family: Family) {
     let Some(network) = Network::new(topology, family) else { return };
     let link = Link::across(network, Builder::new(datapath));
     for client_ends_first in [true, false] {
-        let (client, server) = link.pair();
+        let (client, server) = link.pair_after(30);
         both_ways(&client, &server, (SIZE, SIZE + 1), WHOLE);
         let (first, second) = match client_ends_first {
             true => (&client, &server),

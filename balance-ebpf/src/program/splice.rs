@@ -31,6 +31,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
     programs::TcContext,
 };
+use aya_log_ebpf::debug;
 use balance_ebpf::{
     DEFAULT_SLOTS, EVENT_BYTES,
     splice::{
@@ -193,7 +194,7 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
         unsafe { write_volatile(addr_of_mut!((*this).side.settled), 1) };
         tell(slot);
     }
-    count(splice, this, other, i, slot, &segment, judgement.forward.as_ref());
+    count(skb, splice, this, other, i, slot, &segment, judgement.forward.as_ref());
     let Some(forward) = judgement.forward else {
         return stay(skb, work, &judgement.local);
     };
@@ -411,6 +412,7 @@ fn segment(header: &Header, payload: u32) -> Segment {
 /// Counts a packet that goes on, and notes what it tells about the end of the connection.
 #[inline(always)]
 fn count(
+    skb: *mut __sk_buff,
     splice: *mut Splice,
     this: *mut Way,
     other: *mut Way,
@@ -457,6 +459,7 @@ fn count(
         let before = read_volatile(ending);
         if before | endings != before {
             or(ending, endings);
+            debug!(&TcContext::new(skb), "splice {}: end seen, {:x}", slot, before | endings);
             if endings & !(ending::FIN << i) != 0 {
                 tell(slot);
             }

@@ -9,6 +9,7 @@ mod dump;
 mod mapped;
 mod object;
 mod pair;
+mod programlog;
 mod pump;
 mod relay;
 mod selftest;
@@ -85,7 +86,7 @@ impl Choice {
             Ok::<_, Refusal>(Self { datapath, why: passed(took) })
         };
         let splice = || {
-            let (kernel, took) = splice::start(connections)?;
+            let (kernel, took) = splice::start(connections, args.debug)?;
             let (next, why) = match sockmap() {
                 Ok(Self { datapath, .. }) => (datapath, passed(took)),
                 Err(refusal) => {

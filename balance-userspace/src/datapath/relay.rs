@@ -5,7 +5,7 @@
 
 use std::{
     cell::Cell,
-    future::poll_fn,
+    future::{pending, poll_fn},
     pin::pin,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     task::Poll,
@@ -40,14 +40,26 @@ pub(crate) async fn carry(pair: &Pair, pool: &Pool, dump: bool) -> Report {
 /// Carries a pair until so many turns have been made, if it does not end before; then it may go
 /// to another datapath: `None`. At that moment no byte is held here and neither side has ended.
 pub(crate) async fn begin(pair: &Pair, pool: &Pool, turns: u32) -> Option<Report> {
+    begin_until(pair, pool, turns, pending()).await
+}
+
+/// The same, also if fewer turns have been made when `late` is ready.
+pub(super) async fn begin_until(
+    pair: &Pair,
+    pool: &Pool,
+    turns: u32,
+    late: impl Future<Output = ()>,
+) -> Option<Report> {
     if turns == 0 {
         return None;
     }
     let [a, b] = [Progress::default(), Progress::default()];
-    let enough = poll_fn(|_| {
+    let (mut late, mut is_late) = (pin!(late), false);
+    let enough = poll_fn(|context| {
+        is_late = is_late || late.as_mut().poll(context).is_ready();
         let made = a.turns.get().saturating_add(b.turns.get());
         // Whoever makes a turn or comes to wait wakes the task that looks at this.
-        if made >= turns && a.waits.get() && b.waits.get() {
+        if (is_late || made >= turns) && a.waits.get() && b.waits.get() {
             Poll::Ready(())
         } else {
             Poll::Pending

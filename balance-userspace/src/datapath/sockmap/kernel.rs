@@ -14,7 +14,6 @@ use aya::{
     maps::{HashMap, MapData, RingBuf, SockMap},
     programs::SkSkb,
 };
-use aya_log::EbpfLogger;
 use balance_ebpf::names;
 
 use super::{
@@ -27,6 +26,7 @@ use crate::{
         Name,
         object::{Object, Refusal, map_array, map_error, on_readable, program, take},
         pair::Pair,
+        programlog::ProgramLog,
         slots::Slots,
         traffic::Mover,
     },
@@ -39,7 +39,7 @@ pub(crate) struct Kernel {
     pub(super) slots: Slots,
     maps: Mutex<Maps>,
     events: Mutex<RingBuf<MapData>>,
-    log: Option<Mutex<EbpfLogger<&'static dyn log::Log>>>,
+    log: ProgramLog,
     /// Keeps the program attached.
     _object: Ebpf,
 }
@@ -69,7 +69,7 @@ impl Kernel {
         sys::lift_memlock();
         let connections = u32::try_from(connections)
             .map_err(|_| Refusal::Unfit(format!("{connections} connections are too many")))?;
-        let level = u8::from(debug) * log::Level::Debug as u8;
+        let level = ProgramLog::level(debug);
         let mut loader = EbpfLoader::new();
         loader.btf(None);
         for map in [names::TARGETS, names::SOURCES, names::SLOTS, names::FLOWS] {
@@ -81,8 +81,7 @@ impl Kernel {
             .override_global(names::LOG_LEVEL, &level, true)
             .load(object)
             .map_err(Refusal::from)?;
-        let log =
-            debug.then(|| EbpfLogger::init(&mut object)).transpose().map_err(Refusal::from)?;
+        let log = ProgramLog::take(&mut object, debug)?;
         let sources: SockMap<_> = take(&mut object, names::SOURCES)?;
         let program: &mut SkSkb = program(&mut object, names::VERDICT)?;
         program.load().map_err(Refusal::from)?;
@@ -97,7 +96,7 @@ impl Kernel {
                 cookies: take(&mut object, names::SLOTS)?,
             }),
             events: Mutex::new(take(&mut object, names::EVENTS)?),
-            log: log.map(Mutex::new),
+            log,
             _object: object,
         })
     }
@@ -155,14 +154,7 @@ impl Kernel {
     pub(crate) async fn dispatch(&self) {
         let events =
             on_readable(self.lock_events().as_fd().try_clone_to_owned(), || self.wake_all());
-        let log = async {
-            if let Some(log) = &self.log {
-                let lock = || log.lock().unwrap_or_else(PoisonError::into_inner);
-                let buffer = lock().as_fd().try_clone_to_owned();
-                on_readable(buffer, || lock().flush()).await;
-            }
-        };
-        tokio::join!(events, log);
+        tokio::join!(events, self.log.follow());
     }
 
     fn wake_all(&self) {

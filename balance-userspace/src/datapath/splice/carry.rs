@@ -26,14 +26,17 @@ use crate::{
 };
 
 /// Buffers that the relay moves while the program sees the first packets; then twice as many before
-/// each new attempt.
+/// each new attempt, up to the other number.
 const WATCHED: u32 = 2;
+const MOST_WATCHED: u32 = 1024;
 
-/// Attempts after which the program will not see the packets of a peer that it has not seen.
+/// When there is a new attempt although nothing moves; then after twice as long, up to the other time.
+const QUIET: Duration = Duration::from_millis(10);
+const MOST_QUIET: Duration = Duration::from_secs(60);
+
+/// Attempts after which the program will not see the packets of a peer that it has not seen, although
+/// bytes have moved.
 const ATTEMPTS: u32 = 8;
-
-/// The most buffers between two attempts.
-const LONGEST: u32 = 1024;
 
 /// Carries a pair to its end; `None` if it cannot be joined.
 pub(crate) async fn carry(kernel: &Arc<Kernel>, pair: &Pair, pool: &Pool) -> Option<Report> {
@@ -42,9 +45,10 @@ pub(crate) async fn carry(kernel: &Arc<Kernel>, pair: &Pair, pool: &Pool) -> Opt
         kernel.refuse(obstacle);
     };
     let mut slot = prepare(kernel, pair).map_err(refuse).ok()?;
-    let mut turns = WATCHED;
-    for attempt in 0.. {
-        if let Some(report) = relay::begin(pair, pool, turns).await {
+    let (mut turns, mut quiet, mut unseen) = (WATCHED, QUIET, 0);
+    loop {
+        let before = pair.traffic.read();
+        if let Some(report) = relay::begin_until(pair, pool, turns, sleep(quiet)).await {
             return Some(report);
         }
         let refused;
@@ -52,19 +56,21 @@ pub(crate) async fn carry(kernel: &Arc<Kernel>, pair: &Pair, pool: &Pool) -> Opt
             Ok(joint) => return Some(joined(kernel, joint, pair, pool).await),
             Err(refused) => refused,
         };
-        match refused {
-            Refused::Never(obstacle) => {
-                refuse(obstacle);
-                return None;
-            }
-            Refused::Unseen if attempt == ATTEMPTS => {
-                refuse(Obstacle::Unseen);
-                return None;
-            }
-            Refused::Unseen | Refused::NotNow => turns = LONGEST.min(turns * 2),
+        let has_moved = pair.traffic.read() != before;
+        unseen += u32::from(has_moved && matches!(refused, Refused::Unseen));
+        if unseen == ATTEMPTS {
+            refuse(Obstacle::Unseen);
+            return None;
         }
+        if let Refused::Never(obstacle) = refused {
+            refuse(obstacle);
+            return None;
+        }
+        if has_moved {
+            turns = MOST_WATCHED.min(turns * 2);
+        }
+        quiet = MOST_QUIET.min(quiet * 2);
     }
-    None
 }
 
 async fn joined(kernel: &Arc<Kernel>, joint: Joint, pair: &Pair, pool: &Pool) -> Report {

@@ -37,6 +37,7 @@ use crate::{
         Name,
         mapped::Mapped,
         object::{Object, Refusal, map_array, map_error, on_readable, program, take},
+        programlog::ProgramLog,
         slots::Slots,
         traffic::Mover,
     },
@@ -66,6 +67,7 @@ pub(crate) struct Kernel {
     endings: Mutex<RingBuf<MapData>>,
     lingering: Mutex<VecDeque<(Instant, Slot)>>,
     slots: Slots,
+    log: ProgramLog,
     devices: Devices,
     met: Met,
     /// Without what is still going on.
@@ -121,7 +123,7 @@ const CHANGING: Duration = Duration::from_millis(50);
 
 impl Kernel {
     /// Loads the object with room for so many connections, and attaches it to loopback.
-    pub(super) fn load(connections: usize) -> Result<Self, Refusal> {
+    pub(super) fn load(connections: usize, debug: bool) -> Result<Self, Refusal> {
         let bytes = Object::Splice.bytes()?;
         sys::lift_memlock();
         let connections = u32::try_from(connections)
@@ -130,7 +132,10 @@ impl Kernel {
         loader.btf(None);
         loader.map_max_entries(names::PLACES, connections * 2);
         loader.map_max_entries(names::SPLICES, connections);
+        let level = ProgramLog::level(debug);
+        loader.override_global(names::LOG_LEVEL, &level, true);
         let mut object = loader.load(bytes).map_err(Refusal::from)?;
+        let log = ProgramLog::take(&mut object, debug)?;
         let program: &mut SchedClassifier = program(&mut object, names::SPLICE)?;
         program.load().map_err(Refusal::from)?;
         // Only now: the program is loaded with the maps that the object has.
@@ -145,6 +150,7 @@ impl Kernel {
             endings,
             lingering: Mutex::default(),
             slots: Slots::new(connections),
+            log,
             devices: Devices::new(object)?,
             met: Met::default(),
             past: Mutex::default(),
@@ -271,7 +277,7 @@ impl Kernel {
     /// Does what nobody else does, for ever: wakes the connections that the program tells the end
     /// of, lets entries go, and follows the routes.
     pub(crate) async fn dispatch(&self) {
-        tokio::join!(self.wake(), self.look(), self.follow_routes());
+        tokio::join!(self.wake(), self.look(), self.follow_routes(), self.log.follow());
     }
 
     async fn wake(&self) {

@@ -31,8 +31,8 @@ use super::{Pair, Pool, object::Refusal, selftest};
 use crate::stream::SocketOptions;
 
 /// Loads the program for so many connections at a time, and proves that it works here.
-pub(crate) fn start(connections: usize) -> Result<(Arc<Kernel>, Duration), Refusal> {
-    let kernel = Arc::new(Kernel::load(connections)?);
+pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Duration), Refusal> {
+    let kernel = Arc::new(Kernel::load(connections, debug)?);
     let begun = Instant::now();
     let carry = async |pair: &Pair, pool: &Pool| {
         let carry = async {
