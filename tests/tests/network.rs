@@ -90,11 +90,13 @@ on_all_datapaths!(
 /// Moves data both ways at once, and then ends one direction while the other goes on.
 fn converse(datapath: Datapath, topology: Topology, family: Family) {
     const SIZE: u64 = 8 << 20;
+    // So many exchanges that splicing has begun.
+    const GREETING: u64 = 30;
 
     let Some(network) = Network::new(topology, family) else { return };
     let link = Link::across(network, Builder::new(datapath));
     for client_ends_first in [true, false] {
-        let (client, server) = link.pair_after(30);
+        let (client, server) = link.pair_after(GREETING);
         both_ways(&client, &server, (SIZE, SIZE + 1), WHOLE);
         let (first, second) = match client_ends_first {
             true => (&client, &server),
@@ -106,7 +108,7 @@ fn converse(datapath: Datapath, topology: Topology, family: Family) {
     }
     link.balance.assert_all_handed_over(2);
     let stopped = link.balance.stop();
-    assert_eq!((stopped.sent + stopped.rcvd), 2 * (2 * SIZE + 1 + SIZE / 4 + 2));
+    assert_eq!((stopped.sent + stopped.rcvd), 2 * (2 * SIZE + 1 + SIZE / 4 + 2 * GREETING));
 }
 
 /// Sends `len` bytes and ends that direction; all of it arrives.
