@@ -163,6 +163,11 @@ impl Agreed {
     pub(crate) fn has_timestamps(&self) -> bool {
         self.options & OPT_TIMESTAMPS != 0
     }
+
+    /// Whether those count microseconds.
+    pub(crate) fn has_fine_timestamps(&self) -> bool {
+        self.options & OPT_USEC_TS != 0
+    }
 }
 
 const OPT_TIMESTAMPS: u8 = 1;
@@ -331,12 +336,20 @@ pub(crate) fn probe(socket: &impl AsFd) -> io::Result<()> {
     set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)
 }
 
-/// The clock of a connection's timestamps, as of now.
-pub(crate) fn timestamp(socket: &impl AsFd) -> io::Result<u32> {
+/// What is added to CLOCK_MONOTONIC, in whole milliseconds, to get the clock of a connection's
+/// timestamps (include/net/tcp.h, tcp_clock_ts).
+pub(crate) fn timestamp_offset(socket: &impl AsFd) -> io::Result<u32> {
     /// include/uapi/linux/tcp.h
     const TCP_TIMESTAMP: i32 = 24;
-    // SAFETY: an integer.
-    unsafe { option(socket, libc::IPPROTO_TCP, TCP_TIMESTAMP) }
+    loop {
+        let before = monotonic() / 1_000_000;
+        // SAFETY: an integer.
+        let clock: u32 = unsafe { option(socket, libc::IPPROTO_TCP, TCP_TIMESTAMP)? };
+        // Both of the same millisecond: a peer refuses what is two behind (RFC 7323, 5).
+        if monotonic() / 1_000_000 == before {
+            return Ok(clock.wrapping_sub(before as u32));
+        }
+    }
 }
 
 /// CLOCK_MONOTONIC, in nanoseconds: what BPF programs have as well.

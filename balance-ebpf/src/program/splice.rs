@@ -509,8 +509,8 @@ fn change(work: &mut Work, forward: &Forward, this: *mut Way, side: &Side, other
     if side.stamped == 1 {
         // SAFETY: `this` points into the array map.
         change.clock = unsafe {
-            let since = bpf_ktime_get_ns().wrapping_sub(read_volatile(addr_of!((*this).clock_at)));
-            read_volatile(addr_of!((*this).clock)).wrapping_add((since / 1_000_000) as u32)
+            let now = (bpf_ktime_get_ns() / 1_000_000) as u32;
+            read_volatile(addr_of!((*this).clock)).wrapping_add(now)
         };
     }
     work.at = 0;

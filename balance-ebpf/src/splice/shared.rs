@@ -63,12 +63,11 @@ pub struct Way {
     pub side: Side,
     /// How the addresses of its packets are to look. Written by user space.
     pub looks: Key,
-    /// Timestamp clock of the socket whose packets these seem to be, at `clock_at`.
+    /// What is added to CLOCK_MONOTONIC, in whole milliseconds, to get the timestamp clock of the
+    /// socket whose packets these seem to be (include/net/tcp.h, tcp_clock_ts).
     pub clock: u32,
     /// Number behind the FIN, once `ending` says that there was one.
     pub fin: u32,
-    /// When `clock` was read: nanoseconds of CLOCK_MONOTONIC.
-    pub clock_at: u64,
     /// Numbers that went on, from the cut-off as it was at first to the highest. Written by the
     /// program.
     pub progress: u64,
@@ -122,7 +121,7 @@ mod tests {
         assert_eq!(size_of::<Key>(), 40);
         assert_eq!(size_of::<Side>(), 40);
         assert_eq!(offset_of!(Splice, ways), 16);
-        assert_eq!(size_of::<Way>(), 40 + 40 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8);
+        assert_eq!(size_of::<Way>(), 40 + 40 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8);
         assert_eq!(size_of::<Splice>() % 64, 0);
     }
 

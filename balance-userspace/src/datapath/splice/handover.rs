@@ -132,8 +132,8 @@ async fn begin(slot: &Slot, pair: &Pair) -> io::Result<Result<Start, Refused>> {
             leeway: leeway as u32,
             ..Side::default()
         };
-        let clock = sys::timestamp(streams[1 - i])?;
-        slot.begin(i, &Way { side, clock, clock_at: sys::monotonic(), ..Way::default() });
+        let clock = sys::timestamp_offset(streams[1 - i])?;
+        slot.begin(i, &Way { side, clock, last: sys::monotonic(), ..Way::default() });
     }
     for stream in streams {
         stream.set_keepalive(false)?;

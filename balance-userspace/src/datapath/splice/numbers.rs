@@ -43,7 +43,7 @@ pub(super) fn obstacle(ends: &[End; 2]) -> Option<Obstacle> {
         Some(Obstacle::Ended)
     } else if a.path.peer.is_ipv4() != b.path.peer.is_ipv4() {
         Some(Obstacle::Families)
-    } else if a.agreed.options != b.agreed.options {
+    } else if a.agreed.options != b.agreed.options || a.agreed.has_fine_timestamps() {
         Some(Obstacle::Options)
     } else if !fits(a, b) || !fits(b, a) {
         Some(Obstacle::Segments)
@@ -117,6 +117,9 @@ mod tests {
         let both = |obstacle| (Some(obstacle), Some(obstacle));
         assert_eq!(with(|end| end.agreed.established = false), both(Obstacle::Ended));
         assert_eq!(with(|end| end.agreed.options = 2), both(Obstacle::Options));
+        let mut fine = good;
+        fine.agreed.options |= 64;
+        assert_eq!(obstacle(&[fine, fine]), Some(Obstacle::Options));
         assert_eq!(with(|end| end.agreed.offered_mss = MSS + 1), both(Obstacle::Segments));
         assert_eq!(with(|end| end.agreed.path_mtu = MSS + 39), both(Obstacle::Segments));
         let six = end("[2001:db8::1]:5");

@@ -67,8 +67,7 @@ impl Slot {
         words.side(side, |s| &raw mut s.acked).store(begin.side.cut, SeqCst);
         words.side(side, |s| &raw mut s.leeway).store(begin.side.leeway, SeqCst);
         words.way(side, |w| &raw mut w.clock).store(begin.clock, SeqCst);
-        words.way64(side, |w| &raw mut w.clock_at).store(begin.clock_at, SeqCst);
-        words.way64(side, |w| &raw mut w.last).store(begin.clock_at, SeqCst);
+        words.way64(side, |w| &raw mut w.last).store(begin.last, SeqCst);
         self.raise(side, begin.side.cut, begin.side.cut.wrapping_add(begin.side.shift));
     }
 
