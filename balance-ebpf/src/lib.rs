@@ -38,8 +38,8 @@ pub mod names {
     pub const SPLICES: &str = "SPLICES";
     /// Ring buffer of slots (`u32`) of which something of the end was seen.
     pub const ENDINGS: &str = "ENDINGS";
-    /// Memory-mapped array of one `u64`: not 0 if an event found no room in [`ENDINGS`].
-    pub const MISSED: &str = "MISSED";
+    /// Memory-mapped array of [`Common`](crate::splice::Common), of one element.
+    pub const COMMON: &str = "COMMON";
     /// The splice program.
     pub const SPLICE: &str = "balance_splice";
 }

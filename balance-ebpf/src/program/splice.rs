@@ -35,8 +35,8 @@ use aya_log_ebpf::debug;
 use balance_ebpf::{
     DEFAULT_SLOTS, EVENT_BYTES,
     splice::{
-        Change, Forward, Key, LOOPBACK, Local, MOST_OPTIONS, Options, REWRITTEN, Segment, Side,
-        Splice, Stamps, Way, ending, flag, fold, is_after, judge, note, phase, replaces,
+        Change, Common, Forward, Key, LOOPBACK, Local, MOST_OPTIONS, Options, REWRITTEN, Segment,
+        Side, Splice, Stamps, Way, ending, flag, fold, is_after, judge, note, phase, replaces,
         step_options,
     },
 };
@@ -54,7 +54,7 @@ static SPLICES: Array<Splice> = Array::with_max_entries(DEFAULT_SLOTS, BPF_F_MMA
 #[map]
 static ENDINGS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
 #[map]
-static MISSED: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+static COMMON: Array<Common> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Bytes before the IP header: an Ethernet header, which loopback has as well. Other devices are
 /// not attached to.
@@ -152,12 +152,17 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
         // The device of the VLAN has it next, without the tag.
         return None;
     }
+    // SAFETY: a word of a map value; volatile because user space writes it.
+    if unsafe { read_volatile(addr_of!((*COMMON.get_ptr(0)?).entries)) } == 0 {
+        return None;
+    }
     // SAFETY: the element is this processor's own, and nothing of this program runs twice at a
     // time on one processor: it is called where packets arrive only.
     let work = unsafe { &mut *WORK.get_ptr_mut(0)? };
-    parse(skb, work)?;
+    let end = find(skb, work)?;
     // SAFETY: with BPF_F_NO_PREALLOC an element is not reused while it is being read.
     let place = unsafe { PLACES.get(work.key) }?;
+    parse(skb, work, end)?;
     let (slot, i) = (*place >> 1, (*place & 1) as usize);
     let splice = SPLICES.get_ptr_mut(slot)?;
     // SAFETY: `splice` points into the array map, which outlives the program; volatile because
@@ -279,9 +284,10 @@ unsafe fn increment(count: *mut u32) {
     unsafe { write_volatile(count, read_volatile(count) + 1) };
 }
 
-/// Reads the packet; `None` if it is not TCP or something else that no splice has.
+/// Reads the addresses and where the packet ends; `None` if it is not TCP or something else that no
+/// splice has.
 #[inline(always)]
-fn parse(skb: *mut __sk_buff, work: &mut Work) -> Option<()> {
+fn find(skb: *mut __sk_buff, work: &mut Work) -> Option<u32> {
     // SAFETY: the context is the skb that the kernel runs us on.
     let (protocol, len) = unsafe { ((*skb).protocol, (*skb).len) };
     work.key = Key::default();
@@ -316,18 +322,25 @@ fn parse(skb: *mut __sk_buff, work: &mut Work) -> Option<()> {
     } else {
         return None;
     }
+    work.l4 = l4;
     let fixed = &mut work.arrived.fixed;
     load(skb, l4, fixed)?;
     work.key.source_port = u16::from_ne_bytes([fixed[0], fixed[1]]);
     work.key.target_port = u16::from_ne_bytes([fixed[2], fixed[3]]);
-    let header_len = u32::from(fixed[12] >> 4) * 4;
     // A packet too long for the field (BIG TCP) has 0 there; a short one may have padding.
     let end = if total <= l4 { len } else { total };
+    if end > len { None } else { Some(end) }
+}
+
+/// Reads the rest of the header; the packet ends at `end`. `None` if it cannot be.
+#[inline(always)]
+fn parse(skb: *mut __sk_buff, work: &mut Work, end: u32) -> Option<()> {
+    let l4 = work.l4;
+    let header_len = u32::from(work.arrived.fixed[12] >> 4) * 4;
     let body = l4 + header_len;
-    if header_len < 20 || end < body || end > len {
+    if header_len < 20 || end < body {
         return None;
     }
-    work.l4 = l4;
     work.header_len = header_len;
     work.payload = end - body;
     clear(&mut work.arrived.options);
@@ -471,10 +484,10 @@ fn count(
 #[inline(always)]
 fn tell(slot: u32) {
     if ENDINGS.output::<u32>(slot, 0).is_err()
-        && let Some(missed) = MISSED.get_ptr_mut(0)
+        && let Some(common) = COMMON.get_ptr_mut(0)
     {
         // SAFETY: a word of a map value.
-        unsafe { write_volatile(missed, 1) };
+        unsafe { write_volatile(addr_of_mut!((*common).missed), 1) };
     }
 }
 

@@ -19,4 +19,4 @@ pub use options::{
     Change, MOST as MOST_OPTIONS, Options, Stamps, rewrite as rewrite_options, step as step_options,
 };
 pub use seq::{is_after, later};
-pub use shared::{Key, LOOPBACK, REWRITTEN, Splice, Way, ending};
+pub use shared::{Common, Key, LOOPBACK, REWRITTEN, Splice, Way, ending};

@@ -22,6 +22,16 @@ pub struct Key {
     pub version: u32,
 }
 
+/// What is not of one connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Common {
+    /// Connections that have entries: without any, packets are not looked at. Written by user space.
+    pub entries: u64,
+    /// Not 0 if an event found no room in the ring buffer. Written by both.
+    pub missed: u64,
+}
+
 /// A connection that was spliced.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default)]

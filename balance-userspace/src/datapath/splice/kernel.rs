@@ -21,7 +21,7 @@ use aya::{
 };
 use balance_ebpf::{
     names,
-    splice::{Key, LOOPBACK, Splice, ending, phase},
+    splice::{Common, Key, LOOPBACK, Splice, ending, phase},
 };
 use tokio::{sync::Notify, time::sleep};
 use tracing::{debug, error};
@@ -62,7 +62,7 @@ pub(super) struct Path {
 /// The kernel's side of the splice datapath.
 pub(crate) struct Kernel {
     pub(super) splices: Mapped<Splice>,
-    missed: Mapped<u64>,
+    common: Mapped<Common>,
     entries: Mutex<Entries>,
     endings: Mutex<RingBuf<MapData>>,
     lingering: Mutex<VecDeque<(Instant, Slot)>>,
@@ -140,12 +140,12 @@ impl Kernel {
         program.load().map_err(Refusal::from)?;
         // Only now: the program is loaded with the maps that the object has.
         let splices = map_array(&mut object, names::SPLICES, connections as usize)?;
-        let missed = map_array(&mut object, names::MISSED, 1)?;
+        let common = map_array(&mut object, names::COMMON, 1)?;
         let places = take(&mut object, names::PLACES)?;
         let endings = Mutex::new(take(&mut object, names::ENDINGS)?);
         Ok(Self {
             splices,
-            missed,
+            common,
             entries: Mutex::new(Entries { places, live: Live::new() }),
             endings,
             lingering: Mutex::default(),
@@ -185,6 +185,7 @@ impl Kernel {
         slot.fill(splice);
         let mut entries = lock(&self.entries);
         entries.live.insert(number, paths);
+        self.common(|common| &raw mut common.entries).store(entries.live.len() as u64, SeqCst);
         for side in 0..2 {
             let inserted =
                 entries.places.insert(Place(slot.key(side)), number * 2 + side as u32, 0);
@@ -211,6 +212,7 @@ impl Kernel {
     pub(super) fn leave(&self, slot: &Slot) {
         let mut entries = lock(&self.entries);
         entries.live.remove(&slot.number);
+        self.common(|common| &raw mut common.entries).store(entries.live.len() as u64, SeqCst);
         for side in 0..2 {
             let place = Place(slot.key(side));
             // A newer connection may have come to the same addresses.
@@ -302,9 +304,7 @@ impl Kernel {
         loop {
             sleep(LOOK).await;
             self.end_lingering(Instant::now());
-            // SAFETY: an aligned word within the mapping.
-            let missed = unsafe { AtomicU64::from_ptr(self.missed.get(0).as_ptr()) };
-            if missed.swap(0, SeqCst) != 0 {
+            if self.common(|common| &raw mut common.missed).swap(0, SeqCst) != 0 {
                 let live: Vec<u32> = lock(&self.entries).live.keys().copied().collect();
                 live.into_iter().for_each(|number| self.wake_slot(number));
             }
@@ -352,6 +352,12 @@ impl Kernel {
                 }
             }
         }
+    }
+
+    fn common(&self, field: impl Fn(&mut Common) -> *mut u64) -> &AtomicU64 {
+        // SAFETY: an aligned word within the mapping, which lives as long as we. The reference is to
+        // find the field only.
+        unsafe { AtomicU64::from_ptr(field(&mut *self.common.get(0).as_ptr())) }
     }
 
     pub(super) fn words(&self, number: u32) -> Words<'_> {
