@@ -2,15 +2,28 @@
 
 use std::{fs, io};
 
-use aya::maps::{HashMap, Map, MapData, MapInfo};
+use aya::{
+    Pod,
+    maps::{HashMap, Map, MapData, MapInfo},
+};
 
-/// Entries in the `SLOTS` map of a process: two for each connection that the kernel moves.
-pub fn kernel_entries(process: u32) -> Result<usize, String> {
-    let id = slots_map(process)?;
+use crate::Datapath;
+
+/// Entries of a process in the map by which a datapath finds connections: two for each that the
+/// kernel moves.
+pub fn kernel_entries(process: u32, datapath: Datapath) -> Result<usize, String> {
+    match datapath {
+        Datapath::Relay => Ok(0),
+        Datapath::Sockmap | Datapath::Handover => entries::<u64>(map(process, "SLOTS")?),
+        Datapath::Splice => entries::<[u8; 40]>(map(process, "PLACES")?),
+    }
+}
+
+fn entries<K: Pod>(id: u32) -> Result<usize, String> {
     let map = MapData::from_id(id)
         .and_then(Map::from_map_data)
         .map_err(|error| format!("opening map {id}: {error}"))?;
-    let slots = HashMap::<_, u64, u32>::try_from(&map)
+    let slots = HashMap::<_, K, u32>::try_from(&map)
         .map_err(|error| format!("map {id} is not what it should be: {error}"))?;
     let mut entries = 0;
     for key in slots.keys() {
@@ -20,7 +33,7 @@ pub fn kernel_entries(process: u32) -> Result<usize, String> {
     Ok(entries)
 }
 
-fn slots_map(process: u32) -> Result<u32, String> {
+fn map(process: u32, wanted: &str) -> Result<u32, String> {
     let folder = format!("/proc/{process}/fdinfo");
     let list = fs::read_dir(&folder).map_err(|error| format!("{folder}: {error}"))?;
     let mut names = Vec::new();
@@ -38,10 +51,10 @@ fn slots_map(process: u32) -> Result<u32, String> {
         let id = id.trim().parse().map_err(|_| format!("map_id {id}"))?;
         let info = MapInfo::from_id(id).map_err(|error| format!("map {id}: {error}"))?;
         let name = String::from_utf8_lossy(info.name()).into_owned();
-        if name == "SLOTS" {
+        if name == wanted {
             return Ok(id);
         }
         names.push(name);
     }
-    Err(format!("no SLOTS among the maps of {process}: {names:?}"))
+    Err(format!("no {wanted} among the maps of {process}: {names:?}"))
 }

@@ -61,11 +61,11 @@ fn standing_connections_have_two_map_entries_each_on_the_kernel_path(datapath: D
         client.read_exact(&mut [0]).expect("the greeting");
     }
     if datapath == Datapath::Sockmap {
-        expect_entries(process, 20);
+        expect_entries(process, datapath, 20);
         clients.truncate(3);
-        expect_entries(process, 6);
+        expect_entries(process, datapath, 6);
         clients.clear();
-        expect_entries(process, 0);
+        expect_entries(process, datapath, 0);
     }
     drop(clients);
     balance.assert_all_on_its_datapath(10);
@@ -126,15 +126,17 @@ fn settle(process: Process, descriptors: usize, datapath: Datapath) {
     eventually(SETTLED, &format!("back at {descriptors} descriptors"), || {
         at_most(process.descriptors(), descriptors)
     });
-    if datapath == Datapath::Sockmap {
-        expect_entries(process, 0);
+    if datapath != Datapath::Relay {
+        expect_entries(process, datapath, 0);
     }
 }
 
-fn expect_entries(process: Process, entries: usize) {
-    eventually(SETTLED, &format!("{entries} map entries"), || match kernel_entries(process.0)? {
-        now if now == entries => Ok(()),
-        now => Err(format!("{now}")),
+fn expect_entries(process: Process, datapath: Datapath, entries: usize) {
+    eventually(SETTLED, &format!("{entries} map entries"), || {
+        match kernel_entries(process.0, datapath)? {
+            now if now == entries => Ok(()),
+            now => Err(format!("{now}")),
+        }
     });
 }
 

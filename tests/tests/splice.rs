@@ -1,7 +1,12 @@
 //! What only spliced connections can get wrong: nobody on this host owns them, so their ends, their
 //! enemies and their neighbours are met by a program that sees packets.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use socket2::{Domain, Socket, Type};
 
 use tests::{
     Builder, Cable, Datapath, End, Family, Link, Network, PATIENCE, Peer, RunDir, Topology, WHOLE,
@@ -144,6 +149,41 @@ fn a_peer_that_has_vanished_is_found_as_by_keepalive() {
     link.balance.assert_all_handed_over(1);
     let session = link.balance.sessions(1).remove(0);
     assert_eq!(session.end, "client: timed out");
+}
+
+#[test]
+fn a_port_is_used_again_as_soon_as_its_connection_is_over() {
+    let Some(network) = Network::new(Topology::Apart, Family::V4) else { return };
+    let link = Link::across(network, Builder::new(Datapath::Splice));
+    let (entrance, here) = (link.network().entrance(), (Ipv4Addr::UNSPECIFIED, 0).into());
+    let mut from: SocketAddr = here;
+    let begin = Instant::now();
+    for over in 0..5 {
+        // The program has let go of the one before.
+        link.balance.sessions(over);
+        let client = link.network().peer(Peer::Client).enter(|| connect_from(from, entrance));
+        from.set_port(client.local_addr().expect("getsockname").port());
+        let (mut client, mut server) = link.settle(client);
+        // Who ends first keeps the addresses for a while: not the client.
+        server.shutdown(Shutdown::Write).expect("shutdown");
+        assert_eq!(end_of(&mut client), End::Clean);
+        drop(client);
+        assert_eq!(end_of(&mut server), End::Clean);
+    }
+    // A SYN that is not answered is sent again after a second.
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    link.balance.assert_all_handed_over(5);
+}
+
+fn connect_from(from: SocketAddr, to: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+    socket.set_reuse_address(true).expect("SO_REUSEADDR");
+    socket.bind(&from.into()).unwrap_or_else(|error| panic!("binding {from}: {error}"));
+    socket.connect_timeout(&to.into(), PATIENCE).expect("connecting to the program");
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+    stream.set_nodelay(true).expect("TCP_NODELAY");
+    stream
 }
 
 /// The number behind a name in what `stats` prints.

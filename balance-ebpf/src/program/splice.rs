@@ -193,6 +193,12 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
         unsafe { write_volatile(addr_of_mut!((*splice).phase), phase::LOCAL) };
         return None;
     }
+    // SAFETY: as above.
+    let ended = unsafe { read_volatile(addr_of!((*splice).ending)) };
+    if segment.flags & flag::SYN != 0 && is_over(ended) {
+        // A new connection before user space has let go of this one: it is asked for again.
+        return Some(DROP);
+    }
     let judgement = judge(phase, &side, &other_side, &segment);
     if judgement.settles {
         // SAFETY: as above; set once and never taken back.
@@ -224,6 +230,13 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
         return Some(DROP);
     }
     stay(skb, work, &judgement.local)
+}
+
+/// Whether both directions have ended.
+#[inline(always)]
+fn is_over(ended: u64) -> bool {
+    const BOTH: u64 = ending::ACKNOWLEDGED | ending::ACKNOWLEDGED << 1;
+    ended & BOTH == BOTH
 }
 
 /// Sends a rewritten packet on.

@@ -5,6 +5,7 @@
 //! of channels, groups or commands. A connection that one datapath cannot take goes to the next.
 
 mod buffers;
+mod choice;
 mod dump;
 mod mapped;
 mod object;
@@ -18,19 +19,14 @@ pub(crate) mod sockmap;
 pub(crate) mod splice;
 mod traffic;
 
-use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, sync::Arc};
 
 pub(crate) use buffers::Pool;
+pub(crate) use choice::Choice;
 pub(crate) use pair::{Cut, End, Pair, Report};
 pub(crate) use traffic::Traffic;
 
-use object::Refusal;
-
-use crate::{
-    args::{self, Args},
-    error::StartError,
-    stream::{SocketOptions, Stream},
-};
+use crate::stream::{SocketOptions, Stream};
 
 /// What moves the bytes of new connections.
 #[derive(Clone)]
@@ -59,78 +55,6 @@ impl fmt::Display for Name {
             Self::Sockmap => "sockmap",
             Self::Splice => "splice",
         })
-    }
-}
-
-/// A datapath that is ready, and why it is this one.
-pub(crate) struct Choice {
-    pub(crate) datapath: Datapath,
-    pub(crate) why: String,
-}
-
-impl Choice {
-    /// Makes the datapath that was asked for ready, for `connections` at a time, and what stands in
-    /// for it; `auto` takes the best that passes its self-test.
-    ///
-    /// # Errors
-    /// When one was asked for by name and does not work here.
-    pub(crate) fn make(args: &Args, connections: usize) -> Result<Self, StartError> {
-        let relay =
-            |why: &str| Self { datapath: Datapath::Relay { dump: args.dump }, why: why.to_owned() };
-        if args.dump {
-            return Ok(relay("-p shows the bytes, so they pass through user space"));
-        }
-        let sockmap = || {
-            let (kernel, took) = sockmap::start(connections, args.debug)?;
-            let datapath = Datapath::Sockmap { kernel, after: args.offload_after };
-            Ok::<_, Refusal>(Self { datapath, why: passed(took) })
-        };
-        let splice = || {
-            let (kernel, took) = splice::start(connections, args.debug)?;
-            let (next, why) = match sockmap() {
-                Ok(Self { datapath, .. }) => (datapath, passed(took)),
-                Err(refusal) => {
-                    let why = format!("{}; no sockmap: {refusal}", passed(took));
-                    (Datapath::Relay { dump: false }, why)
-                }
-            };
-            let (after, next) = (args.offload_after, Box::new(next));
-            Ok::<_, Refusal>(Self { datapath: Datapath::Splice { kernel, after, next }, why })
-        };
-        match args.datapath {
-            args::Datapath::Relay => Ok(relay("asked for")),
-            args::Datapath::Sockmap => sockmap().map_err(|e| e.into_start_error("sockmap")),
-            args::Datapath::Splice => splice().map_err(|e| e.into_start_error("splice")),
-            args::Datapath::Auto => Ok(splice()
-                .or_else(|no_splice| {
-                    let next = sockmap().map_err(|no_sockmap| (no_splice.to_string(), no_sockmap));
-                    match next {
-                        Ok(Self { datapath, why }) => {
-                            Ok(Self { datapath, why: format!("{why}; no splice: {no_splice}") })
-                        }
-                        // One reason is enough where it is the same.
-                        Err((no_splice, no_sockmap)) if no_splice == no_sockmap.to_string() => {
-                            Err(format!("no splice and no sockmap: {no_splice}"))
-                        }
-                        Err((no_splice, no_sockmap)) => {
-                            Err(format!("no splice: {no_splice}; no sockmap: {no_sockmap}"))
-                        }
-                    }
-                })
-                .unwrap_or_else(|why: String| relay(&why))),
-        }
-    }
-}
-
-fn passed(took: Duration) -> String {
-    format!("self-test passed in {}", Millis(took))
-}
-
-struct Millis(Duration);
-
-impl fmt::Display for Millis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ms", self.0.as_millis().max(1))
     }
 }
 

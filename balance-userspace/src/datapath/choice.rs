@@ -1,0 +1,98 @@
+//! Which datapath serves: the one that was asked for, or the best that works here.
+//!
+//! Invariant: a datapath in the kernel is chosen only after it has passed its self-test, and what
+//! was not chosen is told with the reason.
+
+use std::{fmt, time::Duration};
+
+use super::{Datapath, object::Refusal, sockmap, splice};
+use crate::{
+    args::{self, Args},
+    error::StartError,
+};
+
+/// A datapath that is ready, and why it is this one.
+pub(crate) struct Choice {
+    pub(crate) datapath: Datapath,
+    pub(crate) why: String,
+}
+
+impl Choice {
+    /// Makes the datapath that was asked for ready, for `connections` at a time, and what stands in
+    /// for it; `auto` takes the best that passes its self-test.
+    ///
+    /// # Errors
+    /// When one was asked for by name and does not work here.
+    pub(crate) fn make(args: &Args, connections: usize) -> Result<Self, StartError> {
+        if args.dump {
+            return Ok(Self::relay(args, "-p shows the bytes, so they pass through user space"));
+        }
+        match args.datapath {
+            args::Datapath::Relay => Ok(Self::relay(args, "asked for")),
+            args::Datapath::Sockmap => {
+                Self::sockmap(args, connections).map_err(|e| e.into_start_error("sockmap"))
+            }
+            args::Datapath::Splice => {
+                Self::splice(args, connections).map_err(|e| e.into_start_error("splice"))
+            }
+            args::Datapath::Auto => Ok(Self::best(args, connections)),
+        }
+    }
+
+    fn best(args: &Args, connections: usize) -> Self {
+        let no_splice = match Self::splice(args, connections) {
+            Ok(choice) => return choice,
+            Err(refusal) => refusal.to_string(),
+        };
+        let no_sockmap = match Self::sockmap(args, connections) {
+            Ok(choice) => return choice.but(&format!("no splice: {no_splice}")),
+            Err(refusal) => refusal.to_string(),
+        };
+        if no_splice == no_sockmap {
+            return Self::relay(args, &format!("no splice and no sockmap: {no_splice}"));
+        }
+        Self::relay(args, &format!("no splice: {no_splice}; no sockmap: {no_sockmap}"))
+    }
+
+    fn relay(args: &Args, why: &str) -> Self {
+        Self { datapath: Datapath::Relay { dump: args.dump }, why: why.to_owned() }
+    }
+
+    fn sockmap(args: &Args, connections: usize) -> Result<Self, Refusal> {
+        let (kernel, took) = sockmap::start(connections, args.debug)?;
+        let datapath = Datapath::Sockmap { kernel, after: args.offload_after };
+        Ok(Self { datapath, why: passed(took) })
+    }
+
+    fn splice(args: &Args, connections: usize) -> Result<Self, Refusal> {
+        let (kernel, took) = splice::start(connections, args.debug)?;
+        let after = args.offload_after;
+        let splice = |next| Self {
+            datapath: Datapath::Splice { kernel, after, next: Box::new(next) },
+            why: passed(took),
+        };
+        Ok(match Self::sockmap(args, connections) {
+            Ok(next) => splice(next.datapath),
+            Err(refusal) => {
+                splice(Datapath::Relay { dump: false }).but(&format!("no sockmap: {refusal}"))
+            }
+        })
+    }
+
+    fn but(mut self, what: &str) -> Self {
+        self.why = format!("{}; {what}", self.why);
+        self
+    }
+}
+
+fn passed(took: Duration) -> String {
+    format!("self-test passed in {}", Millis(took))
+}
+
+struct Millis(Duration);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ms", self.0.as_millis().max(1))
+    }
+}
