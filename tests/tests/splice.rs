@@ -155,7 +155,7 @@ fn a_peer_that_has_vanished_is_found_as_by_keepalive() {
 fn a_port_is_used_again_as_soon_as_its_connection_is_over() {
     let Some(network) = Network::new(Topology::Apart, Family::V4) else { return };
     let link = Link::across(network, Builder::new(Datapath::Splice));
-    let (entrance, here) = (link.network().entrance(), (Ipv4Addr::UNSPECIFIED, 0).into());
+    let (entrance, here) = (link.balance.address(), (Ipv4Addr::UNSPECIFIED, 0).into());
     let mut from: SocketAddr = here;
     let begin = Instant::now();
     for over in 0..5 {
