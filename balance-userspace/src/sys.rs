@@ -282,10 +282,27 @@ fn set_queue_number(socket: &impl AsFd, queue: i32, number: u32) -> io::Result<(
     set_int(socket, libc::IPPROTO_TCP, TCP_QUEUE_SEQ, number.cast_signed())
 }
 
+/// include/uapi/linux/tcp.h
+const TCP_REPAIR_WINDOW: i32 = 29;
+
+fn set_repair_window(socket: &impl AsFd, window: [u32; 5]) -> io::Result<()> {
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel reads as many bytes as the value has.
+    check(unsafe {
+        libc::setsockopt(
+            fd,
+            libc::IPPROTO_TCP,
+            TCP_REPAIR_WINDOW,
+            window.as_ptr().cast(),
+            mem::size_of_val(&window) as u32,
+        )
+    })?;
+    Ok(())
+}
+
 /// `struct tcp_repair_window` (include/uapi/linux/tcp.h): snd_wl1, snd_wnd, max_window, rcv_wnd
 /// and rcv_wup.
 fn repair_window(socket: &impl AsFd) -> io::Result<[u32; 5]> {
-    const TCP_REPAIR_WINDOW: i32 = 29;
     // SAFETY: integers.
     unsafe { option(socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW) }
 }
@@ -323,9 +340,14 @@ pub(crate) fn take_up(
     in_repair(socket, || {
         set_queue_number(socket, SEND_QUEUE, written)?;
         set_queue_number(socket, RECEIVE_QUEUE, received)?;
-        connect()
+        connect()?;
+        // Otherwise it would first have to ask whether there is room for its end.
+        set_repair_window(socket, [received, ROOM, ROOM, ROOM, received])
     })
 }
+
+/// A window that any peer has, in bytes, as far as a FIN is concerned.
+const ROOM: u32 = 65_535;
 
 /// Asks the peer of a connection for a sign of life, with a number that it has long had: it
 /// answers, and our side does not change. Needs CAP_NET_ADMIN.

@@ -93,22 +93,31 @@ fn strangers_who_do_not_know_the_numbers_break_nothing() {
     }
     let link = Link::new(Datapath::Splice);
     let (client, server) = link.settled_pair();
-    for (back, flags) in [
-        (0, flag::SYN),
-        (5000, flag::SYN),
-        (5000, flag::RST),
-        (5000, flag::RST | flag::ACK),
+    let ahead = 1u32 << 30;
+    for (back, payload, flags) in [
+        (0, "", flag::SYN),
+        (5000, "", flag::SYN),
+        (5000, "", flag::RST),
+        (5000, "", flag::RST | flag::ACK),
         // Beyond, within the window: the peer is asked.
-        (1000u32.wrapping_neg(), flag::RST | flag::ACK),
+        (1000u32.wrapping_neg(), "", flag::RST | flag::ACK),
+        // A break that seems to be due because of a byte that was never sent.
+        (ahead.wrapping_neg(), "x", flag::ACK),
+        ((ahead + 1).wrapping_neg(), "", flag::RST | flag::ACK),
+        // Ends that are long over, or far away.
+        (5000, "", flag::FIN | flag::ACK),
+        (ahead.wrapping_neg(), "", flag::FIN | flag::ACK),
     ] {
-        if let Err(e) = forge(&client, back, &[], flags) {
+        if let Err(e) = forge(&client, back, payload.as_bytes(), flags) {
             return skip(&format!("cannot put a segment on the wire: {e}"));
         }
         both_ways(&client, &server, (100_000, 100_000), WHOLE);
     }
     drop((client, server));
     link.balance.assert_all_handed_over(1);
-    assert_eq!(link.balance.sessions(1)[0].end, "clean");
+    let session = link.balance.sessions(1).remove(0);
+    let said = Link::SETTLED + 9 * 100_000;
+    assert_eq!((session.end.as_str(), session.sent, session.rcvd), ("clean", said, said));
 }
 
 #[test]

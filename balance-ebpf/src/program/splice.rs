@@ -36,8 +36,8 @@ use balance_ebpf::{
     DEFAULT_SLOTS, EVENT_BYTES,
     splice::{
         Change, Common, Forward, Key, LOOPBACK, Local, MOST_OPTIONS, Options, REWRITTEN, Segment,
-        Side, Splice, Stamps, Way, ending, flag, fold, is_after, judge, note, phase, replaces,
-        step_options,
+        Side, Splice, Stamps, Way, ending, flag, fold, is_after, judge, later, note, phase,
+        replaces, step_options,
     },
 };
 use common::compare_exchange;
@@ -176,6 +176,12 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
     // SAFETY: as above; what changes meanwhile changes in single words.
     let (mut side, other_side) =
         unsafe { (read_volatile(addr_of!((*this).side)), read_volatile(addr_of!((*other).side))) };
+    // SAFETY: as above.
+    let (home, arrived_on) = unsafe { (read_volatile(addr_of!((*other).out)), (*skb).ifindex) };
+    if (home == LOOPBACK) != (arrived_on == LOOPBACK) {
+        // Not from where its sender is.
+        return None;
+    }
     let segment = segment(&work.arrived, work.payload);
     if phase == phase::LOCAL {
         note(&mut side, &segment);
@@ -460,18 +466,21 @@ fn count(
             let packets = addr_of_mut!((*this).packets);
             write_volatile(packets, read_volatile(packets) + 1);
             write_volatile(addr_of_mut!((*this).last), bpf_ktime_get_ns());
-            let fresh = segment.end().wrapping_sub((*this).next(seen));
             let carries = segment.flags & (flag::SYN | flag::RST) == 0;
-            if carries && is_after(fresh, 0) && segment.takes() > 0 {
-                compare_exchange(progress, seen, seen + u64::from(fresh));
+            let counts = carries && segment.takes() > 0 && (*this).is_plausible(segment.end());
+            if counts {
+                advance(this, segment.end());
             }
             if carries {
+                let room = u32::from(forward.window) << ((*this).side.scale_out & 15);
+                let edge = addr_of_mut!((*other).edge);
+                write_volatile(edge, later(read_volatile(edge), forward.ack.wrapping_add(room)));
                 write_volatile(addr_of_mut!((*other).side.acked), forward.ack);
                 if forward.ack != segment.ack.wrapping_sub((*other).side.shift) {
                     increment(addr_of_mut!((*this).clamped));
                 }
             }
-            if carries && segment.flags & flag::FIN != 0 {
+            if counts && segment.flags & flag::FIN != 0 {
                 write_volatile(addr_of_mut!((*this).fin), segment.end());
                 endings |= ending::FIN << i;
             }
@@ -490,6 +499,30 @@ fn count(
                 tell(slot);
             }
         }
+    }
+}
+
+/// Counts up to a number, if that is beyond what has been counted.
+///
+/// # Safety
+/// `way` must point into a map value.
+#[inline(always)]
+unsafe fn advance(way: *mut Way, end: u32) {
+    let mut turn = 0;
+    // Another processor may come in between; more than a few do not.
+    while turn < 4 {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let progress = addr_of_mut!((*way).progress);
+            let seen = read_volatile(progress);
+            let fresh = end.wrapping_sub((*way).next(seen));
+            if !is_after(fresh, 0)
+                || compare_exchange(progress, seen, seen + u64::from(fresh)) == seen
+            {
+                return;
+            }
+        }
+        turn += 1;
     }
 }
 

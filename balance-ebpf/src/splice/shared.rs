@@ -3,7 +3,7 @@
 //! Invariant: all types are `repr(C)` and a multiple of eight bytes, because the values of a
 //! mapped array are spaced by eight bytes; a test checks the layout.
 
-use super::judge::Side;
+use super::{judge::Side, seq::is_after};
 
 /// The addresses of a packet that arrives, as they stand in it; those of IPv4 in the first four
 /// bytes, the rest is 0.
@@ -36,7 +36,8 @@ pub struct Common {
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Splice {
-    /// One of [`phase`](super::phase). Written by user space.
+    /// One of [`phase`](super::phase). Written by user space, and by the program when a new
+    /// connection takes the place of this one.
     pub phase: u32,
     /// Padding.
     pub reserved: u32,
@@ -83,8 +84,9 @@ pub struct Way {
     pub progress: u64,
     /// Where that began.
     pub origin: u32,
-    /// Padding.
-    pub unused: u32,
+    /// The number behind what this side's peer has been told that there is room for; never goes back.
+    /// What is not before it changes nothing here.
+    pub edge: u32,
     /// Packets that went on.
     pub packets: u64,
     /// When the last one did: nanoseconds of CLOCK_MONOTONIC.
@@ -111,6 +113,19 @@ impl Way {
         self.origin.wrapping_add(progress as u32)
     }
 
+    /// Whether the peer may have sent this: somebody else does not know where it is. The numbers are
+    /// those behind a packet.
+    #[inline(always)]
+    pub const fn is_plausible(&self, end: u32) -> bool {
+        !is_after(self.side.acked, end) && !is_after(end, self.edge)
+    }
+
+    /// The number behind all that the peer has sent, however far that is from the cut-off.
+    pub fn end(&self) -> u32 {
+        let kept = self.side.cut.wrapping_sub(self.origin);
+        self.next(if self.progress > kept.into() { self.progress } else { kept.into() })
+    }
+
     /// Whether a RST with this number breaks the connection without a question: its sender has
     /// either sent all that went on, or answers what it was told last, by us or by our socket. The
     /// other peer gets any
@@ -133,6 +148,26 @@ mod tests {
         assert_eq!(offset_of!(Splice, ways), 16);
         assert_eq!(size_of::<Way>(), 40 + 40 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8);
         assert_eq!(size_of::<Splice>() % 64, 0);
+    }
+
+    #[test]
+    fn the_end_is_known_beyond_half_of_all_numbers() {
+        let side = Side { cut: 150, ..Side::default() };
+        for (progress, end) in [(0u64, 150u32), (50, 150), (51, 151), (3 << 30, (3 << 30) + 100)] {
+            let way = Way { side, origin: 100, progress, ..Way::default() };
+            assert_eq!(way.end(), end);
+        }
+    }
+
+    #[test]
+    fn what_no_peer_can_have_sent_is_not_plausible() {
+        let side = Side { acked: u32::MAX - 2, ..Side::default() };
+        let way = Way { side, edge: 10, ..Way::default() };
+        for (end, plausible) in
+            [(u32::MAX - 3, false), (u32::MAX - 2, true), (10, true), (11, false), (1 << 30, false)]
+        {
+            assert_eq!(way.is_plausible(end), plausible, "{end}");
+        }
     }
 
     #[test]

@@ -145,7 +145,7 @@ pub(super) fn map_error(error: MapError) -> io::Error {
     }
 }
 
-/// Calls `act` whenever a ring buffer has something, for ever.
+/// Calls `act` whenever a descriptor of the kernel's has something to read, for ever.
 pub(super) async fn on_readable(buffer: io::Result<OwnedFd>, act: impl Fn()) {
     let result: io::Result<()> = async {
         let registered = ready::register(buffer?, Interest::READABLE)?;
@@ -156,7 +156,7 @@ pub(super) async fn on_readable(buffer: io::Result<OwnedFd>, act: impl Fn()) {
     }
     .await;
     if let Err(error) = result {
-        error!(%error, "cannot hear the kernel's events: connections that fall behind may stall");
+        error!(%error, "cannot hear the kernel: connections may stall");
     }
     std::future::pending().await
 }

@@ -161,12 +161,14 @@ async fn vanishing(slot: &Slot, i: usize, direction: &Direction) -> io::Error {
         Ok(settings) => settings,
         Err(error) => return error,
     };
-    let mut unanswered = 0;
+    let (mut unanswered, mut heard) = (0, 0);
     loop {
         let last = slot.last(i);
+        if last != heard {
+            (heard, unanswered) = (last, 0);
+        }
         let silent = Duration::from_nanos(sys::monotonic().saturating_sub(last));
         if silent < patience {
-            unanswered = 0;
             sleep(patience - silent).await;
             continue;
         }

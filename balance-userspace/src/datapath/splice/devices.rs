@@ -40,7 +40,8 @@ impl Devices {
     pub(super) fn new(object: Ebpf) -> Result<Self, Refusal> {
         let routes = Routes::open().map_err(Refusal::from)?;
         let is_behind = SchedClassifier::query_tcx("lo", TcAttachType::Ingress)
-            .is_ok_and(|(_, programs)| !programs.is_empty());
+            // Where that cannot be asked, it may be so.
+            .map_or(true, |(_, programs)| !programs.is_empty());
         let mut attached = Attached { object, devices: HashMap::new(), is_behind };
         attached.add(LOOPBACK, "lo")?;
         Ok(Self { routes, attached: Mutex::new(attached) })

@@ -55,6 +55,9 @@ pub(super) fn prepare(kernel: &Arc<Kernel>, pair: &Pair) -> Result<Slot, Obstacl
     if let Some(obstacle) = obstacle(&ends) {
         return Err(obstacle);
     }
+    if ends.iter().any(|end| end.path.is_link_local()) {
+        return Err(Obstacle::Device);
+    }
     let mut splice = Splice { phase: phase::LOCAL, ..Splice::default() };
     for i in 0..2 {
         let other = 1 - i;
@@ -133,7 +136,8 @@ async fn begin(slot: &Slot, pair: &Pair) -> io::Result<Result<Start, Refused>> {
             ..Side::default()
         };
         let clock = sys::timestamp_offset(streams[1 - i])?;
-        slot.begin(i, &Way { side, clock, last: sys::monotonic(), ..Way::default() });
+        let edge = numbers.received.wrapping_add(numbers.own_room);
+        slot.begin(i, &Way { side, clock, last: sys::monotonic(), edge, ..Way::default() });
     }
     for stream in streams {
         stream.set_keepalive(false)?;
@@ -203,6 +207,11 @@ impl Joint {
             return Err(broke(io::ErrorKind::ConnectionReset.into()));
         }
         let ended = self.drain(i, cuts[i], direction, pool, pair).await?;
+        if sys::received(&*direction.source).map_err(broke)? != cuts[i] {
+            // A packet was past the hook for longer than any should be, and its sender takes it for
+            // delivered.
+            return Err(broke(io::Error::other("something arrived when it was over")));
+        }
         if sys::send_queue(&*direction.target).map_err(broke)? == 0 {
             self.slot.set_settled(1 - i);
         }

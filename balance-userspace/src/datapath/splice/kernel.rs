@@ -302,7 +302,8 @@ impl Kernel {
 
     async fn look(&self) {
         loop {
-            sleep(LOOK).await;
+            let is_any = !lock(&self.lingering).is_empty();
+            sleep(if is_any { LINGERING } else { LOOK }).await;
             self.end_lingering(Instant::now());
             if self.common(|common| &raw mut common.missed).swap(0, SeqCst) != 0 {
                 let live: Vec<u32> = lock(&self.entries).live.keys().copied().collect();
@@ -345,7 +346,12 @@ impl Kernel {
         let live: Vec<(u32, [Path; 2])> =
             lock(&self.entries).live.iter().map(|(&number, &paths)| (number, paths)).collect();
         for (number, paths) in live {
-            for (i, out) in [1, 0].into_iter().zip(self.ways_out(&paths)) {
+            let ways = self.ways_out(&paths);
+            let entries = lock(&self.entries);
+            if entries.live.get(&number) != Some(&paths) {
+                continue;
+            }
+            for (i, out) in [1, 0].into_iter().zip(ways) {
                 // Where there is no way now, there may be one later.
                 if let Ok(Some(out)) = out {
                     self.words(number).way(i, |w| &raw mut w.out).store(out, SeqCst);
@@ -370,6 +376,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Path {
+    /// Whether the addresses mean something only together with an interface.
+    pub(super) fn is_link_local(&self) -> bool {
+        matches!(self.peer.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local())
+    }
+
     /// How packets of the peer look.
     pub(super) fn arriving(&self) -> Key {
         key(self.peer, self.own)

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use balance_ebpf::splice::{Key, Side, Splice, Way, ending, later, phase};
+use balance_ebpf::splice::{Key, Side, Splice, Way, ending, phase};
 
 use super::kernel::{Kernel, Path};
 use crate::datapath::{mapped::Mapped, slots::Wakers};
@@ -68,6 +68,7 @@ impl Slot {
         words.side(side, |s| &raw mut s.leeway).store(begin.side.leeway, SeqCst);
         words.way(side, |w| &raw mut w.clock).store(begin.clock, SeqCst);
         words.way64(side, |w| &raw mut w.last).store(begin.last, SeqCst);
+        words.way(side, |w| &raw mut w.edge).store(begin.edge, SeqCst);
         self.raise(side, begin.side.cut, begin.side.cut.wrapping_add(begin.side.shift));
     }
 
@@ -119,10 +120,9 @@ impl Slot {
     pub(super) fn standing(&self, side: usize) -> Standing {
         let splice = self.read();
         let (this, other) = (&splice.ways[side], &splice.ways[1 - side]);
-        let sent = other.next(other.progress).wrapping_add(other.side.shift);
         Standing {
-            next: later(sent, this.side.written),
-            received: later(this.next(this.progress), this.side.cut),
+            next: other.end().wrapping_add(other.side.shift),
+            received: this.end(),
             is_over: splice.ending & (ending::FIN << (1 - side)) != 0,
         }
     }
