@@ -154,7 +154,7 @@ pub enum Datapath {
     /// The best that works here
     Auto,
     /// By the peers themselves, whose packets a BPF program rewrites; a connection that cannot
-    /// take that goes to the next (needs CAP_BPF and CAP_NET_ADMIN)
+    /// take that goes to the next (needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN)
     Splice,
     /// In the kernel, by another BPF program (needs the same)
     Sockmap,

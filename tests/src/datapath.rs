@@ -64,7 +64,7 @@ pub fn kernel_works() -> bool {
 /// Why the datapaths in the kernel cannot be expected to work in this process, if so.
 pub fn kernel_obstacle() -> Option<String> {
     /// Bits of linux/capability.h.
-    const NEEDED: [(&str, u32); 2] = [("CAP_NET_ADMIN", 12), ("CAP_BPF", 39)];
+    const NEEDED: [(&str, u32); 3] = [("CAP_NET_ADMIN", 12), ("CAP_PERFMON", 38), ("CAP_BPF", 39)];
 
     if !nix::unistd::Uid::effective().is_root() {
         return Some("a datapath in the kernel needs root".into());

@@ -65,7 +65,9 @@ impl fmt::Display for Refusal {
             Self::NotBuilt => {
                 f.write_str("this binary was built without the BPF objects (cargo xtask build)")
             }
-            Self::Forbidden(why) => write!(f, "{why} (needs CAP_BPF and CAP_NET_ADMIN)"),
+            Self::Forbidden(why) => {
+                write!(f, "{why} (needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN)")
+            }
             Self::Unfit(why) => f.write_str(why),
         }
     }
