@@ -109,6 +109,7 @@ fn visit(port: u16, server: char) -> Result<()> {
 fn datapath(ready: &str) -> Result<String> {
     let datapath = ready.split_whitespace().find_map(|word| word.strip_prefix("datapath="));
     Ok(match datapath {
+        Some("splice") => "The datapath was `splice`: a connection that goes on is carried by its peers' own packets, which balance rewrites; these short ones were relayed.".into(),
         Some("sockmap") => "The datapath was `sockmap`: the bytes went from socket to socket inside the kernel.".into(),
         Some("relay") => "The datapath was `relay`: the bytes went through balance itself, and its log says why at\n\
                           `ready`. As root, on a kernel that can, they stay inside the kernel."
