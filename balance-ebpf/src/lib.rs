@@ -1,8 +1,8 @@
 //! What the BPF program and user space agree on: map names, the layout of a flow and the
 //! decisions both make on it.
 //!
-//! Everything here is pure and compiles on the host, where it is tested; the program in
-//! `main.rs` only fetches the inputs and acts on the answers. Invariant: a type that crosses
+//! Everything here is pure and compiles on the host, where it is tested; the programs in
+//! `program/` only fetch the inputs and act on the answers. Invariant: a type that crosses
 //! the boundary is `repr(C)`, a multiple of eight bytes, and its layout is checked by a test.
 
 #![no_std]

@@ -35,18 +35,14 @@ pub(crate) fn send(socket: &impl AsFd, from: &[u8]) -> io::Result<usize> {
 
 /// Sets a socket option that is an `int`.
 pub(crate) fn set_int(socket: &impl AsFd, level: i32, name: i32, value: i32) -> io::Result<()> {
-    let fd = socket.as_fd().as_raw_fd();
-    let value: libc::c_int = value;
+    set_option(socket, level, name, &value)
+}
+
+/// Sets a socket option.
+fn set_option<T>(socket: &impl AsFd, level: i32, name: i32, value: &T) -> io::Result<()> {
+    let (fd, len) = (socket.as_fd().as_raw_fd(), mem::size_of_val(value) as libc::socklen_t);
     // SAFETY: the kernel reads as many bytes as we say the value has.
-    check(unsafe {
-        libc::setsockopt(
-            fd,
-            level,
-            name,
-            (&raw const value).cast(),
-            mem::size_of_val(&value) as u32,
-        )
-    })?;
+    check(unsafe { libc::setsockopt(fd, level, name, (&raw const *value).cast(), len) })?;
     Ok(())
 }
 
@@ -233,6 +229,8 @@ pub(crate) struct Numbers {
 const TCP_REPAIR: i32 = 19;
 const TCP_REPAIR_QUEUE: i32 = 20;
 const TCP_QUEUE_SEQ: i32 = 21;
+const TCP_REPAIR_WINDOW: i32 = 29;
+const REPAIR_OFF: i32 = 0;
 const REPAIR_OFF_WITHOUT_PROBE: i32 = -1;
 const RECEIVE_QUEUE: i32 = 1;
 const SEND_QUEUE: i32 = 2;
@@ -264,11 +262,15 @@ pub(crate) fn heard(socket: &impl AsFd) -> io::Result<u32> {
 fn in_repair<T>(socket: &impl AsFd, ask: impl Fn() -> io::Result<T>) -> io::Result<T> {
     set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR, 1)?;
     let answer = ask();
-    set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR, REPAIR_OFF_WITHOUT_PROBE)?;
+    leave_repair(socket, REPAIR_OFF_WITHOUT_PROBE)?;
+    answer
+}
+
+fn leave_repair(socket: &impl AsFd, how: i32) -> io::Result<()> {
+    set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR, how)?;
     // That has taken this away (net/ipv4/tcp.c, TCP_REPAIR), and with it the right of others to
     // listen where the socket came from.
-    set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-    answer
+    set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)
 }
 
 fn queue_number(socket: &impl AsFd, queue: i32) -> io::Result<u32> {
@@ -280,24 +282,6 @@ fn queue_number(socket: &impl AsFd, queue: i32) -> io::Result<u32> {
 fn set_queue_number(socket: &impl AsFd, queue: i32, number: u32) -> io::Result<()> {
     set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR_QUEUE, queue)?;
     set_int(socket, libc::IPPROTO_TCP, TCP_QUEUE_SEQ, number.cast_signed())
-}
-
-/// include/uapi/linux/tcp.h
-const TCP_REPAIR_WINDOW: i32 = 29;
-
-fn set_repair_window(socket: &impl AsFd, window: [u32; 5]) -> io::Result<()> {
-    let fd = socket.as_fd().as_raw_fd();
-    // SAFETY: the kernel reads as many bytes as the value has.
-    check(unsafe {
-        libc::setsockopt(
-            fd,
-            libc::IPPROTO_TCP,
-            TCP_REPAIR_WINDOW,
-            window.as_ptr().cast(),
-            mem::size_of_val(&window) as u32,
-        )
-    })?;
-    Ok(())
 }
 
 /// `struct tcp_repair_window` (include/uapi/linux/tcp.h): snd_wl1, snd_wnd, max_window, rcv_wnd
@@ -342,7 +326,8 @@ pub(crate) fn take_up(
         set_queue_number(socket, RECEIVE_QUEUE, received)?;
         connect()?;
         // Otherwise it would first have to ask whether there is room for its end.
-        set_repair_window(socket, [received, ROOM, ROOM, ROOM, received])
+        let window = [received, ROOM, ROOM, ROOM, received];
+        set_option(socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW, &window)
     })
 }
 
@@ -352,24 +337,22 @@ const ROOM: u32 = 65_535;
 /// Asks the peer of a connection for a sign of life, with a number that it has long had: it
 /// answers, and our side does not change. Needs CAP_NET_ADMIN.
 pub(crate) fn probe(socket: &impl AsFd) -> io::Result<()> {
-    const REPAIR_OFF: i32 = 0;
     set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR, 1)?;
-    set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR, REPAIR_OFF)?;
-    set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)
+    leave_repair(socket, REPAIR_OFF)
 }
 
-/// What is added to CLOCK_MONOTONIC, in whole milliseconds, to get the clock of a connection's
-/// timestamps (include/net/tcp.h, tcp_clock_ts).
-pub(crate) fn timestamp_offset(socket: &impl AsFd) -> io::Result<u32> {
+/// The clock of a connection's timestamps, and CLOCK_MONOTONIC at the same moment in whole
+/// milliseconds. The kernel keeps the lowest bit of the former to itself (net/ipv4/tcp.c,
+/// TCP_TIMESTAMP): it may be one more.
+pub(crate) fn timestamp(socket: &impl AsFd) -> io::Result<(u32, u64)> {
     /// include/uapi/linux/tcp.h
     const TCP_TIMESTAMP: i32 = 24;
     loop {
-        let before = monotonic() / 1_000_000;
+        let now = monotonic() / 1_000_000;
         // SAFETY: an integer.
-        let clock: u32 = unsafe { option(socket, libc::IPPROTO_TCP, TCP_TIMESTAMP)? };
-        // Both of the same millisecond: a peer refuses what is two behind (RFC 7323, 5).
-        if monotonic() / 1_000_000 == before {
-            return Ok(clock.wrapping_sub(before as u32));
+        let clock = unsafe { option(socket, libc::IPPROTO_TCP, TCP_TIMESTAMP)? };
+        if monotonic() / 1_000_000 == now {
+            return Ok((clock, now));
         }
     }
 }

@@ -44,7 +44,7 @@ pub(crate) async fn carry(kernel: &Arc<Kernel>, pair: &Pair, pool: &Pool) -> Opt
         debug!(why = %obstacle, "not spliced");
         kernel.refuse(obstacle);
     };
-    let mut slot = prepare(kernel, pair).map_err(refuse).ok()?;
+    let mut watched = prepare(kernel, pair).map_err(refuse).ok()?;
     let (mut turns, mut quiet, mut unseen) = (WATCHED, QUIET, 0);
     loop {
         let before = pair.traffic.read();
@@ -52,7 +52,7 @@ pub(crate) async fn carry(kernel: &Arc<Kernel>, pair: &Pair, pool: &Pool) -> Opt
             return Some(report);
         }
         let refused;
-        (slot, refused) = match join(slot, pair).await {
+        (watched, refused) = match join(watched, pair).await {
             Ok(joint) => return Some(joined(kernel, joint, pair, pool).await),
             Err(refused) => refused,
         };

@@ -16,7 +16,7 @@ use tokio::{sync::OnceCell, time::sleep};
 
 use super::{
     kernel::Kernel,
-    numbers::{Begun, End, obstacle},
+    numbers::{Begun, Clock, End, obstacle},
     obstacle::Obstacle,
     slot::Slot,
 };
@@ -42,21 +42,27 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub(super) enum Refused {
     /// It never can be.
     Never(Obstacle),
-    /// A peer has no room for what is here for it, or something has arrived out of order.
+    /// A peer has no room for what is here for it, something has arrived out of order, or a clock is
+    /// not known yet.
     NotNow,
     /// The program has not seen packets of both peers.
     Unseen,
 }
 
+/// A pair that the program watches.
+pub(super) struct Watched {
+    slot: Slot,
+    clocks: [Clock; 2],
+}
+
 /// Lets the program watch a pair that is to be joined.
-pub(super) fn prepare(kernel: &Arc<Kernel>, pair: &Pair) -> Result<Slot, Obstacle> {
+pub(super) fn prepare(kernel: &Arc<Kernel>, pair: &Pair) -> Result<Watched, Obstacle> {
     let end = |stream: &Stream| End::of(stream).map_err(|_| Obstacle::Ended);
+    let clock = |stream: &Stream| Clock::begin(stream).map_err(|_| Obstacle::Ended);
+    let clocks = [clock(&pair.client)?, clock(&pair.backend)?];
     let ends = [end(&pair.client)?, end(&pair.backend)?];
     if let Some(obstacle) = obstacle(&ends) {
         return Err(obstacle);
-    }
-    if ends.iter().any(|end| end.path.is_link_local()) {
-        return Err(Obstacle::Device);
     }
     let mut splice = Splice { phase: phase::LOCAL, ..Splice::default() };
     for i in 0..2 {
@@ -69,7 +75,8 @@ pub(super) fn prepare(kernel: &Arc<Kernel>, pair: &Pair) -> Result<Slot, Obstacl
         };
         splice.ways[i] = Way { side, looks: ends[other].path.leaving(), ..Way::default() };
     }
-    kernel.enter(ends.map(|end| end.path), splice)
+    let slot = kernel.enter(ends.map(|end| end.path), splice)?;
+    Ok(Watched { slot, clocks })
 }
 
 /// A pair that is joined.
@@ -85,43 +92,49 @@ pub(super) struct Joint {
 }
 
 /// Joins a pair that the program watches.
-pub(super) async fn join(slot: Slot, pair: &Pair) -> Result<Joint, (Slot, Refused)> {
-    match begin(&slot, pair).await {
+pub(super) async fn join(watched: Watched, pair: &Pair) -> Result<Joint, (Watched, Refused)> {
+    match begin(&watched, pair).await {
         Ok(Ok((begun, shifts))) => {
+            let Watched { slot, .. } = watched;
             Ok(Joint { slot, begun, shifts, ready: OnceCell::new(), is_released: Cell::default() })
         }
-        Ok(Err(refused)) => Err((slot, refused)),
+        Ok(Err(refused)) => Err((watched, refused)),
         // Whoever moves the bytes will find out.
-        Err(_) => Err((slot, Refused::Never(Obstacle::Ended))),
+        Err(_) => Err((watched, Refused::Never(Obstacle::Ended))),
     }
 }
 
 type Start = ([Begun; 2], [u32; 2]);
 
-async fn begin(slot: &Slot, pair: &Pair) -> io::Result<Result<Start, Refused>> {
+async fn begin(watched: &Watched, pair: &Pair) -> io::Result<Result<Start, Refused>> {
+    let Watched { slot, clocks } = watched;
     if !slot.has_seen_both() {
         return Ok(Err(Refused::Unseen));
     }
     let streams: [&Stream; 2] = [&pair.client, &pair.backend];
+    let offsets = [clocks[0].offset(streams[0])?, clocks[1].offset(streams[1])?];
+    let [Some(client), Some(backend)] = offsets else {
+        return Ok(Err(Refused::NotNow));
+    };
+    let clocks = [client, backend];
     if !is_ready(&streams).await? {
         return Ok(Err(Refused::NotNow));
     }
     let begun = [Begun::of(streams[0])?, Begun::of(streams[1])?];
+    let agreed = [sys::agreed(streams[0])?, sys::agreed(streams[1])?];
+    // An end takes a number and is nothing to be read: had it come before, the next byte to be read
+    // would not be where it seems.
+    if !agreed.iter().all(|agreed| agreed.established) {
+        return Ok(Err(Refused::Never(Obstacle::Ended)));
+    }
+    let takes = [sys::taken_segment(streams[0])?, sys::taken_segment(streams[1])?];
     for (this, other) in [(0, 1), (1, 0)] {
-        let agreed = sys::agreed(streams[this])?;
-        // An end takes a number and is nothing to be read: had it come before, the next byte to be
-        // read would not be where it seems.
-        if !agreed.established {
-            return Ok(Err(Refused::Never(Obstacle::Ended)));
-        }
         // A peer sends no more than it was told to, nor than its own link takes, which is what it
         // takes itself.
-        let sends = agreed.offered_mss.min(sys::taken_segment(streams[this])?);
-        if sends > sys::taken_segment(streams[other])? {
+        if agreed[this].offered_mss.min(takes[this]) > takes[other] {
             return Ok(Err(Refused::Never(Obstacle::Segments)));
         }
-        let scale_out = sys::agreed(streams[other])?.scales.1;
-        if begun[this].numbers.most_room >> scale_out == 0 {
+        if begun[this].numbers.most_room >> agreed[other].scales.1 == 0 {
             return Ok(Err(Refused::Never(Obstacle::Window)));
         }
     }
@@ -135,7 +148,7 @@ async fn begin(slot: &Slot, pair: &Pair) -> io::Result<Result<Start, Refused>> {
             leeway: leeway as u32,
             ..Side::default()
         };
-        let clock = sys::timestamp_offset(streams[1 - i])?;
+        let clock = clocks[1 - i];
         let edge = numbers.received.wrapping_add(numbers.own_room);
         slot.begin(i, &Way { side, clock, last: sys::monotonic(), edge, ..Way::default() });
     }

@@ -185,7 +185,7 @@ impl Kernel {
         slot.fill(splice);
         let mut entries = lock(&self.entries);
         entries.live.insert(number, paths);
-        self.common(|common| &raw mut common.entries).store(entries.live.len() as u64, SeqCst);
+        self.tell_entries(&entries);
         for side in 0..2 {
             let inserted =
                 entries.places.insert(Place(slot.key(side)), number * 2 + side as u32, 0);
@@ -212,7 +212,7 @@ impl Kernel {
     pub(super) fn leave(&self, slot: &Slot) {
         let mut entries = lock(&self.entries);
         entries.live.remove(&slot.number);
-        self.common(|common| &raw mut common.entries).store(entries.live.len() as u64, SeqCst);
+        self.tell_entries(&entries);
         for side in 0..2 {
             let place = Place(slot.key(side));
             // A newer connection may have come to the same addresses.
@@ -223,6 +223,11 @@ impl Kernel {
         drop(entries);
         lock(&self.past).add(&slot.read());
         self.slots.give_back(slot.number);
+    }
+
+    /// Tells the program whether there is anything to look for.
+    fn tell_entries(&self, entries: &Entries) {
+        self.common(|common| &raw mut common.entries).store(entries.live.len() as u64, SeqCst);
     }
 
     /// Keeps the entries of a connection that has ended for a while: its last packets may be
@@ -264,12 +269,11 @@ impl Kernel {
 
     /// What has been done so far.
     pub(crate) fn figures(&self) -> Figures {
-        let live: Vec<u32> = lock(&self.entries).live.keys().copied().collect();
+        let live = self.live();
         let mut figures = lock(&self.past).clone();
         figures.refused = self.met.read();
         for number in live {
-            // SAFETY: within the mapping; plain integers, of which any are a value.
-            let splice = unsafe { self.splices.get(number).read_volatile() };
+            let splice = self.words(number).read();
             figures.current += u64::from(splice.phase == phase::JOINED);
             figures.add(&splice);
         }
@@ -306,10 +310,14 @@ impl Kernel {
             sleep(if is_any { LINGERING } else { LOOK }).await;
             self.end_lingering(Instant::now());
             if self.common(|common| &raw mut common.missed).swap(0, SeqCst) != 0 {
-                let live: Vec<u32> = lock(&self.entries).live.keys().copied().collect();
-                live.into_iter().for_each(|number| self.wake_slot(number));
+                self.live().into_iter().for_each(|number| self.wake_slot(number));
             }
         }
+    }
+
+    /// Slots that have entries.
+    fn live(&self) -> Vec<u32> {
+        lock(&self.entries).live.keys().copied().collect()
     }
 
     /// Sends packets another way when the routes have changed.

@@ -2,7 +2,9 @@
 //!
 //! Invariant: nothing here changes what a socket does; it is only asked.
 
-use std::io;
+use std::{cell::Cell, io};
+
+use balance_ebpf::splice::later;
 
 use super::{kernel::Path, obstacle::Obstacle};
 use crate::{
@@ -47,9 +49,49 @@ pub(super) fn obstacle(ends: &[End; 2]) -> Option<Obstacle> {
         Some(Obstacle::Options)
     } else if !fits(a, b) || !fits(b, a) {
         Some(Obstacle::Segments)
+    } else if a.path.is_link_local() || b.path.is_link_local() {
+        Some(Obstacle::Device)
     } else {
         None
     }
+}
+
+/// The clock of a connection's timestamps, read as long as its numbers do not matter yet.
+pub(super) struct Clock {
+    first: (u32, u64),
+    offset: Cell<Option<u32>>,
+}
+
+impl Clock {
+    /// Takes the first of two readings.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub(super) fn begin(stream: &Stream) -> io::Result<Self> {
+        Ok(Self { first: sys::timestamp(stream)?, offset: Cell::default() })
+    }
+
+    /// What is added to CLOCK_MONOTONIC, in whole milliseconds, to get the clock
+    /// (include/net/tcp.h, tcp_clock_ts). To the millisecond: a peer takes a packet for old whose
+    /// timestamp is behind that of another (RFC 7323, 5). `None` if that is for another
+    /// millisecond to tell.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub(super) fn offset(&self, stream: &Stream) -> io::Result<Option<u32>> {
+        if self.offset.get().is_none() {
+            self.offset.set(exact(self.first, sys::timestamp(stream)?));
+        }
+        Ok(self.offset.get())
+    }
+}
+
+/// The offset from two readings, each of which is even and may be one too low; `None` if both may
+/// be.
+fn exact(first: (u32, u64), second: (u32, u64)) -> Option<u32> {
+    let offset = |(clock, now): (u32, u64)| clock.wrapping_sub(now as u32);
+    let are_of_both_kinds = (first.1 ^ second.1) & 1 == 1;
+    are_of_both_kinds.then(|| later(offset(first), offset(second)))
 }
 
 /// Where a socket stands.
@@ -85,6 +127,7 @@ impl Begun {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{TcpListener, TcpStream};
 
     const MSS: u32 = 1460;
 
@@ -98,6 +141,32 @@ mod tests {
         };
         let path = Path { peer: address.parse().unwrap(), own: address.parse().unwrap() };
         End { path, agreed }
+    }
+
+    #[test]
+    fn the_lost_bit_of_a_timestamp_is_found() {
+        for offset in [7u32, 8, u32::MAX, u32::MAX - 1] {
+            let reading = |now: u64| (offset.wrapping_add(now as u32) & !1, now);
+            for now in [1000, 1001] {
+                assert_eq!(exact(reading(now), reading(now + 1)), Some(offset));
+                assert_eq!(exact(reading(now), reading(now + 5)), Some(offset));
+                assert_eq!(exact(reading(now), reading(now + 2)), None);
+            }
+        }
+    }
+
+    #[test]
+    fn the_clock_of_timestamps_is_always_as_far_from_ours() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let first = sys::timestamp(&stream).unwrap();
+        let until = sys::monotonic() + 20_000_000;
+        let mut seen = Vec::new();
+        while sys::monotonic() < until {
+            seen.extend(exact(first, sys::timestamp(&stream).unwrap()));
+        }
+        seen.dedup();
+        assert_eq!(seen.len(), 1, "{seen:?}");
     }
 
     #[test]
@@ -124,6 +193,12 @@ mod tests {
         assert_eq!(with(|end| end.agreed.path_mtu = MSS + 39), both(Obstacle::Segments));
         let six = end("[2001:db8::1]:5");
         assert_eq!(obstacle(&[good, six]), Some(Obstacle::Families));
+        let (mut near, mut far) = (end("[fe80::1]:5"), six);
+        for end in [&mut near, &mut far] {
+            end.agreed.offered_mss = MSS - 20;
+        }
+        assert_eq!(obstacle(&[near, far]), Some(Obstacle::Device));
+        assert_eq!(obstacle(&[far, far]), None);
         // Its headers are larger.
         assert_eq!(obstacle(&[six, six]), Some(Obstacle::Segments));
     }

@@ -129,8 +129,7 @@ impl Slot {
 
     /// As it is at this moment, each word by itself.
     pub(super) fn read(&self) -> Splice {
-        // SAFETY: within the mapping; plain integers, of which any are a value.
-        unsafe { self.kernel.splices.get(self.number).read_volatile() }
+        self.words().read()
     }
 
     fn words(&self) -> Words<'_> {
@@ -154,6 +153,12 @@ pub(super) struct Words<'a> {
 impl<'a> Words<'a> {
     pub(super) fn of(array: &'a Mapped<Splice>, number: u32) -> Self {
         Self { splice: array.get(number), _array: array }
+    }
+
+    /// All of them at this moment, each by itself.
+    pub(super) fn read(&self) -> Splice {
+        // SAFETY: within the mapping; plain integers, of which any are a value.
+        unsafe { self.splice.read_volatile() }
     }
 
     pub(super) fn phase(&self) -> &'a AtomicU32 {
