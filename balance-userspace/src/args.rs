@@ -1,11 +1,10 @@
-//! The command line: options by clap, operands by [`operand`](crate::operand).
+//! The command line of an instance: options by clap, operands by [`operand`](crate::operand).
 //!
-//! Invariant: what the user typed wrong becomes one [`StartError::Usage`] line; nothing is
-//! looked up or opened here.
+//! Invariant: nothing is looked up or opened here.
 
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use clap::{Parser, ValueEnum, builder::NonEmptyStringValueParser, error::ErrorKind};
+use clap::{Parser, ValueEnum, builder::NonEmptyStringValueParser};
 
 use crate::{error::StartError, worker::MAX_WORKERS};
 
@@ -15,7 +14,8 @@ use crate::{error::StartError, worker::MAX_WORKERS};
 #[command(name = "balance", version, after_help = EXAMPLES, max_term_width = 100)]
 #[command(args_override_self = true)]
 #[command(override_usage = "balance [OPTIONS] PORT [SERVER | ! | %]...\n       \
-    balance [-b HOST] -c COMMAND PORT\n       balance [-b HOST] -i PORT")]
+    balance [-b HOST] -c COMMAND PORT\n       balance [-b HOST] -i PORT\n       \
+    balance VERB [--config FILE]")]
 pub struct Args {
     /// Address to listen on, a name or a literal [default: all, IPv4 and IPv6]
     #[arg(short = 'b', long = "bind", value_name = "HOST", value_parser = NonEmptyStringValueParser::new())]
@@ -182,34 +182,17 @@ pub enum Mode<'a> {
     Shell,
 }
 
-/// A command line that asks for something, or the text that answers it at once.
-#[derive(Debug)]
-pub enum Command {
-    /// Do this.
-    Run(Box<Args>),
-    /// `--help` or `--version`: print and be done.
-    Print(String),
-}
-
 impl Args {
-    /// Parses a command line, program name first.
+    /// The same, if its parts go together.
     ///
     /// # Errors
-    /// [`StartError::Usage`] with what is wrong, in one line.
-    pub fn parse_line<I: IntoIterator<Item = std::ffi::OsString>>(
-        line: I,
-    ) -> Result<Command, StartError> {
-        match Self::try_parse_from(line) {
-            Ok(args) if args.mode() != Mode::Serve && !args.channels.is_empty() => {
-                let what = "-c and -i take the port and nothing else (try balance --help)";
-                Err(StartError::Usage(what.to_owned()))
-            }
-            Ok(args) => Ok(Command::Run(Box::new(args))),
-            Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-                Ok(Command::Print(e.render().to_string()))
-            }
-            Err(e) => Err(StartError::Usage(one_line(&e))),
+    /// [`StartError::Usage`].
+    pub fn checked(self) -> Result<Self, StartError> {
+        if self.mode() == Mode::Serve || self.channels.is_empty() {
+            return Ok(self);
         }
+        let what = "-c and -i take the port and nothing else (try balance --help)";
+        Err(StartError::Usage(what.to_owned()))
     }
 
     /// What is to be done on this command line.
@@ -229,73 +212,5 @@ impl Args {
     /// How long connections may go on after a signal to stop.
     pub fn grace(&self) -> Duration {
         Duration::from_secs(self.grace.into())
-    }
-}
-
-/// The first paragraph of clap's message on one line, with where to read on.
-fn one_line(error: &clap::Error) -> String {
-    let text = error.render().to_string();
-    let first = text.split("\n\n").next().unwrap_or_default();
-    let words: Vec<&str> = first.split_whitespace().collect();
-    let words = words.join(" ");
-    let what = words.strip_prefix("error: ").unwrap_or(&words);
-    format!("{what} (try balance --help)")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(line: &str) -> Result<Command, StartError> {
-        Args::parse_line(std::iter::once("balance").chain(line.split_whitespace()).map(Into::into))
-    }
-
-    fn serve(line: &str) -> Args {
-        match parse(line) {
-            Ok(Command::Run(args)) => *args,
-            other => panic!("{line}: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn clap_finds_no_fault_with_the_definition() {
-        use clap::CommandFactory as _;
-        Args::command().debug_assert();
-    }
-
-    #[test]
-    fn options_may_be_joined_and_may_follow_operands() {
-        let args = serve("25 mx1 -ft7 ! mx2 -b 127.0.0.1");
-        assert!(args.foreground);
-        assert_eq!(args.connect_timeout, 7);
-        assert_eq!(args.port, "25");
-        assert_eq!(args.channels, ["mx1", "!", "mx2"]);
-        assert_eq!(args.bind.as_deref(), Some("127.0.0.1"));
-    }
-
-    #[test]
-    fn the_last_of_a_repeated_option_counts() {
-        assert_eq!(serve("-c show -c version 25").mode(), Mode::Command("version"));
-        assert_eq!(serve("-t 3 -t 4 25").connect_timeout, 4);
-    }
-
-    #[test]
-    fn a_mistake_is_one_line() {
-        for line in [
-            "",
-            "-x 25",
-            "-t 0 25",
-            "-t x 25",
-            "--datapath none 25",
-            "--workers 0 25 a",
-            "-T 0 25",
-            "-c show",
-            "-c show 25 a",
-            "-i",
-        ] {
-            let e = parse(line).unwrap_err();
-            assert_eq!(e.exit_code(), 64, "{line}");
-            assert!(!e.to_string().contains('\n'), "{line}: {e}");
-        }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod background;
+pub mod cli;
 pub mod control;
 pub mod datapath;
 pub mod error;
@@ -13,6 +14,7 @@ pub mod operand;
 pub mod resolve;
 pub mod selection;
 pub mod server;
+pub mod service;
 
 mod connect;
 mod idle;

@@ -8,12 +8,13 @@ use std::{
 };
 
 use balance_userspace::{
-    args::{Args, Command, Mode},
+    args::Mode,
     background::{self, Side},
+    cli::{self, Invocation},
     control,
     error::StartError,
     logging::{self, Sink},
-    operand, resolve, server,
+    operand, resolve, server, service,
 };
 
 fn main() -> ExitCode {
@@ -25,12 +26,13 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<ExitCode, StartError> {
-    let args = match Args::parse_line(std::env::args_os())? {
-        Command::Print(text) => {
+    let args = match cli::parse(std::env::args_os())? {
+        Invocation::Print(text) => {
             let written = stdout().write_all(text.as_bytes()).is_ok();
             return Ok(ExitCode::from(if written { 0 } else { CANNOT_WRITE }));
         }
-        Command::Run(args) => args,
+        Invocation::Verb(verb) => return service::run(&verb).map(ExitCode::from),
+        Invocation::Instance(args) => args,
     };
     let (dir, bind) = (args.run_dir.as_deref(), args.bind.as_deref());
     let port = || operand::listen_port(&args.port, &resolve::service);

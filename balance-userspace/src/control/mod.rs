@@ -1,8 +1,9 @@
 //! Control: the socket of a running balance, and the commands `-c` and `-i` that talk to it.
 //!
-//! Invariant: every effect of a command is made in [`server`] under the table's lock, at once and
+//! Invariant: every effect of a command on the table is made in [`answers`] under the table's lock, at once and
 //! whole; the client side only asks and renders.
 
+mod answers;
 pub mod client;
 pub mod command;
 pub mod instance;

@@ -20,7 +20,7 @@ pub(super) struct Seats {
 }
 
 /// A client's seat.
-pub(super) struct Seat {
+pub(crate) struct Seat {
     seats: Arc<Seats>,
     /// There unless the client waits.
     permit: Option<OwnedSemaphorePermit>,

@@ -1,0 +1,220 @@
+//! A configuration file: text → lines, each the arguments of one instance.
+//!
+//! Pure: nothing is looked up but services, by a function that the caller gives. Invariants: a
+//! line means what it would mean on the command line; a mistake in one line changes nothing about
+//! the others; no two lines that come out are about the same instance.
+
+use std::fmt;
+
+use clap::{Parser as _, error::ErrorKind};
+
+use crate::{
+    args::{Args, Mode},
+    cli::one_line,
+    operand::{self, Services},
+};
+
+/// What tells instances apart: the port and the literal text of `-b`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name {
+    /// The port to listen on.
+    pub port: u16,
+    /// The address to listen on, as written; all of them without.
+    pub bind: Option<String>,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.bind {
+            None => write!(f, "{}", self.port),
+            Some(bind) if bind.contains(':') => write!(f, "[{bind}]:{}", self.port),
+            Some(bind) => write!(f, "{bind}:{}", self.port),
+        }
+    }
+}
+
+/// One instance.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// Where it stands: the first of its lines, from 1.
+    pub number: usize,
+    /// Which instance it is.
+    pub name: Name,
+    /// Its arguments, without the program's name.
+    pub words: Vec<String>,
+    /// The same, understood.
+    pub args: Args,
+}
+
+/// What is wrong with a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// Where: the first of its lines, from 1.
+    pub number: usize,
+    /// What, in one line.
+    pub what: String,
+}
+
+/// What a file says.
+#[derive(Clone, Debug, Default)]
+pub struct Conf {
+    /// What can be started, in the order of the file.
+    pub lines: Vec<Line>,
+    /// What cannot, in the order of the file.
+    pub mistakes: Vec<Mistake>,
+}
+
+/// Reads a file's text.
+pub fn read(text: &str, services: Services<'_>) -> Conf {
+    let mut conf = Conf::default();
+    for (number, text) in logical_lines(text) {
+        match line(number, &text, services) {
+            Ok(None) => {}
+            Ok(Some(line)) => match conf.lines.iter().find(|other| other.name == line.name) {
+                Some(first) => conf.mistakes.push(Mistake {
+                    number,
+                    what: format!("{} is already on line {}", line.name, first.number),
+                }),
+                None => conf.lines.push(line),
+            },
+            Err(what) => conf.mistakes.push(Mistake { number, what }),
+        }
+    }
+    conf
+}
+
+/// Lines with those joined that a `\` joins, each with the number of its first.
+fn logical_lines(text: &str) -> Vec<(usize, String)> {
+    let mut lines: Vec<(usize, String)> = Vec::new();
+    let mut goes_on = false;
+    for (i, line) in text.lines().enumerate() {
+        let (line, joins) = match line.strip_suffix('\\') {
+            Some(rest) if !ends_in_comment(rest) => (rest, true),
+            _ => (line, false),
+        };
+        match lines.last_mut().filter(|_| goes_on) {
+            Some((_, text)) => *text += line,
+            None => lines.push((i + 1, line.to_owned())),
+        }
+        goes_on = joins;
+    }
+    lines
+}
+
+/// Whether what is appended to the text would be part of a comment.
+fn ends_in_comment(text: &str) -> bool {
+    const MORE: &str = "more";
+    let words = shlex::split(&format!("{text} {MORE}"));
+    words.is_some_and(|words| words.last().is_none_or(|word| word != MORE))
+}
+
+/// One logical line; `None` if nothing is on it.
+fn line(number: usize, text: &str, services: Services<'_>) -> Result<Option<Line>, String> {
+    let words = shlex::split(text).ok_or("a quote is not closed, or a backslash ends the line")?;
+    if words.is_empty() {
+        return Ok(None);
+    }
+    let args = std::iter::once("balance").chain(words.iter().map(String::as_str));
+    let args = Args::try_parse_from(args).map_err(|e| match e.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            "--help and --version have no place in a configuration file".to_owned()
+        }
+        _ => one_line(&e),
+    })?;
+    if args.mode() != Mode::Serve {
+        return Err("-c and -i have no place in a configuration file".to_owned());
+    }
+    let wrong = |e: crate::error::StartError| e.to_string();
+    let port = operand::listen_port(&args.port, services).map_err(wrong)?;
+    operand::groups(&args.channels, port, services).map_err(wrong)?;
+    let name = Name { port, bind: args.bind.clone() };
+    Ok(Some(Line { number, name, words, args }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn services(name: &str) -> Option<u16> {
+        (name == "smtp").then_some(25)
+    }
+
+    fn lines(text: &str) -> Vec<(usize, String)> {
+        let conf = read(text, &services);
+        assert_eq!(conf.mistakes, [], "{text}");
+        conf.lines.iter().map(|line| (line.number, line.words.join("|"))).collect()
+    }
+
+    fn mistakes(text: &str) -> Vec<(usize, String)> {
+        let conf = read(text, &services);
+        conf.mistakes.into_iter().map(|mistake| (mistake.number, mistake.what)).collect()
+    }
+
+    #[test]
+    fn a_line_is_a_command_line() {
+        let expected = |number, words: &str| (number, words.to_owned());
+        assert_eq!(lines(""), []);
+        assert_eq!(lines("\n  \n# 25 a\n\t# b \\\n"), []);
+        assert_eq!(lines("25 a b"), [expected(1, "25|a|b")]);
+        assert_eq!(
+            lines("25 a b # c\n\n  -b '::1' smtp \"x y\" ! z%\r\n"),
+            [expected(1, "25|a|b"), expected(3, "-b|::1|smtp|x y|!|z%")]
+        );
+        assert_eq!(
+            lines("25 a \\\n  b\\\nc # d \\\n26 e"),
+            [expected(1, "25|a|bc"), expected(4, "26|e")]
+        );
+        assert_eq!(lines("25 a\\ b 'c\\\nd'"), [expected(1, "25|a b|cd")]);
+    }
+
+    #[test]
+    fn an_instance_is_named_by_port_and_address() {
+        let conf = read("smtp a\n-b ::1 25 a\n25 -b localhost a", &services);
+        let names: Vec<_> = conf.lines.iter().map(|line| line.name.to_string()).collect();
+        assert_eq!(names, ["25", "[::1]:25", "localhost:25"]);
+    }
+
+    #[test]
+    fn a_mistake_is_one_line_with_its_place_and_the_rest_counts() {
+        let text = "25 a\nnosuch a\n26 'a\n-x 27\n\n28 ! a\nsmtp b\n29 a:b:c:d \\\n e\n-c show 25\n--help\n30";
+        let expected = [
+            (2, "invalid port [nosuch]"),
+            (3, "a quote is not closed"),
+            (4, "unexpected argument '-x' found"),
+            (6, "no channels in group 0"),
+            (7, "25 is already on line 1"),
+            (8, "invalid channel [a:b:c:d]"),
+            (10, "-c and -i have no place"),
+            (11, "--help and --version have no place"),
+        ];
+        let found = mistakes(text);
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        for ((number, what), (at, begins)) in found.iter().zip(expected) {
+            assert!(*number == at && what.starts_with(begins), "{number} {what}");
+            assert!(!what.contains('\n'), "{what}");
+        }
+        assert_eq!(read(text, &services).lines.len(), 2);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_and_each_line_stands_for_itself(text in "[ -~\n\t]{0,200}") {
+            let conf = read(&text, &services);
+            prop_assert!(conf.lines.len() + conf.mistakes.len() <= text.lines().count());
+            prop_assert!(conf.mistakes.iter().all(|mistake| !mistake.what.contains('\n')));
+        }
+
+        #[test]
+        fn words_that_are_quoted_come_back(words in prop::collection::vec("[a-z#'\" !%\\\\]{1,6}", 1..5)) {
+            let words: Vec<String> = words.into_iter().filter(|w| w != "!" && w != "%").collect();
+            let all = std::iter::once("25").chain(words.iter().map(String::as_str));
+            let text = shlex::try_join(all).unwrap();
+            let conf = read(&text, &services);
+            for line in &conf.lines {
+                prop_assert_eq!(&line.words[1..], &words[..]);
+            }
+            prop_assert_eq!(conf.lines.len() + conf.mistakes.len(), 1);
+        }
+    }
+}
