@@ -10,7 +10,7 @@ use crate::{error::StartError, worker::MAX_WORKERS};
 
 /// TCP load balancer and failover proxy: hands connections to the servers that work, in turn,
 /// and moves their bytes inside the kernel.
-#[derive(Clone, Debug, Parser)]
+#[derive(Clone, Debug, PartialEq, Eq, Parser)]
 #[command(name = "balance", version, after_help = EXAMPLES, max_term_width = 100)]
 #[command(args_override_self = true)]
 #[command(override_usage = "balance [OPTIONS] PORT [SERVER | ! | %]...\n       \
@@ -202,6 +202,24 @@ impl Args {
             None if self.interactive => Mode::Shell,
             None => Mode::Serve,
         }
+    }
+
+    /// Whether a process that runs with these can go on with those.
+    pub fn can_become(&self, other: &Self) -> bool {
+        let with_its_live_ones = Self {
+            channels: other.channels.clone(),
+            hash_failover: other.hash_failover,
+            autodisable: other.autodisable,
+            connect_timeout: other.connect_timeout,
+            idle_timeout: other.idle_timeout,
+            half_close_timeout: other.half_close_timeout,
+            grace: other.grace,
+            resolve_interval: other.resolve_interval,
+            mmap: other.mmap,
+            foreground: other.foreground,
+            ..self.clone()
+        };
+        with_its_live_ones == *other
     }
 
     /// Longest time for a connect to one server.

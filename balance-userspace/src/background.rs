@@ -1,7 +1,7 @@
 //! Going to the background: a daemon of its own session whose start the caller sees to its end.
 //!
-//! Invariant: the process that the user started ends only when the daemon serves, with exit code
-//! 0, or has failed, with the daemon's exit code; the daemon keeps the terminal's standard error
+//! Invariant: the process that the user started ends only when the daemon serves, with the exit code
+//! that it then says, or has failed, with the daemon's exit code; the daemon keeps the terminal's standard error
 //! until then.
 
 use std::{
@@ -11,7 +11,6 @@ use std::{
         fd::{AsFd, AsRawFd as _},
         unix::net::UnixStream,
     },
-    process::ExitCode,
 };
 
 use crate::{error::StartError, sys};
@@ -19,7 +18,7 @@ use crate::{error::StartError, sys};
 /// Which of the two processes this is.
 pub enum Side {
     /// The one that the user started: it has only to exit with this.
-    Starter(ExitCode),
+    Starter(u8),
     /// The daemon, which has yet to say that it serves.
     Daemon(Detached),
 }
@@ -40,9 +39,10 @@ pub fn detach() -> Result<Side, StartError> {
         Some(child) => {
             drop(theirs);
             // Ends without a byte when the daemon ends first.
-            let served = ours.read(&mut [0]).is_ok_and(|n| n == 1);
-            let code = if served { 0 } else { sys::wait(child).map_err(failed)? };
-            Ok(Side::Starter(ExitCode::from(code)))
+            let mut said = [0];
+            let served = ours.read(&mut said).is_ok_and(|n| n == 1);
+            let code = if served { said[0] } else { sys::wait(child).map_err(failed)? };
+            Ok(Side::Starter(code))
         }
         None => {
             drop(ours);
@@ -54,18 +54,18 @@ pub fn detach() -> Result<Side, StartError> {
 }
 
 impl Detached {
-    /// Lets go of the terminal and tells the starter.
+    /// Lets go of the terminal and tells the starter to end with this code.
     ///
     /// # Errors
     /// When /dev/null cannot be opened.
-    pub fn serving(mut self) -> io::Result<()> {
+    pub fn serving(mut self, code: u8) -> io::Result<()> {
         let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
         for standard in 0..3 {
             sys::replace(null.as_fd(), standard)?;
         }
         debug_assert!(null.as_raw_fd() > 2);
         // The starter may be gone: nobody is left to be told.
-        let _ = self.starter.write_all(&[1]);
+        let _ = self.starter.write_all(&[code]);
         Ok(())
     }
 }

@@ -40,6 +40,17 @@ pub enum StartError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A file that was named cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Somebody is there, but does not talk to us.
+    #[error(transparent)]
+    Running(Box<crate::control::client::ClientError>),
     /// The control socket cannot be made where it was asked for.
     #[error(transparent)]
     Control(InstanceError),
@@ -75,9 +86,11 @@ impl StartError {
         match self {
             Self::Usage(_) => 64,
             Self::Unresolved { .. } => 65,
+            Self::Unreadable { .. } => 66,
             Self::EmptyGroup(_) | Self::Unavailable { .. } => 69,
             Self::Listen { .. } | Self::Source { .. } | Self::System { .. } => 71,
             Self::Control(_) => 73,
+            Self::Running(error) => error.exit_code(),
             Self::Forbidden { .. } => 77,
         }
     }

@@ -4,14 +4,9 @@
 //! Invariant: a failure of one of these duties does not end the process; only a signal or the
 //! `kill` command does.
 
-use std::{sync::Arc, task::Poll, thread::JoinHandle, time::Duration};
+use std::{sync::Arc, thread::JoinHandle, time::Duration};
 
-use tokio::{
-    runtime::Runtime,
-    select,
-    signal::unix::{Signal, SignalKind, signal},
-    time::sleep,
-};
+use tokio::{runtime::Runtime, select, time::sleep};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -21,15 +16,14 @@ use crate::{
     idle::{self, Limits},
     names,
     server::Shared,
+    signals::{Signals, Wish},
+    status,
 };
 
 /// Everything that the main thread looks after.
 pub(crate) struct Lifecycle {
     runtime: Runtime,
-    /// Those that end the program.
-    ends: [Signal; 4],
-    /// Kept so that the signal does no harm: the classic's clients send it.
-    _usr1: Signal,
+    signals: Signals,
     instance: Option<Instance>,
     resolve_interval: Option<Duration>,
     limits: Limits,
@@ -43,20 +37,12 @@ impl Lifecycle {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)?;
         let context = runtime.enter();
-        let catch = |kind| signal(kind).map_err(refused);
-        let ends = [
-            catch(SignalKind::terminate())?,
-            catch(SignalKind::interrupt())?,
-            catch(SignalKind::quit())?,
-            catch(SignalKind::hangup())?,
-        ];
-        let usr1 = catch(SignalKind::user_defined1())?;
+        let signals = Signals::catch().map_err(refused)?;
         drop(context);
         let seconds = |n: u32| Duration::from_secs(n.into());
         Ok(Self {
             runtime,
-            ends,
-            _usr1: usr1,
+            signals,
             instance,
             resolve_interval: Some(args.resolve_interval).filter(|&n| n > 0).map(seconds),
             limits: Limits {
@@ -67,10 +53,10 @@ impl Lifecycle {
         })
     }
 
-    /// Serves until the first signal or `kill`; then waits until all connections have ended.
-    /// After a signal that takes the grace time at most, and a second signal ends it at once.
+    /// Serves until a signal or `kill`; then waits until all connections have ended. After SIGTERM that
+    /// takes the grace time at most, and a second signal ends it at once, as SIGINT does.
     pub(crate) fn run(self, shared: &Arc<Shared>, threads: Vec<JoinHandle<()>>) {
-        let Self { runtime, mut ends, mut instance, .. } = self;
+        let Self { runtime, mut signals, mut instance, .. } = self;
         let listener = instance.as_mut().and_then(Instance::take_listener);
         runtime.block_on(async {
             if let Some(listener) = listener {
@@ -80,7 +66,8 @@ impl Lifecycle {
                 let events = shared.datapath.dispatch();
                 let idle = idle::watch(&shared.table, self.limits);
                 let names = names::watch(&shared.table, self.resolve_interval, &shared.failed);
-                tokio::join!(events, idle, names);
+                let status = status::watch(shared);
+                tokio::join!(events, idle, names, status);
                 // Without any of these duties there is still the end to wait for.
                 std::future::pending::<()>().await;
             };
@@ -90,12 +77,11 @@ impl Lifecycle {
                 }
             });
             let end = async {
-                let signalled = select! {
-                    () = any(&mut ends) => true,
-                    () = shared.stop.cancelled() => false,
+                let grace = select! {
+                    grace = asked_to_end(&mut signals, self.grace, shared) => Some(grace),
+                    () = shared.stop.cancelled() => None,
                 };
                 shared.stop.cancel();
-                let grace = if signalled { Some(self.grace) } else { None };
                 info!(
                     open = shared.open(),
                     grace = grace.map(|grace| grace.as_secs()),
@@ -103,7 +89,7 @@ impl Lifecycle {
                 );
                 select! {
                     _ = &mut joined => return,
-                    () = any(&mut ends) => {}
+                    _ = asked_to_end(&mut signals, Duration::ZERO, shared) => {}
                     () = sleep_for(grace) => {}
                 }
                 if shared.open() > 0 {
@@ -117,17 +103,16 @@ impl Lifecycle {
     }
 }
 
-/// Waits for one of several signals.
-async fn any(signals: &mut [Signal]) {
-    std::future::poll_fn(|context| {
-        // Each is polled, so that each wakes us.
-        let mut came = false;
-        for signal in signals.iter_mut() {
-            came |= signal.poll_recv(context).is_ready();
+/// Waits until a signal asks for the end, and returns how long that may take.
+async fn asked_to_end(signals: &mut Signals, grace: Duration, shared: &Shared) -> Duration {
+    loop {
+        match signals.next().await {
+            Wish::Drain => return grace,
+            Wish::End => return Duration::ZERO,
+            // There is no file to read again, but names may have changed.
+            Wish::Reload => shared.failed.notify_one(),
         }
-        if came { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
+    }
 }
 
 /// Serves the control socket; its files are gone when the program accepts no more.

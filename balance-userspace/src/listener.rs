@@ -1,7 +1,9 @@
 //! Listening sockets: one for each worker on the same address.
 //!
 //! Invariant: the first is bound without SO_REUSEPORT, so that an address that anybody else
-//! listens on, another balance included, is an error and never silently shared.
+//! listens on, another balance included, is an error and never silently shared. Who binds need not
+//! be who listens: a supervisor keeps what it has bound, so that nobody is refused while the process
+//! that listens is exchanged.
 
 use std::{
     io,
@@ -21,35 +23,75 @@ pub(crate) fn bind(
     address: Option<IpAddr>,
     port: u16,
     count: usize,
-    options: SocketOptions,
 ) -> Result<Vec<Socket>, StartError> {
-    let ip = address.unwrap_or_else(|| {
-        if has_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
-    });
-    let address = SocketAddr::new(ip, port);
+    let address = wanted(address, port);
     let refused = |source| StartError::Listen { address: address.to_string(), source };
     let mut listeners = Vec::with_capacity(count);
     for i in 0..count {
-        listeners.push(bind_one(address, i == 0, options).map_err(refused)?);
-    }
-    // Listen only when all are bound: clients are spread over the listeners there are.
-    for listener in &listeners {
-        listener.listen(BACKLOG).map_err(refused)?;
+        listeners.push(bind_one(address, i == 0).map_err(refused)?);
     }
     Ok(listeners)
+}
+
+/// Begins to listen, or goes on with other options where somebody listened already. All must be
+/// bound by now: clients are spread over the listeners there are.
+///
+/// # Errors
+/// [`StartError::Listen`], naming the address.
+pub(crate) fn listen(listeners: &[Socket], options: SocketOptions) -> Result<(), StartError> {
+    for listener in listeners {
+        let begin = || {
+            options.apply(listener)?;
+            listener.listen(BACKLOG)
+        };
+        begin().map_err(|source| {
+            let address = local(listener).map_or_else(|| "?".to_owned(), |a| a.to_string());
+            StartError::Listen { address, source }
+        })?;
+    }
+    Ok(())
+}
+
+/// Where a listener is.
+pub(crate) fn local(listener: &Socket) -> Option<SocketAddr> {
+    listener.local_addr().ok()?.as_socket()
+}
+
+/// Where a listener without an address is.
+pub(crate) fn wanted(address: Option<IpAddr>, port: u16) -> SocketAddr {
+    let ip = address.unwrap_or_else(|| {
+        if has_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+    });
+    SocketAddr::new(ip, port)
+}
+
+/// Gives each of so many workers its listeners: one each, if there are as many.
+///
+/// # Errors
+/// When there are no descriptors left.
+pub(crate) fn share(listeners: Vec<Socket>, workers: usize) -> io::Result<Vec<Vec<Socket>>> {
+    let mut shares: Vec<Vec<Socket>> = Vec::new();
+    shares.resize_with(workers, Vec::new);
+    // Each worker beyond the listeners accepts beside another one.
+    for i in listeners.len()..workers {
+        shares[i].push(listeners[i % listeners.len()].try_clone()?);
+    }
+    for (i, listener) in listeners.into_iter().enumerate() {
+        shares[i % workers].push(listener);
+    }
+    Ok(shares)
 }
 
 /// Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn.
 const BACKLOG: i32 = i32::MAX;
 
-fn bind_one(address: SocketAddr, first: bool, options: SocketOptions) -> io::Result<Socket> {
+fn bind_one(address: SocketAddr, first: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         // Also for a literal such as ::ffff:192.0.2.1, which is an IPv4 address.
         socket.set_only_v6(false)?;
     }
-    options.apply(&socket)?;
     if first {
         socket.bind(&address.into())?;
         socket.set_reuse_port(true)?;
@@ -75,10 +117,30 @@ mod tests {
         drop(free);
         let options = SocketOptions::default();
         let ip = Some(Ipv4Addr::LOCALHOST.into());
-        let ours = bind(ip, port, 3, options).unwrap();
+        let ours = bind(ip, port, 3).unwrap();
+        listen(&ours, options).unwrap();
         assert_eq!(ours.len(), 3);
-        let e = bind(ip, port, 1, options).unwrap_err();
+        let e = bind(ip, port, 1).unwrap_err();
         assert_eq!(e.exit_code(), 71);
         assert!(e.to_string().contains(&port.to_string()), "{e}");
+    }
+
+    #[test]
+    fn every_listener_has_a_worker_and_every_worker_a_listener() {
+        for (listeners, workers) in [(1, 1), (1, 3), (3, 1), (2, 2), (3, 2), (2, 3)] {
+            let ip = Some(Ipv4Addr::LOCALHOST.into());
+            let bound: Vec<_> = (0..listeners).flat_map(|_| bind(ip, 0, 1).unwrap()).collect();
+            let mut ports: Vec<_> = bound.iter().map(|l| local(l).unwrap().port()).collect();
+            let shares = share(bound, workers).unwrap();
+            assert_eq!(shares.len(), workers);
+            assert!(shares.iter().all(|share| !share.is_empty()));
+            let shared = shares.iter().flatten();
+            let mut found: Vec<_> = shared.map(|l| local(l).unwrap().port()).collect();
+            found.sort_unstable();
+            found.dedup();
+            ports.sort_unstable();
+            assert_eq!(found, ports, "{listeners} {workers}");
+            assert_eq!(shares.iter().flatten().count(), listeners.max(workers));
+        }
     }
 }

@@ -8,13 +8,16 @@ use std::{
 };
 
 use balance_userspace::{
-    args::Mode,
+    args::{Args, Mode},
     background::{self, Side},
     cli::{self, Invocation},
     control,
     error::StartError,
+    handed::Handed,
     logging::{self, Sink},
-    operand, resolve, server, service,
+    notify, operand, resolve,
+    server::{self, Started},
+    service::{self, orders::Orders},
 };
 
 fn main() -> ExitCode {
@@ -39,20 +42,40 @@ fn run() -> Result<ExitCode, StartError> {
     match args.mode() {
         Mode::Command(line) => Ok(control::once(dir, bind, port()?, line, args.strict).into()),
         Mode::Shell => Ok(control::shell(dir, bind, port()?).into()),
-        Mode::Serve if args.foreground => {
-            logging::init(Sink::Foreground, args.log_format, args.debug);
-            server::serve(&args, None)?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Mode::Serve => match background::detach()? {
-            Side::Starter(code) => Ok(code),
-            Side::Daemon(detached) => {
-                logging::init(Sink::Background, args.log_format, args.debug);
-                server::serve(&args, Some(detached))?;
-                Ok(ExitCode::SUCCESS)
+        Mode::Serve => match Orders::received()? {
+            Some(orders) => supervised(&args, &orders),
+            None if args.foreground || notify::is_awaited() => {
+                // Before anything else is opened.
+                let handed = Handed::by_manager()?;
+                logging::init(Sink::Foreground, args.log_format, args.debug);
+                served(&args, Started { handed, ..Started::default() })
             }
+            None => match background::detach()? {
+                Side::Starter(code) => Ok(code.into()),
+                Side::Daemon(detached) => {
+                    logging::init(Sink::Background, args.log_format, args.debug);
+                    let detached = Some(detached);
+                    server::serve(&args, Started { detached, ..Started::default() })?;
+                    Ok(ExitCode::SUCCESS)
+                }
+            },
         },
     }
+}
+
+/// An instance of a supervisor, which says itself what it is told.
+fn supervised(args: &Args, orders: &Orders) -> Result<ExitCode, StartError> {
+    let handed = Handed::by_supervisor(orders.listeners, orders.listened);
+    logging::init(orders.sink(), orders.log_format(args.log_format), args.debug);
+    let started = Started { handed, run_dir: Some(&orders.run_dir), ..Started::default() };
+    served(args, started).or_else(|error| Ok(error.exit_code().into()))
+}
+
+/// An instance that somebody waits for.
+fn served(args: &Args, started: Started<'_>) -> Result<ExitCode, StartError> {
+    server::serve(args, started).map(|()| ExitCode::SUCCESS).inspect_err(|error| {
+        notify::failed(&one_line(&error.to_string()));
+    })
 }
 
 /// EX_IOERR of sysexits(3).

@@ -9,12 +9,12 @@
 use std::{
     io,
     marker::PhantomData,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
     rc::Rc,
 };
 
 use io_uring::{cqueue, opcode, squeue, types};
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
 use crate::stream::Stream;
@@ -27,22 +27,22 @@ pub(crate) async fn poll(stream: &Rc<Stream>, events: i16) -> io::Result<i16> {
     Ok(submit(Rc::clone(stream), entry).await? as i16)
 }
 
-/// Ends all pending operations on a stream, so that nothing keeps it open.
-pub(crate) async fn cancel(stream: &Rc<Stream>) {
-    let which = types::CancelBuilder::fd(types::Fd(stream.as_raw_fd())).all();
+/// Ends all pending operations on a stream, or on a listener, so that nothing keeps it open.
+pub(crate) async fn cancel<T: AsFd + 'static>(socket: &Rc<T>) {
+    let which = types::CancelBuilder::fd(types::Fd(socket.as_fd().as_raw_fd())).all();
     let entry = opcode::AsyncCancel2::new(which).build();
-    let result = submit(Rc::clone(stream), entry).await;
+    let result = submit(Rc::clone(socket), entry).await;
     if result.is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL)) {
-        // A kernel before 5.19 cannot cancel by descriptor. Shutting the socket down wakes
-        // every poll; what is queued stays ahead of the FIN, and the reset follows at once.
-        let _ = stream.shutdown(std::net::Shutdown::Both);
+        // A kernel before 5.19 cannot cancel by descriptor. Shutting the socket down completes
+        // everything; what a stream has queued stays ahead of the FIN, and the reset follows at once.
+        let _ = SockRef::from(&**socket).shutdown(std::net::Shutdown::Both);
     }
 }
 
 /// Accepts a connection.
 ///
 /// Must run to completion: a connection that arrives for a dropped future would be lost.
-/// Shutting the listener down completes it.
+/// [`cancel`] completes it.
 pub(crate) async fn accept(listener: &Rc<Socket>) -> io::Result<OwnedFd> {
     let fd = types::Fd(listener.as_raw_fd());
     let entry = opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())

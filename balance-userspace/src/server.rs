@@ -3,7 +3,7 @@
 //! Invariant: everything that can fail is done before the first client is accepted, and before
 //! the process that the user started ends.
 
-use std::{io, net::IpAddr, sync::Arc, thread};
+use std::{io, net::IpAddr, path::Path, sync::Arc, thread};
 
 use socket2::Socket;
 use tokio::sync::{Notify, Semaphore};
@@ -17,11 +17,13 @@ use crate::{
     control::{instance::Instance, rundir::RunDir},
     datapath::{Choice, Datapath},
     error::StartError,
+    handed::Handed,
     lifecycle::Lifecycle,
-    listener,
+    listener, notify,
     operand::{self, GroupSpec, Method},
     resolve,
     selection::{Channel, Group, Policy, Selector},
+    stream::SocketOptions,
     sys,
     table::Table,
     totals::Totals,
@@ -33,12 +35,16 @@ pub(crate) struct Shared {
     pub(crate) table: Arc<Table>,
     pub(crate) datapath: Datapath,
     pub(crate) outgoing: Outgoing,
+    /// What accepted sockets do not have from their listener.
+    pub(crate) anew: Option<SocketOptions>,
     /// A failed connect disables its channel (`-a`).
     pub(crate) autodisable: bool,
     /// Room for that many more connections.
     pub(crate) room: Arc<Semaphore>,
     pub(crate) max_connections: usize,
     pub(crate) totals: Totals,
+    /// Where it listens.
+    pub(crate) address: Option<std::net::SocketAddr>,
     /// Told when all addresses of a channel have failed.
     pub(crate) failed: Notify,
     /// Accept no more.
@@ -47,19 +53,30 @@ pub(crate) struct Shared {
     pub(crate) abort: CancellationToken,
 }
 
-/// Serves until a signal or a command ends it. In the background, `detached` is told when it
-/// serves.
+/// How an instance was started, beside its arguments.
+#[derive(Default)]
+pub struct Started<'a> {
+    /// In the background: to be told when it serves.
+    pub detached: Option<Detached>,
+    /// Listeners that came with the process.
+    pub handed: Handed,
+    /// Where its control socket is, unless its arguments say so.
+    pub run_dir: Option<&'a Path>,
+}
+
+/// Serves until a signal or a command ends it.
 ///
 /// # Errors
 /// What keeps it from serving; nothing after it has begun.
-pub fn serve(args: &Args, detached: Option<Detached>) -> Result<(), StartError> {
+pub fn serve(args: &Args, started: Started<'_>) -> Result<(), StartError> {
+    let Started { detached, handed, run_dir } = started;
     let port = operand::listen_port(&args.port, &resolve::service)?;
     let specs = operand::groups(&args.channels, port, &resolve::service)?;
     let selector = table(&specs)?;
     let policy = Policy { hash_failover: args.hash_failover, autodisable: args.autodisable };
     let bind = listen_address(args)?;
     let source = source_address(args)?;
-    let workers = args.workers.map_or_else(processors, usize::from);
+    let workers = workers(args);
     let max_connections = capacity(args.max_connections.map(Into::into), workers)?;
 
     let Choice { datapath, why } = Choice::make(args, max_connections)?;
@@ -68,25 +85,33 @@ pub fn serve(args: &Args, detached: Option<Detached>) -> Result<(), StartError> 
         .map_err(|source| StartError::System { act: "make a socket", source })?;
     let backends = selector.groups().iter().flat_map(|group| &group.channels);
     let backends = backends.flat_map(|channel| channel.addresses.iter().copied());
-    let segment = datapath.segment_for_clients(backends);
-    let listeners = listener::bind(bind, port, workers, options.with_segment(segment))?;
-    let instance = claim(args, port)?;
-    let address = listeners[0].local_addr().ok().and_then(|a| a.as_socket());
+    let for_clients = options.with_segment(datapath.segment_for_clients(backends));
+    let anew = (!handed.is_empty() && handed.listened()).then_some(for_clients);
+    let listeners = if handed.is_empty() {
+        listener::bind(bind, port, workers)?
+    } else {
+        handed.take_all(listener::wanted(bind, port))?
+    };
+    listener::listen(&listeners, for_clients)?;
+    let instance = claim(args, run_dir, port)?;
+    let address = listener::local(&listeners[0]);
     let name = datapath.name();
     let shared = Arc::new(Shared {
         table: Table::new(selector.with_policy(policy)),
         datapath,
+        anew,
         outgoing: Outgoing { limit: args.connect_timeout(), options, source },
         autodisable: args.autodisable,
         room: Arc::new(Semaphore::new(max_connections)),
         max_connections,
         totals: Totals::default(),
+        address,
         failed: Notify::new(),
         stop: CancellationToken::new(),
         abort: CancellationToken::new(),
     });
     let lifecycle = Lifecycle::new(args, instance)?;
-    let threads = start(listeners, &shared)?;
+    let threads = start(listeners, workers, &shared)?;
 
     if args.mmap {
         info!("-M has no effect: there is no shared memory to be mapped");
@@ -97,9 +122,10 @@ pub fn serve(args: &Args, detached: Option<Detached>) -> Result<(), StartError> 
     );
     if let Some(detached) = detached {
         detached
-            .serving()
+            .serving(0)
             .map_err(|source| StartError::System { act: "go to the background", source })?;
     }
+    notify::ready();
     lifecycle.run(&shared, threads);
     shared.totals.tell();
     Ok(())
@@ -116,7 +142,8 @@ fn table(specs: &[GroupSpec]) -> Result<Selector, StartError> {
     Ok(Selector::new(groups))
 }
 
-fn listen_address(args: &Args) -> Result<Option<IpAddr>, StartError> {
+/// The address to listen on; all of them if it is `None`.
+pub(crate) fn listen_address(args: &Args) -> Result<Option<IpAddr>, StartError> {
     match &args.bind {
         Some(host) => resolve::listen_address(host, args.ipv6).map(Some),
         None if args.ipv6 => Ok(Some(std::net::Ipv6Addr::UNSPECIFIED.into())),
@@ -135,14 +162,15 @@ fn source_address(args: &Args) -> Result<Option<IpAddr>, StartError> {
 }
 
 /// The control socket. Without one balance serves all the same, unless its place was given.
-fn claim(args: &Args, port: u16) -> Result<Option<Instance>, StartError> {
-    let claimed = RunDir::locate(args.run_dir.as_deref())
+fn claim(args: &Args, dir: Option<&Path>, port: u16) -> Result<Option<Instance>, StartError> {
+    let given = args.run_dir.as_deref().or(dir);
+    let claimed = RunDir::locate(given)
         .map_err(Into::into)
-        .and_then(|dir| Instance::claim(&dir, args.bind.as_deref(), port))
+        .and_then(|dir| Instance::claim(&dir, dir.instance(args.bind.as_deref(), port)?))
         .and_then(|instance| instance.write_pid().map(|()| instance));
     match claimed {
         Ok(instance) => Ok(Some(instance)),
-        Err(error) if args.run_dir.is_some() => Err(StartError::Control(error)),
+        Err(error) if given.is_some() => Err(StartError::Control(error)),
         Err(error) => {
             warn!(%error, "there is no control socket");
             Ok(None)
@@ -150,8 +178,10 @@ fn claim(args: &Args, port: u16) -> Result<Option<Instance>, StartError> {
     }
 }
 
-fn processors() -> usize {
-    thread::available_parallelism().map_or(1, Into::into)
+/// Threads that serve connections, and listeners that are made for them.
+pub(crate) fn workers(args: &Args) -> usize {
+    let processors = || thread::available_parallelism().map_or(1, Into::into);
+    args.workers.map_or_else(processors, usize::from)
 }
 
 /// Descriptors of the process that no connection uses, beside those of the workers: maps,
@@ -183,11 +213,13 @@ fn capacity(wanted: Option<usize>, workers: usize) -> Result<usize, StartError> 
 /// Starts the workers; each makes its ring before this returns.
 fn start(
     listeners: Vec<Socket>,
+    workers: usize,
     shared: &Arc<Shared>,
 ) -> Result<Vec<thread::JoinHandle<()>>, StartError> {
     let refused = |source| StartError::System { act: "start a worker with an io_uring", source };
     let mut threads = Vec::new();
-    for (i, listener) in listeners.into_iter().enumerate() {
+    for (i, share) in listener::share(listeners, workers).map_err(refused)?.into_iter().enumerate()
+    {
         let (made, ready) = std::sync::mpsc::channel();
         let shared = Arc::clone(shared);
         let thread =
@@ -195,7 +227,7 @@ fn start(
                 move || match worker::runtime() {
                     Ok(runtime) => {
                         let _ = made.send(Ok(()));
-                        runtime.block_on(worker::run(listener, shared));
+                        runtime.block_on(worker::run(share, shared));
                     }
                     Err(e) => drop(made.send(Err(e))),
                 },

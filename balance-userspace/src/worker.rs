@@ -1,4 +1,4 @@
-//! A worker: one thread, one io_uring, one listener, and the sessions accepted there.
+//! A worker: one thread, one io_uring, its listeners, and the sessions accepted there.
 //!
 //! Invariants: a session never blocks the thread; when a resource runs out the worker waits a
 //! moment and says so at most once an interval, and what stands is served on.
@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 
 use crate::{datapath::Pool, ring, server::Shared, session, stream::Stream, throttle::Throttle};
 
-/// Upper bound of worker threads: one io_uring and one listener each.
+/// Upper bound of worker threads: one io_uring and at least one listener each.
 pub(crate) const MAX_WORKERS: i64 = 1024;
 
 /// Accepts that wait in the ring at a time, so that a burst is taken in one turn.
@@ -48,26 +48,31 @@ pub(crate) fn runtime() -> io::Result<tokio_uring::Runtime> {
 }
 
 /// Accepts and serves until told to stop and all sessions have ended or were cut.
-pub(crate) async fn run(listener: Socket, shared: Arc<Shared>) {
-    let listener = Rc::new(listener);
+pub(crate) async fn run(listeners: Vec<Socket>, shared: Arc<Shared>) {
+    let listeners: Vec<Rc<Socket>> = listeners.into_iter().map(Rc::new).collect();
     let pool = Pool::default();
     let sessions = TaskTracker::new();
     let accepting = TaskTracker::new();
-    for _ in 0..ACCEPTS {
-        let acceptor = Acceptor {
-            listener: Rc::clone(&listener),
-            shared: Arc::clone(&shared),
-            pool: pool.clone(),
-            sessions: sessions.clone(),
-        };
-        accepting.spawn_local(acceptor.run());
+    for listener in &listeners {
+        for _ in 0..ACCEPTS {
+            let acceptor = Acceptor {
+                listener: Rc::clone(listener),
+                shared: Arc::clone(&shared),
+                pool: pool.clone(),
+                sessions: sessions.clone(),
+            };
+            accepting.spawn_local(acceptor.run());
+        }
     }
     accepting.close();
     shared.stop.cancelled().await;
-    // Completes the pending accepts and refuses whoever comes from now on.
-    let _ = listener.shutdown(std::net::Shutdown::Both);
+    // Not shut down: another process may listen there too. Who comes from now on is its affair, or
+    // is refused when nobody has the listener any more.
+    for listener in &listeners {
+        ring::cancel(listener).await;
+    }
     accepting.wait().await;
-    drop(listener);
+    drop(listeners);
     sessions.close();
     sessions.wait().await;
 }
@@ -100,6 +105,12 @@ impl Acceptor {
     /// Starts a session once there is room for one.
     async fn admit(&self, socket: OwnedFd) {
         let client = Stream::new(socket);
+        if let Some(options) = &self.shared.anew
+            && let Err(error) = options.apply(&client)
+        {
+            debug!(%error, "a client was gone before it could be served");
+            return;
+        }
         let room = Arc::clone(&self.shared.room);
         if let Ok(permit) = Arc::clone(&room).try_acquire_owned() {
             return self.start(client, permit);

@@ -83,6 +83,10 @@ async fn answer(shared: &Arc<Shared>, seat: &mut Seat, command: Command) -> Repl
             Reply::Done
         }
         Command::Hello => unreachable!("the server says who is there"),
+        Command::Configure { .. } => Reply::Refused("not yet".to_owned()),
+        Command::Instances | Command::Reload | Command::Stop | Command::Restart => {
+            Reply::Refused("this is an instance and no supervisor".to_owned())
+        }
     }
 }
 
@@ -192,7 +196,8 @@ fn stats(shared: &Shared) -> Stats {
     });
     let [accepted, unserved, broken] = totals.counts();
     let datapath = shared.datapath.name().to_string();
-    Stats { datapath, accepted, unserved, broken, splice }
+    let (address, open) = (shared.address, shared.open() as u64);
+    Stats { datapath, address, open, accepted, unserved, broken, splice }
 }
 
 fn sessions(shared: &Shared) -> Vec<SessionRow> {

@@ -22,7 +22,7 @@ pub enum InstanceError {
     #[error(transparent)]
     RunDir(#[from] RunDirError),
     /// Somebody holds the lock.
-    #[error("another balance runs on this port and address (it holds {})", path.display())]
+    #[error("another balance runs here (it holds {})", path.display())]
     Taken {
         /// The lock.
         path: PathBuf,
@@ -46,12 +46,11 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Claims the names that go with a port and a `-b` string.
+    /// Claims these names in a directory.
     ///
     /// # Errors
     /// When the directory cannot be used or another instance lives.
-    pub fn claim(dir: &RunDir, bind: Option<&str>, port: u16) -> Result<Self, InstanceError> {
-        let paths = dir.instance(bind, port)?;
+    pub fn claim(dir: &RunDir, paths: Paths) -> Result<Self, InstanceError> {
         dir.prepare()?;
         let refused = |path: &Path| {
             let path = path.to_owned();
@@ -101,6 +100,13 @@ impl Instance {
     pub(crate) fn take_listener(&mut self) -> Option<UnixListener> {
         self.listener.take()
     }
+}
+
+/// Whether somebody holds the lock among these names, as far as we may see.
+pub(crate) fn is_held(paths: &Paths) -> bool {
+    let Ok(lock) = File::open(&paths.lock) else { return false };
+    // Taken for a moment, and given back with the file.
+    matches!(lock.try_lock_shared(), Err(fs::TryLockError::WouldBlock))
 }
 
 impl Drop for Instance {

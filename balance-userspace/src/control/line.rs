@@ -17,7 +17,7 @@ use super::{
 const UNAVAILABLE: u8 = 69;
 
 /// A running balance.
-pub(super) trait Asked {
+pub(crate) trait Asked {
     /// Asks it and waits for the reply.
     fn ask(&mut self, command: Command) -> Result<Reply, ClientError>;
 

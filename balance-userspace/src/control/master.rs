@@ -1,10 +1,12 @@
 //! The running balance that a client means: found by run directory, port and bind address.
 //!
 //! Invariant: a command is only ever sent to the process that was there when the client started,
-//! and, unless its directory was named, only to one of root or of our own user.
+//! and, unless its directory was named, only to one of root, of our own user, or of the user to whom
+//! root has given the system's directory.
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt as _,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -12,6 +14,7 @@ use std::{
 
 use super::{
     client::{Client, ClientError},
+    instance,
     line::Asked,
     protocol::{Command, Reply},
     rundir::{Paths, RunDir, RunDirError},
@@ -25,7 +28,7 @@ const END: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Where a running balance is, and a connection to it when there is one.
-pub(super) struct Master {
+pub(crate) struct Master {
     paths: Paths,
     /// Whether it may belong to anybody.
     any_user: bool,
@@ -40,13 +43,25 @@ impl Master {
         bind: Option<&str>,
         port: u16,
     ) -> Result<Self, ClientError> {
+        Self::find_by(run_dir, |dir| dir.instance(bind, port))
+    }
+
+    /// Finds the supervisor of a configuration file, given by its absolute path.
+    pub(crate) fn supervisor(run_dir: Option<&Path>, file: &Path) -> Result<Self, ClientError> {
+        Self::find_by(run_dir, |dir| dir.supervisor(file))
+    }
+
+    fn find_by(
+        run_dir: Option<&Path>,
+        paths_in: impl Fn(&RunDir) -> Result<Paths, RunDirError>,
+    ) -> Result<Self, ClientError> {
         let ours = match RunDir::locate(run_dir) {
             Err(RunDirError::Nowhere) => RunDir::system(),
             dir => dir?,
         };
-        let mut paths = ours.instance(bind, port)?;
+        let mut paths = paths_in(&ours)?;
         if run_dir.is_none() && !there(&paths) {
-            let roots = RunDir::system().instance(bind, port)?;
+            let roots = paths_in(&RunDir::system())?;
             if there(&roots) {
                 paths = roots;
             }
@@ -64,13 +79,27 @@ impl Master {
     }
 
     /// Its process id.
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
     /// Ends the connection; the next request makes a new one.
     pub(super) fn hang_up(&mut self) {
         self.client = None;
+    }
+
+    /// Waits until its process has let go of its lock, which is the last that it does; false if that
+    /// takes longer than it may.
+    pub(crate) fn wait_for_end(&mut self) -> bool {
+        self.hang_up();
+        let deadline = Instant::now() + END;
+        while instance::is_held(&self.paths) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            thread::sleep(LOOK);
+        }
+        true
     }
 
     fn connect(&self) -> Result<Client, ClientError> {
@@ -82,10 +111,15 @@ impl Master {
             e => e,
         })?;
         let user = client.user()?;
-        if !self.any_user && user != 0 && user != sys::effective_user() {
-            return Err(ClientError::Foreign(user));
-        }
-        Ok(client)
+        let is_trusted =
+            self.any_user || user == 0 || user == sys::effective_user() || self.is_owner(user);
+        if is_trusted { Ok(client) } else { Err(ClientError::Foreign(user)) }
+    }
+
+    /// Whether the run directory is the system's and was given to this user: only root could do that.
+    fn is_owner(&self, user: u32) -> bool {
+        let dir = self.paths.socket.parent().filter(|dir| *dir == RunDir::system().path());
+        dir.and_then(|dir| fs::symlink_metadata(dir).ok()).is_some_and(|found| found.uid() == user)
     }
 
     fn left_pid(&self) -> Option<u32> {
@@ -134,6 +168,15 @@ impl Asked for Master {
         }
         true
     }
+}
+
+/// Ends the one that has these, as the command `kill` does; true when it has gone from its socket.
+pub(crate) fn kill(paths: Paths) -> bool {
+    let kill = |mut master: Master| {
+        master.ask(Command::Kill)?;
+        Ok::<_, ClientError>(master.ended())
+    };
+    Master::at(paths, true).and_then(kill).unwrap_or(false)
 }
 
 /// Whether there is a socket, or something in its place, that can be found.

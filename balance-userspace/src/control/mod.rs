@@ -14,13 +14,13 @@ pub mod rundir;
 #[cfg(test)]
 mod fake;
 mod help;
-mod line;
-mod master;
+pub(crate) mod line;
+pub(crate) mod master;
 mod once;
-mod seats;
+pub(crate) mod seats;
 pub(crate) mod server;
 mod shell;
-mod table;
+pub(crate) mod table;
 mod terminal;
 
 pub use self::{once::once, shell::shell};

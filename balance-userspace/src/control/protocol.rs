@@ -6,7 +6,7 @@
 //! version, so that any two can tell each other. No text for people here: the client renders
 //! replies.
 
-use std::net::SocketAddr;
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -102,6 +102,21 @@ pub enum Command {
     Drop(ChannelId),
     /// End the program: no new connections, standing ones go on until they end.
     Kill,
+    /// Take these arguments in place of those that it has.
+    Configure {
+        /// The arguments, without the program's name.
+        words: Vec<String>,
+    },
+    /// What the supervisor knows of its instances. Answered by [`Reply::Instances`]. This and the
+    /// following are for supervisors only, and all others for instances only.
+    Instances,
+    /// Read the configuration file again and change what runs. Answered by [`Reply::Changed`], or by
+    /// [`Reply::Wrong`] when nothing or not all of it could be done.
+    Reload,
+    /// End all instances, each within its grace time, and the supervisor.
+    Stop,
+    /// The same, and begin anew in the same process.
+    Restart,
 }
 
 /// Balance's line. Commands without a reply of their own are answered by `Done`, `Already` or
@@ -140,6 +155,12 @@ pub enum Reply {
     NotDisabled,
     /// Too many clients wait for the end of a drain; nothing was changed.
     TooManyDrains,
+    /// All instances.
+    Instances(Supervised),
+    /// What a supervisor has changed, a line each.
+    Changed(Vec<String>),
+    /// What is wrong, a line each.
+    Wrong(Vec<String>),
     /// The host or port cannot be used; why.
     InvalidAddress(String),
     /// The request is not taken at all; why.
@@ -181,6 +202,10 @@ pub struct ChannelRow {
 pub struct Stats {
     /// What moves the bytes of new connections.
     pub datapath: String,
+    /// Where it listens.
+    pub address: Option<SocketAddr>,
+    /// Connections at the moment, those that are being ended included.
+    pub open: u64,
     /// Clients that were accepted.
     pub accepted: u64,
     /// Clients that no channel took.
@@ -227,4 +252,64 @@ pub struct SessionRow {
     pub rcvd: u64,
     /// What moves its bytes, once connected.
     pub datapath: Option<String>,
+}
+
+/// What a supervisor knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Supervised {
+    /// Whether it stays in the foreground, as for a service manager.
+    pub foreground: bool,
+    /// When it began, in nanoseconds of CLOCK_MONOTONIC: another number after a restart.
+    pub began: u64,
+    /// Whether all instances have been tried.
+    pub settled: bool,
+    /// Lines of the file that are wrong, as `FILE:LINE: WHY`.
+    pub wrong: Vec<String>,
+    /// Every instance, in the order of the file, then those that leave.
+    pub instances: Vec<InstanceRow>,
+}
+
+/// How an instance is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InstanceState {
+    /// It does not serve yet.
+    Starting,
+    /// It serves.
+    Running,
+    /// It accepts no more, and has connections that have yet to end.
+    Draining,
+    /// It has no process, and will be tried again.
+    Failed,
+    /// It has no process.
+    Stopped,
+}
+
+impl fmt::Display for InstanceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Draining => "draining",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+/// An instance of a supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceRow {
+    /// Port, and address if it was given.
+    pub name: String,
+    /// How it is.
+    pub state: InstanceState,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// Where it is controlled, as long as it accepts connections.
+    pub socket: Option<PathBuf>,
+    /// Connections, as it said last.
+    pub connections: u64,
+    /// What it said last of itself, or why it does not run.
+    pub status: String,
 }

@@ -108,7 +108,11 @@ impl RunDir {
     /// [`RunDirError::Nowhere`].
     pub fn locate(given: Option<&Path>) -> Result<Self, RunDirError> {
         let session = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-        Self::choose(given, sys::effective_user() == 0, session.as_deref())
+        let service = env::var("RUNTIME_DIRECTORY").ok();
+        let root = sys::effective_user() == 0;
+        // A service manager has made it for us; of several the first (systemd.exec(5)).
+        let service = service.as_deref().filter(|_| !root).and_then(|list| list.split(':').next());
+        Self::choose(given.or(service.map(Path::new)), root, session.as_deref())
     }
 
     /// Where root's instances are, for a client of whoever.
@@ -145,7 +149,20 @@ impl RunDir {
     /// # Errors
     /// [`RunDirError::TooLong`].
     pub fn instance(&self, bind: Option<&str>, port: u16) -> Result<Paths, RunDirError> {
-        let name = name(bind, port);
+        self.paths(&name(bind, port))
+    }
+
+    /// The paths of the supervisor of a configuration file, given by an absolute path.
+    ///
+    /// # Errors
+    /// [`RunDirError::TooLong`].
+    pub fn supervisor(&self, file: &Path) -> Result<Paths, RunDirError> {
+        let escape = |text: &str| text.replace('%', "%25").replace('-', "%2D").replace('/', "-");
+        let file = file.to_string_lossy();
+        self.paths(&format!("conf.{}", escape(file.trim_start_matches('/'))))
+    }
+
+    fn paths(&self, name: &str) -> Result<Paths, RunDirError> {
         let with = |end: &str| self.path.join(format!("{name}.{end}"));
         let paths = Paths { socket: with("sock"), pid: with("pid"), lock: with("lock") };
         if paths.socket.as_os_str().as_bytes().len() > SOCKET_PATH {
@@ -237,6 +254,12 @@ mod tests {
             paths(Some("localhost")).pid,
             Path::new("/run/balance/balance.25.localhost.pid")
         );
+        let supervisor = |file| RunDir::system().supervisor(Path::new(file)).unwrap().socket;
+        assert_eq!(
+            supervisor("/etc/balance/balance.conf"),
+            Path::new("/run/balance/conf.etc-balance-balance.conf.sock")
+        );
+        assert_ne!(supervisor("/a/b-c"), supervisor("/a-b/c"));
         assert_eq!(
             paths(Some("../no/such")).pid,
             Path::new("/run/balance/balance.25...%2Fno%2Fsuch.pid")

@@ -98,14 +98,24 @@ pub(super) fn sessions(rows: &[SessionRow]) -> String {
             row.datapath.clone().unwrap_or_else(none),
         ]
     }));
+    columns(&lines, [false, true, false, true, true, true, false])
+}
+
+/// Cells in columns that are as wide as what is in them; some to the right.
+pub(crate) fn columns<const N: usize>(lines: &[[String; N]], right: [bool; N]) -> String {
     let width = |i: usize| lines.iter().map(|line| line[i].chars().count()).max().unwrap_or(0);
-    let [client, channel, backend, aged, sent, rcvd] = [0, 1, 2, 3, 4, 5].map(width);
-    lines.iter().fold(String::new(), |mut text, [a, b, c, d, e, f, g]| {
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "{a:<client$}  {b:>channel$}  {c:<backend$}  {d:>aged$}  {e:>sent$}  {f:>rcvd$}  {g}"
-        );
+    lines.iter().fold(String::new(), |mut text, line| {
+        let mut row = String::new();
+        for (i, cell) in line.iter().enumerate() {
+            let width = width(i);
+            // Writing to a String cannot fail.
+            let _ = match right[i] {
+                true => write!(row, "{cell:>width$}  "),
+                false => write!(row, "{cell:<width$}  "),
+            };
+        }
+        text += row.trim_end();
+        text.push('\n');
         text
     })
 }

@@ -4,7 +4,7 @@
 //! line means what it would mean on the command line; a mistake in one line changes nothing about
 //! the others; no two lines that come out are about the same instance.
 
-use std::fmt;
+use std::{fmt, path::Path};
 
 use clap::{Parser as _, error::ErrorKind};
 
@@ -62,6 +62,15 @@ pub struct Conf {
     pub lines: Vec<Line>,
     /// What cannot, in the order of the file.
     pub mistakes: Vec<Mistake>,
+}
+
+impl Conf {
+    /// The mistakes, as `FILE:LINE: WHAT`.
+    pub fn wrong(&self, file: &Path) -> Vec<String> {
+        let file = file.display();
+        let mistakes = self.mistakes.iter();
+        mistakes.map(|mistake| format!("{file}:{}: {}", mistake.number, mistake.what)).collect()
+    }
 }
 
 /// Reads a file's text.

@@ -4,14 +4,178 @@
 //! Invariant: a verb finds what runs through control sockets and locks, never by a process's name.
 
 pub mod conf;
+pub mod orders;
 
-use crate::{cli::Verb, error::StartError};
+mod backoff;
+mod check;
+mod exchange;
+mod inbox;
+mod plan;
+mod process;
+mod start;
+mod status;
+mod stop;
+mod supervisor;
+
+use std::{
+    io::{Write as _, stderr, stdout},
+    path::{Path, PathBuf},
+};
+
+use supervisor::WRONG;
+
+use crate::{
+    cli::{Place, Verb},
+    control::{
+        client::ClientError,
+        line::Asked as _,
+        master::Master,
+        protocol::{Command, Reply, Supervised},
+    },
+    error::StartError,
+};
+
+/// Exit code of a verb that needs what does not run, as LSB has it for init scripts.
+const NOT_RUNNING: u8 = 7;
 
 /// Carries out a verb, and returns the exit code.
 ///
 /// # Errors
 /// What keeps it from being carried out at all.
 pub fn run(verb: &Verb) -> Result<u8, StartError> {
-    let _ = (verb, conf::read("", &|_| None));
-    Err(StartError::Usage("not here yet".to_owned()))
+    match verb {
+        Verb::Start { place, foreground, log_format } => {
+            start::start(place, *foreground, *log_format)
+        }
+        Verb::Stop { place } => Ok(stop::stop(place)),
+        Verb::Restart { place } => restart(place),
+        Verb::Reload { place } => Ok(reload(place)),
+        Verb::Status { place, json } => status::status(place, *json),
+        Verb::Check { file, config, no_dns } => {
+            check_file(file.as_deref().unwrap_or(config), *no_dns)
+        }
+    }
+}
+
+fn check_file(file: &Path, no_dns: bool) -> Result<u8, StartError> {
+    let conf = check::read(file)?;
+    let mut wrong = conf.wrong(file);
+    if !no_dns {
+        wrong.extend(check::names(&conf.lines, file));
+    }
+    wrong.iter().for_each(|wrong| complain(wrong));
+    if !wrong.is_empty() {
+        return Ok(WRONG);
+    }
+    say(&format!("{}: {}, nothing wrong", file.display(), counted(conf.lines.len(), "instance")));
+    Ok(0)
+}
+
+fn restart(place: &Place) -> Result<u8, StartError> {
+    // What cannot be started again is not stopped.
+    let conf = check::read(&place.config)?;
+    let wrong = conf.wrong(&place.config);
+    if !wrong.is_empty() {
+        wrong.iter().for_each(|wrong| complain(wrong));
+        say("balance is not restarted");
+        return Ok(WRONG);
+    }
+    match Running::find(place) {
+        Ok(mut running) => match running.table() {
+            Ok(table) if table.foreground => Ok(stop::restart_in_place(place, running, &table)),
+            Ok(_) => match stop::stop(place) {
+                0 => start::in_background(place),
+                code => Ok(code),
+            },
+            Err(error) => Ok(report(&error)),
+        },
+        Err(error) if is_absence(&error) => start::in_background(place),
+        Err(error) => Ok(report(&error)),
+    }
+}
+
+fn reload(place: &Place) -> u8 {
+    let asked = Running::find(place).and_then(|mut running| running.ask(Command::Reload));
+    match asked {
+        Ok(Reply::Changed(changed)) if changed.is_empty() => {
+            say("balance is reloaded: nothing has changed");
+            0
+        }
+        Ok(Reply::Changed(changed)) => {
+            changed.iter().for_each(|line| say(line));
+            say("balance is reloaded");
+            0
+        }
+        Ok(Reply::Wrong(wrong)) => {
+            wrong.iter().for_each(|wrong| complain(wrong));
+            complain("balance is not reloaded");
+            WRONG
+        }
+        Ok(_) => report(&ClientError::Unreadable),
+        Err(error) if is_absence(&error) => {
+            say("balance is not running");
+            NOT_RUNNING
+        }
+        Err(error) => report(&error),
+    }
+}
+
+/// A supervisor that runs.
+struct Running(Master);
+
+impl Running {
+    fn find(place: &Place) -> Result<Self, ClientError> {
+        Master::supervisor(place.run_dir.as_deref(), &absolute(&place.config)).map(Self)
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.pid()
+    }
+
+    fn wait_for_end(&mut self) {
+        // One that does not end within seconds after its last word is told of by the next verb.
+        let _ = self.0.wait_for_end();
+    }
+
+    fn ask(&mut self, command: Command) -> Result<Reply, ClientError> {
+        match self.0.ask(command)? {
+            Reply::Refused(why) => Err(ClientError::Refused(why)),
+            reply => Ok(reply),
+        }
+    }
+
+    fn table(&mut self) -> Result<Supervised, ClientError> {
+        match self.ask(Command::Instances)? {
+            Reply::Instances(table) => Ok(table),
+            _ => Err(ClientError::Unreadable),
+        }
+    }
+}
+
+/// Whether an error says that there is none.
+fn is_absence(error: &ClientError) -> bool {
+    matches!(error, ClientError::NoMaster | ClientError::Gone(_))
+}
+
+/// The same path for everybody who means the same file.
+fn absolute(file: &Path) -> PathBuf {
+    file.canonicalize().or_else(|_| std::path::absolute(file)).unwrap_or_else(|_| file.to_owned())
+}
+
+fn report(error: &ClientError) -> u8 {
+    error.report(&mut stdout(), &mut stderr())
+}
+
+/// A line for who has given the verb; nobody may be listening.
+fn say(line: &str) {
+    let _ = stdout().write_all(format!("{line}\n").as_bytes());
+}
+
+/// The same about something that is wrong.
+fn complain(line: &str) {
+    let _ = stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

@@ -1,0 +1,55 @@
+//! What is told to whoever started the process and waits for it: a service manager, by sd_notify(3),
+//! or our own supervisor, which speaks the same.
+//!
+//! Invariant: where nobody waits nothing is said, and that nobody listens is no failure.
+
+use std::{env, time::Duration};
+
+use sd_notify::NotifyState;
+
+/// What stands before the number of connections in a message; managers pass over what they do not
+/// know.
+pub(crate) const CONNECTIONS: &str = "X_BALANCE_CONNECTIONS";
+
+/// Whether somebody waits for what is said here.
+pub fn is_awaited() -> bool {
+    env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+/// It serves.
+pub(crate) fn ready() {
+    say(&[NotifyState::Ready]);
+}
+
+/// It reads its configuration again; to be followed by [`ready`].
+pub(crate) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => say(&[NotifyState::Reloading, now]),
+        Err(_) => say(&[NotifyState::Reloading]),
+    }
+}
+
+/// It accepts no more, and needs that much more time for what stands; to be repeated before that is
+/// over.
+pub(crate) fn stopping(more: Duration) {
+    let more = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
+    say(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(more)]);
+}
+
+/// How it is, for people, with so many connections.
+pub(crate) fn status(text: &str, connections: usize) {
+    let connections = format!("{CONNECTIONS}={connections}");
+    say(&[NotifyState::Status(text), NotifyState::Custom(&connections)]);
+}
+
+/// It ends because of this.
+pub fn failed(why: &str) {
+    say(&[NotifyState::Status(why)]);
+}
+
+fn say(state: &[NotifyState<'_>]) {
+    if is_awaited() {
+        // Whoever waited may be gone.
+        let _ = sd_notify::notify(state);
+    }
+}

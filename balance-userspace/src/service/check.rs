@@ -1,0 +1,63 @@
+//! Whether a configuration file can be used: what it says, and the names in it.
+//!
+//! Invariant: nothing is bound, changed or asked for privileges.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use super::conf::{self, Conf, Line};
+use crate::{error::StartError, operand, resolve, server};
+
+/// Reads a file.
+///
+/// # Errors
+/// [`StartError::Unreadable`].
+pub(super) fn read(file: &Path) -> Result<Conf, StartError> {
+    let text = fs::read_to_string(file)
+        .map_err(|source| StartError::Unreadable { path: file.to_owned(), source })?;
+    Ok(conf::read(&text, &resolve::service))
+}
+
+/// Looks up the names on these lines, and returns what cannot be used, as `FILE:LINE: WHAT`. Blocks.
+pub(super) fn names(lines: &[Line], file: &Path) -> Vec<String> {
+    let wrong = lines.iter().flat_map(|line| {
+        let wrong = names_of(line).into_iter();
+        wrong.map(|what| format!("{}:{}: {what}", file.display(), line.number))
+    });
+    wrong.collect()
+}
+
+/// What cannot be used on a line, each once.
+fn names_of(line: &Line) -> BTreeSet<String> {
+    let Line { args, name, .. } = line;
+    let mut wrong = BTreeSet::new();
+    let mut look = |result: Result<(), StartError>| {
+        wrong.extend(result.err().map(|error| error.to_string()));
+    };
+    look(server::listen_address(args).map(drop));
+    if let Some(source) = &args.source {
+        look(resolve::addresses(source, 0).map(drop));
+    }
+    // That they can be read is known.
+    let groups = operand::groups(&args.channels, name.port, &resolve::service).unwrap_or_default();
+    for channel in groups.iter().flat_map(|group| &group.channels) {
+        look(resolve::location(channel).map(drop));
+    }
+    wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_does_not_resolve_is_told_once_with_its_line() {
+        let text = "25 127.0.0.1\n\n26 nosuchhost.invalid nosuchhost.invalid:7 ! [::1]\n";
+        let conf = conf::read(text, &|_| None);
+        let wrong = names(&conf.lines, Path::new("x/balance.conf"));
+        assert_eq!(wrong.len(), 1, "{wrong:?}");
+        assert!(
+            wrong[0].starts_with("x/balance.conf:3: cannot resolve [nosuchhost.invalid]"),
+            "{wrong:?}"
+        );
+    }
+}

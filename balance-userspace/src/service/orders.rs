@@ -1,0 +1,55 @@
+//! What the supervisor tells a process that it starts, beside the arguments of the instance.
+//!
+//! Invariant: the arguments that ps(1) shows are those of the line in the file, nothing added.
+
+use std::{env, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{args::LogFormat, error::StartError, logging::Sink};
+
+/// The variable that has the orders, as JSON.
+pub(super) const VARIABLE: &str = "BALANCE_SUPERVISED";
+
+/// The orders.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Orders {
+    /// Listeners that it inherits, from descriptor 3 on.
+    pub listeners: usize,
+    /// Somebody may have connected to them before, as to those of a service manager.
+    pub listened: bool,
+    /// The log goes to syslog.
+    pub background: bool,
+    /// The log in the foreground is JSON.
+    pub json: bool,
+    /// Where its control socket is, unless its arguments say so.
+    pub run_dir: PathBuf,
+}
+
+impl Orders {
+    /// Those that this process was started with, if it was started by a supervisor.
+    ///
+    /// # Errors
+    /// [`StartError::Usage`] when they make no sense.
+    pub fn received() -> Result<Option<Self>, StartError> {
+        let Some(text) = env::var_os(VARIABLE) else { return Ok(None) };
+        let wrong = |why: String| StartError::Usage(format!("{VARIABLE} makes no sense: {why}"));
+        let text = text.to_str().ok_or_else(|| wrong("it is no UTF-8".to_owned()))?;
+        serde_json::from_str(text).map(Some).map_err(|e| wrong(e.to_string()))
+    }
+
+    /// As the variable has them.
+    pub(super) fn text(&self) -> String {
+        serde_json::to_string(self).expect("it has nothing that JSON cannot say")
+    }
+
+    /// Where the log goes.
+    pub fn sink(&self) -> Sink {
+        if self.background { Sink::Background } else { Sink::Foreground }
+    }
+
+    /// Its form; what the instance's own arguments ask for counts as well.
+    pub fn log_format(&self, own: LogFormat) -> LogFormat {
+        if self.json { LogFormat::Json } else { own }
+    }
+}

@@ -1,0 +1,94 @@
+//! What a new configuration file asks for, beside what runs.
+//!
+//! Pure. Invariants: every line of the new file has exactly one step, in its order; an instance that
+//! no line is about leaves; what has not changed is not touched.
+
+use super::conf::{Line, Name};
+
+/// What to do for a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Nothing: it runs with these arguments.
+    Keep,
+    /// There is no such instance yet.
+    Start,
+    /// The process that runs can take these arguments.
+    Configure,
+    /// Only another process can.
+    Replace,
+}
+
+/// What a new file asks for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Plan {
+    /// Instances that are to leave.
+    pub(super) leave: Vec<Name>,
+    /// All others.
+    pub(super) steps: Vec<(Line, Step)>,
+}
+
+/// Compares what runs with what is wanted.
+pub(super) fn plan<'a>(running: impl Iterator<Item = &'a Line>, wanted: Vec<Line>) -> Plan {
+    let running: Vec<&Line> = running.collect();
+    let is_wanted = |line: &&&Line| wanted.iter().any(|other| other.name == line.name);
+    let leave = running.iter().filter(|line| !is_wanted(line)).map(|line| line.name.clone());
+    let leave = leave.collect();
+    let step = |line: &Line| match running.iter().find(|other| other.name == line.name) {
+        None => Step::Start,
+        Some(other) if other.words == line.words => Step::Keep,
+        Some(other) if other.args.can_become(&line.args) => Step::Configure,
+        Some(_) => Step::Replace,
+    };
+    let steps = wanted.iter().map(step).collect::<Vec<_>>();
+    Plan { leave, steps: wanted.into_iter().zip(steps).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::conf, *};
+    use proptest::prelude::*;
+
+    fn lines(text: &str) -> Vec<Line> {
+        conf::read(text, &|_| None).lines
+    }
+
+    fn planned(old: &str, new: &str) -> (Vec<String>, Vec<(String, Step)>) {
+        let plan = plan(lines(old).iter(), lines(new));
+        let steps = plan.steps.iter().map(|(line, step)| (line.name.to_string(), *step));
+        (plan.leave.iter().map(Name::to_string).collect(), steps.collect())
+    }
+
+    #[test]
+    fn each_line_gets_the_least_that_does() {
+        use Step::{Configure, Keep, Replace, Start};
+        let old = "25 a b\n-b ::1 25 a\n26 a\n27 a\n28 a";
+        let new = "29 a\n27 a -t 2\n25 a   b # the same\n26 a b ! c %\n-b ::1 25 a --workers 1";
+        let (leave, steps) = planned(old, new);
+        assert_eq!(leave, ["28"]);
+        let expected = [
+            ("29", Start),
+            ("27", Configure),
+            ("25", Keep),
+            ("26", Configure),
+            ("[::1]:25", Replace),
+        ];
+        assert_eq!(steps, expected.map(|(name, step)| (name.to_owned(), step)));
+    }
+
+    proptest! {
+        #[test]
+        fn every_line_has_its_step_and_the_same_file_changes_nothing(
+            old in prop::collection::btree_map(1u16..9, 0u8..3, 0..8),
+            new in prop::collection::btree_map(1u16..9, 0u8..3, 0..8),
+        ) {
+            let text = |ports: &std::collections::BTreeMap<u16, u8>| {
+                ports.iter().fold(String::new(), |text, (port, how)| text + &format!("{port} a -t {}\n", how + 1))
+            };
+            let (leave, steps) = planned(&text(&old), &text(&new));
+            prop_assert_eq!(steps.len(), new.len());
+            prop_assert_eq!(leave.len(), old.keys().filter(|port| !new.contains_key(port)).count());
+            let (leave, steps) = planned(&text(&old), &text(&old));
+            prop_assert!(leave.is_empty() && steps.iter().all(|(_, step)| *step == Step::Keep));
+        }
+    }
+}

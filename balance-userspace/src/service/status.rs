@@ -1,0 +1,189 @@
+//! The verb `status`.
+//!
+//! Invariant: what it says of an instance the instance has said itself, at that moment, as far as it
+//! answers; exit codes are those of LSB for init scripts.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::{Running, absolute, check, complain, is_absence, report, say};
+use crate::{
+    cli::Place,
+    control::{
+        client::Client,
+        protocol::{Command, InstanceRow, InstanceState, Reply},
+        table::columns,
+    },
+    error::StartError,
+};
+
+/// Nothing runs.
+const STOPPED: u8 = 3;
+
+/// Some instances run; LSB leaves the codes from 150 on to applications.
+const PARTLY: u8 = 150;
+
+/// Version of what `--json` writes.
+const JSON_VERSION: u32 = 1;
+
+/// What is shown.
+#[derive(Debug, Serialize)]
+struct Report {
+    version: u32,
+    config: String,
+    running: bool,
+    pid: Option<u32>,
+    instances: Vec<Row>,
+    wrong: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    instance: String,
+    state: InstanceState,
+    pid: Option<u32>,
+    address: Option<String>,
+    datapath: Option<String>,
+    channels_up: Option<usize>,
+    channels: Option<usize>,
+    connections: u64,
+    /// Why it does not run.
+    why: Option<String>,
+}
+
+/// Shows the instances of a file.
+pub(super) fn status(place: &Place, json: bool) -> Result<u8, StartError> {
+    let config = absolute(&place.config);
+    let found = Running::find(place).and_then(|mut running| {
+        let pid = running.pid();
+        running.table().map(|table| (pid, table))
+    });
+    let report = match found {
+        Ok((pid, table)) => Report {
+            version: JSON_VERSION,
+            config: config.display().to_string(),
+            running: true,
+            pid: Some(pid),
+            instances: table.instances.into_iter().map(Row::of).collect(),
+            wrong: table.wrong,
+        },
+        Err(error) if is_absence(&error) => stopped(&config)?,
+        Err(error) => return Ok(report(&error)),
+    };
+    if json {
+        let text = serde_json::to_string_pretty(&report).expect("nothing that JSON cannot say");
+        say(&text);
+    } else {
+        report.show();
+    }
+    Ok(report.code())
+}
+
+/// What the file says, when nothing runs.
+fn stopped(config: &Path) -> Result<Report, StartError> {
+    let conf = check::read(config)?;
+    let instances = conf.lines.iter().map(|line| Row::stopped(line.name.to_string()));
+    Ok(Report {
+        version: JSON_VERSION,
+        config: config.display().to_string(),
+        running: false,
+        pid: None,
+        instances: instances.collect(),
+        wrong: conf.wrong(config),
+    })
+}
+
+impl Report {
+    fn code(&self) -> u8 {
+        // One that drains is on its way out as it should be.
+        let mut wanted = self.instances.iter().filter(|row| row.state != InstanceState::Draining);
+        let runs = |row: &Row| row.state == InstanceState::Running;
+        let all = self.wrong.is_empty() && wanted.clone().all(runs);
+        match self.running {
+            true if all => 0,
+            true if wanted.any(runs) => PARTLY,
+            _ => STOPPED,
+        }
+    }
+
+    fn show(&self) {
+        match self.pid {
+            Some(pid) => say(&format!("balance is running (pid {pid}, {})", self.config)),
+            None => say(&format!("balance is stopped ({})", self.config)),
+        }
+        if !self.instances.is_empty() {
+            let head =
+                ["instance", "state", "pid", "listens on", "datapath", "channels", "connections"];
+            let mut lines = vec![head.map(str::to_owned)];
+            lines.extend(self.instances.iter().map(Row::cells));
+            let right = [false, false, true, false, false, true, true];
+            say(columns(&lines, right).trim_end());
+        }
+        let why = self.instances.iter().filter_map(|row| row.why.as_ref());
+        why.chain(&self.wrong).for_each(|line| complain(line));
+    }
+}
+
+impl Row {
+    fn stopped(instance: String) -> Self {
+        Self {
+            instance,
+            state: InstanceState::Stopped,
+            pid: None,
+            address: None,
+            datapath: None,
+            channels_up: None,
+            channels: None,
+            connections: 0,
+            why: None,
+        }
+    }
+
+    fn of(row: InstanceRow) -> Self {
+        let rests = matches!(row.state, InstanceState::Failed | InstanceState::Stopped);
+        let known = Self {
+            state: row.state,
+            pid: row.pid,
+            connections: row.connections,
+            why: Some(row.status).filter(|status| rests && !status.is_empty()),
+            ..Self::stopped(row.name)
+        };
+        let Some(socket) = row.socket.filter(|_| row.state == InstanceState::Running) else {
+            return known;
+        };
+        known.asked(&socket).unwrap_or(known)
+    }
+
+    /// With what it says itself; `None` if it does not answer.
+    fn asked(&self, socket: &Path) -> Option<Self> {
+        let mut client = Client::connect(socket).ok()?;
+        let Reply::Stats(stats) = client.ask(Command::Stats).ok()? else { return None };
+        let Reply::Table(channels) = client.ask(Command::Show).ok()? else { return None };
+        Some(Self {
+            instance: self.instance.clone(),
+            why: self.why.clone(),
+            address: stats.address.map(|address| address.to_string()),
+            datapath: Some(stats.datapath),
+            channels_up: Some(channels.iter().filter(|channel| channel.enabled).count()),
+            channels: Some(channels.len()),
+            connections: stats.open,
+            ..*self
+        })
+    }
+
+    fn cells(&self) -> [String; 7] {
+        let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        let channels = self.channels_up.zip(self.channels);
+        let has_process = self.pid.is_some();
+        [
+            self.instance.clone(),
+            self.state.to_string(),
+            or_none(self.pid.map(|pid| pid.to_string())),
+            or_none(self.address.clone()),
+            or_none(self.datapath.clone()),
+            or_none(channels.map(|(up, all)| format!("{up} of {all}"))),
+            or_none(has_process.then(|| self.connections.to_string())),
+        ]
+    }
+}

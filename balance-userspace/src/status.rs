@@ -1,0 +1,51 @@
+//! How the instance is, in one line, for whoever waits for it ([`notify`]).
+//!
+//! Invariant: told at most once a second and only when it has changed; while it drains, often
+//! enough that the time it needs is not taken for a hang.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::sleep;
+
+use crate::{notify, server::Shared};
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Time that is asked for at each look while connections end.
+const MORE: Duration = Duration::from_secs(10);
+
+/// Tells for ever.
+pub(crate) async fn watch(shared: &Arc<Shared>) {
+    if !notify::is_awaited() {
+        return;
+    }
+    let mut told = String::new();
+    loop {
+        let (text, open) = (line(shared), shared.open());
+        if text != told {
+            notify::status(&text, open);
+            told = text;
+        }
+        tokio::select! {
+            () = sleep(LOOK) => {}
+            () = shared.stop.cancelled(), if !shared.stop.is_cancelled() => {}
+        }
+        if shared.stop.is_cancelled() {
+            notify::stopping(MORE);
+        }
+    }
+}
+
+fn line(shared: &Shared) -> String {
+    let open = shared.open();
+    if shared.stop.is_cancelled() {
+        return format!("stopping, {open} connections have yet to end");
+    }
+    let (up, all) = {
+        let inner = shared.table.lock();
+        let channels = inner.selector.groups().iter().flat_map(|group| &group.channels);
+        channels.fold((0, 0), |(up, all), channel| (up + u32::from(channel.enabled), all + 1))
+    };
+    format!("{}, {up} of {all} channels up, {open} connections", shared.datapath.name())
+}
