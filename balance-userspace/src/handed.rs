@@ -33,14 +33,15 @@ impl Handed {
     pub fn by_manager() -> Result<Self, StartError> {
         let failed = |source| StartError::System { act: "take the sockets of LISTEN_FDS", source };
         let listeners = sd_notify::listen_fds().map_err(failed)?;
-        Ok(Self { listeners: listeners.map(own).collect(), listened: true })
+        Ok(Self { listeners: listeners.map(|fd| own(fd).into()).collect(), listened: true })
     }
 
-    /// So many from our supervisor, which may have them from a service manager. To be called once, at
-    /// the start.
-    pub fn by_supervisor(count: usize, listened: bool) -> Self {
+    /// So many from our supervisor, which may have them from a service manager, and the leash: what ends
+    /// when the supervisor is gone. To be called once, at the start.
+    pub fn by_supervisor(count: usize, listened: bool) -> (Self, OwnedFd) {
         let end = FIRST + RawFd::try_from(count).unwrap_or(0);
-        Self { listeners: (FIRST..end).map(own).collect(), listened }
+        let listeners = (FIRST..end).map(|fd| own(fd).into()).collect();
+        (Self { listeners, listened }, own(end))
     }
 
     /// Whether there is none.
@@ -87,11 +88,10 @@ fn is_same(at: SocketAddr, wanted: SocketAddr) -> bool {
     at.port() == wanted.port() && (both_all || at.ip().to_canonical() == wanted.ip().to_canonical())
 }
 
-fn own(fd: RawFd) -> Socket {
+fn own(fd: RawFd) -> OwnedFd {
     // SAFETY: whoever started us has put a descriptor there for us, and nobody else in this process
     // has opened one at such a number: it is asked for once, before anything is opened.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    fd.into()
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 #[cfg(test)]

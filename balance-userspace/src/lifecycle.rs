@@ -4,9 +4,11 @@
 //! Invariant: a failure of one of these duties does not end the process; only a signal or the
 //! `kill` command does.
 
-use std::{sync::Arc, thread::JoinHandle, time::Duration};
+use std::{os::fd::OwnedFd, sync::Arc, thread::JoinHandle, time::Duration};
 
-use tokio::{runtime::Runtime, select, time::sleep};
+use tokio::{
+    io::AsyncReadExt as _, net::unix::pipe::Receiver, runtime::Runtime, select, time::sleep,
+};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -24,6 +26,8 @@ use crate::{
 pub(crate) struct Lifecycle {
     runtime: Runtime,
     signals: Signals,
+    /// Ends when there is no supervisor any more.
+    leash: Option<Receiver>,
     instance: Option<Instance>,
     resolve_interval: Option<Duration>,
     limits: Limits,
@@ -32,17 +36,23 @@ pub(crate) struct Lifecycle {
 
 impl Lifecycle {
     /// Takes hold of the signals.
-    pub(crate) fn new(args: &Args, instance: Option<Instance>) -> Result<Self, StartError> {
+    pub(crate) fn new(
+        args: &Args,
+        instance: Option<Instance>,
+        leash: Option<OwnedFd>,
+    ) -> Result<Self, StartError> {
         let refused = |source| StartError::System { act: "wait for signals", source };
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)?;
         let context = runtime.enter();
         let signals = Signals::catch().map_err(refused)?;
+        let leash = leash.map(Receiver::from_owned_fd).transpose().map_err(refused)?;
         drop(context);
         let seconds = |n: u32| Duration::from_secs(n.into());
         Ok(Self {
             runtime,
             signals,
+            leash,
             instance,
             resolve_interval: Some(args.resolve_interval).filter(|&n| n > 0).map(seconds),
             limits: Limits {
@@ -56,7 +66,7 @@ impl Lifecycle {
     /// Serves until a signal or `kill`; then waits until all connections have ended. After SIGTERM that
     /// takes the grace time at most, and a second signal ends it at once, as SIGINT does.
     pub(crate) fn run(self, shared: &Arc<Shared>, threads: Vec<JoinHandle<()>>) {
-        let Self { runtime, mut signals, mut instance, .. } = self;
+        let Self { runtime, mut signals, mut instance, leash, .. } = self;
         let listener = instance.as_mut().and_then(Instance::take_listener);
         runtime.block_on(async {
             if let Some(listener) = listener {
@@ -79,6 +89,7 @@ impl Lifecycle {
             let end = async {
                 let grace = select! {
                     grace = asked_to_end(&mut signals, self.grace, shared) => Some(grace),
+                    () = end_of(leash) => Some(self.grace),
                     () = shared.stop.cancelled() => None,
                 };
                 shared.stop.cancel();
@@ -100,6 +111,15 @@ impl Lifecycle {
             };
             select! { () = duties => {} () = end => {} }
         });
+    }
+}
+
+/// Waits until there is no supervisor any more, if there was one.
+async fn end_of(leash: Option<Receiver>) {
+    match leash {
+        // Nobody writes anything.
+        Some(mut leash) => drop(leash.read(&mut [0]).await),
+        None => std::future::pending().await,
     }
 }
 

@@ -65,9 +65,10 @@ fn run() -> Result<ExitCode, StartError> {
 
 /// An instance of a supervisor, which says itself what it is told.
 fn supervised(args: &Args, orders: &Orders) -> Result<ExitCode, StartError> {
-    let handed = Handed::by_supervisor(orders.listeners, orders.listened);
+    let (handed, leash) = Handed::by_supervisor(orders.listeners, orders.listened);
     logging::init(orders.sink(), orders.log_format(args.log_format), args.debug);
-    let started = Started { handed, run_dir: Some(&orders.run_dir), ..Started::default() };
+    let (run_dir, leash) = (Some(&*orders.run_dir), Some(leash));
+    let started = Started { handed, run_dir, leash, detached: None };
     served(args, started).or_else(|error| Ok(error.exit_code().into()))
 }
 

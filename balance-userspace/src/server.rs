@@ -3,7 +3,7 @@
 //! Invariant: everything that can fail is done before the first client is accepted, and before
 //! the process that the user started ends.
 
-use std::{io, net::IpAddr, path::Path, sync::Arc, thread};
+use std::{io, net::IpAddr, os::fd::OwnedFd, path::Path, sync::Arc, thread};
 
 use socket2::Socket;
 use tokio::sync::{Notify, Semaphore};
@@ -62,6 +62,8 @@ pub struct Started<'a> {
     pub handed: Handed,
     /// Where its control socket is, unless its arguments say so.
     pub run_dir: Option<&'a Path>,
+    /// A pipe whose end asks for the instance's own.
+    pub leash: Option<OwnedFd>,
 }
 
 /// Serves until a signal or a command ends it.
@@ -69,7 +71,7 @@ pub struct Started<'a> {
 /// # Errors
 /// What keeps it from serving; nothing after it has begun.
 pub fn serve(args: &Args, started: Started<'_>) -> Result<(), StartError> {
-    let Started { detached, handed, run_dir } = started;
+    let Started { detached, handed, run_dir, leash } = started;
     let port = operand::listen_port(&args.port, &resolve::service)?;
     let specs = operand::groups(&args.channels, port, &resolve::service)?;
     let selector = table(&specs)?;
@@ -110,7 +112,7 @@ pub fn serve(args: &Args, started: Started<'_>) -> Result<(), StartError> {
         stop: CancellationToken::new(),
         abort: CancellationToken::new(),
     });
-    let lifecycle = Lifecycle::new(args, instance)?;
+    let lifecycle = Lifecycle::new(args, instance, leash)?;
     let threads = start(listeners, workers, &shared)?;
 
     if args.mmap {

@@ -24,6 +24,7 @@ mod program;
 mod report;
 mod seats;
 mod sending;
+mod service;
 mod smtp;
 
 pub use backend::Backend;
@@ -44,6 +45,7 @@ pub use program::{Balance, Builder, Event, Session, Stopped, binary};
 pub use report::{note, skip};
 pub use seats::{Seats, visit};
 pub use sending::Sending;
+pub use service::{InstanceStatus, Service};
 pub use smtp::{Client, Sink, SinkCount, postfix_tools};
 
 use std::{ops::Range, time::Duration};

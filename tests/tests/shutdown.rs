@@ -16,8 +16,25 @@ fn after_sigterm_no_client_is_taken_but_standing_connections_finish(datapath: Da
     finishes_after(Signal::SIGTERM, datapath);
 }
 
-fn sigint_is_the_same_as_sigterm(datapath: Datapath) {
-    finishes_after(Signal::SIGINT, datapath);
+fn sigint_ends_it_at_once(datapath: Datapath) {
+    let builder = Builder::new(datapath).option(&["--grace", "600"]);
+    let mut link = Link::with(builder, ([127, 0, 0, 1], 0).into());
+    let (mut client, mut server) = link.pair();
+    link.balance.signal(Signal::SIGINT);
+    link.balance.farewell(Duration::from_secs(5));
+    assert_eq!(end_of(&mut client), End::Reset);
+    assert_eq!(end_of(&mut server), End::Reset);
+}
+
+fn sighup_and_sigusr1_do_no_harm(datapath: Datapath) {
+    let mut link = Link::with(Builder::new(datapath), ([127, 0, 0, 1], 0).into());
+    let (client, server) = link.pair();
+    for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGPIPE] {
+        link.balance.signal(signal);
+        both_ways(&client, &server, (1000, 1000), WHOLE);
+    }
+    let (client, server) = link.pair();
+    both_ways(&client, &server, (1000, 1000), WHOLE);
 }
 
 fn connections_that_outlast_the_grace_are_reset(datapath: Datapath) {
@@ -49,7 +66,8 @@ fn a_second_signal_ends_it_at_once(datapath: Datapath) {
 
 on_each_datapath!(
     after_sigterm_no_client_is_taken_but_standing_connections_finish,
-    sigint_is_the_same_as_sigterm,
+    sigint_ends_it_at_once,
+    sighup_and_sigusr1_do_no_harm,
     connections_that_outlast_the_grace_are_reset,
     a_second_signal_ends_it_at_once,
 );

@@ -1,21 +1,20 @@
 //! The process of one instance.
 //!
-//! Invariants: it is a child of the supervisor, which alone is told of its end, and it drains and
-//! ends when the supervisor is gone; it has the supervisor's listeners and no other descriptor.
+//! Invariants: it is a child of the supervisor, which alone is told of its end; it has the supervisor's
+//! listeners and the end of the leash, and no other descriptor, and drains and ends when the
+//! supervisor is gone.
 
 use std::{
-    io,
-    path::Path,
+    io::{self, PipeReader, PipeWriter},
+    os::fd::OwnedFd,
+    path::PathBuf,
     process::{ExitStatus, Stdio},
     time::Instant,
 };
 
 use command_fds::{CommandFdExt as _, FdMapping};
 use nix::{
-    sys::{
-        prctl,
-        signal::{Signal, kill},
-    },
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use socket2::Socket;
@@ -28,6 +27,31 @@ use super::{
     supervisor::Event,
 };
 use crate::{handed, notify};
+
+/// Tells processes that the supervisor is gone, however it went: a pipe into which nobody writes.
+#[derive(Debug)]
+pub(super) struct Leash {
+    held: PipeReader,
+    /// Closed with the supervisor's process, and by nothing else.
+    _hand: PipeWriter,
+}
+
+impl Leash {
+    pub(super) fn new() -> io::Result<Self> {
+        let (held, hand) = io::pipe()?;
+        Ok(Self { held, _hand: hand })
+    }
+}
+
+/// What all processes are given.
+#[derive(Debug)]
+pub(super) struct Surroundings {
+    /// Where they say how they are.
+    pub(super) inbox: PathBuf,
+    pub(super) leash: Leash,
+    /// Where their ends are told.
+    pub(super) events: UnboundedSender<Event>,
+}
 
 /// A process that has not ended yet, as far as is known.
 #[derive(Debug)]
@@ -49,21 +73,20 @@ impl Process {
         line: &Line,
         listeners: &[Socket],
         orders: &Orders,
-        inbox: &Path,
-        events: &UnboundedSender<Event>,
+        surroundings: &Surroundings,
     ) -> io::Result<Self> {
-        let fds = (handed::FIRST..).zip(listeners);
-        let fds = fds.map(|(child_fd, listener)| {
-            Ok(FdMapping { parent_fd: listener.try_clone()?.into(), child_fd })
-        });
-        let fds = fds.collect::<io::Result<Vec<_>>>()?;
+        let fds = listeners.iter().map(|listener| Ok(listener.try_clone()?.into()));
+        let fds = fds.chain([surroundings.leash.held.try_clone().map(OwnedFd::from)]);
+        let fds = fds.collect::<io::Result<Vec<OwnedFd>>>()?;
+        let fds = (handed::FIRST..).zip(fds);
+        let fds = fds.map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd }).collect();
         // Also when the file has been replaced meanwhile, by an upgrade.
         let mut command = Command::new("/proc/self/exe");
         command
             .arg0("balance")
             .args(&line.words)
             .env(VARIABLE, orders.text())
-            .env("NOTIFY_SOCKET", inbox)
+            .env("NOTIFY_SOCKET", &surroundings.inbox)
             .env_remove("LISTEN_PID")
             .env_remove("LISTEN_FDS")
             .env_remove("LISTEN_FDNAMES")
@@ -73,13 +96,9 @@ impl Process {
             command.stdout(Stdio::null()).stderr(Stdio::null());
         }
         command.fd_mappings(fds).map_err(io::Error::other)?;
-        // SAFETY: a bare system call between fork and exec: it neither allocates nor takes locks.
-        unsafe {
-            command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGTERM)?));
-        }
         let mut child = command.spawn()?;
         let pid = child.id().ok_or(io::ErrorKind::NotFound)?;
-        let events = events.clone();
+        let events = surroundings.events.clone();
         tokio::spawn(async move {
             let status = child.wait().await;
             // The supervisor may be on its way out.

@@ -114,7 +114,8 @@ fn supervise(
         let mut signals = Signals::catch().map_err(refused("wait for signals"))?;
         let json = form == LogFormat::Json;
         let settings = Settings { file, dir, background: detached.is_some(), json };
-        let supervisor = Supervisor::new(settings, conf, handed, &inbox, detached);
+        let supervisor = Supervisor::new(settings, conf, handed, &inbox, detached)
+            .map_err(refused("make a pipe"))?;
         let sender = supervisor.sender();
         let control = claim.take_listener().map(|listener| {
             let answers = Answers(sender.clone());

@@ -14,8 +14,8 @@ use super::{Running, complain, counted, is_absence, report, say};
 use crate::{
     cli::Place,
     control::{
-        client::ClientError,
-        protocol::{Command, Supervised},
+        client::{Client, ClientError},
+        protocol::{Command, InstanceRow, Reply, Supervised},
     },
 };
 
@@ -32,12 +32,16 @@ const UNAVAILABLE: u8 = 69;
 pub(super) fn stop(place: &Place) -> u8 {
     let begun = Instant::now();
     let asked = Running::find(place).and_then(|mut running| {
-        let open = open(&running.table()?);
+        // What they say of themselves is up to a second old.
+        let mut most: u64 = running.table()?.instances.iter().map(connections_now).sum();
         running.ask(Command::Stop)?;
         let progress = Progress::begin();
         loop {
             match running.table() {
-                Ok(table) => progress.show(&table),
+                Ok(table) => {
+                    most = most.max(open(&table));
+                    progress.show(&table);
+                }
                 Err(error) if is_absence(&error) => break,
                 // It answers no more.
                 Err(ClientError::Refused(_)) => {}
@@ -46,7 +50,7 @@ pub(super) fn stop(place: &Place) -> u8 {
             sleep(LOOK);
         }
         running.wait_for_end();
-        Ok(open)
+        Ok(most)
     });
     match asked {
         Ok(open) => {
@@ -65,6 +69,7 @@ pub(super) fn stop(place: &Place) -> u8 {
 /// expects.
 pub(super) fn restart_in_place(place: &Place, mut running: Running, before: &Supervised) -> u8 {
     let begun = Instant::now();
+    let mut most: u64 = before.instances.iter().map(connections_now).sum();
     if let Err(error) = running.ask(Command::Restart) {
         return report(&error);
     }
@@ -75,6 +80,7 @@ pub(super) fn restart_in_place(place: &Place, mut running: Running, before: &Sup
         match Running::find(place).and_then(|mut running| running.table()) {
             Ok(table) if table.began != before.began && table.settled => break,
             Ok(table) => {
+                most = most.max(open(&table));
                 progress.show(&table);
                 seen = Instant::now();
             }
@@ -86,8 +92,17 @@ pub(super) fn restart_in_place(place: &Place, mut running: Running, before: &Sup
         }
         sleep(LOOK);
     }
-    say(&format!("balance is restarted{}", waited(open(before), begun)));
+    say(&format!("balance is restarted{}", waited(most, begun)));
     0
+}
+
+/// Connections of an instance that still answers, otherwise what it said last.
+fn connections_now(row: &InstanceRow) -> u64 {
+    let asked = row.socket.as_ref().map(|socket| Client::connect(socket)?.ask(Command::Stats));
+    match asked {
+        Some(Ok(Reply::Stats(stats))) => stats.open,
+        _ => row.connections,
+    }
 }
 
 fn open(table: &Supervised) -> u64 {

@@ -33,7 +33,7 @@ use super::{
     inbox::{Inbox, Said},
     orders::Orders,
     plan::{Step, plan},
-    process::{Process, describe},
+    process::{Leash, Process, Surroundings, describe},
 };
 use crate::{
     background::Detached,
@@ -127,8 +127,7 @@ pub(super) struct Supervisor {
     /// Lines that are wrong, as `FILE:LINE: WHY`.
     wrong: Vec<String>,
     handed: Handed,
-    inbox: PathBuf,
-    sender: UnboundedSender<Event>,
+    surroundings: Surroundings,
     events: UnboundedReceiver<Event>,
     began: u64,
     /// Held until all instances have been tried.
@@ -140,35 +139,39 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     /// A supervisor of what a file says, with the listeners of a service manager.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
     pub(super) fn new(
         settings: Settings,
         conf: Conf,
         handed: Handed,
         inbox: &Inbox,
         detached: Option<Detached>,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let (sender, events) = mpsc::unbounded_channel();
+        let inbox = inbox.path().to_owned();
+        let surroundings = Surroundings { inbox, leash: Leash::new()?, events: sender };
         let wrong = conf.wrong(&settings.file);
-        Self {
+        Ok(Self {
             settings,
             instances: conf.lines.into_iter().map(Instance::new).collect(),
             leavers: Vec::new(),
             wrong,
             handed,
-            inbox: inbox.path().to_owned(),
-            sender,
+            surroundings,
             events,
             began: sys::monotonic(),
             detached,
             settled: false,
             stopping: None,
             told: String::new(),
-        }
+        })
     }
 
     /// Where events are sent to.
     pub(super) fn sender(&self) -> UnboundedSender<Event> {
-        self.sender.clone()
+        self.surroundings.events.clone()
     }
 
     /// Starts all instances, and supervises them until it is to stop and all have ended.
@@ -401,7 +404,7 @@ impl Supervisor {
             run_dir: self.settings.dir.path().to_owned(),
         };
         let (line, listeners) = (&instance.line, &instance.listeners);
-        Process::spawn(line, listeners, &orders, &self.inbox, &self.sender)
+        Process::spawn(line, listeners, &orders, &self.surroundings)
             .map_err(|source| StartError::System { act: "start a process", source })
     }
 
@@ -595,7 +598,7 @@ impl Supervisor {
             }
         }
         for event in later {
-            let _ = self.sender.send(event);
+            let _ = self.surroundings.events.send(event);
         }
     }
 }

@@ -1,0 +1,203 @@
+//! What a service manager and balance say to each other: sd_notify(3), and sockets that were there
+//! before the program (sd_listen_fds(3)).
+
+use std::{
+    io::{Read as _, Write as _},
+    os::unix::net::UnixDatagram,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+use tests::{
+    Backend, KillOnDrop, PATIENCE, ReservedPort, Service, ask, binary, connect, eventually, finish,
+    is_listening, skip,
+};
+
+/// A manager's socket.
+struct Manager {
+    dir: TempDir,
+    socket: UnixDatagram,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let socket = UnixDatagram::bind(dir.path().join("notify")).expect("a socket");
+        socket.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+        Self { dir, socket }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("notify")
+    }
+
+    /// The next messages, up to the first with this in a line.
+    fn until(&self, wanted: &str) -> Vec<String> {
+        let mut messages = Vec::new();
+        loop {
+            let mut bytes = [0; 4096];
+            let len = self.socket.recv(&mut bytes).unwrap_or_else(|error| {
+                panic!("{error}: no {wanted} among {messages:?}");
+            });
+            let text = String::from_utf8_lossy(&bytes[..len]).into_owned();
+            let found = text.lines().any(|line| line.contains(wanted));
+            messages.push(text);
+            if found {
+                return messages;
+            }
+        }
+    }
+}
+
+fn term(child: &Child) {
+    let pid = i32::try_from(child.id()).expect("a process id");
+    kill(Pid::from_raw(pid), Signal::SIGTERM).expect("sending a signal");
+}
+
+#[test]
+fn a_manager_is_told_of_the_start_of_reloads_and_of_the_end() {
+    let a = Backend::echo("A");
+    let (one, two) = (ReservedPort::new(), ReservedPort::new());
+    let line = |port: &ReservedPort| format!("-b 127.0.0.1 {} {}\n", port.port(), a.address());
+    let service = Service::new(&line(&one));
+    let manager = Manager::new();
+    // Without -f: somebody waits for it, so it stays.
+    let mut command = service.command(&["start"]);
+    command.env("NOTIFY_SOCKET", manager.path()).stdin(Stdio::null()).stderr(Stdio::null());
+    let mut child = KillOnDrop(command.spawn().expect("starting balance"));
+    manager.until("READY=1");
+    // By now it serves.
+    let mut stream = connect(one.address());
+    stream.read_exact(&mut [0]).expect("the server's name");
+    manager.until("STATUS=1 of 1 instances serve, 1 connections");
+
+    service.write(&(line(&one) + &line(&two)));
+    service.say(&["reload"]);
+    let messages = manager.until("READY=1");
+    let reloading = messages.iter().find(|text| text.contains("RELOADING=1"));
+    assert!(reloading.is_some_and(|text| text.contains("MONOTONIC_USEC=")), "{messages:?}");
+    assert!(is_listening(two.port()));
+    manager.until("STATUS=2 of 2 instances serve, 1 connections");
+
+    term(&child.0);
+    manager.until("STOPPING=1");
+    manager.until("STATUS=stopping, 1 connections have yet to end");
+    manager.until("EXTEND_TIMEOUT_USEC=10000000");
+    stream.write_all(b"?").expect("a byte to the server");
+    stream.read_exact(&mut [0]).expect("a byte from the server");
+    drop(stream);
+    assert_eq!(finish(&mut child.0, PATIENCE, "the supervisor").code(), Some(0));
+}
+
+#[test]
+fn an_instance_by_itself_speaks_with_a_manager_as_well() {
+    let a = Backend::echo("A");
+    let port = ReservedPort::new();
+    let manager = Manager::new();
+    let start = |servers: &str| {
+        let mut command = Command::new(binary());
+        command.env("NOTIFY_SOCKET", manager.path()).stdin(Stdio::null()).stderr(Stdio::null());
+        command.args(["--run-dir"]).arg(manager.dir.path());
+        command.args(["-b", "127.0.0.1", &port.port().to_string(), servers]);
+        KillOnDrop(command.spawn().expect("starting balance"))
+    };
+    let mut child = start(&a.address().to_string());
+    manager.until("READY=1");
+    let _stream = connect(port.address());
+    manager.until("1 of 1 channels up, 1 connections");
+    term(&child.0);
+    manager.until("STOPPING=1");
+    term(&child.0);
+    assert_eq!(finish(&mut child.0, PATIENCE, "the instance").code(), Some(0));
+
+    let mut child = start("a.invalid");
+    manager.until("STATUS=cannot resolve [a.invalid]");
+    assert_eq!(finish(&mut child.0, PATIENCE, "the instance").code(), Some(65));
+}
+
+/// systemd's own: it listens, and starts a program when somebody connects.
+const ACTIVATE: &str = "/usr/bin/systemd-socket-activate";
+
+fn activator() -> bool {
+    let is_there = std::path::Path::new(ACTIVATE).exists();
+    if !is_there {
+        assert!(std::env::var_os("CI").is_none(), "{ACTIVATE} is missing, which CI has to have");
+        skip(&format!("{ACTIVATE} is missing"));
+    }
+    is_there
+}
+
+/// Starts a program as soon as somebody connects to the address.
+fn activate(port: &ReservedPort, words: &[&str]) -> KillOnDrop<Child> {
+    let mut command = Command::new(ACTIVATE);
+    command.arg("-l").arg(port.address().to_string()).arg(binary()).args(words);
+    let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("the activator");
+    let child = KillOnDrop(child);
+    eventually(PATIENCE, "it listens", || match is_listening(port.port()) {
+        true => Ok(()),
+        false => Err("it does not".to_owned()),
+    });
+    child
+}
+
+#[test]
+fn an_instance_takes_the_socket_that_was_there_before_it() {
+    if !activator() {
+        return;
+    }
+    let a = Backend::greeter("A");
+    let (port, number) = (ReservedPort::new(), a.address().to_string());
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let run_dir = dir.path().to_str().expect("a path in UTF-8");
+    let own = port.port().to_string();
+    let words = ["-f", "--run-dir", run_dir, "-b", "127.0.0.1", &own, &number];
+    let mut child = activate(&port, &words);
+    // The first is what starts it.
+    for _ in 0..4 {
+        assert_eq!(ask(port.address()).expect("an answer"), "A");
+    }
+    term(&child.0);
+    assert_eq!(finish(&mut child.0, PATIENCE, "the instance").code(), Some(0));
+
+    // A socket for something else is not silently left alone.
+    let other = ReservedPort::new();
+    let mut child = activate(&other, &words);
+    let _ = std::net::TcpStream::connect(other.address());
+    assert_eq!(finish(&mut child.0, PATIENCE, "the instance").code(), Some(71));
+}
+
+#[test]
+fn a_supervisor_hands_the_sockets_of_the_manager_on() {
+    if !activator() {
+        return;
+    }
+    let (a, b) = (Backend::greeter("A"), Backend::greeter("B"));
+    let (one, two) = (ReservedPort::new(), ReservedPort::new());
+    let line = |port: &ReservedPort, server: &Backend| {
+        format!("-b 127.0.0.1 {} {}\n", port.port(), server.address())
+    };
+    let service = Service::new(&(line(&one, &a) + &line(&two, &b)));
+    let (config, run_dir) = (service.file(), service.run_dir());
+    let path = |path: &PathBuf| path.to_str().expect("a path in UTF-8").to_owned();
+    let (config, run_dir) = (path(&config), path(&run_dir));
+    let words = ["start", "-f", "--config", &config, "--run-dir", &run_dir];
+    let mut child = activate(&one, &words);
+    assert_eq!(ask(one.address()).expect("an answer"), "A");
+    let rows =
+        service.status_when("both run", |rows| rows.iter().all(|row| row.state == "running"));
+    assert_eq!(ask(two.address()).expect("an answer"), "B");
+    // The socket outlives the process that accepts from it, whatever happens to that.
+    let pid = rows[0].pid.expect("a process");
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("sending a signal");
+    service.status_when("another accepts", |rows| {
+        rows[0].state == "running" && rows[0].pid != Some(pid)
+    });
+    assert_eq!(ask(one.address()).expect("an answer"), "A");
+    term(&child.0);
+    assert_eq!(finish(&mut child.0, PATIENCE, "the supervisor").code(), Some(0));
+}

@@ -1,0 +1,397 @@
+//! The instances of a configuration file as one service: verbs, their words and exit codes, and that
+//! what happens to one instance is nothing to the others.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    process::Command,
+    thread,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tests::{
+    Backend, End, PATIENCE, ReservedPort, Service, ask, binary, connect, end_of, eventually,
+    finish, is_listening, run,
+};
+
+/// A line for an instance at a reserved port.
+fn line(port: &ReservedPort, servers: &[&Backend]) -> String {
+    let servers: Vec<_> = servers.iter().map(|server| server.address().to_string()).collect();
+    format!("-b 127.0.0.1 {} {}\n", port.port(), servers.join(" "))
+}
+
+fn name(port: &ReservedPort) -> String {
+    format!("127.0.0.1:{}", port.port())
+}
+
+fn signal(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).expect("sending a signal");
+}
+
+/// A connection on which a byte has gone each way.
+fn standing(port: &ReservedPort) -> TcpStream {
+    let mut stream = connect(port.address());
+    let mut byte = [0];
+    stream.read_exact(&mut byte).expect("the server's name");
+    goes_on(&mut stream);
+    stream
+}
+
+/// Asserts that the server at the other end still answers.
+fn goes_on(stream: &mut TcpStream) {
+    let mut byte = [0];
+    stream.write_all(b"?").expect("a byte to the server");
+    stream.read_exact(&mut byte).expect("a byte from the server");
+    assert_eq!(&byte, b"?");
+}
+
+#[test]
+fn start_status_restart_and_stop_say_what_they_do() {
+    let (a, b) = (Backend::greeter("A"), Backend::greeter("B"));
+    let (one, two) = (ReservedPort::new(), ReservedPort::new());
+    let text = format!("# two\n{}\n{}", line(&one, &[&a, &b]), line(&two, &[&b]));
+    let service = Service::new(&text);
+
+    let before = service.give(&["status"]);
+    assert_eq!(before.status.code(), Some(3), "{before:?}");
+    assert!(before.stdout.starts_with("balance is stopped ("), "{before:?}");
+    assert_eq!(service.say(&["stop"]), "balance is not running\n");
+    assert_eq!(service.give(&["reload"]).status.code(), Some(7));
+
+    assert_eq!(service.say(&["start"]), "balance is started: 2 instances\n");
+    let answers = [ask(one.address()), ask(one.address()), ask(two.address())];
+    assert_eq!(answers.map(|answer| answer.expect("an answer")), ["A", "B", "B"]);
+    let again = service.say(&["start"]);
+    assert_eq!(again, format!("balance is already running (pid {})\n", service.supervisor()));
+
+    let status = service.say(&["status"]);
+    assert!(status.starts_with("balance is running (pid "), "{status}");
+    let rows = service.status();
+    assert_eq!(rows.len(), 2);
+    for (row, (port, channels)) in rows.iter().zip([(&one, 2), (&two, 1)]) {
+        assert_eq!((&row.name, &*row.state), (&name(port), "running"));
+        assert_eq!((row.address, row.connections), (Some(port.address()), 0));
+        assert_eq!(row.channels, Some((channels, channels)));
+        let pid = row.pid.expect("a process").to_string();
+        assert!(status.lines().any(|line| line.contains(&pid) && line.contains("running")));
+    }
+
+    assert_eq!(service.say(&["reload"]), "balance is reloaded: nothing has changed\n");
+    assert_eq!(service.status(), rows);
+    let restarted = service.say(&["restart"]);
+    assert_eq!(restarted, "balance is stopped\nbalance is started: 2 instances\n");
+    assert_eq!(ask(two.address()).expect("an answer"), "B");
+    assert_eq!(service.say(&["stop"]), "balance is stopped\n");
+    assert!(!is_listening(one.port()) && !is_listening(two.port()));
+    assert!(service.processes().is_empty());
+    assert_eq!(service.give(&["status"]).status.code(), Some(3));
+    assert_eq!(service.say(&["restart"]), "balance is started: 2 instances\n");
+    service.say(&["stop"]);
+}
+
+#[test]
+fn a_bad_line_takes_no_other_down() {
+    let a = Backend::greeter("A");
+    let (one, taken) = (ReservedPort::new(), ReservedPort::new());
+    let _other = tests::listen(([127, 0, 0, 1], 0).into());
+    let taken_by = _other.local_addr().expect("getsockname");
+    let text =
+        format!("nosuch a\n{}-b 127.0.0.1 {} x\n26 'a\n", line(&one, &[&a]), taken_by.port());
+    let service = Service::new(&text);
+    let file = service.file().display().to_string();
+    let started = service.give(&["start"]);
+    assert_eq!(started.status.code(), Some(78), "{started:?}");
+    let complaints: Vec<_> = started.stderr.lines().collect();
+    assert_eq!(complaints.len(), 3, "{complaints:?}");
+    let begins =
+        ["1: invalid port [nosuch]", "4: a quote is not closed", "3: cannot listen on 127"];
+    for (complaint, begin) in complaints.iter().zip(begins) {
+        assert!(complaint.starts_with(&format!("{file}:{begin}")), "{complaint}");
+    }
+    assert_eq!(ask(one.address()).expect("an answer"), "A");
+    let status = service.give(&["status"]);
+    assert_eq!(status.status.code(), Some(150), "{status:?}");
+    assert_eq!(status.stderr.lines().count(), 3, "{status:?}");
+    let rows = service.status();
+    let states: Vec<_> = rows.iter().map(|row| &*row.state).collect();
+    assert_eq!(states, ["running", "failed"]);
+
+    // With nothing but mistakes there is nothing to run.
+    service.say(&["stop"]);
+    service.write("nosuch a\n");
+    let started = service.give(&["start"]);
+    assert_eq!(started.status.code(), Some(78), "{started:?}");
+    // Nor with nothing that comes up: its code says why.
+    service.write(&format!("-b 127.0.0.1 {} a.invalid\n", taken.port()));
+    let started = service.give(&["start"]);
+    assert_eq!(started.status.code(), Some(65), "{started:?}");
+    assert!(started.stderr.contains(":1: cannot resolve [a.invalid]"), "{started:?}");
+    assert!(service.processes().is_empty());
+}
+
+#[test]
+fn a_file_without_instances_is_run_all_the_same() {
+    let service = Service::new("# nothing yet\n");
+    assert_eq!(service.say(&["start"]), "balance is started: 0 instances\n");
+    assert_eq!(service.give(&["status"]).status.code(), Some(0));
+    let (a, one) = (Backend::greeter("A"), ReservedPort::new());
+    service.write(&line(&one, &[&a]));
+    assert_eq!(service.say(&["reload"]), format!("{}: started\nbalance is reloaded\n", name(&one)));
+    assert_eq!(ask(one.address()).expect("an answer"), "A");
+    service.say(&["stop"]);
+}
+
+#[test]
+fn a_process_that_crashes_comes_back_and_refuses_nobody() {
+    let (a, b) = (Backend::echo("A"), Backend::echo("B"));
+    let (one, two) = (ReservedPort::new(), ReservedPort::new());
+    let service = Service::new(&(line(&one, &[&a]) + &line(&two, &[&b])));
+    service.say(&["start"]);
+    let (mut crashed, mut other) = (standing(&one), standing(&two));
+    let before = service.status();
+    let pid = before[0].pid.expect("a process");
+    signal(pid, Signal::SIGKILL);
+    assert_eq!(end_of(&mut crashed), End::Reset);
+    eventually(PATIENCE, "it has ended", || match std::fs::read(format!("/proc/{pid}/cmdline")) {
+        Ok(line) if !line.is_empty() => Err("it has not".to_owned()),
+        _ => Ok(()),
+    });
+    // At once: the listener is there, whoever accepts from it.
+    drop(standing(&one));
+    goes_on(&mut other);
+    let after =
+        service.status_when("both run", |rows| rows.iter().all(|row| row.state == "running"));
+    assert_eq!(after[1], before[1]);
+    assert_ne!(after[0].pid, before[0].pid);
+    drop(other);
+    service.say(&["stop"]);
+}
+
+#[test]
+fn a_file_with_a_mistake_changes_nothing_that_runs() {
+    let a = Backend::echo("A");
+    let (one, two) = (ReservedPort::new(), ReservedPort::new());
+    let good = line(&one, &[&a]);
+    let service = Service::new(&good);
+    service.say(&["start"]);
+    let mut stream = standing(&one);
+    let before = service.status();
+    for (bad, why) in [
+        ("-x 25\n".to_owned(), ":2: unexpected argument '-x'"),
+        (format!("{} a.invalid\n", two.port()), ":2: cannot resolve [a.invalid]"),
+    ] {
+        service.write(&(line(&two, &[&a]) + &bad));
+        let reloaded = service.give(&["reload"]);
+        assert_eq!(reloaded.status.code(), Some(78), "{reloaded:?}");
+        assert!(reloaded.stderr.contains(why), "{reloaded:?}");
+        assert!(reloaded.stderr.ends_with("balance is not reloaded\n"), "{reloaded:?}");
+        assert_eq!(service.status(), before);
+        goes_on(&mut stream);
+    }
+    // Neither does a restart stop what it cannot start again.
+    service.write("-x 25\n");
+    assert_eq!(service.give(&["restart"]).status.code(), Some(78));
+    std::fs::remove_file(service.file()).expect("removing the file");
+    assert_eq!(service.give(&["reload"]).status.code(), Some(78));
+    assert_eq!(service.give(&["restart"]).status.code(), Some(66));
+    goes_on(&mut stream);
+    drop(stream);
+    service.say(&["stop"]);
+}
+
+#[test]
+fn an_instance_whose_process_has_to_be_another_one_keeps_its_connections() {
+    let a = Backend::echo("A");
+    let one = ReservedPort::new();
+    let service = Service::new(&line(&one, &[&a]));
+    service.say(&["start"]);
+    let mut stream = standing(&one);
+    let before = service.status();
+    service.write(&line(&one, &[&a]).replace("-b", "--datapath relay --workers 3 -b"));
+    let reloaded = service.say(&["reload"]);
+    assert_eq!(reloaded, format!("{}: replaced\nbalance is reloaded\n", name(&one)));
+    let after = service.status();
+    let states: Vec<_> = after.iter().map(|row| (&*row.state, row.pid == before[0].pid)).collect();
+    assert_eq!(states, [("running", false), ("draining", true)]);
+    goes_on(&mut stream);
+    drop(standing(&one));
+    drop(stream);
+    service.status_when("the old process has left", |rows| rows.len() == 1);
+    service.say(&["stop"]);
+}
+
+#[test]
+fn an_instance_that_is_not_on_the_file_any_more_drains() {
+    let a = Backend::echo("A");
+    let (one, two) = (ReservedPort::new(), ReservedPort::new());
+    let service = Service::new(&(line(&one, &[&a]) + &line(&two, &[&a])));
+    service.say(&["start"]);
+    let mut stream = standing(&one);
+    service.write(&line(&two, &[&a]));
+    let reloaded = service.say(&["reload"]);
+    assert_eq!(reloaded, format!("{}: stopped\nbalance is reloaded\n", name(&one)));
+    assert!(!is_listening(one.port()));
+    goes_on(&mut stream);
+    assert_eq!(service.status().iter().filter(|row| row.state == "draining").count(), 1);
+    drop(stream);
+    service.status_when("it has left", |rows| rows.len() == 1);
+    service.say(&["stop"]);
+}
+
+#[test]
+fn stop_waits_for_connections_and_says_so() {
+    let a = Backend::echo("A");
+    let one = ReservedPort::new();
+    let service = Service::new(&line(&one, &[&a]).replace("-b", "--grace 600 -b"));
+    service.say(&["start"]);
+    let mut stream = standing(&one);
+    service.status_when("a connection", |rows| rows[0].connections == 1);
+    thread::scope(|scope| {
+        let stopping = scope.spawn(|| service.say(&["stop"]));
+        eventually(PATIENCE, "nobody listens", || match is_listening(one.port()) {
+            false => Ok(()),
+            true => Err("it does".to_owned()),
+        });
+        goes_on(&mut stream);
+        // Asked twice it is no more in a hurry.
+        let second = scope.spawn(|| service.say(&["stop"]));
+        service.status_when("it drains", |rows| rows[0].state == "draining");
+        goes_on(&mut stream);
+        drop(stream);
+        let said = [stopping, second].map(|verb| verb.join().expect("the verb"));
+        for said in said {
+            let end = " s for 1 connection\n";
+            assert!(
+                said.starts_with("balance is stopped: waited ") && said.ends_with(end),
+                "{said}"
+            );
+        }
+    });
+    assert!(service.processes().is_empty());
+}
+
+#[test]
+fn an_operator_who_ends_an_instance_is_not_contradicted() {
+    let a = Backend::greeter("A");
+    let (one, two) = (ReservedPort::new(), ReservedPort::new());
+    let service = Service::new(&(line(&one, &[&a]) + &line(&two, &[&a])));
+    service.say(&["start"]);
+    let run_dir = service.run_dir();
+    let mut killing = Command::new(binary());
+    killing.arg("--run-dir").arg(run_dir).args(["-b", "127.0.0.1", "-c", "kill"]);
+    let killed = run(killing.arg(one.port().to_string()), PATIENCE);
+    assert_eq!(killed.status.code(), Some(0), "{killed:?}");
+    let rows = service.status_when("it is stopped", |rows| rows[0].state == "stopped");
+    assert!(!is_listening(one.port()));
+    assert_eq!((&*rows[1].state, service.give(&["status"]).status.code()), ("running", Some(150)));
+    service.say(&["reload"]);
+    assert_eq!(ask(one.address()).expect("an answer"), "A");
+    service.say(&["stop"]);
+}
+
+#[test]
+fn when_the_supervisor_is_killed_its_instances_drain_and_another_can_start() {
+    let a = Backend::echo("A");
+    let one = ReservedPort::new();
+    let service = Service::new(&line(&one, &[&a]));
+    service.say(&["start"]);
+    let mut stream = standing(&one);
+    signal(service.supervisor(), Signal::SIGKILL);
+    eventually(PATIENCE, "nobody listens", || match is_listening(one.port()) {
+        false => Ok(()),
+        true => Err("it does".to_owned()),
+    });
+    goes_on(&mut stream);
+    // Its socket and its pid file are there, and mean nothing.
+    assert_eq!(service.give(&["status"]).status.code(), Some(3));
+    assert_eq!(service.say(&["stop"]), "balance is not running\n");
+    assert_eq!(service.say(&["start"]), "balance is started: 1 instance\n");
+    goes_on(&mut standing(&one));
+    drop(stream);
+    service.say(&["stop"]);
+    eventually(PATIENCE, "all have ended", || match service.processes() {
+        none if none.is_empty() => Ok(()),
+        some => Err(format!("{some:?}")),
+    });
+}
+
+#[test]
+fn signals_reload_drain_and_end() {
+    let a = Backend::echo("A");
+    let (one, two) = (ReservedPort::new(), ReservedPort::new());
+    let text = line(&one, &[&a]).replace("-b", "--grace 600 -b");
+    let service = Service::new(&text);
+    let mut child = service.foreground(|_| {});
+    let pid = i32::try_from(child.id()).expect("a process id");
+    service.status_when("it runs", |rows| rows.iter().all(|row| row.state == "running"));
+    let mut stream = standing(&one);
+    service.write(&(text + &line(&two, &[&a])));
+    signal(pid, Signal::SIGUSR1);
+    signal(pid, Signal::SIGHUP);
+    service.status_when("two run", |rows| {
+        rows.len() == 2 && rows.iter().all(|row| row.state == "running")
+    });
+    goes_on(&mut stream);
+    signal(pid, Signal::SIGTERM);
+    service.status_when("it drains", |rows| rows[0].state == "draining");
+    goes_on(&mut stream);
+    signal(pid, Signal::SIGTERM);
+    assert_eq!(finish(&mut child, PATIENCE, "the supervisor").code(), Some(0));
+    assert_eq!(end_of(&mut stream), End::Reset);
+    assert!(service.processes().is_empty());
+}
+
+#[test]
+fn in_the_foreground_restart_begins_anew_in_the_same_process() {
+    let a = Backend::greeter("A");
+    let one = ReservedPort::new();
+    let service = Service::new(&line(&one, &[&a]));
+    let mut child = service.foreground(|_| {});
+    let before =
+        service.status_when("it runs", |rows| rows.iter().all(|row| row.state == "running"));
+    assert_eq!(service.say(&["restart"]), "balance is restarted\n");
+    let after = service.status();
+    assert_ne!(after[0].pid, before[0].pid);
+    assert_eq!(u32::try_from(service.supervisor()), Ok(child.id()));
+    assert_eq!(ask(one.address()).expect("an answer"), "A");
+    service.say(&["stop"]);
+    assert_eq!(finish(&mut child, PATIENCE, "the supervisor").code(), Some(0));
+}
+
+#[test]
+fn check_needs_no_privileges_and_binds_nothing() {
+    let taken = tests::listen(([127, 0, 0, 1], 0).into());
+    let port = taken.local_addr().expect("getsockname").port();
+    let check = |text: &str, words: &[&str]| {
+        let service = Service::new(text);
+        let mut command = Command::new("cat");
+        command.arg(service.file());
+        assert_eq!(run(&mut command, PATIENCE).stdout, text);
+        let mut command = Command::new(binary());
+        command.args(words).arg(service.file());
+        let outcome = run(&mut command, PATIENCE);
+        let file = service.file().display().to_string();
+        (
+            outcome.status.code(),
+            outcome.stdout.replace(&file, "F"),
+            outcome.stderr.replace(&file, "F"),
+        )
+    };
+    let good = format!("-b 127.0.0.1 {port} 127.0.0.1 # taken, which is no matter\n");
+    let fine = (Some(0), "F: 1 instance, nothing wrong\n".to_owned(), String::new());
+    assert_eq!(check(&good, &["check"]), fine);
+    assert_eq!(check(&good, &["--check-config"]), fine);
+    let (code, out, err) = check("\n25 a.invalid\n26 :\n", &["check"]);
+    assert_eq!((code, &*out), (Some(78), ""), "{err}");
+    let lines: Vec<_> = err.lines().collect();
+    assert_eq!(lines.len(), 2, "{err}");
+    assert!(lines[0].starts_with("F:3: invalid channel [:]"), "{err}");
+    assert!(lines[1].starts_with("F:2: cannot resolve [a.invalid]"), "{err}");
+    assert_eq!(check("25 a.invalid\n", &["check", "--no-dns"]), fine);
+    let missing = run(Command::new(binary()).args(["check", "/no/such/file"]), PATIENCE);
+    assert_eq!(missing.status.code(), Some(66), "{missing:?}");
+    assert!(missing.stderr.starts_with("balance: cannot read /no/such/file: "), "{missing:?}");
+}
