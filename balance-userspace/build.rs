@@ -45,6 +45,11 @@ fn modified(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).ok()?.modified().ok()
 }
 
+/// When a file below the folder was last changed.
 fn newest(folder: &Path) -> Option<SystemTime> {
-    fs::read_dir(folder).ok()?.filter_map(|entry| modified(&entry.ok()?.path())).max()
+    let changed = fs::read_dir(folder).ok()?.flatten().map(|entry| {
+        let path = entry.path();
+        if path.is_dir() { newest(&path) } else { modified(&path) }
+    });
+    changed.max().flatten()
 }

@@ -101,7 +101,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     pub max_connections: Option<NonZeroUsize>,
 
-    /// On SIGTERM, SIGINT, SIGQUIT or SIGHUP, how long connections may go on, in seconds
+    /// On SIGTERM, how long connections may go on, in seconds; SIGINT ends them at once
     #[arg(long, value_name = "SECONDS", default_value = "30",
           value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
     pub grace: u32,
