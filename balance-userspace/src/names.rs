@@ -23,14 +23,14 @@ pub(crate) async fn watch(table: &Arc<Table>, interval: Option<Duration>, failed
             None => failed.notified().await,
         }
         let names = table.lock().selector.named();
-        for (id, name) in names {
+        for (key, name) in names {
             let (host, port) = (name.host.clone(), name.port);
             let found = spawn_blocking(move || resolve::addresses(&host, port)).await;
             match found {
                 Ok(Ok(addresses)) => {
                     let first = addresses[0];
-                    let changed = table.lock().selector.resolved(id, &name, addresses);
-                    if changed == Ok(Changed::Yes) {
+                    let changed = table.lock().selector.resolved(key, &name, addresses);
+                    if changed == Changed::Yes {
                         info!(host = name.host, address = %first, "a name has other addresses now");
                     }
                 }

@@ -1,6 +1,6 @@
 //! Names to addresses and services to ports, through the system's resolver.
 //!
-//! Invariant: blocking; called before serving only, never on a worker.
+//! Invariant: blocking; called before serving or on a thread of its own, never on a worker.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,8 +8,8 @@ use dns_lookup::{AddrInfoHints, SockType, getaddrinfo};
 
 use crate::{
     error::StartError,
-    operand::ChannelSpec,
-    selection::{Location, Name},
+    operand::{ChannelSpec, GroupSpec},
+    selection::{Location, Name, Wanted, WantedGroup},
 };
 
 /// All addresses of a host, in the resolver's order of preference, each once.
@@ -38,6 +38,19 @@ pub fn location(spec: &ChannelSpec) -> Result<Location, StartError> {
     let literal = spec.host.parse::<IpAddr>().is_ok();
     let name = (!literal).then(|| Name { host: spec.host.clone(), port: spec.port });
     Ok(Location { addresses, name })
+}
+
+/// Groups as written, with the addresses that their servers have now.
+///
+/// # Errors
+/// [`StartError::Unresolved`].
+pub fn groups(specs: &[GroupSpec]) -> Result<Vec<WantedGroup>, StartError> {
+    let wanted = |spec: &ChannelSpec| Ok(Wanted { location: location(spec)?, max: spec.max });
+    let group = |spec: &GroupSpec| {
+        let channels = spec.channels.iter().map(wanted).collect::<Result<_, _>>()?;
+        Ok(WantedGroup { method: spec.method, channels })
+    };
+    specs.iter().map(group).collect()
 }
 
 /// The address to listen on: the first that the name has, of IPv6 if that is wanted and there.

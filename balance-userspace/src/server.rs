@@ -20,9 +20,9 @@ use crate::{
     handed::Handed,
     lifecycle::Lifecycle,
     listener, notify,
-    operand::{self, GroupSpec, Method},
+    operand::{self, Method},
     resolve,
-    selection::{Channel, Group, Policy, Selector},
+    selection::{Policy, Selector},
     stream::SocketOptions,
     sys,
     table::Table,
@@ -37,8 +37,6 @@ pub(crate) struct Shared {
     pub(crate) outgoing: Outgoing,
     /// What accepted sockets do not have from their listener.
     pub(crate) anew: Option<SocketOptions>,
-    /// A failed connect disables its channel (`-a`).
-    pub(crate) autodisable: bool,
     /// Room for that many more connections.
     pub(crate) room: Arc<Semaphore>,
     pub(crate) max_connections: usize,
@@ -74,8 +72,8 @@ pub fn serve(args: &Args, started: Started<'_>) -> Result<(), StartError> {
     let Started { detached, handed, run_dir, leash } = started;
     let port = operand::listen_port(&args.port, &resolve::service)?;
     let specs = operand::groups(&args.channels, port, &resolve::service)?;
-    let selector = table(&specs)?;
     let policy = Policy { hash_failover: args.hash_failover, autodisable: args.autodisable };
+    let selector = Selector::new(resolve::groups(&specs)?, policy);
     let bind = listen_address(args)?;
     let source = source_address(args)?;
     let workers = workers(args);
@@ -99,11 +97,10 @@ pub fn serve(args: &Args, started: Started<'_>) -> Result<(), StartError> {
     let address = listener::local(&listeners[0]);
     let name = datapath.name();
     let shared = Arc::new(Shared {
-        table: Table::new(selector.with_policy(policy)),
+        table: Table::new(selector),
         datapath,
         anew,
         outgoing: Outgoing { limit: args.connect_timeout(), options, source },
-        autodisable: args.autodisable,
         room: Arc::new(Semaphore::new(max_connections)),
         max_connections,
         totals: Totals::default(),
@@ -131,17 +128,6 @@ pub fn serve(args: &Args, started: Started<'_>) -> Result<(), StartError> {
     lifecycle.run(&shared, threads);
     shared.totals.tell();
     Ok(())
-}
-
-/// The table as written.
-fn table(specs: &[GroupSpec]) -> Result<Selector, StartError> {
-    let mut groups = Vec::new();
-    for spec in specs {
-        let channels = spec.channels.iter();
-        let channels = channels.map(|c| Ok(Channel::at(resolve::location(c)?, c.max)));
-        groups.push(Group::new(spec.method, channels.collect::<Result<_, StartError>>()?));
-    }
-    Ok(Selector::new(groups))
 }
 
 /// The address to listen on; all of them if it is `None`.

@@ -76,7 +76,7 @@ async fn find_backend(
 ) -> Option<(Turn, Rc<Stream>, SocketAddr)> {
     let segment = shared.datapath.segment(client);
     loop {
-        let (id, addresses) = (turn.attempt().id, Arc::clone(&turn.attempt().addresses));
+        let (channel, addresses) = (turn.attempt().key, Arc::clone(&turn.attempt().addresses));
         match connect(&addresses, segment, &shared.outgoing).await {
             Ok((stream, server)) => return Some((turn, stream, server)),
             Err(error) if is_shortage(&error) => {
@@ -90,9 +90,11 @@ async fn find_backend(
             }
             Err(error) => {
                 let client = turn.session.client;
-                debug!(%client, group = id.group, channel = id.channel, %error, "connect failed");
+                let (place, policy) = shared.table.look(channel);
+                let (group, channel) = place.map(|id| (id.group, id.channel)).unzip();
+                debug!(%client, group, channel, %error, "connect failed");
                 shared.failed.notify_one();
-                if shared.autodisable {
+                if let Some(id) = place.filter(|_| policy.autodisable) {
                     warn!(target: NOTICE, "connection failed group {} channel {}", id.group, id.channel);
                     warn!(
                         target: NOTICE,

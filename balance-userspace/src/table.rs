@@ -14,7 +14,7 @@ use slab::Slab;
 
 use crate::{
     datapath::{Cut, Traffic},
-    selection::{Attempt, ChannelId, Refused, Selector, client_hash},
+    selection::{Attempt, ChannelId, Key, Policy, Refused, Selector, client_hash},
 };
 
 /// Channels and sessions under one lock.
@@ -39,7 +39,7 @@ pub(crate) struct Session {
 /// Where a session is at the moment.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
-    pub(crate) id: ChannelId,
+    pub(crate) channel: Key,
     /// The server, once connected.
     pub(crate) backend: Option<SocketAddr>,
     /// Bytes and time when the bytes were last seen to change.
@@ -75,6 +75,12 @@ impl Table {
         lock(&self.inner)
     }
 
+    /// Where a channel stands, and the choices that selection follows.
+    pub(crate) fn look(&self, channel: Key) -> (Option<ChannelId>, Policy) {
+        let inner = self.lock();
+        (inner.selector.place(channel), inner.selector.policy())
+    }
+
     /// Gives a client its first channel; `None` if no channel is usable.
     pub(crate) fn first(self: &Arc<Self>, client: SocketAddr, cut: Cut) -> Option<Turn> {
         let mut inner = self.lock();
@@ -85,7 +91,7 @@ impl Table {
             since: now,
             traffic: Arc::default(),
             cut: Arc::new(cut),
-            place: Mutex::new(Place { id: attempt.id, backend: None, active: (0, now) }),
+            place: Mutex::new(Place { channel: attempt.key, backend: None, active: (0, now) }),
         });
         let key = inner.sessions.insert(Arc::clone(&session));
         Some(Turn { table: Arc::clone(self), key, session, attempt: Some(attempt) })
@@ -99,13 +105,14 @@ impl Inner {
     }
 
     /// The live sessions of a channel.
-    pub(crate) fn sessions_of(&self, id: ChannelId) -> impl Iterator<Item = &Arc<Session>> {
-        self.sessions().filter(move |session| session.place().id == id)
+    pub(crate) fn sessions_of(&self, channel: Key) -> impl Iterator<Item = &Arc<Session>> {
+        self.sessions().filter(move |session| session.place().channel == channel)
     }
 
     /// Sets the counters of a channel to zero.
     pub(crate) fn reset(&mut self, id: ChannelId) -> Result<(), Refused> {
-        let live = self.sessions_of(id).map(|session| session.traffic.read());
+        let key = self.selector.channel(id)?.key;
+        let live = self.sessions_of(key).map(|session| session.traffic.read());
         let (sent, rcvd) = live.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         self.selector.reset(id, sent, rcvd)
     }
@@ -133,7 +140,7 @@ impl Turn {
         self.attempt = inner.selector.failed(failed);
         match &self.attempt {
             Some(attempt) => {
-                lock(&self.session.place).id = attempt.id;
+                lock(&self.session.place).channel = attempt.key;
                 true
             }
             None => {
@@ -171,11 +178,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::selection::{Channel, Group, Method};
+    use crate::selection::{Location, Method, Wanted, WantedGroup};
 
     fn table(channels: usize) -> Arc<Table> {
-        let channels = vec![Channel::new(Vec::new(), 1); channels];
-        Table::new(Selector::new(vec![Group::new(Method::RoundRobin, channels)]))
+        let location = Location { addresses: Vec::new(), name: None };
+        let channels = vec![Wanted { location, max: 1 }; channels];
+        let groups = vec![WantedGroup { method: Method::RoundRobin, channels }];
+        Table::new(Selector::new(groups, Policy::default()))
     }
 
     fn client() -> SocketAddr {
@@ -197,7 +206,8 @@ mod tests {
         drop(second);
         assert_eq!(counted(&table), (1, 1));
         assert!(first.next());
-        assert_eq!(first.session.place().id.channel, 1);
+        let place = table.lock().selector.place(first.session.place().channel);
+        assert_eq!(place, Some(ChannelId { group: 0, channel: 1 }));
         assert!(!first.next());
         assert_eq!(counted(&table), (0, 0));
         drop(first);

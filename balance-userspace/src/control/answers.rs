@@ -19,9 +19,9 @@ use super::{
 };
 use crate::{
     operand, resolve,
-    selection::{Changed, ChannelId, Group, Location, Refused},
+    selection::{Changed, Channel, ChannelId, Key, Location, Method, Refused},
     server::Shared,
-    table::Inner,
+    table::{Inner, Session},
 };
 
 /// Between two looks at a channel that is drained.
@@ -127,11 +127,12 @@ async fn drain(shared: &Arc<Shared>, id: ChannelId, seconds: Option<u64>) -> Rep
 }
 
 fn drop_sessions(inner: &Inner, id: ChannelId) -> Reply {
-    if let Err(refused) = inner.selector.channel(id) {
-        return refusal(refused);
-    }
+    let channel = match inner.selector.channel(id) {
+        Ok(channel) => channel.key,
+        Err(refused) => return refusal(refused),
+    };
     let mut dropped = 0;
-    for session in inner.sessions_of(id) {
+    for session in inner.sessions_of(channel) {
         session.cut.reset();
         dropped += 1;
     }
@@ -140,38 +141,38 @@ fn drop_sessions(inner: &Inner, id: ChannelId) -> Reply {
 
 /// Every channel, with what its live connections have moved so far.
 fn rows(inner: &Inner) -> Vec<ChannelRow> {
-    let mut live: HashMap<ChannelId, (u64, u64)> = HashMap::new();
+    let mut live: HashMap<Key, (u64, u64)> = HashMap::new();
     for session in inner.sessions() {
         let (sent, rcvd) = session.traffic.read();
-        let sum = live.entry(session.place().id).or_default();
+        let sum = live.entry(session.place().channel).or_default();
         *sum = (sum.0 + sent, sum.1 + rcvd);
     }
     let groups = inner.selector.groups().iter().enumerate();
     groups
         .flat_map(|(number, group)| {
             let live = &live;
-            (0..group.channels.len()).map(move |channel| {
-                let id = ChannelId { group: number, channel };
-                row(group, id, live.get(&id).copied().unwrap_or_default())
+            group.channels.iter().enumerate().map(move |(i, channel)| {
+                let id = ChannelId { group: number, channel: i };
+                row(id, group.method, channel, live.get(&channel.key).copied().unwrap_or_default())
             })
         })
         .collect()
 }
 
 fn channel(inner: &Inner, id: ChannelId) -> Reply {
-    if let Err(refused) = inner.selector.channel(id) {
-        return refusal(refused);
-    }
-    let live = inner.sessions_of(id).map(|session| session.traffic.read());
+    let channel = match inner.selector.channel(id) {
+        Ok(channel) => channel,
+        Err(refused) => return refusal(refused),
+    };
+    let live = inner.sessions_of(channel.key).map(|session| session.traffic.read());
     let sum = live.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-    Reply::Channel(row(&inner.selector.groups()[id.group], id, sum))
+    Reply::Channel(row(id, inner.selector.groups()[id.group].method, channel, sum))
 }
 
-fn row(group: &Group, id: ChannelId, (sent, rcvd): (u64, u64)) -> ChannelRow {
-    let channel = &group.channels[id.channel];
+fn row(id: ChannelId, method: Method, channel: &Channel, (sent, rcvd): (u64, u64)) -> ChannelRow {
     ChannelRow {
         group: id.group,
-        method: group.method,
+        method,
         channel: id.channel,
         enabled: channel.enabled,
         address: channel.addresses[0],
@@ -201,15 +202,19 @@ fn stats(shared: &Shared) -> Stats {
 }
 
 fn sessions(shared: &Shared) -> Vec<SessionRow> {
-    let mut live: Vec<_> = shared.table.lock().sessions().map(Arc::clone).collect();
-    live.sort_by_key(|session| session.since);
+    let mut live: Vec<_> = {
+        let inner = shared.table.lock();
+        let place = |session: &Arc<Session>| inner.selector.place(session.place().channel);
+        inner.sessions().map(|session| (Arc::clone(session), place(session))).collect()
+    };
+    live.sort_by_key(|(session, _)| session.since);
     live.iter()
-        .map(|session| {
+        .map(|(session, id)| {
             let (place, (sent, rcvd)) = (session.place(), session.traffic.read());
             let name = session.traffic.datapath();
             SessionRow {
                 client: session.client,
-                id: place.id,
+                id: *id,
                 backend: place.backend,
                 age_ms: u64::try_from(session.since.elapsed().as_millis()).unwrap_or(u64::MAX),
                 sent,

@@ -240,8 +240,8 @@ pub struct SpliceStats {
 pub struct SessionRow {
     /// The client's address.
     pub client: SocketAddr,
-    /// Its channel.
-    pub id: ChannelId,
+    /// Where its channel stands, if it still does.
+    pub id: Option<ChannelId>,
     /// The server's address, once connected.
     pub backend: Option<SocketAddr>,
     /// Since it was accepted, in milliseconds.

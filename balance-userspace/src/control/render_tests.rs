@@ -80,7 +80,7 @@ fn the_table_as_json_has_a_version_and_all_columns() {
 fn connections_stand_in_columns() {
     let one = SessionRow {
         client: "192.0.2.7:50000".parse().unwrap(),
-        id: ChannelId { group: 0, channel: 12 },
+        id: Some(ChannelId { group: 0, channel: 12 }),
         backend: Some("127.0.0.1:25".parse().unwrap()),
         age_ms: 3_723_000,
         sent: 1234,
@@ -94,12 +94,14 @@ fn connections_stand_in_columns() {
         datapath: None,
         ..one.clone()
     };
+    let gone = SessionRow { id: None, age_ms: 60_000, ..one.clone() };
     let expected = "\
 client           channel  backend         age  sent  rcvd  datapath
 192.0.2.7:50000     0.12  127.0.0.1:25  1h02m  1234     5  sockmap
 [::1]:1             0.12  -              1.2s  1234     5  -
+192.0.2.7:50000        -  127.0.0.1:25  1m00s  1234     5  sockmap
 ";
-    assert_eq!(shown("sessions", Reply::Sessions(vec![one, connecting])), expected);
+    assert_eq!(shown("sessions", Reply::Sessions(vec![one, connecting, gone])), expected);
 }
 
 #[test]

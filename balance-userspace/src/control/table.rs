@@ -90,7 +90,7 @@ pub(super) fn sessions(rows: &[SessionRow]) -> String {
     lines.extend(rows.iter().map(|row| {
         [
             row.client.to_string(),
-            format!("{}.{}", row.id.group, row.id.channel),
+            row.id.map_or_else(none, |id| format!("{}.{}", id.group, id.channel)),
             row.backend.map_or_else(none, |backend| backend.to_string()),
             age(row.age_ms),
             row.sent.to_string(),

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Channel, ChannelId, Group, Location, Method, Name, Selector};
+use super::{Channel, ChannelId, Group, Key, Location, Method, Name, Selector, Wanted};
 
 /// Why a change is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,9 +75,10 @@ impl Selector {
     /// # Errors
     /// [`Refused::TooManyGroups`].
     pub fn create(&mut self, group: usize, location: Location) -> Result<ChannelId, Refused> {
-        let channels = &mut self.group_or_new(group)?.channels;
-        channels.push(Channel { enabled: false, ..Channel::at(location, 0) });
-        Ok(ChannelId { group, channel: channels.len() - 1 })
+        self.group_or_new(group)?;
+        let id = self.add(group, Wanted { location, max: 0 });
+        self.channel_mut(id)?.enabled = false;
+        Ok(id)
     }
 
     /// Makes a disabled channel lead to another server.
@@ -95,32 +96,22 @@ impl Selector {
     }
 
     /// Every channel that was given by name, with that name.
-    pub fn named(&self) -> Vec<(ChannelId, Name)> {
-        let groups = self.groups.iter().enumerate();
-        let channels = groups.flat_map(|(group, g)| {
-            let channels = g.channels.iter().enumerate();
-            channels.map(move |(channel, c)| (ChannelId { group, channel }, c))
-        });
-        channels.filter_map(|(id, channel)| Some((id, channel.name.clone()?))).collect()
+    pub fn named(&self) -> Vec<(Key, Name)> {
+        let channels = self.groups.iter().flat_map(|group| &group.channels);
+        channels.filter_map(|channel| Some((channel.key, channel.name.clone()?))).collect()
     }
 
     /// Gives a channel the addresses that its name has now, unless it was assigned elsewhere
     /// while the name was resolved.
-    ///
-    /// # Errors
-    /// When it is not there.
-    pub fn resolved(
-        &mut self,
-        id: ChannelId,
-        name: &Name,
-        addresses: Vec<SocketAddr>,
-    ) -> Result<Changed, Refused> {
-        let channel = self.channel_mut(id)?;
+    pub fn resolved(&mut self, key: Key, name: &Name, addresses: Vec<SocketAddr>) -> Changed {
+        let Some(Ok(channel)) = self.place(key).map(|id| self.channel_mut(id)) else {
+            return Changed::Already;
+        };
         if channel.name.as_ref() != Some(name) || *channel.addresses == *addresses {
-            return Ok(Changed::Already);
+            return Changed::Already;
         }
         channel.addresses = addresses.into();
-        Ok(Changed::Yes)
+        Changed::Yes
     }
 
     /// Sets how many connections a channel takes at a time, 0 for no limit.
@@ -155,6 +146,7 @@ impl Selector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::selection::{Policy, WantedGroup};
 
     const FIRST: ChannelId = ChannelId { group: 0, channel: 0 };
 
@@ -164,6 +156,10 @@ mod tests {
 
     fn literal(port: u16) -> Location {
         Location { addresses: address(port), name: None }
+    }
+
+    fn of(method: Method, channels: Vec<Wanted>) -> Selector {
+        Selector::new(vec![WantedGroup { method, channels }], Policy::default())
     }
 
     fn name(host: &str) -> Name {
@@ -179,14 +175,13 @@ mod tests {
         assert_eq!(table.set_enabled(id, true), Ok(Changed::Yes));
         assert_eq!(table.set_enabled(id, true), Ok(Changed::Already));
         let attempt = table.first(0).unwrap();
-        assert_eq!(attempt.id, id);
+        assert_eq!(table.place(attempt.key), Some(id));
         table.ended(attempt, 0, 0);
     }
 
     #[test]
     fn only_a_disabled_channel_is_assigned_and_a_refusal_changes_nothing() {
-        let mut table =
-            Selector::new(vec![Group::new(Method::RoundRobin, vec![Channel::new(address(1), 0)])]);
+        let mut table = of(Method::RoundRobin, vec![Wanted { location: literal(1), max: 0 }]);
         assert_eq!(table.assign(FIRST, literal(2)), Err(Refused::NotDisabled));
         assert_eq!(*table.channel(FIRST).unwrap().addresses, *address(1));
         table.set_enabled(FIRST, false).unwrap();
@@ -196,7 +191,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_told_apart() {
-        let mut table = Selector::new(vec![Group::new(Method::Hash, Vec::new())]);
+        let mut table = of(Method::Hash, Vec::new());
         assert_eq!(table.set_max(FIRST, 1), Err(Refused::NoSuchChannel));
         let id = ChannelId { group: 7, channel: 0 };
         assert_eq!(table.set_enabled(id, true), Err(Refused::NoSuchGroup));
@@ -222,15 +217,16 @@ mod tests {
         let mx1 = Location { addresses: address(1), name: Some(name("mx1")) };
         let id = table.create(0, mx1).unwrap();
         table.create(0, literal(9)).unwrap();
-        assert_eq!(table.named(), [(id, name("mx1"))]);
-        assert_eq!(table.resolved(id, &name("mx1"), address(1)), Ok(Changed::Already));
-        assert_eq!(table.resolved(id, &name("mx1"), address(2)), Ok(Changed::Yes));
+        let key = table.channel(id).unwrap().key;
+        assert_eq!(table.named(), [(key, name("mx1"))]);
+        assert_eq!(table.resolved(key, &name("mx1"), address(1)), Changed::Already);
+        assert_eq!(table.resolved(key, &name("mx1"), address(2)), Changed::Yes);
         assert_eq!(*table.channel(id).unwrap().addresses, *address(2));
         table.assign(id, literal(3)).unwrap();
-        assert_eq!(table.resolved(id, &name("mx1"), address(2)), Ok(Changed::Already));
+        assert_eq!(table.resolved(key, &name("mx1"), address(2)), Changed::Already);
         assert_eq!(*table.channel(id).unwrap().addresses, *address(3));
         assert_eq!(table.named(), []);
         table.assign(id, Location { addresses: address(4), name: Some(name("mx2")) }).unwrap();
-        assert_eq!(table.named(), [(id, name("mx2"))]);
+        assert_eq!(table.named(), [(key, name("mx2"))]);
     }
 }

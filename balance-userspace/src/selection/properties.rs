@@ -6,12 +6,26 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn channel(max: u32) -> Channel {
-    Channel::new(Vec::new(), max)
+fn channel(max: u32) -> Wanted {
+    Wanted { location: Location { addresses: Vec::new(), name: None }, max }
 }
 
-fn round_robin(n: usize) -> Group {
-    Group::new(Method::RoundRobin, vec![channel(0); n])
+fn group(method: Method, maxima: &[u32]) -> WantedGroup {
+    WantedGroup { method, channels: maxima.iter().map(|&max| channel(max)).collect() }
+}
+
+fn round_robin(n: usize) -> WantedGroup {
+    group(Method::RoundRobin, &vec![0; n])
+}
+
+fn table(groups: Vec<WantedGroup>) -> Selector {
+    Selector::new(groups, Policy::default())
+}
+
+/// Group and number of the channel that is to be tried.
+fn at(table: &Selector, attempt: &Attempt) -> (usize, usize) {
+    let id = table.place(attempt.key).expect("a channel of a group");
+    (id.group, id.channel)
 }
 
 /// Connects one client after another; channels in `dead` refuse. Where each client ended up.
@@ -24,7 +38,7 @@ fn run(
     for client in 0..clients {
         let mut attempt = table.first(client as u32);
         while let Some(a) = attempt.take() {
-            let at = (a.id.group, a.id.channel);
+            let at = at(table, &a);
             if dead.contains(&at) {
                 attempt = table.failed(a);
             } else {
@@ -42,14 +56,14 @@ fn run(
 
 #[test]
 fn channels_take_turns() {
-    let mut table = Selector::new(vec![round_robin(3)]);
+    let mut table = table(vec![round_robin(3)]);
     let order: Vec<_> = run(&mut table, 6, &[]).into_iter().map(|at| at.unwrap().1).collect();
     assert_eq!(order, [0, 1, 2, 0, 1, 2]);
 }
 
 #[test]
 fn the_reference_vector_of_a_dead_channel_before_two_good_ones() {
-    let mut table = Selector::new(vec![round_robin(3)]);
+    let mut table = table(vec![round_robin(3)]);
     let order: Vec<_> = run(&mut table, 4, &[(0, 0)]).into_iter().map(|at| at.unwrap().1).collect();
     assert_eq!(order, [1, 2, 1, 2]);
     let totals: Vec<_> = table.groups()[0].channels.iter().map(|c| c.total).collect();
@@ -58,7 +72,7 @@ fn the_reference_vector_of_a_dead_channel_before_two_good_ones() {
 
 #[test]
 fn the_next_group_stands_in_only_for_a_whole_group() {
-    let mut table = Selector::new(vec![round_robin(2), round_robin(2)]);
+    let mut table = table(vec![round_robin(2), round_robin(2)]);
     let taken = run(&mut table, 3, &[(0, 0), (0, 1)]);
     assert_eq!(taken, [Some((1, 0)), Some((1, 1)), Some((1, 0))]);
     assert_eq!(run(&mut table, 2, &[(0, 0)]), [Some((0, 1)), Some((0, 1))]);
@@ -67,27 +81,23 @@ fn the_next_group_stands_in_only_for_a_whole_group() {
 
 #[test]
 fn a_full_channel_is_passed_over_also_in_a_later_group() {
-    let mut table = Selector::new(vec![
-        Group::new(Method::RoundRobin, vec![channel(1)]),
-        Group::new(Method::RoundRobin, vec![channel(1)]),
-    ]);
+    let mut table = table(vec![group(Method::RoundRobin, &[1]), group(Method::RoundRobin, &[1])]);
     let first = table.first(0).unwrap();
     let second = table.first(0).unwrap();
-    assert_eq!((first.id.group, second.id.group), (0, 1));
+    assert_eq!((first.group, second.group), (0, 1));
     assert!(table.first(0).is_none());
     table.ended(first, 1, 2);
-    assert_eq!(table.first(0).unwrap().id.group, 0);
+    assert_eq!(table.first(0).unwrap().group, 0);
 }
 
 #[test]
 fn a_hash_group_gives_a_client_the_same_channel_or_none() {
-    let mut table =
-        Selector::new(vec![Group::new(Method::Hash, vec![channel(0); 4]), round_robin(1)]);
+    let mut table = table(vec![group(Method::Hash, &[0; 4]), round_robin(1)]);
     for _ in 0..3 {
         let a = table.first(7).unwrap();
-        assert_eq!(a.id, ChannelId { group: 0, channel: 3 });
+        assert_eq!(at(&table, &a), (0, 3));
         let b = table.failed(a).unwrap();
-        assert_eq!(b.id, ChannelId { group: 1, channel: 0 });
+        assert_eq!(at(&table, &b), (1, 0));
         table.ended(b, 0, 0);
     }
 }
@@ -95,13 +105,11 @@ fn a_hash_group_gives_a_client_the_same_channel_or_none() {
 #[test]
 fn with_hash_failover_the_neighbour_stands_in_before_the_next_group() {
     let policy = Policy { hash_failover: true, ..Policy::default() };
-    let mut table =
-        Selector::new(vec![Group::new(Method::Hash, vec![channel(0); 3]), round_robin(1)])
-            .with_policy(policy);
+    let mut table = Selector::new(vec![group(Method::Hash, &[0; 3]), round_robin(1)], policy);
     let mut order = Vec::new();
     let mut attempt = table.first(5);
     while let Some(a) = attempt {
-        order.push((a.id.group, a.id.channel));
+        order.push(at(&table, &a));
         attempt = table.failed(a);
     }
     assert_eq!(order, [(0, 2), (0, 0), (0, 1), (1, 0)]);
@@ -110,7 +118,7 @@ fn with_hash_failover_the_neighbour_stands_in_before_the_next_group() {
 #[test]
 fn with_autodisable_a_failed_channel_is_not_tried_again() {
     let policy = Policy { autodisable: true, ..Policy::default() };
-    let mut table = Selector::new(vec![round_robin(2)]).with_policy(policy);
+    let mut table = Selector::new(vec![round_robin(2)], policy);
     assert_eq!(run(&mut table, 3, &[(0, 0)]), [Some((0, 1)); 3]);
     let channels = &table.groups()[0].channels;
     assert_eq!((channels[0].enabled, channels[0].total, channels[1].total), (false, 1, 3));
@@ -139,10 +147,10 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn tables() -> impl Strategy<Value = Vec<Group>> {
+fn tables() -> impl Strategy<Value = Vec<WantedGroup>> {
     let group = (any::<bool>(), prop::collection::vec(0u32..4, 1..5)).prop_map(|(hash, maxima)| {
         let method = if hash { Method::Hash } else { Method::RoundRobin };
-        Group::new(method, maxima.into_iter().map(channel).collect())
+        group(method, &maxima)
     });
     prop::collection::vec(group, 1..4)
 }
@@ -157,18 +165,18 @@ proptest! {
         autodisable in any::<bool>(),
         events in prop::collection::vec(event(), 1..300),
     ) {
-        let mut table = Selector::new(groups).with_policy(Policy { hash_failover, autodisable });
-        let mut live: Vec<(Attempt, HashSet<(usize, usize)>)> = Vec::new();
+        let mut table = Selector::new(groups, Policy { hash_failover, autodisable });
+        let mut live: Vec<(Attempt, HashSet<Key>)> = Vec::new();
         let mut attempts = 0u64;
         for event in events {
             let next = match event {
                 Event::Connect(client) => table.first(client).map(|a| (a, HashSet::new())),
                 Event::Fail(i) if !live.is_empty() => {
                     let (attempt, seen) = live.swap_remove(i % live.len());
-                    let from = attempt.id.group;
+                    let from = attempt.group;
                     let next = table.failed(attempt);
                     if let Some(next) = &next {
-                        prop_assert!(next.id.group >= from);
+                        prop_assert!(next.group >= from);
                     }
                     next.map(|a| (a, seen))
                 }
@@ -187,9 +195,9 @@ proptest! {
             };
             if let Some((attempt, mut seen)) = next {
                 attempts += 1;
-                let at = &table.groups[attempt.id.group].channels[attempt.id.channel];
-                prop_assert!(at.enabled);
-                prop_assert!(seen.insert((attempt.id.group, attempt.id.channel)), "tried twice");
+                let (group, channel) = at(&table, &attempt);
+                prop_assert!(table.groups[group].channels[channel].enabled);
+                prop_assert!(seen.insert(attempt.key), "tried twice");
                 live.push((attempt, seen));
             }
             let channels = || table.groups.iter().flat_map(|g| &g.channels);
@@ -209,7 +217,7 @@ proptest! {
         n in 1usize..6,
         ends in prop::collection::vec((any::<bool>(), any::<usize>()), 1..200),
     ) {
-        let mut table = Selector::new(vec![round_robin(n)]);
+        let mut table = table(vec![round_robin(n)]);
         let mut live = Vec::new();
         for (end, i) in ends {
             if end && !live.is_empty() {
@@ -229,7 +237,7 @@ proptest! {
     #[test]
     fn dead_channels_burden_their_neighbours_evenly(n in 2usize..6, dead in 0usize..6, clients in 1usize..200) {
         let dead = dead % n;
-        let mut table = Selector::new(vec![round_robin(n)]);
+        let mut table = table(vec![round_robin(n)]);
         run(&mut table, clients, &[(0, dead)]);
         let totals: Vec<_> = table.groups()[0].channels.iter().enumerate()
             .filter(|(i, _)| *i != dead).map(|(_, c)| c.total).collect();

@@ -1,0 +1,96 @@
+//! A channel: which one it is, where its server is, how many connections it takes, what it has
+//! done.
+//!
+//! Invariant: a [`Key`] is given to one channel and never again, so whoever holds it means that
+//! channel, wherever it stands by now.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// Where a channel stands in the table at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ChannelId {
+    /// Number of the group, from 0.
+    pub group: usize,
+    /// Number in the group, from 0.
+    pub channel: usize,
+}
+
+/// Which channel, wherever it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(u64);
+
+/// Makes each key once.
+#[derive(Debug, Default)]
+pub(super) struct Keys(u64);
+
+impl Keys {
+    pub(super) fn next(&mut self) -> Key {
+        self.0 += 1;
+        Key(self.0)
+    }
+}
+
+/// A server given by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name {
+    /// What the resolver takes.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// At least one address.
+    pub addresses: Vec<SocketAddr>,
+    /// Its name, if that is how it was given.
+    pub name: Option<Name>,
+}
+
+/// A server and its counters.
+#[derive(Clone, Debug)]
+pub struct Channel {
+    /// Which channel this is.
+    pub key: Key,
+    /// Where to connect: all addresses of its name, best first.
+    pub addresses: Arc<[SocketAddr]>,
+    /// What is to be resolved again now and then; nothing if it was given as an address.
+    pub name: Option<Name>,
+    /// Connections at a time; 0 means no limit.
+    pub max: u32,
+    /// Whether it takes new connections.
+    pub enabled: bool,
+    /// Connections that it has now, attempts included.
+    pub current: u32,
+    /// Attempts so far, failed ones included.
+    pub total: u64,
+    /// Bytes from clients to it, of ended connections; wraps around after a reset, until the
+    /// connections that stood then have ended.
+    pub sent: u64,
+    /// Bytes from it to clients, likewise.
+    pub rcvd: u64,
+}
+
+impl Channel {
+    /// One that is enabled and idle.
+    pub(super) fn new(key: Key, Location { addresses, name }: Location, max: u32) -> Self {
+        Self {
+            key,
+            addresses: addresses.into(),
+            name,
+            max,
+            enabled: true,
+            current: 0,
+            total: 0,
+            sent: 0,
+            rcvd: 0,
+        }
+    }
+
+    pub(super) fn usable(&self) -> bool {
+        self.enabled && (self.max == 0 || self.current < self.max)
+    }
+}
