@@ -1,11 +1,12 @@
 //! Changes to the table while connections run on it.
 //!
-//! Invariants: channels and groups are added and never removed, so a [`ChannelId`] stays what it
-//! is; no change touches a connection that stands; what is refused changes nothing.
+//! Invariants: channels and groups are added and never removed here, so a [`ChannelId`] stays what
+//! it is until the whole list is replaced; no change touches a connection that stands; what is
+//! refused changes nothing.
 
 use std::net::SocketAddr;
 
-use super::{Channel, ChannelId, Group, Key, Location, Method, Name, Selector, Wanted};
+use super::{Channel, ChannelId, Group, Key, Location, Method, Name, Selector};
 
 /// Why a change is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,9 +77,8 @@ impl Selector {
     /// [`Refused::TooManyGroups`].
     pub fn create(&mut self, group: usize, location: Location) -> Result<ChannelId, Refused> {
         self.group_or_new(group)?;
-        let id = self.add(group, Wanted { location, max: 0 });
-        self.channel_mut(id)?.enabled = false;
-        Ok(id)
+        let key = self.keys.next();
+        Ok(self.put(group, Channel { enabled: false, ..Channel::new(key, location, 0) }))
     }
 
     /// Makes a disabled channel lead to another server.
@@ -146,7 +146,7 @@ impl Selector {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::selection::{Policy, WantedGroup};
+    use crate::selection::{Policy, Wanted, WantedGroup};
 
     const FIRST: ChannelId = ChannelId { group: 0, channel: 0 };
 

@@ -33,7 +33,7 @@ impl Keys {
 }
 
 /// A server given by name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name {
     /// What the resolver takes.
     pub host: String,

@@ -10,13 +10,20 @@ mod channel;
 mod hash;
 #[cfg(test)]
 mod properties;
+mod replace;
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 pub use change::{Changed, MAX_GROUPS, Refused};
 use channel::Keys;
 pub use channel::{Channel, ChannelId, Key, Location, Name};
 pub use hash::client_hash;
+use replace::Retired;
+pub use replace::{Replaced, Server};
 
 pub use crate::operand::Method;
 
@@ -108,6 +115,8 @@ pub struct Selector {
     groups: Vec<Group>,
     /// Where each channel of the groups stands.
     places: HashMap<Key, ChannelId>,
+    /// Channels in no group that still have connections.
+    retired: BTreeMap<Key, Retired>,
     keys: Keys,
     policy: Policy,
 }
@@ -115,13 +124,8 @@ pub struct Selector {
 impl Selector {
     /// Starts with these groups, first one first.
     pub fn new(groups: Vec<WantedGroup>, policy: Policy) -> Self {
-        let mut table = Self { policy, ..Self::default() };
-        for (number, group) in groups.into_iter().enumerate() {
-            table.groups.push(Group::new(group.method, Vec::new()));
-            for wanted in group.channels {
-                table.add(number, wanted);
-            }
-        }
+        let mut table = Self::default();
+        table.replace(groups, policy);
         table
     }
 
@@ -135,9 +139,17 @@ impl Selector {
         self.policy
     }
 
-    /// Where a channel stands.
+    /// Where a channel stands; `None` if it is in no group any more.
     pub fn place(&self, key: Key) -> Option<ChannelId> {
         self.places.get(&key).copied()
+    }
+
+    /// Connections that a channel has now, wherever it stands.
+    pub fn current(&self, key: Key) -> u32 {
+        match self.place(key) {
+            Some(id) => self.groups[id.group].channels[id.channel].current,
+            None => self.retired.get(&key).map_or(0, |retired| retired.channel.current),
+        }
     }
 
     /// The first channel for a client, whose address hashes to `client`; `None` if none is usable.
@@ -185,20 +197,24 @@ impl Selector {
 
     /// Takes an attempt off its channel, and notes there what came of it.
     fn release(&mut self, key: Key, note: impl FnOnce(&mut Channel)) {
-        let id = self.places[&key];
-        let channel = &mut self.groups[id.group].channels[id.channel];
-        debug_assert!(channel.current > 0, "{id:?} given back more often than taken");
+        let channel = match self.places.get(&key) {
+            Some(id) => &mut self.groups[id.group].channels[id.channel],
+            None => &mut self.retired.get_mut(&key).expect("it has this attempt").channel,
+        };
+        debug_assert!(channel.current > 0, "{key:?} given back more often than taken");
         channel.current -= 1;
         note(channel);
+        if channel.current == 0 {
+            self.retired.remove(&key);
+        }
     }
 
-    /// Puts a new channel behind those of a group.
-    fn add(&mut self, group: usize, Wanted { location, max }: Wanted) -> ChannelId {
-        let key = self.keys.next();
+    /// Puts a channel behind those of a group.
+    fn put(&mut self, group: usize, channel: Channel) -> ChannelId {
         let channels = &mut self.groups[group].channels;
         let id = ChannelId { group, channel: channels.len() };
-        channels.push(Channel::new(key, location, max));
-        self.places.insert(key, id);
+        self.places.insert(channel.key, id);
+        channels.push(channel);
         id
     }
 }

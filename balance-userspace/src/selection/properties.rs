@@ -1,6 +1,6 @@
 //! Properties of selection over random tables and courses of events, and the reference's vectors.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use proptest::prelude::*;
 
@@ -136,6 +136,7 @@ enum Event {
     Fail(usize),
     End(usize),
     Toggle(usize, usize),
+    Replace(Vec<WantedGroup>, Policy),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -144,45 +145,115 @@ fn event() -> impl Strategy<Value = Event> {
         3 => any::<usize>().prop_map(Event::Fail),
         2 => any::<usize>().prop_map(Event::End),
         1 => (0usize..3, 0usize..5).prop_map(|(g, c)| Event::Toggle(g, c)),
+        1 => (tables(0), policies()).prop_map(|(groups, policy)| Event::Replace(groups, policy)),
     ]
 }
 
-fn tables() -> impl Strategy<Value = Vec<WantedGroup>> {
-    let group = (any::<bool>(), prop::collection::vec(0u32..4, 1..5)).prop_map(|(hash, maxima)| {
-        let method = if hash { Method::Hash } else { Method::RoundRobin };
-        group(method, &maxima)
+fn policies() -> impl Strategy<Value = Policy> {
+    (any::<bool>(), any::<bool>())
+        .prop_map(|(hash_failover, autodisable)| Policy { hash_failover, autodisable })
+}
+
+/// Groups of servers of which there are few, so that lists have some in common and some twice.
+fn tables(least: usize) -> impl Strategy<Value = Vec<WantedGroup>> {
+    let wanted = (0u16..5, 0u32..4).prop_map(|(port, max)| {
+        let addresses = vec![([127, 0, 0, 1], port).into()];
+        Wanted { location: Location { addresses, name: None }, max }
     });
-    prop::collection::vec(group, 1..4)
+    let group =
+        (any::<bool>(), prop::collection::vec(wanted, least..5)).prop_map(|(hash, channels)| {
+            WantedGroup { method: if hash { Method::Hash } else { Method::RoundRobin }, channels }
+        });
+    prop::collection::vec(group, least..4)
+}
+
+/// What is to be true of a table, kept by other means.
+#[derive(Default)]
+struct Model {
+    /// Attempts that are out, each with the channels that its client has tried.
+    live: Vec<(Attempt, HashSet<Key>)>,
+    /// Attempts and ends of each channel so far.
+    counts: HashMap<Key, (u64, u64)>,
+}
+
+impl Model {
+    fn take(&mut self, i: usize) -> Option<(Attempt, HashSet<Key>)> {
+        (!self.live.is_empty()).then(|| self.live.swap_remove(i % self.live.len()))
+    }
+
+    fn current(&self, key: Key) -> usize {
+        self.live.iter().filter(|(attempt, _)| attempt.key == key).count()
+    }
+
+    /// The keys that a list is to have, a new one being `None`, beside those of a table as it is.
+    fn keys(before: &Selector, wanted: &[WantedGroup]) -> Vec<Vec<Option<Key>>> {
+        let mut keys = Vec::new();
+        for (number, group) in wanted.iter().enumerate() {
+            let standing = before.groups.get(number).map_or(&[][..], |group| &group.channels);
+            let retired = before.retired.values().filter(|retired| retired.group == number);
+            let mut left: Vec<_> = standing.iter().chain(retired.map(|r| &r.channel)).collect();
+            let mut find = |wanted: &Wanted| {
+                let same = |c: &&Channel| *c.addresses == *wanted.location.addresses;
+                left.iter().position(same).map(|i| left.remove(i).key)
+            };
+            keys.push(group.channels.iter().map(&mut find).collect());
+        }
+        keys
+    }
+
+    fn check(&self, table: &Selector) -> Result<(), TestCaseError> {
+        let standing = table.groups.iter().flat_map(|group| &group.channels);
+        let retired = table.retired.values().map(|retired| &retired.channel);
+        for channel in standing.chain(retired) {
+            let (attempts, ends) = self.counts.get(&channel.key).copied().unwrap_or_default();
+            prop_assert_eq!(channel.current as usize, self.current(channel.key));
+            prop_assert_eq!(table.current(channel.key), channel.current);
+            prop_assert_eq!(
+                (channel.total, channel.sent, channel.rcvd),
+                (attempts, ends * 3, ends * 4)
+            );
+        }
+        for (number, group) in table.groups.iter().enumerate() {
+            prop_assert!(group.next < group.channels.len().max(1));
+            for (i, channel) in group.channels.iter().enumerate() {
+                let id = ChannelId { group: number, channel: i };
+                prop_assert_eq!(table.place(channel.key), Some(id));
+            }
+        }
+        let gone = self.live.iter().map(|(attempt, _)| attempt.key);
+        let gone: BTreeSet<_> = gone.filter(|key| table.place(*key).is_none()).collect();
+        prop_assert!(gone.iter().eq(table.retired.keys()), "no other is known than those");
+        Ok(())
+    }
 }
 
 proptest! {
-    /// Any interleaving of many clients: maxima hold, counters add up, nobody is sent to a
-    /// channel twice or backwards, disabled channels get nothing.
+    /// Any interleaving of many clients and new lists: maxima hold, counters add up, nobody is
+    /// sent to a channel twice or backwards, disabled channels get nothing, channels that are in
+    /// two lists stay what they are, and those that are gone are forgotten with their last client.
     #[test]
     fn the_invariants_hold_in_any_course_of_events(
-        groups in tables(),
-        hash_failover in any::<bool>(),
-        autodisable in any::<bool>(),
+        groups in tables(1),
+        policy in policies(),
         events in prop::collection::vec(event(), 1..300),
     ) {
-        let mut table = Selector::new(groups, Policy { hash_failover, autodisable });
-        let mut live: Vec<(Attempt, HashSet<Key>)> = Vec::new();
-        let mut attempts = 0u64;
+        let mut table = Selector::new(groups, policy);
+        let mut model = Model::default();
+        let mut keys = HashSet::new();
         for event in events {
             let next = match event {
                 Event::Connect(client) => table.first(client).map(|a| (a, HashSet::new())),
-                Event::Fail(i) if !live.is_empty() => {
-                    let (attempt, seen) = live.swap_remove(i % live.len());
+                Event::Fail(i) => model.take(i).and_then(|(attempt, seen)| {
                     let from = attempt.group;
-                    let next = table.failed(attempt);
-                    if let Some(next) = &next {
-                        prop_assert!(next.group >= from);
+                    let next = table.failed(attempt)?;
+                    assert!(next.group >= from, "backwards");
+                    Some((next, seen))
+                }),
+                Event::End(i) => {
+                    if let Some((attempt, _)) = model.take(i) {
+                        model.counts.get_mut(&attempt.key).expect("an attempt").1 += 1;
+                        table.ended(attempt, 3, 4);
                     }
-                    next.map(|a| (a, seen))
-                }
-                Event::End(i) if !live.is_empty() => {
-                    let (attempt, _) = live.swap_remove(i % live.len());
-                    table.ended(attempt, 3, 4);
                     None
                 }
                 Event::Toggle(g, c) => {
@@ -191,24 +262,47 @@ proptest! {
                     }
                     None
                 }
-                _ => None,
+                Event::Replace(groups, policy) => {
+                    let standing = table.groups.iter().flat_map(|group| &group.channels);
+                    let enabled: HashMap<_, _> = standing.map(|c| (c.key, c.enabled)).collect();
+                    keys.extend(enabled.keys().copied());
+                    let expected = Model::keys(&table, &groups);
+                    table.replace(groups.clone(), policy);
+                    prop_assert_eq!(table.groups.len(), groups.len());
+                    for ((group, wanted), expected) in table.groups.iter().zip(&groups).zip(expected) {
+                        prop_assert_eq!(group.method, wanted.method);
+                        prop_assert_eq!(group.channels.len(), wanted.channels.len());
+                        for ((channel, wanted), key) in group.channels.iter().zip(&wanted.channels).zip(expected) {
+                            prop_assert_eq!(channel.max, wanted.max);
+                            prop_assert_eq!(&*channel.addresses, &*wanted.location.addresses);
+                            match key {
+                                Some(key) => prop_assert_eq!(channel.key, key),
+                                None => prop_assert!(keys.insert(channel.key), "a key is given twice"),
+                            }
+                            prop_assert_eq!(channel.enabled, enabled.get(&channel.key).copied().unwrap_or(true));
+                        }
+                    }
+                    None
+                }
             };
             if let Some((attempt, mut seen)) = next {
-                attempts += 1;
+                model.counts.entry(attempt.key).or_default().0 += 1;
                 let (group, channel) = at(&table, &attempt);
-                prop_assert!(table.groups[group].channels[channel].enabled);
+                let channel = &table.groups[group].channels[channel];
+                prop_assert_eq!(attempt.group, group);
+                prop_assert!(channel.enabled);
+                prop_assert!(channel.max == 0 || channel.current <= channel.max);
                 prop_assert!(seen.insert(attempt.key), "tried twice");
-                live.push((attempt, seen));
+                model.live.push((attempt, seen));
             }
-            let channels = || table.groups.iter().flat_map(|g| &g.channels);
-            prop_assert!(channels().all(|c| c.max == 0 || c.current <= c.max));
-            prop_assert_eq!(channels().map(|c| c.current as usize).sum::<usize>(), live.len());
-            prop_assert_eq!(channels().map(|c| c.total).sum::<u64>(), attempts);
+            model.check(&table)?;
         }
-        for (attempt, _) in live.drain(..) {
-            table.ended(attempt, 0, 0);
+        while let Some((attempt, _)) = model.take(0) {
+            model.counts.get_mut(&attempt.key).expect("an attempt").1 += 1;
+            table.ended(attempt, 3, 4);
+            model.check(&table)?;
         }
-        prop_assert!(table.groups.iter().flat_map(|g| &g.channels).all(|c| c.current == 0));
+        prop_assert!(table.retired.is_empty());
     }
 
     /// However connects and ends interleave, channels that are up get the same number, to one.
