@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing is looked up or opened here.
 
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{Parser, ValueEnum, builder::NonEmptyStringValueParser};
 
@@ -220,15 +220,5 @@ impl Args {
             ..self.clone()
         };
         with_its_live_ones == *other
-    }
-
-    /// Longest time for a connect to one server.
-    pub fn connect_timeout(&self) -> Duration {
-        Duration::from_secs(self.connect_timeout.into())
-    }
-
-    /// How long connections may go on after a signal to stop.
-    pub fn grace(&self) -> Duration {
-        Duration::from_secs(self.grace.into())
     }
 }

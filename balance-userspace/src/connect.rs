@@ -20,24 +20,23 @@ use crate::{
 
 /// How backends are connected to.
 pub(crate) struct Outgoing {
-    /// The longest that a channel may take.
-    pub(crate) limit: Duration,
     pub(crate) options: SocketOptions,
     /// Our own address on those connections (`-B`); the other family is not bound.
     pub(crate) source: Option<IpAddr>,
 }
 
 /// Connects to the first address that answers; each gets an equal share of what is left of
-/// the limit. With `segment` backends are told to send no larger segments, in bytes.
+/// the limit, which is the longest that this takes. With `segment` backends are told to send no larger segments, in bytes.
 ///
 /// # Errors
 /// The last address's error; `TimedOut` if the limit was reached.
 pub(crate) async fn connect(
     addresses: &[SocketAddr],
+    limit: Duration,
     segment: Option<u32>,
     how: &Outgoing,
 ) -> io::Result<(Rc<Stream>, SocketAddr)> {
-    let end = Instant::now() + how.limit;
+    let end = Instant::now() + limit;
     let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the channel has no address");
     for (i, &address) in addresses.iter().enumerate() {
         let left = end.saturating_duration_since(Instant::now());

@@ -4,23 +4,26 @@
 //! Looks at all connections now and then instead of keeping a clock for each, so that the bytes
 //! that the kernel moves cost nothing extra. Invariant: a connection is closed no earlier than
 //! the limit after its last byte, and no later than an eighth of the shortest limit, ten seconds
-//! at most, beyond.
+//! at most, beyond. Limits that change count for the connections that stand; of bytes that nobody has
+//! looked at until then, the last counts as moved at the change.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::time::sleep;
+use tokio::{select, sync::watch};
 use tracing::{info, warn};
 
 use crate::{
+    lifecycle::sleep_for,
     logging::NOTICE,
+    settings::Settings,
     table::{Session, Table},
 };
 
 /// How long connections may be idle.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// Any of them; `None` is for ever.
     pub(crate) idle: Option<Duration>,
@@ -52,16 +55,23 @@ impl Limits {
     }
 }
 
-/// Closes idle connections for ever.
-pub(crate) async fn watch(table: &Arc<Table>, limits: Limits) {
-    let Some(shortest) = limits.shortest() else { return };
-    let pause = (shortest / 8).clamp(Duration::from_millis(50), Duration::from_secs(10));
+/// Closes idle connections for ever, by the limits in force.
+pub(crate) async fn watch(table: &Arc<Table>, mut settings: watch::Receiver<Settings>) {
     loop {
-        sleep(pause).await;
-        let now = Instant::now();
-        let sessions: Vec<_> = table.lock().sessions().map(Arc::clone).collect();
-        for session in sessions {
-            limits.enforce(&session, now);
+        let limits = settings.borrow_and_update().limits;
+        let shortest = limits.shortest();
+        if shortest.is_some() {
+            let now = Instant::now();
+            let sessions: Vec<_> = table.lock().sessions().map(Arc::clone).collect();
+            for session in sessions {
+                limits.enforce(&session, now);
+            }
+        }
+        let pause = shortest
+            .map(|limit| (limit / 8).clamp(Duration::from_millis(50), Duration::from_secs(10)));
+        select! {
+            () = sleep_for(pause) => {}
+            changed = settings.changed() => if changed.is_err() { return },
         }
     }
 }

@@ -26,6 +26,7 @@ mod names;
 mod ready;
 mod ring;
 mod session;
+mod settings;
 mod signals;
 mod status;
 mod stream;

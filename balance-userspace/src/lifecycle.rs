@@ -12,11 +12,9 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    args::Args,
     control::{self, instance::Instance},
     error::StartError,
-    idle::{self, Limits},
-    names,
+    idle, names,
     server::Shared,
     signals::{Signals, Wish},
     status,
@@ -29,15 +27,11 @@ pub(crate) struct Lifecycle {
     /// Ends when there is no supervisor any more.
     leash: Option<Receiver>,
     instance: Option<Instance>,
-    resolve_interval: Option<Duration>,
-    limits: Limits,
-    grace: Duration,
 }
 
 impl Lifecycle {
     /// Takes hold of the signals.
     pub(crate) fn new(
-        args: &Args,
         instance: Option<Instance>,
         leash: Option<OwnedFd>,
     ) -> Result<Self, StartError> {
@@ -48,25 +42,13 @@ impl Lifecycle {
         let signals = Signals::catch().map_err(refused)?;
         let leash = leash.map(Receiver::from_owned_fd).transpose().map_err(refused)?;
         drop(context);
-        let seconds = |n: u32| Duration::from_secs(n.into());
-        Ok(Self {
-            runtime,
-            signals,
-            leash,
-            instance,
-            resolve_interval: Some(args.resolve_interval).filter(|&n| n > 0).map(seconds),
-            limits: Limits {
-                idle: args.idle_timeout.map(seconds),
-                half_closed: Some(args.half_close_timeout).filter(|&n| n > 0).map(seconds),
-            },
-            grace: args.grace(),
-        })
+        Ok(Self { runtime, signals, leash, instance })
     }
 
     /// Serves until a signal or `kill`; then waits until all connections have ended. After SIGTERM that
     /// takes the grace time at most, and a second signal ends it at once, as SIGINT does.
     pub(crate) fn run(self, shared: &Arc<Shared>, threads: Vec<JoinHandle<()>>) {
-        let Self { runtime, mut signals, mut instance, leash, .. } = self;
+        let Self { runtime, mut signals, mut instance, leash } = self;
         let listener = instance.as_mut().and_then(Instance::take_listener);
         runtime.block_on(async {
             if let Some(listener) = listener {
@@ -74,8 +56,9 @@ impl Lifecycle {
             }
             let duties = async {
                 let events = shared.datapath.dispatch();
-                let idle = idle::watch(&shared.table, self.limits);
-                let names = names::watch(&shared.table, self.resolve_interval, &shared.failed);
+                let idle = idle::watch(&shared.table, shared.settings.subscribe());
+                let settings = shared.settings.subscribe();
+                let names = names::watch(&shared.table, settings, &shared.failed);
                 let status = status::watch(shared);
                 tokio::join!(events, idle, names, status);
                 // Without any of these duties there is still the end to wait for.
@@ -88,8 +71,8 @@ impl Lifecycle {
             });
             let end = async {
                 let grace = select! {
-                    grace = asked_to_end(&mut signals, self.grace, shared) => Some(grace),
-                    () = end_of(leash) => Some(self.grace),
+                    grace = asked_to_end(&mut signals, shared) => Some(grace),
+                    () = end_of(leash) => Some(shared.settings.borrow().grace),
                     () = shared.stop.cancelled() => None,
                 };
                 shared.stop.cancel();
@@ -100,7 +83,7 @@ impl Lifecycle {
                 );
                 select! {
                     _ = &mut joined => return,
-                    _ = asked_to_end(&mut signals, Duration::ZERO, shared) => {}
+                    _ = asked_to_end(&mut signals, shared) => {}
                     () = sleep_for(grace) => {}
                 }
                 if shared.open() > 0 {
@@ -124,10 +107,10 @@ async fn end_of(leash: Option<Receiver>) {
 }
 
 /// Waits until a signal asks for the end, and returns how long that may take.
-async fn asked_to_end(signals: &mut Signals, grace: Duration, shared: &Shared) -> Duration {
+async fn asked_to_end(signals: &mut Signals, shared: &Shared) -> Duration {
     loop {
         match signals.next().await {
-            Wish::Drain => return grace,
+            Wish::Drain => return shared.settings.borrow().grace,
             Wish::End => return Duration::ZERO,
             // There is no file to read again, but names may have changed.
             Wish::Reload => shared.failed.notify_one(),
@@ -147,7 +130,8 @@ async fn control(
     drop(instance);
 }
 
-async fn sleep_for(duration: Option<Duration>) {
+/// For ever without a duration.
+pub(crate) async fn sleep_for(duration: Option<Duration>) {
     match duration {
         Some(duration) => sleep(duration).await,
         None => std::future::pending().await,

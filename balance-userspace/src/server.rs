@@ -6,7 +6,7 @@
 use std::{io, net::IpAddr, os::fd::OwnedFd, path::Path, sync::Arc, thread};
 
 use socket2::Socket;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -22,7 +22,8 @@ use crate::{
     listener, notify,
     operand::{self, Method},
     resolve,
-    selection::{Policy, Selector},
+    selection::Selector,
+    settings::{self, Settings},
     stream::SocketOptions,
     sys,
     table::Table,
@@ -35,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) table: Arc<Table>,
     pub(crate) datapath: Datapath,
     pub(crate) outgoing: Outgoing,
+    pub(crate) settings: watch::Sender<Settings>,
     /// What accepted sockets do not have from their listener.
     pub(crate) anew: Option<SocketOptions>,
     /// Room for that many more connections.
@@ -72,8 +74,7 @@ pub fn serve(args: &Args, started: Started<'_>) -> Result<(), StartError> {
     let Started { detached, handed, run_dir, leash } = started;
     let port = operand::listen_port(&args.port, &resolve::service)?;
     let specs = operand::groups(&args.channels, port, &resolve::service)?;
-    let policy = Policy { hash_failover: args.hash_failover, autodisable: args.autodisable };
-    let selector = Selector::new(resolve::groups(&specs)?, policy);
+    let selector = Selector::new(resolve::groups(&specs)?, settings::policy(args));
     let bind = listen_address(args)?;
     let source = source_address(args)?;
     let workers = workers(args);
@@ -100,7 +101,8 @@ pub fn serve(args: &Args, started: Started<'_>) -> Result<(), StartError> {
         table: Table::new(selector),
         datapath,
         anew,
-        outgoing: Outgoing { limit: args.connect_timeout(), options, source },
+        outgoing: Outgoing { options, source },
+        settings: watch::Sender::new(Settings::of(args)),
         room: Arc::new(Semaphore::new(max_connections)),
         max_connections,
         totals: Totals::default(),
@@ -109,7 +111,7 @@ pub fn serve(args: &Args, started: Started<'_>) -> Result<(), StartError> {
         stop: CancellationToken::new(),
         abort: CancellationToken::new(),
     });
-    let lifecycle = Lifecycle::new(args, instance, leash)?;
+    let lifecycle = Lifecycle::new(instance, leash)?;
     let threads = start(listeners, workers, &shared)?;
 
     if args.mmap {

@@ -77,7 +77,8 @@ async fn find_backend(
     let segment = shared.datapath.segment(client);
     loop {
         let (channel, addresses) = (turn.attempt().key, Arc::clone(&turn.attempt().addresses));
-        match connect(&addresses, segment, &shared.outgoing).await {
+        let limit = shared.settings.borrow().connect_limit;
+        match connect(&addresses, limit, segment, &shared.outgoing).await {
             Ok((stream, server)) => return Some((turn, stream, server)),
             Err(error) if is_shortage(&error) => {
                 if let Some(held) = SHORTAGE.pass(Instant::now()) {
