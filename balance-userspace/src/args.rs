@@ -195,18 +195,10 @@ impl Args {
         Err(StartError::Usage(what.to_owned()))
     }
 
-    /// What is to be done on this command line.
-    pub fn mode(&self) -> Mode<'_> {
-        match &self.command {
-            Some(line) => Mode::Command(line),
-            None if self.interactive => Mode::Shell,
-            None => Mode::Serve,
-        }
-    }
-
-    /// Whether a process that runs with these can go on with those.
+    /// Whether an instance with these arguments can take the other ones while it runs. An option
+    /// that is not named here cannot change.
     pub fn can_become(&self, other: &Self) -> bool {
-        let with_its_live_ones = Self {
+        let changed = Self {
             channels: other.channels.clone(),
             hash_failover: other.hash_failover,
             autodisable: other.autodisable,
@@ -219,6 +211,74 @@ impl Args {
             foreground: other.foreground,
             ..self.clone()
         };
-        with_its_live_ones == *other
+        changed == *other
+    }
+
+    /// What is to be done on this command line.
+    pub fn mode(&self) -> Mode<'_> {
+        match &self.command {
+            Some(line) => Mode::Command(line),
+            None if self.interactive => Mode::Shell,
+            None => Mode::Serve,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn read(words: &str) -> Args {
+        Args::try_parse_from(std::iter::once("balance").chain(words.split(' '))).unwrap()
+    }
+
+    /// Words that give this argument another value than it has by default, and whether it can
+    /// change while an instance runs.
+    fn example(id: &str) -> (&'static str, bool) {
+        match id {
+            "channels" => ("25 a", true),
+            "hash_failover" => ("25 -H", true),
+            "autodisable" => ("25 -a", true),
+            "connect_timeout" => ("25 -t 7", true),
+            "idle_timeout" => ("25 -T 7", true),
+            "half_close_timeout" => ("25 --half-close-timeout 7", true),
+            "grace" => ("25 --grace 7", true),
+            "resolve_interval" => ("25 --resolve-interval 7", true),
+            "mmap" => ("25 -M", true),
+            "foreground" => ("25 -f", true),
+            "bind" => ("25 -b ::1", false),
+            "ipv6" => ("25 -6", false),
+            "source" => ("25 -B ::1", false),
+            "dump" => ("25 -p", false),
+            "debug" => ("25 -d", false),
+            "command" => ("25 -c show", false),
+            "interactive" => ("25 -i", false),
+            "strict" => ("25 --strict", false),
+            "datapath" => ("25 --datapath relay", false),
+            "offload_after" => ("25 --offload-after 7", false),
+            "workers" => ("25 --workers 7", false),
+            "max_connections" => ("25 --max-connections 7", false),
+            "run_dir" => ("25 --run-dir /", false),
+            "log_format" => ("25 --log-format json", false),
+            "port" => ("26", false),
+            new => panic!("{new}: can it change while an instance runs?"),
+        }
+    }
+
+    #[test]
+    fn an_instance_can_become_what_differs_in_what_can_change_only() {
+        let plain = read("25");
+        assert!(plain.can_become(&plain));
+        for argument in Args::command().get_arguments() {
+            let (words, can_change) = example(argument.get_id().as_str());
+            let other = read(words);
+            assert_ne!(plain, other, "{words}");
+            assert_eq!(plain.can_become(&other), can_change, "to {words}");
+            assert_eq!(other.can_become(&plain), can_change, "from {words}");
+            let more = read(&format!("{words} -t 8"));
+            assert_eq!(plain.can_become(&more), can_change, "to {words} and another");
+        }
     }
 }
