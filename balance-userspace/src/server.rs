@@ -6,7 +6,7 @@
 use std::{io, net::IpAddr, os::fd::OwnedFd, path::Path, sync::Arc, thread};
 
 use socket2::Socket;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -37,6 +37,9 @@ pub(crate) struct Shared {
     pub(crate) datapath: Datapath,
     pub(crate) outgoing: Outgoing,
     pub(crate) settings: watch::Sender<Settings>,
+    /// The arguments that table and settings have been made from last. Who changes them holds this
+    /// until all is changed.
+    pub(crate) in_force: Mutex<Args>,
     /// What accepted sockets do not have from their listener.
     pub(crate) anew: Option<SocketOptions>,
     /// Room for that many more connections.
@@ -103,6 +106,7 @@ pub fn serve(args: &Args, started: Started<'_>) -> Result<(), StartError> {
         anew,
         outgoing: Outgoing { options, source },
         settings: watch::Sender::new(Settings::of(args)),
+        in_force: Mutex::new(args.clone()),
         room: Arc::new(Semaphore::new(max_connections)),
         max_connections,
         totals: Totals::default(),

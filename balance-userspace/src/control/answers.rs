@@ -13,6 +13,7 @@ use tokio::{task::spawn_blocking, time::sleep};
 use tracing::info;
 
 use super::{
+    configure,
     protocol::{ChannelRow, Command, Reply, SessionRow, SpliceStats, Stats},
     seats::Seat,
     server::Answer,
@@ -38,9 +39,11 @@ impl Answer for Arc<Shared> {
 }
 
 async fn answer(shared: &Arc<Shared>, seat: &mut Seat, command: Command) -> Reply {
-    if !matches!(command, Command::Show | Command::Sessions | Command::Stats | Command::Channel(_))
-    {
-        info!(?command, "control");
+    match command {
+        Command::Show | Command::Sessions | Command::Stats | Command::Channel(_) => {}
+        // Says itself what it changes.
+        Command::Configure { .. } => {}
+        _ => info!(?command, "control"),
     }
     match command {
         Command::Show => Reply::Table(rows(&shared.table.lock())),
@@ -78,12 +81,12 @@ async fn answer(shared: &Arc<Shared>, seat: &mut Seat, command: Command) -> Repl
             drained.unwrap_or(Reply::TooManyDrains)
         }
         Command::Drop(id) => drop_sessions(&shared.table.lock(), id),
+        Command::Configure { words } => configure::configure(shared, words).await,
         Command::Kill => {
             shared.stop.cancel();
             Reply::Done
         }
         Command::Hello => unreachable!("the server says who is there"),
-        Command::Configure { .. } => Reply::Refused("not yet".to_owned()),
         Command::Instances | Command::Reload | Command::Stop | Command::Restart => {
             Reply::Refused("this is an instance and no supervisor".to_owned())
         }
@@ -91,7 +94,7 @@ async fn answer(shared: &Arc<Shared>, seat: &mut Seat, command: Command) -> Repl
 }
 
 /// The client shows the classic's bare words; why is for the log.
-fn invalid(why: String) -> Reply {
+pub(super) fn invalid(why: String) -> Reply {
     info!(why, "control: the address cannot be used");
     Reply::InvalidAddress(why)
 }
@@ -107,15 +110,18 @@ async fn location(host: String, port: String) -> Result<Location, String> {
 }
 
 async fn drain(shared: &Arc<Shared>, id: ChannelId, seconds: Option<u64>) -> Reply {
-    if let Err(refused) = shared.table.lock().selector.set_enabled(id, false) {
-        return refusal(refused);
-    }
+    let channel = {
+        let selector = &mut shared.table.lock().selector;
+        let disabled = selector.set_enabled(id, false);
+        match disabled.and_then(|_| selector.channel(id)) {
+            Ok(channel) => channel.key,
+            Err(refused) => return refusal(refused),
+        }
+    };
     let end = seconds.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
     loop {
-        let left = match shared.table.lock().selector.channel(id) {
-            Ok(channel) => channel.current,
-            Err(refused) => return refusal(refused),
-        };
+        // Of this one, wherever it stands by now.
+        let left = shared.table.lock().selector.current(channel);
         if left == 0 || end.is_some_and(|end| Instant::now() >= end) {
             return Reply::Left(left);
         }

@@ -6,6 +6,7 @@
 mod answers;
 pub mod client;
 pub mod command;
+mod configure;
 pub mod instance;
 pub mod protocol;
 pub mod render;

@@ -15,8 +15,8 @@ use crate::selection::{ChannelId, Method};
 /// Version of the protocol; raised when a reader of the old one would misunderstand the new one.
 pub const VERSION: u32 = 1;
 
-/// Bytes of the longest request that is taken.
-pub const LINE: usize = 1 << 16;
+/// Bytes of the longest request that is taken: room for the arguments of a very large instance.
+pub const LINE: usize = 1 << 20;
 
 /// Bytes of the longest reply that is taken: room for the sessions of a very large instance.
 pub const REPLY_LINE: usize = 32 << 20;
@@ -100,13 +100,16 @@ pub enum Command {
     },
     /// End all connections of a channel with a reset. Answered by [`Reply::Left`].
     Drop(ChannelId),
-    /// End the program: no new connections, standing ones go on until they end.
-    Kill,
-    /// Take these arguments in place of those that it has.
+    /// Take other arguments while running: other servers, and other values of the options that can
+    /// change ([`Args::can_become`](crate::args::Args::can_become)). What stands is not touched.
+    /// Those that are in force already change nothing, also where other commands have changed the
+    /// table since. Refused as a whole by [`Reply::Unfit`] or [`Reply::InvalidAddress`].
     Configure {
-        /// The arguments, without the program's name.
+        /// All arguments of the instance as on its command line, without the program's name.
         words: Vec<String>,
     },
+    /// End the program: no new connections, standing ones go on until they end.
+    Kill,
     /// What the supervisor knows of its instances. Answered by [`Reply::Instances`]. This and the
     /// following are for supervisors only, and all others for instances only.
     Instances,
@@ -163,6 +166,8 @@ pub enum Reply {
     Wrong(Vec<String>),
     /// The host or port cannot be used; why.
     InvalidAddress(String),
+    /// The arguments cannot be taken while the instance runs; why.
+    Unfit(String),
     /// The request is not taken at all; why.
     Refused(String),
     /// The request is of another version than ours.
