@@ -2,7 +2,9 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader, Write as _},
     net::SocketAddr,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -11,9 +13,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{Builder, Outcome, PATIENCE, binary, eventually, run};
+use crate::{Balance, Builder, Outcome, PATIENCE, binary, eventually, run};
 
 /// A run directory; removed when dropped.
 #[derive(Debug)]
@@ -64,6 +67,26 @@ impl RunDir {
         assert_eq!(outcome.status.code(), Some(0), "{line}: {outcome:?}");
         assert_eq!(outcome.stderr, "", "{line}");
         outcome.stdout
+    }
+
+    /// Sends the program at `address` a command as the shell's own clients do, and returns the reply.
+    pub fn ask(&self, address: SocketAddr, command: &Value) -> Value {
+        let mut stream =
+            UnixStream::connect(self.file(address, "sock")).expect("connecting to the socket");
+        stream.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+        let request = json!({"version": 1, "command": command});
+        stream.write_all(format!("{request}\n").as_bytes()).expect("the request");
+        let mut reply = String::new();
+        BufReader::new(stream).read_line(&mut reply).expect("the reply");
+        serde_json::from_str(&reply).unwrap_or_else(|error| panic!("{reply:?}: {error}"))
+    }
+
+    /// Lets a program take `words` in place of all that follows its port on its command line, and
+    /// returns the reply.
+    pub fn configure(&self, balance: &Balance, words: &[&str]) -> Value {
+        let own = balance.arguments().iter().map(String::as_str);
+        let words: Vec<_> = own.chain(words.iter().copied()).collect();
+        self.ask(balance.address(), &json!({"configure": {"words": words}}))
     }
 
     /// Processes that have this directory on their command line.

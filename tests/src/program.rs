@@ -64,6 +64,7 @@ impl Log {
 #[derive(Debug)]
 pub struct Balance {
     builder: Builder,
+    arguments: Vec<String>,
     address: SocketAddr,
     _port: Option<ReservedPort>,
     child: Child,
@@ -83,6 +84,7 @@ impl Balance {
         let log = Log::default();
         let reader = log.clone().follow(child.stderr.take().expect("piped"));
         Self {
+            arguments: builder.arguments(address),
             builder,
             address: match address.ip() {
                 ip if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
@@ -98,6 +100,11 @@ impl Balance {
     /// Where clients connect; 127.0.0.1 if it listens everywhere.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its command line, up to the servers.
+    pub fn arguments(&self) -> &[String] {
+        &self.arguments
     }
 
     /// Its process.

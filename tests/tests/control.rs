@@ -532,6 +532,23 @@ fn the_table_as_json_says_the_same() {
 }
 
 #[test]
+fn the_statistics_say_where_it_listens_and_what_is_open() {
+    let dir = RunDir::new();
+    let link = link(&dir, Builder::auto());
+    let address = link.balance.address();
+    let stats = || dir.ask(address, &serde_json::json!("stats"))["stats"].take();
+    assert_eq!(stats()["address"], address.to_string());
+    assert_eq!(stats()["open"], 0);
+    let standing = [link.pair(), link.pair()];
+    assert_eq!(stats()["open"], 2);
+    drop(standing);
+    eventually(PATIENCE, "none is open", || match stats() {
+        stats if stats["open"] == 0 => Ok(()),
+        stats => Err(stats.to_string()),
+    });
+}
+
+#[test]
 fn the_background_serves_as_a_daemon_until_it_is_killed() {
     let dir = RunDir::new();
     let server = Backend::greeter("A");

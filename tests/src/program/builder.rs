@@ -150,26 +150,13 @@ impl Builder {
                 command
             }
         };
-        command.args(&self.options);
-        if let Some(datapath) = self.datapath {
-            command.args(["--datapath", datapath.name()]);
-        }
-        if let Some(turns) = self.offload_after.or(self.datapath.and_then(Datapath::offload_after))
-        {
-            command.args(["--offload-after", &turns.to_string()]);
-        }
         let reserved = self.listen.is_none().then(ReservedPort::new);
         let address = match (&self.listen, &reserved) {
             (Some(address), _) => *address,
             (None, Some(port)) => port.address(),
             (None, None) => unreachable!("one of them is set"),
         };
-        if !address.ip().is_unspecified() {
-            command.args(["-b", &address.ip().to_string()]);
-        }
-        let port = address.port().to_string();
-        command.arg(self.service.as_ref().unwrap_or(&port));
-        command.args(&self.operands);
+        command.args(self.arguments(address)).args(&self.operands);
         if let Some(id) = self.user {
             command.uid(id).gid(id);
         }
@@ -179,6 +166,23 @@ impl Builder {
             unsafe { command.pre_exec(limited) };
         }
         (command, reserved, address)
+    }
+
+    /// The command line of a program that listens at `address`, up to its servers.
+    pub(super) fn arguments(&self, address: SocketAddr) -> Vec<String> {
+        let mut words = self.options.clone();
+        if let Some(datapath) = self.datapath {
+            words.extend(["--datapath".into(), datapath.name().into()]);
+        }
+        if let Some(turns) = self.offload_after.or(self.datapath.and_then(Datapath::offload_after))
+        {
+            words.extend(["--offload-after".into(), turns.to_string()]);
+        }
+        if !address.ip().is_unspecified() {
+            words.extend(["-b".into(), address.ip().to_string()]);
+        }
+        words.push(self.service.clone().unwrap_or_else(|| address.port().to_string()));
+        words
     }
 
     /// Starts the program and waits until it serves, on the datapath that was asked for.
