@@ -27,7 +27,7 @@ fn sigint_ends_it_at_once(datapath: Datapath) {
 }
 
 fn sighup_and_sigusr1_do_no_harm(datapath: Datapath) {
-    let mut link = Link::with(Builder::new(datapath), ([127, 0, 0, 1], 0).into());
+    let link = Link::with(Builder::new(datapath), ([127, 0, 0, 1], 0).into());
     let (client, server) = link.pair();
     for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGPIPE] {
         link.balance.signal(signal);

@@ -192,14 +192,16 @@ fn row(id: ChannelId, method: Method, channel: &Channel, (sent, rcvd): (u64, u64
 
 fn stats(shared: &Shared) -> Stats {
     let totals = &shared.totals;
-    let splice = shared.datapath.splice_figures().map(|figures| SpliceStats {
-        current: figures.current,
-        total: figures.total,
-        refused: figures.refused,
-        packets: figures.packets,
-        sacks: figures.sacks,
-        clamped: figures.clamped,
-        dropped: figures.dropped,
+    let splice = shared.datapath.splice_figures().map(|figures| {
+        Box::new(SpliceStats {
+            current: figures.current,
+            total: figures.total,
+            refused: figures.refused,
+            packets: figures.packets,
+            sacks: figures.sacks,
+            clamped: figures.clamped,
+            dropped: figures.dropped,
+        })
     });
     let [accepted, unserved, broken] = totals.counts();
     let datapath = shared.datapath.name().to_string();

@@ -218,7 +218,7 @@ pub struct Stats {
     /// Connections that did not end in an orderly way.
     pub broken: u64,
     /// What the splice datapath has done, where it runs.
-    pub splice: Option<SpliceStats>,
+    pub splice: Option<Box<SpliceStats>>,
 }
 
 /// What the splice datapath has done since the start.
