@@ -65,7 +65,8 @@ fn start_status_restart_and_stop_say_what_they_do() {
     let answers = [ask(one.address()), ask(one.address()), ask(two.address())];
     assert_eq!(answers.map(|answer| answer.expect("an answer")), ["A", "B", "B"]);
     let again = service.say(&["start"]);
-    assert_eq!(again, format!("balance is already running (pid {})\n", service.supervisor()));
+    let running = format!("balance is already running (pid {})", service.supervisor());
+    assert_eq!(again, running + "; reload reads its file again\n");
 
     let status = service.say(&["status"]);
     assert!(status.starts_with("balance is running (pid "), "{status}");

@@ -10,6 +10,7 @@ mod backoff;
 mod check;
 mod exchange;
 mod inbox;
+mod manager;
 mod plan;
 mod process;
 mod start;

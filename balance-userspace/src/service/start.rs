@@ -16,7 +16,7 @@ use super::{
     conf::Conf,
     counted,
     inbox::Inbox,
-    is_absence, say,
+    is_absence, manager, say,
     supervisor::{After, Event, Settings, Supervisor, WRONG},
 };
 use crate::{
@@ -43,6 +43,9 @@ pub(super) fn start(place: &Place, foreground: bool, form: LogFormat) -> Result<
     // Before anything else is opened.
     let handed = if foreground { Handed::by_manager()? } else { Handed::default() };
     let Some(conf) = to_start(place)? else { return Ok(0) };
+    if !foreground && manager::is_in_charge(place) {
+        return manager::start(place);
+    }
     if foreground {
         logging::init(Sink::Foreground, form, false);
         return supervise(place, conf, handed, form, None);
@@ -60,7 +63,8 @@ pub(super) fn in_background(place: &Place) -> Result<u8, StartError> {
 fn to_start(place: &Place) -> Result<Option<Conf>, StartError> {
     match Running::find(place) {
         Ok(running) => {
-            say(&format!("balance is already running (pid {})", running.pid()));
+            let pid = running.pid();
+            say(&format!("balance is already running (pid {pid}); reload reads its file again"));
             return Ok(None);
         }
         Err(error) if is_absence(&error) => {}

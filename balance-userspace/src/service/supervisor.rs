@@ -551,7 +551,7 @@ impl Supervisor {
                         return Ok(Some("changed"));
                     }
                     Reply::InvalidAddress(why) | Reply::Refused(why) => return Err(wrong(why)),
-                    // The shell has changed what the file did not.
+                    // It takes another process.
                     _ => {}
                 }
             }

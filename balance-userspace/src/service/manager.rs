@@ -1,0 +1,57 @@
+//! systemd, where it runs and has our unit: it is asked to start what it would start at boot, so that
+//! there is one who is in charge.
+//!
+//! Invariant: for the packaged file and directory only; everything else is the caller's own.
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use super::{Running, WRONG, check, complain, counted, say};
+use crate::{
+    cli::{CONFIG, Place},
+    error::StartError,
+    sys,
+};
+
+/// The unit of the packaged file.
+const UNIT: &str = "balance.service";
+
+/// EX_UNAVAILABLE of sysexits(3).
+const UNAVAILABLE: u8 = 69;
+
+/// Whether systemd would start the instances of this file.
+pub(super) fn is_in_charge(place: &Place) -> bool {
+    let is_packaged = place.config == Path::new(CONFIG) && place.run_dir.is_none();
+    let may_ask = is_packaged && sys::effective_user() == 0;
+    may_ask && sd_notify::booted().unwrap_or(false) && knows_unit()
+}
+
+fn knows_unit() -> bool {
+    let mut systemctl = Command::new("systemctl");
+    systemctl.args(["cat", UNIT]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    systemctl.status().is_ok_and(|status| status.success())
+}
+
+/// Has it start them; it says what went wrong itself.
+pub(super) fn start(place: &Place) -> Result<u8, StartError> {
+    let conf = check::read(&place.config)?;
+    let wrong = conf.wrong(&place.config);
+    wrong.iter().for_each(|line| complain(line));
+    let mut systemctl = Command::new("systemctl");
+    let status = systemctl.args(["start", UNIT]).stdin(Stdio::null()).status();
+    let started = status.map_err(|source| StartError::System { act: "run systemctl", source })?;
+    if !started.success() {
+        return Ok(if wrong.is_empty() { UNAVAILABLE } else { WRONG });
+    }
+    let table = Running::find(place).and_then(|mut running| running.table());
+    let failed = table.into_iter().flat_map(|table| table.instances);
+    let failed: Vec<_> = failed.filter(|row| row.pid.is_none()).collect();
+    failed.iter().for_each(|row| complain(&row.status));
+    if !wrong.is_empty() || !failed.is_empty() {
+        return Ok(if wrong.is_empty() { UNAVAILABLE } else { WRONG });
+    }
+    say(&format!("balance is started by systemd: {}", counted(conf.lines.len(), "instance")));
+    Ok(0)
+}
