@@ -6,6 +6,7 @@
 pub mod args;
 pub mod background;
 pub mod cli;
+pub mod complete;
 pub mod control;
 pub mod datapath;
 pub mod error;

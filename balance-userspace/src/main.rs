@@ -11,7 +11,7 @@ use balance_userspace::{
     args::{Args, Mode},
     background::{self, Side},
     cli::{self, Invocation},
-    control,
+    complete, control,
     error::StartError,
     handed::Handed,
     logging::{self, Sink},
@@ -21,6 +21,9 @@ use balance_userspace::{
 };
 
 fn main() -> ExitCode {
+    if complete::answer() {
+        return ExitCode::SUCCESS;
+    }
     run().unwrap_or_else(|e| {
         // Nobody may be listening; the exit code still tells.
         let _ = stderr().write_all(format!("balance: {}\n", one_line(&e.to_string())).as_bytes());

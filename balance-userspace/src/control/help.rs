@@ -1,10 +1,10 @@
-//! What `help` and `version` print.
+//! What `help` and `version` print; man pages and completions take the commands from here too.
 //!
 //! Invariant: every command stands here once, in two leading blanks and with its description from
 //! column 34 on, the classic's first; what a command does to standing connections is said.
 
 /// Commands of the classic, then those that it did not have; lines of the description.
-const COMMANDS: [(&str, &[&str]); 21] = [
+pub const COMMANDS: [(&str, &[&str]); 21] = [
     ("create <host> <port>", &["add a channel to the current group, disabled"]),
     ("assign <channel> <host> <port>", &["give a disabled channel another address", STAY]),
     ("disable <channel>", &["take no new connections", GO_ON]),
@@ -44,7 +44,8 @@ const COMMANDS: [(&str, &[&str]); 21] = [
 const GO_ON: &str = "(standing connections go on)";
 const STAY: &str = "(standing connections stay where they are)";
 
-const NOTES: &str = "\
+/// What is true of all commands.
+pub const NOTES: &str = "\
 <channel> is a number in the current group, or <group>.<number> in any.
 All but kill can be shortened. Several on a line are separated by a semicolon
 and a blank; if one fails, those after it are not carried out. Commands that

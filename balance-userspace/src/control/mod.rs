@@ -7,6 +7,7 @@ mod answers;
 pub mod client;
 pub mod command;
 mod configure;
+pub mod help;
 pub mod instance;
 pub mod protocol;
 pub mod render;
@@ -14,7 +15,6 @@ pub mod rundir;
 
 #[cfg(test)]
 mod fake;
-mod help;
 pub(crate) mod line;
 pub(crate) mod master;
 mod once;

@@ -20,6 +20,9 @@ use crate::sys;
 /// The run directory of root's instances.
 const SYSTEM: &str = "/run/balance";
 
+/// What stands for `-b` in the name of an instance without it, as in the classic.
+pub const ALL: &str = "0.0.0.0";
+
 /// Bytes of the longest path that a Unix socket can have: `sun_path` without the final zero.
 const SOCKET_PATH: usize = 107;
 
@@ -214,9 +217,17 @@ impl RunDir {
     }
 }
 
+/// Port and `-b` of the instance whose pid file has that name; without `-b` the second is the
+/// address of all, as in the name.
+pub fn instance_of(pid_file: &str) -> Option<(u16, String)> {
+    let name = pid_file.strip_prefix("balance.")?.strip_suffix(".pid")?;
+    let (port, bind) = name.split_once('.')?;
+    Some((port.parse().ok()?, bind.replace("%2F", "/").replace("%25", "%")))
+}
+
 /// `balance.PORT.BIND`; a slash cannot be in it, and what stands for one is unambiguous.
 fn name(bind: Option<&str>, port: u16) -> String {
-    let bind = bind.unwrap_or("0.0.0.0").replace('%', "%25").replace('/', "%2F");
+    let bind = bind.unwrap_or(ALL).replace('%', "%25").replace('/', "%2F");
     format!("balance.{port}.{bind}")
 }
 
@@ -331,6 +342,7 @@ mod tests {
             let (one, other) = (name(Some(&a), 25), name(Some(&b), 25));
             prop_assert!(!one.contains('/'));
             prop_assert_eq!(one == other, a == b);
+            prop_assert_eq!(instance_of(&format!("{one}.pid")), Some((25, a)));
         }
     }
 }

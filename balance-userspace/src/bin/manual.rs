@@ -1,0 +1,101 @@
+//! Writes what a package installs beside the program and what follows from it: the man pages and
+//! the completions, into the directory that is named.
+//!
+//! Invariant: what can be said on the command line, and the commands of the shell, come from the
+//! definitions that the program itself uses; the rest is in `manual/`.
+
+use std::{env, error::Error, fs, io::Write as _, path::Path};
+
+use balance_userspace::{cli, complete, control::help};
+use clap_mangen::{
+    Man,
+    roff::{Roff, bold, roman},
+};
+
+/// What a page says that no definition knows.
+const DESCRIPTION: &str = include_str!("../../manual/description.roff");
+const REST: &str = include_str!("../../manual/rest.roff");
+const CONFIGURATION: &str = include_str!("../../manual/balance.conf.5");
+
+/// When those texts were last changed.
+const DATE: &str = "2026-11-25";
+
+/// The shells, each with the name under which it finds its completions.
+const COMPLETIONS: [(&str, &str); 3] =
+    [("bash", "balance"), ("zsh", "_balance"), ("fish", "balance.fish")];
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+fn main() -> Outcome<()> {
+    let dir = env::args_os().nth(1).ok_or("usage: manual DIRECTORY")?;
+    let dir = Path::new(&dir);
+    fs::create_dir_all(dir)?;
+    fs::write(dir.join("balance.8"), program()?)?;
+    fs::write(dir.join("balance.conf.5"), CONFIGURATION)?;
+    for (shell, file) in COMPLETIONS {
+        let mut script = Vec::new();
+        if !complete::write_registration(shell, &mut script)? {
+            return Err(format!("no completions for {shell}").into());
+        }
+        // Each in a directory of its own: they share names.
+        fs::create_dir_all(dir.join(shell))?;
+        fs::write(dir.join(shell).join(file), script)?;
+    }
+    Ok(())
+}
+
+/// balance(8).
+fn program() -> Outcome<Vec<u8>> {
+    let man = Man::new(cli::command())
+        .title("BALANCE")
+        .section("8")
+        .manual("System Administration")
+        .date(DATE);
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    page.extend(DESCRIPTION.bytes());
+    man.render_options_section(&mut page)?;
+    verbs(&mut page)?;
+    commands(&mut page)?;
+    page.extend(REST.bytes());
+    Ok(page)
+}
+
+/// The verbs, each with its options.
+fn verbs(page: &mut Vec<u8>) -> Outcome<()> {
+    writeln!(page, ".SH VERBS\nAll instances of a configuration file, see\n.BR balance.conf (5).")?;
+    let mut command = cli::command().mut_subcommands(|verb| verb.disable_help_flag(true));
+    command.build();
+    for verb in command.get_subcommands() {
+        let long = verb.get_long_flag().map(|flag| format!(", --{flag}"));
+        let names = verb.get_name().to_owned() + &long.unwrap_or_default();
+        let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
+        let mut entry = Roff::new();
+        entry.control("SS", [names.as_str()]);
+        entry.text([roman(about + ".")]);
+        entry.to_writer(page)?;
+        let mut options = Vec::new();
+        Man::new(verb.clone()).render_options_section(&mut options)?;
+        // It is no section of its own here.
+        page.extend(String::from_utf8(options)?.replace(".SH OPTIONS\n", "").bytes());
+    }
+    Ok(())
+}
+
+/// The commands of `-c` and `-i`.
+fn commands(page: &mut Vec<u8>) -> Outcome<()> {
+    let mut section = Roff::new();
+    section.control("SH", ["COMMANDS"]);
+    section.text([roman("What -c and -i can tell the balance that runs on a port.")]);
+    for (usage, lines) in help::COMMANDS {
+        section.control("TP", []);
+        section.text([bold(usage)]);
+        section.text([roman(lines.join(" "))]);
+    }
+    section.control("PP", []);
+    section.text([roman(help::NOTES.trim_end())]);
+    section.to_writer(page)?;
+    Ok(())
+}
