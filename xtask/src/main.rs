@@ -12,11 +12,14 @@
 )]
 
 mod apt;
+mod base_system;
 mod bench;
 mod build;
 mod build_ebpf;
 mod demo;
+mod dist;
 mod exec;
+mod packager;
 mod peers;
 mod root;
 mod run;
@@ -39,6 +42,7 @@ enum Task {
     Run(run::Options),
     Test(test::Options),
     Demo(demo::Options),
+    Dist(dist::Options),
     Bench(bench::Options),
 }
 
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
         Task::Run(options) => run::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Demo(options) => demo::run(&options),
+        Task::Dist(options) => dist::run(&options),
         Task::Bench(options) => bench::run(&options),
     };
     match outcome {

@@ -1,4 +1,5 @@
-//! The programs that the tests of the package `tests` use as peers of balance.
+//! The programs that the tests of the package `tests` use: peers of balance, and what looks at its
+//! package.
 //!
 //! Invariant: they are only programs to be run by a test; nothing is configured, and nothing
 //! stays running.
@@ -10,12 +11,18 @@ use anyhow::{Context as _, Result, bail};
 use crate::apt;
 
 /// Each program and the package it is in.
-const PEERS: [(&str, &str); 4] = [
+const PEERS: [(&str, &str); 9] = [
     ("smtp-source", "postfix"),
     ("smtp-sink", "postfix"),
     ("ip", "iproute2"),
     // Runs the recordings of the classic.
     ("python3", "python3"),
+    ("swaks", "swaks"),
+    // These judge the package.
+    ("debootstrap", "debootstrap"),
+    ("lintian", "lintian"),
+    ("man", "man-db"),
+    ("systemd-analyze", "systemd"),
 ];
 
 /// Postfix asks what kind of mail system this is: none.
@@ -26,9 +33,9 @@ pub(crate) fn install() -> Result<()> {
     let mut packages = Vec::new();
     for (program, package) in PEERS {
         if is_there(program) {
-            eprintln!("test peer {program}: there");
+            eprintln!("test program {program}: there");
         } else {
-            eprintln!("test peer {program}: missing, it is in the package {package}");
+            eprintln!("test program {program}: missing, it is in the package {package}");
             packages.push(package);
         }
     }
@@ -36,7 +43,7 @@ pub(crate) fn install() -> Result<()> {
         return Ok(());
     }
     packages.dedup();
-    apt::install(&packages, ANSWERS).context("cannot install the test peers")?;
+    apt::install(&packages, ANSWERS).context("cannot install what the tests run")?;
     match PEERS.iter().find(|(program, _)| !is_there(program)) {
         Some((program, package)) => {
             bail!("the package {package} is installed but has no {program}")

@@ -6,16 +6,17 @@
 use anyhow::{Result, anyhow};
 
 use crate::{
-    apt,
+    apt, base_system,
     exec::exec,
-    peers,
+    packager, peers,
     toolchain::{self, Compiler, Toolchain},
 };
 
 /// Find or install what builds the BPF program.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Also what the tests need: peers to talk to through balance.
+    /// Also what the tests need: peers to talk to through balance, and what makes and judges its
+    /// package.
     #[arg(long)]
     pub(crate) tests: bool,
 }
@@ -32,6 +33,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     eprintln!("BPF toolchain: {toolchain}");
     if options.tests {
         peers::install()?;
+        packager::install()?;
+        base_system::make()?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::{ffi::OsString, process::Command};
 use anyhow::{Context as _, Result};
 
 use crate::{
-    build,
+    base_system, build, dist,
     exec::{exec, output},
     root::Root,
     setup, workspace,
@@ -34,6 +34,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             "clippy",
             "--workspace",
             "--all-targets",
+            "--features",
+            "balance-userspace/manual",
             "--",
             "-D",
             "warnings",
@@ -42,6 +44,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     exec(cargo_test().args(["--workspace", "--exclude", "tests"]).args(&options.args))?;
     // Optimised: they hash much of what they send.
     let mut tests = cargo_test();
+    tests.env("BALANCE_DEB", dist::package()?);
+    if let Some(archive) = base_system::make()? {
+        tests.env("BALANCE_BASE_SYSTEM", archive);
+    }
     tests.args(["--release", "--package", "tests"]).args(&options.args);
     match Root::find() {
         Root::Already => {}

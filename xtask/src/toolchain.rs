@@ -138,7 +138,7 @@ fn nightly(program: &str) -> Command {
 /// A linker that reads what a compiler of that LLVM writes, or why there is none.
 pub(crate) fn linker(llvm: u32) -> Result<PathBuf> {
     let mut why = anyhow!("{LINKER} is not installed");
-    for linker in linkers() {
+    for linker in programs(LINKER) {
         match llvm_of_linker(&linker) {
             Err(error) => why = error,
             // A released linker has its LLVM built in and does not tell: trust it.
@@ -155,13 +155,13 @@ pub(crate) fn linker(llvm: u32) -> Result<PathBuf> {
     Err(why)
 }
 
-/// All that are there. Cargo's own directory is not on everybody's PATH.
-fn linkers() -> Vec<PathBuf> {
+/// All programs of that name. Cargo's own directory is not on everybody's PATH.
+pub(crate) fn programs(name: &str) -> Vec<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let cargo_home = cargo_home.or_else(|| env::home_dir().map(|home| home.join(".cargo")));
     let places = env::split_paths(&path).chain(cargo_home.map(|home| home.join("bin")));
-    places.map(|place| place.join(LINKER)).filter(|linker| linker.is_file()).collect()
+    places.map(|place| place.join(name)).filter(|program| program.is_file()).collect()
 }
 
 /// The LLVM that the linker loads, by the name of the library (`libLLVM.so.22.1`); `None` if it

@@ -6,6 +6,7 @@
 
 use std::{
     env,
+    ffi::OsStr,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -35,11 +36,26 @@ pub(crate) fn program() -> PathBuf {
     target().join("release/balance")
 }
 
+/// What is given to others.
+pub(crate) fn dist() -> PathBuf {
+    target().join("dist")
+}
+
+/// An unpacked system that the package is installed in, as an archive.
+pub(crate) fn base_system(release: &str) -> PathBuf {
+    target().join(format!("base-system/{release}.tar"))
+}
+
 /// The cargo that runs this task, for a command of its own in this workspace.
 pub(crate) fn cargo() -> Command {
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(root()).env("CARGO_TARGET_DIR", target());
-    cargo
+    in_workspace(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// A program that runs cargo, for the same.
+pub(crate) fn in_workspace(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(root()).env("CARGO_TARGET_DIR", target());
+    command
 }
 
 fn target() -> PathBuf {

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Usage: base-system.sh ARCHIVE RELEASE [MIRROR]
+# Makes ARCHIVE, a tar file of a minimal Debian system, as root. It is there only when it is whole.
+set -eu
+archive=$1
+shift
+
+dir=$(mktemp -d "$archive.XXXXXX")
+trap 'rm -rf "$dir"' EXIT
+trap 'exit 130' HUP INT TERM
+
+# What the package depends on; the rest is in every system.
+debootstrap --variant=minbase --include=adduser "$1" "$dir/root" ${2+"$2"}
+rm -rf "$dir"/root/var/cache/apt/archives/*.deb "$dir"/root/var/lib/apt/lists/*
+tar -C "$dir/root" -cf "$dir/archive" .
+mv "$dir/archive" "$archive"
