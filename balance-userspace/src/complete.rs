@@ -4,6 +4,7 @@
 //! what stands there, of processes that live. A question that makes no sense has no answer.
 
 use std::{
+    collections::BTreeSet,
     env,
     ffi::OsString,
     fs, io,
@@ -106,7 +107,9 @@ fn offer_instances(command: Command, said: &ArgMatches) -> Command {
         let (dir, bind) = (dir.clone(), bind.clone());
         ArgValueCandidates::new(move || {
             let running = running(dir.as_deref()).into_iter();
-            running.filter_map(|at| pick(&bind, at)).map(CompletionCandidate::new).collect()
+            // Several may listen at one address.
+            let words: BTreeSet<String> = running.filter_map(|at| pick(&bind, at)).collect();
+            words.into_iter().map(CompletionCandidate::new).collect()
         })
     };
     let ports = offer(|bind, (port, at)| (at == bind).then(|| port.to_string()));
@@ -135,20 +138,18 @@ fn commands() -> Vec<CompletionCandidate> {
 /// Ports and `-b` of the instances that run.
 fn running(dir: Option<&Path>) -> Vec<(u16, String)> {
     let own = RunDir::locate(dir).unwrap_or_else(|_| RunDir::system());
-    // Nobody else's pid files are open to all.
+    // As `-c` looks for them: where ours are, and where root's are.
     let dirs = [own.path().to_owned(), RunDir::system().path().to_owned()];
     let dirs = if dir.is_some() { &dirs[..1] } else { &dirs[..] };
     let mut found: Vec<(u16, String)> = Vec::new();
     for file in dirs.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten() {
         let name = file.file_name();
         let Some(instance) = name.to_str().and_then(rundir::instance_of) else { continue };
-        let lives = fs::read_to_string(file.path())
-            .is_ok_and(|pid| Path::new("/proc").join(pid.trim()).exists());
-        if lives {
+        let pid =
+            fs::read_to_string(file.path()).ok().and_then(|pid| pid.trim().parse::<u32>().ok());
+        if pid.is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists()) {
             found.push(instance);
         }
     }
-    found.sort();
-    found.dedup();
     found
 }

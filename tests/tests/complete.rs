@@ -1,0 +1,80 @@
+//! Completion of command lines, asked as the shells' functions ask.
+
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use tests::{Balance, Builder, PATIENCE, binary, run};
+
+#[test]
+fn verbs_come_first_and_options_when_asked_for() {
+    assert_eq!(offers(&["st"]), ["start", "stop", "status"]);
+    assert!(offers(&[""]).iter().all(|word| !word.starts_with('-')));
+    assert_eq!(offers(&["--half"]), ["--half-close-timeout"]);
+    assert_eq!(offers(&["status", "--j"]), ["--json"]);
+    assert_eq!(offers(&["--datapath", "s"]), ["splice", "sockmap"]);
+    // No verb after a port.
+    assert_eq!(offers(&["25", "st"]), [""; 0]);
+}
+
+#[test]
+fn files_stand_where_a_file_is_wanted() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("mail.conf");
+    std::fs::write(&file, "").expect("writing a file");
+    let (file, begin) = (file.display().to_string(), folder.path().join("ma"));
+    let begin = begin.display().to_string();
+    assert_eq!(offers(&["check", &begin]), [file.clone()]);
+    assert_eq!(offers(&["start", "--config", &begin]), [file]);
+}
+
+#[test]
+fn commands_of_the_shell_follow_c() {
+    assert_eq!(offers(&["-c", "d"]), ["disable", "drain", "drop"]);
+    assert_eq!(offers(&["-c", "s"]), ["show", "sessions", "stats"]);
+}
+
+#[test]
+fn instances_that_run_are_offered_to_commands_and_those_that_died_are_not() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let dir = folder.path().display().to_string();
+    let start = || Builder::auto().option(&["--run-dir", &dir]).operand("127.0.0.1:9").start();
+    let (one, mut other) = (start(), start());
+    let port = |balance: &Balance| balance.address().port().to_string();
+    let bind = one.address().ip().to_string();
+    assert_eq!(other.address().ip().to_string(), bind);
+    let ask = |words: &[&str]| {
+        let mut found = offers(&[&["--run-dir", &dir], words].concat());
+        found.sort();
+        found
+    };
+    let mut both = [port(&one), port(&other)];
+    both.sort();
+    assert_eq!(ask(&["-b", &bind, "-c", "show", ""]), both);
+    assert_eq!(ask(&["-b", &bind, "-i", ""]), both);
+    assert_eq!(ask(&["-i", "-b", ""]), [bind.clone()]);
+    // They listen elsewhere.
+    assert_eq!(ask(&["-b", "127.0.0.2", "-c", "show", &port(&one)]), [""; 0]);
+    assert_eq!(ask(&["-c", "show", &port(&one)]), [""; 0]);
+
+    other.signal(Signal::SIGKILL);
+    other.wait(PATIENCE);
+    assert_eq!(ask(&["-b", &bind, "-c", "show", ""]), [port(&one)]);
+}
+
+#[test]
+fn what_means_something_to_others_does_not_keep_it_from_its_work() {
+    let outcome = run(Command::new(binary()).arg("--version").env("COMPLETE", "1"), PATIENCE);
+    assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
+    assert!(outcome.stdout.starts_with("balance "), "{outcome:?}");
+}
+
+/// What is offered for the last of the words after the program's name.
+fn offers(words: &[&str]) -> Vec<String> {
+    let mut shell = Command::new(binary());
+    shell.args(["--", "balance"]).args(words).env("COMPLETE", "bash");
+    shell.env("_CLAP_IFS", "\n").env("_CLAP_COMPLETE_INDEX", words.len().to_string());
+    let outcome = run(&mut shell, PATIENCE);
+    assert_eq!(outcome.status.code(), Some(0), "{words:?}: {outcome:?}");
+    assert_eq!(outcome.stderr, "", "{words:?}");
+    outcome.stdout.lines().map(str::to_owned).collect()
+}

@@ -1,0 +1,150 @@
+//! The Debian package: what Debian's own tools say of it, and whether it comes and goes without a
+//! trace in a system that was made for it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use tests::{Root, note, package, run, unpacked};
+
+const LONG: Duration = Duration::from_secs(120);
+
+/// What `systemd-analyze security` may say at most: 10 is a service without any restriction.
+const MOST_EXPOSURE: f64 = 2.0;
+
+const UNITS: [&str; 2] = ["balance.service", "balance@.service"];
+
+/// Exit codes of `status`, as LSB has them for init scripts.
+const RUNS: i32 = 0;
+const STOPPED: i32 = 3;
+
+/// EX_CONFIG of sysexits(3).
+const MISTAKE: i32 = 78;
+
+/// A lock and backups of the programs that know about users.
+const LEFT_BY_OTHERS: [&str; 3] = ["run/adduser", "etc/shadow-", "etc/gshadow-"];
+
+#[test]
+fn lintian_finds_no_error() {
+    let Some(package) = package() else { return };
+    let mut lintian = Command::new("lintian");
+    let outcome = run(lintian.args(["--fail-on", "error"]).arg(package), LONG);
+    note(&outcome.stdout);
+    assert!(outcome.status.success(), "{outcome:?}");
+}
+
+#[test]
+fn systemd_finds_no_fault_with_the_units() {
+    let Some(files) = unpacked() else { return };
+    let files = files.path();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for unit in UNITS {
+        // Neither the program nor its man pages are installed here.
+        let text = fs::read_to_string(files.join("usr/lib/systemd/system").join(unit));
+        let text =
+            text.expect("a unit").replace("=/usr/sbin", &format!("={}/usr/sbin", files.display()));
+        let copy = folder.path().join(unit);
+        fs::write(&copy, text).expect("writing a unit");
+        let mut analyze = Command::new("systemd-analyze");
+        analyze.arg("verify").arg(&copy).env("MANPATH", files.join("usr/share/man"));
+        let outcome = run(&mut analyze, LONG);
+        assert!(outcome.status.success() && outcome.stderr.is_empty(), "{unit}: {outcome:?}");
+
+        let mut analyze = Command::new("systemd-analyze");
+        analyze.args(["security", "--offline=yes", "--no-pager"]).arg(&copy);
+        let outcome = run(&mut analyze, LONG);
+        let verdict = outcome.stdout.lines().rfind(|line| line.contains("exposure level"));
+        let verdict = verdict.unwrap_or_else(|| panic!("{unit}: {outcome:?}"));
+        note(verdict);
+        let exposure = verdict.rsplit_once(": ").and_then(|(_, rest)| rest.split(' ').next());
+        let exposure: f64 = exposure.and_then(|n| n.parse().ok()).expect("a number");
+        assert!(exposure <= MOST_EXPOSURE, "{verdict}");
+    }
+}
+
+#[test]
+fn man_pages_are_set_without_a_warning() {
+    let Some(files) = unpacked() else { return };
+    for (page, expected) in [
+        ("man8/balance.8.gz", "Spliced"),
+        ("man1/balance.1.gz", "Spliced"),
+        ("man5/balance.conf.5.gz", "patterns"),
+    ] {
+        let mut man = Command::new("man");
+        man.args(["--warnings", "-EUTF-8", "-Tutf8", "-l"]);
+        man.arg(files.path().join("usr/share/man").join(page)).env("LC_ALL", "C.UTF-8");
+        let outcome = run(&mut man, LONG);
+        assert!(outcome.status.success(), "{page}: {}", outcome.stderr);
+        assert_eq!(outcome.stderr, "", "{page}");
+        assert!(outcome.stdout.contains(expected), "{page} lacks {expected}");
+    }
+}
+
+#[test]
+fn it_comes_and_goes_without_a_trace() {
+    let (Some(package), Some(root)) = (package(), Root::unpack()) else { return };
+    let (files, users) = (root.files(), users(&root));
+    root.install(&package);
+    root.ends_with(0, "getent passwd balance");
+    root.ends_with(0, "balance --version");
+    root.ends_with(0, "dpkg --audit");
+
+    // As it is installed it runs, without an instance.
+    root.ends_with(RUNS, "service balance status");
+    root.ends_with(0, "update-rc.d balance defaults");
+    root.ends_with(0, "ls /etc/rc2.d/S*balance /etc/rc0.d/K*balance");
+    root.ends_with(0, "service balance stop");
+    root.ends_with(STOPPED, "service balance status");
+    root.ends_with(0, "service balance stop");
+    root.ends_with(0, "service balance start");
+    root.ends_with(RUNS, "service balance status");
+
+    // Not a trace of what was made in the meantime either.
+    root.write("/etc/balance/other.conf", "2525 127.0.0.1:9\n");
+    root.ends_with(0, "balance start --config /etc/balance/other.conf");
+    root.ends_with(0, "balance stop --config /etc/balance/other.conf");
+    root.ends_with(0, "dpkg --remove balance");
+    root.ends_with(0, "test -e /etc/balance/balance.conf");
+    root.ends_with(0, "! pidof balance");
+    root.ends_with(0, "dpkg --purge balance");
+    let mut left: Vec<PathBuf> = root.files().difference(&files).cloned().collect();
+    left.retain(|path| !LEFT_BY_OTHERS.iter().any(|other| path == Path::new(other)));
+    assert_eq!(left, Vec::<PathBuf>::new());
+    assert_eq!(users, self::users(&root));
+}
+
+#[test]
+fn an_upgrade_restarts_what_runs_unless_its_file_has_a_mistake() {
+    let (Some(package), Some(root)) = (package(), Root::unpack()) else { return };
+    root.install(&package);
+    root.write("/etc/balance/balance.conf", "2525 127.0.0.1:9\n");
+    root.ends_with(0, "service balance reload");
+    root.ends_with(RUNS, "service balance status");
+    let before = root.ends_with(0, "pidof balance");
+
+    root.write("/etc/balance/balance.conf", "2525 127.0.0.1:9\nnosuchport\n");
+    root.ends_with(MISTAKE, "service balance reload");
+    let said = root.install(&package);
+    assert!(said.contains("balance.conf:2: "), "{said}");
+    assert!(said.contains("not restarted"), "{said}");
+    assert_eq!(root.ends_with(0, "pidof balance"), before);
+
+    root.write("/etc/balance/balance.conf", "2525 127.0.0.1:9\n");
+    root.install(&package);
+    root.ends_with(RUNS, "service balance status");
+    assert_ne!(root.ends_with(0, "pidof balance"), before);
+}
+
+/// Users and groups, as the system has them.
+fn users(root: &Root) -> Vec<String> {
+    let mut lines = Vec::new();
+    for file in ["etc/passwd", "etc/group", "etc/shadow", "etc/gshadow"] {
+        let text = fs::read_to_string(root.path().join(Path::new(file))).expect("a list of users");
+        lines.extend(text.lines().map(str::to_owned));
+    }
+    lines.sort();
+    lines
+}
