@@ -92,15 +92,16 @@ fn it_comes_and_goes_without_a_trace() {
     root.ends_with(0, "balance --version");
     root.ends_with(0, "dpkg --audit");
 
-    // As it is installed it runs, without an instance.
-    root.ends_with(RUNS, "service balance status");
+    // As it is installed there is nothing to run.
+    root.ends_with(STOPPED, "service balance status");
     root.ends_with(0, "update-rc.d balance defaults");
     root.ends_with(0, "ls /etc/rc2.d/S*balance /etc/rc0.d/K*balance");
     root.ends_with(0, "service balance stop");
-    root.ends_with(STOPPED, "service balance status");
-    root.ends_with(0, "service balance stop");
     root.ends_with(0, "service balance start");
     root.ends_with(RUNS, "service balance status");
+    root.ends_with(0, "service balance stop");
+    root.ends_with(STOPPED, "service balance status");
+    root.ends_with(0, "service balance start");
 
     // Not a trace of what was made in the meantime either.
     root.write("/etc/balance/other.conf", "2525 127.0.0.1:9\n");
@@ -121,7 +122,7 @@ fn an_upgrade_restarts_what_runs_unless_its_file_has_a_mistake() {
     let (Some(package), Some(root)) = (package(), Root::unpack()) else { return };
     root.install(&package);
     root.write("/etc/balance/balance.conf", "2525 127.0.0.1:9\n");
-    root.ends_with(0, "service balance reload");
+    root.ends_with(0, "service balance start");
     root.ends_with(RUNS, "service balance status");
     let before = root.ends_with(0, "pidof balance");
 

@@ -65,7 +65,7 @@ impl Namespace {
     }
 
     /// Where ip(8) finds it while we hold it.
-    pub(super) fn path(&self) -> String {
+    pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", process::id(), self.0.as_raw_fd())
     }
 }

@@ -1,0 +1,131 @@
+//! The README's section on installing, done step by step in a system of its own: what is printed
+//! there is what is printed here.
+//!
+//! Process ids and numbers of bytes and attempts are not compared, nor is the width of columns.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpStream},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use tests::{KillOnDrop, Namespace, PATIENCE, Root, eventually, package, run};
+
+/// Where the servers are.
+const SERVERS: [(&str, &str); 2] =
+    [("smtp1.example.com", "192.0.2.1"), ("smtp2.example.com", "192.0.2.2")];
+
+/// A section of the README, from its heading to the next of the same kind.
+fn readme_section(heading: &str) -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let text = fs::read_to_string(path).expect("the README");
+    let (_, rest) = text.split_once(&format!("\n{heading}\n")).expect("that section");
+    rest.split("\n## ").next().unwrap_or_default().to_owned()
+}
+
+/// What is typed, and what is printed then.
+struct Step {
+    typed: String,
+    printed: String,
+}
+
+/// The steps of each block of a section.
+fn blocks(section: &str) -> Vec<Vec<Step>> {
+    let blocks = section.split("```console\n").skip(1);
+    let blocks = blocks.map(|block| block.split("```").next().expect("the end of a block"));
+    blocks.map(steps).collect()
+}
+
+fn steps(block: &str) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    for line in block.lines() {
+        match line.strip_prefix("# ") {
+            Some(typed) => steps.push(Step { typed: typed.into(), printed: String::new() }),
+            None => {
+                let step = steps.last_mut().expect("something typed");
+                step.printed += line;
+                step.printed.push('\n');
+            }
+        }
+    }
+    steps
+}
+
+/// The same whatever the process ids and counts are.
+fn comparable(text: &str) -> Vec<String> {
+    let line = |line: &str| {
+        let mut words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+        let is_running = words.get(1).is_some_and(|word| word == "running");
+        let is_channel = words.len() == 11 && words[0].parse::<u32>().is_ok();
+        for i in 0..words.len() {
+            let is_pid = i > 0 && words[i - 1] == "(pid" || is_running && i == 2;
+            let is_count = is_channel && (i == 7 || i > 8);
+            if is_pid || is_count {
+                let digits = words[i].trim_matches(|c: char| !c.is_ascii_digit()).to_owned();
+                assert!(digits.parse::<u64>().is_ok(), "no number in {line}");
+                words[i] = words[i].replace(&digits, "N");
+            }
+        }
+        words.join(" ")
+    };
+    text.lines().map(line).collect()
+}
+
+/// A mail server that greets with its name.
+fn server(network: &Namespace, name: &str, address: &str) -> KillOnDrop<Child> {
+    let mut command = Command::new("/usr/sbin/smtp-sink");
+    command.args(["-u", "nobody", "-h", name, &format!("{address}:25"), "100"]);
+    command.stdin(Stdio::null());
+    let child = network.enter(|| command.spawn()).expect("starting smtp-sink");
+    let child = KillOnDrop(child);
+    let address: SocketAddr = format!("{address}:25").parse().expect("an address");
+    eventually(PATIENCE, "smtp-sink listens", || {
+        let connect = || TcpStream::connect_timeout(&address, Duration::from_secs(1));
+        network.enter(connect).map(drop).map_err(|error| error.to_string())
+    });
+    child
+}
+
+#[test]
+fn what_the_readme_says_of_installing_is_what_happens() {
+    let (Some(package), Some(root)) = (package(), Root::unpack()) else { return };
+    let servers = Namespace::new().expect("a network of its own");
+    let relay = root.network();
+    relay.ip(&format!(
+        "link add to-servers type veth peer name to-relay netns {}\n\
+         address add 192.0.2.254/24 dev to-servers\nlink set to-servers up",
+        servers.path()
+    ));
+    servers.ip("link set to-relay up");
+    for (_, address) in SERVERS {
+        servers.ip(&format!("address add {address}/24 dev to-relay"));
+    }
+    let hosts = SERVERS.map(|(name, address)| format!("{address} {name}\n")).concat();
+    root.write("/etc/hosts", &format!("127.0.0.1 localhost\n::1 localhost\n{hosts}"));
+    let running = SERVERS.map(|(name, address)| server(&servers, name, address));
+    let [first, _second] = running;
+
+    let section = readme_section("## Install");
+    let blocks = blocks(&section);
+    assert_eq!(blocks.len(), 2, "the one before and the one after a server is down");
+    root.install(&package);
+    replay(&root, &blocks[0]);
+    drop(first);
+    replay(&root, &blocks[1]);
+}
+
+fn replay(root: &Root, steps: &[Step]) {
+    for Step { typed, printed } in steps {
+        let printed_here = if typed.starts_with("swaks ") {
+            // Not part of a small system; it is as if it were typed there.
+            let mut shell = Command::new("sh");
+            shell.args(["-c", typed]);
+            let outcome = root.network().enter(|| run(&mut shell, PATIENCE));
+            outcome.stdout + &outcome.stderr
+        } else {
+            root.ends_with(0, typed)
+        };
+        assert_eq!(comparable(&printed_here), comparable(printed), "# {typed}");
+    }
+}
