@@ -23,7 +23,7 @@ fn files_stand_where_a_file_is_wanted() {
     std::fs::write(&file, "").expect("writing a file");
     let (file, begin) = (file.display().to_string(), folder.path().join("ma"));
     let begin = begin.display().to_string();
-    assert_eq!(offers(&["check", &begin]), [file.clone()]);
+    assert_eq!(offers(&["check", &begin]), std::slice::from_ref(&file));
     assert_eq!(offers(&["start", "--config", &begin]), [file]);
 }
 
@@ -51,7 +51,7 @@ fn instances_that_run_are_offered_to_commands_and_those_that_died_are_not() {
     both.sort();
     assert_eq!(ask(&["-b", &bind, "-c", "show", ""]), both);
     assert_eq!(ask(&["-b", &bind, "-i", ""]), both);
-    assert_eq!(ask(&["-i", "-b", ""]), [bind.clone()]);
+    assert_eq!(ask(&["-i", "-b", ""]), std::slice::from_ref(&bind));
     // They listen elsewhere.
     assert_eq!(ask(&["-b", "127.0.0.2", "-c", "show", &port(&one)]), [""; 0]);
     assert_eq!(ask(&["-c", "show", &port(&one)]), [""; 0]);
