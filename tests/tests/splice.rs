@@ -2,6 +2,7 @@
 //! enemies and their neighbours are met by a program that sees packets.
 
 use std::{
+    io::{Read as _, Write as _},
     net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
@@ -9,8 +10,9 @@ use std::{
 use socket2::{Domain, Socket, Type};
 
 use tests::{
-    Builder, Cable, Datapath, End, Family, Link, Network, PATIENCE, Peer, RunDir, Topology, WHOLE,
-    both_ways, connect, end_of, eventually, exchange, flag, forge, kernel_works, skip,
+    Backend, Builder, Cable, Datapath, End, Family, Link, Network, PATIENCE, Peer, RunDir,
+    Topology, WHOLE, both_ways, connect, end_of, eventually, exchange, flag, forge, kernel_works,
+    note, skip,
 };
 
 #[test]
@@ -158,6 +160,33 @@ fn a_peer_that_has_vanished_is_found_as_by_keepalive() {
     link.balance.assert_all_handed_over(1);
     let session = link.balance.sessions(1).remove(0);
     assert_eq!(session.end, "client: timed out");
+}
+
+#[test]
+fn connections_that_end_while_they_are_joined_end_clean() {
+    if !kernel_works() {
+        return;
+    }
+    const VISITS: usize = 400;
+    let server = Backend::echo("A");
+    let builder = Builder::new(Datapath::Splice).offload_after(1);
+    let balance = builder.channel(server.address()).start();
+    for _ in 0..VISITS {
+        let mut client = connect(balance.address());
+        client.read_exact(&mut [0]).expect("the server's name");
+        for _ in 0..3 {
+            let mut back = [0; 3000];
+            client.write_all(&[7; 3000]).expect("to the server");
+            client.read_exact(&mut back).expect("from the server");
+        }
+        client.shutdown(Shutdown::Write).expect("shutdown");
+        assert_eq!(end_of(&mut client), End::Clean);
+    }
+    let sessions = balance.sessions(VISITS);
+    let spliced = sessions.iter().filter(|session| session.datapath == Datapath::Splice.name());
+    note(&format!("{} of {VISITS} were spliced", spliced.count()));
+    let stopped = balance.stop();
+    assert_eq!((stopped.connections, stopped.broken), (VISITS as u64, 0));
 }
 
 #[test]

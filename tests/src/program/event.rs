@@ -87,6 +87,8 @@ pub struct Stopped {
     pub connections: u64,
     /// Clients for whom there was no backend.
     pub unserved: u64,
+    /// Connections that did not end in an orderly way.
+    pub broken: u64,
     /// Bytes from clients to backends.
     pub sent: u64,
     /// Bytes from backends to clients.
@@ -98,6 +100,7 @@ impl Stopped {
         Self {
             connections: event.number("connections"),
             unserved: event.number("unserved"),
+            broken: event.number("broken"),
             sent: event.number("sent"),
             rcvd: event.number("rcvd"),
         }

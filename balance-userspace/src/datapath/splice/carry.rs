@@ -131,6 +131,12 @@ async fn end_of(
     loop {
         joint.release(pair);
         let told = slot.ending[i].notified();
+        // Where our socket got the end and passed it on, it is over with the last acknowledgement
+        // that our other socket waits for. Before resets: a peer that has ended and is gone answers
+        // whatever is late with one.
+        if slot.is_over(i) || ended && slot.is_settled(1 - i) {
+            return Ok(());
+        }
         let endings = slot.endings();
         if endings & (ending::BROKEN << i) != 0 {
             return Err(direction.source_broke(io::ErrorKind::ConnectionReset.into()));
@@ -138,12 +144,6 @@ async fn end_of(
         if endings & (ending::BROKEN << (1 - i)) != 0 {
             // Its own direction may be over already.
             return Err(direction.target_broke(io::ErrorKind::ConnectionReset.into()));
-        }
-        // Where our socket got the end and passed it on, it is over with the last acknowledgement
-        // that our other socket waits for.
-        let is_over = endings & (ending::ACKNOWLEDGED << i) != 0 || ended && slot.is_settled(1 - i);
-        if is_over {
-            return Ok(());
         }
         told.await;
     }

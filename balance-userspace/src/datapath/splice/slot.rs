@@ -111,6 +111,12 @@ impl Slot {
         self.words().ending().load(SeqCst)
     }
 
+    /// Whether the end of what a side's peer has sent was acknowledged by the other peer, which then has
+    /// all of it, wherever it came through.
+    pub(super) fn is_over(&self, side: usize) -> bool {
+        self.endings() & (ending::ACKNOWLEDGED << side) != 0
+    }
+
     /// When the last packet of a side's peer went on: nanoseconds of CLOCK_MONOTONIC.
     pub(super) fn last(&self, side: usize) -> u64 {
         self.words().way64(side, |w| &raw mut w.last).load(SeqCst)
