@@ -460,7 +460,12 @@ fn count(
         let progress = addr_of_mut!((*this).progress);
         let seen = read_volatile(progress);
         if segment.flags & flag::RST != 0 && (*this).is_believed(segment.seq, seen) {
-            endings |= ending::BROKEN << i;
+            // Who is told of a reset may answer what was on its way with another; who began it
+            // counts.
+            let before = read_volatile(addr_of!((*splice).ending));
+            if before & (ending::BROKEN << (1 - i)) == 0 {
+                endings |= ending::BROKEN << i;
+            }
         }
         if let Some(forward) = forward {
             let packets = addr_of_mut!((*this).packets);
