@@ -1,7 +1,7 @@
 //! Where a running balance is found: the run directory, and the names of what lies in it.
 //!
 //! Invariant: nobody but root and the owner can put something into a directory that
-//! [`RunDir::prepare`] has accepted. Names are made of the port and of the literal text of `-b`,
+//! [`RunDir::prepare`] has accepted, and the owner is ourselves, root, or who has it from root. Names are made of the port and of the literal text of `-b`,
 //! two different texts never give the same name. Apart from `prepare`, nothing is looked at.
 
 use std::{
@@ -202,7 +202,9 @@ impl RunDir {
         let found = dir.metadata().map_err(system("look at"))?;
         let us = sys::effective_user();
         let unsafe_for = |why: String| RunDirError::Unsafe { path: self.path.clone(), why };
-        if found.uid() != us && found.uid() != 0 {
+        // Whom the system's own belongs to, root has given it to: the user of the service.
+        let is_given = us == 0 && self.path == Path::new(SYSTEM);
+        if found.uid() != us && found.uid() != 0 && !is_given {
             return Err(unsafe_for(format!("it belongs to user {}", found.uid())));
         }
         let mode = found.mode() & 0o7777;
