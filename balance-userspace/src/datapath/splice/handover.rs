@@ -42,9 +42,11 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub(super) enum Refused {
     /// It never can be.
     Never(Obstacle),
-    /// A peer has no room for what is here for it, something has arrived out of order, or a clock is
-    /// not known yet.
+    /// A peer has no room for what is here for it, or something has arrived out of order.
     NotNow,
+    /// A clock is not known yet: it will be within a few milliseconds, but not after an even number of
+    /// them.
+    Clock,
     /// The program has not seen packets of both peers.
     Unseen,
 }
@@ -114,7 +116,7 @@ async fn begin(watched: &Watched, pair: &Pair) -> io::Result<Result<Start, Refus
     let streams: [&Stream; 2] = [&pair.client, &pair.backend];
     let offsets = [clocks[0].offset(streams[0])?, clocks[1].offset(streams[1])?];
     let [Some(client), Some(backend)] = offsets else {
-        return Ok(Err(Refused::NotNow));
+        return Ok(Err(Refused::Clock));
     };
     let clocks = [client, backend];
     if !is_ready(&streams).await? {
