@@ -117,6 +117,11 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
 
+    /// Become this user once it listens and the datapath is there, and keep only the capabilities
+    /// that the datapath goes on to need
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub user: Option<String>,
+
     /// Form of the log on standard error
     #[arg(long, value_name = "FORM", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -261,6 +266,7 @@ mod tests {
             "workers" => ("25 --workers 7", false),
             "max_connections" => ("25 --max-connections 7", false),
             "run_dir" => ("25 --run-dir /", false),
+            "user" => ("25 --user nobody", false),
             "log_format" => ("25 --log-format json", false),
             "port" => ("26", false),
             new => panic!("{new}: can it change while an instance runs?"),

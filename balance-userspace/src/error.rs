@@ -54,6 +54,17 @@ pub enum StartError {
     /// The control socket cannot be made where it was asked for.
     #[error(transparent)]
     Control(InstanceError),
+    /// There is no such user. The caller's mistake.
+    #[error("there is no user {0}")]
+    NoUser(String),
+    /// The process cannot become that user's.
+    #[error("cannot become user {user}: {source}")]
+    Become {
+        /// The user.
+        user: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The kernel refuses something that balance cannot do without.
     #[error("cannot {act}: {source}")]
     System {
@@ -91,7 +102,8 @@ impl StartError {
             Self::Listen { .. } | Self::Source { .. } | Self::System { .. } => 71,
             Self::Control(_) => 73,
             Self::Running(error) => error.exit_code(),
-            Self::Forbidden { .. } => 77,
+            Self::NoUser(_) => 67,
+            Self::Forbidden { .. } | Self::Become { .. } => 77,
         }
     }
 }

@@ -24,6 +24,7 @@ mod idle;
 mod lifecycle;
 mod listener;
 mod names;
+mod privileges;
 mod ready;
 mod ring;
 mod session;

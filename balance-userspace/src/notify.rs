@@ -1,9 +1,21 @@
 //! What is told to whoever started the process and waits for it: a service manager, by sd_notify(3),
 //! or our own supervisor, which speaks the same.
 //!
-//! Invariant: where nobody waits nothing is said, and that nobody listens is no failure.
+//! Invariant: where nobody waits nothing is said, and that nobody listens is no failure. The socket is
+//! connected once, at the start: the process may be another user's later, who could not.
 
-use std::{env, time::Duration};
+use std::{
+    env, io,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::{
+            ffi::OsStrExt as _,
+            net::{SocketAddr, UnixDatagram},
+        },
+    },
+    sync::OnceLock,
+    time::Duration,
+};
 
 use sd_notify::NotifyState;
 
@@ -14,6 +26,26 @@ pub(crate) const CONNECTIONS: &str = "X_BALANCE_CONNECTIONS";
 /// Whether somebody waits for what is said here.
 pub fn is_awaited() -> bool {
     env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+/// Connects to whoever waits.
+pub(crate) fn begin() {
+    socket();
+}
+
+fn socket() -> Option<&'static UnixDatagram> {
+    static SOCKET: OnceLock<Option<UnixDatagram>> = OnceLock::new();
+    SOCKET.get_or_init(|| connect().ok()).as_ref()
+}
+
+fn connect() -> io::Result<UnixDatagram> {
+    let path = env::var_os("NOTIFY_SOCKET").ok_or(io::ErrorKind::NotFound)?;
+    let socket = UnixDatagram::unbound()?;
+    match path.as_bytes().strip_prefix(b"@") {
+        Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
+        None => socket.connect(path)?,
+    }
+    Ok(socket)
 }
 
 /// It serves.
@@ -48,8 +80,9 @@ pub fn failed(why: &str) {
 }
 
 fn say(state: &[NotifyState<'_>]) {
-    if is_awaited() {
+    if let Some(socket) = socket() {
+        let lines: Vec<_> = state.iter().map(ToString::to_string).collect();
         // Whoever waited may be gone.
-        let _ = sd_notify::notify(state);
+        let _ = socket.send(lines.join("\n").as_bytes());
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     lifecycle::Lifecycle,
     listener, notify,
     operand::{self, Method},
-    resolve,
+    privileges, resolve,
     selection::Selector,
     settings::{self, Settings},
     stream::SocketOptions,
@@ -80,13 +80,13 @@ pub fn serve(args: &Args, started: Started<'_>) -> Result<(), StartError> {
     let selector = Selector::new(resolve::groups(&specs)?, settings::policy(args));
     let bind = listen_address(args)?;
     let source = source_address(args)?;
+    let user = args.user.as_deref().map(privileges::find).transpose()?;
     let workers = workers(args);
     let max_connections = capacity(args.max_connections.map(Into::into), workers)?;
 
     let Choice { datapath, why } = Choice::make(args, max_connections)?;
-    let options = datapath
-        .socket_options()
-        .map_err(|source| StartError::System { act: "make a socket", source })?;
+    let no_socket = |source| StartError::System { act: "make a socket", source };
+    let options = datapath.socket_options().map_err(no_socket)?;
     let backends = selector.groups().iter().flat_map(|group| &group.channels);
     let backends = backends.flat_map(|channel| channel.addresses.iter().copied());
     let for_clients = options.with_segment(datapath.segment_for_clients(backends));
@@ -98,6 +98,18 @@ pub fn serve(args: &Args, started: Started<'_>) -> Result<(), StartError> {
     };
     listener::listen(&listeners, for_clients)?;
     let instance = claim(args, run_dir, port)?;
+    notify::begin();
+    let options = match &user {
+        Some(user) => {
+            if let Some(instance) = &instance {
+                instance.give_to(user.uid, user.gid).map_err(StartError::Control)?;
+            }
+            privileges::become_user(user, datapath.needs())?;
+            // What may be set has changed.
+            datapath.socket_options().map_err(no_socket)?
+        }
+        None => options,
+    };
     let address = listener::local(&listeners[0]);
     let name = datapath.name();
     let shared = Arc::new(Shared {

@@ -3,14 +3,16 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
     os::unix::fs::{PermissionsExt as _, chown},
     path::Path,
     process::{Command, Stdio},
 };
 
+use nix::sys::signal::Signal;
 use tests::{
-    Backend, Builder, Datapath, KillOnDrop, PATIENCE, ReservedPort, ask, binary, eventually,
-    finish, is_listening, kernel_works, run,
+    Backend, Builder, Datapath, KillOnDrop, Link, PATIENCE, ReservedPort, RunDir, Service, WHOLE,
+    ask, binary, both_ways, eventually, finish, is_listening, kernel_works, run,
 };
 
 /// The user `nobody`.
@@ -128,4 +130,94 @@ fn with_what_the_unit_gives_it_every_datapath_serves_and_root_may_command() {
         assert_eq!(finish(&mut child.0, PATIENCE, "the service").code(), Some(0));
         fs::remove_dir_all(&run_dir).expect("removing a folder");
     }
+}
+
+/// Numbers of capabilities, include/uapi/linux/capability.h.
+const NET_ADMIN: u64 = 1 << 12;
+const BPF: u64 = 1 << 39;
+
+#[test]
+fn as_another_user_it_keeps_what_its_datapath_needs_and_no_more() {
+    if !kernel_works() {
+        return;
+    }
+    for (datapath, keeps) in [
+        (Datapath::Relay, 0),
+        (Datapath::Sockmap, NET_ADMIN | BPF),
+        (Datapath::Splice, NET_ADMIN | BPF),
+    ] {
+        let dir = RunDir::new();
+        let builder = dir.given_to(Builder::new(datapath)).option(&["--user", "nobody"]);
+        let mut link = Link::with(builder, (Ipv4Addr::LOCALHOST, 0).into());
+        let pid = link.balance.process().0;
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads").flatten();
+        let tasks: Vec<_> = tasks.map(|task| task.path().join("status")).collect();
+        assert!(tasks.len() > 1, "{tasks:?}");
+        for task in tasks {
+            let text = fs::read_to_string(&task).expect("its status");
+            let field = |name: &str| {
+                let line = text.lines().find_map(|line| line.strip_prefix(name));
+                line.unwrap_or_else(|| panic!("no {name} in {text}")).trim().to_owned()
+            };
+            assert_eq!(field("Uid:"), "65534\t65534\t65534\t65534", "{datapath:?}");
+            assert_eq!(field("Gid:"), "65534\t65534\t65534\t65534", "{datapath:?}");
+            assert_eq!(field("NoNewPrivs:"), "1");
+            for (set, expected) in [
+                ("CapEff:", keeps),
+                ("CapPrm:", keeps),
+                ("CapBnd:", keeps),
+                ("CapInh:", 0),
+                ("CapAmb:", 0),
+            ] {
+                assert_eq!(field(set), format!("{expected:016x}"), "{set} {datapath:?}");
+            }
+        }
+        // Connections are taken over by the kernel as ever, root may command, and the end is orderly.
+        let (client, server) = link.settled_pair();
+        both_ways(&client, &server, (4 << 20, 4 << 20), WHOLE);
+        assert_eq!(dir.show(link.balance.address()).len(), 1);
+        drop((client, server));
+        link.balance.assert_all_handed_over(1);
+        link.balance.signal(Signal::SIGTERM);
+        link.balance.farewell(PATIENCE);
+    }
+}
+
+#[test]
+fn a_user_that_is_not_there_or_cannot_be_become_is_told() {
+    let give = |builder: Builder, user: &str| {
+        let builder = builder.option(&["--user", user]).operand("127.0.0.1:9");
+        let (mut command, _port, _) = builder.command();
+        let outcome = run(&mut command, PATIENCE);
+        (outcome.status.code(), outcome.stderr)
+    };
+    let nobody = (Some(67), "balance: there is no user nosuchuser\n".to_owned());
+    assert_eq!(give(Builder::auto().quiet(), "nosuchuser"), nobody);
+    let (_folder, builder) = unprivileged(Builder::new(Datapath::Relay).quiet());
+    let (code, said) = give(builder, "daemon");
+    assert_eq!(code, Some(77), "{said}");
+    assert!(
+        said.ends_with(
+            "balance: cannot become user daemon: Operation not permitted (os error 1)\n"
+        ),
+        "{said}"
+    );
+}
+
+#[test]
+fn under_a_supervisor_another_user_leaves_nothing_behind() {
+    if !kernel_works() {
+        return;
+    }
+    let (server, port) = (Backend::greeter("A"), ReservedPort::new());
+    let line = format!("--user nobody -b 127.0.0.1 {} {}\n", port.port(), server.address());
+    let service = Service::new(&line);
+    assert_eq!(service.say(&["start"]), "balance is started: 1 instance\n");
+    assert_eq!(ask(port.address()).expect("an answer"), "A");
+    service.write(&line.replace("--user", "-t 2 --user"));
+    assert!(service.say(&["reload"]).contains(": changed\n"));
+    service.say(&["stop"]);
+    let left = fs::read_dir(service.run_dir()).expect("the run directory").flatten();
+    let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+    assert!(left.iter().all(|name| name.to_string_lossy().ends_with(".lock")), "{left:?}");
 }

@@ -7,11 +7,13 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     os::unix::{
-        fs::{OpenOptionsExt as _, PermissionsExt as _},
+        fs::{OpenOptionsExt as _, PermissionsExt as _, chown},
         net::UnixListener,
     },
     path::{Path, PathBuf},
 };
+
+use nix::unistd::{Gid, Uid};
 
 use super::rundir::{Paths, RunDir, RunDirError};
 
@@ -37,7 +39,8 @@ pub enum InstanceError {
     },
 }
 
-/// A claim on the names of one instance. Everything is removed when it is dropped.
+/// A claim on the names of one instance. Everything is removed when it is dropped, as far as the process
+/// still may.
 #[derive(Debug)]
 pub struct Instance {
     paths: Paths,
@@ -96,9 +99,27 @@ impl Instance {
         write().map_err(|source| InstanceError::Refused { path: path.clone(), source })
     }
 
+    /// Lets another user connect, whose this process is about to be.
+    ///
+    /// # Errors
+    /// [`InstanceError::Refused`].
+    pub(crate) fn give_to(&self, user: Uid, group: Gid) -> Result<(), InstanceError> {
+        let path = &self.paths.socket;
+        chown(path, Some(user.as_raw()), Some(group.as_raw()))
+            .map_err(|source| InstanceError::Refused { path: path.clone(), source })
+    }
+
     /// The socket, once.
     pub(crate) fn take_listener(&mut self) -> Option<UnixListener> {
         self.listener.take()
+    }
+}
+
+/// Removes what an instance has left behind that could not do so itself.
+pub(crate) fn sweep(paths: &Paths) {
+    if !is_held(paths) {
+        let _ = fs::remove_file(&paths.socket);
+        let _ = fs::remove_file(&paths.pid);
     }
 }
 

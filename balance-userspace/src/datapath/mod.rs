@@ -26,7 +26,10 @@ pub(crate) use choice::Choice;
 pub(crate) use pair::{Cut, End, Pair, Report};
 pub(crate) use traffic::Traffic;
 
-use crate::stream::{SocketOptions, Stream};
+use crate::{
+    privileges::Capability,
+    stream::{SocketOptions, Stream},
+};
 
 /// What moves the bytes of new connections.
 #[derive(Clone)]
@@ -77,6 +80,17 @@ impl Datapath {
             Self::Sockmap { .. } => Some(sockmap::SEND_BUFFER),
             Self::Splice { next, .. } => return next.socket_options(),
         })
+    }
+
+    /// What it goes on to need when everything is loaded.
+    pub(crate) fn needs(&self) -> &'static [Capability] {
+        match self {
+            Self::Relay { .. } => &[],
+            // For buffers beyond the system's limits, and for maps before Linux 5.19.
+            Self::Sockmap { .. } => &[Capability::CAP_NET_ADMIN, Capability::CAP_BPF],
+            // For TCP_REPAIR, and to attach the program where new connections are to go.
+            Self::Splice { .. } => &[Capability::CAP_NET_ADMIN, Capability::CAP_BPF],
+        }
     }
 
     /// What the splice datapath has done, where it runs.

@@ -38,6 +38,7 @@ use super::{
 use crate::{
     background::Detached,
     control::{
+        instance::sweep,
         protocol::{Command, InstanceRow, InstanceState, Reply, Supervised},
         rundir::{Paths, RunDir, RunDirError},
     },
@@ -436,6 +437,9 @@ impl Supervisor {
         let Some(i) = self.instances.iter().position(is_it) else { return };
         let instance = &mut self.instances[i];
         let Some(process) = instance.process.take() else { return };
+        if let Ok(paths) = instance.paths(&self.settings.dir) {
+            sweep(&paths);
+        }
         let is_orderly = status.as_ref().is_ok_and(ExitStatus::success);
         if self.stopping.is_some() || is_orderly {
             info!(instance = %instance.line.name, pid, "has ended");
