@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     ready, ring,
     stream::{SocketOptions, Stream},
+    sys,
 };
 
 /// How backends are connected to.
@@ -58,6 +59,8 @@ async fn connect_one(
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     how.options.with_segment(segment).apply(&socket)?;
     if let Some(source) = how.source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
+        // The port is chosen when it is known where to: then one serves for each backend.
+        sys::set_int(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
     match socket.connect(&address.into()) {

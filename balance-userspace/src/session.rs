@@ -67,25 +67,43 @@ fn is_shortage(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|number| ours.contains(&number))
 }
 
+/// Whether there is no port left for another connection from our address to the backend's. That may be
+/// so for good, as where we have no address that leads there.
+fn is_portless(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EADDRNOTAVAIL)
+}
+
 /// Tries channels in the selector's order until one takes the connection. For want of something
-/// it waits, as long as the client does.
+/// it waits, as long as the client does; for want of a port as long as a connect may take.
 async fn find_backend(
     shared: &Arc<Shared>,
     mut turn: Turn,
     client: &Rc<Stream>,
 ) -> Option<(Turn, Rc<Stream>, SocketAddr)> {
     let segment = shared.datapath.segment(client);
+    let mut portless = None;
     loop {
         let (channel, addresses) = (turn.attempt().key, Arc::clone(&turn.attempt().addresses));
         let limit = shared.settings.borrow().connect_limit;
         match connect(&addresses, limit, segment, &shared.outgoing).await {
             Ok((stream, server)) => return Some((turn, stream, server)),
-            Err(error) if is_shortage(&error) => {
+            Err(error)
+                if is_shortage(&error)
+                    || is_portless(&error)
+                        && portless.get_or_insert_with(Instant::now).elapsed() < limit =>
+            {
                 if let Some(held) = SHORTAGE.pass(Instant::now()) {
                     warn!(%error, held, "cannot connect, waiting");
                 }
                 sleep(BACK_OFF).await;
                 if sys::poll_now(&**client, 0).is_ok_and(|events| events != 0) {
+                    return None;
+                }
+            }
+            Err(error) if is_portless(&error) => {
+                debug!(client = %turn.session.client, %error, "no port is left, going on");
+                portless = None;
+                if !turn.pass() {
                     return None;
                 }
             }

@@ -135,9 +135,18 @@ impl Turn {
 
     /// The attempt failed: goes on to the next channel. False if none is left.
     pub(crate) fn next(&mut self) -> bool {
+        self.go_on(Selector::failed)
+    }
+
+    /// The same when that is not the channel's fault.
+    pub(crate) fn pass(&mut self) -> bool {
+        self.go_on(Selector::passed)
+    }
+
+    fn go_on(&mut self, step: impl FnOnce(&mut Selector, Attempt) -> Option<Attempt>) -> bool {
         let mut inner = self.table.lock();
         let Some(failed) = self.attempt.take() else { return false };
-        self.attempt = inner.selector.failed(failed);
+        self.attempt = step(&mut inner.selector, failed);
         match &self.attempt {
             Some(attempt) => {
                 lock(&self.session.place).channel = attempt.key;

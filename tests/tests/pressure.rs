@@ -2,14 +2,15 @@
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     thread,
     time::{Duration, Instant},
 };
 
+use socket2::{Domain, Socket, Type};
 use tests::{
-    Backend, Balance, Builder, Datapath, PATIENCE, Process, connect, eventually, note,
-    on_each_datapath,
+    Backend, Balance, Builder, Datapath, Namespace, PATIENCE, Process, RunDir, connect, eventually,
+    note, on_each_datapath, skip,
 };
 
 fn with_few_descriptors_it_serves_what_it_can_and_recovers(datapath: Datapath) {
@@ -79,6 +80,48 @@ fn clients_above_the_limit_wait_until_one_ends(datapath: Datapath) {
     drop((second, third));
     drop(served(fourth));
     assert_eq!(balance.stop().connections, 4);
+}
+
+/// Ports that connections may come from in a network where they are few.
+const FEW: u16 = 12;
+
+#[test]
+fn out_of_ports_a_client_waits_for_one_and_the_server_is_not_blamed() {
+    let host = match Namespace::new() {
+        Ok(host) => host,
+        Err(error) => return skip(&format!("no network of its own: {error}")),
+    };
+    // Has its own port before.
+    let server = host.enter(|| Backend::echo("x"));
+    host.set("ipv4/ip_local_port_range", &format!("20000 {}", 20000 + FEW - 1));
+    host.enter(|| {
+        let dir = RunDir::new();
+        let builder = dir.given_to(Builder::new(Datapath::Relay)).option(&["-a", "-t", "60"]);
+        let listen = ([127, 0, 0, 1], 30000).into();
+        let balance = builder.listen(listen).channel(server.address()).start();
+        // From ports of their own choice, so that they take none of the few.
+        let client = |i: u16| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            let from = SocketAddr::from(([127, 0, 0, 3], 40000 + i));
+            socket.set_reuse_address(true).expect("SO_REUSEADDR");
+            socket.bind(&from.into()).expect("bind");
+            socket.connect(&listen.into()).expect("connect");
+            socket.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+            TcpStream::from(socket)
+        };
+        let mut standing: Vec<_> = (0..FEW).map(|i| served(client(i))).collect();
+        let mut waiting = client(FEW);
+        balance.wait_for("cannot connect, waiting");
+        let rows = dir.show(listen);
+        assert!(rows[0].enabled && rows[0].current == u64::from(FEW) + 1, "{rows:?}");
+        standing.iter_mut().for_each(echo);
+        drop(standing.pop());
+        let mut byte = [0];
+        waiting.read_exact(&mut byte).expect("served as soon as there is a port");
+        echo(&mut waiting);
+        drop((standing, waiting));
+        balance.stop();
+    });
 }
 
 on_each_datapath!(

@@ -161,8 +161,17 @@ impl Selector {
     /// is left that it has not tried, then in the groups after it.
     pub fn failed(&mut self, attempt: Attempt) -> Option<Attempt> {
         let autodisable = self.policy.autodisable;
+        self.go_on(attempt, |channel| channel.enabled &= !autodisable)
+    }
+
+    /// The same when that is not the channel's fault.
+    pub fn passed(&mut self, attempt: Attempt) -> Option<Attempt> {
+        self.go_on(attempt, |_| {})
+    }
+
+    fn go_on(&mut self, attempt: Attempt, note: impl FnOnce(&mut Channel)) -> Option<Attempt> {
         let Attempt { key, client, group, mut tried, .. } = attempt;
-        self.release(key, |channel| channel.enabled &= !autodisable);
+        self.release(key, note);
         tried.push(key);
         self.search(group, client, tried)
     }
