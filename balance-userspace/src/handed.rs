@@ -23,6 +23,8 @@ pub struct Handed {
     listeners: Vec<Socket>,
     /// Somebody may have connected before our options were set.
     listened: bool,
+    /// They are for this process, wherever they are: its supervisor knows.
+    is_certain: bool,
 }
 
 impl Handed {
@@ -33,7 +35,8 @@ impl Handed {
     pub fn by_manager() -> Result<Self, StartError> {
         let failed = |source| StartError::System { act: "take the sockets of LISTEN_FDS", source };
         let listeners = sd_notify::listen_fds().map_err(failed)?;
-        Ok(Self { listeners: listeners.map(|fd| own(fd).into()).collect(), listened: true })
+        let listeners = listeners.map(|fd| own(fd).into()).collect();
+        Ok(Self { listeners, listened: true, is_certain: false })
     }
 
     /// So many from our supervisor, which may have them from a service manager, and the leash: what ends
@@ -41,7 +44,24 @@ impl Handed {
     pub fn by_supervisor(count: usize, listened: bool) -> (Self, OwnedFd) {
         let end = FIRST + RawFd::try_from(count).unwrap_or(0);
         let listeners = (FIRST..end).map(|fd| own(fd).into()).collect();
-        (Self { listeners, listened }, own(end))
+        (Self { listeners, listened, is_certain: true }, own(end))
+    }
+
+    /// Gives listeners back that [`Handed::take`] has taken: they cannot be had again elsewhere.
+    pub(crate) fn give_back(&mut self, listeners: &mut Vec<Socket>) {
+        self.listeners.append(listeners);
+    }
+
+    /// Where those are that nobody has taken.
+    pub(crate) fn left(&self) -> Vec<String> {
+        let at =
+            |socket| listener::local(socket).map_or("no TCP address".to_owned(), |a| a.to_string());
+        self.listeners.iter().map(at).collect()
+    }
+
+    /// All of them, to be handed on.
+    pub(crate) fn into_listeners(self) -> Vec<Socket> {
+        self.listeners
     }
 
     /// Whether there is none.
@@ -68,6 +88,10 @@ impl Handed {
     /// # Errors
     /// [`StartError::Listen`] when it was handed listeners, but not these.
     pub(crate) fn take_all(mut self, address: SocketAddr) -> Result<Vec<Socket>, StartError> {
+        if self.is_certain {
+            // A name may have another address by now.
+            return Ok(self.listeners);
+        }
         let found = self.take(address);
         match self.listeners.first() {
             None => Ok(found),
@@ -104,7 +128,7 @@ mod tests {
         let (one, other) = (socket(), socket());
         let at = listener::local(&one).unwrap();
         let mapped = SocketAddr::new("::ffff:127.0.0.1".parse().unwrap(), at.port());
-        let mut handed = Handed { listeners: vec![other, one], listened: true };
+        let mut handed = Handed { listeners: vec![other, one], listened: true, is_certain: false };
         assert!(handed.take(SocketAddr::new([127, 0, 0, 2].into(), at.port())).is_empty());
         assert_eq!(handed.take(mapped).len(), 1);
         assert!(handed.take(at).is_empty());

@@ -4,10 +4,11 @@
 //! Invariant: a failure of one of these duties does not end the process; only a signal or the
 //! `kill` command does.
 
-use std::{os::fd::OwnedFd, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{os::fd::OwnedFd, pin::pin, sync::Arc, thread::JoinHandle, time::Duration};
 
 use tokio::{
-    io::AsyncReadExt as _, net::unix::pipe::Receiver, runtime::Runtime, select, time::sleep,
+    io::AsyncReadExt as _, net::unix::pipe::Receiver, runtime::Runtime, select, sync::mpsc,
+    time::sleep,
 };
 use tracing::{error, info, warn};
 
@@ -46,13 +47,19 @@ impl Lifecycle {
     }
 
     /// Serves until a signal or `kill`; then waits until all connections have ended. After SIGTERM that
-    /// takes the grace time at most, and a second signal ends it at once, as SIGINT does.
-    pub(crate) fn run(self, shared: &Arc<Shared>, threads: Vec<JoinHandle<()>>) {
-        let Self { runtime, mut signals, mut instance, leash } = self;
+    /// takes the grace time at most, and a second signal ends it at once, as SIGINT does. `accepting` ends
+    /// when no worker accepts any more.
+    pub(crate) fn run(
+        self,
+        shared: &Arc<Shared>,
+        threads: Vec<JoinHandle<()>>,
+        accepting: mpsc::Receiver<()>,
+    ) {
+        let Self { runtime, signals, mut instance, leash } = self;
         let listener = instance.as_mut().and_then(Instance::take_listener);
         runtime.block_on(async {
             if let Some(listener) = listener {
-                tokio::spawn(control(listener, Arc::clone(shared), instance));
+                tokio::spawn(control(listener, Arc::clone(shared), instance, accepting));
             }
             let duties = async {
                 let events = shared.datapath.dispatch();
@@ -70,9 +77,9 @@ impl Lifecycle {
                 }
             });
             let end = async {
+                let mut ends = Ends { signals, leash };
                 let grace = select! {
-                    grace = asked_to_end(&mut signals, shared) => Some(grace),
-                    () = end_of(leash) => Some(shared.settings.borrow().grace),
+                    end = ends.next(shared) => Some(end),
                     () = shared.stop.cancelled() => None,
                 };
                 shared.stop.cancel();
@@ -81,10 +88,21 @@ impl Lifecycle {
                     grace = grace.map(|grace| grace.as_secs()),
                     "stopping: waiting for connections to end"
                 );
-                select! {
-                    _ = &mut joined => return,
-                    _ = asked_to_end(&mut signals, shared) => {}
-                    () = sleep_for(grace) => {}
+                let mut is_limited = grace.is_some();
+                let mut limit = pin!(sleep_for(grace));
+                loop {
+                    select! {
+                        _ = &mut joined => return,
+                        () = &mut limit => break,
+                        grace = ends.next(shared) => {
+                            // After `kill` the first signal is the first that sets a limit.
+                            if is_limited || grace.is_zero() {
+                                break;
+                            }
+                            is_limited = true;
+                            limit.set(sleep_for(Some(grace)));
+                        }
+                    }
                 }
                 if shared.open() > 0 {
                     warn!(open = shared.open(), "cutting connections");
@@ -97,36 +115,56 @@ impl Lifecycle {
     }
 }
 
-/// Waits until there is no supervisor any more, if there was one.
-async fn end_of(leash: Option<Receiver>) {
-    match leash {
-        // Nobody writes anything.
-        Some(mut leash) => drop(leash.read(&mut [0]).await),
-        None => std::future::pending().await,
-    }
+/// What asks for the end from outside.
+struct Ends {
+    signals: Signals,
+    leash: Option<Receiver>,
 }
 
-/// Waits until a signal asks for the end, and returns how long that may take.
-async fn asked_to_end(signals: &mut Signals, shared: &Shared) -> Duration {
-    loop {
-        match signals.next().await {
-            Wish::Drain => return shared.settings.borrow().grace,
-            Wish::End => return Duration::ZERO,
-            // There is no file to read again, but names may have changed.
-            Wish::Reload => shared.failed.notify_one(),
+impl Ends {
+    /// Waits until somebody asks for the end, or there is no supervisor any more, and returns how long
+    /// connections may then go on.
+    async fn next(&mut self, shared: &Shared) -> Duration {
+        loop {
+            let wish = select! {
+                wish = self.signals.next() => wish,
+                () = end_of(&mut self.leash) => {
+                    self.leash = None;
+                    Wish::Drain
+                }
+            };
+            match wish {
+                Wish::Drain => return shared.settings.borrow().grace,
+                Wish::End => return Duration::ZERO,
+                // There is no file to read again, but names may have changed.
+                Wish::Reload => shared.failed.notify_one(),
+            }
         }
     }
 }
 
-/// Serves the control socket; its files are gone when the program accepts no more.
+/// Waits until there is no supervisor any more, if there was one.
+async fn end_of(leash: &mut Option<Receiver>) {
+    match leash {
+        // Nobody writes anything.
+        Some(leash) => drop(leash.read(&mut [0]).await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Serves the control socket; its files are gone when the program accepts no more, and its listeners
+/// are closed: whoever waits for that may then listen there.
 async fn control(
     listener: std::os::unix::net::UnixListener,
     shared: Arc<Shared>,
     instance: Option<Instance>,
+    mut accepting: mpsc::Receiver<()>,
 ) {
     if let Err(error) = control::server::serve(listener, shared).await {
         error!(%error, "the control socket cannot be served");
     }
+    // Nobody sends anything: it ends with the last worker that accepts.
+    let _ = accepting.recv().await;
     drop(instance);
 }
 

@@ -23,6 +23,17 @@ use sd_notify::NotifyState;
 /// know.
 pub(crate) const CONNECTIONS: &str = "X_BALANCE_CONNECTIONS";
 
+/// Time that is asked for at a time.
+pub(crate) const MORE: Duration = Duration::from_secs(10);
+
+/// How long [`ready`] waits for somebody to hear it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How it is while connections end.
+pub(crate) fn draining(open: usize) -> String {
+    format!("stopping, {open} connection{} yet to end", if open == 1 { " has" } else { "s have" })
+}
+
 /// Whether somebody waits for what is said here.
 pub fn is_awaited() -> bool {
     env::var_os("NOTIFY_SOCKET").is_some()
@@ -41,6 +52,9 @@ fn socket() -> Option<&'static UnixDatagram> {
 fn connect() -> io::Result<UnixDatagram> {
     let path = env::var_os("NOTIFY_SOCKET").ok_or(io::ErrorKind::NotFound)?;
     let socket = UnixDatagram::unbound()?;
+    // Who does not hear is not to hold us up.
+    socket.set_nonblocking(true)?;
+    socket.set_write_timeout(Some(PATIENCE))?;
     match path.as_bytes().strip_prefix(b"@") {
         Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
         None => socket.connect(path)?,
@@ -48,9 +62,18 @@ fn connect() -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// It serves.
+/// It serves. Not to be lost: waits for a moment where nobody hears.
 pub(crate) fn ready() {
-    say(&[NotifyState::Ready]);
+    if let Some(socket) = socket() {
+        let _ = socket.set_nonblocking(false);
+        say(&[NotifyState::Ready]);
+        let _ = socket.set_nonblocking(true);
+    }
+}
+
+/// It needs [`MORE`] time to start; to be repeated before that is over.
+pub(crate) fn starting() {
+    say(&[extend()]);
 }
 
 /// It reads its configuration again; to be followed by [`ready`].
@@ -61,11 +84,14 @@ pub(crate) fn reloading() {
     }
 }
 
-/// It accepts no more, and needs that much more time for what stands; to be repeated before that is
+/// It accepts no more, and needs [`MORE`] time for what stands; to be repeated before that is
 /// over.
-pub(crate) fn stopping(more: Duration) {
-    let more = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
-    say(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(more)]);
+pub(crate) fn stopping() {
+    say(&[NotifyState::Stopping, extend()]);
+}
+
+fn extend() -> NotifyState<'static> {
+    NotifyState::ExtendTimeoutUsec(u32::try_from(MORE.as_micros()).unwrap_or(u32::MAX))
 }
 
 /// How it is, for people, with so many connections.

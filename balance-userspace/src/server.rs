@@ -6,7 +6,7 @@
 use std::{io, net::IpAddr, os::fd::OwnedFd, path::Path, sync::Arc, thread};
 
 use socket2::Socket;
-use tokio::sync::{Mutex, Notify, Semaphore, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -128,7 +128,7 @@ pub fn serve(args: &Args, started: Started<'_>) -> Result<(), StartError> {
         abort: CancellationToken::new(),
     });
     let lifecycle = Lifecycle::new(instance, leash)?;
-    let threads = start(listeners, workers, &shared)?;
+    let (threads, accepting) = start(listeners, workers, &shared)?;
 
     if args.mmap {
         info!("-M has no effect: there is no shared memory to be mapped");
@@ -143,7 +143,7 @@ pub fn serve(args: &Args, started: Started<'_>) -> Result<(), StartError> {
             .map_err(|source| StartError::System { act: "go to the background", source })?;
     }
     notify::ready();
-    lifecycle.run(&shared, threads);
+    lifecycle.run(&shared, threads, accepting);
     shared.totals.tell();
     Ok(())
 }
@@ -216,24 +216,26 @@ fn capacity(wanted: Option<usize>, workers: usize) -> Result<usize, StartError> 
     Ok(wanted.min(allowed))
 }
 
-/// Starts the workers; each makes its ring before this returns.
+/// Starts the workers; each makes its ring before this returns. What is returned beside them ends when
+/// none accepts any more.
 fn start(
     listeners: Vec<Socket>,
     workers: usize,
     shared: &Arc<Shared>,
-) -> Result<Vec<thread::JoinHandle<()>>, StartError> {
+) -> Result<(Vec<thread::JoinHandle<()>>, mpsc::Receiver<()>), StartError> {
+    let (is_accepting, accepting) = mpsc::channel(1);
     let refused = |source| StartError::System { act: "start a worker with an io_uring", source };
     let mut threads = Vec::new();
     for (i, share) in listener::share(listeners, workers).map_err(refused)?.into_iter().enumerate()
     {
         let (made, ready) = std::sync::mpsc::channel();
-        let shared = Arc::clone(shared);
+        let (shared, is_accepting) = (Arc::clone(shared), is_accepting.clone());
         let thread =
             thread::Builder::new().name(format!("worker-{i}")).spawn(
                 move || match worker::runtime() {
                     Ok(runtime) => {
                         let _ = made.send(Ok(()));
-                        runtime.block_on(worker::run(share, shared));
+                        runtime.block_on(worker::run(share, shared, is_accepting));
                     }
                     Err(e) => drop(made.send(Err(e))),
                 },
@@ -241,7 +243,7 @@ fn start(
         threads.push(thread.map_err(refused)?);
         ready.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())).map_err(refused)?;
     }
-    Ok(threads)
+    Ok((threads, accepting))
 }
 
 /// Groups in the syntax of the command line.

@@ -12,9 +12,6 @@ use crate::{notify, server::Shared};
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Time that is asked for at each look while connections end.
-const MORE: Duration = Duration::from_secs(10);
-
 /// Tells for ever.
 pub(crate) async fn watch(shared: &Arc<Shared>) {
     if !notify::is_awaited() {
@@ -32,7 +29,7 @@ pub(crate) async fn watch(shared: &Arc<Shared>) {
             () = shared.stop.cancelled(), if !shared.stop.is_cancelled() => {}
         }
         if shared.stop.is_cancelled() {
-            notify::stopping(MORE);
+            notify::stopping();
         }
     }
 }
@@ -40,12 +37,13 @@ pub(crate) async fn watch(shared: &Arc<Shared>) {
 fn line(shared: &Shared) -> String {
     let open = shared.open();
     if shared.stop.is_cancelled() {
-        return format!("stopping, {open} connections have yet to end");
+        return notify::draining(open);
     }
     let (up, all) = {
         let inner = shared.table.lock();
         let channels = inner.selector.groups().iter().flat_map(|group| &group.channels);
         channels.fold((0, 0), |(up, all), channel| (up + u32::from(channel.enabled), all + 1))
     };
-    format!("{}, {up} of {all} channels up, {open} connections", shared.datapath.name())
+    let s = if open == 1 { "" } else { "s" };
+    format!("{}, {up} of {all} channels up, {open} connection{s}", shared.datapath.name())
 }

@@ -457,6 +457,14 @@ pub(crate) fn wait(child: libc::pid_t) -> io::Result<u8> {
     Ok(if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) as u8 } else { 70 })
 }
 
+/// Has all descriptors from this one on closed in programs that are run from now on. Before Linux 5.11
+/// what was inherited stays open.
+pub(crate) fn close_on_exec(from: i32) {
+    // SAFETY: the call takes numbers only, and closes nothing in this process.
+    let _ =
+        unsafe { libc::syscall(libc::SYS_close_range, from, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+}
+
 /// Makes the process the leader of a session of its own, without a terminal.
 pub(crate) fn new_session() -> io::Result<()> {
     // SAFETY: the call takes and touches no memory.

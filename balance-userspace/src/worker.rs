@@ -12,7 +12,7 @@ use std::{
 };
 
 use socket2::Socket;
-use tokio::time::sleep;
+use tokio::{sync::mpsc::Sender, time::sleep};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
@@ -47,8 +47,9 @@ pub(crate) fn runtime() -> io::Result<tokio_uring::Runtime> {
     }
 }
 
-/// Accepts and serves until told to stop and all sessions have ended or were cut.
-pub(crate) async fn run(listeners: Vec<Socket>, shared: Arc<Shared>) {
+/// Accepts and serves until told to stop and all sessions have ended or were cut. `is_accepting` is dropped
+/// with the listeners.
+pub(crate) async fn run(listeners: Vec<Socket>, shared: Arc<Shared>, is_accepting: Sender<()>) {
     let listeners: Vec<Rc<Socket>> = listeners.into_iter().map(Rc::new).collect();
     let pool = Pool::default();
     let sessions = TaskTracker::new();
@@ -72,7 +73,7 @@ pub(crate) async fn run(listeners: Vec<Socket>, shared: Arc<Shared>) {
         ring::cancel(listener).await;
     }
     accepting.wait().await;
-    drop(listeners);
+    drop((listeners, is_accepting));
     sessions.close();
     sessions.wait().await;
 }

@@ -74,7 +74,17 @@ fn a_manager_is_told_of_the_start_of_reloads_and_of_the_end() {
     // By now it serves.
     let mut stream = connect(one.address());
     stream.read_exact(&mut [0]).expect("the server's name");
-    manager.until("STATUS=1 of 1 instances serve, 1 connections");
+    manager.until("STATUS=1 of 1 instances serve, 1 connection");
+
+    // A restart is no end to a manager, which would count the time from then on.
+    drop(stream);
+    manager.until("STATUS=1 of 1 instances serve, 0 connections");
+    assert_eq!(service.say(&["restart"]), "balance is restarted\n");
+    let messages = manager.until("READY=1");
+    assert!(!messages.concat().contains("STOPPING"), "{messages:?}");
+    let mut stream = connect(one.address());
+    stream.read_exact(&mut [0]).expect("the server's name");
+    manager.until("STATUS=1 of 1 instances serve, 1 connection");
 
     service.write(&(line(&one) + &line(&two)));
     service.say(&["reload"]);
@@ -82,11 +92,11 @@ fn a_manager_is_told_of_the_start_of_reloads_and_of_the_end() {
     let reloading = messages.iter().find(|text| text.contains("RELOADING=1"));
     assert!(reloading.is_some_and(|text| text.contains("MONOTONIC_USEC=")), "{messages:?}");
     assert!(is_listening(two.port()));
-    manager.until("STATUS=2 of 2 instances serve, 1 connections");
+    manager.until("STATUS=2 of 2 instances serve, 1 connection");
 
     term(&child.0);
     manager.until("STOPPING=1");
-    manager.until("STATUS=stopping, 1 connections have yet to end");
+    manager.until("STATUS=stopping, 1 connection has yet to end");
     manager.until("EXTEND_TIMEOUT_USEC=10000000");
     stream.write_all(b"?").expect("a byte to the server");
     stream.read_exact(&mut [0]).expect("a byte from the server");
@@ -109,7 +119,7 @@ fn an_instance_by_itself_speaks_with_a_manager_as_well() {
     let mut child = start(&a.address().to_string());
     manager.until("READY=1");
     let _stream = connect(port.address());
-    manager.until("1 of 1 channels up, 1 connections");
+    manager.until("1 of 1 channels up, 1 connection");
     term(&child.0);
     manager.until("STOPPING=1");
     term(&child.0);
@@ -197,6 +207,14 @@ fn a_supervisor_hands_the_sockets_of_the_manager_on() {
     service.status_when("another accepts", |rows| {
         rows[0].state == "running" && rows[0].pid != Some(pid)
     });
+    assert_eq!(ask(one.address()).expect("an answer"), "A");
+    // Nor does it end with a restart, or with a reload that has no line for it for a while.
+    assert_eq!(service.say(&["restart"]), "balance is restarted\n");
+    assert_eq!(ask(one.address()).expect("an answer"), "A");
+    service.write(&line(&two, &b));
+    service.say(&["reload"]);
+    service.write(&(line(&one, &a) + &line(&two, &b)));
+    service.say(&["reload"]);
     assert_eq!(ask(one.address()).expect("an answer"), "A");
     term(&child.0);
     assert_eq!(finish(&mut child.0, PATIENCE, "the supervisor").code(), Some(0));

@@ -122,8 +122,11 @@ fn with_what_the_unit_gives_it_every_datapath_serves_and_root_may_command() {
         assert_eq!(ask(port.address()).expect("an answer"), "A");
         let mut status = Command::new(binary());
         status.args(["status", "--json", "--run-dir"]).arg(&run_dir).arg("--config").arg(&config);
-        let outcome = run(&mut status, PATIENCE);
-        assert!(outcome.stdout.contains(&format!("\"datapath\": \"{datapath}\"")), "{outcome:?}");
+        eventually(PATIENCE, "it says that it runs, on that datapath", || {
+            let outcome = run(&mut status, PATIENCE);
+            let is_so = outcome.stdout.contains(&format!("\"datapath\": \"{datapath}\""));
+            if is_so { Ok(()) } else { Err(format!("{outcome:?}")) }
+        });
         let mut stop = Command::new(binary());
         stop.args(["stop", "--run-dir"]).arg(&run_dir).arg("--config").arg(&config);
         assert_eq!(run(&mut stop, PATIENCE).stdout, "balance is stopped\n");

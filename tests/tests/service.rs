@@ -275,6 +275,93 @@ fn stop_waits_for_connections_and_says_so() {
 }
 
 #[test]
+fn stop_gives_those_that_leave_already_their_time_as_well() {
+    let a = Backend::echo("A");
+    let (one, two) = (ReservedPort::new(), ReservedPort::new());
+    let text = |port| line(port, &[&a]).replace("-b", "--grace 600 -b");
+    let service = Service::new(&(text(&one) + &text(&two)));
+    service.say(&["start"]);
+    let mut stream = standing(&one);
+    service.write(&text(&two));
+    service.say(&["reload"]);
+    thread::scope(|scope| {
+        let stopping = scope.spawn(|| service.say(&["stop"]));
+        service.status_when("one is left", |rows| {
+            rows.iter().filter(|r| r.pid.is_some()).count() == 1
+        });
+        goes_on(&mut stream);
+        // Who starts now waits for the end of what runs.
+        let starting = scope.spawn(|| service.say(&["start"]));
+        goes_on(&mut stream);
+        drop(stream);
+        assert!(stopping.join().expect("the verb").starts_with("balance is stopped"));
+        let said = starting.join().expect("the verb");
+        assert!(said.ends_with("balance is started: 1 instance\n"), "{said}");
+    });
+    drop(standing(&two));
+    service.say(&["stop"]);
+}
+
+#[test]
+fn a_port_goes_from_one_line_to_another_that_overlaps_it() {
+    let a = Backend::greeter("A");
+    let port = ReservedPort::new();
+    let narrow = line(&port, &[&a]);
+    let wide = narrow.replace("-b 127.0.0.1 ", "");
+    let service = Service::new(&narrow);
+    service.say(&["start"]);
+    for i in 0..10 {
+        service.write(if i % 2 == 0 { &wide } else { &narrow });
+        service.say(&["reload"]);
+        assert_eq!(ask(port.address()).expect("an answer"), "A");
+    }
+    service.say(&["stop"]);
+}
+
+#[test]
+fn a_reload_says_what_it_did_and_what_it_could_not() {
+    let a = Backend::greeter("A");
+    let taken = tests::listen(([127, 0, 0, 1], 0).into());
+    let (one, two) = (ReservedPort::new(), ReservedPort::new());
+    let service = Service::new(&line(&one, &[&a]));
+    service.say(&["start"]);
+    let port = taken.local_addr().expect("getsockname").port();
+    service.write(&(line(&two, &[&a]) + &format!("-b 127.0.0.1 {port} {}\n", a.address())));
+    let reloaded = service.give(&["reload"]);
+    assert_eq!(reloaded.status.code(), Some(71), "{reloaded:?}");
+    let changed =
+        format!("{}: stopped\n{}: started\n127.0.0.1:{port}: started\n", name(&one), name(&two));
+    assert_eq!(reloaded.stdout, changed);
+    assert!(reloaded.stderr.contains(":2: cannot listen on 127.0.0.1:"), "{reloaded:?}");
+    assert!(reloaded.stderr.ends_with("balance is reloaded in part\n"), "{reloaded:?}");
+    assert_eq!(ask(two.address()).expect("an answer"), "A");
+    service.say(&["stop"]);
+}
+
+#[test]
+fn a_link_that_leads_to_another_file_is_followed() {
+    let (a, b) = (Backend::greeter("A"), Backend::greeter("B"));
+    let port = ReservedPort::new();
+    let service = Service::new("");
+    let file = service.file();
+    let lead = |name: &str, text: &str| {
+        let target = file.with_file_name(name);
+        std::fs::write(&target, text).expect("writing a file");
+        std::fs::remove_file(&file).expect("removing a file");
+        std::os::unix::fs::symlink(&target, &file).expect("a link");
+    };
+    lead("v1", &line(&port, &[&a]));
+    service.say(&["start"]);
+    lead("v2", &line(&port, &[&b]));
+    service.say(&["reload"]);
+    assert_eq!(ask(port.address()).expect("an answer"), "B");
+    std::fs::remove_file(&file).expect("removing a file");
+    service.say(&["stop"]);
+    // What is there no more is not running either.
+    assert_eq!(service.give(&["status"]).status.code(), Some(3));
+}
+
+#[test]
 fn an_operator_who_ends_an_instance_is_not_contradicted() {
     let a = Backend::greeter("A");
     let (one, two) = (ReservedPort::new(), ReservedPort::new());
@@ -363,14 +450,11 @@ fn in_the_foreground_restart_begins_anew_in_the_same_process() {
 }
 
 #[test]
-fn check_needs_no_privileges_and_binds_nothing() {
+fn check_binds_nothing_and_says_where_a_mistake_is() {
     let taken = tests::listen(([127, 0, 0, 1], 0).into());
     let port = taken.local_addr().expect("getsockname").port();
     let check = |text: &str, words: &[&str]| {
         let service = Service::new(text);
-        let mut command = Command::new("cat");
-        command.arg(service.file());
-        assert_eq!(run(&mut command, PATIENCE).stdout, text);
         let mut command = Command::new(binary());
         command.args(words).arg(service.file());
         let outcome = run(&mut command, PATIENCE);
@@ -392,6 +476,8 @@ fn check_needs_no_privileges_and_binds_nothing() {
     assert!(lines[0].starts_with("F:3: invalid channel [:]"), "{err}");
     assert!(lines[1].starts_with("F:2: cannot resolve [a.invalid]"), "{err}");
     assert_eq!(check("25 a.invalid\n", &["check", "--no-dns"]), fine);
+    let (code, _, err) = check("25 127.0.0.1\n26 127.0.0.1 --run-dir here\n", &["check"]);
+    assert_eq!((code, &*err), (Some(78), "F:2: --run-dir must be an absolute path here\n"));
     let missing = run(Command::new(binary()).args(["check", "/no/such/file"]), PATIENCE);
     assert_eq!(missing.status.code(), Some(66), "{missing:?}");
     assert!(missing.stderr.starts_with("balance: cannot read /no/such/file: "), "{missing:?}");

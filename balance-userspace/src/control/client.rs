@@ -1,6 +1,6 @@
 //! Talks to a running balance: a connection to its socket, one request and one reply at a time.
 //!
-//! Invariant: no wait is without an end, except for the reply to a `drain`. After an error the
+//! Invariant: no wait is without an end, except for the reply to a `drain` or a `reload`. After an error the
 //! connection is not used again: a late reply would answer the wrong request.
 
 use std::{
@@ -147,7 +147,8 @@ impl Client {
     /// [`ClientError::Gone`] when it ends instead, [`ClientError::Timeout`],
     /// [`ClientError::Release`], [`ClientError::Unreadable`], [`ClientError::Socket`].
     pub fn ask(&mut self, command: Command) -> Result<Reply, ClientError> {
-        let wait = if matches!(command, Command::Drain { .. }) { None } else { Some(REPLY) };
+        let takes_its_time = matches!(command, Command::Drain { .. } | Command::Reload);
+        let wait = if takes_its_time { None } else { Some(REPLY) };
         let line = self.exchange(command, wait).map_err(|e| match e.kind() {
             kind if broken(kind) => ClientError::Gone(self.pid),
             kind if late(kind) => ClientError::Timeout,

@@ -6,14 +6,21 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::{
-        fs::{OpenOptionsExt as _, PermissionsExt as _, chown},
-        net::UnixListener,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{OpenOptionsExt as _, lchown},
+            net::UnixListener,
+        },
     },
     path::{Path, PathBuf},
 };
 
-use nix::unistd::{Gid, Uid};
+use nix::{
+    sys::stat::{Mode, fchmod},
+    unistd::{Gid, Uid},
+};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::rundir::{Paths, RunDir, RunDirError};
 
@@ -37,6 +44,20 @@ pub enum InstanceError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+/// Clients of the control socket that may wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// A Unix socket at a path that nobody but its owner and root can connect to, from its first moment: the
+/// directory may be another user's, who could put something else in its place afterwards.
+pub(crate) fn private_socket(kind: Type, path: &Path) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, kind, None)?;
+    // What bind makes has this mode (net/unix/af_unix.c, unix_bind_bsd).
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 /// A claim on the names of one instance. Everything is removed when it is dropped, as far as the process
@@ -77,10 +98,12 @@ impl Instance {
         }
         // Left by an instance that was killed; ours is the lock.
         let _ = fs::remove_file(&paths.socket);
-        let listener = UnixListener::bind(&paths.socket).map_err(refused(&paths.socket))?;
-        fs::set_permissions(&paths.socket, fs::Permissions::from_mode(0o600))
-            .and_then(|()| listener.set_nonblocking(true))
-            .map_err(refused(&paths.socket))?;
+        let listen = || {
+            let socket = private_socket(Type::STREAM, &paths.socket)?;
+            socket.listen(BACKLOG)?;
+            Ok(OwnedFd::from(socket).into())
+        };
+        let listener = listen().map_err(refused(&paths.socket))?;
         Ok(Self { paths, listener: Some(listener), _lock: lock })
     }
 
@@ -105,7 +128,7 @@ impl Instance {
     /// [`InstanceError::Refused`].
     pub(crate) fn give_to(&self, user: Uid, group: Gid) -> Result<(), InstanceError> {
         let path = &self.paths.socket;
-        chown(path, Some(user.as_raw()), Some(group.as_raw()))
+        lchown(path, Some(user.as_raw()), Some(group.as_raw()))
             .map_err(|source| InstanceError::Refused { path: path.clone(), source })
     }
 

@@ -162,7 +162,16 @@ pub enum Reply {
     Instances(Supervised),
     /// What a supervisor has changed, a line each.
     Changed(Vec<String>),
-    /// What is wrong, a line each.
+    /// What a supervisor has changed, and what it could not, a line each.
+    Partly {
+        /// What was changed.
+        changed: Vec<String>,
+        /// What could not be.
+        failed: Vec<String>,
+        /// The exit code that goes with that.
+        code: u8,
+    },
+    /// What is wrong, a line each; nothing was changed.
     Wrong(Vec<String>),
     /// The host or port cannot be used; why.
     InvalidAddress(String),
@@ -268,6 +277,8 @@ pub struct Supervised {
     pub began: u64,
     /// Whether all instances have been tried.
     pub settled: bool,
+    /// Whether it is on its way out.
+    pub stopping: bool,
     /// Lines of the file that are wrong, as `FILE:LINE: WHY`.
     pub wrong: Vec<String>,
     /// Every instance, in the order of the file, then those that leave.

@@ -92,6 +92,8 @@ pub struct Paths {
     pub pid: PathBuf,
     /// Locked by the instance for as long as it runs.
     pub lock: PathBuf,
+    /// Where a supervisor hears of its instances.
+    pub inbox: PathBuf,
 }
 
 /// A run directory.
@@ -167,7 +169,8 @@ impl RunDir {
 
     fn paths(&self, name: &str) -> Result<Paths, RunDirError> {
         let with = |end: &str| self.path.join(format!("{name}.{end}"));
-        let paths = Paths { socket: with("sock"), pid: with("pid"), lock: with("lock") };
+        let paths =
+            Paths { socket: with("sock"), pid: with("pid"), lock: with("lock"), inbox: with("in") };
         if paths.socket.as_os_str().as_bytes().len() > SOCKET_PATH {
             return Err(RunDirError::TooLong { path: paths.socket });
         }

@@ -2,7 +2,13 @@
 //!
 //! Invariant: nothing is bound, changed or asked for privileges.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use tokio::task::spawn_blocking;
 
 use super::conf::{self, Conf, Line};
 use crate::{error::StartError, operand, resolve, server};
@@ -12,9 +18,9 @@ use crate::{error::StartError, operand, resolve, server};
 /// # Errors
 /// [`StartError::Unreadable`].
 pub(super) fn read(file: &Path) -> Result<Conf, StartError> {
-    let text = fs::read_to_string(file)
+    let bytes = fs::read(file)
         .map_err(|source| StartError::Unreadable { path: file.to_owned(), source })?;
-    Ok(conf::read(&text, &resolve::service))
+    Ok(conf::read(&String::from_utf8_lossy(&bytes), &resolve::service))
 }
 
 /// Looks up the names on these lines, and returns what cannot be used, as `FILE:LINE: WHAT`. Blocks.
@@ -24,6 +30,22 @@ pub(super) fn names(lines: &[Line], file: &Path) -> Vec<String> {
         wrong.map(|what| format!("{}:{}: {what}", file.display(), line.number))
     });
     wrong.collect()
+}
+
+/// The same, all lines at once and without blocking.
+pub(super) async fn all_names(lines: Vec<Line>, file: PathBuf) -> Vec<String> {
+    let looks: Vec<_> = lines
+        .into_iter()
+        .map(|line| {
+            let file = file.clone();
+            spawn_blocking(move || names(&[line], &file))
+        })
+        .collect();
+    let mut wrong = Vec::new();
+    for look in looks {
+        wrong.extend(look.await.unwrap_or_else(|e| vec![e.to_string()]));
+    }
+    wrong
 }
 
 /// What cannot be used on a line, each once.

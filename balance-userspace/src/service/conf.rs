@@ -123,6 +123,9 @@ fn line(number: usize, text: &str, services: Services<'_>) -> Result<Option<Line
     if words.is_empty() {
         return Ok(None);
     }
+    if words.iter().any(|word| word.contains(char::REPLACEMENT_CHARACTER)) {
+        return Err("it is not UTF-8".to_owned());
+    }
     let args = std::iter::once("balance").chain(words.iter().map(String::as_str));
     let args = Args::try_parse_from(args).map_err(|e| match e.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
@@ -132,6 +135,9 @@ fn line(number: usize, text: &str, services: Services<'_>) -> Result<Option<Line
     })?;
     if args.mode() != Mode::Serve {
         return Err("-c and -i have no place in a configuration file".to_owned());
+    }
+    if args.run_dir.as_ref().is_some_and(|path| path.is_relative()) {
+        return Err("--run-dir must be an absolute path here".to_owned());
     }
     let wrong = |e: crate::error::StartError| e.to_string();
     let port = operand::listen_port(&args.port, services).map_err(wrong)?;

@@ -5,7 +5,7 @@
 use std::{
     fs, io,
     io::IoSliceMut,
-    os::{fd::AsRawFd as _, unix::fs::PermissionsExt as _},
+    os::fd::{AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -15,7 +15,10 @@ use nix::{
         ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt::PassCred,
     },
 };
+use socket2::Type;
 use tokio::{io::Interest, net::UnixDatagram};
+
+use crate::control::instance::private_socket;
 
 /// Bytes of the longest message that is read whole.
 const MESSAGE: usize = 4096;
@@ -47,8 +50,8 @@ impl Inbox {
     /// with it.
     pub(super) fn bind(path: &Path) -> io::Result<Self> {
         let _ = fs::remove_file(path);
-        let socket = UnixDatagram::bind(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        let socket = private_socket(Type::DGRAM, path)?;
+        let socket = UnixDatagram::from_std(OwnedFd::from(socket).into())?;
         setsockopt(&socket, PassCred, &true)?;
         Ok(Self { socket, path: path.to_owned() })
     }

@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::{Running, WRONG, check, complain, counted, say};
+use super::{Running, UNAVAILABLE, WRONG, check, complain, complain_of, counted, say};
 use crate::{
     cli::{CONFIG, Place},
     error::StartError,
@@ -17,9 +17,6 @@ use crate::{
 
 /// The unit of the packaged file.
 const UNIT: &str = "balance.service";
-
-/// EX_UNAVAILABLE of sysexits(3).
-const UNAVAILABLE: u8 = 69;
 
 /// Whether systemd would start the instances of this file.
 pub(super) fn is_in_charge(place: &Place) -> bool {
@@ -38,19 +35,17 @@ fn knows_unit() -> bool {
 pub(super) fn start(place: &Place) -> Result<u8, StartError> {
     let conf = check::read(&place.config)?;
     let wrong = conf.wrong(&place.config);
-    wrong.iter().for_each(|line| complain(line));
     let mut systemctl = Command::new("systemctl");
     let status = systemctl.args(["start", UNIT]).stdin(Stdio::null()).status();
     let started = status.map_err(|source| StartError::System { act: "run systemctl", source })?;
     if !started.success() {
+        wrong.iter().for_each(|line| complain(line));
         return Ok(if wrong.is_empty() { UNAVAILABLE } else { WRONG });
     }
     let table = Running::find(place).and_then(|mut running| running.table());
-    let failed = table.into_iter().flat_map(|table| table.instances);
-    let failed: Vec<_> = failed.filter(|row| row.pid.is_none()).collect();
-    failed.iter().for_each(|row| complain(&row.status));
-    if !wrong.is_empty() || !failed.is_empty() {
-        return Ok(if wrong.is_empty() { UNAVAILABLE } else { WRONG });
+    let code = table.map_or(UNAVAILABLE, |table| complain_of(&table));
+    if code != 0 {
+        return Ok(code);
     }
     say(&format!("balance is started by systemd: {}", counted(conf.lines.len(), "instance")));
     Ok(0)

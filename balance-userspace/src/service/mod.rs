@@ -31,13 +31,16 @@ use crate::{
         client::ClientError,
         line::Asked as _,
         master::Master,
-        protocol::{Command, Reply, Supervised},
+        protocol::{Command, InstanceState, Reply, Supervised},
     },
     error::StartError,
 };
 
 /// Exit code of a verb that needs what does not run, as LSB has it for init scripts.
 const NOT_RUNNING: u8 = 7;
+
+/// EX_UNAVAILABLE of sysexits(3): something does not serve.
+const UNAVAILABLE: u8 = 69;
 
 /// Carries out a verb, and returns the exit code.
 ///
@@ -51,7 +54,7 @@ pub fn run(verb: &Verb) -> Result<u8, StartError> {
         Verb::Stop { place } => Ok(stop::stop(place)),
         Verb::Restart { place } => restart(place),
         Verb::Reload { place } => Ok(reload(place)),
-        Verb::Status { place, json } => status::status(place, *json),
+        Verb::Status { place, json } => Ok(status::status(place, *json)),
         Verb::Check { file, config, no_dns } => {
             check_file(file.as_deref().unwrap_or(config), *no_dns)
         }
@@ -75,7 +78,8 @@ fn check_file(file: &Path, no_dns: bool) -> Result<u8, StartError> {
 fn restart(place: &Place) -> Result<u8, StartError> {
     // What cannot be started again is not stopped.
     let conf = check::read(&place.config)?;
-    let wrong = conf.wrong(&place.config);
+    let mut wrong = conf.wrong(&place.config);
+    wrong.extend(check::names(&conf.lines, &place.config));
     if !wrong.is_empty() {
         wrong.iter().for_each(|wrong| complain(wrong));
         say("balance is not restarted");
@@ -106,6 +110,12 @@ fn reload(place: &Place) -> u8 {
             changed.iter().for_each(|line| say(line));
             say("balance is reloaded");
             0
+        }
+        Ok(Reply::Partly { changed, failed, code }) => {
+            changed.iter().for_each(|line| say(line));
+            failed.iter().for_each(|line| complain(line));
+            complain("balance is reloaded in part");
+            code
         }
         Ok(Reply::Wrong(wrong)) => {
             wrong.iter().for_each(|wrong| complain(wrong));
@@ -158,9 +168,28 @@ fn is_absence(error: &ClientError) -> bool {
     matches!(error, ClientError::NoMaster | ClientError::Gone(_))
 }
 
-/// The same path for everybody who means the same file.
+/// The same path for everybody who means the same file, also when it is a link that leads elsewhere now,
+/// or is gone.
 fn absolute(file: &Path) -> PathBuf {
-    file.canonicalize().or_else(|_| std::path::absolute(file)).unwrap_or_else(|_| file.to_owned())
+    let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let parent = absolute.parent().and_then(|parent| parent.canonicalize().ok());
+    match (parent, absolute.file_name()) {
+        (Some(parent), Some(name)) => parent.join(name),
+        _ => absolute,
+    }
+}
+
+/// Says what does not serve, and returns the exit code that goes with it.
+fn complain_of(table: &Supervised) -> u8 {
+    let failed = table.instances.iter().filter(|row| row.state == InstanceState::Failed);
+    let failed: Vec<_> = failed.collect();
+    failed.iter().for_each(|row| complain(&row.status));
+    table.wrong.iter().for_each(|line| complain(line));
+    match (table.wrong.is_empty(), failed.is_empty()) {
+        (true, true) => 0,
+        (false, _) => WRONG,
+        (true, false) => UNAVAILABLE,
+    }
 }
 
 fn report(error: &ClientError) -> u8 {

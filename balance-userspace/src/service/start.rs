@@ -5,6 +5,7 @@
 
 use std::os::unix::process::CommandExt as _;
 
+use command_fds::{CommandFdExt as _, FdMapping};
 use tokio::{
     select,
     sync::{mpsc::UnboundedSender, oneshot},
@@ -16,7 +17,7 @@ use super::{
     conf::Conf,
     counted,
     inbox::Inbox,
-    is_absence, manager, say,
+    is_absence, manager, say, stop,
     supervisor::{After, Event, Settings, Supervisor, WRONG},
 };
 use crate::{
@@ -31,15 +32,18 @@ use crate::{
         server::{self, Answer},
     },
     error::StartError,
-    handed::Handed,
+    handed::{self, Handed},
     logging::{self, Sink},
     notify,
     signals::Signals,
+    sys,
 };
 
 /// Starts all instances of a file.
 pub(super) fn start(place: &Place, foreground: bool, form: LogFormat) -> Result<u8, StartError> {
     let foreground = foreground || notify::is_awaited();
+    // What whoever started us has left open is not for instances.
+    sys::close_on_exec(handed::FIRST);
     // Before anything else is opened.
     let handed = if foreground { Handed::by_manager()? } else { Handed::default() };
     let Some(conf) = to_start(place)? else { return Ok(0) };
@@ -59,10 +63,19 @@ pub(super) fn in_background(place: &Place) -> Result<u8, StartError> {
     detached(place, conf)
 }
 
-/// What is to be started; nothing if it runs already.
+/// What is to be started; nothing if it runs already. One that is on its way out is waited for.
 fn to_start(place: &Place) -> Result<Option<Conf>, StartError> {
-    match Running::find(place) {
-        Ok(running) => {
+    let found = Running::find(place).and_then(|mut running| {
+        let table = running.table()?;
+        Ok((running, table))
+    });
+    match found {
+        Ok((running, table)) if table.stopping => {
+            say("balance is stopping: waiting for its end");
+            let waited = stop::wait_for_end(running, 0);
+            waited.map_err(|error| StartError::Running(Box::new(error)))?;
+        }
+        Ok((running, _)) => {
             let pid = running.pid();
             say(&format!("balance is already running (pid {pid}); reload reads its file again"));
             return Ok(None);
@@ -79,7 +92,11 @@ fn detached(place: &Place, conf: Conf) -> Result<u8, StartError> {
         return Ok(WRONG);
     }
     // The daemon's directory is another one.
-    let place = Place { config: absolute(&place.config), run_dir: place.run_dir.clone() };
+    let run_dir = place.run_dir.as_ref().map(|dir| std::path::absolute(dir));
+    let run_dir = run_dir
+        .transpose()
+        .map_err(|source| StartError::System { act: "find out where we are", source })?;
+    let place = Place { config: absolute(&place.config), run_dir };
     let place = &place;
     let instances = counted(conf.lines.len(), "instance");
     match background::detach()? {
@@ -105,11 +122,14 @@ fn supervise(
     detached: Option<Detached>,
 ) -> Result<u8, StartError> {
     let refused = |act| move |source| StartError::System { act, source };
+    // It holds the listeners of all of them.
+    sys::raise_nofile().map_err(refused("raise the limit of open files"))?;
+    notify::begin();
     let dir = RunDir::locate(place.run_dir.as_deref()).map_err(InstanceError::from);
     let dir = dir.map_err(StartError::Control)?;
     let file = absolute(&place.config);
     let paths = dir.supervisor(&file).map_err(InstanceError::from).map_err(StartError::Control)?;
-    let inbox_path = paths.socket.with_extension("notify");
+    let inbox_path = paths.inbox.clone();
     let mut claim = Instance::claim(&dir, paths).map_err(StartError::Control)?;
     claim.write_pid().map_err(StartError::Control)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -141,8 +161,8 @@ fn supervise(
     })?;
     drop(claim);
     match after {
-        After::Exit(code) => Ok(code),
-        After::Restart => Err(again()),
+        (After::Exit(code), _) => Ok(code),
+        (After::Restart, handed) => Err(again(handed)),
     }
 }
 
@@ -159,8 +179,9 @@ async fn hear(inbox: &Inbox, sender: &UnboundedSender<Event>) {
     }
 }
 
-/// Begins anew in this process, with the program as it is on the disk now; returns why not.
-fn again() -> StartError {
+/// Begins anew in this process, with the program as it is on the disk now and the service manager's
+/// listeners; returns why not.
+fn again(handed: Handed) -> StartError {
     let failed = |source| StartError::System { act: "begin anew", source };
     let program = match std::env::current_exe() {
         Ok(path) => path,
@@ -169,7 +190,18 @@ fn again() -> StartError {
     // What an upgrade has put in its place.
     let name = program.to_string_lossy();
     let program = name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned();
-    failed(std::process::Command::new(program).args(std::env::args_os().skip(1)).exec())
+    let listeners = (handed::FIRST..).zip(handed.into_listeners());
+    let listeners: Vec<_> = listeners
+        .map(|(child_fd, socket)| FdMapping { parent_fd: socket.into(), child_fd })
+        .collect();
+    let mut command = std::process::Command::new(program);
+    command.args(std::env::args_os().skip(1));
+    // The number of the process stays the same.
+    command.env("LISTEN_FDS", listeners.len().to_string());
+    match command.fd_mappings(listeners) {
+        Ok(command) => failed(command.exec()),
+        Err(error) => failed(std::io::Error::other(error)),
+    }
 }
 
 /// The control socket's side of the supervisor: orders go to it one by one.

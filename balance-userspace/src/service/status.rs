@@ -15,13 +15,12 @@ use crate::{
         protocol::{Command, InstanceRow, InstanceState, Reply},
         table::columns,
     },
-    error::StartError,
 };
 
 /// Nothing runs.
 const STOPPED: u8 = 3;
 
-/// Some instances run; LSB leaves the codes from 150 on to applications.
+/// The supervisor runs, but not all instances do; LSB leaves the codes from 150 on to applications.
 const PARTLY: u8 = 150;
 
 /// Version of what `--json` writes.
@@ -53,7 +52,7 @@ struct Row {
 }
 
 /// Shows the instances of a file.
-pub(super) fn status(place: &Place, json: bool) -> Result<u8, StartError> {
+pub(super) fn status(place: &Place, json: bool) -> u8 {
     let config = absolute(&place.config);
     let found = Running::find(place).and_then(|mut running| {
         let pid = running.pid();
@@ -68,8 +67,8 @@ pub(super) fn status(place: &Place, json: bool) -> Result<u8, StartError> {
             instances: table.instances.into_iter().map(Row::of).collect(),
             wrong: table.wrong,
         },
-        Err(error) if is_absence(&error) => stopped(&config)?,
-        Err(error) => return Ok(report(&error)),
+        Err(error) if is_absence(&error) => stopped(&config),
+        Err(error) => return report(&error),
     };
     if json {
         let text = serde_json::to_string_pretty(&report).expect("nothing that JSON cannot say");
@@ -77,33 +76,36 @@ pub(super) fn status(place: &Place, json: bool) -> Result<u8, StartError> {
     } else {
         report.show();
     }
-    Ok(report.code())
+    report.code()
 }
 
 /// What the file says, when nothing runs.
-fn stopped(config: &Path) -> Result<Report, StartError> {
-    let conf = check::read(config)?;
+fn stopped(config: &Path) -> Report {
+    let conf = check::read(config).unwrap_or_default();
     let instances = conf.lines.iter().map(|line| Row::stopped(line.name.to_string()));
-    Ok(Report {
+    Report {
         version: JSON_VERSION,
         config: config.display().to_string(),
         running: false,
         pid: None,
         instances: instances.collect(),
         wrong: conf.wrong(config),
-    })
+    }
 }
 
 impl Report {
     fn code(&self) -> u8 {
         // One that drains is on its way out as it should be.
-        let mut wanted = self.instances.iter().filter(|row| row.state != InstanceState::Draining);
+        let wanted = self.instances.iter().filter(|row| row.state != InstanceState::Draining);
         let runs = |row: &Row| row.state == InstanceState::Running;
-        let all = self.wrong.is_empty() && wanted.clone().all(runs);
+        let mut wanted = wanted.peekable();
+        // One that is told to stop has none that is not on its way out.
+        let is_idle = wanted.peek().is_none() && !self.instances.is_empty();
+        let all = self.wrong.is_empty() && !is_idle && wanted.all(runs);
         match self.running {
             true if all => 0,
-            true if wanted.any(runs) => PARTLY,
-            _ => STOPPED,
+            true => PARTLY,
+            false => STOPPED,
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Running, complain, counted, is_absence, report, say};
+use super::{Running, UNAVAILABLE, complain, complain_of, counted, is_absence, report, say};
 use crate::{
     cli::Place,
     control::{
@@ -25,34 +25,21 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How long a supervisor may be gone while it begins anew.
 const AWAY: Duration = Duration::from_secs(10);
 
-/// EX_UNAVAILABLE of sysexits(3): it did not come back.
-const UNAVAILABLE: u8 = 69;
-
 /// Stops the instances of a file, and their supervisor.
 pub(super) fn stop(place: &Place) -> u8 {
     let begun = Instant::now();
-    let asked = Running::find(place).and_then(|mut running| {
+    let stopped = Running::find(place).and_then(|mut running| {
         // What they say of themselves is up to a second old.
-        let mut most: u64 = running.table()?.instances.iter().map(connections_now).sum();
-        running.ask(Command::Stop)?;
-        let progress = Progress::begin();
-        loop {
-            match running.table() {
-                Ok(table) => {
-                    most = most.max(open(&table));
-                    progress.show(&table);
-                }
-                Err(error) if is_absence(&error) => break,
-                // It answers no more.
-                Err(ClientError::Refused(_)) => {}
-                Err(error) => return Err(error),
-            }
-            sleep(LOOK);
+        let open: u64 = running.table()?.instances.iter().map(connections_now).sum();
+        match running.ask(Command::Stop) {
+            // It may be gone before its reply is.
+            Ok(_) => {}
+            Err(error) if is_absence(&error) => {}
+            Err(error) => return Err(error),
         }
-        running.wait_for_end();
-        Ok(most)
+        wait_for_end(running, open)
     });
-    match asked {
+    match stopped {
         Ok(open) => {
             say(&format!("balance is stopped{}", waited(open, begun)));
             0
@@ -65,20 +52,44 @@ pub(super) fn stop(place: &Place) -> u8 {
     }
 }
 
+/// Waits until a supervisor that was told to stop has ended; returns how many connections that was for,
+/// of `open` that are known of.
+pub(super) fn wait_for_end(mut running: Running, open: u64) -> Result<u64, ClientError> {
+    let progress = Progress::begin();
+    let mut most = open;
+    loop {
+        match running.table() {
+            Ok(table) => {
+                most = most.max(self::open(&table));
+                progress.show(&table);
+            }
+            Err(error) if is_absence(&error) => break,
+            // It answers no more.
+            Err(ClientError::Refused(_)) => {}
+            Err(error) => return Err(error),
+        }
+        sleep(LOOK);
+    }
+    running.wait_for_end();
+    Ok(most)
+}
+
 /// Has a supervisor in the foreground begin anew; it stays the same process, as whoever runs it
 /// expects.
 pub(super) fn restart_in_place(place: &Place, mut running: Running, before: &Supervised) -> u8 {
     let begun = Instant::now();
     let mut most: u64 = before.instances.iter().map(connections_now).sum();
-    if let Err(error) = running.ask(Command::Restart) {
-        return report(&error);
+    match running.ask(Command::Restart) {
+        Err(error) if !is_absence(&error) => return report(&error),
+        // It may be gone before its reply is.
+        _ => {}
     }
     let progress = Progress::begin();
     let mut seen = Instant::now();
-    loop {
+    let table = loop {
         // Each time anew: the one that answered may have another in its place.
         match Running::find(place).and_then(|mut running| running.table()) {
-            Ok(table) if table.began != before.began && table.settled => break,
+            Ok(table) if table.began != before.began && table.settled => break table,
             Ok(table) => {
                 most = most.max(open(&table));
                 progress.show(&table);
@@ -91,9 +102,14 @@ pub(super) fn restart_in_place(place: &Place, mut running: Running, before: &Sup
             Err(_) => {}
         }
         sleep(LOOK);
+    };
+    drop(progress);
+    let code = complain_of(&table);
+    match code {
+        0 => say(&format!("balance is restarted{}", waited(most, begun))),
+        _ => say("balance is restarted, but not all of it serves"),
     }
-    say(&format!("balance is restarted{}", waited(most, begun)));
-    0
+    code
 }
 
 /// Connections of an instance that still answers, otherwise what it said last.

@@ -6,6 +6,7 @@
 //! runs; every order is carried out to its end before the next.
 
 use std::{
+    collections::{HashMap, VecDeque},
     io,
     path::PathBuf,
     process::ExitStatus,
@@ -29,10 +30,10 @@ use super::{
     backoff::Backoff,
     check,
     conf::{Conf, Line, Name},
-    exchange,
+    counted, exchange,
     inbox::{Inbox, Said},
     orders::Orders,
-    plan::{Step, plan},
+    plan::{Plan, Step, plan},
     process::{Leash, Process, Surroundings, describe},
 };
 use crate::{
@@ -52,8 +53,9 @@ use crate::{
 /// Between two looks at what is told to a service manager.
 const TELL: Duration = Duration::from_secs(1);
 
-/// Time that is asked for at each look while connections end.
-const MORE: Duration = Duration::from_secs(10);
+/// What a supervisor in the background ends with that was told to stop before all had been tried:
+/// EX_UNAVAILABLE of sysexits(3).
+const STOPPED_EARLY: u8 = 69;
 
 /// What a supervisor was started with.
 pub(super) struct Settings {
@@ -69,6 +71,9 @@ pub(super) struct Settings {
 
 /// What a file with a mistake ends with: EX_CONFIG of sysexits(3).
 pub(super) const WRONG: u8 = 78;
+
+/// What goes with a name that does not resolve: EX_DATAERR of sysexits(3).
+const UNRESOLVED: u8 = 65;
 
 /// What is to come after the supervisor has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +92,10 @@ pub(super) enum Event {
     Said(u32, Said),
     /// Somebody asks for something on the control socket.
     Asked(Command, oneshot::Sender<Reply>),
+    /// A file that is to be loaded again has been looked at: its lines, or what is wrong.
+    Checked(Result<Vec<Line>, Vec<String>>),
+    /// Processes have been told what the file asks of them: by instance, what came of it.
+    Told(Plan, HashMap<Name, Result<Reply, String>>),
 }
 
 /// Whether, and why, an instance has no process.
@@ -106,6 +115,8 @@ struct Instance {
     /// They are the service manager's, and cannot be had again.
     is_handed: bool,
     process: Option<Process>,
+    /// We have told the process to leave, so that another one takes its place, or none.
+    is_told: bool,
     rest: Option<Rest>,
     /// Why it rests.
     why: String,
@@ -135,7 +146,23 @@ pub(super) struct Supervisor {
     detached: Option<Detached>,
     settled: bool,
     stopping: Option<After>,
+    /// The reload that is under way.
+    reload: Option<Reload>,
+    /// Those that are to come after it.
+    later: VecDeque<Option<oneshot::Sender<Reply>>>,
     told: String,
+}
+
+/// A reload, from the file to the last instance that it starts.
+struct Reload {
+    /// Who has asked for it; nobody if it was a signal.
+    reply: Option<oneshot::Sender<Reply>>,
+    changed: Vec<String>,
+    failed: Vec<String>,
+    /// The exit code that goes with what failed.
+    code: u8,
+    /// Instances that it has started; nothing before that.
+    started: Option<Vec<Name>>,
 }
 
 impl Supervisor {
@@ -166,6 +193,8 @@ impl Supervisor {
             detached,
             settled: false,
             stopping: None,
+            reload: None,
+            later: VecDeque::new(),
             told: String::new(),
         })
     }
@@ -175,11 +204,15 @@ impl Supervisor {
         self.surroundings.events.clone()
     }
 
-    /// Starts all instances, and supervises them until it is to stop and all have ended.
+    /// Starts all instances, and supervises them until it is to stop and all have ended; returns the
+    /// service manager's listeners as well.
     ///
     /// # Errors
     /// When the terminal cannot be let go of.
-    pub(super) async fn run(mut self, signals: &mut Signals) -> Result<After, StartError> {
+    pub(super) async fn run(
+        mut self,
+        signals: &mut Signals,
+    ) -> Result<(After, Handed), StartError> {
         for wrong in &self.wrong {
             error!("{wrong}");
         }
@@ -188,24 +221,33 @@ impl Supervisor {
         }
         loop {
             self.settle()?;
+            self.finish_reload();
             if let Some(after) = self.stopping
                 && self.processes().next().is_none()
             {
-                return Ok(after);
+                return Ok((self.early(after), self.handed));
             }
+            self.tell();
             let retry = self.next_try();
             select! {
                 event = self.events.recv() => match event {
                     Some(event) => self.handle(event).await,
                     None => unreachable!("we have a sender ourselves"),
                 },
-                wish = signals.next() => self.wished(wish).await,
+                wish = signals.next() => self.wished(wish),
                 () = sleep_until(retry.unwrap_or_else(Instant::now).into()), if retry.is_some() => {
                     self.try_again().await;
                 }
                 () = sleep(TELL), if notify::is_awaited() => {}
             }
-            self.tell();
+        }
+    }
+
+    /// Whoever waits for the start is not to take an early end for one.
+    fn early(&self, after: After) -> After {
+        match after {
+            After::Exit(0) if self.detached.is_some() => After::Exit(STOPPED_EARLY),
+            after => after,
         }
     }
 
@@ -213,33 +255,30 @@ impl Supervisor {
         match event {
             Event::Ended(pid, status) => self.ended(pid, &status),
             Event::Said(pid, said) => self.said(pid, &said),
-            Event::Asked(command, reply) => {
-                let answer = self.asked(command).await;
-                // Who asked may be gone.
-                let _ = reply.send(answer);
-            }
+            Event::Asked(command, reply) => self.asked(command, reply),
+            Event::Checked(Ok(lines)) => self.tell_processes(lines),
+            Event::Checked(Err(wrong)) => self.end_reload(Reply::Wrong(wrong)),
+            Event::Told(plan, replies) => self.carry_out(plan, replies).await,
         }
     }
 
-    async fn asked(&mut self, command: Command) -> Reply {
-        match command {
+    fn asked(&mut self, command: Command, reply: oneshot::Sender<Reply>) {
+        let answer = match command {
             Command::Instances => Reply::Instances(self.table()),
-            Command::Reload => match self.reload().await {
-                Ok(changed) => Reply::Changed(changed),
-                Err(wrong) => Reply::Wrong(wrong),
-            },
+            Command::Reload => return self.begin_reload(Some(reply)),
             Command::Stop => self.told_to_stop(After::Exit(0)),
             Command::Restart => self.told_to_stop(After::Restart),
             _ => Reply::Refused("this is a supervisor and no instance".to_owned()),
-        }
+        };
+        // Who asked may be gone.
+        let _ = reply.send(answer);
     }
 
-    async fn wished(&mut self, wish: Wish) {
+    fn wished(&mut self, wish: Wish) {
         match wish {
             Wish::Drain => self.stop(Signal::SIGTERM, After::Exit(0)),
             Wish::End => self.stop(Signal::SIGINT, After::Exit(0)),
-            // What came of it is in the log.
-            Wish::Reload => drop(self.reload().await),
+            Wish::Reload => self.begin_reload(None),
         }
     }
 
@@ -256,18 +295,21 @@ impl Supervisor {
     fn stop(&mut self, signal: Signal, after: After) {
         info!(open = self.connections(), "stopping");
         self.stopping = Some(after);
+        if after == After::Restart {
+            // To a service manager it stays what it is.
+            notify::reloading();
+        }
         for instance in &mut self.instances {
-            instance.listeners.clear();
+            instance.let_go(&mut self.handed);
             instance.rest = Some(Rest::Stopped);
         }
         self.processes().for_each(|process| process.signal(signal));
-        self.tell();
     }
 
     /// Once all have been tried: says so to whoever waits for it.
     fn settle(&mut self) -> Result<(), StartError> {
         let is_settled = self.instances.iter().all(|instance| !instance.is_starting());
-        if self.settled || !is_settled {
+        if self.settled || !is_settled || self.stopping.is_some() {
             return Ok(());
         }
         self.settled = true;
@@ -275,15 +317,17 @@ impl Supervisor {
         let all = self.instances.len() + self.wrong.len();
         info!(serving, of = all, file = %self.settings.file.display(), "supervising");
         let failed = self.instances.iter().find(|instance| instance.has_failed());
-        let code = match failed {
-            _ if !self.wrong.is_empty() => WRONG,
-            Some(instance) => instance.code,
-            None => 0,
-        };
-        if serving == 0 && code != 0 {
-            // Nobody is helped by a supervisor of nothing; a service manager will try again.
-            self.stop(Signal::SIGTERM, After::Exit(code));
+        let failed = failed.map(|instance| instance.code);
+        if serving == 0 && all > 0 {
+            // Nobody is helped by a supervisor of nothing. A service manager tries again, unless
+            // all that is wrong is the file.
+            self.stop(Signal::SIGTERM, After::Exit(failed.unwrap_or(WRONG)));
             return Ok(());
+        }
+        let code = if self.wrong.is_empty() { failed.unwrap_or(0) } else { WRONG };
+        let left = self.handed.left();
+        if !left.is_empty() {
+            warn!(sockets = left.join(" "), "nobody wants these sockets of the service manager");
         }
         if let Some(detached) = self.detached.take() {
             detached
@@ -312,17 +356,22 @@ impl Supervisor {
         if !notify::is_awaited() {
             return;
         }
-        let open = self.connections();
-        if self.stopping.is_some() {
-            notify::stopping(MORE);
+        let open = usize::try_from(self.connections()).unwrap_or(usize::MAX);
+        match self.stopping {
+            Some(After::Exit(_)) => notify::stopping(),
+            None if self.settled => {}
+            _ => notify::starting(),
         }
         let all = self.instances.len() + self.wrong.len();
         let text = match self.stopping {
-            Some(_) => format!("stopping, {open} connections have yet to end"),
-            None => format!("{} of {all} instances serve, {open} connections", self.serving()),
+            Some(_) => notify::draining(open),
+            None => {
+                let serving = self.serving();
+                format!("{serving} of {all} instances serve, {}", counted(open, "connection"))
+            }
         };
         if text != self.told {
-            notify::status(&text, usize::try_from(open).unwrap_or(usize::MAX));
+            notify::status(&text, open);
             self.told = text;
         }
     }
@@ -342,6 +391,7 @@ impl Supervisor {
             foreground: !self.settings.background,
             began: self.began,
             settled: self.settled,
+            stopping: self.stopping.is_some(),
             wrong: self.wrong.clone(),
             instances: rows.chain(leavers).collect(),
         }
@@ -422,8 +472,9 @@ impl Supervisor {
         instance.process = None;
         instance.rest = Some(Rest::Until(Instant::now() + wait));
         (instance.why, instance.code) = (why, code);
-        if served.is_none() && !instance.is_handed {
-            instance.listeners.clear();
+        if served.is_none() {
+            // Clients are to go elsewhere.
+            instance.let_go(&mut self.handed);
         }
     }
 
@@ -440,12 +491,16 @@ impl Supervisor {
         if let Ok(paths) = instance.paths(&self.settings.dir) {
             sweep(&paths);
         }
+        if instance.is_told {
+            info!(instance = %instance.line.name, pid, "has left");
+            return;
+        }
         let is_orderly = status.as_ref().is_ok_and(ExitStatus::success);
         if self.stopping.is_some() || is_orderly {
             info!(instance = %instance.line.name, pid, "has ended");
             instance.rest = Some(Rest::Stopped);
             instance.why = "it was told to end".to_owned();
-            instance.listeners.clear();
+            instance.let_go(&mut self.handed);
             return;
         }
         let served = process.serving.map(|since| since.elapsed());
@@ -467,142 +522,203 @@ impl Supervisor {
         let Some(instance) = self.instances.iter_mut().find(is_it) else { return };
         let Some(process) = &mut instance.process else { return };
         process.hear(said);
-        if process.is_draining {
+        if process.is_draining && !instance.is_told {
             // By somebody else than us: who comes now is not to wait for nobody.
-            instance.listeners.clear();
+            instance.let_go(&mut self.handed);
         }
     }
 
-    /// Reads the file again, and makes what runs what it says. Changes nothing if the file has a
-    /// mistake; returns what was changed.
-    async fn reload(&mut self) -> Result<Vec<String>, Vec<String>> {
-        if self.stopping.is_some() {
-            return Err(vec!["balance is stopping".to_owned()]);
+    /// Begins to load the file again, when the reload before has come to its end. Nothing here waits: what
+    /// takes time comes back as an event.
+    fn begin_reload(&mut self, reply: Option<oneshot::Sender<Reply>>) {
+        if self.reload.is_some() {
+            self.later.push_back(reply);
+            return;
         }
         notify::reloading();
-        let result = self.read_again().await;
-        match &result {
-            Ok(changed) => info!(changed = changed.join("; "), "reloaded"),
-            Err(wrong) => warn!(wrong = wrong.join("; "), "not reloaded"),
+        let (changed, failed) = (Vec::new(), Vec::new());
+        self.reload = Some(Reload { reply, changed, failed, code: 0, started: None });
+        if self.stopping.is_some() {
+            self.end_reload(Reply::Refused("balance is stopping".to_owned()));
+            return;
         }
-        notify::ready();
-        self.told.clear();
-        self.tell();
-        result
+        let file = self.settings.file.clone();
+        let conf = match check::read(&file) {
+            Ok(conf) if conf.mistakes.is_empty() => conf,
+            Ok(conf) => return self.end_reload(Reply::Wrong(conf.wrong(&file))),
+            Err(error) => return self.end_reload(Reply::Wrong(vec![error.to_string()])),
+        };
+        let plan = self.plan(conf.lines.clone());
+        let changed = plan.steps.into_iter().filter(|(_, step)| *step != Step::Keep);
+        let changed: Vec<Line> = changed.map(|(line, _)| line).collect();
+        let events = self.sender();
+        tokio::spawn(async move {
+            let wrong = check::all_names(changed, file).await;
+            let checked = if wrong.is_empty() { Ok(conf.lines) } else { Err(wrong) };
+            let _ = events.send(Event::Checked(checked));
+        });
     }
 
-    async fn read_again(&mut self) -> Result<Vec<String>, Vec<String>> {
-        let file = self.settings.file.clone();
-        let conf = check::read(&file).map_err(|e| vec![e.to_string()])?;
-        if !conf.mistakes.is_empty() {
-            return Err(conf.wrong(&file));
+    /// What these lines ask for. Who does not run is started anew, whatever has changed.
+    fn plan(&self, lines: Vec<Line>) -> Plan {
+        let mut plan = plan(self.instances.iter().map(|instance| &instance.line), lines);
+        for (line, step) in &mut plan.steps {
+            let instance = self.instances.iter().find(|instance| instance.line.name == line.name);
+            if instance.is_some_and(|instance| instance.state() != InstanceState::Running) {
+                *step = Step::Replace;
+            }
         }
-        let plan = plan(self.instances.iter().map(|instance| &instance.line), conf.lines);
-        let changed = plan.steps.iter().filter(|(_, step)| *step != Step::Keep);
-        let lines: Vec<Line> = changed.map(|(line, _)| line.clone()).collect();
-        let names = spawn_blocking(move || check::names(&lines, &file)).await;
-        let unresolved = names.map_err(|e| vec![e.to_string()])?;
-        if !unresolved.is_empty() {
-            return Err(unresolved);
+        plan
+    }
+
+    /// Tells processes that run what is asked of them: to take other arguments, or to leave.
+    fn tell_processes(&mut self, lines: Vec<Line>) {
+        if self.stopping.is_some() {
+            self.end_reload(Reply::Refused("balance is stopping".to_owned()));
+            return;
+        }
+        let plan = self.plan(lines);
+        let mut commands = Vec::new();
+        for instance in self.instances.iter_mut().filter(|instance| instance.process.is_some()) {
+            let Line { name, .. } = &instance.line;
+            let step = plan.steps.iter().find(|(line, _)| line.name == *name);
+            let words = match step {
+                Some((_, Step::Keep)) => continue,
+                Some((line, Step::Configure)) => Some(line.words.clone()),
+                Some(_) | None => None,
+            };
+            instance.is_told = words.is_none();
+            commands.push((name.clone(), instance.paths(&self.settings.dir), words));
+        }
+        let events = self.sender();
+        tokio::spawn(async move {
+            let replies = exchange::all(commands).await;
+            let _ = events.send(Event::Told(plan, replies));
+        });
+    }
+
+    /// Does what is left to do when the processes have been told: processes that leave are let go of, and
+    /// others are started.
+    async fn carry_out(&mut self, plan: Plan, replies: HashMap<Name, Result<Reply, String>>) {
+        if self.stopping.is_some() {
+            self.end_reload(Reply::Refused("balance is stopping".to_owned()));
+            return;
         }
         self.wrong.clear();
-        let mut done = Vec::new();
+        let (mut changed, mut failed, mut started) = (Vec::new(), Vec::new(), Vec::new());
         for name in plan.leave {
-            self.leave(&name).await;
-            done.push(format!("{name}: stopped"));
+            if let Some(i) = self.instances.iter().position(|i| i.line.name == name) {
+                self.let_leave(i, replies.get(&name));
+                self.instances[i].let_go(&mut self.handed);
+                self.instances.remove(i);
+            }
+            changed.push(format!("{name}: stopped"));
         }
-        let mut failed = Vec::new();
         let mut order = Vec::new();
         for (line, step) in plan.steps {
             let name = line.name.clone();
-            match self.take(line, step).await {
-                Ok(None) => {}
-                Ok(Some(what)) => done.push(format!("{name}: {what}")),
-                Err(why) => failed.push(why),
+            order.push(name.clone());
+            let Some(i) = self.instances.iter().position(|i| i.line.name == name) else {
+                self.instances.push(Instance::new(line));
+                self.start(self.instances.len() - 1).await;
+                changed.push(format!("{name}: started"));
+                started.push(name);
+                continue;
+            };
+            let reply = replies.get(&name);
+            match (step, reply) {
+                (Step::Keep, _) => {
+                    self.instances[i].line.number = line.number;
+                    continue;
+                }
+                (Step::Configure, Some(Ok(Reply::Done | Reply::Already))) => {
+                    self.instances[i].line = line;
+                    changed.push(format!("{name}: changed"));
+                    continue;
+                }
+                (Step::Configure, Some(Ok(Reply::InvalidAddress(why)) | Err(why))) => {
+                    let file = self.settings.file.display();
+                    failed.push(format!("{file}:{}: {why}", line.number));
+                    continue;
+                }
+                (Step::Configure, Some(Ok(_))) => {
+                    // It takes another process after all.
+                    let paths = self.instances[i].paths(&self.settings.dir);
+                    let told = exchange::kill(paths).await;
+                    self.let_leave(i, Some(&told));
+                }
+                (Step::Configure | Step::Replace | Step::Start, reply) => self.let_leave(i, reply),
             }
-            order.push(name);
+            let instance = &mut self.instances[i];
+            let ran = instance.rest.is_none();
+            instance.backoff = Backoff::default();
+            instance.line = line;
+            self.start(i).await;
+            changed.push(format!("{name}: {}", if ran { "replaced" } else { "started" }));
+            started.push(name);
         }
         let place = |instance: &Instance| order.iter().position(|name| *name == instance.line.name);
         self.instances.sort_by_key(place);
-        self.wait_for_all().await;
-        failed.extend(self.instances.iter().filter(|i| i.has_failed()).map(|i| i.why.clone()));
-        if failed.is_empty() { Ok(done) } else { Err(failed) }
-    }
-
-    /// Makes one instance what its line says; what was done, if anything was.
-    async fn take(&mut self, line: Line, step: Step) -> Result<Option<&'static str>, String> {
-        let position = self.instances.iter().position(|i| i.line.name == line.name);
-        let Some(i) = position else {
-            self.instances.push(Instance::new(line));
-            self.start(self.instances.len() - 1).await;
-            return Ok(Some("started"));
-        };
-        let runs = self.instances[i].state() == InstanceState::Running;
-        let step = if runs { step } else { Step::Replace };
-        match step {
-            Step::Keep => {
-                self.instances[i].line.number = line.number;
-                return Ok(None);
-            }
-            Step::Configure => {
-                let paths = self.instances[i].paths(&self.settings.dir);
-                let command = Command::Configure { words: line.words.clone() };
-                let wrong =
-                    |why| format!("{}:{}: {why}", self.settings.file.display(), line.number);
-                match exchange::ask(paths, command).await.map_err(wrong)? {
-                    Reply::Done | Reply::Already => {
-                        self.instances[i].line = line;
-                        return Ok(Some("changed"));
-                    }
-                    Reply::InvalidAddress(why) | Reply::Refused(why) => return Err(wrong(why)),
-                    // It takes another process.
-                    _ => {}
-                }
-            }
-            Step::Start | Step::Replace => {}
+        if let Some(reload) = &mut self.reload {
+            reload.code = if failed.is_empty() { 0 } else { UNRESOLVED };
+            (reload.changed, reload.failed, reload.started) = (changed, failed, Some(started));
         }
-        self.drain(i).await;
-        let instance = &mut self.instances[i];
-        instance.backoff = Backoff::default();
-        instance.line = line;
-        self.start(i).await;
-        Ok(Some(if runs { "replaced" } else { "started" }))
     }
 
-    /// Has the process of an instance end when its connections have ended. It accepts no more, and its
-    /// names are free, when this returns.
-    async fn drain(&mut self, i: usize) {
-        let dir = &self.settings.dir;
+    /// The process of an instance has been told to accept no more: it belongs to no line any more, and
+    /// ends with its connections.
+    fn let_leave(&mut self, i: usize, told: Option<&Result<Reply, String>>) {
         let instance = &mut self.instances[i];
+        instance.is_told = false;
         let Some(process) = instance.process.take() else { return };
-        if !exchange::kill(instance.paths(dir)).await {
+        if !matches!(told, Some(Ok(Reply::Done))) {
             process.signal(Signal::SIGTERM);
         }
         let name = instance.line.name.clone();
         self.leavers.push(Leaver { name, process });
     }
 
-    async fn leave(&mut self, name: &Name) {
-        if let Some(i) = self.instances.iter().position(|i| i.line.name == *name) {
-            self.drain(i).await;
-            self.instances.remove(i);
+    /// Ends a reload when all that it has started serve, or have failed.
+    fn finish_reload(&mut self) {
+        let Some(Reload { started: Some(started), .. }) = &self.reload else { return };
+        let of_it = |instance: &&Instance| started.contains(&instance.line.name);
+        let mut of_it = self.instances.iter().filter(of_it);
+        if self.stopping.is_none() && of_it.clone().any(Instance::is_starting) {
+            return;
         }
+        let failures: Vec<_> =
+            of_it.clone().filter(|i| i.has_failed()).map(|i| i.why.clone()).collect();
+        let code = of_it.find(|i| i.has_failed()).map_or(0, |instance| instance.code);
+        let Some(reload) = &mut self.reload else { return };
+        reload.failed.extend(failures);
+        let (changed, failed) =
+            (std::mem::take(&mut reload.changed), std::mem::take(&mut reload.failed));
+        let code = if reload.code == 0 { code } else { reload.code };
+        self.end_reload(match failed.is_empty() {
+            true => Reply::Changed(changed),
+            false => Reply::Partly { changed, failed, code },
+        });
     }
 
-    /// Waits until no instance is starting any more.
-    async fn wait_for_all(&mut self) {
-        // What else is asked meanwhile is asked again when this is over.
-        let mut later = Vec::new();
-        while self.instances.iter().any(Instance::is_starting) {
-            match self.events.recv().await {
-                Some(event @ Event::Asked(..)) => later.push(event),
-                Some(Event::Ended(pid, status)) => self.ended(pid, &status),
-                Some(Event::Said(pid, said)) => self.said(pid, &said),
-                None => unreachable!("we have a sender ourselves"),
+    fn end_reload(&mut self, reply: Reply) {
+        match &reply {
+            Reply::Changed(changed) => info!(changed = changed.join("; "), "reloaded"),
+            Reply::Partly { changed, failed, .. } => {
+                warn!(changed = changed.join("; "), failed = failed.join("; "), "reloaded in part");
             }
+            Reply::Wrong(wrong) => warn!(wrong = wrong.join("; "), "not reloaded"),
+            _ => warn!("not reloaded"),
         }
-        for event in later {
-            let _ = self.surroundings.events.send(event);
+        if self.settled {
+            notify::ready();
+        }
+        self.told.clear();
+        if let Some(Reload { reply: Some(asker), .. }) = self.reload.take() {
+            // Who asked may be gone.
+            let _ = asker.send(reply);
+        }
+        if let Some(next) = self.later.pop_front() {
+            self.begin_reload(next);
         }
     }
 }
@@ -614,6 +730,7 @@ impl Instance {
             listeners: Vec::new(),
             is_handed: false,
             process: None,
+            is_told: false,
             rest: None,
             why: String::new(),
             code: 0,
@@ -632,6 +749,15 @@ impl Instance {
             (None, Some(Rest::Until(_))) => InstanceState::Failed,
             (None, Some(Rest::Stopped)) => InstanceState::Stopped,
         }
+    }
+
+    /// Closes its listeners, or gives them back to where they came from.
+    fn let_go(&mut self, handed: &mut Handed) {
+        if self.is_handed {
+            handed.give_back(&mut self.listeners);
+        }
+        self.listeners.clear();
+        self.is_handed = false;
     }
 
     fn is_starting(&self) -> bool {
