@@ -365,19 +365,32 @@ fn parse(skb: *mut __sk_buff, work: &mut Work, end: u32) -> Option<()> {
     clear(&mut work.arrived.options);
     // Read again, or the compiler knows what the verifier does not.
     // SAFETY: an own field.
-    let options = unsafe { read_volatile(addr_of!(work.header_len)) }.wrapping_sub(20);
-    if options == 0 {
+    let len = unsafe { read_volatile(addr_of!(work.header_len)) };
+    if len <= 20 {
         return Some(());
     }
-    if options > MOST_OPTIONS as u32 {
+    if len > HEADER_MOST {
         return None;
     }
+    // The compiler would compare the difference with 0, and verifiers before Linux 6.8 learn nothing
+    // from that: to them the length below could still be 0, which the helper does not take.
+    let options = opaque(len) - 20;
     let into = work.arrived.options.as_mut_ptr();
     // SAFETY: so many bytes fit.
     match unsafe { bpf_skb_load_bytes(skb.cast(), l4 + 20, into.cast(), options) } {
         0 => Some(()),
         _ => None,
     }
+}
+
+/// The same number, of which the compiler knows nothing any more.
+#[inline(always)]
+fn opaque(number: u32) -> u32 {
+    let mut number = u64::from(number);
+    // An instruction that does nothing: kernels do not take the lines of one that is not there.
+    // SAFETY: as said.
+    unsafe { asm!("{0} = {0}", inout(reg) number, options(nomem, nostack)) };
+    number as u32
 }
 
 /// The protocol's number in an IP header.
@@ -633,16 +646,12 @@ fn rewrite(skb: *mut __sk_buff, work: &mut Work, direction: Direction) -> Option
         Direction::Onward => (&work.arrived, &work.onward, &work.key, &work.looks),
         Direction::Back => (&work.onward, &work.arrived, &work.looks, &work.key),
     };
-    // SAFETY: an own field; read as in `parse`.
-    let len = unsafe { read_volatile(addr_of!(work.header_len)) };
-    if len < 20 || len > HEADER_MOST {
-        return None;
-    }
     let check = work.l4 + 16;
     // SAFETY: all lengths are those of the values; offsets were found by parsing.
     unsafe {
         let header = difference(addr_of!(*old).cast(), addr_of!(*new).cast(), HEADER_MOST);
         let addresses = difference(from.source.as_ptr(), to.source.as_ptr(), 32);
+        let len = header_len(work)?;
         if bpf_skb_store_bytes(skb, work.l4, addr_of!(*new).cast(), len, 0) != 0
             || bpf_l4_csum_replace(skb, check, 0, header, 0) != 0
             || bpf_l4_csum_replace(skb, check, 0, addresses, u64::from(BPF_F_PSEUDO_HDR)) != 0
@@ -658,6 +667,16 @@ fn rewrite(skb: *mut __sk_buff, work: &mut Work, direction: Direction) -> Option
         };
         if failed { None } else { Some(()) }
     }
+}
+
+/// Bytes of the TCP header, for a helper that is called next: verifiers before Linux 6.8 do not
+/// remember the bounds of a number that was put aside meanwhile.
+#[inline(always)]
+fn header_len(work: &Work) -> Option<u32> {
+    // Read again, as in `parse`.
+    // SAFETY: an own field.
+    let len = unsafe { read_volatile(addr_of!(work.header_len)) };
+    if len < 20 || len > HEADER_MOST { None } else { Some(len) }
 }
 
 /// What a checksum changes by when bytes do.
@@ -695,11 +714,7 @@ fn stay(skb: *mut __sk_buff, work: &mut Work, local: &Local) -> Option<i32> {
 /// Leaves nothing of the packet but its new header.
 #[inline(always)]
 fn cut(skb: *mut __sk_buff, work: &mut Work) -> Option<()> {
-    // SAFETY: an own field; read as in `parse`.
-    let len = unsafe { read_volatile(addr_of!(work.header_len)) };
-    if len < 20 || len > HEADER_MOST {
-        return None;
-    }
+    let len = header_len(work)?;
     let l3_len = work.l4 - L3 + len;
     // The addresses, the length and the protocol, as the checksum has them (RFC 9293, 3.1);
     // nothing is added by the zeros behind addresses of IPv4.
@@ -718,6 +733,7 @@ fn cut(skb: *mut __sk_buff, work: &mut Work) -> Option<()> {
         let sum = bpf_csum_diff(null_mut(), 0, header, HEADER_MOST, sum as u32);
         put16(&mut work.onward.fixed, 16, (!fold(sum as u32)).to_ne_bytes());
         let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
+        let len = header_len(work)?;
         if bpf_skb_store_bytes(skb, work.l4, addr_of!(work.onward).cast(), len, flags) != 0 {
             return None;
         }
