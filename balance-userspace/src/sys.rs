@@ -301,7 +301,7 @@ pub(crate) fn fall_silent(socket: &impl AsFd) -> io::Result<()> {
     set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR, 1)
 }
 
-/// Lets a socket that has fallen silent give up its connection.
+/// Lets a socket give up its connection: its peer gets a reset, unless the socket has fallen silent.
 pub(crate) fn disconnect(socket: &impl AsFd) -> io::Result<()> {
     // SAFETY: plain integers.
     let mut nobody: libc::sockaddr = unsafe { mem::zeroed() };
@@ -432,6 +432,32 @@ pub(crate) fn lift_memlock() {
     let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: the kernel reads one struct. A refusal shows when maps are created, if it matters.
     unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) };
+}
+
+/// Of linux/capability.h.
+pub(crate) const CAP_PERFMON: u32 = 38;
+
+/// Whether the thread holds a capability.
+pub(crate) fn has_capability(number: u32) -> bool {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct Sets {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    // _LINUX_CAPABILITY_VERSION_3, and ourselves.
+    let mut header = Header { version: 0x2008_0522, pid: 0 };
+    let mut sets = [Sets::default(); 2];
+    // SAFETY: of this version the kernel writes a header and two sets.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) };
+    let word = sets.get(number as usize / 32).map_or(0, |sets| sets.effective);
+    result == 0 && word & (1 << (number % 32)) != 0
 }
 
 /// The user whose rights the process has.

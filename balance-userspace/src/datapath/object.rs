@@ -17,7 +17,7 @@ use tokio::io::Interest;
 use tracing::error;
 
 use super::mapped::Mapped;
-use crate::{error::StartError, ready};
+use crate::{error::StartError, ready, sys};
 
 /// The objects, when this build has them; see build.rs.
 #[cfg(bpf_objects)]
@@ -90,9 +90,9 @@ impl Refusal {
         let mut forbidden = false;
         while let Some(cause) = chain {
             if let Some(io) = cause.downcast_ref::<io::Error>() {
-                forbidden |= io.kind() == io::ErrorKind::PermissionDenied;
+                forbidden |= is_forbidden(io);
             }
-            let line = cause.to_string().lines().next().unwrap_or_default().to_owned();
+            let line = reason(&cause.to_string());
             if !text.iter().any(|t: &String| t.contains(&line)) {
                 text.push(line);
             }
@@ -101,6 +101,28 @@ impl Refusal {
         let text = text.join(": ");
         if forbidden { Self::Forbidden(text) } else { Self::Unfit(text) }
     }
+}
+
+/// Whether an error is about what this process may do. The verifier says EACCES too, of programs
+/// that it refuses to everybody as well as of what only some may do.
+fn is_forbidden(error: &io::Error) -> bool {
+    match error.raw_os_error() {
+        Some(libc::EACCES) => !sys::has_capability(sys::CAP_PERFMON),
+        _ => error.kind() == io::ErrorKind::PermissionDenied,
+    }
+}
+
+/// The first line of an error; of a refusal by the verifier what it says last, before its figures.
+fn reason(error: &str) -> String {
+    const FIGURES: [&str; 3] = ["verification time", "stack depth", "processed"];
+    let first = error.lines().next().unwrap_or_default();
+    let Some((act, log)) = error.split_once(" Verifier output: ") else {
+        return first.to_owned();
+    };
+    let mut said = log.lines().rev().map(str::trim);
+    let last = said
+        .find(|line| !line.is_empty() && !FIGURES.iter().any(|figure| line.starts_with(figure)));
+    format!("{act} {}", last.unwrap_or_default())
 }
 
 /// Takes a map of an object into its own type.
@@ -161,4 +183,23 @@ pub(super) async fn on_readable(buffer: io::Result<OwnedFd>, act: impl Fn()) {
         error!(%error, "cannot hear the kernel: connections may stall");
     }
     std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_refusal_by_the_verifier_its_reason_is_told() {
+        let error = "the call returned Permission denied. Verifier output: 0: R1=ctx() R10=fp0\n\
+                     376: (85) call bpf_skb_load_bytes#26\n\
+                     R3 min value is outside of the allowed memory range\n\
+                     verification time 28664 usec\nstack depth 96+0\nprocessed 503 insns\n\n";
+        assert_eq!(
+            reason(error),
+            "the call returned Permission denied. R3 min value is outside of the allowed memory \
+             range"
+        );
+        assert_eq!(reason("no such thing\nand more"), "no such thing");
+    }
 }

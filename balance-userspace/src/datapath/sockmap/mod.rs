@@ -17,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aya::util::KernelVersion;
 pub(crate) use kernel::Kernel;
 pub(crate) use lease::Lease;
 pub(crate) use offload::carry;
@@ -36,6 +37,10 @@ pub(crate) const SEND_BUFFER: i32 = (LIMIT + (3 << 19)) as i32;
 
 /// Loads the program for so many connections at a time, and proves that it works here.
 pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Duration), Refusal> {
+    // The program calls bpf_loop.
+    if KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(5, 17, 0)) {
+        return Err(Refusal::Unfit("needs Linux 5.17 or later".to_owned()));
+    }
     let kernel = Arc::new(Kernel::load(connections, debug)?);
     let begun = Instant::now();
     let options = SocketOptions::probe(Some(SEND_BUFFER)).map_err(Refusal::from)?;
