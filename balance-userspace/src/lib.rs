@@ -19,6 +19,7 @@ pub mod selection;
 pub mod server;
 pub mod service;
 
+mod accepting;
 mod connect;
 mod idle;
 mod lifecycle;

@@ -13,11 +13,12 @@ use std::{
     rc::Rc,
 };
 
+use aya::util::KernelVersion;
 use io_uring::{cqueue, opcode, squeue, types};
-use socket2::{SockRef, Socket};
+use socket2::Socket;
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
-use crate::stream::Stream;
+use crate::{stream::Stream, sys};
 
 /// Waits for one of `events` (poll(2)), for an error or for the end of the peer's side;
 /// returns what holds now.
@@ -27,22 +28,41 @@ pub(crate) async fn poll(stream: &Rc<Stream>, events: i16) -> io::Result<i16> {
     Ok(submit(Rc::clone(stream), entry).await? as i16)
 }
 
-/// Ends all pending operations on a stream, or on a listener, so that nothing keeps it open.
-pub(crate) async fn cancel<T: AsFd + 'static>(socket: &Rc<T>) {
+/// Whether the kernel can end pending operations by descriptor.
+pub(crate) fn can_cancel() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(5, 19, 0))
+}
+
+/// Ends all pending operations on a stream that is about to be closed, so that nothing keeps it
+/// open.
+pub(crate) async fn cancel(stream: &Rc<Stream>) {
+    if can_cancel() {
+        return cancel_all(stream).await;
+    }
+    // Without a connection all waits on a socket are over. It ends as closing would end it: a
+    // shutdown is an end of stream, and must not be what a peer sees of a connection that broke.
+    let _ = match stream.linger() {
+        Ok(None) => stream.shutdown(std::net::Shutdown::Both),
+        _ => sys::disconnect(stream),
+    };
+}
+
+/// Ends all accepts that wait on a listener. Only where the ring can.
+pub(crate) async fn cancel_accepts(listener: &Rc<Socket>) {
+    cancel_all(listener).await;
+}
+
+async fn cancel_all<T: AsFd + 'static>(socket: &Rc<T>) {
     let which = types::CancelBuilder::fd(types::Fd(socket.as_fd().as_raw_fd())).all();
     let entry = opcode::AsyncCancel2::new(which).build();
-    let result = submit(Rc::clone(socket), entry).await;
-    if result.is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL)) {
-        // A kernel before 5.19 cannot cancel by descriptor. Shutting the socket down completes
-        // everything; what a stream has queued stays ahead of the FIN, and the reset follows at once.
-        let _ = SockRef::from(&**socket).shutdown(std::net::Shutdown::Both);
-    }
+    // Refused where there is nothing to end.
+    let _ = submit(Rc::clone(socket), entry).await;
 }
 
 /// Accepts a connection.
 ///
 /// Must run to completion: a connection that arrives for a dropped future would be lost.
-/// [`cancel`] completes it.
+/// [`cancel_accepts`] completes it.
 pub(crate) async fn accept(listener: &Rc<Socket>) -> io::Result<OwnedFd> {
     let fd = types::Fd(listener.as_raw_fd());
     let entry = opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())

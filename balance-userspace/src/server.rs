@@ -3,7 +3,7 @@
 //! Invariant: everything that can fail is done before the first client is accepted, and before
 //! the process that the user started ends.
 
-use std::{io, net::IpAddr, os::fd::OwnedFd, path::Path, sync::Arc, thread};
+use std::{io, net::IpAddr, os::fd::OwnedFd, path::Path, rc::Rc, sync::Arc, thread};
 
 use socket2::Socket;
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    accepting::Listener,
     args::Args,
     background::Detached,
     connect::Outgoing,
@@ -233,10 +234,17 @@ fn start(
         let thread =
             thread::Builder::new().name(format!("worker-{i}")).spawn(
                 move || match worker::runtime() {
-                    Ok(runtime) => {
-                        let _ = made.send(Ok(()));
-                        runtime.block_on(worker::run(share, shared, is_accepting));
-                    }
+                    Ok(runtime) => runtime.block_on(async {
+                        let listeners =
+                            share.into_iter().map(|socket| Listener::new(socket).map(Rc::new));
+                        match listeners.collect() {
+                            Ok(listeners) => {
+                                let _ = made.send(Ok(()));
+                                worker::run(listeners, shared, is_accepting).await;
+                            }
+                            Err(e) => drop(made.send(Err(e))),
+                        }
+                    }),
                     Err(e) => drop(made.send(Err(e))),
                 },
             );

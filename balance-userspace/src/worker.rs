@@ -11,12 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use socket2::Socket;
 use tokio::{sync::mpsc::Sender, time::sleep};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::{datapath::Pool, ring, server::Shared, session, stream::Stream, throttle::Throttle};
+use crate::{
+    accepting::Listener, datapath::Pool, server::Shared, session, stream::Stream,
+    throttle::Throttle,
+};
 
 /// Upper bound of worker threads: one io_uring and at least one listener each.
 pub(crate) const MAX_WORKERS: i64 = 1024;
@@ -49,8 +51,11 @@ pub(crate) fn runtime() -> io::Result<tokio_uring::Runtime> {
 
 /// Accepts and serves until told to stop and all sessions have ended or were cut. `is_accepting` is dropped
 /// with the listeners.
-pub(crate) async fn run(listeners: Vec<Socket>, shared: Arc<Shared>, is_accepting: Sender<()>) {
-    let listeners: Vec<Rc<Socket>> = listeners.into_iter().map(Rc::new).collect();
+pub(crate) async fn run(
+    listeners: Vec<Rc<Listener>>,
+    shared: Arc<Shared>,
+    is_accepting: Sender<()>,
+) {
     let pool = Pool::default();
     let sessions = TaskTracker::new();
     let accepting = TaskTracker::new();
@@ -70,7 +75,7 @@ pub(crate) async fn run(listeners: Vec<Socket>, shared: Arc<Shared>, is_acceptin
     // Not shut down: another process may listen there too. Who comes from now on is its affair, or
     // is refused when nobody has the listener any more.
     for listener in &listeners {
-        ring::cancel(listener).await;
+        listener.stop().await;
     }
     accepting.wait().await;
     drop((listeners, is_accepting));
@@ -79,7 +84,7 @@ pub(crate) async fn run(listeners: Vec<Socket>, shared: Arc<Shared>, is_acceptin
 }
 
 struct Acceptor {
-    listener: Rc<Socket>,
+    listener: Rc<Listener>,
     shared: Arc<Shared>,
     pool: Pool,
     sessions: TaskTracker,
@@ -88,7 +93,7 @@ struct Acceptor {
 impl Acceptor {
     async fn run(self) {
         while !self.shared.stop.is_cancelled() {
-            match ring::accept(&self.listener).await {
+            match self.listener.accept().await {
                 Ok(socket) => self.admit(socket).await,
                 Err(_) if self.shared.stop.is_cancelled() => break,
                 // The client was gone before it was accepted.

@@ -22,19 +22,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::util::KernelVersion;
 pub(crate) use carry::carry;
 pub(crate) use kernel::{Figures, Kernel};
 pub(crate) use segment::{for_backend, for_clients};
 use tokio::select;
 
 use super::{Pair, Pool, object::Refusal, selftest};
-use crate::stream::SocketOptions;
+use crate::{ring, stream::SocketOptions};
 
 /// Loads the program for so many connections at a time, and proves that it works here.
 pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Duration), Refusal> {
     // Before, what waits in a ring for a socket could only be ended by shutting that down.
-    if KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(5, 19, 0)) {
+    if !ring::can_cancel() {
         return Err(Refusal::Unfit("needs Linux 5.19 or later".to_owned()));
     }
     let kernel = Arc::new(Kernel::load(connections, debug)?);
