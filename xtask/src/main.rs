@@ -19,6 +19,8 @@ mod build_ebpf;
 mod demo;
 mod dist;
 mod exec;
+mod executables;
+mod kernel;
 mod packager;
 mod peers;
 mod root;

@@ -1,17 +1,17 @@
-//! The programs that the tests of the package `tests` use: peers of balance, and what looks at its
-//! package.
+//! The programs that the tests of the package `tests` use: peers of balance, what looks at its
+//! package, and what makes machines to run it in.
 //!
 //! Invariant: they are only programs to be run by a test; nothing is configured, and nothing
 //! stays running.
 
-use std::env;
+use std::{env, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::apt;
+use crate::{apt, kernel};
 
-/// Each program and the package it is in.
-const PEERS: [(&str, &str); 9] = [
+/// Each program, or another file that is read, and the package it is in.
+const PEERS: [(&str, &str); 14] = [
     ("smtp-source", "postfix"),
     ("smtp-sink", "postfix"),
     ("ip", "iproute2"),
@@ -23,6 +23,12 @@ const PEERS: [(&str, &str); 9] = [
     ("lintian", "lintian"),
     ("man", "man-db"),
     ("systemd-analyze", "systemd"),
+    // These make and run the machines with other kernels.
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("depmod", "kmod"),
+    ("cpio", "cpio"),
+    ("xz", "xz-utils"),
+    (kernel::KEYS, "debian-archive-keyring"),
 ];
 
 /// Postfix asks what kind of mail system this is: none.
@@ -54,6 +60,9 @@ pub(crate) fn install() -> Result<()> {
 
 /// Users other than root do not have the `sbin` directories on their PATH.
 fn is_there(program: &str) -> bool {
+    if program.starts_with('/') {
+        return Path::new(program).exists();
+    }
     let path = env::var_os("PATH").unwrap_or_default();
     let places = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     env::join_paths(places).is_ok_and(|places| which::which_in(program, Some(places), "/").is_ok())

@@ -46,6 +46,11 @@ pub(crate) fn base_system(release: &str) -> PathBuf {
     target().join(format!("base-system/{release}.tar"))
 }
 
+/// What virtual machines boot, by kernel.
+pub(crate) fn kernels() -> PathBuf {
+    target().join("kernels")
+}
+
 /// The cargo that runs this task, for a command of its own in this workspace.
 pub(crate) fn cargo() -> Command {
     in_workspace(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))

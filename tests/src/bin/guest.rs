@@ -1,0 +1,183 @@
+//! The first process of a virtual machine that runs tests on another kernel
+//! (`cargo xtask test --kernel`).
+//!
+//! Its arguments say where: `auto` for the datapath that balance takes by itself, `all` for those
+//! that work; then which test executables, and with a `-` before them names of tests that are left
+//! out. Invariant: the machine ends whatever happens, and only if everything went well with the line
+//! `guest: passed`.
+
+#![expect(clippy::print_stdout, reason = "standard output is the machine's console")]
+
+use std::{
+    env, fs,
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
+    panic,
+    path::Path,
+    process::Command,
+    time::Instant,
+};
+
+use nix::{
+    kmod::{ModuleInitFlags, finit_module},
+    mount::{MsFlags, mount},
+    sys::{
+        reboot::{RebootMode, reboot},
+        utsname::uname,
+        wait::{WaitStatus, wait},
+    },
+};
+use tests::{Builder, Datapath};
+
+/// What the lines of the kernel's log that nobody wants to see begin with, behind their time.
+const TROUBLE: [&str; 5] = ["WARNING:", "BUG:", "Oops", "UBSAN:", "general protection fault"];
+
+fn main() {
+    let passed = panic::catch_unwind(|| match run() {
+        Ok(passed) => passed,
+        Err(error) => {
+            println!("guest: {error}");
+            false
+        }
+    });
+    println!("guest: {}", if passed.unwrap_or(false) { "passed" } else { "failed" });
+    // It does not return; a machine whose first process ends in another way stops as well.
+    let _ = reboot(RebootMode::RB_POWER_OFF);
+}
+
+fn run() -> io::Result<bool> {
+    prepare()?;
+    let system = uname()?;
+    let btf = if Path::new("/sys/kernel/btf/vmlinux").exists() { "with" } else { "without" };
+    // Off the line that the firmware has begun.
+    println!();
+    println!(
+        "guest: Linux {}, {btf} BTF, {}",
+        system.release().display(),
+        system.version().display()
+    );
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let (everywhere, tests) = match arguments.split_first() {
+        Some((first, tests)) => (first == "all", tests),
+        None => return Err(io::Error::other("nothing to do")),
+    };
+    let datapaths = datapaths(everywhere);
+    let (without, tests): (Vec<_>, Vec<_>) = tests.iter().partition(|test| test.starts_with('-'));
+    let left_out: Vec<&str> =
+        without.iter().map(|name| &name[1..]).chain(others(&datapaths)).collect();
+    let mut passed = true;
+    for test in tests {
+        let mut command = Command::new(Path::new("/tests").join(test));
+        for name in &left_out {
+            command.args(["--skip", name]);
+        }
+        println!("guest: {test}");
+        let begun = Instant::now();
+        let done = to_its_end(&mut command)?;
+        let verdict = if done { "passed" } else { "FAILED" };
+        println!("guest: {test} {verdict} in {} s", begun.elapsed().as_secs());
+        passed &= done;
+    }
+    let troubles = troubles()?;
+    for trouble in &troubles {
+        println!("guest: the kernel says: {trouble}");
+    }
+    Ok(passed && troubles.is_empty())
+}
+
+/// Makes a system out of the files that the machine was given.
+fn prepare() -> io::Result<()> {
+    // SAFETY: there is no other thread yet.
+    unsafe {
+        env::set_var("PATH", "/bin");
+        env::set_var("BALANCE_BIN", "/bin/balance");
+    }
+    for (kind, place) in [
+        ("devtmpfs", "/dev"),
+        ("proc", "/proc"),
+        ("sysfs", "/sys"),
+        ("tmpfs", "/run"),
+        ("tmpfs", "/tmp"),
+    ] {
+        let flags = MsFlags::empty();
+        mount(Some(kind), place, Some(kind), flags, None::<&str>)
+            .map_err(|e| io::Error::other(format!("cannot mount {place}: {e}")))?;
+    }
+    let mut modules: Vec<_> =
+        fs::read_dir("/modules")?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+    modules.sort();
+    for module in modules {
+        finit_module(fs::File::open(&module)?, c"", ModuleInitFlags::empty())
+            .map_err(|e| io::Error::other(format!("cannot load {}: {e}", module.display())))?;
+    }
+    let up = to_its_end(Command::new("ip").args(["link", "set", "lo", "up"]))?;
+    if up { Ok(()) } else { Err(io::Error::other("loopback does not come up")) }
+}
+
+/// The datapaths that the tests are about, as balance says that they work here.
+fn datapaths(everywhere: bool) -> Vec<Datapath> {
+    let ready = Builder::auto().start().wait_for("ready");
+    let (taken, why) = (ready.text("datapath"), ready.text("why"));
+    println!("guest: auto takes {taken}: {why}");
+    let all = [Datapath::Splice, Datapath::Sockmap, Datapath::Handover, Datapath::Relay];
+    // What comes before the one that was taken does not work; of what comes after it balance tells.
+    let works = all.into_iter().skip_while(|datapath| datapath.name() != taken);
+    works
+        .filter(|datapath| match everywhere {
+            true => !why.contains(&format!("no {}", datapath.name())),
+            false => datapath.name() == taken,
+        })
+        .collect()
+}
+
+/// What tests of other datapaths have in their names.
+fn others(datapaths: &[Datapath]) -> Vec<&'static str> {
+    let all = [
+        (Datapath::Splice, "on_splice"),
+        (Datapath::Sockmap, "on_sockmap"),
+        (Datapath::Handover, "on_handover"),
+        (Datapath::Relay, "on_relay"),
+    ];
+    let others = all.into_iter().filter(|(datapath, _)| !datapaths.contains(datapath));
+    others.map(|(_, name)| name).collect()
+}
+
+/// Runs a command to its end, and tells whether it has succeeded. Processes that have lost their
+/// parents are ours to wait for as well.
+fn to_its_end(command: &mut Command) -> io::Result<bool> {
+    let child = command.spawn()?;
+    loop {
+        match wait()? {
+            WaitStatus::Exited(pid, code) if pid.as_raw() as u32 == child.id() => {
+                return Ok(code == 0);
+            }
+            WaitStatus::Signaled(pid, ..) if pid.as_raw() as u32 == child.id() => return Ok(false),
+            _ => {}
+        }
+    }
+}
+
+/// What the kernel has complained of.
+fn troubles() -> io::Result<Vec<String>> {
+    let mut log = fs::File::options().read(true).custom_flags(O_NONBLOCK).open("/dev/kmsg")?;
+    let (mut found, mut record) = (Vec::new(), [0; 8192]);
+    loop {
+        match log.read(&mut record) {
+            Ok(len) => {
+                let record = String::from_utf8_lossy(&record[..len]);
+                let text = record.split_once(';').map_or("", |(_, text)| text);
+                let text = text.lines().next().unwrap_or_default();
+                if TROUBLE.iter().any(|trouble| text.starts_with(trouble)) {
+                    found.push(text.to_owned());
+                }
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(found),
+            // Older records have been overwritten meanwhile.
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Of fcntl(2).
+const O_NONBLOCK: i32 = nix::fcntl::OFlag::O_NONBLOCK.bits();

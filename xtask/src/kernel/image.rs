@@ -1,0 +1,102 @@
+//! What a machine boots: a kernel, and a small system in an initramfs.
+//!
+//! Invariant: whatever runs in the system is in it with all its libraries; nothing else of this
+//! machine is.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{download::Tree, modules};
+use crate::{
+    exec::{exec, output},
+    executables::Programs,
+    workspace,
+};
+
+/// Programs that tests run, beside balance and themselves.
+const TOOLS: [&str; 7] = ["sh", "mount", "unshare", "ip", "prlimit", "install", "cat"];
+
+/// Files that tell a resolver what it is to do, and who is who.
+const FILES: [(&str, &str); 5] = [
+    ("etc/passwd", "root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"),
+    ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+    ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+    ("etc/host.conf", "multi on\n"),
+    ("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\nservices: files\n"),
+];
+
+/// Folders that are mounted on.
+const MOUNTED: [&str; 5] = ["dev", "proc", "sys", "run", "tmp"];
+
+/// What a machine boots.
+pub(super) struct Image {
+    pub(super) kernel: PathBuf,
+    pub(super) initramfs: PathBuf,
+}
+
+/// Makes it, in this workspace.
+pub(super) fn make(tree: &Tree, programs: &Programs) -> Result<Image> {
+    let dir = workspace::kernels().join(&tree.release);
+    let root = dir.join("root");
+    let _ = fs::remove_dir_all(&root);
+    for place in MOUNTED.into_iter().chain(["bin", "etc", "modules", "tests"]) {
+        let place = root.join(place);
+        fs::create_dir_all(&place).with_context(|| place.display().to_string())?;
+    }
+    for (place, text) in FILES {
+        fs::write(root.join(place), text).with_context(|| place.to_owned())?;
+    }
+    let mut inside = vec![(programs.guest.clone(), root.join("init"))];
+    inside.push((workspace::program(), root.join("bin/balance")));
+    for (name, executable) in &programs.tests {
+        inside.push((executable.clone(), root.join("tests").join(name)));
+    }
+    for tool in TOOLS {
+        inside.push((find(tool)?, root.join("bin").join(tool)));
+    }
+    for (program, place) in &inside {
+        copy(program, place)?;
+        for library in libraries(program)? {
+            copy(&library, &root.join(library.strip_prefix("/").unwrap_or(&library)))?;
+        }
+    }
+    modules::copy(tree, &root.join("modules"))?;
+    let initramfs = dir.join("initramfs");
+    pack(&root, &initramfs)?;
+    Ok(Image { kernel: tree.kernel()?, initramfs })
+}
+
+fn find(tool: &str) -> Result<PathBuf> {
+    which::which_in(tool, std::env::var_os("PATH"), "/")
+        .or_else(|_| which::which_in(tool, Some("/usr/sbin:/sbin"), "/"))
+        .with_context(|| format!("tests in a machine of their own need {tool}"))
+}
+
+fn copy(file: &Path, place: &Path) -> Result<()> {
+    let made = place.parent().map_or(Ok(()), fs::create_dir_all);
+    made.and_then(|()| fs::copy(file, place).map(drop))
+        .with_context(|| format!("cannot copy {} to {}", file.display(), place.display()))
+}
+
+/// The libraries of a program and what loads them, as ldd(1) tells.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let said = output(Command::new("ldd").arg(program))?;
+    ensure!(!said.contains("not found"), "{} lacks libraries: {said}", program.display());
+    let words = said.split_whitespace().filter(|word| word.starts_with('/'));
+    Ok(words.map(PathBuf::from).collect())
+}
+
+/// Packs a folder as the kernel unpacks it.
+fn pack(root: &Path, initramfs: &Path) -> Result<()> {
+    let file = fs::File::create(initramfs);
+    let file: io::Result<_> = file;
+    let file = file.with_context(|| initramfs.display().to_string())?;
+    let mut pack = Command::new("sh");
+    pack.args(["-ec", "find . | cpio --quiet -o -H newc -R 0:0"]);
+    exec(pack.current_dir(root).stdout(file))
+}
