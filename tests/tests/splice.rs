@@ -4,6 +4,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -12,7 +13,7 @@ use socket2::{Domain, Socket, Type};
 use tests::{
     Backend, Builder, Cable, Datapath, End, Family, Link, Network, PATIENCE, Peer, RunDir,
     Topology, WHOLE, both_ways, connect, end_of, eventually, exchange, flag, forge, kernel_works,
-    note, skip,
+    note, reset, skip,
 };
 
 #[test]
@@ -135,6 +136,37 @@ fn a_reset_with_the_right_number_breaks_it() {
     assert_eq!(end_of(&mut server), End::Reset);
     link.balance.assert_all_handed_over(1);
     assert_eq!(link.balance.sessions(1)[0].end, "client reset");
+}
+
+/// Also one that comes when what was said before it has yet to be passed on.
+#[test]
+fn a_reset_while_a_pair_is_being_joined_passes_through() {
+    /// So many that the moment at which the program joins them is met some times.
+    const PAIRS: usize = 3000;
+
+    if !kernel_works() {
+        return;
+    }
+    let link = Link::new(Datapath::Splice);
+    let mut random = fastrand::Rng::with_seed(5);
+    for pair in 0..PAIRS {
+        let client = link.connect();
+        let server = link.accept();
+        let (mut one, mut other) = if random.bool() { (client, server) } else { (server, client) };
+        // An odd number of bytes in all: the one that speaks next is the one that breaks off, and
+        // after an even number the program begins to join them.
+        other.write_all(b"!").expect("the first byte");
+        one.read_exact(&mut [0]).expect("the first byte");
+        for _ in 0..random.u32(1..3) {
+            exchange(&mut one, &mut other);
+        }
+        one.write_all(&[7; 500]).expect("the last bytes");
+        // Not a wait: each moment of joining is to be met.
+        thread::sleep(Duration::from_micros(random.u64(0..600)));
+        reset(one);
+        assert_eq!(end_of(&mut other), End::Reset, "pair {pair}");
+    }
+    link.balance.assert_all_on_its_datapath(PAIRS);
 }
 
 #[test]

@@ -93,7 +93,7 @@ async fn joined(kernel: &Arc<Kernel>, joint: Joint, pair: &Pair, pool: &Pool) ->
             farewell::silent(pair);
             kernel.linger(slot);
         }
-        End::Broken(_) if told => farewell::silent(pair),
+        End::Broken(_) if told => farewell::told(&slot, pair),
         End::Broken(_) => farewell::part(slot, pair, false),
         End::Cut => farewell::part(slot, pair, pair.cut.is_orderly()),
     }

@@ -1,8 +1,9 @@
 //! How a spliced connection ends when balance ends it, or when its peers have.
 //!
 //! Our sockets know nothing of what the peers have said to each other: what they say themselves has
-//! numbers that nobody waits for. Invariant: they say nothing; what is to be said to a peer is said
-//! by another socket, made with the numbers that this peer waits for.
+//! numbers that nobody waits for. Invariant: they say nothing, but for a reset to a peer that may
+//! still wait for bytes of ours; what is to be said to a peer is said by another socket, made with the
+//! numbers that this peer waits for.
 
 use std::{io, net::Shutdown};
 
@@ -22,15 +23,31 @@ pub(super) fn silent(pair: &Pair) {
     }
 }
 
+/// Closes the sockets when one peer has been told of the other's reset. If that came before the
+/// peer had all of our bytes, it was not one that it believes: our socket, which is to be reset when
+/// it is closed, says it again with the number that the peer waits for.
+pub(super) fn told(slot: &Slot, pair: &Pair) {
+    for (side, stream) in [&pair.client, &pair.backend].into_iter().enumerate() {
+        if slot.is_settled(side) {
+            let _ = sys::fall_silent(&**stream);
+        }
+    }
+}
+
 /// Tells both peers that it is over: with a reset or, if it is orderly, with the end of our
 /// direction, unless that has ended already.
 pub(super) fn part(slot: Slot, pair: &Pair, orderly: bool) {
     let streams: [&Stream; 2] = [&pair.client, &pair.backend];
     let standings = [slot.standing(0), slot.standing(1)];
     let paths = slot.paths;
+    if orderly {
+        silent(pair);
+    } else {
+        // The standing includes bytes that are yet to be passed on.
+        told(&slot, pair);
+    }
     // Whatever a peer answers is for the kernel now.
     drop(slot);
-    silent(pair);
     for side in 0..2 {
         if orderly && standings[side].is_over {
             continue;
