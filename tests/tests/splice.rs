@@ -169,6 +169,31 @@ fn a_reset_while_a_pair_is_being_joined_passes_through() {
     link.balance.assert_all_on_its_datapath(PAIRS);
 }
 
+/// Its number is beyond what the other peer has received, and may be beyond its window.
+#[test]
+fn a_reset_behind_bytes_that_were_lost_passes_through() {
+    /// So many that bytes are lost in some of them: a peer was promised more room by the program
+    /// than the other one has.
+    const PAIRS: u64 = 100;
+
+    if !kernel_works() {
+        return;
+    }
+    let link = Link::new(Datapath::Splice);
+    let mut random = fastrand::Rng::with_seed(7);
+    for pair in 0..PAIRS {
+        let (client, server) = link.pair();
+        let (mut one, mut other) = if random.bool() { (client, server) } else { (server, client) };
+        let listening = thread::spawn(move || end_of(&mut other));
+        let (begin, time) = (Instant::now(), Duration::from_micros(random.u64(0..20_000)));
+        while begin.elapsed() < time {
+            one.write_all(&[7; 1400]).expect("writing");
+        }
+        reset(one);
+        assert_eq!(listening.join().expect("an end"), End::Reset, "pair {pair}");
+    }
+}
+
 #[test]
 fn a_peer_that_has_vanished_is_found_as_by_keepalive() {
     let cables = [Cable::watched(); 2];

@@ -472,12 +472,16 @@ fn count(
         let mut endings = 0;
         let progress = addr_of_mut!((*this).progress);
         let seen = read_volatile(progress);
-        if segment.flags & flag::RST != 0 && (*this).is_believed(segment.seq, seen) {
-            // Who is told of a reset may answer what was on its way with another; who began it
-            // counts.
-            let before = read_volatile(addr_of!((*splice).ending));
-            if before & (ending::BROKEN << (1 - i)) == 0 {
-                endings |= ending::BROKEN << i;
+        if segment.flags & flag::RST != 0 {
+            if (*this).is_believed(segment.seq, seen) {
+                // Who is told of a reset may answer what was on its way with another; who began it
+                // counts.
+                let before = read_volatile(addr_of!((*splice).ending));
+                if before & (ending::BROKEN << (1 - i)) == 0 {
+                    endings |= ending::BROKEN << i;
+                }
+            } else if (*this).is_plausible(segment.seq) {
+                endings |= ending::DOUBTED << i;
             }
         }
         if let Some(forward) = forward {
@@ -494,6 +498,16 @@ fn count(
                 let edge = addr_of_mut!((*other).edge);
                 write_volatile(edge, later(read_volatile(edge), forward.ack.wrapping_add(room)));
                 write_volatile(addr_of_mut!((*other).side.acked), forward.ack);
+                let said = addr_of_mut!((*this).said);
+                let sent = later(
+                    (*other)
+                        .next(read_volatile(addr_of!((*other).progress)))
+                        .wrapping_add((*other).side.shift),
+                    (*this).side.written,
+                );
+                if !is_after(segment.ack, sent) {
+                    write_volatile(said, later(read_volatile(said), segment.ack));
+                }
                 if forward.ack != segment.ack.wrapping_sub((*other).side.shift) {
                     increment(addr_of_mut!((*this).clamped));
                 }

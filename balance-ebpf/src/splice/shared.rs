@@ -63,6 +63,9 @@ pub mod ending {
     pub const ACKNOWLEDGED: u64 = 4;
     /// It sent a RST that is believed; shifted likewise.
     pub const BROKEN: u64 = 16;
+    /// It sent a RST that it may have sent, with another number; shifted likewise. User space asks it,
+    /// and takes this away.
+    pub const DOUBTED: u64 = 64;
 }
 
 /// One direction, from a peer to the other.
@@ -102,8 +105,9 @@ pub struct Way {
     pub out: u32,
     /// Not 0 if other programs on loopback have to see what is rewritten. Written by user space.
     pub again: u32,
-    /// Padding.
-    pub reserved: u32,
+    /// The number up to which the peer has acknowledged what it was sent, as far as it has said so;
+    /// never goes back.
+    pub said: u32,
 }
 
 impl Way {

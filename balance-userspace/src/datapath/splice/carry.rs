@@ -87,15 +87,14 @@ async fn joined(kernel: &Arc<Kernel>, joint: Joint, pair: &Pair, pool: &Pool) ->
     kernel.joined();
     let end = until_end(kernel, &joint, pair, pool).await;
     let Joint { slot, .. } = joint;
-    let told = slot.endings() & (ending::BROKEN | ending::BROKEN << 1) != 0;
     match &end {
         End::Clean => {
             farewell::silent(pair);
             kernel.linger(slot);
         }
-        End::Broken(_) if told => farewell::told(&slot, pair),
-        End::Broken(_) => farewell::part(slot, pair, false),
-        End::Cut => farewell::part(slot, pair, pair.cut.is_orderly()),
+        End::Broken(_) => farewell::break_off(slot, pair),
+        End::Cut if pair.cut.is_orderly() => farewell::end(slot, pair),
+        End::Cut => farewell::break_off(slot, pair),
     }
     Report { datapath: Name::Splice, end }
 }
@@ -147,6 +146,7 @@ async fn end_of(
         if slot.is_over(i) || ended && slot.is_settled(1 - i) {
             return Ok(());
         }
+        ask(slot, pair);
         let endings = slot.endings();
         if endings & (ending::BROKEN << i) != 0 {
             return Err(direction.source_broke(io::ErrorKind::ConnectionReset.into()));
@@ -156,6 +156,18 @@ async fn end_of(
             return Err(direction.target_broke(io::ErrorKind::ConnectionReset.into()));
         }
         told.await;
+    }
+}
+
+/// Asks peers for a sign of life whose reset is doubted: the other peer, which does so as well, asks
+/// only every half second (net/ipv4/tcp_input.c, `tcp_oow_rate_limited`). One that has forgotten the
+/// connection answers with a reset whose number is right.
+fn ask(slot: &Slot, pair: &Pair) {
+    for (side, stream) in [&pair.client, &pair.backend].into_iter().enumerate() {
+        if slot.take_doubt(side) {
+            // A connection that is gone by now answers nothing.
+            let _ = sys::probe(&**stream);
+        }
     }
 }
 

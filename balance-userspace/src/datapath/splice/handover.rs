@@ -152,7 +152,8 @@ async fn begin(watched: &Watched, pair: &Pair) -> io::Result<Result<Start, Refus
         };
         let clock = clocks[1 - i];
         let edge = numbers.received.wrapping_add(numbers.own_room);
-        slot.begin(i, &Way { side, clock, last: sys::monotonic(), edge, ..Way::default() });
+        let said = numbers.written.wrapping_sub(sys::send_queue(streams[i])? as u32);
+        slot.begin(i, &Way { side, clock, last: sys::monotonic(), edge, said, ..Way::default() });
     }
     for stream in streams {
         stream.set_keepalive(false)?;

@@ -30,6 +30,8 @@ pub(super) struct Slot {
 pub(super) struct Standing {
     /// The number that the peer waits for.
     pub(super) next: u32,
+    /// The number up to which the peer has acknowledged.
+    pub(super) acknowledged: u32,
     /// The number behind what the peer has sent.
     pub(super) received: u32,
     /// Our direction has ended already.
@@ -69,6 +71,7 @@ impl Slot {
         words.way(side, |w| &raw mut w.clock).store(begin.clock, SeqCst);
         words.way64(side, |w| &raw mut w.last).store(begin.last, SeqCst);
         words.way(side, |w| &raw mut w.edge).store(begin.edge, SeqCst);
+        words.way(side, |w| &raw mut w.said).store(begin.said, SeqCst);
         self.raise(side, begin.side.cut, begin.side.cut.wrapping_add(begin.side.shift));
     }
 
@@ -117,6 +120,14 @@ impl Slot {
         self.endings() & (ending::ACKNOWLEDGED << side) != 0
     }
 
+    /// Whether a side's peer has sent a reset that is doubted, since this was last asked.
+    pub(super) fn take_doubt(&self, side: usize) -> bool {
+        let doubted = ending::DOUBTED << side;
+        // Most of the time there is none.
+        self.endings() & doubted != 0
+            && self.words().ending().fetch_and(!doubted, SeqCst) & doubted != 0
+    }
+
     /// When the last packet of a side's peer went on: nanoseconds of CLOCK_MONOTONIC.
     pub(super) fn last(&self, side: usize) -> u64 {
         self.words().way64(side, |w| &raw mut w.last).load(SeqCst)
@@ -128,6 +139,7 @@ impl Slot {
         let (this, other) = (&splice.ways[side], &splice.ways[1 - side]);
         Standing {
             next: other.end().wrapping_add(other.side.shift),
+            acknowledged: this.said,
             received: this.end(),
             is_over: splice.ending & (ending::FIN << (1 - side)) != 0,
         }
