@@ -24,10 +24,6 @@ const ALWAYS: [&str; 6] = ["integrity", "closing", "stall", "overlap", "failover
 /// What there is time for beside, where nobody waits: hosts and networks of their own.
 const BESIDE: [&str; 3] = ["splice", "network", "weather"];
 
-/// What CI runs, and of what it leaves the long ones out.
-const BRIEFLY: [&str; 4] = ["integrity", "closing", "overlap", "failover"];
-const LONG: [&str; 0] = [];
-
 /// A kernel, by what its version begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kernel {
@@ -42,10 +38,6 @@ pub(crate) enum Kernel {
 }
 
 impl Kernel {
-    /// Those that CI boots: to one the splice program is attached as before 6.6, to the other as
-    /// since.
-    const IN_CI: [Self; 2] = [Self::Bookworm, Self::Backports];
-
     fn version(self) -> &'static str {
         match self {
             Self::Bullseye => "5.10",
@@ -87,12 +79,6 @@ pub(crate) fn test(kernels: &[Kernel], tests: &[String]) -> Result<()> {
     };
     let limit = Duration::from_secs(90 * 60);
     run(kernels, &Plan { datapaths: "all", tests, without: &[], limit })
-}
-
-/// Runs some on a few kernels, on the datapath that is taken there.
-pub(crate) fn test_briefly() -> Result<()> {
-    let limit = Duration::from_secs(8 * 60);
-    run(&Kernel::IN_CI, &Plan { datapaths: "auto", tests: BRIEFLY.into(), without: &LONG, limit })
 }
 
 fn run(kernels: &[Kernel], plan: &Plan<'_>) -> Result<()> {

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{apt, kernel};
 
 /// Each program, or another file that is read, and the package it is in.
-const PEERS: [(&str, &str); 14] = [
+const PEERS: [(&str, &str); 9] = [
     ("smtp-source", "postfix"),
     ("smtp-sink", "postfix"),
     ("ip", "iproute2"),
@@ -23,7 +23,10 @@ const PEERS: [(&str, &str); 14] = [
     ("lintian", "lintian"),
     ("man", "man-db"),
     ("systemd-analyze", "systemd"),
-    // These make and run the machines with other kernels.
+];
+
+/// What makes and runs the machines with other kernels.
+const MACHINES: [(&str, &str); 5] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("depmod", "kmod"),
     ("cpio", "cpio"),
@@ -34,10 +37,19 @@ const PEERS: [(&str, &str); 14] = [
 /// Postfix asks what kind of mail system this is: none.
 const ANSWERS: &str = "postfix postfix/main_mailer_type select No configuration";
 
-/// Makes sure that all are there.
+/// Makes sure that the peers are there.
 pub(crate) fn install() -> Result<()> {
+    install_all(&PEERS)
+}
+
+/// Makes sure that what virtual machines take is there.
+pub(crate) fn install_machines() -> Result<()> {
+    install_all(&MACHINES)
+}
+
+fn install_all(programs: &[(&str, &'static str)]) -> Result<()> {
     let mut packages = Vec::new();
-    for (program, package) in PEERS {
+    for &(program, package) in programs {
         if is_there(program) {
             eprintln!("test program {program}: there");
         } else {
@@ -50,7 +62,7 @@ pub(crate) fn install() -> Result<()> {
     }
     packages.dedup();
     apt::install(&packages, ANSWERS).context("cannot install what the tests run")?;
-    match PEERS.iter().find(|(program, _)| !is_there(program)) {
+    match programs.iter().find(|(program, _)| !is_there(program)) {
         Some((program, package)) => {
             bail!("the package {package} is installed but has no {program}")
         }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: one sequence, each step of which must succeed; nothing is tried again.
 
-use std::{env, process::Command};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
@@ -10,6 +10,7 @@ use crate::{
     base_system, build, dist,
     exec::{exec, output},
     kernel::{self, Kernel},
+    peers,
     root::Root,
     setup, workspace,
 };
@@ -35,6 +36,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run(&setup::Options { tests: true })?;
     build::program()?;
     if !options.kernels.is_empty() {
+        peers::install_machines()?;
         return kernel::test(&options.kernels, &options.args);
     }
     if options.lint {
@@ -67,12 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             eprintln!("neither root nor sudo: tests of the kernel datapath will be skipped")
         }
     }
-    exec(&mut tests)?;
-    // They take minutes, and have little to say while nobody touches a datapath.
-    if env::var_os("CI").is_some() {
-        kernel::test_briefly()?;
-    }
-    Ok(())
+    exec(&mut tests)
 }
 
 fn cargo_test() -> Command {

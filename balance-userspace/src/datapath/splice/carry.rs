@@ -34,9 +34,6 @@ const MOST_WATCHED: u32 = 1024;
 const QUIET: Duration = Duration::from_millis(10);
 const MOST_QUIET: Duration = Duration::from_secs(60);
 
-/// When there is a new attempt, at the latest, if only a clock was not known.
-const SOON: Duration = Duration::from_millis(1);
-
 /// Attempts after which the program will not see the packets of a peer that it has not seen, although
 /// bytes have moved.
 const ATTEMPTS: u32 = 8;
@@ -49,12 +46,9 @@ pub(crate) async fn carry(kernel: &Arc<Kernel>, pair: &Pair, pool: &Pool) -> Opt
     };
     let mut watched = prepare(kernel, pair).map_err(refuse).ok()?;
     let (mut turns, mut quiet, mut unseen) = (WATCHED, QUIET, 0);
-    let mut is_soon = false;
     loop {
         let before = pair.traffic.read();
-        let (turns_now, quiet_now) = if is_soon { (WATCHED, SOON) } else { (turns, quiet) };
-        let wait = relay::begin_until(pair, pool, turns_now, sleep(quiet_now));
-        if let Some(report) = wait.await {
+        if let Some(report) = relay::begin_until(pair, pool, turns, sleep(quiet)).await {
             return Some(report);
         }
         let refused;
@@ -62,10 +56,6 @@ pub(crate) async fn carry(kernel: &Arc<Kernel>, pair: &Pair, pool: &Pool) -> Opt
             Ok(joint) => return Some(joined(kernel, joint, pair, pool).await),
             Err(refused) => refused,
         };
-        is_soon = matches!(refused, Refused::Clock);
-        if is_soon {
-            continue;
-        }
         let has_moved = pair.traffic.read() != before;
         unseen += u32::from(has_moved && matches!(refused, Refused::Unseen));
         if unseen == ATTEMPTS {

@@ -44,9 +44,6 @@ pub(super) enum Refused {
     Never(Obstacle),
     /// A peer has no room for what is here for it, or something has arrived out of order.
     NotNow,
-    /// A clock is not known yet: it will be within a few milliseconds, but not after an even number of
-    /// them.
-    Clock,
     /// The program has not seen packets of both peers.
     Unseen,
 }
@@ -114,11 +111,7 @@ async fn begin(watched: &Watched, pair: &Pair) -> io::Result<Result<Start, Refus
         return Ok(Err(Refused::Unseen));
     }
     let streams: [&Stream; 2] = [&pair.client, &pair.backend];
-    let offsets = [clocks[0].offset(streams[0])?, clocks[1].offset(streams[1])?];
-    let [Some(client), Some(backend)] = offsets else {
-        return Ok(Err(Refused::Clock));
-    };
-    let clocks = [client, backend];
+    let clocks = [clocks[0].offset(streams[0])?, clocks[1].offset(streams[1])?];
     if !is_ready(&streams).await? {
         return Ok(Err(Refused::NotNow));
     }

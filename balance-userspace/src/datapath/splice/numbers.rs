@@ -72,24 +72,31 @@ impl Clock {
     }
 
     /// What is added to CLOCK_MONOTONIC, in whole milliseconds, to get the clock
-    /// (include/net/tcp.h, tcp_clock_ts). To the millisecond: a peer takes a packet for old whose
-    /// timestamp is behind that of another (RFC 7323, 5). `None` if that is for another
-    /// millisecond to tell.
+    /// (include/net/tcp.h, tcp_clock_ts). Exact if it is asked for in a millisecond of the other kind than
+    /// the one of the first reading, otherwise one too low at most, which Linux takes (TCP_PAWS_WINDOW); a
+    /// stricter peer may take a packet for old, which is then sent again (RFC 7323, 5). Waiting for
+    /// another millisecond would let so much come here that the connection could not be joined.
     ///
     /// # Errors
     /// When the kernel does not tell.
-    pub(super) fn offset(&self, stream: &Stream) -> io::Result<Option<u32>> {
-        if self.offset.get().is_none() {
-            self.offset.set(exact(self.first, sys::timestamp(stream)?));
+    pub(super) fn offset(&self, stream: &Stream) -> io::Result<u32> {
+        if let Some(offset) = self.offset.get() {
+            return Ok(offset);
         }
-        Ok(self.offset.get())
+        let second = sys::timestamp(stream)?;
+        self.offset.set(exact(self.first, second));
+        Ok(self.offset.get().unwrap_or_else(|| offset(second)))
     }
+}
+
+/// The offset from one reading, which is even and may be one too low.
+fn offset((clock, now): (u32, u64)) -> u32 {
+    clock.wrapping_sub(now as u32)
 }
 
 /// The offset from two readings, each of which is even and may be one too low; `None` if both may
 /// be.
 fn exact(first: (u32, u64), second: (u32, u64)) -> Option<u32> {
-    let offset = |(clock, now): (u32, u64)| clock.wrapping_sub(now as u32);
     let are_of_both_kinds = (first.1 ^ second.1) & 1 == 1;
     are_of_both_kinds.then(|| later(offset(first), offset(second)))
 }
