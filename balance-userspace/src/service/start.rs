@@ -92,7 +92,7 @@ fn detached(place: &Place, conf: Conf) -> Result<u8, StartError> {
         return Ok(WRONG);
     }
     // The daemon's directory is another one.
-    let run_dir = place.run_dir.as_ref().map(|dir| std::path::absolute(dir));
+    let run_dir = place.run_dir.as_ref().map(std::path::absolute);
     let run_dir = run_dir
         .transpose()
         .map_err(|source| StartError::System { act: "find out where we are", source })?;
