@@ -16,7 +16,7 @@ use aya::{
 };
 use nix::sys::signal::Signal;
 use tests::{
-    Backend, Builder, Datapath, PATIENCE, ReservedPort, RunDir, connect, eventually,
+    Backend, Builder, Datapath, PATIENCE, ReservedPort, RunDir, connect, eventually, is_listening,
     on_each_datapath,
 };
 
@@ -100,7 +100,13 @@ fn killed_under_load_it_leaves_nothing_and_its_place_is_free(datapath: Datapath)
 
     balance.signal(Signal::SIGKILL);
     balance.wait(PATIENCE);
-    // At once, whatever is still being told to the peers of the first.
+    // The kernel takes rings down by themselves, a moment after the process that had them
+    // (io_uring/io_uring.c, io_ring_exit_work).
+    eventually(PATIENCE, "nobody listens", || match is_listening(port.port()) {
+        false => Ok(()),
+        true => Err("a ring that is being taken down does".to_owned()),
+    });
+    // Whatever is still being told to the peers of the first.
     let second = start();
     assert_eq!(ask_name(port.address()), "A");
     for client in clients {
