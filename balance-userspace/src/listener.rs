@@ -8,6 +8,8 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    thread,
+    time::{Duration, Instant},
 };
 
 use socket2::{Domain, Socket, Type};
@@ -28,9 +30,26 @@ pub(crate) fn bind(
     let refused = |source| StartError::Listen { address: address.to_string(), source };
     let mut listeners = Vec::with_capacity(count);
     for i in 0..count {
-        listeners.push(bind_one(address, i == 0).map_err(refused)?);
+        listeners.push(patiently(|| bind_one(address, i == 0)).map_err(refused)?);
     }
     Ok(listeners)
+}
+
+/// How long an address may be in use by somebody who is on his way out.
+const LEAVING: Duration = Duration::from_millis(500);
+
+/// Does what needs an address, again for a moment while that is in use: the kernel lets go of what waited
+/// in an io_uring a moment after its process has (io_uring/io_uring.c, io_ring_exit_work).
+fn patiently<T>(act: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let begun = Instant::now();
+    loop {
+        match act() {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < LEAVING => {
+                thread::sleep(LEAVING / 50);
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Begins to listen, or goes on with other options where somebody listened already. All must be
@@ -44,7 +63,7 @@ pub(crate) fn listen(listeners: &[Socket], options: SocketOptions) -> Result<(),
             options.apply(listener)?;
             listener.listen(BACKLOG)
         };
-        begin().map_err(|source| {
+        patiently(begin).map_err(|source| {
             let address = local(listener).map_or_else(|| "?".to_owned(), |a| a.to_string());
             StartError::Listen { address, source }
         })?;
