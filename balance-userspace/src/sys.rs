@@ -114,8 +114,7 @@ struct TcpInfo {
     tcpi_pacing_rate: u64,
     tcpi_max_pacing_rate: u64,
     tcpi_bytes_acked: u64,
-    tcpi_bytes_received: u64,
-    before_window: [u32; 23],
+    before_window: [u32; 25],
     tcpi_snd_wnd: u32,
 }
 
@@ -373,11 +372,6 @@ pub(crate) fn room(socket: &impl AsFd) -> io::Result<u64> {
 /// Whether a connection is gone, by a reset for example.
 pub(crate) fn is_closed(socket: &impl AsFd) -> io::Result<bool> {
     Ok(tcp_info(socket)?.tcpi_state == TCP_CLOSE)
-}
-
-/// Bytes that have arrived since the connection began.
-pub(crate) fn bytes_received(socket: &impl AsFd) -> io::Result<u64> {
-    Ok(tcp_info(socket)?.tcpi_bytes_received)
 }
 
 /// Bytes that arrived and were not yet read.

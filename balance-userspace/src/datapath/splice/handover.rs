@@ -136,11 +136,10 @@ async fn begin(watched: &Watched, pair: &Pair) -> io::Result<Result<Start, Refus
     let shifts = [0, 1].map(|i| begun[1 - i].numbers.written.wrapping_sub(begun[i].read()));
     for i in 0..2 {
         let numbers = &begun[i].numbers;
-        let leeway = u64::from(numbers.own_room).min(sys::bytes_received(streams[i])?) / 2;
         let side = Side {
             shift: shifts[i],
             cut: numbers.received,
-            leeway: leeway as u32,
+            leeway: numbers.own_room / 2,
             ..Side::default()
         };
         let clock = clocks[1 - i];
