@@ -368,16 +368,15 @@ mod tests {
 
     #[test]
     fn an_end_that_would_tell_less_than_the_peer_has_acknowledged_comes_again() {
-        let this = Side { leeway: 10, ..THIS };
         for (leeway, goes_on) in [(9, false), (10, true)] {
             let other = Side { leeway, ..OTHER };
             // The other peer's bytes up to 310, which it knows as 110.
             let end = Segment { flags: flag::ACK | flag::FIN, ..packet(1000, 5, 310) };
-            let judgement = joined(&this, &other, end);
+            let judgement = joined(&THIS, &other, end);
             assert_eq!(judgement.forward.is_some(), goes_on);
             // The local socket hears of it all the same.
             assert_eq!(judgement.local, Local::Acknowledgement(1000, 300));
-            let alone = joined(&this, &other, Segment { flags: flag::ACK, ..end });
+            let alone = joined(&THIS, &other, Segment { flags: flag::ACK, ..end });
             assert!(alone.forward.is_some());
         }
     }
