@@ -89,6 +89,27 @@ fn a_client_of_the_other_family_takes_the_next_datapath() {
     );
 }
 
+/// What was promised to the server by the program may be more than such a client has in all.
+#[test]
+fn a_client_with_less_room_than_a_segment_takes_the_next_datapath() {
+    if !kernel_works() {
+        return;
+    }
+    let link = Link::new(Datapath::Splice);
+    for _ in 0..10 {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+        socket.set_recv_buffer_size(52_000).expect("SO_RCVBUF");
+        socket.connect(&link.balance.address().into()).expect("connecting to the program");
+        let client = TcpStream::from(socket);
+        client.set_nodelay(true).expect("TCP_NODELAY");
+        client.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+        let (client, server) = link.settle(client);
+        both_ways(&client, &server, (1000, 65_536), WHOLE);
+    }
+    let sessions = link.balance.sessions(10);
+    assert!(sessions.iter().all(|session| session.datapath == "sockmap"), "{sessions:?}");
+}
+
 #[test]
 fn strangers_who_do_not_know_the_numbers_break_nothing() {
     if !kernel_works() {

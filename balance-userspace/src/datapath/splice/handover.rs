@@ -126,10 +126,15 @@ async fn begin(watched: &Watched, pair: &Pair) -> io::Result<Result<Start, Refus
     for (this, other) in [(0, 1), (1, 0)] {
         // A peer sends no more than it was told to, nor than its own link takes, which is what it
         // takes itself.
-        if agreed[this].offered_mss.min(takes[this]) > takes[other] {
+        let segment = agreed[this].offered_mss.min(takes[this]);
+        if segment > takes[other] {
             return Ok(Err(Refused::Never(Obstacle::Segments)));
         }
-        if begun[this].numbers.most_room >> agreed[other].scales.1 == 0 {
+        // Nor does it send less than the room that it was promised here allows. One that gets more
+        // than it has room for may never find any again (net/ipv4/tcp_output.c,
+        // __tcp_select_window).
+        let room = begun[other].numbers.most_room;
+        if room < segment || room >> agreed[this].scales.1 == 0 {
             return Ok(Err(Refused::Never(Obstacle::Window)));
         }
     }

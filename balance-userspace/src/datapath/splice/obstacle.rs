@@ -18,7 +18,8 @@ pub(super) enum Obstacle {
     Options,
     /// One side may send what the other's path, or the other peer, does not take.
     Segments,
-    /// One peer's window is smaller than the least that the other can be told.
+    /// One peer's window is smaller than a segment of the other, or than the least that the other can
+    /// be told.
     Window,
     /// A peer is reached through something that is not like Ethernet, or not at all.
     Device,
@@ -48,7 +49,7 @@ impl fmt::Display for Obstacle {
             Self::Families => "one side is IPv4, the other IPv6",
             Self::Options => "the sides did not agree on the same TCP options",
             Self::Segments => "one side's segments do not fit the other's path",
-            Self::Window => "a peer's window is too small to be told to the other",
+            Self::Window => "a peer's window is too small for the other",
             Self::Device => "a peer is not reached through Ethernet or loopback",
             Self::Unseen => "a peer's packets do not come by where they go",
             Self::Room => "no slot or no memory in the kernel",
