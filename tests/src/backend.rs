@@ -72,7 +72,12 @@ impl Backend {
     /// A server at 127.0.0.1 that says its name and then sends back what it gets, until the
     /// client has ended.
     pub fn echo(name: &'static str) -> Backend {
-        Self::start((Ipv4Addr::LOCALHOST, 0).into(), move |mut stream| {
+        Self::echo_at((Ipv4Addr::LOCALHOST, 0).into(), name)
+    }
+
+    /// The same at another address.
+    pub fn echo_at(address: SocketAddr, name: &'static str) -> Backend {
+        Self::start(address, move |mut stream| {
             // As long as the other side keeps it: longer than one read's patience.
             stream.set_read_timeout(None).expect("SO_RCVTIMEO");
             let _ = stream.write_all(name.as_bytes());

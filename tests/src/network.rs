@@ -99,9 +99,23 @@ pub struct Network {
     proxy: Namespace,
     /// The client's host and the server's, unless they are the program's.
     peers: [Option<Namespace>; 2],
+    /// Hosts of more servers.
+    others: Vec<Namespace>,
     /// What joins them.
     _switch: Option<Namespace>,
     wires: [Option<Wire>; 2],
+}
+
+/// The subnet of the first of more servers.
+const OTHERS: u8 = 3;
+
+/// State of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// Nothing comes and goes.
+    Off,
+    /// As usual.
+    On,
 }
 
 /// Subnet and number in it of a host's address.
@@ -179,6 +193,7 @@ impl Network {
             family,
             proxy: host()?,
             peers: [None, None],
+            others: Vec::new(),
             _switch: None,
             wires: [None, None],
         };
@@ -236,6 +251,60 @@ impl Network {
         }
         self._switch = Some(switch);
         Ok(())
+    }
+
+    /// One more server's host, joined to the program's by a cable of its own; returns its number,
+    /// from 0.
+    pub fn another_server(&mut self) -> io::Result<usize> {
+        let number = self.others.len();
+        let (host, device) = (host()?, format!("to-other-{number}"));
+        host.ip(&format!(
+            "link add eth0 {OTHER} type veth peer name {device} netns {}",
+            self.proxy.path()
+        ));
+        let subnet = OTHERS + number as u8;
+        host.ip(&Place(subnet, 2).up("eth0", self.family));
+        self.proxy.ip(&Place(subnet, 1).up(&device, self.family));
+        self.others.push(host);
+        Ok(number)
+    }
+
+    /// Host of one more server, and where it listens; any port.
+    pub fn other_server(&self, number: usize) -> (&Namespace, SocketAddr) {
+        let address = Place(OTHERS + number as u8, 2).of(self.family);
+        (&self.others[number], (address, 0).into())
+    }
+
+    /// Lets every packet between the program's host and the server's get lost without a word, or
+    /// no longer.
+    pub fn cut_off_server(&self, is_cut: bool) {
+        // To a link address that nobody has.
+        let what = match is_cut {
+            true => "replace",
+            false => "delete",
+        };
+        let act = |host: &Namespace, device: &str, place: Place| {
+            let lost = "lladdr 02:00:00:00:00:99 nud permanent";
+            host.ip(&format!("neigh {what} {} dev {device} {lost}", place.of(self.family)));
+        };
+        act(&self.proxy, Peer::Server.device(), Peer::Server.place(self.topology));
+        act(self.peer(Peer::Server), "eth0", Peer::Server.gate(self.topology));
+    }
+
+    /// Switches the device of a peer's host off, or on again.
+    pub fn switch(&self, peer: Peer, state: Switch) {
+        let state = match state {
+            Switch::Off => "down",
+            Switch::On => "up",
+        };
+        self.peer(peer).ip(&format!("link set eth0 {state}"));
+    }
+
+    /// Gives the program's host one more address towards the server.
+    pub fn another_address(&self) -> IpAddr {
+        let place = Place(Peer::Server.gate(self.topology).0, 9);
+        self.proxy.ip(&place.up(Peer::Server.device(), self.family));
+        place.of(self.family)
     }
 
     /// The program's host.
@@ -304,6 +373,8 @@ fn host() -> io::Result<Namespace> {
     host.set("ipv4/ip_forward", "0");
     if has_ipv6() {
         host.set("ipv6/conf/all/forwarding", "0");
+        // As those of IPv4 do.
+        host.set("ipv6/conf/all/keep_addr_on_down", "1");
     }
     Ok(host)
 }

@@ -1,0 +1,168 @@
+//! A client, the program and two servers, each a host of its own: one is cut off, a link goes and
+//! comes back, and the program speaks from the address that it is told to.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Shutdown, TcpStream},
+    thread,
+};
+
+use tests::{
+    Backend, Balance, Builder, Datapath, End, Family, Link, Network, PATIENCE, Peer, ReservedPort,
+    Sending, Switch, Topology, WHOLE, both_ways, connect, end_of, eventually, on_all_datapaths,
+    receive_all,
+};
+
+fn a_server_that_is_cut_off_is_passed_over_over_ipv4(datapath: Datapath) {
+    cut_off(datapath, Family::V4);
+}
+
+fn a_server_that_is_cut_off_is_passed_over_over_ipv6(datapath: Datapath) {
+    cut_off(datapath, Family::V6);
+}
+
+fn a_link_that_comes_back_has_lost_nothing_over_ipv4(datapath: Datapath) {
+    flap(datapath, Family::V4);
+}
+
+fn a_link_that_comes_back_has_lost_nothing_over_ipv6(datapath: Datapath) {
+    flap(datapath, Family::V6);
+}
+
+fn the_server_sees_the_address_that_was_asked_for_over_ipv4(datapath: Datapath) {
+    other_address(datapath, Family::V4);
+}
+
+fn the_server_sees_the_address_that_was_asked_for_over_ipv6(datapath: Datapath) {
+    other_address(datapath, Family::V6);
+}
+
+on_all_datapaths!(
+    a_server_that_is_cut_off_is_passed_over_over_ipv4,
+    a_server_that_is_cut_off_is_passed_over_over_ipv6,
+    a_link_that_comes_back_has_lost_nothing_over_ipv4,
+    a_link_that_comes_back_has_lost_nothing_over_ipv6,
+    the_server_sees_the_address_that_was_asked_for_over_ipv4,
+    the_server_sees_the_address_that_was_asked_for_over_ipv6,
+);
+
+/// Nothing of what was standing is lost, neither beside the cut nor across it.
+fn cut_off(datapath: Datapath, family: Family) {
+    let Some(site) = Site::new(datapath, family) else { return };
+    let (mut across, mut beside) = (site.client("A"), site.client("B"));
+    site.network.cut_off_server(true);
+    across.write_all(b"are you there?").expect("to the server that is cut off");
+    for _ in 0..2 {
+        // The turn comes to either server.
+        drop(site.client("B"));
+    }
+    exchange(&mut beside, b"still here");
+    site.network.cut_off_server(false);
+    let mut answer = [0; 14];
+    across.read_exact(&mut answer).expect("from the server that is back");
+    assert_eq!(&answer, b"are you there?");
+    eventually(PATIENCE, "the server that is back gets new clients", || match site.next_client() {
+        (_, 'A') => Ok(()),
+        (_, other) => Err(format!("{other} was next")),
+    });
+    for mut client in [across, beside] {
+        exchange(&mut client, b"and still");
+        client.shutdown(Shutdown::Write).expect("shutdown");
+        assert_eq!(end_of(&mut client), End::Clean);
+    }
+    site.balance.assert_all_on_its_datapath(5);
+    let broken = site.balance.stop().broken;
+    assert_eq!(broken, 0);
+}
+
+/// Data that is on its way when a link goes arrives when it is back.
+fn flap(datapath: Datapath, family: Family) {
+    const SIZE: u64 = 128 << 20;
+    let Some(network) = Network::new(Topology::Apart, family) else { return };
+    let link = Link::across(network, Builder::new(datapath));
+    for peer in [Peer::Client, Peer::Server] {
+        let (client, server) = link.settled_pair();
+        thread::scope(|scope| {
+            let receiver = server.try_clone().expect("dup");
+            let got = scope.spawn(move || receive_all(&receiver).expect("all of it"));
+            let sending = Sending::start(&client, SIZE);
+            eventually(PATIENCE, "some of it is on its way", || match sending.so_far() {
+                bytes if bytes >= SIZE / 4 => Ok(()),
+                bytes => Err(format!("{bytes} bytes are")),
+            });
+            link.network().switch(peer, Switch::Off);
+            let stopped = sending.wait_until_still();
+            assert!(stopped < SIZE, "it went before the link did");
+            link.network().switch(peer, Switch::On);
+            assert_eq!(got.join().expect("the receiver"), sending.finish());
+        });
+        drop(server);
+        assert_eq!(end_of(&mut client.try_clone().expect("dup")), End::Clean);
+    }
+    link.balance.assert_all_handed_over(2);
+    let broken = link.balance.stop().broken;
+    assert_eq!(broken, 0);
+}
+
+fn other_address(datapath: Datapath, family: Family) {
+    let Some(network) = Network::new(Topology::Apart, family) else { return };
+    let address = network.another_address();
+    let builder = Builder::new(datapath).option(&["-B", &address.to_string()]);
+    let link = Link::across(network, builder);
+    let (client, server) = link.settled_pair();
+    assert_eq!(server.peer_addr().expect("getpeername").ip(), address);
+    both_ways(&client, &server, (1 << 20, 1 << 20), WHOLE);
+    drop((client, server));
+    link.balance.assert_all_handed_over(1);
+}
+
+/// The four hosts, with a program on one and the servers A and B.
+struct Site {
+    balance: Balance,
+    _servers: [Backend; 2],
+    _port: ReservedPort,
+    network: Network,
+}
+
+impl Site {
+    fn new(datapath: Datapath, family: Family) -> Option<Self> {
+        let mut network = Network::new(Topology::Apart, family)?;
+        let other = network.another_server().expect("one more host");
+        let at = network.backend();
+        let a = network.peer(Peer::Server).enter(|| Backend::echo_at(at, "A"));
+        let (host, at) = network.other_server(other);
+        let b = host.enter(|| Backend::echo_at(at, "B"));
+        let builder = Builder::new(datapath).option(&["-t", "1"]);
+        let builder = builder.channel(a.address()).channel(b.address());
+        let (balance, port) = network.proxy().enter(|| {
+            let port = ReservedPort::bind(network.entrance()).expect("a free port");
+            (builder.listen(port.address()).start(), port)
+        });
+        Some(Self { balance, _servers: [a, b], _port: port, network })
+    }
+
+    /// A new client, and who serves it.
+    fn next_client(&self) -> (TcpStream, char) {
+        let address = self.balance.address();
+        let mut client = self.network.peer(Peer::Client).enter(|| connect(address));
+        let mut name = [0];
+        client.read_exact(&mut name).expect("the server's name");
+        (client, name[0].into())
+    }
+
+    /// A new client, which that server serves; its connection has been taken over.
+    fn client(&self, server: &str) -> TcpStream {
+        let (mut client, name) = self.next_client();
+        assert_eq!(name.to_string(), server);
+        (0..100).for_each(|_| exchange(&mut client, b"hello"));
+        client
+    }
+}
+
+/// Says something and gets it back.
+fn exchange(client: &mut TcpStream, said: &[u8]) {
+    let mut heard = vec![0; said.len()];
+    client.write_all(said).expect("to the server");
+    client.read_exact(&mut heard).expect("from the server");
+    assert_eq!(heard, said);
+}
