@@ -24,6 +24,7 @@ mod connect;
 mod idle;
 mod lifecycle;
 mod listener;
+mod memory;
 mod names;
 mod privileges;
 mod ready;

@@ -20,7 +20,9 @@ use crate::{
     error::StartError,
     handed::Handed,
     lifecycle::Lifecycle,
-    listener, notify,
+    listener,
+    memory::Memory,
+    notify,
     operand::{self, Method},
     privileges, resolve,
     selection::Selector,
@@ -46,6 +48,7 @@ pub(crate) struct Shared {
     /// Room for that many more connections.
     pub(crate) room: Arc<Semaphore>,
     pub(crate) max_connections: usize,
+    pub(crate) memory: Memory,
     pub(crate) totals: Totals,
     /// Where it listens.
     pub(crate) address: Option<std::net::SocketAddr>,
@@ -83,7 +86,8 @@ pub fn serve(args: &Args, started: Started<'_>) -> Result<(), StartError> {
     let source = source_address(args)?;
     let user = args.user.as_deref().map(privileges::find).transpose()?;
     let workers = workers(args);
-    let max_connections = capacity(args.max_connections.map(Into::into), workers)?;
+    let memory = Memory::find();
+    let max_connections = capacity(args.max_connections.map(Into::into), workers, &memory)?;
 
     let Choice { datapath, why } = Choice::make(args, max_connections)?;
     let no_socket = |source| StartError::System { act: "make a socket", source };
@@ -122,6 +126,7 @@ pub fn serve(args: &Args, started: Started<'_>) -> Result<(), StartError> {
         in_force: Mutex::new(args.clone()),
         room: Arc::new(Semaphore::new(max_connections)),
         max_connections,
+        memory,
         totals: Totals::default(),
         address,
         failed: Notify::new(),
@@ -195,24 +200,23 @@ pub(crate) fn workers(args: &Args) -> usize {
 /// program, log, signals, control clients. Tests count them.
 const RESERVED: usize = 32;
 
-/// How many connections the limit of descriptors allows, raised as far as it goes: two each,
-/// and those that wait in accept.
-fn capacity(wanted: Option<usize>, workers: usize) -> Result<usize, StartError> {
+/// How many connections the limits allow: that of descriptors, raised as far as it goes, two for
+/// each and those that wait in accept; and that of memory.
+fn capacity(wanted: Option<usize>, workers: usize, memory: &Memory) -> Result<usize, StartError> {
     let limit = sys::raise_nofile()
         .map_err(|source| StartError::System { act: "raise the limit of open files", source })?;
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let reserved = RESERVED + workers * (worker::ACCEPTS + 6);
-    let allowed = limit.saturating_sub(reserved).max(2) / 2;
-    // A limit beyond this is a formality, and the maps are made for all of them.
-    let allowed = allowed.min(1 << 20);
+    let by_files = limit.saturating_sub(reserved).max(2) / 2;
+    let by_memory = memory.connections().unwrap_or(usize::MAX).max(1);
+    // Limits beyond this are a formality, and the maps are made for all connections.
+    let allowed = by_files.min(by_memory).min(1 << 20);
     let Some(wanted) = wanted else { return Ok(allowed) };
-    if wanted > allowed {
-        warn!(
-            wanted,
-            allowed,
-            open_files = limit,
-            "the limit of open files allows fewer connections"
-        );
+    if wanted > by_files {
+        let open_files = limit;
+        warn!(wanted, allowed, open_files, "the limit of open files allows fewer connections");
+    } else if wanted > by_memory {
+        warn!(wanted, allowed, "the control group's limit of memory allows fewer connections");
     }
     Ok(wanted.min(allowed))
 }

@@ -31,6 +31,7 @@ pub(crate) const BACK_OFF: Duration = Duration::from_millis(100);
 
 static SHORTAGE: Throttle = Throttle::new(Duration::from_secs(10));
 static CROWD: Throttle = Throttle::new(Duration::from_secs(10));
+static MEMORY: Throttle = Throttle::new(Duration::from_secs(10));
 
 /// Entries of the submission queue; it is flushed when full.
 const RING_ENTRIES: u32 = 1024;
@@ -117,6 +118,9 @@ impl Acceptor {
             debug!(%error, "a client was gone before it could be served");
             return;
         }
+        if !self.has_memory().await {
+            return;
+        }
         let room = Arc::clone(&self.shared.room);
         if let Ok(permit) = Arc::clone(&room).try_acquire_owned() {
             return self.start(client, permit);
@@ -130,6 +134,21 @@ impl Acceptor {
             }
             () = self.shared.abort.cancelled() => {}
         }
+    }
+
+    /// Waits until there is memory for one more; false if everything is to end before. Where nothing
+    /// stands nothing can become free, and the client comes in.
+    async fn has_memory(&self) -> bool {
+        while self.shared.open() > 0 && !self.shared.memory.has_room(Instant::now()) {
+            if let Some(held) = MEMORY.pass(Instant::now()) {
+                warn!(held, "the control group's memory is nearly used up, waiting");
+            }
+            tokio::select! {
+                () = sleep(BACK_OFF) => {}
+                () = self.shared.abort.cancelled() => return false,
+            }
+        }
+        true
     }
 
     fn start(&self, client: Rc<Stream>, permit: tokio::sync::OwnedSemaphorePermit) {

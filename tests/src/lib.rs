@@ -8,6 +8,7 @@
 
 mod backend;
 mod blackhole;
+mod cgroup;
 mod command;
 mod control;
 mod data;
@@ -31,6 +32,7 @@ mod smtp;
 
 pub use backend::Backend;
 pub use blackhole::Blackhole;
+pub use cgroup::ControlGroup;
 pub use command::{KillOnDrop, Outcome, finish, run, run_with_input};
 pub use control::{Daemons, Row, RunDir};
 pub use data::{Digest, Pattern, Receiver, receive_all, receive_exactly, send};

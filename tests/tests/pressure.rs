@@ -2,15 +2,18 @@
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
+    iter,
     net::{SocketAddr, TcpStream},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use socket2::{Domain, Socket, Type};
+use tempfile::NamedTempFile;
 use tests::{
-    Backend, Balance, Builder, Datapath, Namespace, PATIENCE, Process, RunDir, connect, eventually,
-    note, on_each_datapath, skip,
+    Backend, Balance, Builder, ControlGroup, Datapath, Namespace, PATIENCE, Process, RunDir,
+    connect, eventually, note, on_each_datapath, run, skip,
 };
 
 fn with_few_descriptors_it_serves_what_it_can_and_recovers(datapath: Datapath) {
@@ -122,6 +125,78 @@ fn out_of_ports_a_client_waits_for_one_and_the_server_is_not_blamed() {
         drop((standing, waiting));
         balance.stop();
     });
+}
+
+/// Bytes that the program and what is beside it may have together.
+const LITTLE: u64 = 64 << 20;
+
+#[test]
+fn short_of_memory_it_serves_what_stands_and_recovers() {
+    let group = match ControlGroup::new(LITTLE) {
+        Ok(group) => group,
+        Err(error) => return skip(&format!("no control group with a limit of memory: {error}")),
+    };
+    let server = Backend::echo("x");
+    let builder = Builder::auto().quiet().control_group(&group);
+    let balance = builder.channel(server.address()).start();
+    let mut standing: Vec<_> = (0..20).map(|_| served(connect(balance.address()))).collect();
+    let beside = hold(&group, LITTLE / 16 * 13);
+    let mut waiting = connect(balance.address());
+    balance.wait_for("the control group's memory is nearly used up, waiting");
+    let mut more: Vec<_> = (0..CLIENTS).map(|_| connect(balance.address())).collect();
+    standing.iter_mut().for_each(echo);
+    expect_silence(&mut waiting);
+    drop(beside);
+    // Without anybody's help.
+    for client in iter::once(&mut waiting).chain(&mut more) {
+        client.read_exact(&mut [0]).expect("served as soon as there is memory");
+    }
+    standing.iter_mut().for_each(echo);
+    drop((standing, waiting, more));
+    assert_eq!(balance.stop().connections, 21 + CLIENTS as u64);
+    assert_eq!(group.kills(), 0);
+}
+
+/// A crowd that does not fit a group's memory waits, and nobody of the group is killed.
+#[test]
+fn a_crowd_that_does_not_fit_the_memory_waits() {
+    const MEMORY: u64 = 20 << 20;
+    let group = match ControlGroup::new(MEMORY) {
+        Ok(group) => group,
+        Err(error) => return skip(&format!("no control group with a limit of memory: {error}")),
+    };
+    let server = Backend::echo("x");
+    let builder = Builder::new(Datapath::Relay).quiet().control_group(&group);
+    let balance = builder.channel(server.address()).start();
+    let mut crowd: Vec<_> = (0..3000).map(|_| connect(balance.address())).collect();
+    let told = |message: &str| message.ends_with(", waiting");
+    eventually(PATIENCE, "the program says that clients wait", || {
+        let messages: Vec<_> = balance.events().into_iter().map(|e| e.message).collect();
+        if messages.iter().any(|message| told(message)) { Ok(()) } else { Err(messages.join("; ")) }
+    });
+    assert!(server.accepted() < crowd.len(), "there was no pressure");
+    let mut last = crowd.pop().expect("a crowd");
+    let first = &mut crowd[0];
+    first.read_exact(&mut [0]).expect("the greeting of the first");
+    echo(first);
+    drop(crowd);
+    last.read_exact(&mut [0]).expect("the greeting of the last");
+    echo(&mut last);
+    drop(last);
+    assert_eq!(group.kills(), 0);
+    balance.stop();
+}
+
+/// Has a group hold so many bytes for as long as the file lives: it is in memory, and counts for the
+/// group that has written it.
+fn hold(group: &ControlGroup, bytes: u64) -> NamedTempFile {
+    let file = NamedTempFile::new_in("/dev/shm").expect("a file in memory");
+    let mut command = Command::new("sh");
+    command.args(["-e", "-c", r#"echo $$ > "$1"; head -c "$2" /dev/zero > "$3""#, "sh"]);
+    command.arg(group.processes()).arg(bytes.to_string()).arg(file.path());
+    let outcome = run(&mut command, PATIENCE);
+    assert!(outcome.status.success(), "{command:?}: {outcome:?}");
+    file
 }
 
 on_each_datapath!(

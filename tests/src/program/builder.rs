@@ -13,7 +13,7 @@ use std::{
 use nix::sys::resource::{Resource, setrlimit};
 
 use super::{Balance, binary};
-use crate::{Datapath, ReservedPort};
+use crate::{ControlGroup, Datapath, ReservedPort};
 
 const JSON: &str = "--log-format=json";
 
@@ -28,6 +28,7 @@ pub struct Builder {
     options: Vec<String>,
     operands: Vec<String>,
     hosts: Option<tempfile::NamedTempFile>,
+    processes: Option<PathBuf>,
     descriptors: Option<u64>,
     user: Option<u32>,
 }
@@ -50,6 +51,7 @@ impl Builder {
             options: ["-f", "-d", JSON].map(str::to_owned).into(),
             operands: Vec::new(),
             hosts: None,
+            processes: None,
             descriptors: None,
             user: None,
         }
@@ -123,6 +125,12 @@ impl Builder {
         self
     }
 
+    /// Runs in that control group.
+    pub fn control_group(mut self, group: &ControlGroup) -> Self {
+        self.processes = Some(group.processes());
+        self
+    }
+
     /// Runs with at most that many descriptors.
     pub fn descriptors(mut self, limit: u64) -> Self {
         self.descriptors = Some(limit);
@@ -137,9 +145,15 @@ impl Builder {
 
     /// The command line, to be run with other limits and users if asked for; and the port.
     pub fn command(&self) -> (Command, Option<ReservedPort>, SocketAddr) {
-        let mut command = match &self.hosts {
-            None => Command::new(&self.binary),
-            Some(file) => {
+        let mut command = match (&self.hosts, &self.processes) {
+            (None, None) => Command::new(&self.binary),
+            (None, Some(processes)) => {
+                let mut command = Command::new("sh");
+                command.args(["-e", "-c", r#"echo $$ > "$1"; shift; exec "$@""#, "sh"]);
+                command.arg(processes).arg(&self.binary);
+                command
+            }
+            (Some(file), _) => {
                 let mut command = Command::new("unshare");
                 command
                     .args(["--mount", "sh", "-e", "-c"])
