@@ -3,7 +3,7 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     iter,
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -12,8 +12,9 @@ use std::{
 use socket2::{Domain, Socket, Type};
 use tempfile::NamedTempFile;
 use tests::{
-    Backend, Balance, Builder, ControlGroup, Datapath, Namespace, PATIENCE, Process, RunDir,
-    connect, eventually, note, on_each_datapath, run, skip,
+    Backend, Balance, Builder, ControlGroup, Datapath, End, Family, Link, Namespace, Network,
+    PATIENCE, Process, RunDir, Topology, connect, end_of, eventually, exchange, note,
+    on_each_datapath, run, skip,
 };
 
 fn with_few_descriptors_it_serves_what_it_can_and_recovers(datapath: Datapath) {
@@ -83,6 +84,25 @@ fn clients_above_the_limit_wait_until_one_ends(datapath: Datapath) {
     drop((second, third));
     drop(served(fourth));
     assert_eq!(balance.stop().connections, 4);
+}
+
+/// Entries that are kept for late packets of other hosts give way, and so does nothing that stands.
+fn maps_that_are_full_take_the_next_connection_once_one_has_ended(datapath: Datapath) {
+    let Some(network) = Network::new(Topology::Apart, Family::V4) else { return };
+    let link = Link::across(network, Builder::new(datapath).option(&["--max-connections", "2"]));
+    let (mut client, mut server) = link.settled_pair();
+    for _ in 0..10 {
+        let (mut one, mut other) = link.settled_pair();
+        exchange(&mut client, &mut server);
+        drop(other.shutdown(Shutdown::Write));
+        assert_eq!(end_of(&mut one), End::Clean);
+        drop(one);
+        assert_eq!(end_of(&mut other), End::Clean);
+    }
+    exchange(&mut client, &mut server);
+    drop((client, server));
+    link.balance.assert_all_handed_over(11);
+    assert_eq!(link.balance.stop().broken, 0);
 }
 
 /// Ports that connections may come from in a network where they are few.
@@ -203,6 +223,7 @@ on_each_datapath!(
     with_few_descriptors_it_serves_what_it_can_and_recovers,
     out_of_descriptors_it_serves_what_stands_and_recovers,
     clients_above_the_limit_wait_until_one_ends,
+    maps_that_are_full_take_the_next_connection_once_one_has_ended,
 );
 
 /// Clients that come at once, more than there is room for.
