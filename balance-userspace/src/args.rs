@@ -96,8 +96,8 @@ pub struct Args {
           value_parser = clap::value_parser!(u16).range(1..=MAX_WORKERS))]
     pub workers: Option<u16>,
 
-    /// Connections served at a time; more wait [default: what the limit of file descriptors
-    /// allows]
+    /// Connections served at a time; more wait [default: what the limits of file descriptors and
+    /// memory allow]
     #[arg(long, value_name = "N")]
     pub max_connections: Option<NonZeroUsize>,
 
