@@ -8,6 +8,7 @@
 #![no_std]
 
 mod flow;
+pub mod handover;
 pub mod splice;
 
 pub use flow::{Backlog, Flow, KERNEL, Position, QUANTUM, SKB_OVERHEAD, USER, fault, passed};

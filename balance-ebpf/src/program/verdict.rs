@@ -1,9 +1,10 @@
 //! The verdict: each packet that arrives on a source is redirected to its target, or passed up
 //! to user space while user space moves the bytes of that flow.
 //!
-//! Invariant: the kernel runs the verdict of one socket under that socket's lock, so one flow
-//! is never judged twice at a time; `redirected` and `backlog` need no atomics for that reason,
-//! `state` does because user space changes it as well.
+//! When which of both is `balance_ebpf::handover`'s business. Invariant: the kernel runs the verdict
+//! of one socket under that socket's lock, so one flow is never judged twice at a time;
+//! `redirected` and `backlog` need no atomics for that reason, `state` does because user space
+//! changes it as well.
 
 #![no_std]
 #![no_main]
@@ -28,7 +29,10 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use aya_log_ebpf::debug;
-use balance_ebpf::{DEFAULT_SLOTS, EVENT_BYTES, Flow, KERNEL, Offsets, Position, USER, fault};
+use balance_ebpf::{
+    Backlog, DEFAULT_SLOTS, EVENT_BYTES, Flow, Offsets, Position, fault,
+    handover::{Course, ProgramWords, arrive},
+};
 use common::compare_exchange;
 
 #[unsafe(link_section = "license")]
@@ -117,30 +121,54 @@ fn verdict(ctx: &SkBuffContext) -> Verdict {
         // All of it had been seen before; only its FIN is new.
         return Verdict::Drop;
     }
-    if pass(flow, u64::from(len)) || follow(flow, slot, u64::from(len)) {
-        return Verdict::Pass;
+    let other = FLOWS.get_ptr_mut(slot ^ 1).map(Words);
+    let tell = || EVENTS.output::<u32>(slot, 0).is_ok();
+    match arrive(&Words(flow), other.as_ref(), len, LIMIT.load(), tell, || target(slot)) {
+        Course::Pass => Verdict::Pass,
+        Course::Redirect => Verdict::Redirect(slot),
+        Course::GiveUp => {
+            // SAFETY: as above; only we write it.
+            let sum = unsafe { read_volatile(addr_of!((*flow).redirected)) };
+            debug!(ctx, "slot {}: over the limit after {} bytes", slot, sum);
+            Verdict::Redirect(slot)
+        }
     }
-    redirect(ctx, flow, slot, len);
-    Verdict::Redirect(slot)
 }
 
-/// Hands a flow over whose other direction is with user space, its packet passed; false if the
-/// flow stays in the kernel.
-#[inline(always)]
-fn follow(flow: *mut Flow, slot: u32, len: u64) -> bool {
-    let Some(other) = FLOWS.get_ptr(slot ^ 1) else {
-        return false;
-    };
-    // SAFETY: both point into the array map; volatile because others write it.
-    let (state, other) =
-        unsafe { (addr_of_mut!((*flow).state), read_volatile(addr_of!((*other).state))) };
-    if other & USER == 0 || compare_exchange(state, KERNEL, USER + len) != KERNEL {
-        return false;
+/// The words of a flow in the map.
+struct Words(*mut Flow);
+
+impl ProgramWords for Words {
+    #[inline(always)]
+    fn glance(&self) -> u64 {
+        // SAFETY: points into the array map, which outlives the program; volatile because user
+        // space writes it too.
+        unsafe { read_volatile(addr_of!((*self.0).state)) }
     }
-    // If nobody can be told the packet is redirected like those before it. No packet can have
-    // been passed meanwhile: that is done by this program, under the lock we hold.
-    EVENTS.output::<u32>(slot, 0).is_ok()
-        || compare_exchange(state, USER + len, KERNEL) != USER + len
+
+    #[inline(always)]
+    fn exchange(&self, current: u64, new: u64) -> u64 {
+        // SAFETY: as above.
+        compare_exchange(unsafe { addr_of_mut!((*self.0).state) }, current, new)
+    }
+
+    #[inline(always)]
+    fn add_redirected(&self, len: u32) -> u64 {
+        // SAFETY: as above; only we write it, and user space reads it at any time.
+        unsafe {
+            let redirected = addr_of_mut!((*self.0).redirected);
+            let sum = read_volatile(redirected) + u64::from(len);
+            write_volatile(redirected, sum);
+            sum
+        }
+    }
+
+    #[inline(always)]
+    fn backlog<R>(&self, work: impl FnOnce(&mut Backlog) -> R) -> R {
+        // SAFETY: as above; nobody else touches it while it is ours, and `arrive` calls this only
+        // when it is.
+        work(unsafe { &mut *addr_of_mut!((*self.0).backlog) })
+    }
 }
 
 /// The most that the helper cuts off at once (net/core/filter.c, sk_skb_adjust_room).
@@ -209,54 +237,6 @@ unsafe extern "C" fn cut(_turn: u64, trim: *mut Trim) -> i64 {
         let cut = if seen < CUT { seen } else { CUT };
         let stop = seen == 0 || bpf_skb_adjust_room(skb, -(cut as i32), 0, 0) != 0;
         i64::from(stop)
-    }
-}
-
-/// Counts the packet as passed if the flow is in USER; false if it is in KERNEL.
-#[inline(always)]
-fn pass(flow: *mut Flow, len: u64) -> bool {
-    // SAFETY: `flow` points into the array map, which outlives the program.
-    let state = unsafe { addr_of_mut!((*flow).state) };
-    // SAFETY: as above; volatile because user space writes it too.
-    let seen = unsafe { read_volatile(state) };
-    if seen & USER == 0 {
-        return false;
-    }
-    // In USER only we add to the word, and user space only ever takes it to KERNEL: an
-    // exchange that fails means that it just did.
-    compare_exchange(state, seen, seen + len) == seen
-}
-
-/// Accounts for a packet about to be redirected; hands the flow over when too much is owed.
-#[inline(always)]
-fn redirect(ctx: &SkBuffContext, flow: *mut Flow, slot: u32, len: u32) {
-    // SAFETY: `flow` points into the array map; in KERNEL these fields are ours alone.
-    unsafe {
-        let redirected = addr_of_mut!((*flow).redirected);
-        let sum = read_volatile(redirected) + u64::from(len);
-        write_volatile(redirected, sum);
-        let backlog = &mut *addr_of_mut!((*flow).backlog);
-        if !backlog.charge(len) {
-            return;
-        }
-        let Some((written, queued)) = target(slot) else {
-            return;
-        };
-        if !backlog.judge(written, queued, sum, LIMIT.load()) {
-            return;
-        }
-        let state = addr_of_mut!((*flow).state);
-        if compare_exchange(state, KERNEL, USER) != KERNEL {
-            return;
-        }
-        if EVENTS.output::<u32>(slot, 0).is_err() {
-            // Nobody would know: keep it. No packet can have been passed meanwhile (that is
-            // done by this program, under the lock we hold), so a failure means user space
-            // took the flow back by itself.
-            compare_exchange(state, USER, KERNEL);
-            return;
-        }
-        debug!(ctx, "slot {}: over the limit after {} bytes", slot, sum);
     }
 }
 

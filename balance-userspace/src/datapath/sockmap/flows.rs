@@ -4,11 +4,12 @@
 //! changed by compare-exchange; the other fields follow the ownership that `Flow` describes.
 
 use std::{
+    marker::PhantomData,
     ptr::NonNull,
     sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst},
 };
 
-use balance_ebpf::{Backlog, Flow, KERNEL, USER, fault, passed};
+use balance_ebpf::{Backlog, Flow, KERNEL, USER, fault, handover::UserWords, passed};
 
 use crate::datapath::mapped::Mapped;
 
@@ -19,7 +20,7 @@ pub(super) struct Flows(pub(super) Mapped<Flow>);
 impl Flows {
     /// The flow in a slot.
     pub(super) fn get(&self, slot: u32) -> FlowRef<'_> {
-        FlowRef { flow: self.0.get(slot), _array: self }
+        FlowRef { flow: self.0.get(slot), _array: PhantomData }
     }
 }
 
@@ -27,11 +28,11 @@ impl Flows {
 #[derive(Clone, Copy)]
 pub(super) struct FlowRef<'a> {
     flow: NonNull<Flow>,
-    _array: &'a Flows,
+    _array: PhantomData<&'a Flows>,
 }
 
 impl FlowRef<'_> {
-    fn state(&self) -> &AtomicU64 {
+    fn state_word(&self) -> &AtomicU64 {
         // SAFETY: an aligned word in the mapping; the BPF program changes it atomically too.
         unsafe { AtomicU64::from_ptr(&raw mut (*self.flow.as_ptr()).state) }
     }
@@ -48,17 +49,14 @@ impl FlowRef<'_> {
         unsafe { self.flow.write_volatile(Flow { state: USER, ..Flow::default() }) };
     }
 
-    /// Bytes passed since user space has the flow; `None` while the kernel has it.
-    pub(super) fn passed(&self) -> Option<u64> {
-        passed(self.state().load(SeqCst))
+    /// Says of a source that is not in the map that no packet will come from it.
+    pub(super) fn retire(&self) {
+        self.exchange(USER, KERNEL);
     }
 
-    /// Bytes redirected in all.
-    ///
-    /// Read after a byte was seen to be passed, it counts everything that came before it: the
-    /// program adds to it before it next changes the state.
-    pub(super) fn redirected(&self) -> u64 {
-        self.redirected_word().load(SeqCst)
+    /// Whether the kernel moves the bytes.
+    pub(super) fn is_in_kernel(&self) -> bool {
+        passed(self.state()).is_none()
     }
 
     /// What the program found to be wrong with the flow, if anything; nothing that came after
@@ -73,31 +71,28 @@ impl FlowRef<'_> {
             _ => Some("packets are not as this kernel should have them"),
         }
     }
+}
 
-    /// Whether every byte that was passed is among the `relayed`; true while the kernel has it.
-    pub(super) fn has_passed_no_more_than(&self, relayed: u64) -> bool {
-        self.passed().unwrap_or(relayed) == relayed
+impl UserWords for FlowRef<'_> {
+    fn state(&self) -> u64 {
+        self.state_word().load(SeqCst)
     }
 
-    /// Hands the flow to the kernel, with everything written: `base` as in [`Backlog::restart`].
-    /// False if a byte was passed that is not among the `relayed`, or the kernel has it already.
-    pub(super) fn promote(&self, relayed: u64, base: u64) -> bool {
-        if self.passed() != Some(relayed) {
-            return false;
-        }
-        // SAFETY: in USER the program leaves these fields alone.
+    fn exchange(&self, current: u64, new: u64) -> bool {
+        self.state_word().compare_exchange(current, new, SeqCst, SeqCst).is_ok()
+    }
+
+    fn redirected(&self) -> u64 {
+        self.redirected_word().load(SeqCst)
+    }
+
+    fn backlog(&self, work: impl FnOnce(&mut Backlog)) {
+        // SAFETY: within the mapping; in USER the program leaves these fields alone.
         unsafe {
             let backlog: *mut Backlog = &raw mut (*self.flow.as_ptr()).backlog;
-            let mut fresh = backlog.read_volatile();
-            fresh.restart(base, self.redirected());
-            backlog.write_volatile(fresh);
+            let mut copy = backlog.read_volatile();
+            work(&mut copy);
+            backlog.write_volatile(copy);
         }
-        self.retire(relayed)
-    }
-
-    /// Says that no packet will come any more, so that the other direction need not wait for
-    /// this one to go back to the kernel.
-    pub(super) fn retire(&self, relayed: u64) -> bool {
-        self.state().compare_exchange(USER | relayed, KERNEL, SeqCst, SeqCst).is_ok()
     }
 }

@@ -14,7 +14,7 @@ use aya::{
     maps::{HashMap, MapData, RingBuf, SockMap},
     programs::SkSkb,
 };
-use balance_ebpf::names;
+use balance_ebpf::{handover::UserWords as _, names};
 
 use super::{
     LIMIT, btf,
@@ -131,7 +131,7 @@ impl Kernel {
         let mut enter = |i: usize| {
             let entered = maps.sources.set(slots[i], &ends[i].as_raw_fd(), 0).is_ok();
             if !entered {
-                self.flow(slots[i]).retire(0);
+                self.flow(slots[i]).retire();
             } else {
                 // Bytes that came before are in the queue and would stay there until more
                 // arrive; this runs the program on them (net/ipv4/tcp.c, tcp_set_rcvlowat).
@@ -181,7 +181,7 @@ impl Mover for Kernel {
     }
 
     fn is_moving(&self, way: u32) -> bool {
-        self.flow(way).passed().is_none()
+        self.flow(way).is_in_kernel()
     }
 }
 

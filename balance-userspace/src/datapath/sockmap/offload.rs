@@ -7,7 +7,6 @@
 //! kernel, but for moments: see the head of `balance_ebpf`'s `flow.rs`.
 
 use std::{
-    cell::Cell,
     future::Future,
     io,
     pin::{Pin, pin},
@@ -19,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use balance_ebpf::handover::{self, UserEnd};
 use tokio::{select, sync::Notify, task::yield_now, time::sleep};
 use tracing::warn;
 
@@ -85,14 +85,12 @@ async fn offload(
     pair.traffic.follow(kernel, [lease.slot(0), lease.slot(1)]);
     let relayed = [&pair.traffic.sent, &pair.traffic.rcvd];
     let way = |i: usize, direction: Direction| OneWay {
-        flow: kernel.flow(lease.slot(i)),
+        flow: UserEnd::new(kernel.flow(lease.slot(i))),
         changed: &lease.wakers[i],
         judged: judged[i],
         direction,
         pool,
         relayed: relayed[i],
-        since: Cell::new(0),
-        account: Cell::new(Account::default()),
     };
     let both = Both { ways: [way(0, pair.up()), way(1, pair.down())] };
     let end = pair.run(pin!(both.run(0)), pin!(both.run(1))).await;
@@ -126,7 +124,7 @@ impl Both<'_> {
         }
         way.settle().await?;
         way.sound()?;
-        way.flow.retire(way.since.get());
+        way.flow.retire();
         way.direction.end_target();
         Ok(())
     }
@@ -136,7 +134,7 @@ impl Both<'_> {
         let way = &self.ways[i];
         for turn in 1.. {
             way.sound()?;
-            if way.judged && way.flow.passed().is_none() {
+            if way.judged && way.flow.is_in_kernel() {
                 return Ok(Next::Kernel);
             }
             // What was redirected to our source must be out of its way: what it passes up
@@ -173,37 +171,20 @@ impl Both<'_> {
         }
     }
 
-    /// Hands a flow to the kernel if every byte that was passed has been relayed and the target
-    /// has room; and the flow in the other direction with it, as they must be together.
+    /// Hands a flow to the kernel if nothing is left to relay, and the other one with it.
     fn promote(&self, i: usize) -> Result<bool, Broken> {
-        let [way, other] = [&self.ways[i], &self.ways[1 - i]];
-        if !way.could_go() || !(other.flow.passed().is_none() || other.could_go()) {
-            return Ok(false);
-        }
-        if !way.has_room()? || !(other.flow.passed().is_none() || other.has_room()?) {
-            return Ok(false);
-        }
-        let promoted = way.go();
-        if promoted && other.go() {
+        let flows = [&self.ways[0].flow, &self.ways[1].flow];
+        let gone = handover::promote(flows, i, |j| self.ways[j].room())?;
+        if gone[1 - i] {
             // It waits for bytes to be passed, which will not come.
-            other.changed.notify_one();
+            self.ways[1 - i].changed.notify_one();
         }
-        Ok(promoted)
+        Ok(gone[i])
     }
 }
 
-/// How much of what the target has written is whose.
-#[derive(Clone, Copy, Default)]
-struct Account {
-    /// What the target had written when nothing had been redirected, plus all that user space
-    /// has sent since it last had everything in order.
-    base: u64,
-    /// `redirected` up to which the target is known to have written everything.
-    settled: u64,
-}
-
 struct OneWay<'a> {
-    flow: FlowRef<'a>,
+    flow: UserEnd<FlowRef<'a>>,
     /// Told when the flow has changed hands, or has a fault.
     changed: &'a Notify,
     /// Whether the source is in the map with the program.
@@ -212,9 +193,6 @@ struct OneWay<'a> {
     pool: &'a Pool,
     /// Bytes that user space has moved in all.
     relayed: &'a AtomicU64,
-    /// Those of them since the flow last came to user space: to compare with those passed.
-    since: Cell<u64>,
-    account: Cell<Account>,
 }
 
 impl OneWay<'_> {
@@ -242,7 +220,7 @@ impl OneWay<'_> {
     /// False while the kernel still holds passed bytes that it has not made readable; reading
     /// then says end of stream too early (net/ipv4/tcp_bpf.c, tcp_bpf_recvmsg_parser).
     fn all_passed_are_relayed(&self) -> bool {
-        !self.judged || self.flow.has_passed_no_more_than(self.since.get())
+        !self.judged || self.flow.has_relayed_all()
     }
 
     async fn wait_for_passed(&self) -> Result<(), Broken> {
@@ -257,7 +235,7 @@ impl OneWay<'_> {
 
     /// Fails if the program had to give the flow up.
     fn sound(&self) -> Result<(), Broken> {
-        match self.flow.fault() {
+        match self.flow.words.fault() {
             None => Ok(()),
             Some(fault) => Err(self.direction.source_broke(io::Error::other(fault))),
         }
@@ -271,39 +249,19 @@ impl OneWay<'_> {
             .map_err(|e| self.direction.target_broke(e))?;
         let n = bytes.len() as u64;
         self.relayed.fetch_add(n, Relaxed);
-        self.since.set(self.since.get() + n);
-        let account = self.account.get();
-        self.account.set(Account { base: account.base + n, ..account });
+        self.flow.relayed(n);
         Ok(())
     }
 
-    /// Whether every byte that was passed has been relayed, and nothing redirected is pending.
-    fn could_go(&self) -> bool {
-        self.judged
-            && self.flow.passed() == Some(self.since.get())
-            && self.account.get().settled == self.flow.redirected()
-    }
-
-    /// Whether the target can take what the kernel may redirect; sets the account up for that.
-    fn has_room(&self) -> Result<bool, Broken> {
+    /// What the target has written, if it can take what the kernel may redirect.
+    fn room(&self) -> Result<Option<u64>, Broken> {
         let target = &*self.direction.target;
         let broke = |e| self.direction.target_broke(e);
         if sys::send_memory(target).map_err(broke)? > ROOM {
-            return Ok(false);
+            return Ok(None);
         }
         let state = sys::send_state(target).map_err(broke)?;
-        let settled = self.flow.redirected();
-        self.account.set(Account { base: state.written().wrapping_sub(settled), settled });
-        Ok(!state.closed)
-    }
-
-    /// Hands the flow to the kernel, unless another byte has been passed.
-    fn go(&self) -> bool {
-        let promoted = self.flow.promote(self.since.get(), self.account.get().base);
-        if promoted {
-            self.since.set(0);
-        }
-        promoted
+        Ok((!state.closed).then_some(state.written()))
     }
 
     /// Waits until the target has written all that was redirected to it. If its send buffer is
@@ -311,15 +269,10 @@ impl OneWay<'_> {
     async fn settle(&self) -> Result<(), Broken> {
         let broke = |e| self.direction.target_broke(e);
         for tries in 1u32.. {
-            let redirected = self.flow.redirected();
-            let account = self.account.get();
-            if account.settled == redirected {
-                break;
-            }
+            let Some(redirected) = self.flow.unsettled() else { break };
             let target = &*self.direction.target;
             let state = sys::send_state(target).map_err(broke)?;
-            if state.written().wrapping_sub(account.base) >= redirected {
-                self.account.set(Account { settled: redirected, ..account });
+            if self.flow.settle(redirected, state.written()) {
                 break;
             }
             if state.closed {
