@@ -80,13 +80,18 @@ pub fn arrive<W: ProgramWords>(
 /// Counts the packet as passed if the flow is in USER; false if it is in KERNEL.
 #[inline(always)]
 fn pass(flow: &impl ProgramWords, len: u32) -> bool {
-    let seen = flow.glance();
-    if seen & USER == 0 {
+    // A bare load would acquire nothing of what user space has left in the backlog.
+    let seen = flow.exchange(KERNEL, KERNEL);
+    if seen == KERNEL {
         return false;
     }
-    // In USER only we add to the word, and user space only ever takes it to KERNEL: an exchange
-    // that fails means that it just did.
-    flow.exchange(seen, seen + u64::from(len)) == seen
+    if flow.exchange(seen, seen + u64::from(len)) == seen {
+        return true;
+    }
+    // In USER only we add to the word, and user space only ever takes it to KERNEL: it just did. The
+    // exchange that failed has not acquired that.
+    flow.exchange(KERNEL, KERNEL);
+    false
 }
 
 /// Hands a flow over whose other direction is with user space, its packet passed; false if the
