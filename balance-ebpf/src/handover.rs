@@ -264,3 +264,6 @@ pub fn promote<W: UserWords, E>(
     gone[1 - i] = gone[i] && with_other && other.go();
     Ok(gone)
 }
+
+#[cfg(all(test, not(miri)))]
+mod model;
