@@ -96,3 +96,112 @@ impl UserWords for FlowRef<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use balance_ebpf::{
+        QUANTUM,
+        handover::{Course, ProgramWords, UserEnd, arrive, promote},
+    };
+    use std::{
+        cell::UnsafeCell,
+        sync::{
+            atomic::Ordering::{AcqRel, Relaxed},
+            mpsc,
+        },
+        thread,
+    };
+
+    /// What is mapped otherwise: with this the accesses are seen by Miri.
+    #[derive(Default)]
+    struct Memory([UnsafeCell<Flow>; 2]);
+
+    // SAFETY: only words that are changed atomically are reached, and what the hand-over says is one
+    // thread's: it is what the test is about.
+    unsafe impl Sync for Memory {}
+
+    impl Memory {
+        fn get(&self, slot: usize) -> FlowRef<'_> {
+            FlowRef { flow: NonNull::new(self.0[slot].get()).unwrap(), _array: PhantomData }
+        }
+    }
+
+    /// The program's end, in Rust's terms.
+    struct Program<'a>(FlowRef<'a>);
+
+    impl ProgramWords for Program<'_> {
+        fn glance(&self) -> u64 {
+            self.0.state_word().load(Relaxed)
+        }
+
+        fn exchange(&self, current: u64, new: u64) -> u64 {
+            let word = self.0.state_word();
+            word.compare_exchange(current, new, AcqRel, Relaxed).unwrap_or_else(|seen| seen)
+        }
+
+        fn add_redirected(&self, len: u32) -> u64 {
+            self.0.redirected_word().fetch_add(len.into(), Relaxed) + u64::from(len)
+        }
+
+        fn backlog<R>(&self, work: impl FnOnce(&mut Backlog) -> R) -> R {
+            // SAFETY: `arrive` calls this while the flow is the program's.
+            work(unsafe { &mut (*self.0.flow.as_ptr()).backlog })
+        }
+    }
+
+    #[test]
+    fn a_flow_changes_hands_while_both_sides_use_it() {
+        const PACKETS: u32 = if cfg!(miri) { 100 } else { 10_000 };
+        let memory = Memory::default();
+        (0..2).for_each(|slot| memory.get(slot).reset());
+        memory.get(1).retire();
+        let [written, given_up] = [AtomicU64::new(0), AtomicU64::new(0)];
+        let (pass, passed) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let pass = pass;
+                let program = Program(memory.get(0));
+                for number in 0..PACKETS {
+                    let target = || Some((written.load(SeqCst), 0));
+                    let course = arrive(&program, None, QUANTUM, QUANTUM / 2, || true, target);
+                    if course == Course::Pass {
+                        pass.send(number).unwrap();
+                        continue;
+                    }
+                    given_up.fetch_add(u64::from(course == Course::GiveUp), Relaxed);
+                    // It is the next only if user space has sent all that came before.
+                    let before = written.fetch_add(QUANTUM.into(), SeqCst);
+                    assert_eq!(before, u64::from(number) * u64::from(QUANTUM));
+                }
+            });
+            let ends = [0, 1].map(|slot| UserEnd::new(memory.get(slot)));
+            let settle = |end: &UserEnd<_>| {
+                while let Some(redirected) = end.unsettled()
+                    && !end.settle(redirected, written.load(SeqCst))
+                {
+                    thread::yield_now();
+                }
+            };
+            let room = |_| Ok::<_, ()>(Some(written.load(SeqCst)));
+            loop {
+                if !ends[0].is_in_kernel() {
+                    settle(&ends[0]);
+                    promote([&ends[0], &ends[1]], 0, room).unwrap();
+                }
+                match passed.try_recv() {
+                    Ok(number) => {
+                        settle(&ends[0]);
+                        let before = written.fetch_add(QUANTUM.into(), SeqCst);
+                        assert_eq!(before, u64::from(number) * u64::from(QUANTUM));
+                        ends[0].relayed(QUANTUM.into());
+                    }
+                    Err(mpsc::TryRecvError::Empty) => thread::yield_now(),
+                    Err(mpsc::TryRecvError::Disconnected) => break,
+                }
+            }
+        });
+        assert_eq!(written.into_inner(), u64::from(PACKETS) * u64::from(QUANTUM));
+        assert_ne!(given_up.into_inner(), 0, "the flow has not changed hands");
+    }
+}
