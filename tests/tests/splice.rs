@@ -268,6 +268,32 @@ fn connections_that_end_while_they_are_joined_end_clean() {
     assert_eq!(stopped.broken, 0);
 }
 
+/// While a pair is joined a peer is told of less than the other one has acknowledged. One that is gone
+/// by then, as a client is that resets when it has no more than its end to be acknowledged, does not
+/// say it again.
+#[test]
+fn a_peer_that_is_gone_before_its_end_was_acknowledged_leaves_nothing() {
+    const VISITS: usize = 1000;
+    let Some(network) = Network::new(Topology::Apart, Family::V4) else { return };
+    let link = Link::across(network, Builder::new(Datapath::Splice));
+    for visit in 0..VISITS {
+        let (mut client, mut server) = link.pair_after(1);
+        // It is joined somewhere in the middle of that.
+        let pieces = 20 + visit % 50;
+        for _ in 0..pieces {
+            client.write_all(&[7; 300]).expect("to the server");
+        }
+        client.shutdown(Shutdown::Write).expect("shutdown");
+        server.read_exact(&mut vec![0; pieces * 300]).expect("from the client");
+        drop(server);
+        assert_eq!(end_of(&mut client), End::Clean);
+        reset(client);
+    }
+    let sessions = link.balance.sessions(VISITS);
+    let spliced = sessions.iter().filter(|session| session.datapath == Datapath::Splice.name());
+    note(&format!("{} of {VISITS} were spliced", spliced.count()));
+}
+
 #[test]
 fn a_port_is_used_again_as_soon_as_its_connection_is_over() {
     let Some(network) = Network::new(Topology::Apart, Family::V4) else { return };

@@ -490,6 +490,7 @@ fn count(
             write_volatile(addr_of_mut!((*this).last), bpf_ktime_get_ns());
             let carries = segment.flags & (flag::SYN | flag::RST) == 0;
             let counts = carries && segment.takes() > 0 && (*this).is_plausible(segment.end());
+            let mut acked = forward.ack;
             if counts {
                 advance(this, segment.end());
             }
@@ -507,6 +508,8 @@ fn count(
                 );
                 if !is_after(segment.ack, sent) {
                     write_volatile(said, later(read_volatile(said), segment.ack));
+                    // Also if less is passed on: the other peer may be gone, and ask no more.
+                    acked = segment.ack.wrapping_sub((*other).side.shift);
                 }
                 if forward.ack != segment.ack.wrapping_sub((*other).side.shift) {
                     increment(addr_of_mut!((*this).clamped));
@@ -518,7 +521,7 @@ fn count(
             }
             let seen = read_volatile(addr_of!((*splice).ending));
             let fin = read_volatile(addr_of!((*other).fin));
-            if seen & (ending::FIN << (1 - i)) != 0 && !is_after(fin, forward.ack) {
+            if seen & (ending::FIN << (1 - i)) != 0 && !is_after(fin, acked) {
                 endings |= ending::ACKNOWLEDGED << (1 - i);
             }
         }
