@@ -9,7 +9,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Subcommand, error::ErrorKin
 
 use crate::{
     args::{Args, LogFormat},
-    error::StartError,
+    error::{self, StartError},
 };
 
 /// The configuration file that verbs act on when none is named.
@@ -140,12 +140,12 @@ pub fn parse<I: IntoIterator<Item = OsString>>(line: I) -> Result<Invocation, St
 }
 
 /// The first paragraph of clap's message on one line.
-pub(crate) fn one_line(error: &clap::Error) -> String {
-    let text = error.render().to_string();
+pub(crate) fn one_line(clap: &clap::Error) -> String {
+    let text = clap.render().to_string();
     let first = text.split("\n\n").next().unwrap_or_default();
     let words: Vec<&str> = first.split_whitespace().collect();
     let words = words.join(" ");
-    words.strip_prefix("error: ").unwrap_or(&words).to_owned()
+    error::one_line(words.strip_prefix("error: ").unwrap_or(&words))
 }
 
 #[cfg(test)]

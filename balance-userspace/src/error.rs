@@ -91,6 +91,14 @@ pub enum StartError {
     },
 }
 
+/// Text as one line that leaves a terminal alone: what somebody typed or sent may be in it, line
+/// breaks and all.
+pub fn one_line(text: &str) -> String {
+    let escape =
+        |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect()
+}
+
 impl StartError {
     /// Exit code of sysexits(3).
     pub fn exit_code(&self) -> u8 {

@@ -12,7 +12,7 @@ use balance_userspace::{
     background::{self, Side},
     cli::{self, Invocation},
     complete, control,
-    error::StartError,
+    error::{StartError, one_line},
     handed::Handed,
     logging::{self, Sink},
     notify, operand, resolve,
@@ -84,10 +84,3 @@ fn served(args: &Args, started: Started<'_>) -> Result<ExitCode, StartError> {
 
 /// EX_IOERR of sysexits(3).
 const CANNOT_WRITE: u8 = 74;
-
-/// What the user typed may be in a message, line breaks and all.
-fn one_line(text: &str) -> String {
-    let escape =
-        |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    text.chars().map(escape).collect()
-}

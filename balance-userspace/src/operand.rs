@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::StartError;
+use crate::error::{StartError, one_line};
 
 /// How a group picks a channel for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,7 +153,7 @@ fn decimal(text: &str) -> Option<u32> {
 }
 
 fn usage(what: String) -> StartError {
-    StartError::Usage(what)
+    StartError::Usage(one_line(&what))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use dns_lookup::{AddrInfoHints, SockType, getaddrinfo};
 
 use crate::{
-    error::StartError,
+    error::{StartError, one_line},
     operand::{ChannelSpec, GroupSpec},
     selection::{Location, Name, Wanted, WantedGroup},
 };
@@ -17,7 +17,7 @@ use crate::{
 /// # Errors
 /// [`StartError::Unresolved`] when there is none.
 pub fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, StartError> {
-    let unresolved = |reason: String| StartError::Unresolved { name: host.to_owned(), reason };
+    let unresolved = |reason: String| StartError::Unresolved { name: one_line(host), reason };
     let mut found: Vec<SocketAddr> = Vec::new();
     for info in lookup(Some(host), None).map_err(unresolved)? {
         let mut address = info;
@@ -63,7 +63,7 @@ pub fn listen_address(host: &str, ipv6: bool) -> Result<IpAddr, StartError> {
         wanted.unwrap_or(&found[0]).ip()
     });
     found.map_err(|e| StartError::Listen {
-        address: host.to_owned(),
+        address: one_line(host),
         source: std::io::Error::other(e.to_string()),
     })
 }

@@ -212,6 +212,24 @@ mod tests {
         assert_eq!(read(text, &services).lines.len(), 2);
     }
 
+    #[test]
+    fn a_mistake_is_one_line_whatever_the_word_is() {
+        let text = "25 'a\\\n:b'\n26 a:\x1b[2J\n27 a:'\\\r'";
+        assert_eq!(
+            mistakes("25 a:\x1b[2J"),
+            [(
+                1,
+                "invalid channel [a:\\u{1b}[2J]: port [\\u{1b}[2J] is not a known service"
+                    .to_owned()
+            )]
+        );
+        let mistakes = mistakes(text);
+        assert_eq!(mistakes.len(), 3, "{mistakes:?}");
+        for (_, what) in mistakes {
+            assert!(!what.contains(char::is_control), "{what:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_text_is_read_and_each_line_stands_for_itself(text in "[ -~\n\t]{0,200}") {
