@@ -126,6 +126,9 @@ fn line(number: usize, text: &str, services: Services<'_>) -> Result<Option<Line
     if words.iter().any(|word| word.contains(char::REPLACEMENT_CHARACTER)) {
         return Err("it is not UTF-8".to_owned());
     }
+    if words.iter().any(|word| word.contains('\0')) {
+        return Err("there is a zero byte in it".to_owned());
+    }
     let args = std::iter::once("balance").chain(words.iter().map(String::as_str));
     let args = Args::try_parse_from(args).map_err(|e| match e.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
@@ -214,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_mistake_is_one_line_whatever_the_word_is() {
-        let text = "25 'a\\\n:b'\n26 a:\x1b[2J\n27 a:'\\\r'";
+        let text = "25 'a\\\n:b'\n26 a:\x1b[2J\n27 a:'\\\r'\n28 a\0b";
         assert_eq!(
             mistakes("25 a:\x1b[2J"),
             [(
@@ -224,7 +227,7 @@ mod tests {
             )]
         );
         let mistakes = mistakes(text);
-        assert_eq!(mistakes.len(), 3, "{mistakes:?}");
+        assert_eq!(mistakes.len(), 4, "{mistakes:?}");
         for (_, what) in mistakes {
             assert!(!what.contains(char::is_control), "{what:?}");
         }
