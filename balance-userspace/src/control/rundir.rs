@@ -163,8 +163,11 @@ impl RunDir {
     /// [`RunDirError::TooLong`].
     pub fn supervisor(&self, file: &Path) -> Result<Paths, RunDirError> {
         let escape = |text: &str| text.replace('%', "%25").replace('-', "%2D").replace('/', "-");
-        let file = file.to_string_lossy();
-        self.paths(&format!("conf.{}", escape(file.trim_start_matches('/'))))
+        let name = file.as_os_str().as_bytes().utf8_chunks().map(|chunk| {
+            let invalid = chunk.invalid().iter().map(|byte| format!("%{byte:02X}"));
+            escape(chunk.valid()) + &invalid.collect::<String>()
+        });
+        self.paths(&format!("conf.{}", name.collect::<String>().trim_start_matches('-')))
     }
 
     fn paths(&self, name: &str) -> Result<Paths, RunDirError> {
@@ -238,7 +241,7 @@ fn name(bind: Option<&str>, port: u16) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{ffi::OsStr, fs};
 
     use proptest::prelude::*;
 
@@ -276,6 +279,12 @@ mod tests {
             Path::new("/run/balance/conf.etc-balance-balance.conf.sock")
         );
         assert_ne!(supervisor("/a/b-c"), supervisor("/a-b/c"));
+        let no_text = |byte| {
+            let file = Path::new(OsStr::from_bytes(&[b'/', byte])).to_owned();
+            RunDir::system().supervisor(&file).unwrap().socket
+        };
+        assert_eq!(no_text(0xff), Path::new("/run/balance/conf.%FF.sock"));
+        assert_ne!(no_text(0xff), no_text(0xfe));
         assert_eq!(
             paths(Some("../no/such")).pid,
             Path::new("/run/balance/balance.25...%2Fno%2Fsuch.pid")
