@@ -17,6 +17,7 @@ use super::{
     protocol::{Command, REPLY_LINE, Reply, Request, VERSION},
     rundir::RunDirError,
 };
+use crate::error::one_line;
 
 /// The longest wait for the connection, and for the first reply on it.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -88,13 +89,14 @@ impl ClientError {
 
     /// Tells it where the classic told it, and returns the exit code.
     pub fn report(&self, out: &mut dyn io::Write, err: &mut dyn io::Write) -> u8 {
+        let text = one_line(&self.to_string());
         // Whoever does not listen gets the exit code alone.
         let _ = match self {
             Self::NoMaster | Self::Gone(_) | Self::Release(_) | Self::Stranger => {
-                writeln!(out, "{self}")
+                writeln!(out, "{text}")
             }
             Self::Output(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
-            _ => writeln!(err, "balance: {self}"),
+            _ => writeln!(err, "balance: {text}"),
         };
         let _ = out.flush();
         self.exit_code()

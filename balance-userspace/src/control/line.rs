@@ -12,6 +12,7 @@ use super::{
     protocol::{Command, Reply},
     render,
 };
+use crate::error::one_line;
 
 /// Exit code when balance did not end.
 const UNAVAILABLE: u8 = 69;
@@ -86,7 +87,7 @@ fn kill(master: &mut dyn Asked, out: &mut dyn Write) -> Result<After, ClientErro
         // It may be gone before its reply is.
         Ok(Reply::Done | Reply::Already) | Err(ClientError::Gone(_)) => {}
         Ok(Reply::Refused(why)) => {
-            say(out, &format!("{why}\n"))?;
+            say(out, &format!("{}\n", one_line(&why)))?;
             return Ok(After::Next { failed: true });
         }
         Ok(_) => return Err(ClientError::Unreadable),

@@ -1,12 +1,15 @@
 //! A reply → text for people and scripts.
 //!
 //! Pure. Invariant: every line of a classic command is the classic's, to the byte; each line ends
-//! with a newline.
+//! with a newline, and nothing in it moves a terminal, whoever has sent the reply.
 
 use std::fmt;
 
 use super::{protocol::Reply, table};
-use crate::selection::{ChannelId, Method};
+use crate::{
+    error::one_line,
+    selection::{ChannelId, Method},
+};
 
 /// A channel as the user named it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +134,7 @@ fn failure(render: &Render, reply: &Reply) -> Option<String> {
         Assign, Create, Disable, Drain, Drop, Enable, MrtgBytes, MrtgConns, Reset, SetMax,
     };
     Some(match (reply, render) {
-        (Reply::Refused(why), _) => why.clone(),
+        (Reply::Refused(why), _) => one_line(why),
         (
             Reply::NoSuchGroup | Reply::NoSuchChannel,
             Enable(n) | Disable(n) | Reset(n) | Drain(n) | Drop(n),

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::{
     super::{
         command::{self, Parsed},
-        protocol::{ChannelRow, SessionRow},
+        protocol::{ChannelRow, SessionRow, Stats},
     },
     *,
 };
@@ -176,5 +176,27 @@ proptest! {
         prop_assert_eq!(lines.len(), 2);
         prop_assert_eq!(lines[1].split_whitespace().count(), 11);
         prop_assert!(lines[1].len() >= lines[0].len());
+    }
+}
+
+#[test]
+fn what_another_process_says_moves_no_terminal() {
+    let nasty = "\u{1b}[2J\n".to_owned();
+    let stats = Stats {
+        datapath: nasty.clone(),
+        address: None,
+        open: 0,
+        accepted: 0,
+        unserved: 0,
+        broken: 0,
+        splice: None,
+    };
+    for (render, reply, lines) in [
+        (Render::Create, Reply::Refused(nasty), 1),
+        (Render::Stats, Reply::Stats(stats), 4),
+    ] {
+        let text = answer(&render, &reply).unwrap().text;
+        assert_eq!(text.lines().count(), lines, "{text:?}");
+        assert!(!text.contains('\u{1b}'), "{text:?}");
     }
 }

@@ -16,7 +16,7 @@ use super::{
     protocol::{Command, LINE, Preamble, Reply, Request, VERSION},
     seats::{Seat, Seats},
 };
-use crate::sys;
+use crate::{error::one_line, sys};
 
 /// How long a client may take to send a line or to read its reply. Short, so that silent clients
 /// cannot keep others out for longer than these wait.
@@ -109,8 +109,11 @@ fn hello() -> Reply {
 
 /// What a line asks for. Its version is looked at first: another version may well ask for
 /// something that cannot be read here.
-fn read_request(line: &[u8]) -> Result<Command, Reply> {
-    let unreadable = |e| Reply::Refused(format!("the request cannot be read: {e}"));
+pub(crate) fn read_request(line: &[u8]) -> Result<Command, Reply> {
+    // What was sent is in it.
+    let unreadable = |e: serde_json::Error| {
+        Reply::Refused(one_line(&format!("the request cannot be read: {e}")))
+    };
     let Preamble { version } = serde_json::from_slice(line).map_err(unreadable)?;
     if version != VERSION {
         return Err(Reply::Mismatch { version: VERSION });
@@ -150,5 +153,8 @@ mod tests {
             let reply = read_request(line.as_bytes()).unwrap_err();
             assert!(matches!(reply, Reply::Refused(_)), "{line}: {reply:?}");
         }
+        let line = format!("{{\"version\":{VERSION},\"command\":\"\\u001b[2J\\n\"}}");
+        let Err(Reply::Refused(why)) = read_request(line.as_bytes()) else { panic!("{line}") };
+        assert!(!why.contains(char::is_control), "{why:?}");
     }
 }

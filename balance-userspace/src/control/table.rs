@@ -8,7 +8,7 @@ use std::{fmt::Write as _, net::IpAddr};
 use serde::Serialize;
 
 use super::protocol::{ChannelRow, SessionRow, Stats};
-use crate::selection::Method;
+use crate::{error::one_line, selection::Method};
 
 /// Version of what [`channels_json`] writes.
 const JSON_VERSION: u32 = 1;
@@ -95,7 +95,7 @@ pub(super) fn sessions(rows: &[SessionRow]) -> String {
             age(row.age_ms),
             row.sent.to_string(),
             row.rcvd.to_string(),
-            row.datapath.clone().unwrap_or_else(none),
+            row.datapath.as_deref().map_or_else(none, one_line),
         ]
     }));
     columns(&lines, [false, true, false, true, true, true, false])
@@ -124,7 +124,7 @@ pub(crate) fn columns<const N: usize>(lines: &[[String; N]], right: [bool; N]) -
 pub(super) fn stats(stats: &Stats) -> String {
     let number = |name: &str, number: u64| (name.to_owned(), number.to_string());
     let mut lines = vec![
-        ("datapath".to_owned(), stats.datapath.clone()),
+        ("datapath".to_owned(), one_line(&stats.datapath)),
         number("accepted", stats.accepted),
         number("unserved", stats.unserved),
         number("broken", stats.broken),
@@ -138,12 +138,9 @@ pub(super) fn stats(stats: &Stats) -> String {
             number("sack blocks translated", splice.sacks),
             number("acks held back", splice.clamped),
         ]);
-        lines.extend(
-            splice
-                .refused
-                .iter()
-                .map(|(why, count)| ("not spliced".to_owned(), format!("{count} ({why})"))),
-        );
+        lines.extend(splice.refused.iter().map(|(why, count)| {
+            ("not spliced".to_owned(), format!("{count} ({})", one_line(why)))
+        }));
     }
     lines.iter().fold(String::new(), |text, (name, value)| text + &format!("{name:<24}{value}\n"))
 }

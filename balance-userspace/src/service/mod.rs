@@ -33,7 +33,7 @@ use crate::{
         master::Master,
         protocol::{Command, InstanceState, Reply, Supervised},
     },
-    error::StartError,
+    error::{StartError, one_line},
 };
 
 /// Exit code of a verb that needs what does not run, as LSB has it for init scripts.
@@ -196,14 +196,15 @@ fn report(error: &ClientError) -> u8 {
     error.report(&mut stdout(), &mut stderr())
 }
 
-/// A line for who has given the verb; nobody may be listening.
-fn say(line: &str) {
-    let _ = stdout().write_all(format!("{line}\n").as_bytes());
+/// Lines for who has given the verb; nobody may be listening.
+fn say(lines: &str) {
+    let text: String = lines.lines().map(|line| one_line(line) + "\n").collect();
+    let _ = stdout().write_all(text.as_bytes());
 }
 
-/// The same about something that is wrong.
+/// The same about something that is wrong, which may be told in the words of whoever did it.
 fn complain(line: &str) {
-    let _ = stderr().write_all(format!("{line}\n").as_bytes());
+    let _ = stderr().write_all(format!("{}\n", one_line(line)).as_bytes());
 }
 
 fn counted(count: usize, what: &str) -> String {
