@@ -64,7 +64,7 @@ pub fn write_registration(shell: &str, out: &mut dyn io::Write) -> io::Result<bo
 }
 
 /// What can be said on this command line, program name first.
-fn command(line: &[OsString]) -> Command {
+pub(crate) fn command(line: &[OsString]) -> Command {
     // Half a command line is wrong in some way.
     let said = cli::command().ignore_errors(true).try_get_matches_from(line);
     let command = match said {

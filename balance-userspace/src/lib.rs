@@ -11,6 +11,8 @@ pub mod control;
 pub mod datapath;
 pub mod error;
 pub mod handed;
+#[cfg(any(test, fuzzing))]
+pub mod hostile;
 pub mod logging;
 pub mod notify;
 pub mod operand;

@@ -20,6 +20,7 @@ mod demo;
 mod dist;
 mod exec;
 mod executables;
+mod fuzz;
 mod kernel;
 mod packager;
 mod peers;
@@ -46,6 +47,7 @@ enum Task {
     Demo(demo::Options),
     Dist(dist::Options),
     Bench(bench::Options),
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&options),
         Task::Dist(options) => dist::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -63,6 +63,7 @@ pub(crate) fn in_workspace(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-fn target() -> PathBuf {
+/// Where everything is built.
+pub(crate) fn target() -> PathBuf {
     root().join("target")
 }

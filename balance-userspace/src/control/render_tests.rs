@@ -191,10 +191,9 @@ fn what_another_process_says_moves_no_terminal() {
         broken: 0,
         splice: None,
     };
-    for (render, reply, lines) in [
-        (Render::Create, Reply::Refused(nasty), 1),
-        (Render::Stats, Reply::Stats(stats), 4),
-    ] {
+    for (render, reply, lines) in
+        [(Render::Create, Reply::Refused(nasty), 1), (Render::Stats, Reply::Stats(stats), 4)]
+    {
         let text = answer(&render, &reply).unwrap().text;
         assert_eq!(text.lines().count(), lines, "{text:?}");
         assert!(!text.contains('\u{1b}'), "{text:?}");

@@ -22,7 +22,7 @@ pub(crate) fn print(way: Way, bytes: &[u8]) {
     let _ = io::stdout().lock().write_all(&render(way, bytes));
 }
 
-fn render(way: Way, bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn render(way: Way, bytes: &[u8]) -> Vec<u8> {
     let arrow = match way {
         Way::Up => "->",
         Way::Down => "-<",

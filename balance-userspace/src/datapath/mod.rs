@@ -6,7 +6,7 @@
 
 mod buffers;
 mod choice;
-mod dump;
+pub(crate) mod dump;
 mod mapped;
 mod object;
 mod pair;

@@ -31,16 +31,16 @@ pub(super) struct Inbox {
 
 /// A message: lines of `NAME=VALUE`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Said(Vec<(String, String)>);
+pub(crate) struct Said(Vec<(String, String)>);
 
 impl Said {
-    fn read(text: &str) -> Self {
+    pub(crate) fn read(text: &str) -> Self {
         let pairs = text.lines().filter_map(|line| line.split_once('='));
         Self(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 
     /// The value of a name.
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 }

@@ -32,14 +32,19 @@ impl Orders {
     /// # Errors
     /// [`StartError::Usage`] when they make no sense.
     pub fn received() -> Result<Option<Self>, StartError> {
-        let Some(text) = env::var_os(VARIABLE) else { return Ok(None) };
-        let wrong = |why: String| StartError::Usage(format!("{VARIABLE} makes no sense: {why}"));
-        let text = text.to_str().ok_or_else(|| wrong("it is no UTF-8".to_owned()))?;
-        serde_json::from_str(text).map(Some).map_err(|e| wrong(e.to_string()))
+        let text = env::var_os(VARIABLE);
+        // What is no UTF-8 is no JSON either.
+        text.map(|text| Self::read(&text.to_string_lossy())).transpose()
+    }
+
+    /// Reads what the variable has.
+    pub(crate) fn read(text: &str) -> Result<Self, StartError> {
+        serde_json::from_str(text)
+            .map_err(|why| StartError::Usage(format!("{VARIABLE} makes no sense: {why}")))
     }
 
     /// As the variable has them.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         serde_json::to_string(self).expect("it has nothing that JSON cannot say")
     }
 

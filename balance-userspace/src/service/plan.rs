@@ -7,7 +7,7 @@ use super::conf::{Line, Name};
 
 /// What to do for a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     /// Nothing: it runs with these arguments.
     Keep,
     /// There is no such instance yet.
@@ -20,15 +20,15 @@ pub(super) enum Step {
 
 /// What a new file asks for.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     /// Instances that are to leave.
-    pub(super) leave: Vec<Name>,
+    pub(crate) leave: Vec<Name>,
     /// All others.
-    pub(super) steps: Vec<(Line, Step)>,
+    pub(crate) steps: Vec<(Line, Step)>,
 }
 
 /// Compares what runs with what is wanted.
-pub(super) fn plan<'a>(running: impl Iterator<Item = &'a Line>, wanted: Vec<Line>) -> Plan {
+pub(crate) fn plan<'a>(running: impl Iterator<Item = &'a Line>, wanted: Vec<Line>) -> Plan {
     let running: Vec<&Line> = running.collect();
     let is_wanted = |line: &&&Line| wanted.iter().any(|other| other.name == line.name);
     let leave = running.iter().filter(|line| !is_wanted(line)).map(|line| line.name.clone());

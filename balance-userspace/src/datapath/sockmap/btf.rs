@@ -13,7 +13,7 @@ pub(super) fn field_offset(of: &str, field: &str) -> Option<u64> {
 const MAGIC: u16 = 0xeb9f;
 const STRUCT: u32 = 4;
 
-fn find(btf: &[u8], of: &str, field: &str) -> Option<u64> {
+pub(crate) fn find(btf: &[u8], of: &str, field: &str) -> Option<u64> {
     if u16::from_ne_bytes(btf.get(..2)?.try_into().ok()?) != MAGIC {
         return None;
     }

@@ -6,7 +6,7 @@
 //! TCP's own backpressure reaches the sender. Invariant: at most [`LIMIT`] is outstanding in the
 //! kernel for a flow, in memory of the send buffer and of packets on their way to it.
 
-mod btf;
+pub(crate) mod btf;
 mod flows;
 mod kernel;
 mod lease;

@@ -12,7 +12,7 @@ mod handover;
 mod kernel;
 mod numbers;
 mod obstacle;
-mod routes;
+pub(crate) mod routes;
 mod segment;
 mod slot;
 

@@ -100,11 +100,16 @@ impl Routes {
         let mut answer = Vec::with_capacity(ANSWER);
         socket.recv(&mut answer, 0)?;
         drop(socket);
-        match NetlinkMessage::deserialize(&answer).map_err(io::Error::other)?.payload {
-            NetlinkPayload::InnerMessage(message) => Ok(message),
-            NetlinkPayload::Error(error) => Err(error.to_io()),
-            _ => Err(io::ErrorKind::InvalidData.into()),
-        }
+        read(&answer)
+    }
+}
+
+/// Reads an answer.
+pub(crate) fn read(answer: &[u8]) -> io::Result<RouteNetlinkMessage> {
+    match NetlinkMessage::deserialize(answer).map_err(io::Error::other)?.payload {
+        NetlinkPayload::InnerMessage(message) => Ok(message),
+        NetlinkPayload::Error(error) => Err(error.to_io()),
+        _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 

@@ -1,0 +1,18 @@
+//! What the kernel says.
+
+use crate::datapath::{sockmap::btf, splice::routes as netlink};
+
+/// Its type information.
+pub fn types(data: &[u8]) {
+    for (of, field) in [("pair", "b"), ("tcp_sock", "bytes_acked"), ("", "")] {
+        if let Some(offset) = btf::find(data, of, field) {
+            // An offset is told in bits.
+            assert!(offset <= u64::from(u32::MAX) / 8);
+        }
+    }
+}
+
+/// Its answers about routes and interfaces.
+pub fn routes(data: &[u8]) {
+    let _ = netlink::read(data);
+}

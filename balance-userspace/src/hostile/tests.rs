@@ -1,0 +1,142 @@
+//! Each property on the seeds that are kept for it, and on what is made of them by chance.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use proptest::{
+    prelude::*,
+    sample::Index,
+    test_runner::{Config, TestRunner},
+};
+
+use super::{PROPERTIES, Property};
+
+/// Where the fuzzers are, and the seeds.
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz").join(name)
+}
+
+/// Names of what is in a folder.
+fn names_in(folder: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn seeds(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let folder = folder("seeds").join(name);
+    let files = names_in(&folder).into_iter().map(|file| folder.join(file));
+    let seeds: Vec<_> = files.map(|file| (file.clone(), fs::read(&file).unwrap())).collect();
+    assert!(!seeds.is_empty(), "no seeds in {}", folder.display());
+    seeds
+}
+
+/// In place of some bytes some others.
+#[derive(Clone, Debug)]
+struct Edit {
+    at: Index,
+    cut: usize,
+    by: Vec<u8>,
+}
+
+/// What means something to one reader or another.
+const PIECES: [&[u8]; 24] = [
+    b"\n",
+    b"\0",
+    b"\r",
+    b"\t",
+    b" ",
+    b"\\",
+    b"\"",
+    b"'",
+    b"#",
+    b";",
+    b":",
+    b"[",
+    b"]",
+    b"!",
+    b"%",
+    b"{",
+    b"}",
+    b",",
+    b"=",
+    b"-",
+    b"\x1b[2J",
+    b"\xff",
+    b"65536",
+    b"\xc2\x9b",
+];
+
+fn edits() -> impl Strategy<Value = Vec<Edit>> {
+    let piece = prop::sample::select(&PIECES[..]).prop_map(<[u8]>::to_vec);
+    let by = prop_oneof![piece, prop::collection::vec(any::<u8>(), 0..6)];
+    let edit = (any::<Index>(), 0..9_usize, by).prop_map(|(at, cut, by)| Edit { at, cut, by });
+    prop::collection::vec(edit, 0..8)
+}
+
+fn edited(seed: &[u8], edits: &[Edit]) -> Vec<u8> {
+    edits.iter().fold(seed.to_vec(), |mut bytes, Edit { at, cut, by }| {
+        let at = at.index(bytes.len() + 1);
+        let end = bytes.len().min(at + cut);
+        bytes.splice(at..end, by.iter().copied());
+        bytes
+    })
+}
+
+fn check(property: Property, name: &str) {
+    let seeds = seeds(name);
+    for (file, seed) in &seeds {
+        let held = std::panic::catch_unwind(|| property(seed));
+        assert!(held.is_ok(), "it does not hold for {}", file.display());
+    }
+    // A case that fails is to be kept as a seed, by a name that says what it is about.
+    let config = Config { failure_persistence: None, ..Config::default() };
+    let chosen = (any::<Index>(), edits());
+    let chance = chosen.prop_map(|(seed, edits)| edited(&seed.get(&seeds).1, &edits));
+    TestRunner::new(config)
+        .run(&chance, |bytes| {
+            property(&bytes);
+            Ok(())
+        })
+        .unwrap_or_else(|e| panic!("{e}"));
+}
+
+macro_rules! on_seeds {
+    ($($name:ident),+ $(,)?) => {
+        $(
+            #[test]
+            fn $name() {
+                check(super::$name, stringify!($name));
+            }
+        )+
+
+        const TESTED: &[&str] = &[$(stringify!($name)),+];
+    };
+}
+
+on_seeds!(
+    arguments,
+    channels,
+    command,
+    configuration,
+    dump,
+    judgement,
+    names,
+    options,
+    reply,
+    request,
+    routes,
+    supervised,
+    types,
+);
+
+#[test]
+fn every_property_is_tested_here_and_has_a_fuzzer_and_seeds() {
+    let names = || PROPERTIES.iter().map(|(name, _)| (*name).to_owned());
+    assert!(names().eq(TESTED.iter().map(|name| (*name).to_owned())));
+    let fuzzers = names().map(|name| name + ".rs").collect::<BTreeSet<_>>();
+    assert_eq!(names_in(&folder("fuzz_targets")), fuzzers);
+    assert_eq!(names_in(&folder("seeds")), names().collect());
+}

@@ -1,0 +1,4 @@
+//! Looks for bytes for which `dump` does not hold.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| balance_userspace::hostile::dump(data));

@@ -1,0 +1,4 @@
+//! Looks for bytes for which `supervised` does not hold.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| balance_userspace::hostile::supervised(data));
