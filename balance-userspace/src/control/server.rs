@@ -78,20 +78,23 @@ async fn converse(stream: UnixStream, answers: &impl Answer, mut seat: Seat) -> 
         if read == 0 {
             return Ok(());
         }
-        let reply = if !heard {
-            Reply::Refused("only root and the owner of balance may control it".to_owned())
+        let request = if !heard {
+            Err(Reply::Refused("only root and the owner of balance may control it".to_owned()))
         } else if line.last() != Some(&b'\n') {
-            Reply::Refused("the request is too long or was cut off".to_owned())
+            Err(Reply::Refused("the request is too long or was cut off".to_owned()))
         } else {
-            match read_request(&line) {
-                Ok(Command::Hello) => hello(),
-                Ok(command) => tokio::select! {
-                    reply = answers.answer(&mut seat, command) => reply,
-                    // Nobody waits for the end of its drain any more.
-                    () = gone(&mut lines) => return Ok(()),
-                },
-                Err(reply) => reply,
-            }
+            read_request(&line)
+        };
+        // Not kept for as long as a command may wait.
+        drop(line);
+        let reply = match request {
+            Ok(Command::Hello) => hello(),
+            Ok(command) => tokio::select! {
+                reply = answers.answer(&mut seat, command) => reply,
+                // Nobody waits for the end of its drain any more.
+                () = gone(&mut lines) => return Ok(()),
+            },
+            Err(reply) => reply,
         };
         let refused = matches!(reply, Reply::Refused(_) | Reply::Mismatch { .. });
         let mut text = serde_json::to_vec(&reply)?;
