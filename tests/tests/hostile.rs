@@ -1,0 +1,487 @@
+//! Control sockets, of an instance and of a supervisor, among those who mean them harm: what such
+//! clients cost is bounded, clients of the port and operators are served all the same, and another
+//! user is refused by the mode of the socket and, where that has been loosened, by who they are.
+
+use std::{
+    fs,
+    io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
+    net::Ipv4Addr,
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{libc, unistd::Uid};
+use tests::{
+    Backend, Balance, Builder, KillOnDrop, Link, Outcome, PATIENCE, Process, ReservedPort, RunDir,
+    Service, ask, binary, eventually, run, skip,
+};
+
+/// The user `nobody`.
+const NOBODY: u32 = 65534;
+
+/// Clients that are served at a time.
+const SEATS: usize = 64;
+
+const MIB: u64 = 1 << 20;
+
+/// A control socket that is attacked, and all that has to go on meanwhile.
+trait Attacked: Sync {
+    /// The socket.
+    fn socket(&self) -> PathBuf;
+
+    /// Whose it is.
+    fn process(&self) -> Process;
+
+    /// What an operator does who only looks.
+    fn look(&self) -> Command;
+
+    /// A request that is answered.
+    const REQUEST: &'static str;
+
+    /// Asserts that a client of the port is served.
+    fn assert_serves(&self);
+
+    /// Asserts that an operator is, too.
+    fn assert_answers(&self) {
+        let outcome = run(&mut self.look(), PATIENCE);
+        assert_eq!((outcome.status.code(), &*outcome.stderr), (Some(0), ""), "{outcome:?}");
+    }
+
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.socket()).expect("connecting to the socket");
+        stream.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+        stream.set_write_timeout(Some(PATIENCE)).expect("SO_SNDTIMEO");
+        stream
+    }
+}
+
+struct Instance {
+    dir: RunDir,
+    balance: Balance,
+    _server: Backend,
+}
+
+impl Instance {
+    fn start() -> Self {
+        let (dir, server) = (RunDir::new(), Backend::greeter("A"));
+        let balance = dir.given_to(Builder::auto().channel(server.address())).start();
+        Self { dir, balance, _server: server }
+    }
+}
+
+impl Attacked for Instance {
+    const REQUEST: &'static str = "{\"version\":1,\"command\":\"show\"}\n";
+
+    fn socket(&self) -> PathBuf {
+        self.dir.file(self.balance.address(), "sock")
+    }
+
+    fn process(&self) -> Process {
+        self.balance.process()
+    }
+
+    fn look(&self) -> Command {
+        self.dir.command(self.balance.address(), "show")
+    }
+
+    fn assert_serves(&self) {
+        assert_eq!(ask(self.balance.address()).expect("an orderly close"), "A");
+    }
+}
+
+struct Supervisor {
+    child: KillOnDrop<Child>,
+    service: Service,
+    port: ReservedPort,
+    _server: Backend,
+}
+
+impl Supervisor {
+    fn start() -> Self {
+        let (port, server) = (ReservedPort::new(), Backend::greeter("A"));
+        let service = Service::new(&format!("-b 127.0.0.1 {} {}\n", port.port(), server.address()));
+        let child = KillOnDrop(service.foreground(|_| {}));
+        service
+            .status_when("the instance runs", |rows| rows.iter().all(|row| row.state == "running"));
+        Self { child, service, port, _server: server }
+    }
+}
+
+impl Attacked for Supervisor {
+    const REQUEST: &'static str = "{\"version\":1,\"command\":\"instances\"}\n";
+
+    fn socket(&self) -> PathBuf {
+        let entries = fs::read_dir(self.service.run_dir()).expect("the run directory").flatten();
+        let sockets = entries.filter(|entry| {
+            let name = entry.file_name().into_string().expect("UTF-8");
+            name.starts_with("conf.") && name.ends_with(".sock")
+        });
+        let [socket] = &sockets.map(|entry| entry.path()).collect::<Vec<_>>()[..] else {
+            panic!("not one socket of a supervisor")
+        };
+        socket.clone()
+    }
+
+    fn process(&self) -> Process {
+        Process(self.child.0.id())
+    }
+
+    fn look(&self) -> Command {
+        self.service.command(&["status"])
+    }
+
+    fn assert_serves(&self) {
+        assert_eq!(ask(self.port.address()).expect("an orderly close"), "A");
+    }
+}
+
+fn endless_lines_take_no_more_memory_however_many_there_are(attacked: &impl Attacked) {
+    /// What each may take: the longest request, and what a buffer has that grows by doubling.
+    const LINE: u64 = 2 * MIB;
+
+    let process = attacked.process();
+    let before = process.resident();
+    // Were as little as a request of each kept, it would be more than that in the end.
+    for _ in 0..6 {
+        let over = AtomicBool::new(false);
+        let most = thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                let mut most = 0;
+                while !over.load(Ordering::Relaxed) {
+                    most = most.max(process.resident());
+                    thread::sleep(Duration::from_millis(2));
+                }
+                most
+            });
+            let endless: Vec<_> = (0..SEATS)
+                .map(|_| scope.spawn(|| assert_is_cut_off(attacked.connect(), &[b'x'; 65_536])))
+                .collect();
+            attacked.assert_serves();
+            endless.into_iter().for_each(|client| client.join().expect("an endless line"));
+            over.store(true, Ordering::Relaxed);
+            watch.join().expect("the watch")
+        });
+        let growth = most.saturating_sub(before);
+        assert!(growth <= SEATS as u64 * LINE, "{growth} bytes more");
+        attacked.assert_answers();
+    }
+}
+
+/// Writes the same again and again until nobody takes it any more, which has to be soon.
+fn assert_is_cut_off(mut stream: UnixStream, bytes: &[u8]) {
+    let start = Instant::now();
+    let error = loop {
+        if let Err(error) = stream.write_all(bytes) {
+            break error;
+        }
+        assert!(start.elapsed() < PATIENCE, "it is never cut off");
+    };
+    assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
+}
+
+fn a_line_that_comes_byte_by_byte_is_cut_off(attacked: &impl Attacked) {
+    let mut stream = attacked.connect();
+    // Slower than a client may be, with a byte before each wait for more would be over.
+    stream.set_read_timeout(Some(Duration::from_millis(100))).expect("SO_RCVTIMEO");
+    let start = Instant::now();
+    loop {
+        let written = stream.write_all(b"x");
+        match stream.read(&mut [0; 256]) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && written.is_ok() => {}
+            _ => break,
+        }
+        assert!(start.elapsed() < PATIENCE, "it is never cut off");
+    }
+    attacked.assert_answers();
+}
+
+fn who_never_reads_is_cut_off_and_takes_no_memory(attacked: &impl Attacked) {
+    let process = attacked.process();
+    let (before, descriptors) = (process.resident(), process.descriptors());
+    let requests = many_requests(attacked);
+    let start = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..SEATS / 2 {
+            scope.spawn(|| assert_is_cut_off(attacked.connect(), requests.as_bytes()));
+        }
+        attacked.assert_serves();
+        attacked.assert_answers();
+    });
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    let growth = process.resident().saturating_sub(before);
+    assert!(growth <= 16 * MIB, "{growth} bytes more");
+    eventually(PATIENCE, "their descriptors are closed", || match process.descriptors() {
+        now if now <= descriptors => Ok(()),
+        now => Err(format!("{now}, {descriptors} before")),
+    });
+    attacked.assert_answers();
+}
+
+/// Many requests, after one that is seen to be answered.
+fn many_requests<A: Attacked>(attacked: &A) -> String {
+    let mut stream = attacked.connect();
+    stream.write_all(A::REQUEST.as_bytes()).expect("a request");
+    let mut reply = String::new();
+    BufReader::new(stream).read_line(&mut reply).expect("a reply");
+    assert!(!reply.contains("refused"), "{reply}");
+    A::REQUEST.repeat(100)
+}
+
+fn a_thousand_connections_keep_no_client_out_and_an_operator_is_served_or_told(
+    attacked: &impl Attacked,
+) {
+    const MANY: usize = 1000;
+
+    let descriptors = attacked.process().descriptors();
+    let (begin, over) = (Barrier::new(MANY + 1), AtomicBool::new(false));
+    thread::scope(|scope| {
+        for _ in 0..MANY {
+            let silent = || {
+                begin.wait();
+                // Those that nobody has accepted yet wait in connect.
+                let stream = attacked.connect();
+                while !over.load(Ordering::Relaxed) {
+                    thread::park_timeout(Duration::from_millis(50));
+                }
+                drop(stream);
+            };
+            thread::Builder::new()
+                .stack_size(65_536)
+                .spawn_scoped(scope, silent)
+                .expect("a thread");
+        }
+        begin.wait();
+        for _ in 0..20 {
+            attacked.assert_serves();
+        }
+        let now = attacked.process().descriptors();
+        assert!(now <= descriptors + 2 * SEATS, "{now} descriptors, {descriptors} before");
+        assert_served_or_told(&run(&mut attacked.look(), PATIENCE));
+        attacked.assert_serves();
+        over.store(true, Ordering::Relaxed);
+    });
+    attacked.assert_answers();
+}
+
+fn assert_served_or_told(outcome: &Outcome) {
+    match outcome.status.code() {
+        Some(0) => assert_eq!(outcome.stderr, "", "{outcome:?}"),
+        Some(69) => assert!(outcome.stderr.ends_with("does not answer\n"), "{outcome:?}"),
+        _ => panic!("{outcome:?}"),
+    }
+}
+
+fn another_user_is_refused_by_mode_and_by_who_they_are(attacked: &impl Attacked) {
+    if !Uid::effective().is_root() {
+        return skip("becoming another user needs root");
+    }
+    let socket = attacked.socket();
+    let folders = socket.ancestors().skip(1).take_while(|folder| folder.starts_with("/tmp/"));
+    folders.for_each(|folder| set_mode(folder, 0o755));
+    assert_eq!(fs::metadata(&socket).expect("a socket").permissions().mode() & 0o777, 0o600);
+
+    // The first time the socket does not let them, the second time it would.
+    let error = as_nobody(attacked).expect_err("a socket that lets everybody connect");
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    set_mode(&socket, 0o666);
+    let reply = as_nobody(attacked).expect("a reply");
+    assert_eq!(reply, "{\"refused\":\"only root and the owner of balance may control it\"}\n");
+    attacked.assert_answers();
+}
+
+/// What another user hears who sends a request.
+fn as_nobody<A: Attacked>(attacked: &A) -> io::Result<String> {
+    let socket = attacked.socket();
+    let ask = || {
+        // SAFETY: a bare system call; not through the C library, it is this thread's user alone that
+        // it changes, and nothing is done on it that counts on the user it had.
+        let done = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+        assert_eq!(done, 0, "setresuid: {}", io::Error::last_os_error());
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(A::REQUEST.as_bytes())?;
+        let mut reply = String::new();
+        BufReader::new(stream).read_line(&mut reply)?;
+        Ok(reply)
+    };
+    thread::scope(|scope| scope.spawn(ask).join().expect("another user"))
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
+}
+
+macro_rules! on_both_sockets {
+    ($($name:ident),+ $(,)?) => {$(
+        mod $name {
+            #[test]
+            fn of_an_instance() {
+                super::$name(&super::Instance::start());
+            }
+
+            #[test]
+            fn of_a_supervisor() {
+                super::$name(&super::Supervisor::start());
+            }
+        }
+    )+};
+}
+
+on_both_sockets!(
+    endless_lines_take_no_more_memory_however_many_there_are,
+    a_line_that_comes_byte_by_byte_is_cut_off,
+    who_never_reads_is_cut_off_and_takes_no_memory,
+    a_thousand_connections_keep_no_client_out_and_an_operator_is_served_or_told,
+    another_user_is_refused_by_mode_and_by_who_they_are,
+);
+
+#[test]
+fn what_waits_keeps_nothing_of_its_request() {
+    const WAITING: usize = 100;
+    const DRAIN: &str = "{\"version\":1,\"command\":{\"drain\":{\"id\":{\"group\":0,\"channel\":0},\"seconds\":null}}}";
+
+    let dir = RunDir::new();
+    let link = Link::with(dir.given_to(Builder::auto()), (Ipv4Addr::LOCALHOST, 0).into());
+    let (client, server) = link.pair();
+    let process = link.balance.process();
+    let (before, descriptors) = (process.resident(), process.descriptors());
+    // As long as a request may be.
+    let mut request = DRAIN.as_bytes().to_vec();
+    request.resize(MIB as usize - 1, b' ');
+    request.push(b'\n');
+    let waiting: Vec<_> = (0..WAITING)
+        .map(|_| {
+            let mut stream =
+                UnixStream::connect(dir.file(link.balance.address(), "sock")).expect("connecting");
+            stream.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+            stream.write_all(&request).expect("the request");
+            stream
+        })
+        .collect();
+    eventually(PATIENCE, "all wait", || match process.descriptors() - descriptors {
+        WAITING => Ok(()),
+        now => Err(format!("{now} do")),
+    });
+    // Nobody is served who has come before and does not wait yet.
+    assert_eq!(dir.show(link.balance.address())[0].current, 1);
+    let growth = process.resident().saturating_sub(before);
+    assert!(growth <= 32 * MIB, "{growth} bytes more");
+    drop((client, server));
+    for stream in waiting {
+        let mut reply = String::new();
+        BufReader::new(stream).read_line(&mut reply).expect("the reply");
+        assert_eq!(reply, "{\"left\":0}\n");
+    }
+}
+
+/// A program without `--run-dir`, in a view of the file system of its own with an empty `/run`.
+fn in_its_own_run(prepare: &str) -> Command {
+    let mut command = Command::new("unshare");
+    let script = format!("mount -t tmpfs none /run; {prepare}; exec \"$0\" \"$@\"");
+    command.args(["--mount", "sh", "-e", "-c", &script]).arg(binary());
+    command.args(["-f", "--datapath", "relay", "-b", "127.0.0.1"]);
+    command
+}
+
+#[test]
+fn the_default_run_directory_is_closed_to_others_or_not_used() {
+    if !Uid::effective().is_root() {
+        return skip("the default directory of root needs root");
+    }
+    for prepare in ["true", "mkdir -m 1777 /run/balance", "mkdir -m 0775 /run/balance"] {
+        let port = ReservedPort::new();
+        let mut command = in_its_own_run(prepare);
+        let program = KillOnDrop(command.arg(port.port().to_string()).spawn().expect("unshare"));
+        let run = PathBuf::from(format!("/proc/{}/root/run/balance", program.0.id()));
+        let pid_file = run.join(format!("balance.{}.127.0.0.1.pid", port.port()));
+        eventually(PATIENCE, "it serves", || match fs::exists(&pid_file) {
+            Ok(true) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        let mode = fs::metadata(&run).expect("the directory").permissions().mode();
+        assert_eq!(mode & 0o7022, 0, "{prepare}: {mode:o}");
+    }
+    for prepare in [
+        "mkdir -m 0777 /run/balance; chown nobody /run/balance",
+        "mkdir -m 0700 /run/other; ln -s other /run/balance",
+    ] {
+        let port = ReservedPort::new();
+        let mut command = in_its_own_run(prepare);
+        command.arg(port.port().to_string());
+        let folder = assert_serves_without_socket(&mut command, |program| {
+            PathBuf::from(format!("/proc/{program}/root/run/balance"))
+        });
+        assert!(folder.is_empty(), "{prepare}: {folder:?}");
+    }
+}
+
+/// Asserts that a program says that it has no control socket, and serves; returns what is in its run
+/// directory.
+fn assert_serves_without_socket(
+    command: &mut Command,
+    folder: impl FnOnce(u32) -> PathBuf,
+) -> Vec<PathBuf> {
+    let mut program = KillOnDrop(command.stderr(Stdio::piped()).spawn().expect("the program"));
+    let log = BufReader::new(program.0.stderr.take().expect("piped"));
+    let mut lines = log.lines().map(|line| line.expect("a line"));
+    let warning = lines.next().expect("a warning");
+    assert!(warning.contains("there is no control socket"), "{warning}");
+    assert!(lines.any(|line| line.contains("ready")), "{warning}");
+    let entries = fs::read_dir(folder(program.0.id())).expect("the directory").flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+#[test]
+fn the_default_run_directory_of_a_session_is_closed_to_others_or_not_used() {
+    if !Uid::effective().is_root() {
+        return skip("becoming another user needs root");
+    }
+    let session = tempfile::tempdir().expect("a temporary folder");
+    set_mode(session.path(), 0o755);
+    let own = session.path().join("balance");
+    fs::create_dir(&own).expect("mkdir");
+    let (program, _copy) = program_for_all();
+    let start = || {
+        let builder = Builder::auto().quiet().binary(&program).user(NOBODY);
+        let (mut command, port, address) = builder.operand("127.0.0.1:9").command();
+        command.env("XDG_RUNTIME_DIR", session.path());
+        (command, port, address)
+    };
+    set_mode(&own, 0o777);
+    let (mut command, _port, _) = start();
+    let left = assert_serves_without_socket(&mut command, |_| own.clone());
+    assert!(left.is_empty(), "{left:?}");
+
+    chown(&own, Some(NOBODY), Some(NOBODY)).expect("chown");
+    let (mut command, _port, address) = start();
+    let _program = KillOnDrop(command.spawn().expect("the program"));
+    let pid_file = own.join(format!("balance.{}.{}.pid", address.port(), address.ip()));
+    eventually(PATIENCE, "it serves", || match fs::exists(&pid_file) {
+        Ok(true) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(fs::metadata(&own).expect("the directory").permissions().mode() & 0o7777, 0o755);
+}
+
+/// A copy of the program that every user can run.
+fn program_for_all() -> (PathBuf, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    set_mode(folder.path(), 0o755);
+    let program = folder.path().join("balance");
+    // Not by ourselves: another test's child, just forked, would hold the copy open for writing,
+    // and such a file cannot be run.
+    let mut install = Command::new("install");
+    let outcome = run(install.args(["-m", "755"]).args([&binary(), &program]), PATIENCE);
+    assert!(outcome.status.success(), "{outcome:?}");
+    (program, folder)
+}
