@@ -1,0 +1,225 @@
+//! No byte of a connection gets into a log, however much is logged and wherever it goes, unless `-p`
+//! asks for it.
+
+use std::{
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    os::unix::net::UnixDatagram,
+    path::Path,
+    process::{Child, Command},
+    sync::mpsc,
+    thread,
+};
+
+use nix::unistd::Uid;
+use tests::{
+    Builder, Daemons, Datapath, End, KillOnDrop, PATIENCE, RunDir, accept, connect, end_of,
+    eventually, listen, on_each_datapath, reset, run, skip,
+};
+
+/// What the client says, and what the server says.
+const SECRETS: [&str; 2] = ["xyzzyPasswordOfTheClient", "plughAnswerOfTheServer"];
+
+/// The most that can be asked for: also what the libraries below have to say.
+const EVERYTHING: &str = "trace,trace";
+
+/// How often each is said on a connection: enough for every datapath to take it over.
+const TIMES: usize = 40;
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    Clean,
+    ResetByClient,
+    ResetByServer,
+}
+
+fn no_byte_is_logged(datapath: Datapath) {
+    for (name, builder, level) in [
+        ("-d, JSON", Builder::new(datapath), None),
+        ("-d, text", Builder::new(datapath).text(), None),
+        ("everything", Builder::new(datapath).quiet().text(), Some(EVERYTHING)),
+    ] {
+        let server = listen((Ipv4Addr::LOCALHOST, 0).into());
+        let builder = builder.channel(server.local_addr().expect("getsockname"));
+        let (mut command, _port, address) = builder.command();
+        command.envs(level.map(|level| ("BALANCE_LOG", level)));
+        let program = Logged::start(command);
+        talk(&server, || connect(address));
+        // The last that is said of a connection comes after its end.
+        program.wait_for("backend reset", 1);
+        let (out, err) = program.end();
+        assert_eq!(out, "", "{name}");
+        assert!(err.contains("DEBUG") || err.contains("TRACE"), "{name}: {err}");
+        assert_tells_no_secret(&err, name);
+    }
+}
+
+on_each_datapath!(no_byte_is_logged);
+
+#[test]
+fn all_bytes_are_shown_where_that_is_asked_for_and_not_in_the_log() {
+    let server = listen((Ipv4Addr::LOCALHOST, 0).into());
+    let builder = Builder::auto().option(&["-p"]);
+    let builder = builder.channel(server.local_addr().expect("getsockname"));
+    let (command, _port, address) = builder.command();
+    let program = Logged::start(command);
+    talk(&server, || connect(address));
+    let (out, err) = program.end();
+    for secret in SECRETS {
+        assert_eq!(out.matches(secret).count(), 3 * TIMES, "{secret}");
+    }
+    assert_tells_no_secret(&err, "-p");
+}
+
+#[test]
+fn no_byte_gets_to_syslog() {
+    if !Uid::effective().is_root() {
+        return skip("a syslog of its own needs root");
+    }
+    let dir = RunDir::new();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [devices, socket] = ["devices", "socket"].map(|name| folder.path().join(name));
+    fs::create_dir(&devices).expect("mkdir");
+    let syslog = UnixDatagram::bind(&socket).expect("a socket");
+    syslog.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+
+    let server = listen((Ipv4Addr::LOCALHOST, 0).into());
+    let builder = dir.given_to(Builder::auto().quiet().text().background());
+    let builder = builder.channel(server.local_addr().expect("getsockname"));
+    let (command, _port, address) = builder.command();
+    let _guard = Daemons(&dir);
+    // From the beginning: who says more than there is room for waits.
+    let (lines, read) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        let mut bytes = [0; 65_536];
+        while let Ok(len) = syslog.recv(&mut bytes) {
+            let line = String::from_utf8_lossy(&bytes[..len]).into_owned();
+            let is_last = line.contains("stopped connections=3");
+            lines.send(line).expect("a reader");
+            if is_last {
+                break;
+            }
+        }
+    });
+    let outcome =
+        run(in_front_of(&devices, &socket, &command).env("BALANCE_LOG", EVERYTHING), PATIENCE);
+    assert!(outcome.status.success(), "{outcome:?}");
+    talk(&server, || connect(address));
+    assert_eq!(dir.say(address, "kill"), "shutdown complete, exiting.\n");
+    reader.join().expect("the reader");
+    let log: String = read.iter().map(|line| line + "\n").collect();
+    assert!(log.contains("stopped connections=3"), "{log}");
+    assert_tells_no_secret(&log, "syslog");
+}
+
+/// The same command in a view of the file system of its own, with another `/dev/log`.
+fn in_front_of(devices: &Path, socket: &Path, command: &Command) -> Command {
+    const SCRIPT: &str = r#"
+        mount -t tmpfs none "$1"
+        touch "$1/null"; mount --bind /dev/null "$1/null"
+        ln -s "$2" "$1/log"
+        mount --rbind "$1" /dev
+        shift 2; exec "$@"
+    "#;
+    let mut front = Command::new("unshare");
+    front.args(["--mount", "sh", "-e", "-c", SCRIPT, "sh"]).arg(devices).arg(socket);
+    front.arg(command.get_program()).args(command.get_args());
+    front
+}
+
+/// Three connections, on which both sides tell their secrets; they end in all ways.
+fn talk(server: &TcpListener, connect: impl Fn() -> TcpStream) {
+    for ending in [Ending::Clean, Ending::ResetByClient, Ending::ResetByServer] {
+        let mut client = connect();
+        let mut other = accept(server);
+        for _ in 0..TIMES {
+            say(&mut client, &mut other, SECRETS[0]);
+            say(&mut other, &mut client, SECRETS[1]);
+        }
+        match ending {
+            Ending::Clean => {
+                drop(client);
+                assert_eq!(end_of(&mut other), End::Clean, "{ending:?}");
+            }
+            Ending::ResetByClient => {
+                reset(client);
+                assert_eq!(end_of(&mut other), End::Reset, "{ending:?}");
+            }
+            Ending::ResetByServer => {
+                reset(other);
+                assert_eq!(end_of(&mut client), End::Reset, "{ending:?}");
+            }
+        }
+    }
+}
+
+fn say(from: &mut TcpStream, to: &mut TcpStream, secret: &str) {
+    from.write_all(secret.as_bytes()).expect("a secret");
+    let mut heard = vec![0; secret.len()];
+    to.read_exact(&mut heard).expect("the secret");
+    assert_eq!(heard, secret.as_bytes());
+}
+
+/// Nothing of it, in whatever way bytes may be written.
+fn assert_tells_no_secret(log: &str, name: &str) {
+    for secret in SECRETS {
+        let bytes = &secret.as_bytes()[..8];
+        let each = |form: fn(&u8) -> String, between| {
+            bytes.iter().map(form).collect::<Vec<_>>().join(between)
+        };
+        for form in [
+            secret[..8].to_owned(),
+            each(|byte| format!("{byte:02x}"), ""),
+            each(|byte| format!("{byte:02x}"), " "),
+            each(|byte| byte.to_string(), ", "),
+        ] {
+            assert!(!log.to_lowercase().contains(&form.to_lowercase()), "{name}: {form}: {log}");
+        }
+    }
+}
+
+/// A program whose outputs go to files.
+struct Logged {
+    child: KillOnDrop<Child>,
+    outputs: [tempfile::NamedTempFile; 2],
+}
+
+impl Logged {
+    /// Starts it and waits until it serves.
+    fn start(mut command: Command) -> Self {
+        let outputs = [(); 2].map(|()| tempfile::NamedTempFile::new().expect("a temporary file"));
+        let [out, err] = outputs
+            .each_ref()
+            .map(|file| File::options().append(true).open(file.path()).expect("a temporary file"));
+        let child = command.stdout(out).stderr(err).spawn().expect("the program");
+        let program = Self { child: KillOnDrop(child), outputs };
+        program.wait_for("ready", 1);
+        program
+    }
+
+    fn read(&self) -> [String; 2] {
+        self.outputs.each_ref().map(|file| fs::read_to_string(file.path()).expect("text"))
+    }
+
+    /// Waits until that is in so many lines of its log.
+    fn wait_for(&self, what: &str, times: usize) {
+        eventually(PATIENCE, &format!("it logs {what:?}"), || {
+            let [_, err] = self.read();
+            let count = err.lines().filter(|line| line.contains(what)).count();
+            if count >= times { Ok(()) } else { Err(err) }
+        });
+    }
+
+    /// Ends it, and returns its output and its log.
+    fn end(mut self) -> (String, String) {
+        let pid = i32::try_from(self.child.0.id()).expect("a process id");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)
+            .expect("sending a signal");
+        let status = tests::finish(&mut self.child.0, PATIENCE, "the program");
+        assert_eq!(status.code(), Some(0), "{status}");
+        let [out, err] = self.read();
+        (out, err)
+    }
+}
