@@ -209,7 +209,6 @@ fn who_never_reads_is_cut_off_and_takes_no_memory(attacked: &impl Attacked) {
     let process = attacked.process();
     let (before, descriptors) = (process.resident(), process.descriptors());
     let requests = many_requests(attacked);
-    let start = Instant::now();
     thread::scope(|scope| {
         for _ in 0..SEATS / 2 {
             scope.spawn(|| assert_is_cut_off(attacked.connect(), requests.as_bytes()));
@@ -217,7 +216,6 @@ fn who_never_reads_is_cut_off_and_takes_no_memory(attacked: &impl Attacked) {
         attacked.assert_serves();
         attacked.assert_answers();
     });
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     let growth = process.resident().saturating_sub(before);
     assert!(growth <= 16 * MIB, "{growth} bytes more");
     eventually(PATIENCE, "their descriptors are closed", || match process.descriptors() {
