@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
+    apt,
     exec::{self, exec, output},
     toolchain::programs,
     workspace,
@@ -20,6 +21,10 @@ use crate::{
 
 const FUZZER: &str = "cargo-fuzz";
 const VERSION: &str = "0.13.2";
+
+/// libFuzzer is written in C++, and comes as its source.
+const COMPILER: &str = "c++";
+const DEBIAN_COMPILER: &str = "g++";
 
 /// Bytes of the longest input; what is read is told apart by its first few.
 const LONGEST: usize = 4096;
@@ -122,6 +127,9 @@ fn built() -> PathBuf {
 
 /// Makes sure that the fuzzer is there.
 fn install() -> Result<PathBuf> {
+    if programs(COMPILER).is_empty() {
+        apt::install(&[DEBIAN_COMPILER], "")?;
+    }
     if let Some(found) = find() {
         return Ok(found);
     }
