@@ -108,7 +108,10 @@ impl Routes {
 pub(crate) fn read(answer: &[u8]) -> io::Result<RouteNetlinkMessage> {
     match NetlinkMessage::deserialize(answer).map_err(io::Error::other)?.payload {
         NetlinkPayload::InnerMessage(message) => Ok(message),
-        NetlinkPayload::Error(error) => Err(error.to_io()),
+        // Not by its own `to_io`, which overflows for the least number.
+        NetlinkPayload::Error(error) => {
+            Err(io::Error::from_raw_os_error(error.raw_code().saturating_neg()))
+        }
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
