@@ -18,6 +18,14 @@ impl Process {
         list.count()
     }
 
+    /// Descriptors that are sockets.
+    pub fn sockets(self) -> usize {
+        let list = fs::read_dir(format!("/proc/{}/fd", self.0)).expect("its descriptors");
+        // One that has been closed since leads nowhere.
+        let target = |entry: fs::DirEntry| fs::read_link(entry.path()).unwrap_or_default();
+        list.flatten().map(target).filter(|to| to.to_string_lossy().starts_with("socket:")).count()
+    }
+
     /// Lets it have at most that many descriptors from now on.
     pub fn limit_descriptors(self, limit: usize) {
         let mut command = Command::new("prlimit");

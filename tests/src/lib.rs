@@ -16,6 +16,7 @@ mod datapath;
 mod eventually;
 mod forge;
 mod inspect;
+pub mod life;
 mod link;
 mod maps;
 mod net;

@@ -20,6 +20,7 @@ mod demo;
 mod dist;
 mod exec;
 mod executables;
+mod faults;
 mod fuzz;
 mod kernel;
 mod packager;
@@ -47,6 +48,7 @@ enum Task {
     Demo(demo::Options),
     Dist(dist::Options),
     Bench(bench::Options),
+    Faults(faults::Options),
     Fuzz(fuzz::Options),
 }
 
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&options),
         Task::Dist(options) => dist::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Faults(options) => faults::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
     };
     match outcome {

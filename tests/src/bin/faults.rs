@@ -1,0 +1,123 @@
+//! Random lives of connections for as long as one likes; `cargo xtask faults` builds all that is
+//! needed and calls it.
+//!
+//! Invariant: whatever goes wrong can be seen again with what is printed.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the terminal is what this is for: figures on stdout, failures on stderr"
+)]
+
+use std::{
+    io::{IsTerminal as _, stderr},
+    process::ExitCode,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use tests::{
+    kernel_works,
+    life::{Figures, Limit, Plan, Run, Setting},
+};
+
+/// Random lives of connections, broken off in all ways, through each datapath.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask faults", bin_name = "cargo xtask faults", max_term_width = 100)]
+struct Options {
+    /// How long in all; the datapaths share it
+    #[arg(long, value_name = "N", default_value = "100",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+
+    /// Where all lives come from [default: another one each time]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+
+    /// One datapath alone, or some [default: all]: relay, sockmap, handover (from relay to
+    /// sockmap), splice, splice-apart (between network namespaces)
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    datapath: Vec<Setting>,
+
+    /// The life of that number alone
+    #[arg(long, value_name = "NUMBER", requires = "seed")]
+    only: Option<u64>,
+
+    /// How often, with --only
+    #[arg(long, value_name = "N", default_value = "1", requires = "only")]
+    times: u64,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let settings = match options.datapath.is_empty() {
+        true => Setting::ALL.map(|(_, setting)| setting).into(),
+        false => options.datapath.clone(),
+    };
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 40));
+    let time = Duration::from_secs(options.seconds) / settings.len() as u32;
+    let limit = options.only.map_or(Limit::Time(time), |only| Limit::Only(only, options.times));
+    if let Some(only) = options.only {
+        println!("{}\n", Plan::new(seed, only));
+    }
+    for setting in settings {
+        if setting.needs_kernel() && !kernel_works() {
+            continue;
+        }
+        println!("{setting}: seed {seed}");
+        let shown = Shown::new(limit);
+        let outcome = Run { setting, seed, limit }.go(&|figures| shown.show(figures));
+        shown.bar.finish_and_clear();
+        match outcome {
+            Ok(Some(figures)) => println!("{figures}\nnothing was wrong\n"),
+            Ok(None) => {}
+            Err(failures) => {
+                for failure in &failures {
+                    eprintln!("{failure}\n");
+                }
+                eprintln!("{} lives went wrong", failures.len());
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// How far a run is: as a bar, or as a line now and then where nobody sees a bar.
+struct Shown {
+    bar: ProgressBar,
+    counts_lives: bool,
+    line: Option<Mutex<Instant>>,
+}
+
+impl Shown {
+    fn new(limit: Limit) -> Self {
+        let (steps, counts_lives) = match limit {
+            Limit::Time(time) => (time.as_secs(), false),
+            Limit::Lives(lives) | Limit::Only(_, lives) => (lives, true),
+        };
+        let style = ProgressStyle::with_template("{elapsed_precise} [{wide_bar}] {msg} ({eta})");
+        let bar = ProgressBar::new(steps).with_style(style.expect("a template"));
+        let line = (!stderr().is_terminal()).then(|| Mutex::new(Instant::now()));
+        Self { bar, counts_lives, line }
+    }
+
+    fn show(&self, figures: &Figures) {
+        let text = format!("{} lives, {} MB", figures.lives, figures.bytes / 1_000_000);
+        self.bar.set_position(if self.counts_lives {
+            figures.lives
+        } else {
+            figures.time.as_secs()
+        });
+        self.bar.set_message(text.clone());
+        if let Some(line) = &self.line
+            && let Ok(mut last) = line.lock()
+            && last.elapsed() > Duration::from_secs(10)
+        {
+            *last = Instant::now();
+            eprintln!("{:.0} s: {text}", figures.time.as_secs_f64());
+        }
+    }
+}

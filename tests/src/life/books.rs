@@ -1,0 +1,133 @@
+//! What the program holds and what it says it has done, against what its peers have seen.
+//!
+//! Invariant: what is compared is exact where both sides know it, and a bound where one of them was
+//! cut off; only memory, which the whole machine shares, has an allowance.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{End, lane::Lived, verdict::is_turned_away};
+use crate::{Balance, Datapath, KernelMemory, RunDir, Session, eventually, kernel_entries};
+
+/// Time in which what is over is tidied up.
+const SETTLED: Duration = Duration::from_secs(60);
+
+/// Between two looks at what goes on.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What memory may have grown by: that of the kernel is the whole machine's, and allocators do not
+/// give back to the page.
+const MEMORY: u64 = 64 << 20;
+
+/// What the program held before any life.
+#[derive(Debug)]
+pub(super) struct Before {
+    sockets: usize,
+    descriptors: usize,
+    threads: u64,
+    kernel: KernelMemory,
+}
+
+impl Before {
+    /// As it is when it has so many sockets again.
+    pub(super) fn settled(balance: &Balance, dir: &RunDir, sockets: usize) -> Self {
+        let process = balance.process();
+        dir.show_at_rest(balance.address());
+        at_most("sockets", sockets, || Ok(process.sockets()));
+        Self {
+            sockets,
+            descriptors: process.descriptors(),
+            threads: process.threads(),
+            kernel: KernelMemory::now(),
+        }
+    }
+
+    /// Waits until the program holds no more than before; panics if it goes on to.
+    pub(super) fn settle(&self, balance: &Balance, dir: &RunDir, datapath: Datapath) {
+        let process = balance.process();
+        let address = balance.address();
+        dir.show_at_rest(address);
+        at_most("sockets", self.sockets, || Ok(process.sockets()));
+        at_most("descriptors", self.descriptors, || Ok(process.descriptors()));
+        at_most("map entries", 0, || kernel_entries(process.0, datapath));
+        // Threads of the kernel that work for a ring stay for a while.
+        at_most("threads", self.threads as usize, || Ok(process.threads() as usize));
+        at_most("open connections", 0, || Ok(connections(process.0, address.port())));
+        eventually(SETTLED, "the kernel's memory is free again", || {
+            match KernelMemory::now().growth_since(self.kernel) {
+                growth if growth <= MEMORY => Ok(()),
+                growth => Err(format!("{growth} bytes more than before")),
+            }
+        });
+    }
+}
+
+/// Waits until no session goes on; those that still do after a while, and what the program says of
+/// them.
+pub(super) fn left_over(balance: &Balance, dir: &RunDir) -> Vec<(SocketAddr, String)> {
+    let start = Instant::now();
+    loop {
+        let is_late = start.elapsed() > SETTLED;
+        let sessions = dir.say(balance.address(), "sessions");
+        let client = |line: &str| line.split_whitespace().next()?.parse().ok();
+        let of_lives = sessions.lines().filter_map(|line| Some((client(line)?, line.to_owned())));
+        let of_lives: Vec<_> = of_lives.collect();
+        if of_lives.is_empty() || is_late {
+            return of_lives;
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+/// Waits until there is no more of something.
+fn at_most(what: &str, most: usize, look: impl Fn() -> Result<usize, String>) {
+    eventually(SETTLED, &format!("{most} {what}"), || match look()? {
+        found if found <= most => Ok(()),
+        found => Err(found.to_string()),
+    });
+}
+
+/// Connections of the program's host with that port at their own end, other than those that are only
+/// remembered (TIME_WAIT): also of sockets that nobody has any more.
+fn connections(process: u32, port: u16) -> usize {
+    let path = format!("/proc/{process}/net/tcp");
+    let table = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let own = format!(":{port:04X}");
+    let is_open = |line: &&str| {
+        let words: Vec<&str> = line.split_whitespace().take(4).collect();
+        matches!(words[..], [_, local, _, state] if local.ends_with(&own) && !["0A", "06"].contains(&state))
+    };
+    table.lines().skip(1).filter(is_open).count()
+}
+
+/// What the program, which has ended, says in its log of all connections.
+pub(super) fn sessions(balance: &Balance) -> Vec<Session> {
+    let events = balance.events();
+    let troubles = events.iter().filter(|event| ["WARN", "ERROR"].contains(&event.level.as_str()));
+    let troubles: Vec<_> = troubles.collect();
+    assert!(troubles.is_empty(), "the program complains: {troubles:#?}");
+    balance.sessions(0)
+}
+
+/// What is wrong with what the program says of a life, if something is.
+pub(super) fn disagreement(lived: &Lived, session: Option<&Session>) -> Option<String> {
+    let Lived { client, backends, .. } = lived;
+    let Some(session) = session else {
+        let has_to = !is_turned_away(client, backends);
+        return has_to.then(|| "the program knows nothing of it".to_owned());
+    };
+    let Some(backend) = backends.last() else {
+        return (session.rcvd > 0).then(|| format!("heard of nobody: {session:?}"));
+    };
+    for (from, to, counted) in [(client, backend, session.sent), (backend, client, session.rcvd)] {
+        let whole = from.finished && to.end == Some(End::Clean);
+        if counted > from.said || whole && counted != from.said {
+            return Some(format!("{counted} of {} bytes counted: {session:?}", from.said));
+        }
+    }
+    None
+}

@@ -1,0 +1,101 @@
+//! How much has happened in a run, by kind.
+//!
+//! Invariant: only what took place is counted: a break that was planned and did not come to pass is
+//! none.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use super::{Act, End, Ending, Plan, Reception, lane::Lived};
+
+/// What has happened in a run.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    /// Lives that are over.
+    pub lives: u64,
+    /// Bytes that clients have heard, and backends.
+    pub bytes: u64,
+    /// How long it took.
+    pub time: Duration,
+    /// The longest life, and its number.
+    pub longest: (Duration, u64),
+    /// What happened in lives, and in how many of them.
+    pub kinds: BTreeMap<&'static str, u64>,
+    /// Connections by the datapath on which they ended.
+    pub sessions: BTreeMap<String, u64>,
+}
+
+impl Figures {
+    /// Counts a life.
+    pub(super) fn add(&mut self, plan: &Plan, lived: &Lived) {
+        let Lived { client, backends, time, .. } = lived;
+        let backend = backends.last();
+        self.lives += 1;
+        self.longest = self.longest.max((*time, plan.number));
+        self.bytes += client.heard + backend.map_or(0, |backend| backend.heard);
+        let sides = [(&plan.client, Some(client)), (&plan.backend, backend)];
+        for (side, (script, record)) in sides.into_iter().enumerate() {
+            let Some(record) = record else { continue };
+            match record.left {
+                Some(Ending::Reset) => self.count(["client resets", "backend resets"][side]),
+                Some(Ending::Close) => self.count(["client vanishes", "backend dies"][side]),
+                None => {}
+            }
+            if record.end == Some(End::Reset) {
+                self.count("a side is told of a break");
+            }
+            if script.stalls() {
+                self.count("a side stops reading for good");
+            } else if !script.rests.is_empty() {
+                self.count("a side stops reading for a while");
+            }
+            if script.acts.contains(&Act::Urgent) {
+                self.count("urgent bytes");
+            }
+            let ended = script.acts.iter().position(|act| *act == Act::HearEnd);
+            if ended
+                .is_some_and(|at| script.acts[at..].iter().any(|a| matches!(a, Act::Say { .. })))
+            {
+                self.count("a side talks on after the other's end");
+            }
+        }
+        let all_clean = sides.iter().all(|(_, record)| {
+            record.is_some_and(|record| record.finished && record.end == Some(End::Clean))
+        });
+        if all_clean {
+            self.count("both ends clean");
+        }
+        if backends.len() > 1 {
+            self.count("backend breaks off at once, the next group serves");
+        }
+        match plan.reception {
+            Reception::Served => {}
+            Reception::Spare => self.count("first backend down, the next group serves"),
+            Reception::Nobody => self.count("all backends down"),
+            Reception::DiesInQueue => self.count("backend dies before it accepts"),
+        }
+    }
+
+    fn count(&mut self, kind: &'static str) {
+        *self.kinds.entry(kind).or_default() += 1;
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lives, bytes, time, longest: (longest, number), kinds, sessions } = self;
+        write!(
+            f,
+            "{lives} lives in {:.0} s, {} MB heard, ",
+            time.as_secs_f64(),
+            bytes / 1_000_000
+        )?;
+        write!(f, "the longest {:.1} s (life {number})", longest.as_secs_f64())?;
+        for (kind, count) in kinds {
+            write!(f, "\n  {count:>7}  {kind}")?;
+        }
+        for (name, count) in sessions {
+            write!(f, "\n  {count:>7}  on {name} at their end")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,287 @@
+//! Plays one side of a life on a real socket, and writes down what it did and saw.
+//!
+//! Invariants: one thread, which sleeps until something can be done or is due; the first thing that
+//! the kernel tells of a connection that has broken is what counts, because it tells it once; at
+//! the deadline it gives up.
+
+use std::{
+    io::{self, ErrorKind, Read as _, Write as _},
+    net::{Shutdown, TcpStream},
+    os::fd::AsFd as _,
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    poll::{PollFd, PollFlags, ppoll},
+    sys::time::TimeSpec,
+};
+use socket2::SockRef;
+
+use super::{Act, Break, Ear, End, Ending, Moment, Record, Script, Voice};
+use crate::reset;
+
+/// Bytes of one read.
+const CHUNK: usize = 128 << 10;
+
+/// Plays `script` on a stream: says `own`, and expects to hear `other`.
+pub(super) fn play(
+    stream: TcpStream,
+    script: &Script,
+    own: Voice,
+    other: Voice,
+    deadline: Instant,
+) -> Record {
+    stream.set_nonblocking(true).expect("O_NONBLOCK");
+    stream.set_nodelay(true).expect("TCP_NODELAY");
+    SockRef::from(&stream).set_out_of_band_inline(true).expect("SO_OOBINLINE");
+    let peer = Playing {
+        script,
+        own,
+        start: Instant::now(),
+        deadline,
+        ear: Ear::new(other),
+        act: 0,
+        said_in_act: 0,
+        silent_until: None,
+        rest: 0,
+        deaf_until: None,
+        buffer: vec![0; CHUNK],
+        record: Record::default(),
+    };
+    peer.run(stream)
+}
+
+struct Playing<'s> {
+    script: &'s Script,
+    own: Voice,
+    start: Instant,
+    deadline: Instant,
+    ear: Ear,
+    /// The act that it is at, and how much of it has been said.
+    act: usize,
+    said_in_act: u64,
+    silent_until: Option<Instant>,
+    /// The rest that comes next or is being taken.
+    rest: usize,
+    deaf_until: Option<Instant>,
+    buffer: Vec<u8>,
+    record: Record,
+}
+
+/// What can be done now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    /// To move bytes.
+    Move,
+    /// To wait until then.
+    Until(Instant),
+    /// To wait for what the other half does.
+    Wait,
+    /// Nothing any more.
+    Over,
+}
+
+impl Playing<'_> {
+    fn run(mut self, stream: TcpStream) -> Record {
+        loop {
+            let now = Instant::now();
+            if let Some(ending) = self.breaks(now) {
+                // What nobody has read makes the kernel reset a connection that is closed.
+                let is_unread = matches!(stream.peek(&mut [0]), Ok(1..));
+                self.record.left = Some(if is_unread { Ending::Reset } else { ending });
+                if ending == Ending::Reset {
+                    reset(stream);
+                }
+                break;
+            }
+            let speak = self.speak(now, &stream);
+            let listen = self.listen(now);
+            if speak == Wish::Over && listen == Wish::Over {
+                break;
+            }
+            if now >= self.deadline {
+                self.record.stuck = Some(self.place());
+                break;
+            }
+            let found = self.wait(&stream, now, speak, listen);
+            if listen == Wish::Move && found.intersects(READABLE) {
+                self.read(&stream);
+            } else if listen == Wish::Wait && found.intersects(BROKEN) {
+                // It has stopped reading for good, and nothing is held up by that any more.
+                self.rest = self.script.rests.len();
+            }
+            if speak == Wish::Move && found.intersects(WRITABLE) {
+                self.write(&stream);
+            }
+        }
+        self.record.heard = self.ear.heard();
+        self.record.wrong_at = self.ear.wrong_at();
+        self.record
+    }
+
+    /// How it has to leave now, if it has to.
+    fn breaks(&self, now: Instant) -> Option<Ending> {
+        let Break { ending, moment, within } = self.script.breaks?;
+        let reached = match moment {
+            Moment::Said(bytes) => self.record.said >= bytes,
+            Moment::Heard(bytes) => self.ear.heard() >= bytes,
+            Moment::Ended => self.record.finished,
+            Moment::HeardEnd => self.record.end.is_some(),
+            Moment::Time => false,
+        };
+        (reached || now >= self.start + within).then_some(ending)
+    }
+
+    /// Comes to the act in which there is something to do.
+    fn speak(&mut self, now: Instant, stream: &TcpStream) -> Wish {
+        if self.record.finished || self.is_broken() {
+            return Wish::Over;
+        }
+        if let Some(until) = self.silent_until {
+            if now < until {
+                return Wish::Until(until);
+            }
+            self.silent_until = None;
+        }
+        while let Some(act) = self.script.acts.get(self.act) {
+            let is_over = self.record.end.is_some();
+            match *act {
+                Act::Say { bytes, .. } if self.said_in_act < bytes => return Wish::Move,
+                Act::Urgent if self.said_in_act == 0 => return Wish::Move,
+                Act::Hear(bytes) if self.ear.heard() < bytes && !is_over => return Wish::Wait,
+                Act::HearEnd if !is_over => return Wish::Wait,
+                Act::Pause(long) if self.said_in_act == 0 => {
+                    // Once.
+                    self.said_in_act = 1;
+                    self.silent_until = Some(now + long);
+                    return Wish::Until(now + long);
+                }
+                _ => (self.act, self.said_in_act) = (self.act + 1, 0),
+            }
+        }
+        match stream.shutdown(Shutdown::Write) {
+            Ok(()) => self.record.finished = true,
+            Err(_) => self.broke(End::Reset, stream),
+        }
+        Wish::Over
+    }
+
+    fn listen(&mut self, now: Instant) -> Wish {
+        if self.record.end.is_some() {
+            return Wish::Over;
+        }
+        while let Some(rest) = self.script.rests.get(self.rest)
+            && self.ear.heard() >= rest.after
+        {
+            let Some(long) = rest.long else { return Wish::Wait };
+            let until = *self.deaf_until.get_or_insert(now + long);
+            if now < until {
+                return Wish::Until(until);
+            }
+            self.deaf_until = None;
+            self.rest += 1;
+        }
+        Wish::Move
+    }
+
+    /// Waits until one of the wishes may be fulfilled or something is due.
+    fn wait(&self, stream: &TcpStream, now: Instant, speak: Wish, listen: Wish) -> PollFlags {
+        let mut until = self.deadline;
+        if let Some(Break { within, .. }) = self.script.breaks {
+            until = until.min(self.start + within);
+        }
+        for wish in [speak, listen] {
+            if let Wish::Until(then) = wish {
+                until = until.min(then);
+            }
+        }
+        let long = until.saturating_duration_since(now);
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::POLLIN, listen == Wish::Move);
+        flags.set(PollFlags::POLLOUT, speak == Wish::Move);
+        flags.set(ENDED, listen == Wish::Wait);
+        // What a broken connection tells would be found again and again while nobody acts on it.
+        if flags.is_empty() {
+            thread::sleep(long);
+            return flags;
+        }
+        let mut streams = [PollFd::new(stream.as_fd(), flags)];
+        // An interrupted wait has found nothing.
+        let _ = ppoll(&mut streams, Some(TimeSpec::from_duration(long)), None);
+        // None if there is a flag that nix does not know: ENDED. Then everything may be tried.
+        streams[0].revents().unwrap_or(PollFlags::all())
+    }
+
+    fn read(&mut self, mut stream: &TcpStream) {
+        // Not beyond the place where it is to stop.
+        let rest = self.script.rests.get(self.rest);
+        let room = rest.map_or(u64::MAX, |rest| rest.after - self.ear.heard());
+        let room = room.min(CHUNK as u64) as usize;
+        match stream.read(&mut self.buffer[..room]) {
+            Ok(0) => self.record.end = Some(End::Clean),
+            Ok(read) => self.ear.take(&self.buffer[..read]),
+            Err(error) if is_passing(&error) => {}
+            Err(error) => self.record.end = Some(End::of(&error)),
+        }
+    }
+
+    fn write(&mut self, mut stream: &TcpStream) {
+        let (result, gap) = match self.script.acts[self.act] {
+            Act::Say { bytes, write, gap } => {
+                let len = (bytes - self.said_in_act).min(u64::from(write)) as usize;
+                let mut words = vec![0; len];
+                self.own.say(self.record.said, &mut words);
+                (stream.write(&words), gap)
+            }
+            Act::Urgent => {
+                let mut word = [0];
+                self.own.say(self.record.said, &mut word);
+                (SockRef::from(stream).send_out_of_band(&word), Duration::ZERO)
+            }
+            other => unreachable!("{other:?} says nothing"),
+        };
+        match result {
+            Ok(written) => {
+                self.record.said += written as u64;
+                self.said_in_act += written as u64;
+                if !gap.is_zero() {
+                    self.silent_until = Some(Instant::now() + gap);
+                }
+            }
+            Err(error) if is_passing(&error) => {}
+            Err(error) => self.broke(End::of(&error), stream),
+        }
+    }
+
+    /// Notes that the connection is broken, and takes what has arrived before that.
+    fn broke(&mut self, how: End, mut stream: &TcpStream) {
+        if self.record.end.is_none() {
+            while let Ok(read @ 1..) = stream.read(&mut self.buffer) {
+                self.ear.take(&self.buffer[..read]);
+            }
+            self.record.end = Some(how);
+        }
+        self.act = usize::MAX;
+    }
+
+    /// Whether it can say nothing any more.
+    fn is_broken(&self) -> bool {
+        self.act == usize::MAX || !matches!(self.record.end, None | Some(End::Clean))
+    }
+
+    fn place(&self) -> String {
+        let act = self.script.acts.get(self.act);
+        format!("at act {} ({act:?}, {} done)", self.act, self.said_in_act)
+    }
+}
+
+/// The other side has ended, and everything it has said is here.
+const ENDED: PollFlags = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
+const BROKEN: PollFlags = PollFlags::POLLERR.union(PollFlags::POLLHUP);
+const READABLE: PollFlags = PollFlags::POLLIN.union(BROKEN);
+const WRITABLE: PollFlags = PollFlags::POLLOUT.union(BROKEN);
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}

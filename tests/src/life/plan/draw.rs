@@ -1,0 +1,234 @@
+//! How plans are drawn: the shares of what happens, and the sizes.
+//!
+//! Invariant: every draw is from the one generator of the plan, in a fixed order.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use super::{Act, Break, Ending, Moment, Plan, Reception, Rest, Script};
+
+/// Sizes next to which something changes: a segment, a pipe, a buffer, a page, a maximum of GSO.
+const EDGES: [u64; 7] = [1448, 4096, 16 << 10, 32 << 10, 64 << 10, 128 << 10, 1 << 20];
+
+/// The plan of that life.
+pub(super) fn plan(seed: u64, number: u64) -> Plan {
+    let mut random = Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number);
+    let reception = match random.u32(0..100) {
+        0..92 => Reception::Served,
+        92..96 => Reception::Spare,
+        96..98 => Reception::Nobody,
+        _ => Reception::DiesInQueue,
+    };
+    let mut draw = Draw { random, sides: <[Script; 2]>::default(), said: [0; 2] };
+    for _ in 0..draw.random.u32(0..4) {
+        match draw.random.u32(0..10) {
+            0..6 => draw.talk(),
+            6..9 => draw.burst(),
+            _ => draw.urgent(),
+        }
+    }
+    draw.ends();
+    draw.rests();
+    draw.breaks();
+    let [mut client, backend] = draw.sides;
+    if reception == Reception::Nobody {
+        // Nobody would know when it is over.
+        client.breaks = None;
+    }
+    Plan { seed, number, reception, client, backend }
+}
+
+struct Draw {
+    random: Rng,
+    sides: [Script; 2],
+    /// Bytes that each side has said.
+    said: [u64; 2],
+}
+
+impl Draw {
+    fn chance(&mut self, of_a_hundred: u32) -> bool {
+        self.random.u32(0..100) < of_a_hundred
+    }
+
+    fn side(&mut self) -> usize {
+        self.random.usize(0..2)
+    }
+
+    fn millis(&mut self, most: u64) -> Duration {
+        Duration::from_micros(self.random.u64(0..=most * 1000))
+    }
+
+    /// Mostly small, often next to an edge, some MiB now and then.
+    fn size(&mut self) -> u64 {
+        match self.random.u32(0..20) {
+            0 => 0,
+            1 | 2 => 1,
+            3..9 => self.random.u64(1..5000),
+            9..13 => self.random.choice(EDGES).expect("some") - 1 + self.random.u64(0..3),
+            13..18 => self.random.u64(1..200_000),
+            _ => self.random.u64(1..4 << 20),
+        }
+    }
+
+    fn write(&mut self, bytes: u64) -> u32 {
+        let most = match self.random.u32(0..4) {
+            0 => self.random.u64(1..1500),
+            1 => self.random.u64(1..20_000),
+            _ => 256 << 10,
+        };
+        // Not too many writes.
+        most.max(bytes / 2000).max(1) as u32
+    }
+
+    fn say(&mut self, side: usize, bytes: u64) {
+        let write = self.write(bytes);
+        self.say_by(side, bytes, write, Duration::ZERO);
+    }
+
+    fn say_by(&mut self, side: usize, bytes: u64, write: u32, gap: Duration) {
+        self.sides[side].acts.push(Act::Say { bytes, write, gap });
+        self.said[side] += bytes;
+    }
+
+    /// Has a side wait for what the other one has said so far.
+    fn hear(&mut self, side: usize) {
+        self.sides[side].acts.push(Act::Hear(self.said[1 - side]));
+    }
+
+    fn pause(&mut self, side: usize) {
+        let most = if self.chance(10) { 300 } else { 20 };
+        let long = self.millis(most);
+        self.sides[side].acts.push(Act::Pause(long));
+    }
+
+    /// Question and answer, some times.
+    fn talk(&mut self) {
+        let first = self.side();
+        let most = if self.chance(30) { 100 } else { 12 };
+        let large = self.chance(20);
+        for _ in 0..self.random.u32(1..=most) {
+            for side in [first, 1 - first] {
+                let bytes = if large { self.size().min(20_000) } else { self.random.u64(1..600) };
+                self.say_by(side, bytes, 256 << 10, Duration::ZERO);
+                self.hear(1 - side);
+            }
+            if self.chance(3) {
+                self.pause(first);
+            }
+        }
+    }
+
+    /// Much by one side or both at once, in large writes or in small ones that take their time.
+    fn burst(&mut self) {
+        let first = self.side();
+        let both = self.chance(40);
+        for side in [first, 1 - first].into_iter().take(if both { 2 } else { 1 }) {
+            if self.chance(25) {
+                let (bytes, gap) = (self.random.u64(1..3000), self.millis(4));
+                let write = (bytes / 60).max(1) as u32;
+                self.say_by(side, bytes, write, gap);
+            } else {
+                let bytes = self.size();
+                self.say(side, bytes);
+            }
+            if self.chance(20) {
+                self.pause(side);
+            }
+        }
+        if self.chance(50) {
+            self.hear(1 - first);
+        }
+    }
+
+    fn urgent(&mut self) {
+        let side = self.side();
+        self.sides[side].acts.push(Act::Urgent);
+        self.said[side] += 1;
+        if self.chance(50) {
+            self.hear(1 - side);
+        }
+    }
+
+    /// Who ends first, and what the other one still has to say then.
+    fn ends(&mut self) {
+        let last = self.side();
+        if self.chance(50) {
+            self.sides[last].acts.push(Act::HearEnd);
+            if self.chance(50) {
+                let bytes = self.size();
+                self.say(last, bytes);
+            }
+        }
+        if self.chance(20) {
+            self.pause(1 - last);
+        }
+    }
+
+    /// Receivers that stop for a while, and small buffers.
+    fn rests(&mut self) {
+        for side in 0..2 {
+            if self.chance(20) {
+                let size = self.random.u32(32 << 10..256 << 10);
+                self.sides[side].buffers = Some(size);
+            }
+            let coming = self.said[1 - side];
+            if coming > 0 && self.chance(20) {
+                let mut after = 0;
+                for _ in 0..self.random.u32(1..4) {
+                    after = self.random.u64(after..=coming);
+                    let most = if self.chance(20) { 400 } else { 60 };
+                    let long = Some(self.millis(most));
+                    self.sides[side].rests.push(Rest { after, long });
+                }
+            }
+        }
+    }
+
+    /// Who breaks off, how and when; and who has stopped reading long before.
+    fn breaks(&mut self) {
+        if self.chance(55) {
+            return;
+        }
+        let side = self.side();
+        self.break_off(side);
+        if self.chance(10) {
+            self.break_off(1 - side);
+        }
+        let deaf = self.side();
+        if self.chance(30) && self.will_be_freed(deaf) {
+            let after = self.random.u64(0..=self.said[1 - deaf]);
+            let rests = &mut self.sides[deaf].rests;
+            rests.retain(|rest| rest.after < after);
+            rests.push(Rest { after, long: None });
+        }
+    }
+
+    /// Whether a side that stops reading for good leaves by itself, or can be told of a break: then
+    /// it is not done before that, so that the other one is not either.
+    fn will_be_freed(&mut self, side: usize) -> bool {
+        if self.sides[side].breaks.is_some() {
+            return true;
+        }
+        let other = self.sides[1 - side].breaks;
+        let is_reset = other.is_some_and(|other| other.ending == Ending::Reset);
+        if is_reset {
+            self.sides[side].acts.push(Act::HearEnd);
+        }
+        is_reset
+    }
+
+    fn break_off(&mut self, side: usize) {
+        let ending = if self.chance(65) { Ending::Reset } else { Ending::Close };
+        let moment = match self.random.u32(0..10) {
+            0..3 => Moment::Said(self.random.u64(0..=self.said[side])),
+            3..6 => Moment::Heard(self.random.u64(0..=self.said[1 - side])),
+            6 => Moment::Ended,
+            7 => Moment::HeardEnd,
+            _ => Moment::Time,
+        };
+        let most = if self.chance(20) { 1000 } else { 100 };
+        let within = self.millis(most);
+        self.sides[side].breaks = Some(Break { ending, moment, within });
+    }
+}

@@ -1,0 +1,53 @@
+//! Where lives take place: a datapath, and what is between the hosts.
+
+use std::{fmt, str::FromStr};
+
+use crate::Datapath;
+
+/// A datapath, and whether client, program and backend are on one host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// What moves the bytes.
+    pub datapath: Datapath,
+    /// Whether each is on a host of its own.
+    pub apart: bool,
+}
+
+impl Setting {
+    /// All that there are, with the names by which they are asked for.
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("relay", Self::here(Datapath::Relay)),
+        ("sockmap", Self::here(Datapath::Sockmap)),
+        ("handover", Self::here(Datapath::Handover)),
+        ("splice", Self::here(Datapath::Splice)),
+        ("splice-apart", Self { datapath: Datapath::Splice, apart: true }),
+    ];
+
+    const fn here(datapath: Datapath) -> Self {
+        Self { datapath, apart: false }
+    }
+
+    /// Whether it works only where the kernel's datapaths do.
+    pub fn needs_kernel(self) -> bool {
+        self.datapath != Datapath::Relay
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = Self::ALL.iter().find(|(_, setting)| setting == self);
+        f.write_str(known.map_or("unnamed", |(name, _)| name))
+    }
+}
+
+impl FromStr for Setting {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = Self::ALL.iter().find(|(known, _)| *known == name);
+        known.map(|(_, setting)| *setting).ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|(name, _)| *name).collect();
+            format!("no such datapath, there are {}", names.join(", "))
+        })
+    }
+}

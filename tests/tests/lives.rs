@@ -1,0 +1,71 @@
+//! Lives of connections at random, broken off in all ways, through each datapath: nothing is lost,
+//! nothing is made up, nothing hangs, nothing is left.
+//!
+//! The lives are the same in every run; `cargo xtask faults` draws others, for as long as one likes.
+//! The tests of this file run one at a time: they look at the whole machine.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tests::{
+    kernel_works,
+    life::{Limit, Run, Setting},
+    note,
+};
+
+#[path = "lives/plans.rs"]
+mod plans;
+#[path = "lives/verdicts.rs"]
+mod verdicts;
+
+const SEED: u64 = 3571;
+
+/// On each datapath.
+const LIVES: u64 = 500;
+
+#[test]
+fn on_relay() {
+    live("relay");
+}
+
+#[test]
+fn on_sockmap() {
+    live("sockmap");
+}
+
+#[test]
+fn on_handover() {
+    live("handover");
+}
+
+#[test]
+fn on_splice() {
+    live("splice");
+}
+
+#[test]
+fn on_splice_between_hosts() {
+    live("splice-apart");
+}
+
+fn live(name: &str) {
+    let _alone = alone();
+    let setting: Setting = name.parse().expect("a name of a setting");
+    if setting.needs_kernel() && !kernel_works() {
+        return;
+    }
+    match (Run { setting, seed: SEED, limit: Limit::Lives(LIVES) }).go(&|_| {}) {
+        Ok(Some(figures)) => note(&format!("{setting}, seed {SEED}: {figures}")),
+        Ok(None) => {}
+        Err(failures) => {
+            let failures: Vec<_> = failures.iter().map(ToString::to_string).collect();
+            panic!("{}", failures.join("\n\n"));
+        }
+    }
+}
+
+/// Held by the one run that takes place.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    // A test that failed while it held the lock is no reason for the others to fail.
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,88 @@
+//! Properties of plans.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tests::life::{Act, Ending, Plan, Script};
+
+proptest! {
+    #[test]
+    fn a_plan_comes_from_seed_and_number_alone(seed: u64, number in 0u64..1 << 40) {
+        prop_assert_eq!(Plan::new(seed, number), Plan::new(seed, number));
+        prop_assert_ne!(Plan::new(seed, number).client_voice(), Plan::new(seed, number).backend_voice());
+    }
+
+    #[test]
+    fn who_follows_a_plan_waits_for_what_comes(seed: u64, number in 0u64..10_000) {
+        let plan = Plan::new(seed, number);
+        if plan.is_faultless() {
+            prop_assert!(comes_to_its_end([&plan.client, &plan.backend]), "{plan}");
+        }
+    }
+
+    #[test]
+    fn a_plan_is_soon_over(seed: u64, number in 0u64..10_000) {
+        let plan = Plan::new(seed, number);
+        let silence = plan.client.silence() + plan.backend.silence();
+        prop_assert!(silence < Duration::from_secs(12), "{silence:?}: {plan}");
+    }
+
+    #[test]
+    fn who_stops_reading_for_good_leaves_or_is_reset(seed: u64, number in 0u64..10_000) {
+        let Plan { client, backend, .. } = Plan::new(seed, number);
+        for (one, other) in [(&client, &backend), (&backend, &client)] {
+            let is_reset = other.breaks.is_some_and(|other| other.ending == Ending::Reset);
+            prop_assert!(!one.stalls() || one.breaks.is_some() || is_reset);
+        }
+    }
+
+    #[test]
+    fn rests_are_in_the_order_of_their_places(seed: u64, number in 0u64..10_000) {
+        let Plan { client, backend, .. } = Plan::new(seed, number);
+        for Script { rests, .. } in [client, backend] {
+            prop_assert!(rests.is_sorted_by_key(|rest| rest.after), "{rests:?}");
+        }
+    }
+}
+
+#[test]
+fn all_kinds_come_up() {
+    let plans: Vec<_> = (0..2000).map(|number| Plan::new(1, number)).collect();
+    let share = |is: fn(&Plan) -> bool| plans.iter().filter(|plan| is(plan)).count();
+    for (least, count) in [
+        (600, share(Plan::is_faultless)),
+        (200, share(|plan| plan.client.breaks.is_some())),
+        (200, share(|plan| plan.backend.breaks.is_some())),
+        (50, share(|plan| plan.client.stalls() || plan.backend.stalls())),
+        (50, share(|plan| plan.client.acts.contains(&Act::Urgent))),
+        (200, share(|plan| plan.backend.acts.contains(&Act::HearEnd))),
+        (50, share(|plan| plan.client.bytes() > 1 << 20)),
+        (50, share(|plan| plan.client.bytes() == 0)),
+    ] {
+        assert!(count >= least, "{count} of {}, not {least}", plans.len());
+    }
+}
+
+/// Whether both sides say everything if nothing between them is ever full.
+fn comes_to_its_end(scripts: [&Script; 2]) -> bool {
+    let (mut at, mut said) = ([0; 2], [0; 2]);
+    loop {
+        let before = at;
+        for side in 0..2 {
+            let acts = &scripts[side].acts;
+            while let Some(act) = acts.get(at[side]) {
+                match *act {
+                    Act::Say { bytes, .. } => said[side] += bytes,
+                    Act::Urgent => said[side] += 1,
+                    Act::Hear(bytes) if said[1 - side] < bytes => break,
+                    Act::HearEnd if at[1 - side] < scripts[1 - side].acts.len() => break,
+                    Act::Hear(_) | Act::HearEnd | Act::Pause(_) => {}
+                }
+                at[side] += 1;
+            }
+        }
+        if at == before {
+            return (0..2).all(|side| at[side] == scripts[side].acts.len());
+        }
+    }
+}
