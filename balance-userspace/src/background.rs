@@ -28,14 +28,18 @@ pub struct Detached {
     starter: UnixStream,
 }
 
-/// Splits the process in two. Must be called while it has one thread.
+/// Splits the process in two.
+///
+/// # Safety
+/// The process must have one thread.
 ///
 /// # Errors
 /// [`StartError::System`].
-pub fn detach() -> Result<Side, StartError> {
+pub unsafe fn detach() -> Result<Side, StartError> {
     let failed = |source| StartError::System { act: "go to the background", source };
     let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
-    match sys::fork().map_err(failed)? {
+    // SAFETY: as the caller promises.
+    match unsafe { sys::fork() }.map_err(failed)? {
         Some(child) => {
             drop(theirs);
             // Ends without a byte when the daemon ends first.

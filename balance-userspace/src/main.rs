@@ -53,7 +53,8 @@ fn run() -> Result<ExitCode, StartError> {
                 logging::init(Sink::Foreground, args.log_format, args.debug);
                 served(&args, Started { handed, ..Started::default() })
             }
-            None => match background::detach()? {
+            // SAFETY: nothing has started a thread: only arguments and variables were read.
+            None => match unsafe { background::detach() }? {
                 Side::Starter(code) => Ok(code.into()),
                 Side::Daemon(detached) => {
                     logging::init(Sink::Background, args.log_format, args.debug);

@@ -38,10 +38,10 @@ pub(crate) fn set_int(socket: &impl AsFd, level: i32, name: i32, value: i32) -> 
     set_option(socket, level, name, &value)
 }
 
-/// Sets a socket option.
-fn set_option<T>(socket: &impl AsFd, level: i32, name: i32, value: &T) -> io::Result<()> {
+/// Sets a socket option. `T` is plain integers without padding, like all that the kernel takes.
+fn set_option<T: Copy>(socket: &impl AsFd, level: i32, name: i32, value: &T) -> io::Result<()> {
     let (fd, len) = (socket.as_fd().as_raw_fd(), mem::size_of_val(value) as libc::socklen_t);
-    // SAFETY: the kernel reads as many bytes as we say the value has.
+    // SAFETY: the kernel reads as many bytes as we say, those of a live value.
     check(unsafe { libc::setsockopt(fd, level, name, (&raw const *value).cast(), len) })?;
     Ok(())
 }
@@ -119,7 +119,7 @@ struct TcpInfo {
 }
 
 fn tcp_info(socket: &impl AsFd) -> io::Result<TcpInfo> {
-    // SAFETY: a struct of integers.
+    // SAFETY: a struct of integers and arrays of them: any bytes are a value.
     unsafe { option(socket, libc::IPPROTO_TCP, libc::TCP_INFO) }
 }
 
@@ -127,12 +127,13 @@ fn tcp_info(socket: &impl AsFd) -> io::Result<TcpInfo> {
 ///
 /// # Safety
 /// All bytes, zeros included, must be a value of the type.
-unsafe fn option<T>(socket: &impl AsFd, level: i32, name: i32) -> io::Result<T> {
-    // SAFETY: as the caller promises.
+unsafe fn option<T: Copy>(socket: &impl AsFd, level: i32, name: i32) -> io::Result<T> {
+    // SAFETY: zeros are a value, as the caller promises.
     let mut value: T = unsafe { mem::zeroed() };
     let mut len = mem::size_of::<T>() as libc::socklen_t;
     let fd = socket.as_fd().as_raw_fd();
-    // SAFETY: the kernel writes at most `len` bytes to a value of that size.
+    // SAFETY: the kernel writes at most `len` bytes to a value of that size, which stays one whatever
+    // they are, also if it writes fewer.
     check(unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &mut len) })?;
     Ok(value)
 }
@@ -187,7 +188,7 @@ pub(crate) fn agreed(socket: &impl AsFd) -> io::Result<Agreed> {
 
 /// The largest segment that a connection sends, in bytes, without the options that each has.
 pub(crate) fn largest_segment(socket: &impl AsFd) -> io::Result<u32> {
-    // SAFETY: an integer.
+    // SAFETY: a `u32`: any bytes are a value.
     unsafe { option(socket, libc::IPPROTO_TCP, libc::TCP_MAXSEG) }
 }
 
@@ -205,7 +206,7 @@ pub(crate) fn path_mtu(socket: &impl AsFd, is_ipv4: bool) -> io::Result<u32> {
     } else {
         (libc::IPPROTO_IPV6, libc::IPV6_MTU)
     };
-    // SAFETY: an integer.
+    // SAFETY: a `u32`: any bytes are a value.
     unsafe { option(socket, level, name) }
 }
 
@@ -274,7 +275,7 @@ fn leave_repair(socket: &impl AsFd, how: i32) -> io::Result<()> {
 
 fn queue_number(socket: &impl AsFd, queue: i32) -> io::Result<u32> {
     set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR_QUEUE, queue)?;
-    // SAFETY: an integer.
+    // SAFETY: a `u32`: any bytes are a value.
     unsafe { option(socket, libc::IPPROTO_TCP, TCP_QUEUE_SEQ) }
 }
 
@@ -286,7 +287,7 @@ fn set_queue_number(socket: &impl AsFd, queue: i32, number: u32) -> io::Result<(
 /// `struct tcp_repair_window` (include/uapi/linux/tcp.h): snd_wl1, snd_wnd, max_window, rcv_wnd
 /// and rcv_wup.
 fn repair_window(socket: &impl AsFd) -> io::Result<[u32; 5]> {
-    // SAFETY: integers.
+    // SAFETY: an array of `u32`: any bytes are a value.
     unsafe { option(socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW) }
 }
 
@@ -302,11 +303,11 @@ pub(crate) fn fall_silent(socket: &impl AsFd) -> io::Result<()> {
 
 /// Lets a socket give up its connection: its peer gets a reset, unless the socket has fallen silent.
 pub(crate) fn disconnect(socket: &impl AsFd) -> io::Result<()> {
-    // SAFETY: plain integers.
+    // SAFETY: a struct of integers, of which zeros are a value.
     let mut nobody: libc::sockaddr = unsafe { mem::zeroed() };
     nobody.sa_family = libc::AF_UNSPEC as libc::sa_family_t;
     let fd = socket.as_fd().as_raw_fd();
-    // SAFETY: the kernel reads as many bytes as the value has.
+    // SAFETY: the kernel reads as many bytes as we say, those of a live value.
     check(unsafe { libc::connect(fd, &raw const nobody, mem::size_of_val(&nobody) as u32) })?;
     Ok(())
 }
@@ -348,7 +349,7 @@ pub(crate) fn timestamp(socket: &impl AsFd) -> io::Result<(u32, u64)> {
     const TCP_TIMESTAMP: i32 = 24;
     loop {
         let now = monotonic() / 1_000_000;
-        // SAFETY: an integer.
+        // SAFETY: a `u32`: any bytes are a value.
         let clock = unsafe { option(socket, libc::IPPROTO_TCP, TCP_TIMESTAMP)? };
         if monotonic() / 1_000_000 == now {
             return Ok((clock, now));
@@ -359,7 +360,7 @@ pub(crate) fn timestamp(socket: &impl AsFd) -> io::Result<(u32, u64)> {
 /// CLOCK_MONOTONIC, in nanoseconds: what BPF programs have as well.
 pub(crate) fn monotonic() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the kernel fills one struct; this clock is always there.
+    // SAFETY: the kernel fills one struct, which is live; this clock is always there.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
@@ -381,7 +382,7 @@ pub(crate) fn unread(socket: &impl AsFd) -> io::Result<u32> {
 
 fn ask(socket: &impl AsFd, request: libc::c_ulong) -> io::Result<u32> {
     let mut answer: libc::c_int = 0;
-    // SAFETY: these requests write one int.
+    // SAFETY: FIONREAD and TIOCOUTQ, which our callers ask for, write one int.
     check(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), request as _, &mut answer) })?;
     Ok(answer.unsigned_abs())
 }
@@ -399,7 +400,7 @@ pub(crate) fn receive_memory(socket: &impl AsFd) -> io::Result<u32> {
 fn memory(socket: &impl AsFd) -> io::Result<[u32; 2]> {
     // include/uapi/linux/sock_diag.h: SK_MEMINFO_VARS, with SK_MEMINFO_RMEM_ALLOC and
     // SK_MEMINFO_WMEM_QUEUED among them.
-    // SAFETY: integers.
+    // SAFETY: an array of `u32`: any bytes are a value.
     let values: [u32; 9] = unsafe { option(socket, libc::SOL_SOCKET, libc::SO_MEMINFO)? };
     Ok([values[0], values[5]])
 }
@@ -448,7 +449,8 @@ pub(crate) fn has_capability(number: u32) -> bool {
     // _LINUX_CAPABILITY_VERSION_3, and ourselves.
     let mut header = Header { version: 0x2008_0522, pid: 0 };
     let mut sets = [Sets::default(); 2];
-    // SAFETY: of this version the kernel writes a header and two sets.
+    // SAFETY: of this version the kernel writes a header and two sets, which are live and laid out as
+    // it has them (linux/capability.h).
     let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) };
     let word = sets.get(number as usize / 32).map_or(0, |sets| sets.effective);
     result == 0 && word & (1 << (number % 32)) != 0
@@ -460,9 +462,12 @@ pub(crate) fn effective_user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-/// Splits the process; the parent gets the child's id. The process must have one thread.
-pub(crate) fn fork() -> io::Result<Option<libc::pid_t>> {
-    // SAFETY: with a single thread no lock of the allocator or of others is held half-way.
+/// Splits the process; the parent gets the child's id.
+///
+/// # Safety
+/// The process must have one thread: a lock that another one holds is never released in the child.
+pub(crate) unsafe fn fork() -> io::Result<Option<libc::pid_t>> {
+    // SAFETY: as the caller promises; our own thread is in no lock of the allocator or of others.
     match check(unsafe { libc::fork() })? {
         0 => Ok(None),
         child => Ok(Some(child)),
@@ -494,8 +499,9 @@ pub(crate) fn new_session() -> io::Result<()> {
 
 /// Puts an open file in the place of a standard stream.
 pub(crate) fn replace(file: BorrowedFd<'_>, standard: i32) -> io::Result<()> {
-    // SAFETY: standard input, output and error are owned by nobody in Rust's library: it writes
-    // to whatever is open there.
+    assert!((0..=2).contains(&standard), "descriptor {standard} may be somebody's");
+    // SAFETY: standard input, output and error, which no others get here, are owned by nobody in
+    // Rust's library: it writes to whatever is open there.
     check(unsafe { libc::dup2(file.as_raw_fd(), standard) })?;
     Ok(())
 }

@@ -1,15 +1,18 @@
 //! What every program needs.
 //!
-//! Invariant: a word that is given to an instruction is an aligned word of a map value.
+//! Invariant: what is here is right for any program, of whatever type.
 
 use core::arch::asm;
 
 /// The BPF instruction of that name (cpu v3), a full barrier; says what was there before: `core` has
-/// none for this target.
+/// none for this target. If something else was there it is no barrier on some processors.
+///
+/// # Safety
+/// `word` must be an aligned word of a map value.
 #[inline(always)]
-pub(crate) fn compare_exchange(word: *mut u64, current: u64, new: u64) -> u64 {
+pub(crate) unsafe fn compare_exchange(word: *mut u64, current: u64, new: u64) -> u64 {
     let mut seen = current;
-    // SAFETY: as the head of the file says.
+    // SAFETY: the word is one, as the caller promises, and no register but those named is touched.
     unsafe {
         asm!(
             "r0 = cmpxchg_64({word} + 0, r0, {new})",

@@ -160,7 +160,8 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
     // time on one processor: it is called where packets arrive only.
     let work = unsafe { &mut *WORK.get_ptr_mut(0)? };
     let end = find(skb, work)?;
-    // SAFETY: with BPF_F_NO_PREALLOC an element is not reused while it is being read.
+    // SAFETY: the element stays the map's while the program runs, and one aligned word is read of it.
+    // From Linux 6.1 on it can be given to another key meanwhile, of a connection that is as new.
     let place = unsafe { PLACES.get(work.key) }?;
     parse(skb, work, end)?;
     let (slot, i) = (*place >> 1, (*place & 1) as usize);

@@ -89,7 +89,9 @@ fn verdict(ctx: &SkBuffContext) -> Verdict {
     }
     // SAFETY: the context is the skb that the kernel runs us on.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    // SAFETY: with BPF_F_NO_PREALLOC an element is not reused while it is being read.
+    // SAFETY: the element stays the map's while the program runs, and one aligned word is read of it.
+    // From Linux 6.1 on it can be given to another cookie meanwhile, but only once the socket that it
+    // was for is closed.
     let Some(&slot) = (unsafe { SLOTS.get(cookie) }) else {
         // Not ours any more: the connection is being closed.
         return Verdict::Pass;
@@ -148,8 +150,8 @@ impl ProgramWords for Words {
 
     #[inline(always)]
     fn exchange(&self, current: u64, new: u64) -> u64 {
-        // SAFETY: as above.
-        compare_exchange(unsafe { addr_of_mut!((*self.0).state) }, current, new)
+        // SAFETY: as above; the state is the first word of a cache line.
+        unsafe { compare_exchange(addr_of_mut!((*self.0).state), current, new) }
     }
 
     #[inline(always)]
@@ -165,8 +167,9 @@ impl ProgramWords for Words {
 
     #[inline(always)]
     fn backlog<R>(&self, work: impl FnOnce(&mut Backlog) -> R) -> R {
-        // SAFETY: as above; nobody else touches it while it is ours, and `arrive` calls this only
-        // when it is.
+        // SAFETY: as above. `arrive` calls this in KERNEL, which it has acquired: user space leaves it
+        // alone until it is given the flow, and the socket's lock keeps this program from running on
+        // the flow a second time.
         work(unsafe { &mut *addr_of_mut!((*self.0).backlog) })
     }
 }
@@ -244,8 +247,9 @@ unsafe extern "C" fn cut(_turn: u64, trim: *mut Trim) -> i64 {
 /// it is gone.
 #[inline(always)]
 fn target(slot: u32) -> Option<(u64, u32)> {
-    // SAFETY: the map outlives the program; the socket is released on every path below, and
-    // the offsets come from the running kernel's own type information.
+    // SAFETY: the map outlives the program; the socket is released once, on the one path below on which
+    // there is one, after the last read of it, and the offsets come from the running kernel's own
+    // type information.
     unsafe {
         let sk = bpf_map_lookup_elem(addr_of!(TARGETS).cast_mut().cast(), addr_of!(slot).cast());
         if sk.is_null() {

@@ -18,17 +18,18 @@ pub(super) struct Mapped<T> {
     _elements: PhantomData<T>,
 }
 
-// SAFETY: the memory is shared with the kernel anyway; a pointer to it is used by nobody but
-// those who know what the other side may change.
+// SAFETY: the mapping belongs to the process and not to a thread, and what can be done here, from any
+// thread, is to compute addresses in it; no reference to an element is ever made.
 unsafe impl<T> Send for Mapped<T> {}
-// SAFETY: as above.
+// SAFETY: as above; nothing here changes after it was made.
 unsafe impl<T> Sync for Mapped<T> {}
 
 impl<T> Mapped<T> {
     /// Maps the array behind `map`, which has `count` elements and was made mappable.
     pub(super) fn map(map: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
-        // SAFETY: a new mapping at an address of the kernel's choice.
+        // SAFETY: a new mapping at an address of the kernel's choice takes nothing from anybody. Of a
+        // length beyond the array's the kernel makes none.
         let base = unsafe {
             let len = count * size_of::<T>();
             libc::mmap(std::ptr::null_mut(), len, protection, flags, map.as_raw_fd(), 0)
@@ -43,14 +44,15 @@ impl<T> Mapped<T> {
     /// The element in a slot.
     pub(super) fn get(&self, slot: u32) -> NonNull<T> {
         assert!((slot as usize) < self.count, "slot {slot} is beyond the array");
-        // SAFETY: within the mapping, which lives as long as `self`.
+        // SAFETY: within the mapping, by the assertion and by the length that it was made with.
         unsafe { self.base.add(slot as usize) }
     }
 }
 
 impl<T> Drop for Mapped<T> {
     fn drop(&mut self) {
-        // SAFETY: the mapping made in `map`.
+        // SAFETY: the whole mapping made in `map`, which is ours alone; whoever has an address in it
+        // borrows us.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.count * size_of::<T>()) };
     }
 }

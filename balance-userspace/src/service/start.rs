@@ -99,7 +99,8 @@ fn detached(place: &Place, conf: Conf) -> Result<u8, StartError> {
     let place = Place { config: absolute(&place.config), run_dir };
     let place = &place;
     let instances = counted(conf.lines.len(), "instance");
-    match background::detach()? {
+    // SAFETY: nothing has started a thread: only arguments and the file were read.
+    match unsafe { background::detach() }? {
         Side::Starter(code) => {
             if code == 0 {
                 say(&format!("balance is started: {instances}"));

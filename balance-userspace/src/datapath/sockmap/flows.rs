@@ -33,19 +33,21 @@ pub(super) struct FlowRef<'a> {
 
 impl FlowRef<'_> {
     fn state_word(&self) -> &AtomicU64 {
-        // SAFETY: an aligned word in the mapping; the BPF program changes it atomically too.
+        // SAFETY: an aligned word in the mapping, which is borrowed; it is reached atomically by all, the
+        // BPF program included, but for `reset`, when nobody else has the slot.
         unsafe { AtomicU64::from_ptr(&raw mut (*self.flow.as_ptr()).state) }
     }
 
     fn redirected_word(&self) -> &AtomicU64 {
-        // SAFETY: an aligned word in the mapping, written whole by the BPF program.
+        // SAFETY: as above; written whole by the BPF program, and read only in this process.
         unsafe { AtomicU64::from_ptr(&raw mut (*self.flow.as_ptr()).redirected) }
     }
 
     /// Prepares a slot for a new connection: in USER, nothing moved. The program must not know
-    /// the slot yet.
+    /// the slot yet, and nobody count its bytes.
     pub(super) fn reset(&self) {
-        // SAFETY: nobody else uses the slot, as the caller promises.
+        // SAFETY: within the mapping. Nobody else uses the slot: it was just leased, no cookie leads the
+        // program to it, and who counted for the connection before stopped when that ended.
         unsafe { self.flow.write_volatile(Flow { state: USER, ..Flow::default() }) };
     }
 
@@ -62,7 +64,7 @@ impl FlowRef<'_> {
     /// What the program found to be wrong with the flow, if anything; nothing that came after
     /// has been passed or redirected.
     pub(super) fn fault(&self) -> Option<&'static str> {
-        // SAFETY: an aligned word in the mapping, written whole by the BPF program.
+        // SAFETY: as `redirected_word`.
         let fault = unsafe { AtomicU32::from_ptr(&raw mut (*self.flow.as_ptr()).fault) };
         match fault.load(SeqCst) {
             fault::NONE => None,
@@ -87,7 +89,8 @@ impl UserWords for FlowRef<'_> {
     }
 
     fn backlog(&self, work: impl FnOnce(&mut Backlog)) {
-        // SAFETY: within the mapping; in USER the program leaves these fields alone.
+        // SAFETY: within the mapping. `UserEnd` calls this in USER, which it has acquired: the program
+        // leaves these fields alone until it is given the flow, and no other thread has this end.
         unsafe {
             let backlog: *mut Backlog = &raw mut (*self.flow.as_ptr()).backlog;
             let mut copy = backlog.read_volatile();
