@@ -23,6 +23,7 @@ mod executables;
 mod faults;
 mod fuzz;
 mod kernel;
+mod miri;
 mod packager;
 mod peers;
 mod root;
@@ -45,6 +46,7 @@ enum Task {
     Build(build::Options),
     Run(run::Options),
     Test(test::Options),
+    Miri(miri::Options),
     Demo(demo::Options),
     Dist(dist::Options),
     Bench(bench::Options),
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Task::Build(options) => build::run(&options),
         Task::Run(options) => run::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::Miri(options) => miri::run(&options),
         Task::Demo(options) => demo::run(&options),
         Task::Dist(options) => dist::run(&options),
         Task::Bench(options) => bench::run(&options),

@@ -128,10 +128,17 @@ impl fmt::Display for Toolchain {
 }
 
 /// A program of rustup's nightly, free of what the cargo that runs us has set for itself.
-fn nightly(program: &str) -> Command {
+pub(crate) fn nightly(program: &str) -> Command {
     let mut command = Command::new("rustup");
     command.env_remove("RUSTC").env_remove("RUSTUP_TOOLCHAIN");
     command.args(["run", "nightly", program]);
+    command
+}
+
+/// The command that adds parts to rustup's nightly, if they are not there.
+pub(crate) fn add_to_nightly(components: &[&str]) -> Command {
+    let mut command = Command::new("rustup");
+    command.args(["component", "add", "--toolchain", "nightly"]).args(components);
     command
 }
 

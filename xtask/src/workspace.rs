@@ -26,6 +26,11 @@ pub(crate) fn ebpf_target() -> PathBuf {
     target().join("ebpf")
 }
 
+/// What is built for Miri.
+pub(crate) fn miri_target() -> PathBuf {
+    target().join("miri")
+}
+
 /// The BPF object that balance-userspace embeds.
 pub(crate) fn ebpf_object(name: &str) -> PathBuf {
     ebpf_target().join(format!("{name}.o"))
