@@ -2,15 +2,15 @@
 //! a reset on the other.
 
 use std::{
-    io::Write as _,
+    io::{ErrorKind, Write as _},
     net::{Shutdown, TcpStream},
     sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tests::{
-    Datapath, End, Link, Pattern, WHOLE, both_ways, end_of, eventually, on_all_datapaths,
+    Datapath, End, Link, PATIENCE, Pattern, WHOLE, both_ways, end_of, eventually, on_all_datapaths,
     receive_all, receive_exactly, reset, send,
 };
 
@@ -120,7 +120,21 @@ fn a_server_that_talks_on_to_a_client_that_has_gone_is_told(datapath: Datapath) 
     link.balance.assert_all_on_its_datapath(1);
 }
 
+fn the_client_sees_a_reset_although_it_reads_nothing(datapath: Datapath) {
+    let link = Link::small(datapath);
+    let (client, server) = link.small_pair();
+    reset_after_filling(server, &client);
+}
+
+fn the_server_sees_a_reset_although_it_reads_nothing(datapath: Datapath) {
+    let link = Link::small(datapath);
+    let (client, server) = link.small_pair();
+    reset_after_filling(client, &server);
+}
+
 on_all_datapaths!(
+    the_client_sees_a_reset_although_it_reads_nothing,
+    the_server_sees_a_reset_although_it_reads_nothing,
     a_client_that_has_said_all_still_gets_a_big_answer,
     a_server_that_has_said_all_still_gets_a_big_answer,
     both_sides_may_end_at_once_and_lose_nothing,
@@ -131,6 +145,30 @@ on_all_datapaths!(
     a_reset_passes_through_after_one_side_has_said_all,
     a_server_that_talks_on_to_a_client_that_has_gone_is_told,
 );
+
+/// Fills all that is on the way, breaks off, and asserts that a receiver that has not read a byte is
+/// told.
+fn reset_after_filling(mut from: TcpStream, to: &TcpStream) {
+    from.set_nonblocking(true).expect("O_NONBLOCK");
+    let mut last = Instant::now();
+    while last.elapsed() < STILL {
+        match from.write(&[7; 16 << 10]) {
+            Ok(_) => last = Instant::now(),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => panic!("filling a connection: {error}"),
+        }
+    }
+    reset(from);
+    eventually(PATIENCE, "the receiver is told", || match to.take_error().expect("SO_ERROR") {
+        Some(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
+/// What takes nothing for so long is full.
+const STILL: Duration = Duration::from_millis(300);
 
 /// Sends `len` bytes and ends that direction.
 fn say_all(stream: &TcpStream, len: u64) -> tests::Digest {

@@ -13,14 +13,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
-    time::Duration,
 };
 
-use tokio::{select, time::sleep};
+use tokio::select;
 use tokio_util::sync::CancellationToken;
 
-use super::{Name, Traffic};
-use crate::{ready, ring, stream::Stream};
+use super::{Name, Traffic, pump};
+use crate::{ring, stream::Stream};
 
 /// A client and the backend that was found for it.
 #[derive(Clone)]
@@ -229,36 +228,23 @@ impl Pair {
             result = &mut up => {
                 result?;
                 self.traffic.end_one_way();
+                let ended = self.up();
                 select! {
                     biased;
                     result = &mut down => result,
-                    broken = watch(self.up()) => Err(broken),
+                    broken = pump::watch(&ended) => Err(broken),
                 }
             }
             result = &mut down => {
                 result?;
                 self.traffic.end_one_way();
+                let ended = self.down();
                 select! {
                     biased;
                     result = &mut up => result,
-                    broken = watch(self.down()) => Err(broken),
+                    broken = pump::watch(&ended) => Err(broken),
                 }
             }
         }
     }
-}
-
-/// How long a connection may go on after one side has ended before that side is watched:
-/// most are over by then, and watching costs system calls.
-const LINGERING: Duration = Duration::from_millis(20);
-
-/// Waits until a source that has ended its side breaks altogether.
-async fn watch(direction: Direction) -> Broken {
-    sleep(LINGERING).await;
-    let error =
-        match ready::broken(&direction.source).await.and_then(|()| direction.source.take_error()) {
-            Ok(Some(error)) | Err(error) => error,
-            Ok(None) => io::ErrorKind::ConnectionReset.into(),
-        };
-    direction.source_broke(error)
 }

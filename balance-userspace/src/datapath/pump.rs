@@ -3,13 +3,15 @@
 //! Invariant: bytes leave in the order in which they came, and a buffer is held only while the
 //! target has no room. Backpressure is TCP's own: what is not read stays with the sender.
 
-use std::{io, rc::Rc};
+use std::{io, time::Duration};
+
+use tokio::{select, time::sleep};
 
 use super::{
     buffers::{Buffer, Pool},
     pair::{Broken, Direction},
 };
-use crate::{ready, stream::Stream, sys};
+use crate::{ready, sys};
 
 /// What a turn of the pump found at the source.
 pub(crate) enum Received {
@@ -32,18 +34,42 @@ pub(crate) fn receive(direction: &Direction, pool: &Pool) -> Result<Received, Br
     }
 }
 
-/// Writes all of `bytes`, waiting for room as often as needed.
-pub(crate) async fn send_all(target: &Rc<Stream>, mut bytes: &[u8]) -> io::Result<()> {
+/// Writes all of `bytes` to the target, waiting for room as often as needed. A source that breaks
+/// meanwhile is not read until there is room, which may be never: so it is watched.
+pub(crate) async fn send_all(direction: &Direction, mut bytes: &[u8]) -> Result<(), Broken> {
     while !bytes.is_empty() {
-        match sys::send(&**target, bytes) {
+        match sys::send(&*direction.target, bytes) {
             Ok(n) => bytes = &bytes[n..],
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                ready::writable(target).await?;
+                // On the heap: a connection on which nothing stands still does without.
+                let broken = Box::pin(watch(direction));
+                select! {
+                    biased;
+                    room = ready::writable(&direction.target) => {
+                        room.map_err(|e| direction.target_broke(e))?;
+                    }
+                    broken = broken => return Err(broken),
+                }
             }
-            Err(e) => return Err(e),
+            Err(e) => return Err(direction.target_broke(e)),
         }
     }
     Ok(())
+}
+
+/// How long it may take until a side is watched: most waits, and connections of which one side has
+/// ended, are over by then, and watching costs system calls.
+const LINGERING: Duration = Duration::from_millis(20);
+
+/// Waits until a source that is not read breaks.
+pub(crate) async fn watch(direction: &Direction) -> Broken {
+    sleep(LINGERING).await;
+    let source = &direction.source;
+    let error = match ready::broken(source).await.and_then(|()| source.take_error()) {
+        Ok(Some(error)) | Err(error) => error,
+        Ok(None) => io::ErrorKind::ConnectionReset.into(),
+    };
+    direction.source_broke(error)
 }
 
 /// Waits until the source has bytes or has ended.

@@ -113,9 +113,7 @@ async fn one_way(
                     if let Some(way) = tap {
                         dump::print(way, &buffer[..n]);
                     }
-                    pump::send_all(&direction.target, &buffer[..n])
-                        .await
-                        .map_err(|e| direction.target_broke(e))?;
+                    pump::send_all(&direction, &buffer[..n]).await?;
                     moved.fetch_add(n as u64, Relaxed);
                     if n < buffer.len() {
                         // The source is empty, as far as one can tell.

@@ -244,9 +244,7 @@ impl OneWay<'_> {
     /// Sends bytes that were passed, behind all that was redirected before them.
     async fn relay(&self, bytes: &[u8]) -> Result<(), Broken> {
         self.settle().await?;
-        pump::send_all(&self.direction.target, bytes)
-            .await
-            .map_err(|e| self.direction.target_broke(e))?;
+        pump::send_all(&self.direction, bytes).await?;
         let n = bytes.len() as u64;
         self.relayed.fetch_add(n, Relaxed);
         self.flow.relayed(n);
@@ -284,6 +282,15 @@ impl OneWay<'_> {
                 continue;
             }
             sleep(MOMENT).await;
+            // The target may never take it, and the source is not read before.
+            let source = &*self.direction.source;
+            let source_broke = |e| self.direction.source_broke(e);
+            if sys::poll_now(source, 0).map_err(source_broke)? & libc::POLLERR != 0 {
+                let error = source.take_error().map_err(source_broke)?;
+                return Err(source_broke(
+                    error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()),
+                ));
+            }
             let size = target.send_buffer_size().map_err(broke)?;
             if sys::send_memory(target).map_err(broke)? as usize >= size {
                 target.widen_send_buffer(STEP).map_err(broke)?;

@@ -276,9 +276,7 @@ impl Joint {
         while rest > 0 {
             match pump::receive(direction, pool)? {
                 Received::Bytes(buffer, n) => {
-                    pump::send_all(&direction.target, &buffer[..n])
-                        .await
-                        .map_err(|e| direction.target_broke(e))?;
+                    pump::send_all(direction, &buffer[..n]).await?;
                     rest = rest.checked_sub(n as u32).ok_or_else(|| {
                         direction.source_broke(io::Error::other("more arrived than was to"))
                     })?;
