@@ -64,21 +64,23 @@ struct Plan<'a> {
     datapaths: &'static str,
     /// Test executables.
     tests: Vec<&'a str>,
-    /// Parts of the names of tests that are left out.
-    without: &'a [&'a str],
+    /// Parts of the names of tests that are left out, each with a `-` before it.
+    without: Vec<&'a str>,
     /// How long it may take: several times what it takes where there is no hardware for virtual
     /// machines.
     limit: Duration,
 }
 
-/// Runs these tests, or all, on each of these kernels, on all datapaths that work there.
-pub(crate) fn test(kernels: &[Kernel], tests: &[String]) -> Result<()> {
-    let tests = match tests {
-        [] => ALWAYS.into_iter().chain(BESIDE).collect(),
-        tests => tests.iter().map(String::as_str).collect(),
-    };
+/// Runs tests on each of these kernels, on all datapaths that work there: all of them, or as `which`
+/// says.
+pub(crate) fn test(kernels: &[Kernel], which: &[String]) -> Result<()> {
+    let which = which.iter().map(String::as_str);
+    let (without, mut tests): (Vec<_>, Vec<_>) = which.partition(|word| word.starts_with('-'));
+    if tests.is_empty() {
+        tests = ALWAYS.into_iter().chain(BESIDE).collect();
+    }
     let limit = Duration::from_secs(90 * 60);
-    run(kernels, &Plan { datapaths: "all", tests, without: &[], limit })
+    run(kernels, &Plan { datapaths: "all", tests, without, limit })
 }
 
 fn run(kernels: &[Kernel], plan: &Plan<'_>) -> Result<()> {
@@ -99,8 +101,7 @@ fn run(kernels: &[Kernel], plan: &Plan<'_>) -> Result<()> {
 impl Plan<'_> {
     /// For the first process of the machine.
     fn arguments(&self) -> Vec<String> {
-        let tests = self.tests.iter().map(|&name| name.to_owned());
-        let without = self.without.iter().map(|name| format!("-{name}"));
-        iter::once(self.datapaths.to_owned()).chain(tests).chain(without).collect()
+        let words = iter::once(&self.datapaths).chain(&self.tests).chain(&self.without);
+        words.map(|&word| word.to_owned()).collect()
     }
 }

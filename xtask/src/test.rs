@@ -26,7 +26,7 @@ pub(crate) struct Options {
     #[arg(long = "kernel", value_enum, value_name = "VERSION", conflicts_with = "lint")]
     kernels: Vec<Kernel>,
     /// What to give to each `cargo test`, for example a part of the tests' names; with `--kernel`,
-    /// which files of tests to run.
+    /// which files of tests to run, and with a `-` before them names of tests not to run.
     #[arg(last = true, value_name = "CARGO_TEST_ARGS")]
     args: Vec<String>,
 }
