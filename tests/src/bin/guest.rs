@@ -65,6 +65,7 @@ fn run() -> io::Result<bool> {
     let (without, tests): (Vec<_>, Vec<_>) = tests.iter().partition(|test| test.starts_with('-'));
     let left_out: Vec<&str> =
         without.iter().map(|name| &name[1..]).chain(others(&datapaths)).collect();
+    let mut log = fs::File::options().read(true).custom_flags(O_NONBLOCK).open("/dev/kmsg")?;
     let mut passed = true;
     for test in tests {
         let mut command = Command::new(Path::new("/tests").join(test));
@@ -77,12 +78,12 @@ fn run() -> io::Result<bool> {
         let verdict = if done { "passed" } else { "FAILED" };
         println!("guest: {test} {verdict} in {} s", begun.elapsed().as_secs());
         passed &= done;
+        for trouble in troubles(&mut log)? {
+            println!("guest: the kernel says: {trouble}");
+            passed = false;
+        }
     }
-    let troubles = troubles()?;
-    for trouble in &troubles {
-        println!("guest: the kernel says: {trouble}");
-    }
-    Ok(passed && troubles.is_empty())
+    Ok(passed)
 }
 
 /// Makes a system out of the files that the machine was given.
@@ -157,9 +158,8 @@ fn to_its_end(command: &mut Command) -> io::Result<bool> {
     }
 }
 
-/// What the kernel has complained of.
-fn troubles() -> io::Result<Vec<String>> {
-    let mut log = fs::File::options().read(true).custom_flags(O_NONBLOCK).open("/dev/kmsg")?;
+/// What the kernel has complained of since this was asked last.
+fn troubles(log: &mut fs::File) -> io::Result<Vec<String>> {
     let (mut found, mut record) = (Vec::new(), [0; 8192]);
     loop {
         match log.read(&mut record) {
