@@ -66,6 +66,9 @@ pub fn kernel_obstacle() -> Option<String> {
     /// Bits of linux/capability.h.
     const NEEDED: [(&str, u32); 3] = [("CAP_NET_ADMIN", 12), ("CAP_PERFMON", 38), ("CAP_BPF", 39)];
 
+    /// From then on all of them work.
+    const NEEDED_VERSION: (u32, u32) = (5, 19);
+
     if !nix::unistd::Uid::effective().is_root() {
         return Some("a datapath in the kernel needs root".into());
     }
@@ -75,11 +78,25 @@ pub fn kernel_obstacle() -> Option<String> {
             return Some(format!("a datapath in the kernel needs {name}"));
         }
     }
+    let release =
+        nix::sys::utsname::uname().expect("uname").release().to_string_lossy().into_owned();
+    if version(&release) < NEEDED_VERSION {
+        let (major, minor) = NEEDED_VERSION;
+        return Some(format!(
+            "the datapaths in the kernel need Linux {major}.{minor}, this is {release}"
+        ));
+    }
     let btf = Path::new("/sys/kernel/btf/vmlinux");
     if !btf.exists() {
         return Some(format!("this kernel has no {}", btf.display()));
     }
     None
+}
+
+/// What a kernel's release begins with.
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 fn effective_capabilities() -> u64 {
