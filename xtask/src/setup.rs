@@ -8,15 +8,15 @@ use anyhow::{Result, anyhow};
 use crate::{
     apt, base_system,
     exec::exec,
-    packager, peers,
+    kernel, packager, peers,
     toolchain::{self, Compiler, Toolchain},
 };
 
 /// Find or install what builds the BPF program.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Also what the tests need: peers to talk to through balance, and what makes and judges its
-    /// package.
+    /// Also what the tests need: peers to talk to through balance, what makes and judges its
+    /// package, and other kernels to run it on.
     #[arg(long)]
     pub(crate) tests: bool,
 }
@@ -35,6 +35,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         peers::install()?;
         packager::install()?;
         base_system::make()?;
+        kernel::set_up();
     }
     Ok(())
 }

@@ -10,7 +10,6 @@ use crate::{
     base_system, build, dist,
     exec::{exec, output},
     kernel::{self, Kernel},
-    peers,
     root::Root,
     setup, workspace,
 };
@@ -21,12 +20,16 @@ pub(crate) struct Options {
     /// Check formatting and lints first.
     #[arg(long)]
     lint: bool,
-    /// Instead of all that, run tests of the datapaths on this kernel of Debian's, in a virtual
-    /// machine; may be given several times.
+    /// Instead of all that, run tests on this kernel of Debian's, in a virtual machine, on the
+    /// datapath that balance takes there; may be given several times.
     #[arg(long = "kernel", value_enum, value_name = "VERSION", conflicts_with = "lint")]
     kernels: Vec<Kernel>,
+    /// With `--kernel`, run them on every datapath that works there.
+    #[arg(long, requires = "kernels")]
+    all_datapaths: bool,
     /// What to give to each `cargo test`, for example a part of the tests' names; with `--kernel`,
-    /// which files of tests to run, and with a `-` before them names of tests not to run.
+    /// which files of tests to run, `FILE/PART` for a part of the names of their tests, and with a
+    /// `-` before them names of tests not to run.
     #[arg(last = true, value_name = "CARGO_TEST_ARGS")]
     args: Vec<String>,
 }
@@ -36,8 +39,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run(&setup::Options { tests: true })?;
     build::program()?;
     if !options.kernels.is_empty() {
-        peers::install_machines()?;
-        return kernel::test(&options.kernels, &options.args);
+        return kernel::test(&options.kernels, options.all_datapaths, &options.args);
     }
     if options.lint {
         exec(workspace::cargo().args(["fmt", "--all", "--check"]))?;
@@ -69,7 +71,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             eprintln!("neither root nor sudo: tests of the kernel datapath will be skipped")
         }
     }
-    exec(&mut tests)
+    exec(&mut tests)?;
+    // Who asks for a part of the tests has these by `--kernel`.
+    if options.args.is_empty() { kernel::test_briefly() } else { Ok(()) }
 }
 
 fn cargo_test() -> Command {

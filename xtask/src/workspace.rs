@@ -51,7 +51,7 @@ pub(crate) fn base_system(release: &str) -> PathBuf {
     target().join(format!("base-system/{release}.tar"))
 }
 
-/// What virtual machines boot, by kernel.
+/// Kernels and what virtual machines boot with them, by version.
 pub(crate) fn kernels() -> PathBuf {
     target().join("kernels")
 }

@@ -2,19 +2,19 @@
 //! (`cargo xtask test --kernel`).
 //!
 //! Its arguments say where: `auto` for the datapath that balance takes by itself, `all` for those
-//! that work; then which test executables, and with a `-` before them names of tests that are left
-//! out. Invariant: the machine ends whatever happens, and only if everything went well with the line
+//! that work; then which test executables, each perhaps with a `/` and a part of its tests' names
+//! behind it, and with a `-` before them names of tests that are left out. Invariant: the machine ends whatever happens, and only if everything went well with the line
 //! `guest: passed`.
 
 #![expect(clippy::print_stdout, reason = "standard output is the machine's console")]
 
 use std::{
     env, fs,
-    io::{self, Read as _},
+    io::{self, BufRead as _, BufReader, Read as _},
     os::unix::fs::OpenOptionsExt as _,
     panic,
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
     time::Instant,
 };
 
@@ -27,7 +27,7 @@ use nix::{
         wait::{WaitStatus, wait},
     },
 };
-use tests::{Builder, Datapath};
+use tests::{Builder, Datapath, KillOnDrop};
 
 /// What the lines of the kernel's log that nobody wants to see begin with, behind their time.
 const TROUBLE: [&str; 5] = ["WARNING:", "BUG:", "Oops", "UBSAN:", "general protection fault"];
@@ -61,14 +61,16 @@ fn run() -> io::Result<bool> {
         Some((first, tests)) => (first == "all", tests),
         None => return Err(io::Error::other("nothing to do")),
     };
-    let datapaths = datapaths(everywhere);
+    let datapaths = datapaths(everywhere)?;
     let (without, tests): (Vec<_>, Vec<_>) = tests.iter().partition(|test| test.starts_with('-'));
     let left_out: Vec<&str> =
         without.iter().map(|name| &name[1..]).chain(others(&datapaths)).collect();
     let mut log = fs::File::options().read(true).custom_flags(O_NONBLOCK).open("/dev/kmsg")?;
     let mut passed = true;
     for test in tests {
-        let mut command = Command::new(Path::new("/tests").join(test));
+        let (executable, part) = test.split_once('/').unwrap_or((test, ""));
+        let mut command = Command::new(Path::new("/tests").join(executable));
+        command.arg(part);
         for name in &left_out {
             command.args(["--skip", name]);
         }
@@ -115,20 +117,40 @@ fn prepare() -> io::Result<()> {
     if up { Ok(()) } else { Err(io::Error::other("loopback does not come up")) }
 }
 
-/// The datapaths that the tests are about, as balance says that they work here.
-fn datapaths(everywhere: bool) -> Vec<Datapath> {
+/// The datapaths that the tests are about: the one that balance takes here, or all that work. What it
+/// says of each is shown.
+fn datapaths(everywhere: bool) -> io::Result<Vec<Datapath>> {
+    let mut works = Vec::new();
+    for datapath in [Datapath::Splice, Datapath::Sockmap, Datapath::Relay] {
+        let (is_ready, said) = start(Builder::new(datapath))?;
+        println!("guest: {}: {said}", datapath.name());
+        if is_ready {
+            works.push(datapath);
+        }
+    }
     let ready = Builder::auto().start().wait_for("ready");
     let (taken, why) = (ready.text("datapath"), ready.text("why"));
     println!("guest: auto takes {taken}: {why}");
-    let all = [Datapath::Splice, Datapath::Sockmap, Datapath::Handover, Datapath::Relay];
-    // What comes before the one that was taken does not work; of what comes after it balance tells.
-    let works = all.into_iter().skip_while(|datapath| datapath.name() != taken);
-    works
-        .filter(|datapath| match everywhere {
-            true => !why.contains(&format!("no {}", datapath.name())),
-            false => datapath.name() == taken,
-        })
-        .collect()
+    if works.contains(&Datapath::Sockmap) {
+        works.push(Datapath::Handover);
+    }
+    works.retain(|datapath| everywhere || datapath.name() == taken);
+    Ok(works)
+}
+
+/// Whether balance serves when it is started like that, and why, or why not.
+fn start(builder: Builder) -> io::Result<(bool, String)> {
+    let (mut command, _port, _) = builder.quiet().text().command();
+    let mut child = KillOnDrop(command.stderr(Stdio::piped()).spawn()?);
+    let log = BufReader::new(child.0.stderr.take().expect("piped"));
+    let mut said = String::new();
+    for line in log.lines() {
+        said = line?;
+        if let Some((_, why)) = said.split_once(" why=") {
+            return Ok((true, why.trim_matches('"').to_owned()));
+        }
+    }
+    Ok((false, said))
 }
 
 /// What tests of other datapaths have in their names.

@@ -1,7 +1,8 @@
 //! A virtual machine, from its start to its end.
 //!
 //! Invariant: no machine outlives the call that started it, or the time that it was given; what it
-//! says is shown as it comes.
+//! says is shown as it comes, from the first line of its first process on; what comes before is shown
+//! if that does not start.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -11,17 +12,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 
-use super::image::Image;
+use super::{image::Image, tally::Tally};
 use crate::exec;
 
 /// What the first process of the machine begins its own lines with, and its last one.
 const SAYS: &str = "guest: ";
 const PASSED: &str = "guest: passed";
 
-/// Boots a machine, whose first process is given these arguments, and waits for its end.
-pub(super) fn run(image: &Image, arguments: &[String], limit: Duration) -> Result<()> {
+/// Boots a machine, whose first process is given these arguments, and waits for its end; tells what
+/// the tests have come to.
+pub(super) fn run(image: &Image, arguments: &[String], limit: Duration) -> Result<Tally> {
     let mut command = machine(image, arguments);
     eprintln!("+ {}", exec::line(&command));
     let end = Instant::now() + limit;
@@ -33,22 +35,34 @@ pub(super) fn run(image: &Image, arguments: &[String], limit: Duration) -> Resul
             .context("cannot start qemu-system-x86_64")?,
     );
     let lines = follow(&mut child.0);
-    let (mut has_begun, mut has_passed) = (false, false);
-    loop {
+    let (mut tally, mut before) = (Tally::default(), Some(Vec::new()));
+    let mut has_passed = false;
+    let ended = loop {
         match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
             Ok(line) => {
-                has_begun |= line.starts_with(SAYS);
+                if line.starts_with(SAYS) {
+                    before = None;
+                }
                 has_passed |= line == PASSED;
-                eprintln!("    {line}");
+                tally.count(&line);
+                match &mut before {
+                    Some(before) => before.push(line),
+                    None => eprintln!("    {line}"),
+                }
             }
-            Err(RecvTimeoutError::Timeout) => {
-                bail!("the machine was not done within {} s", limit.as_secs())
-            }
-            Err(RecvTimeoutError::Disconnected) if has_passed => return Ok(()),
-            Err(RecvTimeoutError::Disconnected) if has_begun => bail!("tests have failed"),
-            Err(RecvTimeoutError::Disconnected) => bail!("the machine has not come up"),
+            Err(RecvTimeoutError::Disconnected) => break true,
+            Err(RecvTimeoutError::Timeout) => break false,
         }
+    };
+    let has_begun = before.is_none();
+    for line in before.into_iter().flatten() {
+        eprintln!("    {line}");
     }
+    ensure!(ended, "the machine was not done within {} s; {tally}", limit.as_secs());
+    ensure!(has_begun, "the machine has not come up");
+    ensure!(has_passed, "{tally}");
+    ensure!(tally.has_passed(), "no test has run: {tally}");
+    Ok(tally)
 }
 
 fn machine(image: &Image, arguments: &[String]) -> Command {

@@ -2,10 +2,10 @@
 //! its own packages.
 //!
 //! Invariants: apt checks what it fetches against Debian's keys; nothing of this system's apt is
-//! changed; and a kernel that is in the cache is complete.
+//! changed; and a kernel that is there is complete, and goes on to be used until it is removed.
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -13,7 +13,10 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::Kernel;
-use crate::exec::{exec, output};
+use crate::{
+    exec::{exec, output},
+    workspace,
+};
 
 /// Debian's keys, of the package debian-archive-keyring.
 pub(crate) const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -60,43 +63,42 @@ impl Tree {
     }
 }
 
-/// Gets the newest kernel that begins with that version; where apt cannot reach anything, the one
-/// that is in the cache.
+/// The kernel, if it has been fetched.
+pub(super) fn fetched(kernel: Kernel) -> Option<Tree> {
+    let dir = place(kernel);
+    dir.join(STAMP).exists().then(|| Tree::at(dir.join("tree")).ok())?
+}
+
+/// Gets the newest kernel that begins with that version, unless one is there.
 pub(super) fn fetch(kernel: Kernel) -> Result<Tree> {
-    let cache = cache()?.join(kernel.version());
-    fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
-    let apt = Apt::new(&cache, kernel)?;
-    let tree = cache.join("tree");
-    match apt.newest() {
-        Ok(version) => {
-            let begins = [".", "-"].map(|end| format!("{}{end}", kernel.version()));
-            ensure!(
-                begins.iter().any(|begin| version.starts_with(begin)),
-                "{} has the kernel {version} now",
-                kernel.suites().join(" and ")
-            );
-            let stamp = cache.join("version");
-            if fs::read_to_string(&stamp).is_ok_and(|there| there == version) && tree.exists() {
-                return Tree::at(tree);
-            }
-            // In this order: a stamp stands for a complete tree.
-            let _ = fs::remove_file(&stamp);
-            apt.unpack(&tree)?;
-            fs::write(&stamp, version).with_context(|| stamp.display().to_string())?;
-        }
-        Err(why) if cache.join("version").exists() => {
-            eprintln!("{why:#}: going on with the kernel in {}", cache.display());
-        }
-        Err(why) => return Err(why),
+    if let Some(tree) = fetched(kernel) {
+        return Ok(tree);
     }
+    let (dir, state) = (place(kernel), place(kernel).join("apt"));
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&state).with_context(|| state.display().to_string())?;
+    let apt = Apt::new(&state, kernel)?;
+    let version = apt.newest()?;
+    let begins = [".", "-"].map(|end| format!("{}{end}", kernel.version()));
+    ensure!(
+        begins.iter().any(|begin| version.starts_with(begin)),
+        "{} has the kernel {version} now",
+        kernel.suites().join(" and ")
+    );
+    let tree = dir.join("tree");
+    apt.unpack(&tree)?;
+    fs::remove_dir_all(&state).with_context(|| state.display().to_string())?;
+    // The last of all: it stands for a complete tree.
+    fs::write(dir.join(STAMP), version).with_context(|| dir.display().to_string())?;
     Tree::at(tree)
 }
 
-/// Where kernels are kept from one run to the next.
-fn cache() -> Result<PathBuf> {
-    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| env::home_dir().map(|home| home.join(".cache")));
-    Ok(cache.context("there is no HOME to keep kernels in")?.join("balance/kernels"))
+/// What says that a tree is complete: its package's version.
+const STAMP: &str = "version";
+
+/// Where a kernel is kept from one run to the next.
+pub(super) fn place(kernel: Kernel) -> PathBuf {
+    workspace::kernels().join(kernel.version())
 }
 
 /// Apt with sources and a state of its own.
@@ -106,7 +108,10 @@ struct Apt<'a> {
 
 impl<'a> Apt<'a> {
     fn new(dir: &'a Path, kernel: Kernel) -> Result<Self> {
-        ensure!(Path::new(KEYS).exists(), "{KEYS} is missing: run `cargo xtask setup --tests`");
+        ensure!(
+            Path::new(KEYS).exists(),
+            "{KEYS} is missing: the package debian-archive-keyring has it"
+        );
         let mut sources = String::new();
         for suite in kernel.suites() {
             let mirror = mirror(suite)?;

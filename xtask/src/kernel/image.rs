@@ -39,9 +39,8 @@ pub(super) struct Image {
     pub(super) initramfs: PathBuf,
 }
 
-/// Makes it, in this workspace.
-pub(super) fn make(tree: &Tree, programs: &Programs) -> Result<Image> {
-    let dir = workspace::kernels().join(&tree.release);
+/// Makes it, in that folder.
+pub(super) fn make(dir: &Path, tree: &Tree, programs: &Programs) -> Result<Image> {
     let root = dir.join("root");
     let _ = fs::remove_dir_all(&root);
     for place in MOUNTED.into_iter().chain(["bin", "etc", "modules", "tests"]) {
