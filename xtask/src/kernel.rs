@@ -21,13 +21,14 @@ use crate::{executables, peers};
 
 /// What is run where nobody waits: test executables. What every datapath has to be good at, and what
 /// hosts and networks of their own show.
-const TESTS: [&str; 9] = [
+const TESTS: [&str; 10] = [
     "integrity",
     "closing",
     "stall",
     "overlap",
     "failover",
     "handovers",
+    "unfit",
     "splice",
     "network",
     "weather",

@@ -1,9 +1,11 @@
-//! What a program is started with: its command line, and the limits and the user it runs under.
+//! What a program is started with: its command line, the limits and the user it runs under, and what
+//! the system makes it believe.
 //!
 //! Unless a test asks for something else: in the foreground, all logs as JSON, at a port of
 //! 127.0.0.1 that is kept for as long as the program runs.
 
 use std::{
+    env, io,
     net::SocketAddr,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
@@ -11,6 +13,10 @@ use std::{
 };
 
 use nix::sys::resource::{Resource, setrlimit};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, apply_filter,
+};
 
 use super::{Balance, binary};
 use crate::{ControlGroup, Datapath, ReservedPort};
@@ -27,7 +33,8 @@ pub struct Builder {
     service: Option<String>,
     options: Vec<String>,
     operands: Vec<String>,
-    hosts: Option<tempfile::NamedTempFile>,
+    replaced: Option<(tempfile::NamedTempFile, PathBuf)>,
+    answered: Vec<BpfProgram>,
     processes: Option<PathBuf>,
     descriptors: Option<u64>,
     user: Option<u32>,
@@ -50,7 +57,8 @@ impl Builder {
             service: None,
             options: ["-f", "-d", JSON].map(str::to_owned).into(),
             operands: Vec::new(),
-            hosts: None,
+            replaced: None,
+            answered: Vec::new(),
             processes: None,
             descriptors: None,
             user: None,
@@ -118,10 +126,31 @@ impl Builder {
     }
 
     /// Runs with that text as `/etc/hosts`. Needs root.
-    pub fn hosts(mut self, text: &str) -> Self {
+    pub fn hosts(self, text: &str) -> Self {
+        self.replacing("/etc/hosts", text.as_bytes())
+    }
+
+    /// Runs with another content of a file, which can be only one. Needs root.
+    pub fn replacing(mut self, path: &str, content: &[u8]) -> Self {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
-        std::fs::write(file.path(), text).expect("writing a temporary file");
-        self.hosts = Some(file);
+        std::fs::write(file.path(), content).expect("writing a temporary file");
+        self.replaced = Some((file, path.into()));
+        self
+    }
+
+    /// Runs where a system call with that first argument does nothing, and answers with that error, or
+    /// with 0. Needs root.
+    pub fn answering(mut self, call: i64, argument: i32, errno: i32) -> Self {
+        let filter = || {
+            let (len, equal) = (SeccompCmpArgLen::Dword, SeccompCmpOp::Eq);
+            let condition = SeccompCondition::new(0, len, equal, argument as u64)?;
+            let rules = [(call, vec![SeccompRule::new(vec![condition])?])];
+            let (answer, go_on) = (SeccompAction::Errno(errno as u32), SeccompAction::Allow);
+            let arch = env::consts::ARCH.try_into()?;
+            SeccompFilter::new(rules.into(), go_on, answer, arch)?.try_into()
+        };
+        let filter: Result<BpfProgram, seccompiler::BackendError> = filter();
+        self.answered.push(filter.expect("a filter for system calls"));
         self
     }
 
@@ -145,7 +174,7 @@ impl Builder {
 
     /// The command line, to be run with other limits and users if asked for; and the port.
     pub fn command(&self) -> (Command, Option<ReservedPort>, SocketAddr) {
-        let mut command = match (&self.hosts, &self.processes) {
+        let mut command = match (&self.replaced, &self.processes) {
             (None, None) => Command::new(&self.binary),
             (None, Some(processes)) => {
                 let mut command = Command::new("sh");
@@ -153,13 +182,13 @@ impl Builder {
                 command.arg(processes).arg(&self.binary);
                 command
             }
-            (Some(file), _) => {
+            (Some((file, path)), _) => {
                 let mut command = Command::new("unshare");
                 command
                     .args(["--mount", "sh", "-e", "-c"])
-                    .arg(r#"mount --bind "$1" /etc/hosts; shift; exec "$@""#)
+                    .arg(r#"mount --bind "$1" "$2"; shift 2; exec "$@""#)
                     .arg("sh")
-                    .arg(file.path())
+                    .args([file.path(), path])
                     .arg(&self.binary);
                 command
             }
@@ -178,6 +207,12 @@ impl Builder {
             let limited = move || Ok(setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?);
             // SAFETY: setrlimit is a bare system call: it neither allocates nor takes locks.
             unsafe { command.pre_exec(limited) };
+        }
+        for filter in self.answered.clone() {
+            let filtered = move || apply_filter(&filter).map_err(|_| io::Error::last_os_error());
+            // SAFETY: what installs a filter is two bare system calls, which neither allocate nor take
+            // locks.
+            unsafe { command.pre_exec(filtered) };
         }
         (command, reserved, address)
     }
