@@ -227,7 +227,7 @@ impl Kernel {
 
     /// Tells the program whether there is anything to look for.
     fn tell_entries(&self, entries: &Entries) {
-        self.common(|common| &raw mut common.entries).store(entries.live.len() as u64, SeqCst);
+        self.entries_word().store(entries.live.len() as u64, SeqCst);
     }
 
     /// Keeps the entries of a connection that has ended for a while: its last packets may be
@@ -313,7 +313,7 @@ impl Kernel {
             let is_any = !lock(&self.lingering).is_empty();
             sleep(if is_any { LINGERING } else { LOOK }).await;
             self.end_lingering(Instant::now());
-            if self.common(|common| &raw mut common.missed).swap(0, SeqCst) != 0 {
+            if self.missed_word().swap(0, SeqCst) != 0 {
                 self.live().into_iter().for_each(|number| self.wake_slot(number));
             }
         }
@@ -366,16 +366,21 @@ impl Kernel {
             for (i, out) in [1, 0].into_iter().zip(ways) {
                 // Where there is no way now, there may be one later.
                 if let Ok(Some(out)) = out {
-                    self.words(number).way(i, |w| &raw mut w.out).store(out, SeqCst);
+                    self.words(number).out(i).store(out, SeqCst);
                 }
             }
         }
     }
 
-    fn common(&self, field: impl Fn(&mut Common) -> *mut u64) -> &AtomicU64 {
-        // SAFETY: an aligned word within the mapping, which lives as long as we. The reference is to
-        // find the field only.
-        unsafe { AtomicU64::from_ptr(field(&mut *self.common.get(0).as_ptr())) }
+    fn entries_word(&self) -> &AtomicU64 {
+        // SAFETY: an aligned word within the mapping, which lives as long as we; the program only
+        // reads it.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.common.get(0).as_ptr()).entries) }
+    }
+
+    fn missed_word(&self) -> &AtomicU64 {
+        // SAFETY: as above; the program writes it as a whole.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.common.get(0).as_ptr()).missed) }
     }
 
     pub(super) fn words(&self, number: u32) -> Words<'_> {

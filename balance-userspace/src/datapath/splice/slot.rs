@@ -11,10 +11,20 @@ use std::{
     },
 };
 
-use balance_ebpf::splice::{Key, Side, Splice, Way, ending, phase};
+use balance_ebpf::splice::{Key, Splice, Way, ending, phase};
 
 use super::kernel::{Kernel, Path};
 use crate::datapath::{mapped::Mapped, slots::Wakers};
+
+/// A word of a splice, by its place in that. No reference is made to more than this word, as the
+/// program writes to the others.
+macro_rules! word {
+    ($words:expr, $kind:ident, $($place:tt)+) => {
+        // SAFETY: an aligned word within the mapping, which outlives the `Words`; whoever else changes
+        // it does so as a whole. An index beyond the sides panics.
+        unsafe { $kind::from_ptr(&raw mut (*$words.splice.as_ptr()).$($place)+) }
+    };
+}
 
 /// One connection.
 pub(super) struct Slot {
@@ -58,55 +68,55 @@ impl Slot {
 
     /// Whether the program has seen a packet from each peer.
     pub(super) fn has_seen_both(&self) -> bool {
-        (0..2).all(|side| self.words().side(side, |s| &raw mut s.next).load(SeqCst) != 0)
+        (0..2).all(|side| word!(self.words(), AtomicU32, ways[side].side.next).load(SeqCst) != 0)
     }
 
     /// Sets what is known when the numbers are, before packets go through.
     pub(super) fn begin(&self, side: usize, begin: &Way) {
         let words = self.words();
-        words.side(side, |s| &raw mut s.shift).store(begin.side.shift, SeqCst);
-        words.way(side, |w| &raw mut w.origin).store(begin.side.cut, SeqCst);
-        words.side(side, |s| &raw mut s.acked).store(begin.side.cut, SeqCst);
-        words.side(side, |s| &raw mut s.leeway).store(begin.side.leeway, SeqCst);
-        words.way(side, |w| &raw mut w.clock).store(begin.clock, SeqCst);
-        words.way64(side, |w| &raw mut w.last).store(begin.last, SeqCst);
-        words.way(side, |w| &raw mut w.edge).store(begin.edge, SeqCst);
-        words.way(side, |w| &raw mut w.said).store(begin.said, SeqCst);
+        word!(words, AtomicU32, ways[side].side.shift).store(begin.side.shift, SeqCst);
+        word!(words, AtomicU32, ways[side].origin).store(begin.side.cut, SeqCst);
+        word!(words, AtomicU32, ways[side].side.acked).store(begin.side.cut, SeqCst);
+        word!(words, AtomicU32, ways[side].side.leeway).store(begin.side.leeway, SeqCst);
+        word!(words, AtomicU32, ways[side].clock).store(begin.clock, SeqCst);
+        word!(words, AtomicU64, ways[side].last).store(begin.last, SeqCst);
+        word!(words, AtomicU32, ways[side].edge).store(begin.edge, SeqCst);
+        word!(words, AtomicU32, ways[side].said).store(begin.said, SeqCst);
         self.raise(side, begin.side.cut, begin.side.cut.wrapping_add(begin.side.shift));
     }
 
     /// Moves the cut-off of a side, and what the other side's socket will have written.
     pub(super) fn raise(&self, side: usize, cut: u32, written: u32) {
         let words = self.words();
-        words.side(side, |s| &raw mut s.cut).store(cut, SeqCst);
-        words.side(1 - side, |s| &raw mut s.written).store(written, SeqCst);
+        word!(words, AtomicU32, ways[side].side.cut).store(cut, SeqCst);
+        word!(words, AtomicU32, ways[1 - side].side.written).store(written, SeqCst);
     }
 
     /// Counts what went to the local socket after counting had begun.
     pub(super) fn reach(&self, side: usize, number: u32) {
         let words = self.words();
-        let origin = words.way(side, |w| &raw mut w.origin).load(SeqCst);
+        let origin = word!(words, AtomicU32, ways[side].origin).load(SeqCst);
         words.progress(side).fetch_max(number.wrapping_sub(origin).into(), SeqCst);
     }
 
     /// Sets by how much the local socket has heard of room beyond the cut-off.
     pub(super) fn set_ahead(&self, side: usize, ahead: u32) {
-        self.words().side(side, |s| &raw mut s.ahead).store(ahead, SeqCst);
+        word!(self.words(), AtomicU32, ways[side].side.ahead).store(ahead, SeqCst);
     }
 
     /// Marks a side whose peer has acknowledged all that our socket has for it.
     pub(super) fn set_settled(&self, side: usize) {
-        self.words().side(side, |s| &raw mut s.settled).store(1, SeqCst);
+        word!(self.words(), AtomicU32, ways[side].side.settled).store(1, SeqCst);
     }
 
     /// Whether the peer of a side has acknowledged all that our socket has for it.
     pub(super) fn is_settled(&self, side: usize) -> bool {
-        self.words().side(side, |s| &raw mut s.settled).load(SeqCst) != 0
+        word!(self.words(), AtomicU32, ways[side].side.settled).load(SeqCst) != 0
     }
 
     /// Whether acknowledgements of a side's peer were held back to what our socket said.
     pub(super) fn has_clamped(&self, side: usize) -> bool {
-        self.words().way(side, |w| &raw mut w.clamped).load(SeqCst) != 0
+        word!(self.words(), AtomicU32, ways[side].clamped).load(SeqCst) != 0
     }
 
     /// What has been seen of the end: bits of [`ending`].
@@ -130,7 +140,7 @@ impl Slot {
 
     /// When the last packet of a side's peer went on: nanoseconds of CLOCK_MONOTONIC.
     pub(super) fn last(&self, side: usize) -> u64 {
-        self.words().way64(side, |w| &raw mut w.last).load(SeqCst)
+        word!(self.words(), AtomicU64, ways[side].last).load(SeqCst)
     }
 
     /// Where our end of a side's connection stands.
@@ -180,32 +190,19 @@ impl<'a> Words<'a> {
     }
 
     pub(super) fn phase(&self) -> &'a AtomicU32 {
-        // SAFETY: an aligned word within the mapping, as all of these.
-        unsafe { AtomicU32::from_ptr(&raw mut (*self.splice.as_ptr()).phase) }
+        word!(self, AtomicU32, phase)
     }
 
     pub(super) fn ending(&self) -> &'a AtomicU64 {
-        // SAFETY: as above.
-        unsafe { AtomicU64::from_ptr(&raw mut (*self.splice.as_ptr()).ending) }
+        word!(self, AtomicU64, ending)
     }
 
     pub(super) fn progress(&self, side: usize) -> &'a AtomicU64 {
-        self.way64(side, |w| &raw mut w.progress)
+        word!(self, AtomicU64, ways[side].progress)
     }
 
-    pub(super) fn side(&self, side: usize, field: impl Fn(&mut Side) -> *mut u32) -> &'a AtomicU32 {
-        // SAFETY: as above; an index beyond the sides panics. The reference is to find the field
-        // only.
-        unsafe { AtomicU32::from_ptr(field(&mut (*self.splice.as_ptr()).ways[side].side)) }
-    }
-
-    pub(super) fn way(&self, side: usize, field: impl Fn(&mut Way) -> *mut u32) -> &'a AtomicU32 {
-        // SAFETY: as above.
-        unsafe { AtomicU32::from_ptr(field(&mut (*self.splice.as_ptr()).ways[side])) }
-    }
-
-    pub(super) fn way64(&self, side: usize, field: impl Fn(&mut Way) -> *mut u64) -> &'a AtomicU64 {
-        // SAFETY: as above.
-        unsafe { AtomicU64::from_ptr(field(&mut (*self.splice.as_ptr()).ways[side])) }
+    /// The interface through which a side's packets leave to the other peer.
+    pub(super) fn out(&self, side: usize) -> &'a AtomicU32 {
+        word!(self, AtomicU32, ways[side].out)
     }
 }

@@ -33,8 +33,9 @@ pub(super) fn plan(seed: u64, number: u64) -> Plan {
     draw.breaks();
     let [mut client, backend] = draw.sides;
     if reception == Reception::Nobody {
-        // Nobody would know when it is over.
+        // Nobody would know when it is over, and nothing comes that could be left unread.
         client.breaks = None;
+        client.rests.clear();
     }
     Plan { seed, number, reception, client, backend }
 }
