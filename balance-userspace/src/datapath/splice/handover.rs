@@ -214,10 +214,21 @@ impl Joint {
         pair: &Pair,
     ) -> Result<bool, Broken> {
         let broke = |error| direction.source_broke(error);
-        let cuts = self.ready.get_or_try_init(|| self.settle(pair)).await.map_err(broke)?;
+        // Each direction settles both sides, if it is the first.
+        let cuts = self.ready.get_or_try_init(|| self.settle(pair)).await;
+        let cuts = cuts.map_err(|(side, error)| match side == i {
+            true => direction.source_broke(error),
+            false => direction.target_broke(error),
+        })?;
         if sys::is_closed(&*direction.source).map_err(broke)? && !self.slot.is_over(i) {
-            // A reset that was past the hook when the program took over.
-            return Err(broke(io::ErrorKind::ConnectionReset.into()));
+            let error = io::ErrorKind::ConnectionReset.into();
+            return Err(if self.slot.endings() & (ending::BROKEN << (1 - i)) != 0 {
+                // It has been told of the other peer's reset, and answers what our socket says with one.
+                direction.target_broke(error)
+            } else {
+                // A reset that was past the hook when the program took over.
+                broke(error)
+            });
         }
         let ended = self.drain(i, cuts[i], direction, pool, pair).await?;
         if sys::received(&*direction.source).map_err(broke)? != cuts[i] && !self.slot.is_over(i) {
@@ -232,15 +243,15 @@ impl Joint {
     }
 
     /// Waits until the last packets have arrived that were past the hook already; returns the final
-    /// cut-offs.
-    async fn settle(&self, pair: &Pair) -> io::Result<[u32; 2]> {
+    /// cut-offs, or which side has failed and how.
+    async fn settle(&self, pair: &Pair) -> Result<[u32; 2], (usize, io::Error)> {
         let streams: [&Stream; 2] = [&pair.client, &pair.backend];
         let mut cuts = self.begun.map(|begun| begun.numbers.received);
         loop {
             sleep(SETTLING).await;
             let mut still = true;
             for i in 0..2 {
-                let received = sys::received(streams[i])?;
+                let received = sys::received(streams[i]).map_err(|e| (i, e))?;
                 if received != cuts[i] {
                     cuts[i] = received;
                     self.slot.raise(i, received, received.wrapping_add(self.shifts[i]));
@@ -250,8 +261,8 @@ impl Joint {
             if still {
                 for i in 0..2 {
                     // From now on it has nothing to say.
-                    sys::acknowledge_now(streams[i])?;
-                    let ahead = sys::heard(streams[i])?.wrapping_sub(cuts[i]);
+                    sys::acknowledge_now(streams[i]).map_err(|e| (i, e))?;
+                    let ahead = sys::heard(streams[i]).map_err(|e| (i, e))?.wrapping_sub(cuts[i]);
                     self.slot.set_ahead(i, if is_after(ahead, 0) { ahead } else { 0 });
                 }
                 self.slot.set_phase(phase::JOINED);
