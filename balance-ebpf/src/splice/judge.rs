@@ -212,7 +212,6 @@ pub fn judge(phase: u32, this: &Side, other: &Side, packet: &Segment) -> Judgeme
     // nobody but the other peer answers a probe of the window.
     let goes_on = takes || all || other.settled != 0;
     let forward = if goes_on { Some(forward(this, other, packet, beyond)) } else { None };
-    let forward = forward.filter(|forward| !hides_at_the_end(packet, other, forward));
     // The local socket does not look at the acknowledgement in a probe.
     let settles = !settled && all && !probes && phase != phase::OPENING;
     Judgement { forward, local, settles }
@@ -246,13 +245,6 @@ fn forward(this: &Side, other: &Side, packet: &Segment, beyond: bool) -> Forward
         window: in_scale(if room > 0 { room as u32 } else { 0 }, this.scale_out),
         without_sack: this.settled == 0 || other.settled == 0,
     }
-}
-
-/// Whether a packet ends the peer's direction and tells less than the peer has acknowledged. Who ends
-/// last is gone with the answer, and nobody would say the rest: its end comes again later.
-#[inline(always)]
-fn hides_at_the_end(packet: &Segment, other: &Side, forward: &Forward) -> bool {
-    packet.flags & flag::FIN != 0 && is_after(packet.ack.wrapping_sub(other.shift), forward.ack)
 }
 
 /// The number of a packet, so that the other peer looks at it.
@@ -364,21 +356,6 @@ mod tests {
             note(&mut side, &Segment { flags, ..packet(seq, 8, 0) });
         }
         assert_eq!(side.next, 11);
-    }
-
-    #[test]
-    fn an_end_that_would_tell_less_than_the_peer_has_acknowledged_comes_again() {
-        for (leeway, goes_on) in [(9, false), (10, true)] {
-            let other = Side { leeway, ..OTHER };
-            // The other peer's bytes up to 310, which it knows as 110.
-            let end = Segment { flags: flag::ACK | flag::FIN, ..packet(1000, 5, 310) };
-            let judgement = joined(&THIS, &other, end);
-            assert_eq!(judgement.forward.is_some(), goes_on);
-            // The local socket hears of it all the same.
-            assert_eq!(judgement.local, Local::Acknowledgement(1000, 300));
-            let alone = joined(&THIS, &other, Segment { flags: flag::ACK, ..end });
-            assert!(alone.forward.is_some());
-        }
     }
 
     #[test]
