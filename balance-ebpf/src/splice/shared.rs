@@ -136,8 +136,7 @@ impl Way {
     /// RST, and asks with a challenge (RFC 5961, 3.2) about one that it does not believe.
     #[inline(always)]
     pub const fn is_believed(&self, seq: u32, progress: u64) -> bool {
-        let side = &self.side;
-        seq == self.next(progress) || seq == side.acked || seq == side.cut || seq == side.next
+        seq == self.next(progress) || seq == self.side.acked || seq == self.side.cut
     }
 }
 
