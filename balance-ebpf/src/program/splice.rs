@@ -491,6 +491,7 @@ fn count(
             write_volatile(addr_of_mut!((*this).last), bpf_ktime_get_ns());
             let carries = segment.flags & (flag::SYN | flag::RST) == 0;
             let counts = carries && segment.takes() > 0 && (*this).is_plausible(segment.end());
+            let said_here = segment.ack.wrapping_sub((*other).side.shift);
             let mut acked = forward.ack;
             if counts {
                 advance(this, segment.end());
@@ -510,9 +511,9 @@ fn count(
                 if !is_after(segment.ack, sent) {
                     write_volatile(said, later(read_volatile(said), segment.ack));
                     // Also if less is passed on: the other peer may be gone, and ask no more.
-                    acked = segment.ack.wrapping_sub((*other).side.shift);
+                    acked = said_here;
                 }
-                if forward.ack != segment.ack.wrapping_sub((*other).side.shift) {
+                if forward.ack != said_here {
                     increment(addr_of_mut!((*this).clamped));
                 }
             }

@@ -64,12 +64,27 @@ const LINGERING: Duration = Duration::from_millis(20);
 /// Waits until a source that is not read breaks.
 pub(crate) async fn watch(direction: &Direction) -> Broken {
     sleep(LINGERING).await;
-    let source = &direction.source;
-    let error = match ready::broken(source).await.and_then(|()| source.take_error()) {
+    match ready::broken(&direction.source).await {
+        Ok(()) => why_broken(direction),
+        Err(error) => direction.source_broke(error),
+    }
+}
+
+/// Whether a source that is not read has broken by now.
+pub(crate) fn look(direction: &Direction) -> Result<(), Broken> {
+    match sys::poll_now(&*direction.source, 0) {
+        Ok(events) if events & libc::POLLERR == 0 => Ok(()),
+        Ok(_) => Err(why_broken(direction)),
+        Err(error) => Err(direction.source_broke(error)),
+    }
+}
+
+/// What a source that has broken says of it.
+fn why_broken(direction: &Direction) -> Broken {
+    direction.source_broke(match direction.source.take_error() {
         Ok(Some(error)) | Err(error) => error,
         Ok(None) => io::ErrorKind::ConnectionReset.into(),
-    };
-    direction.source_broke(error)
+    })
 }
 
 /// Waits until the source has bytes or has ended.

@@ -283,14 +283,7 @@ impl OneWay<'_> {
             }
             sleep(MOMENT).await;
             // The target may never take it, and the source is not read before.
-            let source = &*self.direction.source;
-            let source_broke = |e| self.direction.source_broke(e);
-            if sys::poll_now(source, 0).map_err(source_broke)? & libc::POLLERR != 0 {
-                let error = source.take_error().map_err(source_broke)?;
-                return Err(source_broke(
-                    error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()),
-                ));
-            }
+            pump::look(&self.direction)?;
             let size = target.send_buffer_size().map_err(broke)?;
             if sys::send_memory(target).map_err(broke)? as usize >= size {
                 target.widen_send_buffer(STEP).map_err(broke)?;

@@ -5,7 +5,6 @@
 
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
-use balance_ebpf::splice::ending;
 use tokio::{select, time::sleep};
 use tracing::debug;
 
@@ -137,13 +136,9 @@ async fn end_of(
             return Ok(());
         }
         ask(slot, pair);
-        let endings = slot.endings();
-        if endings & (ending::BROKEN << i) != 0 {
-            return Err(direction.source_broke(io::ErrorKind::ConnectionReset.into()));
-        }
-        if endings & (ending::BROKEN << (1 - i)) != 0 {
-            // Its own direction may be over already.
-            return Err(direction.target_broke(io::ErrorKind::ConnectionReset.into()));
+        // The other side's own direction may be over already.
+        if let Some(broken) = slot.broken(i, direction) {
+            return Err(broken);
         }
         told.await;
     }

@@ -221,14 +221,12 @@ impl Joint {
             false => direction.target_broke(error),
         })?;
         if sys::is_closed(&*direction.source).map_err(broke)? && !self.slot.is_over(i) {
-            let error = io::ErrorKind::ConnectionReset.into();
-            return Err(if self.slot.endings() & (ending::BROKEN << (1 - i)) != 0 {
-                // It has been told of the other peer's reset, and answers what our socket says with one.
-                direction.target_broke(error)
-            } else {
-                // A reset that was past the hook when the program took over.
-                broke(error)
-            });
+            // If the program has not seen who began it, a reset was past the hook when it took over. A
+            // peer that was told of the other's answers what our socket says with one.
+            return Err(self
+                .slot
+                .broken(i, direction)
+                .unwrap_or_else(|| direction.source_broke(io::ErrorKind::ConnectionReset.into())));
         }
         let ended = self.drain(i, cuts[i], direction, pool, pair).await?;
         if sys::received(&*direction.source).map_err(broke)? != cuts[i] && !self.slot.is_over(i) {

@@ -234,10 +234,10 @@ impl Kernel {
     /// late, or come again. On this host nothing is, unless a peer was told of less than the other
     /// one has acknowledged.
     pub(super) fn linger(&self, slot: Slot) {
-        // Each has acknowledged all there was; what comes is for the other, and no socket of ours.
-        slot.set_settled(0);
-        slot.set_settled(1);
         if slot.read().ways.iter().any(|way| way.out != LOOPBACK || way.clamped != 0) {
+            // Each has acknowledged all there was; what comes is for the other, and no socket of ours.
+            slot.set_settled(0);
+            slot.set_settled(1);
             slot.set_phase(phase::LINGERING);
             lock(&self.lingering).push_back((Instant::now() + LINGERING, slot));
         }

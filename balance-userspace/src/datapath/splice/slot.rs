@@ -4,6 +4,7 @@
 //! change are single words, changed atomically.
 
 use std::{
+    io,
     ptr::NonNull,
     sync::{
         Arc,
@@ -14,7 +15,11 @@ use std::{
 use balance_ebpf::splice::{Key, Splice, Way, ending, phase};
 
 use super::kernel::{Kernel, Path};
-use crate::datapath::{mapped::Mapped, slots::Wakers};
+use crate::datapath::{
+    mapped::Mapped,
+    pair::{Broken, Direction},
+    slots::Wakers,
+};
 
 /// A word of a splice, by its place in that. No reference is made to more than this word, as the
 /// program writes to the others.
@@ -128,6 +133,18 @@ impl Slot {
     /// all of it, wherever it came through.
     pub(super) fn is_over(&self, side: usize) -> bool {
         self.endings() & (ending::ACKNOWLEDGED << side) != 0
+    }
+
+    /// Who has reset the connection, if the program has seen it; `direction` is the one from side `i`.
+    pub(super) fn broken(&self, i: usize, direction: &Direction) -> Option<Broken> {
+        let endings = self.endings();
+        let has_broken = |side: usize| endings & (ending::BROKEN << side) != 0;
+        let reset = io::ErrorKind::ConnectionReset;
+        if has_broken(i) {
+            Some(direction.source_broke(reset.into()))
+        } else {
+            has_broken(1 - i).then(|| direction.target_broke(reset.into()))
+        }
     }
 
     /// Whether a side's peer has sent a reset that is doubted, since this was last asked.
