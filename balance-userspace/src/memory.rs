@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use procfs::process::{MountInfo, Process};
+use procfs::{
+    ProcessCGroup,
+    process::{MountInfo, Process},
+};
 
 /// What a connection costs at least, in the kernel and here, its part of the maps included (README,
 /// "How fast").
@@ -47,6 +50,22 @@ enum Version {
 }
 
 impl Version {
+    /// Whether a process is in such a group by that line of its `/proc/PID/cgroup`.
+    fn has(self, group: &ProcessCGroup) -> bool {
+        match self {
+            Self::One => group.controllers.iter().any(|name| name == "memory"),
+            Self::Two => group.hierarchy == 0,
+        }
+    }
+
+    /// Whether the groups are shown there.
+    fn is_at(self, mount: &MountInfo) -> bool {
+        match self {
+            Self::One => mount.fs_type == "cgroup" && mount.super_options.contains_key("memory"),
+            Self::Two => mount.fs_type == "cgroup2",
+        }
+    }
+
     /// Files with a limit in bytes, or none.
     fn limits(self) -> &'static [&'static str] {
         match self {
@@ -78,20 +97,12 @@ impl Memory {
         let groups = Process::myself().and_then(|process| {
             let mounts = process.mountinfo()?.0;
             let groups = process.cgroups()?.0;
-            let of = |version: Version, kind: &str, controller: &str| {
-                let group = groups.iter().find(|group| match version {
-                    Version::One => group.controllers.iter().any(|name| name == controller),
-                    Version::Two => group.hierarchy == 0,
-                })?;
-                let mount = mounts.iter().find(|mount| {
-                    let has = || mount.super_options.contains_key(controller);
-                    mount.fs_type == kind && (version == Version::Two || has())
-                })?;
+            let limited = [Version::One, Version::Two].map(|version| {
+                let group = groups.iter().find(|group| version.has(group))?;
+                let mount = mounts.iter().find(|mount| version.is_at(mount))?;
                 Some(limited(mount, Path::new(&group.pathname), version))
-            };
-            let one = of(Version::One, "cgroup", "memory").unwrap_or_default();
-            let two = of(Version::Two, "cgroup2", "").unwrap_or_default();
-            Ok(one.into_iter().chain(two).collect())
+            });
+            Ok(limited.into_iter().flatten().flatten().collect())
         });
         Self { groups: groups.unwrap_or_default(), last: Mutex::default() }
     }
