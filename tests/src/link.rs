@@ -64,11 +64,9 @@ impl Link {
         listen: impl FnOnce(SocketAddr) -> TcpListener + Send,
     ) -> Self {
         let listener = network.peer(Peer::Server).enter(|| listen(network.backend()));
-        let (link, port) = network.proxy().enter(|| {
-            let port = ReservedPort::bind(network.entrance()).expect("a free port");
-            (Self::over(builder.listen(port.address()), listener), port)
-        });
-        Self { network: Some((network, port)), ..link }
+        let backend = listener.local_addr().expect("getsockname");
+        let (balance, port) = builder.channel(backend).start_within(&network);
+        Self { balance, listener, network: Some((network, port)) }
     }
 
     /// The network that it goes across.

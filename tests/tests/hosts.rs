@@ -134,10 +134,7 @@ impl Site {
         let b = host.enter(|| Backend::echo_at(at, "B"));
         let builder = Builder::new(datapath).option(&["-t", "1"]);
         let builder = builder.channel(a.address()).channel(b.address());
-        let (balance, port) = network.proxy().enter(|| {
-            let port = ReservedPort::bind(network.entrance()).expect("a free port");
-            (builder.listen(port.address()).start(), port)
-        });
+        let (balance, port) = builder.start_within(&network);
         Some(Self { balance, _servers: [a, b], _port: port, network })
     }
 

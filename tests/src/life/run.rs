@@ -103,10 +103,10 @@ impl World {
         }
         match &self.network {
             None => (builder.start(), None),
-            Some(network) => network.proxy().enter(|| {
-                let port = ReservedPort::bind(network.entrance()).expect("a free port");
-                (builder.listen(port.address()).start(), Some(port))
-            }),
+            Some(network) => {
+                let (balance, port) = builder.start_within(network);
+                (balance, Some(port))
+            }
         }
     }
 }

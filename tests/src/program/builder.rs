@@ -19,7 +19,7 @@ use seccompiler::{
 };
 
 use super::{Balance, binary};
-use crate::{ControlGroup, Datapath, ReservedPort};
+use crate::{ControlGroup, Datapath, Network, ReservedPort};
 
 const JSON: &str = "--log-format=json";
 
@@ -243,6 +243,14 @@ impl Builder {
             assert_eq!(ready.text("datapath"), datapath.name(), "{ready:?}");
         }
         balance
+    }
+
+    /// Starts it on the program's host of a network, and keeps its port there.
+    pub fn start_within(self, network: &Network) -> (Balance, ReservedPort) {
+        network.proxy().enter(|| {
+            let port = ReservedPort::bind(network.entrance()).expect("a free port");
+            (self.listen(port.address()).start(), port)
+        })
     }
 
     /// Starts the program and does not wait.
