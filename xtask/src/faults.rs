@@ -1,42 +1,26 @@
 //! `faults`: builds balance and the harness of random lives, and becomes that.
 //!
-//! Invariant: as with `bench`, the harness alone knows its options.
+//! Invariant: what it installs is what the harness needs, and no more of what the tests do.
 
-use std::{ffi::OsString, os::unix::process::CommandExt as _};
+use anyhow::Result;
 
-use anyhow::{Result, anyhow};
-
-use crate::{
-    build,
-    exec::{self, exec},
-    root::Root,
-    setup, workspace,
-};
+use crate::{build, harness::Passed, peers, setup};
 
 /// Random lives of connections, broken off in all ways, through each datapath; `--help` tells more.
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Options {
-    /// What to give to the harness.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
-    args: Vec<OsString>,
+    #[command(flatten)]
+    passed: Passed,
 }
 
 /// Runs the task.
-pub(crate) fn run(options: &Options) -> Result<()> {
-    let is_question =
-        options.args.iter().any(|arg| ["-h", "--help"].iter().any(|help| arg == help));
-    if !is_question {
-        setup::run(&setup::Options { tests: true })?;
+pub(crate) fn run(Options { passed }: &Options) -> Result<()> {
+    let harness = Passed::build("tests", "faults")?;
+    if !passed.is_question() {
+        peers::install()?;
+        setup::run(&setup::Options { tests: false })?;
         build::program()?;
     }
-    exec(workspace::cargo().args(["build", "--release", "--package", "tests", "--bin", "faults"]))?;
-    let root = if is_question { Root::Never } else { Root::find() };
-    if root == Root::Never && !is_question {
-        eprintln!("neither root nor sudo: the datapaths in the kernel are left out");
-    }
-    let mut faults = root.command(workspace::program().with_file_name("faults"));
-    faults.args(&options.args);
-    let error = faults.exec();
-    Err(anyhow!(error).context(format!("cannot start `{}`", exec::line(&faults))))
+    passed.hand_over(harness, &[], "the datapaths in the kernel are left out")
 }

@@ -22,6 +22,7 @@ mod exec;
 mod executables;
 mod faults;
 mod fuzz;
+mod harness;
 mod kernel;
 mod miri;
 mod packager;
