@@ -1,16 +1,18 @@
 //! Proof that a datapath moves bytes as it should on this kernel, before anything is served on
 //! it.
 //!
-//! A connection over loopback: data that came before the datapath had it, both directions,
-//! half-close, content compared, and the kernel must really have moved some. Invariant: ends
-//! within [`LIMIT`] whatever the kernel does.
+//! A connection over loopback: data that came before the datapath had it, both directions, a
+//! receiver that stands still for a while, half-close, content compared, and the kernel must really
+//! have moved some. Invariant: ends within [`LIMIT`] whatever the kernel does.
+
+mod peers;
 
 use std::{
-    io::{Read, Write},
-    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
-    sync::Arc,
+    io,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    sync::{Arc, mpsc},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use socket2::SockRef;
@@ -24,11 +26,9 @@ use crate::{
 /// The longest that the test may take, and that one of its peers waits for a byte.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Bytes of a message; each side sends one in turn.
-const MESSAGE: usize = 48 << 10;
-
-/// Messages of each side.
-const ROUNDS: usize = 8;
+/// Buffers of the sockets, in bytes before the kernel doubles them: no smaller than a few segments of
+/// loopback, and so small that it does not take long to fill them.
+const BUFFER: usize = 256 << 10;
 
 /// Runs the test on sockets that are made with these options. `carry` has the datapath carry a
 /// pair, for ever if the datapath does not take it.
@@ -42,37 +42,44 @@ pub(super) fn run(
     let pair = || pair(options).map_err(|e| format!("no loopback connection: {e}"));
     let (mut client, near_client) = pair()?;
     let (backend, near_backend) = pair()?;
+    let buffers = buffers(&[&client, &near_client, &backend, &near_backend])
+        .map_err(|e| format!("the size of a buffer: {e}"))?;
     // Before the datapath has it.
-    send(&mut client, 0, 0).map_err(|e| format!("client: {e}"))?;
+    peers::begin(&mut client).map_err(|e| format!("client: {e}"))?;
     let traffic = Arc::new(Traffic::default());
-    let client = thread::spawn(move || talk(client, 0, None));
+    let (flooded, flood) = mpsc::channel();
+    let client = thread::spawn(move || peers::client(client, buffers, &flooded));
     let seen = Arc::clone(&traffic);
-    let backend = thread::spawn(move || talk(backend, 1, Some(&seen)));
+    let backend = thread::spawn(move || peers::backend(backend, &seen, &flood));
     let report = drive(carry, near_client, near_backend, &traffic);
-    let ended = match &report {
+    let said = |name: &str, peer: thread::JoinHandle<Result<u64, String>>| match peer.join() {
+        Ok(result) => result.map_err(|e| format!("{name}: {e}")),
+        Err(_) => Err(format!("{name}: it panicked")),
+    };
+    let ended = || match &report {
         Ok(report) => report.end.to_string(),
         Err(e) => e.clone(),
     };
-    let said = |name: &str, peer: thread::JoinHandle<Result<(), String>>| match peer.join() {
-        Ok(result) => result.map_err(|e| format!("{name}: {e}; end: {ended}")),
-        Err(_) => Err(format!("{name}: it panicked")),
+    // What is wrong with one of them may only be what has become of the other.
+    let expected = match (said("client", client), said("backend", backend)) {
+        (Ok(sent), Ok(rcvd)) => (sent, rcvd),
+        (Err(e), Ok(_)) | (Ok(_), Err(e)) => return Err(format!("{e}; end: {}", ended())),
+        (Err(e), Err(f)) => return Err(format!("{e}; {f}; end: {}", ended())),
     };
-    said("client", client)?;
-    said("backend", backend)?;
     let report = report?;
     let moved = traffic.read();
-    let expected = (MESSAGE * ROUNDS) as u64;
     match report {
-        Report { end: End::Clean, .. } if moved == (expected, expected) => {
+        Report { end: End::Clean, .. } if moved == expected => {
             if traffic.offloaded() == 0 {
                 Err("the program saw no packet".to_owned())
             } else {
                 Ok(())
             }
         }
-        Report { end, .. } => {
-            Err(format!("{} and {} of {expected} bytes counted, end: {end}", moved.0, moved.1))
-        }
+        Report { end, .. } => Err(format!(
+            "{} of {} and {} of {} bytes counted, end: {end}",
+            moved.0, expected.0, moved.1, expected.1
+        )),
     }
 }
 
@@ -100,56 +107,25 @@ fn drive(
 }
 
 /// Two ends of a loopback connection: the peer's, and the one that is carried.
-fn pair(options: SocketOptions) -> std::io::Result<(TcpStream, TcpStream)> {
+fn pair(options: SocketOptions) -> io::Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     options.apply(&SockRef::from(&listener))?;
+    SockRef::from(&listener).set_recv_buffer_size(BUFFER)?;
     let peer = TcpStream::connect(listener.local_addr()?)?;
+    SockRef::from(&peer).set_recv_buffer_size(BUFFER)?;
+    SockRef::from(&peer).set_send_buffer_size(BUFFER)?;
     peer.set_read_timeout(Some(LIMIT))?;
     peer.set_write_timeout(Some(LIMIT))?;
     Ok((peer, listener.accept()?.0))
 }
 
-/// One side of the conversation; side 0 has sent its first message already. Each side ends its
-/// direction after its last message, side 0 first. With `traffic` it is silent in the middle
-/// until the kernel moves the bytes: two peers that are always quicker than user space would
-/// leave it no moment to hand them over.
-fn talk(mut stream: TcpStream, side: usize, traffic: Option<&Traffic>) -> Result<(), String> {
-    for round in 0..ROUNDS {
-        if let Some(traffic) = traffic.filter(|_| round == ROUNDS / 2) {
-            let begin = Instant::now();
-            while !traffic.is_moved_by_kernel() && begin.elapsed() < LIMIT {
-                thread::sleep(Duration::from_micros(200));
-            }
-        }
-        if side == 0 && round > 0 {
-            send(&mut stream, side, round).map_err(|e| e.to_string())?;
-        }
-        if side == 0 && round == ROUNDS - 1 {
-            stream.shutdown(Shutdown::Write).map_err(|e| e.to_string())?;
-        }
-        let mut got = vec![0; MESSAGE];
-        stream.read_exact(&mut got).map_err(|e| format!("message {round}: {e}"))?;
-        if got != message(1 - side, round) {
-            return Err(format!("message {round} was changed on its way"));
-        }
-        if side == 1 {
-            send(&mut stream, side, round).map_err(|e| e.to_string())?;
-        }
-    }
-    if side == 1 {
-        stream.shutdown(Shutdown::Write).map_err(|e| e.to_string())?;
-    }
-    match stream.read(&mut [0]).map_err(|e| format!("at the end: {e}"))? {
-        0 => Ok(()),
-        _ => Err("more came than was sent".to_owned()),
-    }
+/// What the buffers of these sockets hold at most, in bytes.
+fn buffers(sockets: &[&TcpStream]) -> io::Result<usize> {
+    sockets.iter().try_fold(0, |sum, &socket| {
+        let socket = SockRef::from(socket);
+        Ok(sum + socket.recv_buffer_size()? + socket.send_buffer_size()?)
+    })
 }
 
-fn send(stream: &mut impl Write, side: usize, round: usize) -> std::io::Result<()> {
-    stream.write_all(&message(side, round))
-}
-
-/// A message that no other one is alike.
-fn message(side: usize, round: usize) -> Vec<u8> {
-    (0..MESSAGE).map(|i| (i * 31 + i / 251 + side * 101 + round * 7) as u8).collect()
-}
+#[cfg(test)]
+mod tests;
