@@ -91,7 +91,7 @@ pub fn serve(args: &Args, started: Started<'_>) -> Result<(), StartError> {
 
     let Choice { datapath, why } = Choice::make(args, max_connections)?;
     let no_socket = |source| StartError::System { act: "make a socket", source };
-    let options = datapath.socket_options().map_err(no_socket)?;
+    let options = SocketOptions::probe().map_err(no_socket)?;
     let backends = selector.groups().iter().flat_map(|group| &group.channels);
     let backends = backends.flat_map(|channel| channel.addresses.iter().copied());
     let for_clients = options.with_segment(datapath.segment_for_clients(backends));
@@ -111,7 +111,7 @@ pub fn serve(args: &Args, started: Started<'_>) -> Result<(), StartError> {
             }
             privileges::become_user(user, datapath.needs())?;
             // What may be set has changed.
-            datapath.socket_options().map_err(no_socket)?
+            SocketOptions::probe().map_err(no_socket)?
         }
         None => options,
     };

@@ -100,7 +100,16 @@ impl Stream {
     /// When the kernel refuses.
     pub(crate) fn widen_send_buffer(&self, by: usize) -> io::Result<()> {
         let size = self.socket.send_buffer_size()? + by;
-        set_buffer(&self.socket, Buffer::Send, i32::try_from(size).unwrap_or(i32::MAX))
+        self.set_send_buffer(i32::try_from(size).unwrap_or(i32::MAX))
+    }
+
+    /// Gives the send buffer a size for good, in bytes as the kernel counts them, beyond the system's
+    /// limit where we may.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn set_send_buffer(&self, size: i32) -> io::Result<()> {
+        set_buffer(&self.socket, Buffer::Send, size)
     }
 
     /// Says that everything was delivered: closing ends the connection in an orderly way.
@@ -134,24 +143,23 @@ impl AsFd for Stream {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SocketOptions {
     receive_buffer: Option<i32>,
-    send_buffer: Option<i32>,
     /// The largest segment that the peer may send, in bytes with options.
     segment: Option<u32>,
 }
 
 impl SocketOptions {
-    /// Finds out what may be set here, with the send buffer that the datapath asks for.
+    /// Finds out what may be set here.
     ///
     /// Where the system's limit (net.core.rmem_max) is lower and we may not exceed it, the
     /// receive buffer is left alone: the kernel then bounds it by net.ipv4.tcp_rmem, and a
     /// fixed small one would throttle long paths.
-    pub(crate) fn probe(send_buffer: Option<i32>) -> io::Result<Self> {
+    pub(crate) fn probe() -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)
             .or_else(|_| Socket::new(Domain::IPV6, Type::STREAM, None))?;
         set_buffer(&socket, Buffer::Receive, RECEIVE_BUFFER)?;
         let granted = socket.recv_buffer_size()? >= RECEIVE_BUFFER as usize;
         let receive_buffer = granted.then_some(RECEIVE_BUFFER);
-        Ok(Self { receive_buffer, send_buffer, segment: None })
+        Ok(Self { receive_buffer, segment: None })
     }
 
     /// The same, with a limit for the segments of the peer.
@@ -172,9 +180,6 @@ impl SocketOptions {
         }
         if let Some(size) = self.receive_buffer {
             set_buffer(socket, Buffer::Receive, size)?;
-        }
-        if let Some(size) = self.send_buffer {
-            set_buffer(socket, Buffer::Send, size)?;
         }
         Ok(())
     }

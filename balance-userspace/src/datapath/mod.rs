@@ -19,17 +19,14 @@ pub(crate) mod sockmap;
 pub(crate) mod splice;
 mod traffic;
 
-use std::{fmt, io, net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 pub(crate) use buffers::Pool;
 pub(crate) use choice::Choice;
 pub(crate) use pair::{Cut, End, Pair, Report};
 pub(crate) use traffic::Traffic;
 
-use crate::{
-    privileges::Capability,
-    stream::{SocketOptions, Stream},
-};
+use crate::{privileges::Capability, stream::Stream};
 
 /// What moves the bytes of new connections.
 #[derive(Clone)]
@@ -68,18 +65,6 @@ impl Datapath {
             Self::Sockmap { .. } => Name::Sockmap,
             Self::Splice { .. } => Name::Splice,
         }
-    }
-
-    /// How sockets must be made so that this datapath can take them.
-    ///
-    /// # Errors
-    /// When the system gives no socket to try on.
-    pub(crate) fn socket_options(&self) -> io::Result<SocketOptions> {
-        SocketOptions::probe(match self {
-            Self::Relay { .. } => None,
-            Self::Sockmap { .. } => Some(sockmap::SEND_BUFFER),
-            Self::Splice { next, .. } => return next.socket_options(),
-        })
     }
 
     /// What it goes on to need when everything is loaded.

@@ -33,7 +33,7 @@ const LIMIT: u32 = 2 << 20;
 /// Send buffer of sockets on this datapath, in bytes as the kernel counts them: what [`LIMIT`]
 /// allows, and what arrives until the program looks again. Where segments are so small that it does
 /// not suffice, user space widens it.
-pub(crate) const SEND_BUFFER: i32 = (LIMIT + (3 << 19)) as i32;
+const SEND_BUFFER: i32 = (LIMIT + (3 << 19)) as i32;
 
 /// Loads the program for so many connections at a time, and proves that it works here.
 pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Duration), Refusal> {
@@ -43,7 +43,7 @@ pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Dur
     }
     let kernel = Arc::new(Kernel::load(connections, debug)?);
     let begun = Instant::now();
-    let options = SocketOptions::probe(Some(SEND_BUFFER)).map_err(Refusal::from)?;
+    let options = SocketOptions::probe().map_err(Refusal::from)?;
     let carry = async |pair: &Pair, pool: &Pool| {
         select! {
             report = carry(&kernel, pair, pool) => report,

@@ -22,7 +22,7 @@ use balance_ebpf::handover::{self, UserEnd};
 use tokio::{select, sync::Notify, task::yield_now, time::sleep};
 use tracing::warn;
 
-use super::{LIMIT, flows::FlowRef, kernel::Kernel, lease::Lease};
+use super::{LIMIT, SEND_BUFFER, flows::FlowRef, kernel::Kernel, lease::Lease};
 use crate::{
     datapath::{
         Name, Pool,
@@ -65,6 +65,9 @@ pub(crate) async fn carry(kernel: &Arc<Kernel>, pair: &Pair, pool: &Pool) -> Rep
 
 /// Gives a pair its slots and puts it into the maps.
 fn enter(kernel: &Arc<Kernel>, pair: &Pair) -> io::Result<(Rc<Lease>, [bool; 2])> {
+    for stream in [&pair.client, &pair.backend] {
+        stream.set_send_buffer(SEND_BUFFER)?;
+    }
     let cookies = [pair.client.cookie()?, pair.backend.cookie()?];
     let lease =
         Lease::new(kernel, cookies).ok_or_else(|| io::Error::other("all slots are taken"))?;

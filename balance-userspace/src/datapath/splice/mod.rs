@@ -50,7 +50,7 @@ pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Dur
             () = kernel.dispatch() => unreachable!("events are waited for without end"),
         }
     };
-    let options = SocketOptions::probe(None).map_err(Refusal::from)?;
+    let options = SocketOptions::probe().map_err(Refusal::from)?;
     selftest::run(options, carry).map_err(|e| Refusal::Unfit(format!("self-test failed: {e}")))?;
     kernel.forget_figures();
     Ok((kernel, begun.elapsed()))
