@@ -2,7 +2,6 @@
 //! its place at once.
 
 use std::{
-    collections::BTreeSet,
     fs,
     io::{ErrorKind, Read as _, Write as _},
     net::TcpStream,
@@ -10,51 +9,14 @@ use std::{
     time::Duration,
 };
 
-use aya::{
-    maps::loaded_maps,
-    programs::{loaded_links, loaded_programs},
-};
 use nix::sys::signal::Signal;
 use tests::{
-    Backend, Builder, Datapath, PATIENCE, ReservedPort, RunDir, connect, eventually, is_listening,
-    on_each_datapath,
+    Backend, Builder, Datapath, InKernel, PATIENCE, ReservedPort, RunDir, connect, eventually,
+    is_listening, on_each_datapath,
 };
 
 /// Connections that are in the middle of something.
 const BUSY: usize = 12;
-
-/// Ids of what a process has in the kernel: programs, maps and links.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct InKernel([BTreeSet<u32>; 3]);
-
-impl InKernel {
-    fn of(process: u32) -> Self {
-        let mut found = Self::default();
-        let list = fs::read_dir(format!("/proc/{process}/fdinfo")).expect("its descriptors");
-        for entry in list.flatten() {
-            // Closed since the folder was listed.
-            let Ok(text) = fs::read_to_string(entry.path()) else { continue };
-            for (ids, key) in found.0.iter_mut().zip(["prog_id:", "map_id:", "link_id:"]) {
-                let value = text.lines().find_map(|line| line.strip_prefix(key));
-                ids.extend(value.map(|id| id.trim().parse::<u32>().expect("an id")));
-            }
-        }
-        found
-    }
-
-    /// What of it is still there.
-    fn left(&self) -> Self {
-        let programs = loaded_programs().flatten().map(|program| program.id()).collect();
-        let maps = loaded_maps().flatten().map(|map| map.id()).collect();
-        let links = loaded_links().flatten().map(|link| link.id()).collect();
-        let there: [BTreeSet<u32>; 3] = [programs, maps, links];
-        let mut left = self.clone();
-        for (ids, there) in left.0.iter_mut().zip(there) {
-            *ids = ids.intersection(&there).copied().collect();
-        }
-        left
-    }
-}
 
 /// How long a client waits before it says something again. A spliced connection of which nobody is left
 /// is broken when a peer next says something (README, Limits).

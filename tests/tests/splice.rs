@@ -8,12 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use socket2::{Domain, Socket, Type};
 
 use tests::{
-    Backend, Builder, Cable, Datapath, End, Family, Link, Network, PATIENCE, Peer, RunDir,
-    Topology, WHOLE, both_ways, connect, end_of, eventually, exchange, flag, forge, kernel_works,
-    note, reset, skip,
+    Backend, Builder, Cable, Datapath, End, Family, InKernel, Link, Network, PATIENCE, Peer,
+    RunDir, Topology, WHOLE, both_ways, connect, end_of, eventually, exchange, flag, forge,
+    kernel_works, note, reset, skip,
 };
 
 #[test]
@@ -32,6 +33,30 @@ fn programs_one_behind_the_other_all_splice() {
     for balance in [&inner.balance, &middle, &outer] {
         balance.assert_all_handed_over(1);
     }
+}
+
+#[test]
+fn packets_of_loopback_pass_it_by_until_a_connection_is_spliced() {
+    if !kernel_works() {
+        return;
+    }
+    if SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_err() {
+        return skip("the kernel does not tell what is attached to an interface");
+    }
+    let link = Link::new(Datapath::Splice);
+    let process = link.balance.process().0;
+    assert_eq!(on_loopback(process), 0);
+    let (client, server) = link.settled_pair();
+    assert_eq!(on_loopback(process), 1);
+    drop((client, server));
+    link.balance.assert_all_handed_over(1);
+}
+
+/// How many programs of a process see what arrives on loopback.
+fn on_loopback(process: u32) -> usize {
+    let (_, there) = SchedClassifier::query_tcx("lo", TcAttachType::Ingress).expect("TCX");
+    let own = InKernel::of(process);
+    there.iter().filter(|program| own.programs().contains(&program.id())).count()
 }
 
 #[test]

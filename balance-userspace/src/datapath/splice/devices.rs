@@ -36,13 +36,11 @@ struct Attached {
 const MOST: u32 = u16::MAX as u32;
 
 impl Devices {
-    /// Takes the object whose program has been loaded, and attaches it to loopback.
+    /// Takes the object whose program has been loaded, and attaches it to loopback, where the
+    /// self-test is.
     pub(super) fn new(object: Ebpf) -> Result<Self, Refusal> {
         let routes = Routes::open().map_err(Refusal::from)?;
-        let is_behind = SchedClassifier::query_tcx("lo", TcAttachType::Ingress)
-            // Where that cannot be asked, it may be so.
-            .map_or(true, |(_, programs)| !programs.is_empty());
-        let mut attached = Attached { object, devices: HashMap::new(), is_behind };
+        let mut attached = Attached { object, devices: HashMap::new(), is_behind: false };
         attached.add(LOOPBACK, "lo")?;
         Ok(Self { routes, attached: Mutex::new(attached) })
     }
@@ -75,6 +73,14 @@ impl Devices {
         Ok(true)
     }
 
+    /// Lets go of all interfaces: even one that has nothing to do costs each packet some time.
+    pub(super) fn let_go(&self) {
+        let mut attached = self.lock();
+        for interface in attached.devices.keys().copied().collect::<Vec<_>>() {
+            attached.remove(interface);
+        }
+    }
+
     /// Lets go of interfaces that are gone.
     pub(super) fn forget_lost(&self) {
         let mut attached = self.lock();
@@ -98,6 +104,11 @@ impl Attached {
     fn add(&mut self, interface: u32, name: &str) -> Result<(), Refusal> {
         if self.devices.contains_key(&interface) {
             return Ok(());
+        }
+        if interface == LOOPBACK {
+            self.is_behind = SchedClassifier::query_tcx(name, TcAttachType::Ingress)
+                // Where that cannot be asked, it may be so.
+                .map_or(true, |(_, programs)| !programs.is_empty());
         }
         let program: &mut SchedClassifier = program(&mut self.object, names::SPLICE)?;
         let link = match program.attach(name, TcAttachType::Ingress) {

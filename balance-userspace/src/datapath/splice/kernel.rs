@@ -122,7 +122,7 @@ const LOOK: Duration = Duration::from_secs(10);
 const CHANGING: Duration = Duration::from_millis(50);
 
 impl Kernel {
-    /// Loads the object with room for so many connections, and attaches it to loopback.
+    /// Loads the object with room for so many connections, and attaches it for the self-test.
     pub(super) fn load(connections: usize, debug: bool) -> Result<Self, Refusal> {
         let bytes = Object::Splice.bytes()?;
         sys::lift_memlock();
@@ -266,9 +266,10 @@ impl Kernel {
         lock(&self.past).total += 1;
     }
 
-    /// Forgets what the self-test has done.
-    pub(super) fn forget_figures(&self) {
+    /// Leaves everything as it was before the self-test.
+    pub(super) fn clear(&self) {
         *lock(&self.past) = Figures::default();
+        self.devices.let_go();
     }
 
     /// What has been done so far.

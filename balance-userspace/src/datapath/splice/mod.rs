@@ -52,6 +52,6 @@ pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Dur
     };
     let options = SocketOptions::probe().map_err(Refusal::from)?;
     selftest::run(options, carry).map_err(|e| Refusal::Unfit(format!("self-test failed: {e}")))?;
-    kernel.forget_figures();
+    kernel.clear();
     Ok((kernel, begun.elapsed()))
 }
