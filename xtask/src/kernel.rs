@@ -21,13 +21,14 @@ use crate::{executables, peers};
 
 /// What is run where nobody waits: test executables. What every datapath has to be good at, and what
 /// hosts and networks of their own show.
-const TESTS: [&str; 10] = [
+const TESTS: [&str; 11] = [
     "integrity",
     "closing",
     "stall",
     "overlap",
     "failover",
     "handovers",
+    "lives",
     "unfit",
     "splice",
     "network",
@@ -35,8 +36,12 @@ const TESTS: [&str; 10] = [
 ];
 
 /// What CI has time for: the same, behind a `/` which tests of them.
-const BRIEFLY: [&str; 3] =
-    ["integrity/both_sides_may_speak_at_once", "closing/passes_through", "failover/groups"];
+const BRIEFLY: [&str; 4] = [
+    "integrity/both_sides_may_speak_at_once",
+    "closing/passes_through",
+    "failover/groups",
+    "lives/on_",
+];
 
 /// A kernel, by what its version begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
