@@ -29,6 +29,7 @@ mod packager;
 mod peers;
 mod root;
 mod run;
+mod sanitize;
 mod setup;
 mod test;
 mod toolchain;
@@ -48,6 +49,7 @@ enum Task {
     Run(run::Options),
     Test(test::Options),
     Miri(miri::Options),
+    Sanitize(sanitize::Options),
     Demo(demo::Options),
     Dist(dist::Options),
     Bench(bench::Options),
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Task::Run(options) => run::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Miri(options) => miri::run(&options),
+        Task::Sanitize(options) => sanitize::run(&options),
         Task::Demo(options) => demo::run(&options),
         Task::Dist(options) => dist::run(&options),
         Task::Bench(options) => bench::run(&options),

@@ -76,7 +76,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.args.is_empty() { kernel::test_briefly() } else { Ok(()) }
 }
 
-fn cargo_test() -> Command {
+pub(crate) fn cargo_test() -> Command {
     let mut cargo = workspace::cargo();
     cargo.arg("test").env("BALANCE_BIN", workspace::program());
     cargo
@@ -84,8 +84,12 @@ fn cargo_test() -> Command {
 
 /// The variable by which cargo takes a program that runs the tests.
 fn runner_variable() -> Result<String> {
+    Ok(format!("CARGO_TARGET_{}_RUNNER", host()?.to_uppercase().replace('-', "_")))
+}
+
+/// What cargo calls this machine.
+pub(crate) fn host() -> Result<String> {
     let version = output(workspace::cargo().arg("-vV"))?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
-    let host = host.with_context(|| format!("cargo tells no host: {version}"))?;
-    Ok(format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace('-', "_")))
+    host.map(str::to_owned).with_context(|| format!("cargo tells no host: {version}"))
 }

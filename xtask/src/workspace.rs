@@ -31,6 +31,11 @@ pub(crate) fn miri_target() -> PathBuf {
     target().join("miri")
 }
 
+/// What is built with a sanitizer.
+pub(crate) fn sanitizer_target() -> PathBuf {
+    target().join("sanitizer")
+}
+
 /// The BPF object that balance-userspace embeds.
 pub(crate) fn ebpf_object(name: &str) -> PathBuf {
     ebpf_target().join(format!("{name}.o"))

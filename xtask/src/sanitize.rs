@@ -1,0 +1,56 @@
+//! `sanitize`: tests of a balance that watches what it does with memory (AddressSanitizer).
+//!
+//! Invariant: the tests are those of every day and only the program is built in another way; it stops
+//! with a report at the first byte that is not its own, and the test with it.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    build_ebpf,
+    exec::exec,
+    setup,
+    test::{cargo_test, host},
+    toolchain, workspace,
+};
+
+/// What is run where nobody says what: those that move bytes on all datapaths.
+const TESTS: [&str; 3] = ["integrity", "closing", "stall"];
+
+/// Run tests of a balance that is built with AddressSanitizer, by rustup's nightly.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Which files of tests to run [default: integrity, closing, stall]
+    #[arg(last = true, value_name = "FILE")]
+    tests: Vec<String>,
+}
+
+/// Runs the task.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    setup::run(&setup::Options { tests: true })?;
+    build_ebpf::run(&build_ebpf::Options {})?;
+    let mut tests = cargo_test();
+    // Slots that linger at the end hold the kernel that holds them, which looks like a leak.
+    tests.env("ASAN_OPTIONS", "detect_leaks=0");
+    tests.env("BALANCE_BIN", build()?).args(["--release", "--package", "tests"]);
+    let files = options.tests.iter().map(String::as_str);
+    let files: Vec<_> = if options.tests.is_empty() { TESTS.into() } else { files.collect() };
+    for file in files {
+        tests.args(["--test", file]);
+    }
+    exec(&mut tests)
+}
+
+fn build() -> Result<PathBuf> {
+    let host = host()?;
+    let mut cargo = toolchain::nightly("cargo");
+    cargo.current_dir(workspace::root()).env("CARGO_TARGET_DIR", workspace::sanitizer_target());
+    cargo.env("RUSTFLAGS", "-Zsanitizer=address");
+    // With a target, what runs while it is built is built without the sanitizer.
+    cargo.args(["build", "--release", "--package", "balance-userspace", "--target", &host]);
+    exec(&mut cargo).context(
+        "the sanitizer is a part of rustup's nightly: `rustup toolchain install nightly`",
+    )?;
+    Ok(workspace::sanitizer_target().join(host).join("release/balance"))
+}
