@@ -3,7 +3,7 @@
 //! Invariant: an object is newer than its sources, else balance-userspace would not take it,
 //! and is written only if it changes or has to become newer, else it would be embedded anew.
 
-use std::{env, fs, io, path::Path, time::SystemTime};
+use std::{env, fs, io, path::Path, process::Command, time::SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -22,9 +22,32 @@ pub(crate) struct Options {}
 
 /// Runs the task.
 pub(crate) fn run(Options {}: &Options) -> Result<()> {
+    exec(&mut cargo(&toolchain()?, "build")?)?;
+    let built = workspace::ebpf_target().join(TARGET).join("release");
+    for name in OBJECTS {
+        publish(&built.join(name), &workspace::ebpf_object(name))?;
+    }
+    Ok(())
+}
+
+/// Checks the programs' lints, where the toolchain has them.
+pub(crate) fn lint() -> Result<()> {
+    let toolchain = toolchain()?;
+    if !toolchain.has_clippy() {
+        eprintln!("skipped: lints of the BPF programs: {toolchain} has no clippy");
+        return Ok(());
+    }
+    exec(cargo(&toolchain, "clippy")?.args(["--", "-D", "warnings"]))
+}
+
+fn toolchain() -> Result<Toolchain> {
+    Toolchain::find().context("run `cargo xtask setup` first")
+}
+
+/// A command of cargo's that builds the programs.
+fn cargo(toolchain: &Toolchain, command: &str) -> Result<Command> {
     let host = env::consts::ARCH;
     ensure!(HOSTS.contains(&host), "the BPF program cannot be built for {host}");
-    let toolchain = Toolchain::find().context("run `cargo xtask setup` first")?;
     // BTF, the type information, is made from debug information; the program needs the atomic
     // instructions of cpu v3.
     let flags = [
@@ -33,18 +56,12 @@ pub(crate) fn run(Options {}: &Options) -> Result<()> {
         "-Clink-arg=--btf",
         "-Ctarget-cpu=v3",
     ];
-    let mut cargo = toolchain.cargo_build();
+    let mut cargo = toolchain.cargo(command);
     cargo.args(["--package", "balance-ebpf", "--bins"]);
     cargo.args(["--features", "program", "--release", "--target", TARGET]);
     cargo.arg("--target-dir").arg(workspace::ebpf_target());
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-    exec(&mut cargo)?;
-
-    let built = workspace::ebpf_target().join(TARGET).join("release");
-    for name in OBJECTS {
-        publish(&built.join(name), &workspace::ebpf_object(name))?;
-    }
-    Ok(())
+    Ok(cargo)
 }
 
 fn publish(built: &Path, object: &Path) -> Result<()> {

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use crate::{
-    base_system, build, dist,
+    base_system, build, build_ebpf, dist,
     exec::{exec, output},
     kernel::{self, Kernel},
     root::Root,
@@ -53,6 +53,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             "-D",
             "warnings",
         ]))?;
+        build_ebpf::lint()?;
     }
     exec(cargo_test().args(["--workspace", "--exclude", "tests"]).args(&options.args))?;
     // Optimised: they hash much of what they send.

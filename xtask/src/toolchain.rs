@@ -66,20 +66,28 @@ impl Toolchain {
         Ok(Self { compiler, linker })
     }
 
-    /// `cargo build` with this toolchain.
-    pub(crate) fn cargo_build(&self) -> Command {
+    /// Whether it has lints.
+    pub(crate) fn has_clippy(&self) -> bool {
+        match self.compiler {
+            Compiler::Nightly => output(nightly("cargo").args(["clippy", "--version"])).is_ok(),
+            Compiler::Debian => false,
+        }
+    }
+
+    /// A command of cargo's that builds, with this toolchain.
+    pub(crate) fn cargo(&self, command: &str) -> Command {
         let mut cargo = match self.compiler {
             Compiler::Nightly => {
                 let mut cargo = nightly("cargo");
                 cargo.current_dir(workspace::root());
-                cargo.args(["build", "-Z", "build-std=core"]);
+                cargo.args([command, "-Z", "build-std=core"]);
                 cargo
             }
             Compiler::Debian => {
                 let mut cargo = workspace::cargo();
                 cargo.env("RUSTC", DEBIAN_RUSTC);
                 cargo.env("RUSTC_BOOTSTRAP", UNSTABLE_CRATES);
-                cargo.arg("build");
+                cargo.arg(command);
                 cargo
             }
         };

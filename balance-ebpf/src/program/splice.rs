@@ -132,7 +132,7 @@ const HEADER_MOST: u32 = 20 + MOST_OPTIONS as u32;
 
 /// The next program is asked: another balance has its own.
 const PASS: i32 = TC_ACT_UNSPEC;
-const DROP: i32 = TC_ACT_SHOT as i32;
+const DROP: i32 = TC_ACT_SHOT;
 
 #[classifier]
 fn balance_splice(ctx: TcContext) -> i32 {
@@ -457,6 +457,10 @@ fn segment(header: &Header, payload: u32) -> Segment {
 
 /// Counts a packet that goes on, and notes what it tells about the end of the connection.
 #[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "it is a part of `act`, and has what that has at hand"
+)]
 fn count(
     skb: *mut __sk_buff,
     splice: *mut Splice,
@@ -691,6 +695,7 @@ fn rewrite(skb: *mut __sk_buff, work: &mut Work, direction: Direction) -> Option
 /// Bytes of the TCP header, for a helper that is called next: verifiers before Linux 6.8 do not
 /// remember the bounds of a number that was put aside meanwhile.
 #[inline(always)]
+#[expect(clippy::manual_range_contains, reason = "of a range the compiler makes a longer program")]
 fn header_len(work: &Work) -> Option<u32> {
     // Read again, as in `parse`.
     // SAFETY: an own field.
