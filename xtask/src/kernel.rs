@@ -21,12 +21,13 @@ use crate::{executables, peers};
 
 /// What is run where nobody waits: test executables. What every datapath has to be good at, and what
 /// hosts and networks of their own show.
-const TESTS: [&str; 11] = [
+const TESTS: [&str; 12] = [
     "integrity",
     "closing",
     "stall",
     "overlap",
     "failover",
+    "crash",
     "handovers",
     "lives",
     "unfit",
@@ -36,10 +37,11 @@ const TESTS: [&str; 11] = [
 ];
 
 /// What CI has time for: the same, behind a `/` which tests of them.
-const BRIEFLY: [&str; 4] = [
+const BRIEFLY: [&str; 5] = [
     "integrity/both_sides_may_speak_at_once",
     "closing/passes_through",
     "failover/groups",
+    "crash",
     "lives/on_",
 ];
 

@@ -15,4 +15,5 @@ pub fn types(data: &[u8]) {
 /// Its answers about routes and interfaces.
 pub fn routes(data: &[u8]) {
     let _ = netlink::read(data);
+    let _ = netlink::read_part(data, &mut Vec::new());
 }

@@ -2,22 +2,27 @@
 //! connections are reached, from when the first of them is.
 //!
 //! Invariant: with TCX (from 6.6 on) the program is detached with the process, as nothing is
-//! pinned; the filter of an older kernel stays if the process is killed.
+//! pinned; the filter of an older kernel stays if the process is killed, until the next one starts.
 
 use std::{
     collections::HashMap,
     io,
     sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use aya::{
     Ebpf,
-    programs::{SchedClassifier, TcAttachType, tc, tc::SchedClassifierLinkId},
+    programs::{SchedClassifier, TcAttachType, tc::SchedClassifierLinkId},
 };
 use balance_ebpf::{names, splice::LOOPBACK};
+use tracing::warn;
 
-use super::routes::Routes;
-use crate::datapath::object::{Refusal, program};
+use super::{filters::Mark, routes::Routes};
+use crate::{
+    datapath::object::{Refusal, program},
+    throttle::Throttle,
+};
 
 /// Attaches the program.
 pub(super) struct Devices {
@@ -28,9 +33,13 @@ pub(super) struct Devices {
 struct Attached {
     object: Ebpf,
     devices: HashMap<u32, SchedClassifierLinkId>,
+    /// What filters are known by, on kernels that need them.
+    mark: Option<Mark>,
     /// Another program sees what arrives on loopback before ours.
     is_behind: bool,
 }
+
+static TROUBLE: Throttle = Throttle::new(Duration::from_secs(10));
 
 /// The mark of a rewritten packet has room for no more.
 const MOST: u32 = u16::MAX as u32;
@@ -38,9 +47,9 @@ const MOST: u32 = u16::MAX as u32;
 impl Devices {
     /// Takes the object whose program has been loaded, and attaches it to loopback, where the
     /// self-test is.
-    pub(super) fn new(object: Ebpf) -> Result<Self, Refusal> {
+    pub(super) fn new(object: Ebpf, mark: Option<Mark>) -> Result<Self, Refusal> {
         let routes = Routes::open().map_err(Refusal::from)?;
-        let mut attached = Attached { object, devices: HashMap::new(), is_behind: false };
+        let mut attached = Attached { object, devices: HashMap::new(), mark, is_behind: false };
         attached.add(LOOPBACK, "lo")?;
         Ok(Self { routes, attached: Mutex::new(attached) })
     }
@@ -69,11 +78,16 @@ impl Devices {
         }
         let Some(name) = self.routes.ethernet(interface)? else { return Ok(false) };
         let added = self.lock().add(interface, &name);
-        added.map_err(|refusal| io::Error::other(refusal.to_string()))?;
+        added.map_err(|refusal| {
+            if let Some(held) = TROUBLE.pass(Instant::now()) {
+                warn!(interface = %name, error = %refusal, held, "no program on an interface");
+            }
+            io::Error::other(refusal.to_string())
+        })?;
         Ok(true)
     }
 
-    /// Lets go of all interfaces: even one that has nothing to do costs each packet some time.
+    /// Lets go of all interfaces: a program that has nothing to do costs each packet some time, too.
     pub(super) fn let_go(&self) {
         let mut attached = self.lock();
         for interface in attached.devices.keys().copied().collect::<Vec<_>>() {
@@ -111,14 +125,9 @@ impl Attached {
                 .map_or(true, |(_, programs)| !programs.is_empty());
         }
         let program: &mut SchedClassifier = program(&mut self.object, names::SPLICE)?;
-        let link = match program.attach(name, TcAttachType::Ingress) {
-            Ok(link) => link,
-            // A kernel without TCX needs a qdisc, which stays when we are gone: only there, and
-            // only if nobody has made it.
-            Err(_) => {
-                let _ = tc::qdisc_add_clsact(name);
-                program.attach(name, TcAttachType::Ingress).map_err(Refusal::from)?
-            }
+        let link = match &self.mark {
+            None => program.attach(name, TcAttachType::Ingress).map_err(Refusal::from)?,
+            Some(mark) => mark.attach(program, name)?,
         };
         self.devices.insert(interface, link);
         Ok(())

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{HashMap as Live, VecDeque},
-    io,
+    io, mem,
     net::{IpAddr, SocketAddr},
     os::fd::AsFd as _,
     sync::{
@@ -28,6 +28,7 @@ use tracing::{debug, error};
 
 use super::{
     devices::Devices,
+    filters::Mark,
     obstacle::{Met, Obstacle},
     routes::Changes,
     slot::{Slot, Words},
@@ -125,6 +126,7 @@ impl Kernel {
     /// Loads the object with room for so many connections, and attaches it for the self-test.
     pub(super) fn load(connections: usize, debug: bool) -> Result<Self, Refusal> {
         let bytes = Object::Splice.bytes()?;
+        let mark = Mark::find().map_err(Refusal::from)?;
         sys::lift_memlock();
         let connections = u32::try_from(connections)
             .map_err(|_| Refusal::Unfit(format!("{connections} connections are too many")))?;
@@ -151,7 +153,7 @@ impl Kernel {
             lingering: Mutex::default(),
             slots: Slots::new(connections),
             log,
-            devices: Devices::new(object)?,
+            devices: Devices::new(object, mark)?,
             met: Met::default(),
             past: Mutex::default(),
         })
@@ -268,6 +270,9 @@ impl Kernel {
 
     /// Leaves everything as it was before the self-test.
     pub(super) fn clear(&self) {
+        let lingering = mem::take(&mut *lock(&self.lingering));
+        // Which counts it.
+        drop(lingering);
         *lock(&self.past) = Figures::default();
         self.devices.let_go();
     }

@@ -8,6 +8,7 @@
 mod carry;
 mod devices;
 mod farewell;
+mod filters;
 mod handover;
 mod kernel;
 mod numbers;

@@ -1,8 +1,9 @@
-//! What the kernel's routes say: through which interface an address is reached, and when that may
-//! have changed.
+//! What the kernel's routes say: through which interface an address is reached, when that may have
+//! changed, and which filters an interface has.
 //!
 //! Invariant: nothing is remembered here; each question goes to the kernel, which answers it
-//! before the call that asks returns (net/netlink/af_netlink.c, netlink_unicast_kernel).
+//! before the call that asks returns (net/netlink/af_netlink.c, netlink_unicast_kernel), or goes on to
+//! with each part of a list that is read.
 
 use std::{
     io,
@@ -12,11 +13,12 @@ use std::{
 };
 
 use balance_ebpf::splice::LOOPBACK;
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     link::{LinkAttribute, LinkLayerType, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage},
+    tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
@@ -25,15 +27,12 @@ pub(super) struct Routes {
     socket: Mutex<Socket>,
 }
 
-/// Bytes of the longest answer; the kernel's own is shorter than a page.
+/// Bytes of the longest answer, or part of a list (net/netlink/af_netlink.c, netlink_dump).
 const ANSWER: usize = 32 << 10;
 
 impl Routes {
     pub(super) fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket: Mutex::new(socket) })
+        Ok(Self { socket: Mutex::new(connect()?) })
     }
 
     /// The number of the interface through which packets leave from one address to another; that
@@ -90,18 +89,111 @@ impl Routes {
     }
 
     fn ask(&self, question: RouteNetlinkMessage) -> io::Result<RouteNetlinkMessage> {
-        let mut message = NetlinkMessage::from(question);
-        message.header.flags = NLM_F_REQUEST;
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        socket.send(&bytes, 0)?;
+        send(&socket, question, NLM_F_REQUEST)?;
         let mut answer = Vec::with_capacity(ANSWER);
         socket.recv(&mut answer, 0)?;
         drop(socket);
         read(&answer)
     }
+}
+
+fn connect() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
+}
+
+/// The filters for what arrives on an interface that run a BPF program of that name.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub(super) fn filters(interface: u32, program: &str) -> io::Result<Vec<Filter>> {
+    let mut question = TcMessage::default();
+    question.header.index = interface as i32;
+    question.header.parent = TcHandle::from(INGRESS);
+    let answers = list(RouteNetlinkMessage::GetTrafficFilter(question))?;
+    let filters = answers.into_iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewTrafficFilter(filter) => Some(filter),
+        _ => None,
+    });
+    let found =
+        filters.filter(|filter| runs(filter, program)).map(|TcMessage { header, .. }| Filter {
+            // include/uapi/linux/rtnetlink.h: the other half is the protocol.
+            priority: (header.info >> 16) as u16,
+            handle: header.handle.into(),
+        });
+    Ok(found.collect())
+}
+
+/// Asks what has any number of answers.
+fn list(question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+    // Its own, as what is not read of a list would answer the next question.
+    let socket = connect()?;
+    send(&socket, question, NLM_F_REQUEST | NLM_F_DUMP)?;
+    let mut answers = Vec::new();
+    loop {
+        let mut part = Vec::with_capacity(ANSWER);
+        socket.recv(&mut part, 0)?;
+        if read_part(&part, &mut answers)? {
+            return Ok(answers);
+        }
+    }
+}
+
+/// Where filters for what arrives are (include/uapi/linux/pkt_sched.h, TC_H_CLSACT and
+/// TC_H_MIN_INGRESS).
+const INGRESS: u32 = 0xffff_fff2;
+
+/// Whether a filter runs a BPF program of that name.
+fn runs(filter: &TcMessage, program: &str) -> bool {
+    let options = filter.attributes.iter().filter_map(|attribute| match attribute {
+        TcAttribute::Options(options) => Some(options),
+        _ => None,
+    });
+    options.flatten().any(|option| match option {
+        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => name == program,
+        _ => false,
+    })
+}
+
+/// What a filter is known by on its interface.
+#[derive(Debug)]
+pub(super) struct Filter {
+    pub(super) priority: u16,
+    pub(super) handle: u32,
+}
+
+fn send(socket: &Socket, question: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    let mut message = NetlinkMessage::from(question);
+    message.header.flags = flags;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0).map(drop)
+}
+
+/// Reads several answers; true if there are no more to come.
+pub(crate) fn read_part(
+    mut part: &[u8],
+    answers: &mut Vec<RouteNetlinkMessage>,
+) -> io::Result<bool> {
+    while !part.is_empty() {
+        let message = NetlinkMessage::deserialize(part).map_err(io::Error::other)?;
+        match message.payload {
+            NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+            NetlinkPayload::Done(done) if done.code < 0 => {
+                return Err(io::Error::from_raw_os_error(done.code.saturating_neg()));
+            }
+            NetlinkPayload::Done(_) => return Ok(true),
+            _ => return read(part).map(|_| false),
+        }
+        // Which is not less than that of a header (netlink-packet-core), and padded to words.
+        let len = message.header.length.next_multiple_of(4) as usize;
+        part = part.get(len..).unwrap_or_default();
+    }
+    Ok(false)
 }
 
 /// Reads an answer.
