@@ -29,6 +29,10 @@ const STILL: usize = SILENT + 1;
 /// A sender that could write nothing for so long is held up.
 const HELD_UP: Duration = Duration::from_millis(20);
 
+/// Bytes that a receiver which stands still may be sent: what a connection holds at most (README, What
+/// to expect of it).
+const MOST: usize = 16 << 20;
+
 #[derive(Clone, Copy)]
 enum Side {
     Client,
@@ -41,16 +45,12 @@ pub(super) fn begin(stream: &mut TcpStream) -> io::Result<()> {
 }
 
 /// The client, after it has begun. It tells the backend how much it could send while that stood still,
-/// which must not be more than all buffers hold; and is the first to end its direction.
-pub(super) fn client(
-    mut stream: TcpStream,
-    buffers: usize,
-    flooded: &Sender<usize>,
-) -> Result<u64, String> {
+/// and is the first to end its direction.
+pub(super) fn client(mut stream: TcpStream, flooded: &Sender<usize>) -> Result<u64, String> {
     let mut flood = 0;
     for round in 0..ROUNDS {
         if round == STILL {
-            flood = send_until_held_up(&mut stream, buffers)?;
+            flood = send_until_held_up(&mut stream)?;
             // A backend that has gone says itself why.
             let _ = flooded.send(flood);
         }
@@ -80,7 +80,8 @@ pub(super) fn backend(
             }
         }
         if round == STILL {
-            let flood = flooded.recv_timeout(LIMIT).map_err(|_| "the client has given up")?;
+            let flood = flooded.recv_timeout(LIMIT);
+            let flood = flood.map_err(|_| "the client does not say that it is held up")?;
             for (i, at) in (0..flood).step_by(MESSAGE).enumerate() {
                 receive(&mut stream, Side::Client, ROUNDS + i, MESSAGE.min(flood - at))?;
             }
@@ -95,11 +96,11 @@ pub(super) fn backend(
 
 /// Sends message after message, the last one perhaps in part, until no more can be written; says how
 /// many bytes that were.
-fn send_until_held_up(stream: &mut TcpStream, most: usize) -> Result<usize, String> {
+fn send_until_held_up(stream: &mut TcpStream) -> Result<usize, String> {
     stream.set_write_timeout(Some(HELD_UP)).map_err(|e| e.to_string())?;
     let (mut sent, mut text) = (0, Vec::new());
     let result = loop {
-        if sent > most {
+        if sent > MOST {
             break Err(format!("a receiver that stands still was sent {sent} bytes"));
         }
         if sent % MESSAGE == 0 {
@@ -108,6 +109,7 @@ fn send_until_held_up(stream: &mut TcpStream, most: usize) -> Result<usize, Stri
         match stream.write(&text[sent % MESSAGE..]) {
             Ok(n) => sent += n,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => break Ok(sent),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => break Err(e.to_string()),
         }
     };
@@ -131,7 +133,7 @@ fn receive(stream: &mut TcpStream, from: Side, number: usize, len: usize) -> Res
 
 /// Takes the end of the other direction.
 fn end(stream: &mut TcpStream) -> Result<(), String> {
-    match stream.read(&mut [0]).map_err(|e| format!("at the end: {e}"))? {
+    match stream.read_to_end(&mut Vec::new()).map_err(|e| format!("at the end: {e}"))? {
         0 => Ok(()),
         _ => Err("more came than was sent".to_owned()),
     }

@@ -97,23 +97,23 @@ fn one_that_changes_a_byte_is_refused() {
 #[test]
 fn one_that_holds_whatever_comes_for_a_receiver_that_stands_still_is_refused() {
     let hoarding = |mut source: TcpStream, mut target: TcpStream, moved: &AtomicU64| {
-        source.set_read_timeout(Some(Duration::from_millis(1))).expect("a socket");
-        let (mut held, mut buffer) = (Vec::new(), [0; 16 << 10]);
-        loop {
-            match source.read(&mut buffer) {
-                Ok(n @ 1..) => {
-                    moved.fetch_add(n as u64, Relaxed);
-                    held.extend_from_slice(&buffer[..n]);
+        let (hold, held) = mpsc::channel::<Vec<u8>>();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                for bytes in held {
+                    if target.write_all(&bytes).is_err() {
+                        break;
+                    }
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    let _ = target.write_all(&held);
-                    held.clear();
-                }
-                Ok(_) | Err(_) => break,
+                let _ = target.shutdown(Shutdown::Write);
+            });
+            let mut buffer = [0; 16 << 10];
+            while let Ok(n @ 1..) = source.read(&mut buffer) {
+                moved.fetch_add(n as u64, Relaxed);
+                let _ = hold.send(buffer[..n].to_vec());
             }
-        }
-        let _ = target.write_all(&held);
-        let _ = target.shutdown(Shutdown::Write);
+            drop(hold);
+        });
     };
     is_refused(run_on(hoarding), "a receiver that stands still was sent");
 }
