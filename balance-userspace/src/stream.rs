@@ -103,8 +103,8 @@ impl Stream {
         self.set_send_buffer(i32::try_from(size).unwrap_or(i32::MAX))
     }
 
-    /// Gives the send buffer a size for good, in bytes as the kernel counts them, beyond the system's
-    /// limit where we may.
+    /// Fixes the size of the send buffer, in bytes as the kernel counts them, beyond the system's limit
+    /// where we may.
     ///
     /// # Errors
     /// When the kernel refuses.

@@ -65,9 +65,6 @@ pub(crate) async fn carry(kernel: &Arc<Kernel>, pair: &Pair, pool: &Pool) -> Rep
 
 /// Gives a pair its slots and puts it into the maps.
 fn enter(kernel: &Arc<Kernel>, pair: &Pair) -> io::Result<(Rc<Lease>, [bool; 2])> {
-    for stream in [&pair.client, &pair.backend] {
-        stream.set_send_buffer(SEND_BUFFER)?;
-    }
     let cookies = [pair.client.cookie()?, pair.backend.cookie()?];
     let lease =
         Lease::new(kernel, cookies).ok_or_else(|| io::Error::other("all slots are taken"))?;
@@ -75,6 +72,10 @@ fn enter(kernel: &Arc<Kernel>, pair: &Pair) -> io::Result<(Rc<Lease>, [bool; 2])
     pair.client.hold(Rc::clone(&lease));
     pair.backend.hold(Rc::clone(&lease));
     let judged = kernel.insert(pair, &lease)?;
+    for stream in [&pair.client, &pair.backend] {
+        // One that is gone by now is about to be noticed.
+        let _ = stream.set_send_buffer(SEND_BUFFER);
+    }
     Ok((lease, judged))
 }
 
