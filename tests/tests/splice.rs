@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::{
+    programs::{SchedClassifier, TcAttachType},
+    util::KernelVersion,
+};
 use socket2::{Domain, Socket, Type};
 
 use tests::{
@@ -40,21 +43,24 @@ fn packets_of_loopback_pass_it_by_until_a_connection_is_spliced() {
     if !kernel_works() {
         return;
     }
-    if SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_err() {
+    if KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(6, 6, 0)) {
         return skip("the kernel does not tell what is attached to an interface");
     }
     let link = Link::new(Datapath::Splice);
     let process = link.balance.process().0;
-    assert_eq!(on_loopback(process), 0);
+    assert_eq!(on_loopback(process), 0, "before");
     let (client, server) = link.settled_pair();
-    assert_eq!(on_loopback(process), 1);
+    assert_eq!(on_loopback(process), 1, "spliced");
     drop((client, server));
     link.balance.assert_all_handed_over(1);
 }
 
 /// How many programs of a process see what arrives on loopback.
 fn on_loopback(process: u32) -> usize {
-    let (_, there) = SchedClassifier::query_tcx("lo", TcAttachType::Ingress).expect("TCX");
+    // That of somebody else may go while it is looked at.
+    let (_, there) = eventually(PATIENCE, "the programs on loopback are told", || {
+        SchedClassifier::query_tcx("lo", TcAttachType::Ingress).map_err(|error| error.to_string())
+    });
     let own = InKernel::of(process);
     there.iter().filter(|program| own.programs().contains(&program.id())).count()
 }
@@ -263,6 +269,34 @@ fn a_peer_that_has_vanished_is_found_as_by_keepalive() {
     link.balance.assert_all_handed_over(1);
     let session = link.balance.sessions(1).remove(0);
     assert_eq!(session.end, "client: timed out");
+}
+
+#[test]
+fn connections_that_both_peers_end_while_they_are_joined_end_clean() {
+    if !kernel_works() {
+        return;
+    }
+    const VISITS: usize = 2000;
+    let builder = Builder::new(Datapath::Splice).offload_after(1);
+    let link = Link::with(builder, (Ipv4Addr::LOCALHOST, 0).into());
+    let mut moments = fastrand::Rng::with_seed(17);
+    for visit in 0..VISITS {
+        let (mut client, mut server) = link.pair_after(3);
+        // Not a wait: any moment is one at which peers may end.
+        thread::sleep(Duration::from_micros(moments.u64(0..3000)));
+        for stream in [&client, &server] {
+            stream.shutdown(Shutdown::Write).expect("shutdown");
+        }
+        let ends = (end_of(&mut client), end_of(&mut server));
+        assert_eq!(ends, (End::Clean, End::Clean), "visit {visit}");
+    }
+    let sessions = link.balance.sessions(VISITS);
+    let spliced = sessions.iter().filter(|session| session.datapath == Datapath::Splice.name());
+    let spliced = spliced.count();
+    note(&format!("{spliced} of {VISITS} were spliced"));
+    assert!(spliced > 0);
+    let broken: Vec<_> = sessions.iter().filter(|session| session.end != "clean").collect();
+    assert!(broken.is_empty(), "{broken:?}");
 }
 
 #[test]
