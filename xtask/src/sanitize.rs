@@ -11,7 +11,7 @@ use crate::{
     build_ebpf,
     exec::exec,
     setup,
-    test::{cargo_test, host},
+    test::{as_root, cargo_test, host},
     toolchain, workspace,
 };
 
@@ -39,6 +39,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for file in files {
         tests.args(["--test", file]);
     }
+    as_root(&mut tests)?;
     exec(&mut tests)
 }
 

@@ -63,15 +63,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         tests.env("BALANCE_BASE_SYSTEM", archive);
     }
     tests.args(["--release", "--package", "tests"]).args(&options.args);
-    match Root::find() {
-        Root::Already => {}
-        Root::Sudo => {
-            tests.env(runner_variable()?, "sudo -E");
-        }
-        Root::Never => {
-            eprintln!("neither root nor sudo: tests of the kernel datapath will be skipped")
-        }
-    }
+    as_root(&mut tests)?;
     exec(&mut tests)?;
     // Who asks for a part of the tests has these by `--kernel`.
     if options.args.is_empty() { kernel::test_briefly() } else { Ok(()) }
@@ -81,6 +73,20 @@ pub(crate) fn cargo_test() -> Command {
     let mut cargo = workspace::cargo();
     cargo.arg("test").env("BALANCE_BIN", workspace::program());
     cargo
+}
+
+/// Has tests run by root, where there is a way.
+pub(crate) fn as_root(tests: &mut Command) -> Result<()> {
+    match Root::find() {
+        Root::Already => {}
+        Root::Sudo => {
+            tests.env(runner_variable()?, "sudo -E");
+        }
+        Root::Never => {
+            eprintln!("neither root nor sudo: tests of the kernel datapath will be skipped")
+        }
+    }
+    Ok(())
 }
 
 /// The variable by which cargo takes a program that runs the tests.
