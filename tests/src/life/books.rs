@@ -4,6 +4,7 @@
 //! cut off; only memory, which the whole machine shares, has an allowance.
 
 use std::{
+    collections::HashSet,
     fs,
     net::SocketAddr,
     thread,
@@ -23,6 +24,15 @@ const LOOK: Duration = Duration::from_millis(20);
 /// give back to the page.
 const MEMORY: u64 = 64 << 20;
 
+/// By which the program's ends of connections are known.
+#[derive(Debug)]
+pub(super) struct Ports {
+    /// Where the program listens.
+    pub(super) entrance: u16,
+    /// Where backends do.
+    pub(super) doors: HashSet<u16>,
+}
+
 /// What the program held before any life.
 #[derive(Debug)]
 pub(super) struct Before {
@@ -33,13 +43,13 @@ pub(super) struct Before {
 }
 
 impl Before {
-    /// As it is when it has so many sockets again.
-    pub(super) fn settled(balance: &Balance, dir: &RunDir, sockets: usize) -> Self {
+    /// As it is when it has no connection any more.
+    pub(super) fn settled(balance: &Balance, dir: &RunDir, ports: &Ports) -> Self {
         let process = balance.process();
         dir.show_at_rest(balance.address());
-        at_most("sockets", sockets, || Ok(process.sockets()));
+        at_most("open connections", 0, || Ok(connections(process.0, ports)));
         Self {
-            sockets,
+            sockets: process.sockets(),
             descriptors: process.descriptors(),
             threads: process.threads(),
             kernel: KernelMemory::now(),
@@ -47,16 +57,25 @@ impl Before {
     }
 
     /// Waits until the program holds no more than before; panics if it goes on to.
-    pub(super) fn settle(&self, balance: &Balance, dir: &RunDir, datapath: Datapath) {
+    pub(super) fn settle(
+        &self,
+        balance: &Balance,
+        dir: &RunDir,
+        datapath: Datapath,
+        ports: &Ports,
+    ) {
         let process = balance.process();
-        let address = balance.address();
-        dir.show_at_rest(address);
+        dir.show_at_rest(balance.address());
         at_most("sockets", self.sockets, || Ok(process.sockets()));
         at_most("descriptors", self.descriptors, || Ok(process.descriptors()));
         at_most("map entries", 0, || kernel_entries(process.0, datapath));
+        if datapath == Datapath::Splice {
+            // What could not be spliced.
+            at_most("map entries", 0, || kernel_entries(process.0, Datapath::Sockmap));
+        }
         // Threads of the kernel that work for a ring stay for a while.
         at_most("threads", self.threads as usize, || Ok(process.threads() as usize));
-        at_most("open connections", 0, || Ok(connections(process.0, address.port())));
+        at_most("open connections", 0, || Ok(connections(process.0, ports)));
         eventually(SETTLED, "the kernel's memory is free again", || {
             match KernelMemory::now().growth_since(self.kernel) {
                 growth if growth <= MEMORY => Ok(()),
@@ -91,17 +110,25 @@ fn at_most(what: &str, most: usize, look: impl Fn() -> Result<usize, String>) {
     });
 }
 
-/// Connections of the program's host with that port at their own end, other than those that are only
-/// remembered (TIME_WAIT): also of sockets that nobody has any more.
-fn connections(process: u32, port: u16) -> usize {
-    let path = format!("/proc/{process}/net/tcp");
-    let table = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    let own = format!(":{port:04X}");
+/// Connections of the program, other than those that are only remembered (TIME_WAIT): also of sockets
+/// that nobody has any more.
+fn connections(process: u32, ports: &Ports) -> usize {
+    let port = |address: &str| u16::from_str_radix(address.rsplit_once(':')?.1, 16).ok();
     let is_open = |line: &&str| {
         let words: Vec<&str> = line.split_whitespace().take(4).collect();
-        matches!(words[..], [_, local, _, state] if local.ends_with(&own) && !["0A", "06"].contains(&state))
+        let [_, local, remote, state] = words[..] else { return false };
+        let with_client = port(local) == Some(ports.entrance);
+        let with_backend = port(remote).is_some_and(|port| ports.doors.contains(&port));
+        (with_client || with_backend) && !["0A", "06"].contains(&state)
     };
-    table.lines().skip(1).filter(is_open).count()
+    let tables = ["tcp", "tcp6"].map(|table| format!("/proc/{process}/net/{table}"));
+    // A host need not have IPv6.
+    let there = tables.iter().filter(|path| fs::exists(path).unwrap_or(true));
+    let count = |path: &String| {
+        let table = fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        table.lines().skip(1).filter(is_open).count()
+    };
+    there.map(count).sum()
 }
 
 /// What the program, which has ended, says in its log of all connections.

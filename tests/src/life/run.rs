@@ -19,7 +19,7 @@ use nix::sys::signal::Signal;
 
 use super::{
     Figures, Plan, Setting,
-    books::{self, Before},
+    books::{self, Before, Ports},
     door::{Door, on},
     judge,
     lane::{Around, Client, Lane, Lived},
@@ -175,10 +175,12 @@ impl Run {
             backends: world.host(Peer::Server),
             is_over: &is_over,
         };
-        let sockets = balance.process().sockets();
+        let doors_of = |doors: &[Door; 2]| doors.each_ref().map(|door| door.address().port());
+        let ports =
+            Ports { entrance: entrance.port(), doors: doors.iter().flat_map(doors_of).collect() };
         let lanes = find_lanes(doors, world.clients(), &around);
         // What is made once and kept has been made by then, such as a program on an interface.
-        let before = Before::settled(&balance, dir, sockets);
+        let before = Before::settled(&balance, dir, &ports);
         let start = Instant::now();
         let story = Mutex::new(Story::default());
         let next = AtomicU64::new(0);
@@ -208,7 +210,7 @@ impl Run {
             }
         }
         if story.failures.is_empty() {
-            before.settle(&balance, dir, self.setting.datapath);
+            before.settle(&balance, dir, self.setting.datapath, &ports);
             self.close_books(&mut story, balance, dir);
         }
         if story.failures.is_empty() { Ok(Some(story.figures)) } else { Err(story.failures) }
