@@ -35,17 +35,22 @@ pub(crate) fn bind(
     Ok(listeners)
 }
 
-/// How long an address may be in use by somebody who is on his way out.
-const LEAVING: Duration = Duration::from_millis(500);
+/// How long an address may be in use by somebody who is on his way out: what is left of a program that
+/// was killed had its listeners for 20 µs a connection (measured: 10 ms with 10, 80 with 4,000, 185
+/// with 9,000), so that this is enough for 100,000.
+const LEAVING: Duration = Duration::from_secs(2);
 
-/// Does what needs an address, again for a moment while that is in use: the kernel lets go of what waited
-/// in an io_uring a moment after its process has (io_uring/io_uring.c, io_ring_exit_work).
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Does what needs an address, again for a while when that is in use: the kernel lets go of what waited
+/// in an io_uring only after its process has (io_uring/io_uring.c, io_ring_exit_work).
 fn patiently<T>(act: impl Fn() -> io::Result<T>) -> io::Result<T> {
     let begun = Instant::now();
     loop {
         match act() {
             Err(e) if e.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < LEAVING => {
-                thread::sleep(LEAVING / 50);
+                thread::sleep(PAUSE);
             }
             result => return result,
         }
