@@ -3,16 +3,21 @@
 
 use std::{
     fs,
-    io::{ErrorKind, Read as _, Write as _},
-    net::TcpStream,
+    io::{ErrorKind, Read as _, Write as _, sink},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
 use tests::{
-    Backend, Builder, Datapath, InKernel, PATIENCE, ReservedPort, RunDir, connect, eventually,
-    is_listening, note, on_each_datapath,
+    Backend, Builder, Datapath, Digest, Family, InKernel, Link, Network, PATIENCE, Pattern,
+    Receiver, ReservedPort, RunDir, Topology, WHOLE, connect, eventually, is_listening, note,
+    on_each_datapath, send,
 };
 
 /// Connections that are in the middle of something.
@@ -51,11 +56,7 @@ fn killed_under_load_it_leaves_nothing_and_its_place_is_free(datapath: Datapath)
             thread::spawn(move || talk_until_it_ends(client))
         })
         .collect();
-    eventually(PATIENCE, "all are carried by the datapath", || {
-        let sessions = dir.say(port.address(), "sessions");
-        let on_it = sessions.lines().filter(|line| line.ends_with(datapath.name())).count();
-        if on_it == BUSY { Ok(()) } else { Err(sessions) }
-    });
+    wait_until_carried(&dir, port.address(), datapath, BUSY);
     let in_kernel = InKernel::of(balance.process().0);
     assert_eq!(in_kernel.left(), in_kernel);
     assert_eq!(in_kernel == InKernel::default(), datapath == Datapath::Relay);
@@ -84,10 +85,114 @@ fn killed_under_load_it_leaves_nothing_and_its_place_is_free(datapath: Datapath)
     assert!(left.iter().all(|name| name.to_string_lossy().ends_with(".lock")), "{left:?}");
 }
 
-fn ask_name(address: std::net::SocketAddr) -> String {
+/// One-way streams in each direction.
+const STREAMS: usize = 3;
+
+/// Bytes that have come when a stream is in the middle of it.
+const MIDDLE: u64 = 4 << 20;
+
+/// The bytes that all of them send.
+const SEED: u64 = 11;
+
+fn bulk_that_is_cut_off_does_not_look_whole(datapath: Datapath) {
+    cut_off(datapath, |builder| Link::with(builder, (Ipv4Addr::LOCALHOST, 0).into()));
+}
+
+fn bulk_between_hosts_that_is_cut_off_does_not_look_whole(datapath: Datapath) {
+    let Some(network) = Network::new(Topology::Apart, Family::V4) else { return };
+    cut_off(datapath, |builder| Link::across(network, builder));
+}
+
+fn cut_off(datapath: Datapath, link: impl FnOnce(Builder) -> Link) {
+    let dir = RunDir::new();
+    let mut link = link(dir.given_to(Builder::new(datapath)));
+    let pairs: Vec<_> = (0..2 * STREAMS).map(|_| link.settled_pair()).collect();
+    wait_until_carried(&dir, link.balance.address(), datapath, pairs.len());
+    let streams = pairs.iter().enumerate().map(|(i, (client, server))| match i % 2 {
+        0 => ("up", client, server),
+        _ => ("down", server, client),
+    });
+    thread::scope(|scope| {
+        let streams: Vec<_> = streams
+            .map(|(name, from, to)| {
+                let came = Arc::new(AtomicU64::new(0));
+                let sender = scope.spawn(|| send_until_it_breaks(from));
+                let coming = Arc::clone(&came);
+                let receiver = scope.spawn(move || receive_until_it_breaks(to, datapath, &coming));
+                (name, came, sender, receiver)
+            })
+            .collect();
+        eventually(PATIENCE, "all are in the middle of it", || {
+            let came: Vec<_> =
+                streams.iter().map(|(_, came, ..)| came.load(Ordering::Relaxed)).collect();
+            if came.iter().all(|&came| came >= MIDDLE) { Ok(()) } else { Err(format!("{came:?}")) }
+        });
+        wait_until_carried(&dir, link.balance.address(), datapath, streams.len());
+        link.balance.signal(Signal::SIGKILL);
+        link.balance.wait(PATIENCE);
+        for (name, _, sender, receiver) in streams {
+            let sent = sender.join().expect("the sender");
+            let got = receiver.join().expect("the receiver");
+            note(&format!("{datapath:?}, {name}: {sent} bytes sent, {} received", got.len));
+            let prefix = send(sink(), Pattern::new(SEED, got.len), WHOLE, |_| {});
+            assert_eq!(got, prefix.expect("a prefix"), "{name}");
+            assert!(got.len <= sent, "{name}: {sent} bytes sent, {got:?} received");
+        }
+    });
+}
+
+/// Sends for ever; returns how much once that fails.
+fn send_until_it_breaks(stream: &TcpStream) -> u64 {
+    let mut sent = 0;
+    let error = send(stream, Pattern::new(SEED, u64::MAX), WHOLE, |written| sent += written as u64)
+        .expect_err("nobody sends so much");
+    let broken = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe].contains(&error.kind());
+    assert!(broken, "sending: {error}");
+    sent
+}
+
+/// Receives until there is a reset; says something when nothing comes only where it would not hear of
+/// it otherwise.
+fn receive_until_it_breaks(stream: &TcpStream, datapath: Datapath, came: &AtomicU64) -> Digest {
+    let patience = if datapath == Datapath::Splice { WAIT } else { PATIENCE };
+    stream.set_read_timeout(Some(patience)).expect("SO_RCVTIMEO");
+    let mut receiver = Receiver::new();
+    loop {
+        let wanted = came.load(Ordering::Relaxed) + WHOLE.start as u64;
+        let mut outcome = receiver.read_up_to(stream, wanted);
+        let got = receiver.digest();
+        came.store(got.len, Ordering::Relaxed);
+        let is_silent = matches!(&outcome, Err(error) if error.kind() == ErrorKind::WouldBlock);
+        if is_silent && datapath == Datapath::Splice {
+            outcome = (&*stream).write_all(b"?");
+        } else if outcome.is_ok() {
+            assert_eq!(got.len, wanted, "a clean end of a stream that was cut off");
+        }
+        match outcome.map_err(|error| error.kind()) {
+            Ok(()) => {}
+            Err(ErrorKind::ConnectionReset) => return got,
+            Err(kind) => panic!("receiving: {kind}"),
+        }
+    }
+}
+
+/// Waits until so many connections, and no more, are carried by the datapath.
+fn wait_until_carried(dir: &RunDir, address: SocketAddr, datapath: Datapath, count: usize) {
+    eventually(PATIENCE, "all are carried by the datapath", || {
+        let sessions = dir.say(address, "sessions");
+        let on_it = sessions.lines().filter(|line| line.ends_with(datapath.name())).count();
+        if on_it == count { Ok(()) } else { Err(sessions) }
+    });
+}
+
+fn ask_name(address: SocketAddr) -> String {
     let mut name = [0];
     connect(address).read_exact(&mut name).expect("the server's name");
     String::from_utf8_lossy(&name).into_owned()
 }
 
-on_each_datapath!(killed_under_load_it_leaves_nothing_and_its_place_is_free);
+on_each_datapath!(
+    killed_under_load_it_leaves_nothing_and_its_place_is_free,
+    bulk_that_is_cut_off_does_not_look_whole,
+    bulk_between_hosts_that_is_cut_off_does_not_look_whole,
+);
