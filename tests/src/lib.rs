@@ -44,7 +44,7 @@ pub use forge::{flag, forge};
 pub use inkernel::InKernel;
 pub use inspect::{KernelMemory, Process, is_listening};
 pub use link::{Link, both_ways, exchange};
-pub use maps::kernel_entries;
+pub use maps::{Junk, kernel_entries};
 pub use net::{End, accept, ask, connect, end_of, listen, listen_small, reset, small_buffers};
 pub use network::{
     Cable, Family, Faults, Namespace, Network, Packet, Peer, Switch, Topology, Weather,

@@ -1,11 +1,14 @@
-//! The BPF maps of a running program, read from outside.
+//! The BPF maps of a running program, read and filled from outside.
+//!
+//! Invariant: what was put in is taken out again, and is nothing that the program would ever look for.
 
 use std::{fs, io};
 
 use aya::{
     Pod,
-    maps::{HashMap, Map, MapData, MapInfo},
+    maps::{HashMap, Map, MapData, MapError, MapInfo},
 };
+use nix::errno::Errno;
 
 use crate::Datapath;
 
@@ -19,14 +22,108 @@ pub fn kernel_entries(process: u32, datapath: Datapath) -> Result<usize, String>
     }
 }
 
-fn entries<K: Pod>(id: u32) -> Result<usize, String> {
+/// Entries of nobody in that map, as many as it takes; gone when dropped.
+#[derive(Debug)]
+pub struct Junk(Filled);
+
+#[derive(Debug)]
+enum Filled {
+    Slots(HashMap<MapData, u64, u32>, u32),
+    Places(HashMap<MapData, [u8; 40], u32>, u32),
+}
+
+impl Junk {
+    /// Fills the map of a process by which a datapath in the kernel finds connections.
+    ///
+    /// # Errors
+    /// When there is no such map.
+    pub fn fill(process: u32, datapath: Datapath) -> Result<Self, String> {
+        Ok(Self(match datapath {
+            Datapath::Relay => return Err("the relay has no maps".into()),
+            Datapath::Sockmap | Datapath::Handover => {
+                let mut slots = open(map(process, "SLOTS")?)?;
+                let count = fill(&mut slots, slot)?;
+                Filled::Slots(slots, count)
+            }
+            Datapath::Splice => {
+                let mut places = open(map(process, "PLACES")?)?;
+                let count = fill(&mut places, place)?;
+                Filled::Places(places, count)
+            }
+        }))
+    }
+
+    /// Makes room for one entry.
+    pub fn take_one_out(&mut self) {
+        match &mut self.0 {
+            Filled::Slots(slots, count) => take_one_out(slots, count, slot),
+            Filled::Places(places, count) => take_one_out(places, count, place),
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        match self.0 {
+            Filled::Slots(_, count) | Filled::Places(_, count) => count,
+        }
+    }
+}
+
+impl Drop for Junk {
+    fn drop(&mut self) {
+        while self.count() > 0 {
+            self.take_one_out();
+        }
+    }
+}
+
+/// A cookie that no socket will have.
+fn slot(number: u32) -> u64 {
+    u64::MAX - u64::from(number)
+}
+
+/// Addresses of no version of IP.
+fn place(number: u32) -> [u8; 40] {
+    let mut place = [0xff; 40];
+    place[..4].copy_from_slice(&number.to_ne_bytes());
+    place
+}
+
+fn fill<K: Pod>(map: &mut HashMap<MapData, K, u32>, key: impl Fn(u32) -> K) -> Result<u32, String> {
+    let mut count = 0;
+    loop {
+        match map.insert(key(count), 0, 0) {
+            Ok(()) => count += 1,
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(Errno::E2BIG as i32) =>
+            {
+                return Ok(count);
+            }
+            Err(error) => return Err(format!("filling a map: {error}")),
+        }
+    }
+}
+
+fn take_one_out<K: Pod>(
+    map: &mut HashMap<MapData, K, u32>,
+    count: &mut u32,
+    key: impl Fn(u32) -> K,
+) {
+    *count -= 1;
+    map.remove(&key(*count)).expect("an entry that was put in");
+}
+
+fn open<K: Pod>(id: u32) -> Result<HashMap<MapData, K, u32>, String> {
     let map = MapData::from_id(id)
         .and_then(Map::from_map_data)
         .map_err(|error| format!("opening map {id}: {error}"))?;
-    let slots = HashMap::<_, K, u32>::try_from(&map)
-        .map_err(|error| format!("map {id} is not what it should be: {error}"))?;
+    HashMap::try_from(map).map_err(|error| format!("map {id} is not what it should be: {error}"))
+}
+
+fn entries<K: Pod>(id: u32) -> Result<usize, String> {
+    let map = open::<K>(id)?;
     let mut entries = 0;
-    for key in slots.keys() {
+    for key in map.keys() {
         key.map_err(|error| format!("reading map {id}: {error}"))?;
         entries += 1;
     }

@@ -3,7 +3,7 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     iter,
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -12,9 +12,9 @@ use std::{
 use socket2::{Domain, Socket, Type};
 use tempfile::NamedTempFile;
 use tests::{
-    Backend, Balance, Builder, ControlGroup, Datapath, End, Family, Link, Namespace, Network,
-    PATIENCE, Process, RunDir, Topology, connect, end_of, eventually, exchange, note,
-    on_each_datapath, run, skip,
+    Backend, Balance, Builder, ControlGroup, Datapath, End, Family, Junk, Link, Namespace, Network,
+    PATIENCE, Process, RunDir, Topology, WHOLE, both_ways, connect, end_of, eventually, exchange,
+    kernel_entries, kernel_works, note, on_each_datapath, run, skip,
 };
 
 fn with_few_descriptors_it_serves_what_it_can_and_recovers(datapath: Datapath) {
@@ -92,17 +92,90 @@ fn maps_that_are_full_take_the_next_connection_once_one_has_ended(datapath: Data
     let link = Link::across(network, Builder::new(datapath).option(&["--max-connections", "2"]));
     let (mut client, mut server) = link.settled_pair();
     for _ in 0..10 {
-        let (mut one, mut other) = link.settled_pair();
+        let pair = link.settled_pair();
         exchange(&mut client, &mut server);
-        drop(other.shutdown(Shutdown::Write));
-        assert_eq!(end_of(&mut one), End::Clean);
-        drop(one);
-        assert_eq!(end_of(&mut other), End::Clean);
+        end(pair);
     }
     exchange(&mut client, &mut server);
     drop((client, server));
     link.balance.assert_all_handed_over(11);
     assert_eq!(link.balance.stop().broken, 0);
+}
+
+mod maps_that_take_no_more_leave_new_connections_to_the_next_datapath {
+    use super::{Datapath, kernel_works, leave_to_the_next};
+
+    #[test]
+    fn on_sockmap() {
+        if kernel_works() {
+            leave_to_the_next(Datapath::Sockmap, "relay", "it is relayed");
+        }
+    }
+
+    #[test]
+    fn on_splice() {
+        if kernel_works() {
+            leave_to_the_next(Datapath::Splice, "sockmap", "it is not spliced");
+        }
+    }
+}
+
+/// Bytes each way of a connection that is looked at.
+const SOME: u64 = 1 << 20;
+
+/// A connection has two entries in the map by which the datapath finds it: there is room for none of
+/// them, then for one.
+fn leave_to_the_next(datapath: Datapath, next: &str, told: &str) {
+    let dir = RunDir::new();
+    let builder = dir.given_to(Builder::new(datapath)).option(&["--max-connections", "8"]);
+    let link = Link::with(builder, (Ipv4Addr::LOCALHOST, 0).into());
+    let process = link.balance.process().0;
+    let carried = || -> Vec<String> {
+        let sessions = dir.say(link.balance.address(), "sessions");
+        sessions
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split(' ').next_back().map(str::to_owned))
+            .collect()
+    };
+    let (client, server) = link.settled_pair();
+    let mut junk = Junk::fill(process, datapath).expect("the datapath's map");
+    assert_eq!(junk.count(), 2 * 8 - 2, "{:?}", carried());
+    for _ in 0..2 {
+        let other = link.settled_pair();
+        both_ways(&client, &server, (SOME, SOME), WHOLE);
+        both_ways(&other.0, &other.1, (SOME, SOME), WHOLE);
+        let mut names = carried();
+        names.sort();
+        let mut expected = [datapath.name(), next];
+        expected.sort_unstable();
+        assert_eq!(names, expected);
+        end(other);
+        junk.take_one_out();
+    }
+    link.balance.wait_for(&format!("the kernel's maps do not take a connection, {told}"));
+    drop(junk);
+    let other = link.settled_pair();
+    both_ways(&other.0, &other.1, (SOME, SOME), WHOLE);
+    assert_eq!(carried(), [datapath.name(); 2]);
+    end(other);
+    both_ways(&client, &server, (SOME, SOME), WHOLE);
+    end((client, server));
+    let sessions = link.balance.sessions(4);
+    let names: Vec<_> = sessions.iter().map(|session| session.datapath.as_str()).collect();
+    assert_eq!(names, [next, next, datapath.name(), datapath.name()]);
+    assert!(sessions[2..].iter().all(|session| session.offloaded > 0), "{sessions:?}");
+    assert_eq!(kernel_entries(process, datapath), Ok(0));
+    let stopped = link.balance.stop();
+    assert_eq!((stopped.connections, stopped.broken), (4, 0));
+}
+
+/// Has a connection end as it should, both ends of it.
+fn end((mut client, mut server): (TcpStream, TcpStream)) {
+    server.shutdown(Shutdown::Write).expect("shutdown");
+    assert_eq!(end_of(&mut client), End::Clean);
+    drop(client);
+    assert_eq!(end_of(&mut server), End::Clean);
 }
 
 /// Ports that connections may come from in a network where they are few.
