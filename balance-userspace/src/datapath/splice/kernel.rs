@@ -24,7 +24,7 @@ use balance_ebpf::{
     splice::{Common, Key, LOOPBACK, Splice, ending, phase},
 };
 use tokio::{sync::Notify, time::sleep};
-use tracing::{debug, error};
+use tracing::{error, warn};
 
 use super::{
     devices::Devices,
@@ -43,6 +43,7 @@ use crate::{
         traffic::Mover,
     },
     sys,
+    throttle::Throttle,
 };
 
 /// Addresses in the form of the map.
@@ -122,6 +123,8 @@ const LOOK: Duration = Duration::from_secs(10);
 /// How long changes of routes may go on before they are looked at together.
 const CHANGING: Duration = Duration::from_millis(50);
 
+static SHORTAGE: Throttle = Throttle::new(Duration::from_secs(10));
+
 impl Kernel {
     /// Loads the object with room for so many connections, and attaches it for the self-test.
     pub(super) fn load(connections: usize, debug: bool) -> Result<Self, Refusal> {
@@ -193,7 +196,10 @@ impl Kernel {
                 entries.places.insert(Place(slot.key(side)), number * 2 + side as u32, 0);
             if let Err(error) = inserted {
                 drop(entries);
-                debug!(error = %map_error(error), "no place for a connection");
+                if let Some(held) = SHORTAGE.pass(Instant::now()) {
+                    let error = map_error(error);
+                    warn!(%error, held, "the kernel's maps do not take a connection, it is not spliced");
+                }
                 return Err(Obstacle::Room);
             }
         }
