@@ -49,6 +49,13 @@ impl ControlGroup {
         self.path.join("cgroup.procs")
     }
 
+    /// Bytes that it has now.
+    pub fn used(&self) -> u64 {
+        let name = if self.is_first { "memory.usage_in_bytes" } else { "memory.current" };
+        let text = fs::read_to_string(self.path.join(name)).expect("what the group has");
+        text.trim().parse().expect("a number")
+    }
+
     /// How often a process of it was killed for want of memory.
     pub fn kills(&self) -> u64 {
         let name = if self.is_first { "memory.oom_control" } else { "memory.events" };

@@ -100,6 +100,13 @@ impl RunDir {
             .collect()
     }
 
+    /// What carries each connection that stands, as `sessions` says.
+    pub fn carriers(&self, address: SocketAddr) -> Vec<String> {
+        let text = self.say(address, "sessions");
+        let last = |line: &str| line.split_whitespace().next_back().map(str::to_owned);
+        text.lines().skip(1).filter_map(last).collect()
+    }
+
     /// What `show` says of each channel, in its order.
     pub fn show(&self, address: SocketAddr) -> Vec<Row> {
         let text = self.say(address, "show");

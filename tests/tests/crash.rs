@@ -179,9 +179,9 @@ fn receive_until_it_breaks(stream: &TcpStream, datapath: Datapath, came: &Atomic
 /// Waits until so many connections, and no more, are carried by the datapath.
 fn wait_until_carried(dir: &RunDir, address: SocketAddr, datapath: Datapath, count: usize) {
     eventually(PATIENCE, "all are carried by the datapath", || {
-        let sessions = dir.say(address, "sessions");
-        let on_it = sessions.lines().filter(|line| line.ends_with(datapath.name())).count();
-        if on_it == count { Ok(()) } else { Err(sessions) }
+        let carriers = dir.carriers(address);
+        let on_it = carriers.iter().filter(|&name| name == datapath.name()).count();
+        if on_it == count { Ok(()) } else { Err(carriers.join(" ")) }
     });
 }
 

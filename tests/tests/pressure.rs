@@ -3,7 +3,8 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     iter,
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream},
+    path::Path,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -13,42 +14,48 @@ use socket2::{Domain, Socket, Type};
 use tempfile::NamedTempFile;
 use tests::{
     Backend, Balance, Builder, ControlGroup, Datapath, End, Family, Junk, Link, Namespace, Network,
-    PATIENCE, Process, RunDir, Topology, WHOLE, both_ways, connect, end_of, eventually, exchange,
-    kernel_entries, kernel_works, note, on_each_datapath, run, skip,
+    PATIENCE, Pattern, Process, RunDir, Topology, WHOLE, both_ways, connect, end_of, eventually,
+    exchange, kernel_entries, kernel_works, note, on_each_datapath, receive_exactly, run, send,
+    skip,
 };
 
 fn with_few_descriptors_it_serves_what_it_can_and_recovers(datapath: Datapath) {
-    let server = Backend::echo("x");
-    let balance = Builder::new(datapath)
+    let (server, dir) = (Backend::echo("x"), RunDir::new());
+    let balance = dir
+        .given_to(Builder::new(datapath))
         .quiet()
         .option(&["--workers", "2"])
         .descriptors(160)
         .channel(server.address())
         .start();
-    let mut standing = served(connect(balance.address()));
+    let mut standing = [served(connect(balance.address()))];
+    settle(&dir, &balance, datapath, &mut standing);
     let mut waiting = endure(&balance, &server, datapath);
-    echo(&mut standing);
+    go_on(&standing, &server);
 
     // Clients that go make room for those that wait.
     let last = waiting.pop().expect("some clients");
     drop(waiting);
+    let [standing] = standing;
     recover(&balance, vec![standing, served(last)]);
     balance.stop();
 }
 
 fn out_of_descriptors_it_serves_what_stands_and_recovers(datapath: Datapath) {
-    let server = Backend::echo("x");
-    let balance = Builder::new(datapath)
+    let (server, dir) = (Backend::echo("x"), RunDir::new());
+    let balance = dir
+        .given_to(Builder::new(datapath))
         .quiet()
         .option(&["--workers", "2"])
         .channel(server.address())
         .start();
-    let mut standing = served(connect(balance.address()));
+    let mut standing = [served(connect(balance.address()))];
+    settle(&dir, &balance, datapath, &mut standing);
     // Behind its back: it has made its plans for more than that.
     let limit = balance.process().descriptors() + 20;
     balance.process().limit_descriptors(limit);
     let mut waiting = endure(&balance, &server, datapath);
-    echo(&mut standing);
+    go_on(&standing, &server);
     let turned_away = waiting.iter_mut().filter_map(is_closed).count();
     assert_eq!(turned_away, 0, "clients were closed for want of descriptors");
     drop(waiting);
@@ -59,9 +66,18 @@ fn out_of_descriptors_it_serves_what_stands_and_recovers(datapath: Datapath) {
             other => Err(format!("{other:?}")),
         }
     });
-    echo(&mut standing);
+    settle(&dir, &balance, datapath, &mut standing);
     drop(standing);
     balance.stop();
+}
+
+/// Bytes that each connection that stands moves both ways while there is pressure.
+const BULK: u64 = 8 << 20;
+
+/// Asserts that connections that stand go on while not all clients are served.
+fn go_on(standing: &[TcpStream], server: &Backend) {
+    echo_bulk(standing);
+    assert!(server.accepted() < CLIENTS, "the pressure is over");
 }
 
 fn clients_above_the_limit_wait_until_one_ends(datapath: Datapath) {
@@ -130,22 +146,15 @@ fn leave_to_the_next(datapath: Datapath, next: &str, told: &str) {
     let builder = dir.given_to(Builder::new(datapath)).option(&["--max-connections", "8"]);
     let link = Link::with(builder, (Ipv4Addr::LOCALHOST, 0).into());
     let process = link.balance.process().0;
-    let carried = || -> Vec<String> {
-        let sessions = dir.say(link.balance.address(), "sessions");
-        sessions
-            .lines()
-            .skip(1)
-            .filter_map(|line| line.split(' ').next_back().map(str::to_owned))
-            .collect()
-    };
+    let carriers = || dir.carriers(link.balance.address());
     let (client, server) = link.settled_pair();
     let mut junk = Junk::fill(process, datapath).expect("the datapath's map");
-    assert_eq!(junk.count(), 2 * 8 - 2, "{:?}", carried());
+    assert_eq!(junk.count(), 2 * 8 - 2, "entries beside those of one connection");
     for _ in 0..2 {
         let other = link.settled_pair();
         both_ways(&client, &server, (SOME, SOME), WHOLE);
         both_ways(&other.0, &other.1, (SOME, SOME), WHOLE);
-        let mut names = carried();
+        let mut names = carriers();
         names.sort();
         let mut expected = [datapath.name(), next];
         expected.sort_unstable();
@@ -157,7 +166,7 @@ fn leave_to_the_next(datapath: Datapath, next: &str, told: &str) {
     drop(junk);
     let other = link.settled_pair();
     both_ways(&other.0, &other.1, (SOME, SOME), WHOLE);
-    assert_eq!(carried(), [datapath.name(); 2]);
+    assert_eq!(carriers(), [datapath.name(); 2]);
     end(other);
     both_ways(&client, &server, (SOME, SOME), WHOLE);
     end((client, server));
@@ -181,41 +190,58 @@ fn end((mut client, mut server): (TcpStream, TcpStream)) {
 /// Ports that connections may come from in a network where they are few.
 const FEW: u16 = 12;
 
-#[test]
-fn out_of_ports_a_client_waits_for_one_and_the_server_is_not_blamed() {
+fn out_of_ports_a_client_waits_for_one_and_the_server_is_not_blamed(datapath: Datapath) {
+    out_of_ports(datapath, Ipv4Addr::LOCALHOST.into(), &[]);
+}
+
+fn out_of_ports_of_ipv6_a_client_waits_as_well(datapath: Datapath) {
+    if !Path::new("/proc/sys/net/ipv6").exists() {
+        return skip("no IPv6 here");
+    }
+    out_of_ports(datapath, Ipv6Addr::LOCALHOST.into(), &[]);
+}
+
+fn out_of_ports_of_the_address_that_was_asked_for_a_client_waits_as_well(datapath: Datapath) {
+    // Which would not be taken without being asked for.
+    out_of_ports(datapath, Ipv4Addr::LOCALHOST.into(), &["-B", "127.0.0.2"]);
+}
+
+fn out_of_ports(datapath: Datapath, ip: IpAddr, options: &[&str]) {
     let host = match Namespace::new() {
         Ok(host) => host,
         Err(error) => return skip(&format!("no network of its own: {error}")),
     };
-    // Has its own port before.
-    let server = host.enter(|| Backend::echo("x"));
-    host.set("ipv4/ip_local_port_range", &format!("20000 {}", 20000 + FEW - 1));
+    let server = host.enter(|| Backend::echo_at((ip, 0).into(), "x"));
     host.enter(|| {
         let dir = RunDir::new();
-        let builder = dir.given_to(Builder::new(Datapath::Relay)).option(&["-a", "-t", "60"]);
-        let listen = ([127, 0, 0, 1], 30000).into();
-        let balance = builder.listen(listen).channel(server.address()).start();
+        let builder = dir.given_to(Builder::new(datapath)).option(&["-a", "-t", "60"]);
+        let listen = (ip, 30000).into();
+        let balance = builder.option(options).listen(listen).channel(server.address()).start();
+        // Not before: the server and the self-test have taken their ports.
+        host.set("ipv4/ip_local_port_range", &format!("20000 {}", 20000 + FEW - 1));
         // From ports of their own choice, so that they take none of the few.
         let client = |i: u16| {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-            let from = SocketAddr::from(([127, 0, 0, 3], 40000 + i));
+            let socket = Socket::new(Domain::for_address(listen), Type::STREAM, None);
+            let socket = socket.expect("a socket");
             socket.set_reuse_address(true).expect("SO_REUSEADDR");
-            socket.bind(&from.into()).expect("bind");
+            socket.bind(&SocketAddr::from((ip, 40000 + i)).into()).expect("bind");
             socket.connect(&listen.into()).expect("connect");
             socket.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
             TcpStream::from(socket)
         };
         let mut standing: Vec<_> = (0..FEW).map(|i| served(client(i))).collect();
+        settle(&dir, &balance, datapath, &mut standing);
         let mut waiting = client(FEW);
         balance.wait_for("cannot connect, waiting");
         let rows = dir.show(listen);
         assert!(rows[0].enabled && rows[0].current == u64::from(FEW) + 1, "{rows:?}");
-        standing.iter_mut().for_each(echo);
+        echo_bulk(&standing);
         drop(standing.pop());
         let mut byte = [0];
         waiting.read_exact(&mut byte).expect("served as soon as there is a port");
-        echo(&mut waiting);
-        drop((standing, waiting));
+        standing.push(waiting);
+        settle(&dir, &balance, datapath, &mut standing);
+        drop(standing);
         balance.stop();
     });
 }
@@ -223,22 +249,32 @@ fn out_of_ports_a_client_waits_for_one_and_the_server_is_not_blamed() {
 /// Bytes that the program and what is beside it may have together.
 const LITTLE: u64 = 64 << 20;
 
-#[test]
-fn short_of_memory_it_serves_what_stands_and_recovers() {
+/// What is used of that when it is nearly used up.
+const NEARLY: u64 = 58 << 20;
+
+/// Connections that move much when there is hardly more.
+const MOVING: usize = 4;
+
+fn short_of_memory_it_serves_what_stands_and_recovers(datapath: Datapath) {
     let group = match ControlGroup::new(LITTLE) {
         Ok(group) => group,
         Err(error) => return skip(&format!("no control group with a limit of memory: {error}")),
     };
-    let server = Backend::echo("x");
-    let builder = Builder::auto().quiet().control_group(&group);
+    let (server, dir) = (Backend::echo("x"), RunDir::new());
+    let builder = dir.given_to(Builder::new(datapath)).quiet().control_group(&group);
     let balance = builder.channel(server.address()).start();
     let mut standing: Vec<_> = (0..20).map(|_| served(connect(balance.address()))).collect();
-    let beside = hold(&group, LITTLE / 16 * 13);
+    settle(&dir, &balance, datapath, &mut standing);
+    let used = group.used();
+    note(&format!("{datapath:?}: {used} bytes used by {} connections", standing.len()));
+    let beside = hold(&group, NEARLY - used);
     let mut waiting = connect(balance.address());
     balance.wait_for("the control group's memory is nearly used up, waiting");
     let mut more: Vec<_> = (0..CLIENTS).map(|_| connect(balance.address())).collect();
-    standing.iter_mut().for_each(echo);
+    echo_bulk(&standing[..MOVING]);
+    settle(&dir, &balance, datapath, &mut standing);
     expect_silence(&mut waiting);
+    note(&format!("{datapath:?}: {} bytes used in the end", group.used()));
     drop(beside);
     // Without anybody's help.
     for client in iter::once(&mut waiting).chain(&mut more) {
@@ -297,6 +333,10 @@ on_each_datapath!(
     out_of_descriptors_it_serves_what_stands_and_recovers,
     clients_above_the_limit_wait_until_one_ends,
     maps_that_are_full_take_the_next_connection_once_one_has_ended,
+    out_of_ports_a_client_waits_for_one_and_the_server_is_not_blamed,
+    out_of_ports_of_ipv6_a_client_waits_as_well,
+    out_of_ports_of_the_address_that_was_asked_for_a_client_waits_as_well,
+    short_of_memory_it_serves_what_stands_and_recovers,
 );
 
 /// Clients that come at once, more than there is room for.
@@ -339,6 +379,36 @@ fn recover(balance: &Balance, mut standing: Vec<TcpStream>) {
 fn served(mut client: TcpStream) -> TcpStream {
     client.read_exact(&mut [0]).expect("the greeting");
     client
+}
+
+/// Has clients talk until each is carried by the datapath, and nobody else is.
+fn settle(dir: &RunDir, balance: &Balance, datapath: Datapath, clients: &mut [TcpStream]) {
+    eventually(PATIENCE, "all are carried by the datapath", || {
+        clients.iter_mut().for_each(echo);
+        let carriers = dir.carriers(balance.address());
+        let expected = vec![datapath.name(); clients.len()];
+        if carriers == expected { Ok(()) } else { Err(carriers.join(" ")) }
+    });
+}
+
+/// Has all clients send much to the echo server at once, and asserts that it comes back as it was.
+fn echo_bulk(clients: &[TcpStream]) {
+    thread::scope(|scope| {
+        let pattern = || Pattern::new(BULK, BULK);
+        let running: Vec<_> = clients
+            .iter()
+            .map(|client| {
+                (
+                    scope.spawn(move || send(client, pattern(), WHOLE, |_| {}).expect("sending")),
+                    scope.spawn(move || receive_exactly(client, BULK).expect("receiving")),
+                )
+            })
+            .collect();
+        for (sent, received) in running {
+            let sent = sent.join().expect("the sender");
+            assert_eq!(received.join().expect("the receiver"), sent);
+        }
+    });
 }
 
 fn echo(client: &mut TcpStream) {
