@@ -150,6 +150,21 @@ mod tests {
     }
 
     #[test]
+    fn an_address_in_use_is_waited_for_and_nothing_else_is() {
+        use std::cell::Cell;
+        let fail = |kind: io::ErrorKind| {
+            let tries = Cell::new(0);
+            let result = patiently(|| match tries.replace(tries.get() + 1) {
+                0..5 => Err(kind.into()),
+                _ => Ok(()),
+            });
+            (result.is_ok(), tries.get())
+        };
+        assert_eq!(fail(io::ErrorKind::AddrInUse), (true, 6));
+        assert_eq!(fail(io::ErrorKind::PermissionDenied), (false, 1));
+    }
+
+    #[test]
     fn every_listener_has_a_worker_and_every_worker_a_listener() {
         for (listeners, workers) in [(1, 1), (1, 3), (3, 1), (2, 2), (3, 2), (2, 3)] {
             let ip = Some(Ipv4Addr::LOCALHOST.into());
