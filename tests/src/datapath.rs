@@ -61,6 +61,11 @@ pub fn kernel_works() -> bool {
     }
 }
 
+/// Whether the program of the splice datapath goes with its process, whatever becomes of that.
+pub fn has_tcx() -> bool {
+    version(&release()) >= (6, 6)
+}
+
 /// Why the datapaths in the kernel cannot be expected to work in this process, if so.
 pub fn kernel_obstacle() -> Option<String> {
     /// Bits of linux/capability.h.
@@ -78,8 +83,7 @@ pub fn kernel_obstacle() -> Option<String> {
             return Some(format!("a datapath in the kernel needs {name}"));
         }
     }
-    let release =
-        nix::sys::utsname::uname().expect("uname").release().to_string_lossy().into_owned();
+    let release = release();
     if version(&release) < NEEDED_VERSION {
         let (major, minor) = NEEDED_VERSION;
         return Some(format!(
@@ -91,6 +95,10 @@ pub fn kernel_obstacle() -> Option<String> {
         return Some(format!("this kernel has no {}", btf.display()));
     }
     None
+}
+
+fn release() -> String {
+    nix::sys::utsname::uname().expect("uname").release().to_string_lossy().into_owned()
 }
 
 /// What a kernel's release begins with.

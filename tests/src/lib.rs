@@ -38,7 +38,7 @@ pub use cgroup::ControlGroup;
 pub use command::{KillOnDrop, Outcome, finish, run, run_with_input};
 pub use control::{Daemons, Row, RunDir};
 pub use data::{Digest, Pattern, Receiver, receive_all, receive_exactly, send};
-pub use datapath::{Datapath, kernel_obstacle, kernel_works};
+pub use datapath::{Datapath, has_tcx, kernel_obstacle, kernel_works};
 pub use eventually::eventually;
 pub use forge::{flag, forge};
 pub use inkernel::InKernel;

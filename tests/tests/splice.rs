@@ -8,16 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::{
-    programs::{SchedClassifier, TcAttachType},
-    util::KernelVersion,
-};
+use aya::programs::{SchedClassifier, TcAttachType};
 use socket2::{Domain, Socket, Type};
 
 use tests::{
     Backend, Builder, Cable, Datapath, End, Family, InKernel, Link, Network, PATIENCE, Peer,
     RunDir, Topology, WHOLE, both_ways, connect, end_of, eventually, exchange, flag, forge,
-    kernel_works, note, reset, skip,
+    has_tcx, kernel_works, note, reset, skip,
 };
 
 #[test]
@@ -43,7 +40,7 @@ fn packets_of_loopback_pass_it_by_until_a_connection_is_spliced() {
     if !kernel_works() {
         return;
     }
-    if KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(6, 6, 0)) {
+    if !has_tcx() {
         return skip("the kernel does not tell what is attached to an interface");
     }
     let link = Link::new(Datapath::Splice);
