@@ -23,36 +23,51 @@ pub(crate) fn find(name: &str) -> Result<User, StartError> {
     User::from_name(name).map_err(system)?.ok_or_else(|| StartError::NoUser(name.to_owned()))
 }
 
-/// Makes the process that user's, with these capabilities.
+/// Makes the process that user's, with these capabilities; with those of them that it has where it is
+/// that user's already.
 ///
 /// # Errors
-/// [`StartError::Become`], as only root can do that.
+/// [`StartError::Become`], as only root can become another.
 pub(crate) fn become_user(user: &User, keep: &[Capability]) -> Result<(), StartError> {
     let failed = |source| StartError::Become { user: user.name.clone(), source };
+    let keep = keep.iter().copied().collect();
     let is_ours = Uid::effective() == user.uid && !Uid::effective().is_root();
-    if is_ours {
-        return Ok(());
-    }
-    change(user, keep).map_err(failed)
+    let done = if is_ours { lower(&keep) } else { change(user, &keep) };
+    done.map_err(failed)
 }
 
-fn change(user: &User, keep: &[Capability]) -> io::Result<()> {
+fn change(user: &User, keep: &CapsHashSet) -> io::Result<()> {
     let name = std::ffi::CString::new(user.name.as_str())?;
     prctl::set_keepcaps(true)?;
     unistd::initgroups(&name, user.gid)?;
     unistd::setresgid(user.gid, user.gid, user.gid)?;
     unistd::setresuid(user.uid, user.uid, user.uid)?;
-    let keep: CapsHashSet = keep.iter().copied().collect();
-    let set = |which, of: &CapsHashSet| caps::set(None, which, of).map_err(io::Error::other);
     // The one that it takes to lower the bound.
     set(CapSet::Effective, &[Capability::CAP_SETPCAP].into())?;
-    let bound = caps::read(None, CapSet::Bounding).map_err(io::Error::other)?;
-    for capability in bound.difference(&keep) {
+    for capability in read(CapSet::Bounding)?.difference(keep) {
         caps::drop(None, CapSet::Bounding, *capability).map_err(io::Error::other)?;
     }
+    keep_only(keep)
+}
+
+/// The bound stays where it is: whoever may not lower it gains nothing by it any more.
+fn lower(keep: &CapsHashSet) -> io::Result<()> {
+    keep_only(&read(CapSet::Permitted)?.intersection(keep).copied().collect())
+}
+
+fn keep_only(keep: &CapsHashSet) -> io::Result<()> {
+    // What is ambient goes with what is inheritable.
     set(CapSet::Inheritable, &CapsHashSet::new())?;
-    set(CapSet::Effective, &keep)?;
-    set(CapSet::Permitted, &keep)?;
+    set(CapSet::Effective, keep)?;
+    set(CapSet::Permitted, keep)?;
     prctl::set_no_new_privs()?;
     Ok(())
+}
+
+fn read(which: CapSet) -> io::Result<CapsHashSet> {
+    caps::read(None, which).map_err(io::Error::other)
+}
+
+fn set(which: CapSet, of: &CapsHashSet) -> io::Result<()> {
+    caps::set(None, which, of).map_err(io::Error::other)
 }

@@ -152,29 +152,8 @@ fn as_another_user_it_keeps_what_its_datapath_needs_and_no_more() {
         let dir = RunDir::new();
         let builder = dir.given_to(Builder::new(datapath)).option(&["--user", "nobody"]);
         let mut link = Link::with(builder, (Ipv4Addr::LOCALHOST, 0).into());
-        let pid = link.balance.process().0;
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads").flatten();
-        let tasks: Vec<_> = tasks.map(|task| task.path().join("status")).collect();
-        assert!(tasks.len() > 1, "{tasks:?}");
-        for task in tasks {
-            let text = fs::read_to_string(&task).expect("its status");
-            let field = |name: &str| {
-                let line = text.lines().find_map(|line| line.strip_prefix(name));
-                line.unwrap_or_else(|| panic!("no {name} in {text}")).trim().to_owned()
-            };
-            assert_eq!(field("Uid:"), "65534\t65534\t65534\t65534", "{datapath:?}");
-            assert_eq!(field("Gid:"), "65534\t65534\t65534\t65534", "{datapath:?}");
-            assert_eq!(field("NoNewPrivs:"), "1");
-            for (set, expected) in [
-                ("CapEff:", keeps),
-                ("CapPrm:", keeps),
-                ("CapBnd:", keeps),
-                ("CapInh:", 0),
-                ("CapAmb:", 0),
-            ] {
-                assert_eq!(field(set), format!("{expected:016x}"), "{set} {datapath:?}");
-            }
-        }
+        assert_keeps(&link, datapath, keeps);
+        assert_eq!(bound(&link), format!("{keeps:016x}"), "{datapath:?}");
         // Connections are taken over by the kernel as ever, root may command, and the end is orderly.
         let (client, server) = link.settled_pair();
         both_ways(&client, &server, (4 << 20, 4 << 20), WHOLE);
@@ -183,6 +162,65 @@ fn as_another_user_it_keeps_what_its_datapath_needs_and_no_more() {
         link.balance.assert_all_handed_over(1);
         link.balance.signal(Signal::SIGTERM);
         link.balance.farewell(PATIENCE);
+    }
+}
+
+/// What could ever be gained again.
+fn bound(link: &Link) -> String {
+    let status = fs::read_to_string(format!("/proc/{}/status", link.balance.process().0));
+    let status = status.expect("its status");
+    let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    line.expect("a CapBnd line").trim().to_owned()
+}
+
+/// Every thread of the program is the user `nobody`, and can do that and no more.
+fn assert_keeps(link: &Link, datapath: Datapath, keeps: u64) {
+    let pid = link.balance.process().0;
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads").flatten();
+    let tasks: Vec<_> = tasks.map(|task| task.path().join("status")).collect();
+    assert!(tasks.len() > 1, "{tasks:?}");
+    for task in tasks {
+        let text = fs::read_to_string(&task).expect("its status");
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_else(|| panic!("no {name} in {text}")).trim().to_owned()
+        };
+        assert_eq!(field("Uid:"), "65534\t65534\t65534\t65534", "{datapath:?}");
+        assert_eq!(field("Gid:"), "65534\t65534\t65534\t65534", "{datapath:?}");
+        assert_eq!(field("NoNewPrivs:"), "1");
+        for (set, expected) in
+            [("CapEff:", keeps), ("CapPrm:", keeps), ("CapInh:", 0), ("CapAmb:", 0)]
+        {
+            assert_eq!(field(set), format!("{expected:016x}"), "{set} {datapath:?}");
+        }
+    }
+}
+
+#[test]
+fn as_the_user_that_it_is_already_it_keeps_no_more_either() {
+    if !kernel_works() {
+        return;
+    }
+    let (folder, builder) = unprivileged(Builder::auto());
+    drop(builder);
+    let folder = folder.expect("we are root");
+    let script = folder.path().join("as-nobody");
+    let capabilities = capabilities_of_the_unit();
+    let text = format!(
+        "#!/bin/sh\nexec setpriv --reuid 65534 --regid 65534 --clear-groups \
+         --inh-caps={capabilities} --ambient-caps={capabilities} {}/balance \"$@\"\n",
+        folder.path().display()
+    );
+    fs::write(&script, text).expect("a script");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("chmod");
+    for (datapath, keeps) in [(Datapath::Relay, 0), (Datapath::Splice, NET_ADMIN | BPF)] {
+        let builder = Builder::new(datapath).binary(&script).option(&["--user", "nobody"]);
+        let link = Link::with(builder, (Ipv4Addr::LOCALHOST, 0).into());
+        assert_keeps(&link, datapath, keeps);
+        let (client, server) = link.settled_pair();
+        both_ways(&client, &server, (4 << 20, 4 << 20), WHOLE);
+        drop((client, server));
+        link.balance.assert_all_handed_over(1);
     }
 }
 
