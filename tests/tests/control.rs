@@ -6,7 +6,7 @@ use std::{
     io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
     net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream},
     os::unix::{
-        fs::PermissionsExt as _,
+        fs::{MetadataExt as _, PermissionsExt as _},
         net::UnixStream,
         process::{CommandExt as _, ExitStatusExt as _},
     },
@@ -684,6 +684,38 @@ fn a_second_instance_does_not_touch_the_first_ones_socket() {
         assert_eq!(dir.show(address).len(), 2);
     }
     assert_eq!(fs::read_to_string(dir.file(address, "pid")).expect("a pid file"), pid);
+    assert_eq!(sorted(&answers(address, 4)), "AABB");
+}
+
+/// The address is free there, so that only the lock says that somebody lives.
+#[test]
+fn an_instance_of_another_network_does_not_touch_the_first_ones_socket() {
+    if !Uid::effective().is_root() {
+        return skip("a network of its own needs root");
+    }
+    let (dir, balance, _servers) = greeters();
+    let address = balance.address();
+    let seen = || {
+        let socket = fs::metadata(dir.file(address, "sock")).expect("a socket");
+        (socket.ino(), fs::read_to_string(dir.file(address, "pid")).expect("a pid file"))
+    };
+    let before = seen();
+    let script = dir.path().join("elsewhere");
+    let text = format!(
+        "#!/bin/sh\nexec unshare --net sh -c 'ip link set lo up; exec {} \"$@\"' sh \"$@\"\n",
+        binary().display()
+    );
+    fs::write(&script, text).expect("a script");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let builder = Builder::auto().quiet().binary(&script).listen(address).operand("127.0.0.1:9");
+    let (mut command, ..) = dir.given_to(builder).command();
+    let outcome = run(&mut command, PATIENCE);
+    let said = "balance: another balance runs here (it holds ";
+    assert!(outcome.stderr.starts_with(said), "{outcome:?}");
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+    assert_eq!(outcome.status.code(), Some(CANNOT_CREATE), "{outcome:?}");
+    assert_eq!(seen(), before);
+    assert_eq!(dir.show(address).len(), 2);
     assert_eq!(sorted(&answers(address, 4)), "AABB");
 }
 

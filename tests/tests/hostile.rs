@@ -259,6 +259,12 @@ fn a_thousand_connections_keep_no_client_out_and_an_operator_is_served_or_told(
                 .expect("a thread");
         }
         begin.wait();
+        eventually(PATIENCE, "they have taken all seats", || {
+            match attacked.process().descriptors() - descriptors {
+                taken if taken >= SEATS => Ok(()),
+                taken => Err(format!("{taken} descriptors")),
+            }
+        });
         for _ in 0..20 {
             attacked.assert_serves();
         }

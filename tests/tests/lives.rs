@@ -53,6 +53,8 @@ fn live(name: &str) {
     if setting.needs_kernel() && !kernel_works() {
         return;
     }
+    // Also of what is found left behind, which belongs to no single life.
+    note(&format!("cargo xtask faults --datapath {setting} --seed {SEED}"));
     match (Run { setting, seed: SEED, limit: Limit::Lives(LIVES) }).go(&|_| {}) {
         Ok(Some(figures)) => note(&format!("{setting}, seed {SEED}: {figures}")),
         Ok(None) => {}
