@@ -47,6 +47,11 @@ fn on_splice_between_hosts() {
     live("splice-apart");
 }
 
+#[test]
+fn on_splice_between_hosts_over_ipv6() {
+    live("splice-apart-v6");
+}
+
 fn live(name: &str) {
     let _alone = alone();
     let setting: Setting = name.parse().expect("a name of a setting");

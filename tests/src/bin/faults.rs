@@ -37,7 +37,7 @@ struct Options {
     seed: Option<u64>,
 
     /// One datapath alone, or some [default: all]: relay, sockmap, handover (from relay to
-    /// sockmap), splice, splice-apart (between network namespaces)
+    /// sockmap), splice, splice-apart and splice-apart-v6 (between network namespaces)
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     datapath: Vec<Setting>,
 

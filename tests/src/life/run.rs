@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -25,8 +25,8 @@ use super::{
     lane::{Around, Client, Lane, Lived},
 };
 use crate::{
-    Balance, Builder, Family, Namespace, Network, PATIENCE, Peer, ReservedPort, RunDir, Session,
-    Topology, eventually, exchange,
+    Balance, Builder, Namespace, Network, PATIENCE, Peer, ReservedPort, RunDir, Session, Topology,
+    eventually, exchange,
 };
 
 /// Lives at a time. A power of two: addresses in a row come to as many lanes then.
@@ -84,12 +84,19 @@ impl World {
         self.network.as_ref().map(|network| network.peer(peer))
     }
 
+    /// Where backends are.
+    fn backends(&self) -> IpAddr {
+        self.network.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |n| n.backend().ip())
+    }
+
     /// Where clients can come from.
     fn clients(&self) -> Vec<IpAddr> {
-        let net = if self.network.is_some() { [10, 11, 1] } else { [127, 11, 1] };
-        (10..10 + 2 * LANES as u8)
-            .map(|host| Ipv4Addr::new(net[0], net[1], net[2], host).into())
-            .collect()
+        let at = |host| match self.backends() {
+            IpAddr::V4(ip) if ip.is_loopback() => Ipv4Addr::new(127, 11, 1, host).into(),
+            IpAddr::V4(_) => Ipv4Addr::new(10, 11, 1, host).into(),
+            IpAddr::V6(_) => Ipv6Addr::new(0xfd11, 1, 0, 0, 0, 0, 0, host.into()).into(),
+        };
+        (10..10 + 2 * LANES as u8).map(at).collect()
     }
 
     fn start(&self, setting: Setting, doors: &[[Door; 2]]) -> (Balance, Option<ReservedPort>) {
@@ -130,19 +137,19 @@ impl Run {
         progress: &(dyn Fn(&Figures) + Sync),
     ) -> Result<Option<Figures>, Vec<Failure>> {
         let network = match self.setting.apart {
-            false => None,
-            true => match Network::new(Topology::Apart, Family::V4) {
+            None => None,
+            Some(family) => match Network::new(Topology::Apart, family) {
                 None => return Ok(None),
                 network => network,
             },
         };
         let world = World { network, dir: RunDir::new() };
         if let Some(host) = world.host(Peer::Client) {
-            let add = |ip: &IpAddr| format!("address add dev eth0 {ip}/24");
+            let rest = |ip: &IpAddr| if ip.is_ipv4() { "/24" } else { "/64 nodad" };
+            let add = |ip: &IpAddr| format!("address add dev eth0 {ip}{}", rest(ip));
             host.ip(&world.clients().iter().map(add).collect::<Vec<_>>().join("\n"));
         }
-        let backends =
-            world.network.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |n| n.backend().ip());
+        let backends = world.backends();
         let doors: Vec<_> = (0..LANES)
             .map(|_| {
                 [(); 2].map(|()| {

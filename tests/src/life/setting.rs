@@ -2,29 +2,30 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::Datapath;
+use crate::{Datapath, Family};
 
-/// A datapath, and whether client, program and backend are on one host.
+/// A datapath, and whether client, program and backend are each on a host of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setting {
     /// What moves the bytes.
     pub datapath: Datapath,
-    /// Whether each is on a host of its own.
-    pub apart: bool,
+    /// How the hosts talk, if there are several.
+    pub apart: Option<Family>,
 }
 
 impl Setting {
     /// All that there are, with the names by which they are asked for.
-    pub const ALL: [(&'static str, Self); 5] = [
+    pub const ALL: [(&'static str, Self); 6] = [
         ("relay", Self::here(Datapath::Relay)),
         ("sockmap", Self::here(Datapath::Sockmap)),
         ("handover", Self::here(Datapath::Handover)),
         ("splice", Self::here(Datapath::Splice)),
-        ("splice-apart", Self { datapath: Datapath::Splice, apart: true }),
+        ("splice-apart", Self { datapath: Datapath::Splice, apart: Some(Family::V4) }),
+        ("splice-apart-v6", Self { datapath: Datapath::Splice, apart: Some(Family::V6) }),
     ];
 
     const fn here(datapath: Datapath) -> Self {
-        Self { datapath, apart: false }
+        Self { datapath, apart: None }
     }
 
     /// Whether it works only where the kernel's datapaths do.
