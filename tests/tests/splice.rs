@@ -138,6 +138,26 @@ fn a_client_with_less_room_than_a_segment_takes_the_next_datapath() {
     assert!(sessions.iter().all(|session| session.datapath == "sockmap"), "{sessions:?}");
 }
 
+/// A segment of loopback fits its first window, and never again.
+#[test]
+fn a_client_with_hardly_room_for_a_segment_does_not_wait_for_probes() {
+    if !kernel_works() {
+        return;
+    }
+    let link = Link::new(Datapath::Splice);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+    socket.set_recv_buffer_size(65_536).expect("SO_RCVBUF");
+    socket.connect(&link.balance.address().into()).expect("connecting to the program");
+    let client = TcpStream::from(socket);
+    client.set_nodelay(true).expect("TCP_NODELAY");
+    client.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+    let (client, server) = link.settle(client);
+    let begun = Instant::now();
+    both_ways(&client, &server, (1000, 4 << 20), WHOLE);
+    // Of its 64 segments each would wait for 200 ms.
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+}
+
 #[test]
 fn strangers_who_do_not_know_the_numbers_break_nothing() {
     if !kernel_works() {
