@@ -137,6 +137,16 @@ async fn begin(watched: &Watched, pair: &Pair) -> io::Result<Result<Start, Refus
         if room < segment || room >> agreed[this].scales.1 == 0 {
             return Ok(Err(Refused::Never(Obstacle::Window)));
         }
+        // A sender bounds its segments by half of the room that it sees (net/ipv4/tcp.h,
+        // tcp_bound_to_half_wnd), which was ours. What waits for room for a segment that never fits
+        // goes out by probes, one every 200 ms.
+        if most_ever(agreed[other].scales.0).max(room) / 2 < segment {
+            return Ok(Err(Refused::Never(Obstacle::Window)));
+        }
+        // Nor may it be a little less than that until more has arrived.
+        if sys::room(streams[other])? < u64::from(segment) {
+            return Ok(Err(Refused::NotNow));
+        }
     }
     let shifts = [0, 1].map(|i| begun[1 - i].numbers.written.wrapping_sub(begun[i].read()));
     for i in 0..2 {
@@ -157,6 +167,12 @@ async fn begin(watched: &Watched, pair: &Pair) -> io::Result<Result<Start, Refus
     }
     slot.set_phase(phase::OPENING);
     Ok(Ok((begun, shifts)))
+}
+
+/// Room that a peer with this scale of windows can come to have, at least: the scale is chosen by the
+/// largest buffer that it may get (net/ipv4/tcp_output.c, tcp_select_initial_window).
+fn most_ever(scale: u8) -> u32 {
+    (1 << 15) << scale.min(14)
 }
 
 /// Room that a peer must have beyond what is here for it, if it ever had so much: for what comes
