@@ -90,8 +90,8 @@ fn when_a_server_is_killed_only_its_own_sessions_fail(datapath: Datapath) {
         }
     }
     note(&format!("{failed} of {} sessions failed", sessions.len()));
-    // The one that saw alpha die, and at most all that ran.
-    assert!((1..=PARALLEL).contains(&failed), "{failed}");
+    // The one that saw alpha die, and at most all that ran; and what these began before it was over.
+    assert!((1..=2 * PARALLEL).contains(&failed), "{failed}");
     assert!(run.delivered.into_inner() >= MESSAGES);
 }
 
