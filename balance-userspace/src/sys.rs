@@ -19,10 +19,33 @@ fn check_len(result: libc::ssize_t) -> io::Result<usize> {
 }
 
 /// Receives what is there, without waiting: `WouldBlock` if nothing is.
+///
+/// A read that begins at an urgent byte says so as well when the kernel has work for this process, such
+/// as a completion of the ring (net/ipv4/tcp.c, tcp_recvmsg_locked: `signal_pending`). That work is done
+/// when the call returns, so it is tried again; not for ever, because a socket of a sockmap may
+/// hold what cannot be read yet.
 pub(crate) fn recv(socket: &impl AsFd, into: &mut [u8]) -> io::Result<usize> {
+    const TRIES: usize = 8;
+    for _ in 1..TRIES {
+        match try_recv(socket, into) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && is_before_urgent(socket)? => {}
+            other => return other,
+        }
+    }
+    try_recv(socket, into)
+}
+
+fn try_recv(socket: &impl AsFd, into: &mut [u8]) -> io::Result<usize> {
     let fd = socket.as_fd().as_raw_fd();
     // SAFETY: the pointer and length are those of a live, exclusively borrowed slice.
     check_len(unsafe { libc::recv(fd, into.as_mut_ptr().cast(), into.len(), libc::MSG_DONTWAIT) })
+}
+
+/// Whether an urgent byte is there, and the next to be read.
+fn is_before_urgent(socket: &impl AsFd) -> io::Result<bool> {
+    /// The next byte is an urgent one (include/uapi/asm-generic/sockios.h).
+    const SIOCATMARK: libc::c_ulong = 0x8905;
+    Ok(ask(socket, SIOCATMARK)? != 0 && poll_now(socket, libc::POLLIN)? != 0)
 }
 
 /// Sends what there is room for, without waiting: `WouldBlock` if there is none.
@@ -382,7 +405,7 @@ pub(crate) fn unread(socket: &impl AsFd) -> io::Result<u32> {
 
 fn ask(socket: &impl AsFd, request: libc::c_ulong) -> io::Result<u32> {
     let mut answer: libc::c_int = 0;
-    // SAFETY: FIONREAD and TIOCOUTQ, which our callers ask for, write one int.
+    // SAFETY: all that is asked for here writes one int (FIONREAD, TIOCOUTQ, SIOCATMARK).
     check(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), request as _, &mut answer) })?;
     Ok(answer.unsigned_abs())
 }

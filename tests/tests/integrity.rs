@@ -106,6 +106,31 @@ fn urgent_bytes_keep_their_place_among_the_others(datapath: Datapath) {
     link.balance.assert_all_on_its_datapath(1);
 }
 
+/// A read that begins at an urgent byte is given up if the kernel has something else for the process,
+/// such as what happened on other connections, and says that there is nothing. If nothing comes after
+/// that byte, nobody asks again.
+fn a_lone_urgent_byte_arrives_while_others_come_and_go(datapath: Datapath) {
+    const LANES: usize = 4;
+    let link = Link::new(datapath);
+    let lanes: Vec<_> = (0..LANES).map(|_| link.pair()).collect();
+    thread::scope(|scope| {
+        let busy = lanes.iter().map(|(client, server)| {
+            scope.spawn(move || {
+                for _ in 0..5_000 {
+                    for (from, mut to) in [(client, server), (server, client)] {
+                        SockRef::from(from).send_out_of_band(b"!").expect("an urgent byte");
+                        to.read_exact(&mut [0]).expect("the urgent byte");
+                    }
+                }
+            })
+        });
+        let busy: Vec<_> = busy.collect();
+        while !busy.iter().all(|lane| lane.is_finished()) {
+            drop(link.pair());
+        }
+    });
+}
+
 on_all_datapaths!(
     a_client_that_speaks_first_is_heard_and_answered,
     a_server_that_speaks_first_is_heard_and_answered,
@@ -115,6 +140,7 @@ on_all_datapaths!(
     writes_of_any_length_arrive,
     connections_side_by_side_do_not_mix,
     urgent_bytes_keep_their_place_among_the_others,
+    a_lone_urgent_byte_arrives_while_others_come_and_go,
 );
 
 /// Runs `act` on another handle of the same stream.
