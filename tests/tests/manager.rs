@@ -6,6 +6,8 @@ use std::{
     os::unix::net::UnixDatagram,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
 };
 
 use nix::{
@@ -18,18 +20,24 @@ use tests::{
     is_listening, skip,
 };
 
-/// A manager's socket.
+/// A manager, which hears all along: few messages fit into its socket, and who speaks waits for it.
 struct Manager {
     dir: TempDir,
-    socket: UnixDatagram,
+    messages: Receiver<String>,
 }
 
 impl Manager {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let socket = UnixDatagram::bind(dir.path().join("notify")).expect("a socket");
-        socket.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
-        Self { dir, socket }
+        let (sender, messages) = mpsc::channel();
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(len) = socket.recv(&mut bytes)
+                && sender.send(String::from_utf8_lossy(&bytes[..len]).into_owned()).is_ok()
+            {}
+        });
+        Self { dir, messages }
     }
 
     fn path(&self) -> PathBuf {
@@ -40,11 +48,9 @@ impl Manager {
     fn until(&self, wanted: &str) -> Vec<String> {
         let mut messages = Vec::new();
         loop {
-            let mut bytes = [0; 4096];
-            let len = self.socket.recv(&mut bytes).unwrap_or_else(|error| {
+            let text = self.messages.recv_timeout(PATIENCE).unwrap_or_else(|error| {
                 panic!("{error}: no {wanted} among {messages:?}");
             });
-            let text = String::from_utf8_lossy(&bytes[..len]).into_owned();
             let found = text.lines().any(|line| line.contains(wanted));
             messages.push(text);
             if found {
