@@ -127,8 +127,17 @@ impl Link {
         (client, server)
     }
 
+    /// Like [`Link::settled_pair`], both ends with small buffers.
+    pub fn settled_small_pair(&self) -> (TcpStream, TcpStream) {
+        self.settle(self.small_client())
+    }
+
     /// Like [`Link::pair`], both ends with small buffers.
     pub fn small_pair(&self) -> (TcpStream, TcpStream) {
+        self.greet(self.small_client())
+    }
+
+    fn small_client(&self) -> TcpStream {
         let client = self.as_client(|address| {
             let domain = Domain::for_address(address);
             let socket = Socket::new(domain, Type::STREAM, None).expect("socket");
@@ -138,7 +147,7 @@ impl Link {
             TcpStream::from(socket)
         });
         patient(&client);
-        self.greet(client)
+        client
     }
 
     fn greet(&self, mut client: TcpStream) -> (TcpStream, TcpStream) {
