@@ -6,7 +6,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    ops::Add as _,
+    ops::{Add as _, Range},
     path::Path,
 };
 
@@ -305,6 +305,15 @@ impl Network {
         let place = Place(Peer::Server.gate(self.topology).0, 9);
         self.proxy.ip(&place.up(Peer::Server.device(), self.family));
         place.of(self.family)
+    }
+
+    /// Gives the client's host more addresses: of these numbers, in its subnet.
+    pub fn more_clients(&self, numbers: Range<u8>) -> Vec<IpAddr> {
+        let subnet = Peer::Client.place(self.topology).0;
+        let places: Vec<_> = numbers.map(|number| Place(subnet, number)).collect();
+        let up: Vec<_> = places.iter().map(|place| place.up("eth0", self.family)).collect();
+        self.peer(Peer::Client).ip(&up.join("\n"));
+        places.iter().map(|place| place.of(self.family)).collect()
     }
 
     /// The program's host.

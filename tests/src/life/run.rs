@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -84,19 +84,13 @@ impl World {
         self.network.as_ref().map(|network| network.peer(peer))
     }
 
-    /// Where backends are.
-    fn backends(&self) -> IpAddr {
-        self.network.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |n| n.backend().ip())
-    }
-
     /// Where clients can come from.
     fn clients(&self) -> Vec<IpAddr> {
-        let at = |host| match self.backends() {
-            IpAddr::V4(ip) if ip.is_loopback() => Ipv4Addr::new(127, 11, 1, host).into(),
-            IpAddr::V4(_) => Ipv4Addr::new(10, 11, 1, host).into(),
-            IpAddr::V6(_) => Ipv6Addr::new(0xfd11, 1, 0, 0, 0, 0, 0, host.into()).into(),
-        };
-        (10..10 + 2 * LANES as u8).map(at).collect()
+        let numbers = 10..10 + 2 * LANES as u8;
+        match &self.network {
+            None => numbers.map(|number| Ipv4Addr::new(127, 11, 1, number).into()).collect(),
+            Some(network) => network.more_clients(numbers),
+        }
     }
 
     fn start(&self, setting: Setting, doors: &[[Door; 2]]) -> (Balance, Option<ReservedPort>) {
@@ -144,12 +138,8 @@ impl Run {
             },
         };
         let world = World { network, dir: RunDir::new() };
-        if let Some(host) = world.host(Peer::Client) {
-            let rest = |ip: &IpAddr| if ip.is_ipv4() { "/24" } else { "/64 nodad" };
-            let add = |ip: &IpAddr| format!("address add dev eth0 {ip}{}", rest(ip));
-            host.ip(&world.clients().iter().map(add).collect::<Vec<_>>().join("\n"));
-        }
-        let backends = world.backends();
+        let backends =
+            world.network.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |n| n.backend().ip());
         let doors: Vec<_> = (0..LANES)
             .map(|_| {
                 [(); 2].map(|()| {
