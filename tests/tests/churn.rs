@@ -9,8 +9,8 @@ use std::{
 };
 
 use tests::{
-    Backend, Builder, Datapath, Process, connect, end_of, eventually, kernel_entries, note,
-    on_each_datapath, reset,
+    Backend, Builder, Datapath, Process, connect, end_of, eventually, has_tcx, kernel_entries,
+    note, on_each_datapath, reset,
 };
 
 /// Connections at a time.
@@ -30,7 +30,7 @@ fn five_thousand_connections_leave_nothing_behind(datapath: Datapath) {
     // Whatever is set up once and kept, is kept after this. Descriptors have to come back to
     // where they are now; memory and threads to where they are after the first round. The first
     // connection that is spliced makes the program's place on loopback.
-    let place = usize::from(datapath == Datapath::Splice);
+    let place = usize::from(datapath == Datapath::Splice && has_tcx());
     let descriptors = process.descriptors() + place;
     churn(address, CONNECTIONS / 10);
     settle(process, descriptors, datapath);

@@ -260,9 +260,9 @@ fn a_thousand_connections_keep_no_client_out_and_an_operator_is_served_or_told(
         }
         begin.wait();
         eventually(PATIENCE, "they have taken all seats", || {
-            match attacked.process().descriptors() - descriptors {
-                taken if taken >= SEATS => Ok(()),
-                taken => Err(format!("{taken} descriptors")),
+            match attacked.process().descriptors() {
+                now if now >= descriptors + SEATS => Ok(()),
+                now => Err(format!("{now} descriptors, {descriptors} before")),
             }
         });
         for _ in 0..20 {
