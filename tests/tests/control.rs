@@ -700,14 +700,12 @@ fn an_instance_of_another_network_does_not_touch_the_first_ones_socket() {
         (socket.ino(), fs::read_to_string(dir.file(address, "pid")).expect("a pid file"))
     };
     let before = seen();
-    let script = dir.path().join("elsewhere");
-    let text = format!(
-        "#!/bin/sh\nexec unshare --net sh -c 'ip link set lo up; exec {} \"$@\"' sh \"$@\"\n",
-        binary().display()
-    );
-    fs::write(&script, text).expect("a script");
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("chmod");
-    let builder = Builder::auto().quiet().binary(&script).listen(address).operand("127.0.0.1:9");
+    let builder = Builder::auto()
+        .quiet()
+        .through(["unshare", "--net", "sh", "-e", "-c"])
+        .through([r#"ip link set lo up; exec "$@""#, "sh"])
+        .listen(address)
+        .operand("127.0.0.1:9");
     let (mut command, ..) = dir.given_to(builder).command();
     let outcome = run(&mut command, PATIENCE);
     let said = "balance: another balance runs here (it holds ";

@@ -5,7 +5,7 @@ use std::{
     fs,
     net::Ipv4Addr,
     os::unix::fs::{PermissionsExt as _, chown},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -61,8 +61,16 @@ fn with_privileges_the_kernel_path_serves_by_itself() {
     assert!(ready.text("why").len() > 5, "{ready:?}");
 }
 
-/// The same program as a user without any capability, who could not read root's own folders.
+/// The same program as a user without any capability.
 fn unprivileged(builder: Builder) -> (Option<tempfile::TempDir>, Builder) {
+    match readable(builder) {
+        (Some(folder), builder) => (Some(folder), builder.user(NOBODY)),
+        ours => ours,
+    }
+}
+
+/// The same program where a user can read it who could not read root's own folders.
+fn readable(builder: Builder) -> (Option<tempfile::TempDir>, Builder) {
     if !nix::unistd::Uid::effective().is_root() {
         return (None, builder);
     }
@@ -75,7 +83,7 @@ fn unprivileged(builder: Builder) -> (Option<tempfile::TempDir>, Builder) {
     copy.args(["-m", "755"]).args([&binary(), &path]);
     let outcome = run(&mut copy, PATIENCE);
     assert!(outcome.status.success(), "{outcome:?}");
-    (Some(folder), builder.binary(&path).user(NOBODY))
+    (Some(folder), builder.binary(&path))
 }
 
 /// What the unit gives to the service, as setpriv(1) takes it.
@@ -153,7 +161,9 @@ fn as_another_user_it_keeps_what_its_datapath_needs_and_no_more() {
         let builder = dir.given_to(Builder::new(datapath)).option(&["--user", "nobody"]);
         let mut link = Link::with(builder, (Ipv4Addr::LOCALHOST, 0).into());
         assert_keeps(&link, datapath, keeps);
-        assert_eq!(bound(&link), format!("{keeps:016x}"), "{datapath:?}");
+        for status in statuses(&link) {
+            assert_eq!(field(&status, "CapBnd:"), format!("{keeps:016x}"), "{datapath:?}");
+        }
         // Connections are taken over by the kernel as ever, root may command, and the end is orderly.
         let (client, server) = link.settled_pair();
         both_ways(&client, &server, (4 << 20, 4 << 20), WHOLE);
@@ -165,26 +175,26 @@ fn as_another_user_it_keeps_what_its_datapath_needs_and_no_more() {
     }
 }
 
-/// What could ever be gained again.
-fn bound(link: &Link) -> String {
-    let status = fs::read_to_string(format!("/proc/{}/status", link.balance.process().0));
-    let status = status.expect("its status");
-    let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
-    line.expect("a CapBnd line").trim().to_owned()
+/// What a thread's status says under a name.
+fn field(status: &Path, name: &str) -> String {
+    let text = fs::read_to_string(status).expect("its status");
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap_or_else(|| panic!("no {name} in {text}")).trim().to_owned()
+}
+
+/// What each thread of the program says of itself.
+fn statuses(link: &Link) -> Vec<PathBuf> {
+    let tasks = format!("/proc/{}/task", link.balance.process().0);
+    let tasks = fs::read_dir(tasks).expect("its threads").flatten();
+    let statuses: Vec<_> = tasks.map(|task| task.path().join("status")).collect();
+    assert!(statuses.len() > 1, "{statuses:?}");
+    statuses
 }
 
 /// Every thread of the program is the user `nobody`, and can do that and no more.
 fn assert_keeps(link: &Link, datapath: Datapath, keeps: u64) {
-    let pid = link.balance.process().0;
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads").flatten();
-    let tasks: Vec<_> = tasks.map(|task| task.path().join("status")).collect();
-    assert!(tasks.len() > 1, "{tasks:?}");
-    for task in tasks {
-        let text = fs::read_to_string(&task).expect("its status");
-        let field = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            line.unwrap_or_else(|| panic!("no {name} in {text}")).trim().to_owned()
-        };
+    for status in statuses(link) {
+        let field = |name| field(&status, name);
         assert_eq!(field("Uid:"), "65534\t65534\t65534\t65534", "{datapath:?}");
         assert_eq!(field("Gid:"), "65534\t65534\t65534\t65534", "{datapath:?}");
         assert_eq!(field("NoNewPrivs:"), "1");
@@ -201,20 +211,14 @@ fn as_the_user_that_it_is_already_it_keeps_no_more_either() {
     if !kernel_works() {
         return;
     }
-    let (folder, builder) = unprivileged(Builder::auto());
-    drop(builder);
-    let folder = folder.expect("we are root");
-    let script = folder.path().join("as-nobody");
     let capabilities = capabilities_of_the_unit();
-    let text = format!(
-        "#!/bin/sh\nexec setpriv --reuid 65534 --regid 65534 --clear-groups \
-         --inh-caps={capabilities} --ambient-caps={capabilities} {}/balance \"$@\"\n",
-        folder.path().display()
-    );
-    fs::write(&script, text).expect("a script");
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("chmod");
     for (datapath, keeps) in [(Datapath::Relay, 0), (Datapath::Splice, NET_ADMIN | BPF)] {
-        let builder = Builder::new(datapath).binary(&script).option(&["--user", "nobody"]);
+        let builder = Builder::new(datapath).option(&["--user", "nobody"]);
+        // It has to be able to read the program.
+        let (_folder, builder) = readable(builder);
+        let builder = builder
+            .through(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"])
+            .through(["--inh-caps", "--ambient-caps"].map(|set| format!("{set}={capabilities}")));
         let link = Link::with(builder, (Ipv4Addr::LOCALHOST, 0).into());
         assert_keeps(&link, datapath, keeps);
         let (client, server) = link.settled_pair();

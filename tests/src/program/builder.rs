@@ -5,7 +5,9 @@
 //! 127.0.0.1 that is kept for as long as the program runs.
 
 use std::{
-    env, io,
+    env,
+    ffi::OsString,
+    io,
     net::SocketAddr,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
@@ -33,9 +35,11 @@ pub struct Builder {
     service: Option<String>,
     options: Vec<String>,
     operands: Vec<String>,
-    replaced: Option<(tempfile::NamedTempFile, PathBuf)>,
+    /// What runs it, and what that does: words before the program's own.
+    through: Vec<OsString>,
+    /// Files that this needs.
+    files: Vec<tempfile::NamedTempFile>,
     answered: Vec<BpfProgram>,
-    processes: Option<PathBuf>,
     descriptors: Option<u64>,
     user: Option<u32>,
 }
@@ -57,9 +61,9 @@ impl Builder {
             service: None,
             options: ["-f", "-d", JSON].map(str::to_owned).into(),
             operands: Vec::new(),
-            replaced: None,
+            through: Vec::new(),
+            files: Vec::new(),
             answered: Vec::new(),
-            processes: None,
             descriptors: None,
             user: None,
         }
@@ -130,11 +134,22 @@ impl Builder {
         self.replacing("/etc/hosts", text.as_bytes())
     }
 
-    /// Runs with another content of a file, which can be only one. Needs root.
+    /// Runs by way of another program, whose command line these words are the beginning of; it
+    /// must become what it runs.
+    pub fn through<W: Into<OsString>>(mut self, words: impl IntoIterator<Item = W>) -> Self {
+        self.through.extend(words.into_iter().map(Into::into));
+        self
+    }
+
+    /// Runs with another content of a file. Needs root.
     pub fn replacing(mut self, path: &str, content: &[u8]) -> Self {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), content).expect("writing a temporary file");
-        self.replaced = Some((file, path.into()));
+        self = self
+            .through(["unshare", "--mount", "sh", "-e", "-c"])
+            .through([r#"mount --bind "$1" "$2"; shift 2; exec "$@""#, "sh"])
+            .through([file.path(), Path::new(path)]);
+        self.files.push(file);
         self
     }
 
@@ -155,9 +170,9 @@ impl Builder {
     }
 
     /// Runs in that control group.
-    pub fn control_group(mut self, group: &ControlGroup) -> Self {
-        self.processes = Some(group.processes());
-        self
+    pub fn control_group(self, group: &ControlGroup) -> Self {
+        self.through(["sh", "-e", "-c", r#"echo $$ > "$1"; shift; exec "$@""#, "sh"])
+            .through([group.processes()])
     }
 
     /// Runs with at most that many descriptors.
@@ -174,25 +189,10 @@ impl Builder {
 
     /// The command line, to be run with other limits and users if asked for; and the port.
     pub fn command(&self) -> (Command, Option<ReservedPort>, SocketAddr) {
-        let mut command = match (&self.replaced, &self.processes) {
-            (None, None) => Command::new(&self.binary),
-            (None, Some(processes)) => {
-                let mut command = Command::new("sh");
-                command.args(["-e", "-c", r#"echo $$ > "$1"; shift; exec "$@""#, "sh"]);
-                command.arg(processes).arg(&self.binary);
-                command
-            }
-            (Some((file, path)), _) => {
-                let mut command = Command::new("unshare");
-                command
-                    .args(["--mount", "sh", "-e", "-c"])
-                    .arg(r#"mount --bind "$1" "$2"; shift 2; exec "$@""#)
-                    .arg("sh")
-                    .args([file.path(), path])
-                    .arg(&self.binary);
-                command
-            }
-        };
+        let mut words =
+            self.through.iter().map(OsString::as_os_str).chain([self.binary.as_os_str()]);
+        let mut command = Command::new(words.next().expect("at least the program"));
+        command.args(words);
         let reserved = self.listen.is_none().then(ReservedPort::new);
         let address = match (&self.listen, &reserved) {
             (Some(address), _) => *address,
