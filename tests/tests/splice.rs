@@ -117,6 +117,17 @@ fn a_client_of_the_other_family_takes_the_next_datapath() {
     );
 }
 
+/// A client that has a receive buffer of so many bytes, before the kernel doubles it.
+fn with_room(bytes: usize, address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+    socket.set_recv_buffer_size(bytes).expect("SO_RCVBUF");
+    socket.connect(&address.into()).expect("connecting to the program");
+    let client = TcpStream::from(socket);
+    client.set_nodelay(true).expect("TCP_NODELAY");
+    client.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+    client
+}
+
 /// What was promised to the server by the program may be more than such a client has in all.
 #[test]
 fn a_client_with_less_room_than_a_segment_takes_the_next_datapath() {
@@ -125,13 +136,7 @@ fn a_client_with_less_room_than_a_segment_takes_the_next_datapath() {
     }
     let link = Link::new(Datapath::Splice);
     for _ in 0..10 {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
-        socket.set_recv_buffer_size(52_000).expect("SO_RCVBUF");
-        socket.connect(&link.balance.address().into()).expect("connecting to the program");
-        let client = TcpStream::from(socket);
-        client.set_nodelay(true).expect("TCP_NODELAY");
-        client.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
-        let (client, server) = link.settle(client);
+        let (client, server) = link.settle(with_room(52_000, link.balance.address()));
         both_ways(&client, &server, (1000, 65_536), WHOLE);
     }
     let sessions = link.balance.sessions(10);
@@ -145,13 +150,7 @@ fn a_client_with_hardly_room_for_a_segment_does_not_wait_for_probes() {
         return;
     }
     let link = Link::new(Datapath::Splice);
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
-    socket.set_recv_buffer_size(65_536).expect("SO_RCVBUF");
-    socket.connect(&link.balance.address().into()).expect("connecting to the program");
-    let client = TcpStream::from(socket);
-    client.set_nodelay(true).expect("TCP_NODELAY");
-    client.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
-    let (client, server) = link.settle(client);
+    let (client, server) = link.settle(with_room(65_536, link.balance.address()));
     let begun = Instant::now();
     both_ways(&client, &server, (1000, 4 << 20), WHOLE);
     // Of its 64 segments each would wait for 200 ms.

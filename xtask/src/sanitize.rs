@@ -21,8 +21,8 @@ const TESTS: [&str; 3] = ["integrity", "closing", "stall"];
 /// Run tests of a balance that is built with AddressSanitizer, by rustup's nightly.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Which files of tests to run [default: integrity, closing, stall]
-    #[arg(last = true, value_name = "FILE")]
+    /// Which files of tests to run
+    #[arg(last = true, value_name = "FILE", default_values = TESTS)]
     tests: Vec<String>,
 }
 
@@ -34,9 +34,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // Slots that linger at the end hold the kernel that holds them, which looks like a leak.
     tests.env("ASAN_OPTIONS", "detect_leaks=0");
     tests.env("BALANCE_BIN", build()?).args(["--release", "--package", "tests"]);
-    let files = options.tests.iter().map(String::as_str);
-    let files: Vec<_> = if options.tests.is_empty() { TESTS.into() } else { files.collect() };
-    for file in files {
+    for file in &options.tests {
         tests.args(["--test", file]);
     }
     as_root(&mut tests)?;

@@ -137,7 +137,7 @@ async fn begin(watched: &Watched, pair: &Pair) -> io::Result<Result<Start, Refus
         if room < segment || room >> agreed[this].scales.1 == 0 {
             return Ok(Err(Refused::Never(Obstacle::Window)));
         }
-        // A sender bounds its segments by half of the room that it sees (net/ipv4/tcp.h,
+        // A sender bounds its segments by half of the room that it sees (include/net/tcp.h,
         // tcp_bound_to_half_wnd), which was ours. What waits for room for a segment that never fits
         // goes out by probes, one every 200 ms.
         if most_ever(agreed[other].scales.0).max(room) / 2 < segment {

@@ -183,9 +183,7 @@ pub(crate) fn read_part(
         let message = NetlinkMessage::deserialize(part).map_err(io::Error::other)?;
         match message.payload {
             NetlinkPayload::InnerMessage(answer) => answers.push(answer),
-            NetlinkPayload::Done(done) if done.code < 0 => {
-                return Err(io::Error::from_raw_os_error(done.code.saturating_neg()));
-            }
+            NetlinkPayload::Done(done) if done.code < 0 => return Err(refused(done.code)),
             NetlinkPayload::Done(_) => return Ok(true),
             _ => return read(part).map(|_| false),
         }
@@ -196,14 +194,17 @@ pub(crate) fn read_part(
     Ok(false)
 }
 
+/// The error that the kernel answers with. Not by netlink-packet-core's own `to_io`, which overflows for
+/// the least number.
+fn refused(code: i32) -> io::Error {
+    io::Error::from_raw_os_error(code.saturating_neg())
+}
+
 /// Reads an answer.
 pub(crate) fn read(answer: &[u8]) -> io::Result<RouteNetlinkMessage> {
     match NetlinkMessage::deserialize(answer).map_err(io::Error::other)?.payload {
         NetlinkPayload::InnerMessage(message) => Ok(message),
-        // Not by its own `to_io`, which overflows for the least number.
-        NetlinkPayload::Error(error) => {
-            Err(io::Error::from_raw_os_error(error.raw_code().saturating_neg()))
-        }
+        NetlinkPayload::Error(error) => Err(refused(error.raw_code())),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
