@@ -35,7 +35,8 @@ impl Manager {
             let mut bytes = [0; 4096];
             while let Ok(len) = socket.recv(&mut bytes)
                 && sender.send(String::from_utf8_lossy(&bytes[..len]).into_owned()).is_ok()
-            {}
+            {
+            }
         });
         Self { dir, messages }
     }

@@ -181,23 +181,30 @@ const SPARE: u64 = 64 << 10;
 
 /// Waits a moment until each peer has room for all that is here for it. Then it gets there whatever
 /// the peer's application does, and soon: before it has, the peer hears less of the other's
-/// acknowledgements than there are.
+/// acknowledgements than there are. Nothing is moved meanwhile, so it is only waited for what comes
+/// without that: not where more has arrived for a peer than it has room for.
 async fn is_ready(streams: &[&Stream; 2]) -> io::Result<bool> {
     for turn in 0.. {
-        let mut ready = true;
+        let (mut ready, mut soon) = (true, true);
         for (source, target) in [(streams[0], streams[1]), (streams[1], streams[0])] {
             let (unread, queue) = (u64::from(sys::unread(source)?), sys::send_queue(target)?);
             let room = sys::room(target)?;
             // What arrived out of order is there and cannot be read.
             let is_ordered = unread != 0 || sys::receive_memory(source)? == 0;
-            ready &= is_ordered && queue + unread + SPARE.min(room / 2) <= room;
+            ready &= is_ordered && fits(queue + unread, room);
+            soon &= fits(unread, room);
         }
-        if ready || turn == PAUSES {
+        if ready || !soon || turn == PAUSES {
             return Ok(ready);
         }
         sleep(PAUSE).await;
     }
     unreachable!("the turns are counted")
+}
+
+/// Whether a peer with so much room can take so much, and a little more.
+fn fits(bytes: u64, room: u64) -> bool {
+    bytes + SPARE.min(room / 2) <= room
 }
 
 impl Joint {
