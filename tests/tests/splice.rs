@@ -35,6 +35,28 @@ fn programs_one_behind_the_other_all_splice() {
     }
 }
 
+/// What a peer has no room for yet finds it only when it is passed on: who waits for that instead stands
+/// still. In pairs of rounds, so that whatever else the machine does befalls both.
+#[test]
+fn a_transfer_is_not_held_up_while_it_is_being_joined() {
+    if !kernel_works() {
+        return;
+    }
+    let links = [Datapath::Relay, Datapath::Splice].map(Link::new);
+    let mut took = [Duration::ZERO; 2];
+    for _ in 0..8 {
+        for (link, took) in links.iter().zip(&mut took) {
+            let (client, server) = link.pair();
+            let begun = Instant::now();
+            both_ways(&client, &server, (20 << 20, 20 << 20), WHOLE);
+            *took += begun.elapsed();
+        }
+    }
+    let [relay, splice] = took;
+    note(&format!("20 MiB each way, 8 times: relay {relay:?}, splice {splice:?}"));
+    assert!(splice < relay * 5 / 2, "{splice:?}, where the relay takes {relay:?}");
+}
+
 #[test]
 fn packets_of_loopback_pass_it_by_until_a_connection_is_spliced() {
     if !kernel_works() {
