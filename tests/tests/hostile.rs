@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
-        Barrier,
+        Barrier, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -241,16 +241,16 @@ fn a_thousand_connections_keep_no_client_out_and_an_operator_is_served_or_told(
     const MANY: usize = 1000;
 
     let descriptors = attacked.process().descriptors();
-    let (begin, over) = (Barrier::new(MANY + 1), AtomicBool::new(false));
+    let (begin, over) = (Barrier::new(MANY + 1), RwLock::new(()));
     thread::scope(|scope| {
+        // Let go of also if something fails here, or they would stay for ever.
+        let not_over = over.write().expect("a new lock");
         for _ in 0..MANY {
             let silent = || {
                 begin.wait();
                 // Those that nobody has accepted yet wait in connect.
                 let stream = attacked.connect();
-                while !over.load(Ordering::Relaxed) {
-                    thread::park_timeout(Duration::from_millis(50));
-                }
+                drop(over.read());
                 drop(stream);
             };
             thread::Builder::new()
@@ -272,7 +272,7 @@ fn a_thousand_connections_keep_no_client_out_and_an_operator_is_served_or_told(
         assert!(now <= descriptors + 2 * SEATS, "{now} descriptors, {descriptors} before");
         assert_served_or_told(&run(&mut attacked.look(), PATIENCE));
         attacked.assert_serves();
-        over.store(true, Ordering::Relaxed);
+        drop(not_over);
     });
     attacked.assert_answers();
 }
