@@ -13,7 +13,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    programs::{SchedClassifier, TcAttachType, tc::SchedClassifierLinkId},
+    programs::{ProgramError, SchedClassifier, TcAttachType, tc::SchedClassifierLinkId},
 };
 use balance_ebpf::{names, splice::LOOPBACK};
 use tracing::warn;
@@ -119,16 +119,16 @@ impl Attached {
         if self.devices.contains_key(&interface) {
             return Ok(());
         }
-        if interface == LOOPBACK {
-            self.is_behind = SchedClassifier::query_tcx(name, TcAttachType::Ingress)
-                // Where that cannot be asked, it may be so.
-                .map_or(true, |(_, programs)| !programs.is_empty());
-        }
         let program: &mut SchedClassifier = program(&mut self.object, names::SPLICE)?;
         let link = match &self.mark {
             None => program.attach(name, TcAttachType::Ingress).map_err(Refusal::from)?,
             Some(mark) => mark.attach(program, name)?,
         };
+        if interface == LOOPBACK {
+            // Not before: another may be attached at the same moment. Where it cannot be asked, it
+            // may be so.
+            self.is_behind = is_first(program, name).map_or(true, |is_first| !is_first);
+        }
         self.devices.insert(interface, link);
         Ok(())
     }
@@ -140,4 +140,11 @@ impl Attached {
             let _ = program.detach(link);
         }
     }
+}
+
+/// Whether an attached program sees what arrives on an interface before all others that are there.
+fn is_first(program: &SchedClassifier, interface: &str) -> Result<bool, ProgramError> {
+    let (_, programs) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress)?;
+    let own = program.info()?.id();
+    Ok(programs.first().is_some_and(|first| first.id() == own))
 }
