@@ -513,6 +513,15 @@ pub(crate) fn close_on_exec(from: i32) {
         unsafe { libc::syscall(libc::SYS_close_range, from, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
 }
 
+/// Waits until every processor has left what the kernel was doing on it: a grace period of RCU
+/// (kernel/sched/membarrier.c). Refused where processors may be kept free of interrupts.
+pub(crate) fn grace_period() -> io::Result<()> {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: the call takes numbers only, and waits.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Makes the process the leader of a session of its own, without a terminal.
 pub(crate) fn new_session() -> io::Result<()> {
     // SAFETY: the call takes and touches no memory.

@@ -40,7 +40,7 @@ use balance_ebpf::{
         replaces, step_options,
     },
 };
-use common::compare_exchange;
+use common::{compare_exchange, compare_exchange_half};
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
@@ -168,15 +168,12 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
     let splice = SPLICES.get_ptr_mut(slot)?;
     // SAFETY: `splice` points into the array map, which outlives the program; volatile because
     // user space writes it.
-    let phase = unsafe { read_volatile(addr_of!((*splice).phase)) };
+    let mut phase = unsafe { read_volatile(addr_of!((*splice).phase)) };
     // SAFETY: as above, and `i` is 0 or 1.
     let (this, other) = unsafe {
         let ways = addr_of_mut!((*splice).ways).cast::<Way>();
         (ways.add(i), ways.add(1 - i))
     };
-    // SAFETY: as above; what changes meanwhile changes in single words.
-    let (mut side, other_side) =
-        unsafe { (read_volatile(addr_of!((*this).side)), read_volatile(addr_of!((*other).side))) };
     // SAFETY: as above.
     let (home, arrived_on) = unsafe { (read_volatile(addr_of!((*other).out)), (*skb).ifindex) };
     if (home == LOOPBACK) != (arrived_on == LOOPBACK) {
@@ -184,11 +181,24 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
         return None;
     }
     let segment = segment(&work.arrived, work.payload);
+    let mut before = None;
     if phase == phase::LOCAL {
-        note(&mut side, &segment);
         // SAFETY: as above.
-        unsafe { write_volatile(addr_of_mut!((*this).side.next), side.next) };
-        return None;
+        before = unsafe { remember(this, &segment) };
+        // Again: user space asks what is remembered after it has changed the phase, and what it is not
+        // told of must not go to the local socket.
+        // SAFETY: as above.
+        phase = unsafe { read_volatile(addr_of!((*splice).phase)) };
+        if phase == phase::LOCAL {
+            return if before.is_some() { None } else { Some(DROP) };
+        }
+    }
+    // SAFETY: as above; what changes meanwhile changes in single words.
+    let (mut side, other_side) =
+        unsafe { (read_volatile(addr_of!((*this).side)), read_volatile(addr_of!((*other).side))) };
+    if let Some(before) = before {
+        // This one does not.
+        side.next = before;
     }
     if work.odd != 0 {
         // SAFETY: as above.
@@ -237,6 +247,28 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
         return Some(DROP);
     }
     stay(skb, work, &judgement.local)
+}
+
+/// Remembers that a packet goes to the local socket; how far they had gone before it. A full barrier.
+/// `None` if other processors have come in between, again and again.
+///
+/// # Safety
+/// `way` must point into a map value.
+#[inline(always)]
+unsafe fn remember(way: *mut Way, segment: &Segment) -> Option<u32> {
+    let mut turn = 0;
+    while turn < 4 {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let next = addr_of_mut!((*way).side.next);
+            let before = read_volatile(next);
+            if compare_exchange_half(next, before, note(before, segment)) == before {
+                return Some(before);
+            }
+        }
+        turn += 1;
+    }
+    None
 }
 
 /// Whether both directions have ended.

@@ -147,12 +147,17 @@ pub struct Judgement {
     pub settles: bool,
 }
 
-/// Remembers how far packets have gone to the local socket, as long as all of them do. Has to be
-/// called for all that can still be between program and socket when the phase changes.
+/// How far packets have gone to the local socket, as long as all of them do, if they had gone as far as
+/// `next` before. Has to be asked for all that can still be between program and socket when the phase
+/// changes.
 #[inline(always)]
-pub fn note(side: &mut Side, packet: &Segment) {
-    if packet.flags & (flag::SYN | flag::RST | flag::ACK) == flag::ACK {
-        side.next = if side.next == 0 { packet.end() } else { later(side.next, packet.end()) };
+pub const fn note(next: u32, packet: &Segment) -> u32 {
+    if packet.flags & (flag::SYN | flag::RST | flag::ACK) != flag::ACK {
+        next
+    } else if next == 0 {
+        packet.end()
+    } else {
+        later(next, packet.end())
     }
 }
 
@@ -350,12 +355,12 @@ mod tests {
 
     #[test]
     fn the_highest_number_that_passed_is_remembered() {
-        let mut side = THIS;
+        let mut next = 0;
         let (fin, rst) = (flag::ACK | flag::FIN, flag::ACK | flag::RST);
         for (seq, flags) in [(u32::MAX - 9, flag::ACK), (2, fin), (0, flag::ACK), (90, rst)] {
-            note(&mut side, &Segment { flags, ..packet(seq, 8, 0) });
+            next = note(next, &Segment { flags, ..packet(seq, 8, 0) });
         }
-        assert_eq!(side.next, 11);
+        assert_eq!(next, 11);
     }
 
     #[test]

@@ -9,6 +9,7 @@ extern crate std;
 mod endpoint;
 
 use super::judge::{Judgement, Local, Side, judge, note, phase};
+use super::seq::is_after;
 use endpoint::{Endpoint, Excess, Habits, Packet};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
@@ -107,7 +108,7 @@ enum Step {
     Watching(u64),
     /// Relaying has stopped and the first cut-off is read.
     Reading(u64),
-    /// Packets go through; when a cut-off last rose.
+    /// Packets go through, since when.
     Opening(u64),
     /// What was left is being moved.
     Moving,
@@ -292,7 +293,7 @@ impl World {
     fn pass_hook(&mut self, i: usize, packet: Packet) {
         if self.phase == phase::LOCAL {
             if self.step != Step::Relaying {
-                note(&mut self.sides[i], &packet.head);
+                self.sides[i].next = note(self.sides[i].next, &packet.head);
             }
             self.queue(i, packet);
             return;
@@ -362,7 +363,7 @@ impl World {
             }
             Step::Reading(until) if self.now < until => {}
             Step::Reading(_) => self.open(),
-            Step::Opening(last) => self.raise_cuts(last, wait),
+            Step::Opening(since) => self.raise_cuts(since, wait),
             Step::Moving => {
                 self.relay();
                 self.check_moved();
@@ -426,14 +427,14 @@ impl World {
         }
     }
 
-    fn raise_cuts(&mut self, last: u64, wait: u64) {
-        let before = self.sides.map(|side| side.cut);
+    /// The cut-offs are final once all that the hook has let through has arrived, or once it must have, if
+    /// something was refused.
+    fn raise_cuts(&mut self, since: u64, wait: u64) {
         self.read_cut(0);
         self.read_cut(1);
         self.set_written();
-        if self.sides.map(|side| side.cut) != before {
-            self.step = Step::Opening(self.now);
-        } else if self.now >= last + wait {
+        let have_arrived = self.sides.iter().all(|side| !is_after(side.next, side.cut));
+        if have_arrived || self.now >= since + wait {
             self.phase = phase::JOINED;
             self.step = Step::Moving;
         }

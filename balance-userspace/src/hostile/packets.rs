@@ -51,7 +51,7 @@ pub fn options(data: &[u8]) {
 pub fn judgement(data: &[u8]) {
     let mut numbers = Numbers(data);
     let phase = [phase::OPENING, phase::JOINED, phase::LINGERING][usize::from(numbers.byte()) % 3];
-    let mut this = side(&mut numbers);
+    let this = side(&mut numbers);
     let other = side(&mut numbers);
     let packet = Segment {
         seq: numbers.word(),
@@ -76,7 +76,8 @@ pub fn judgement(data: &[u8]) {
         // Bytes keep their place.
         assert_eq!(forward.seq, packet.seq.wrapping_add(this.shift));
     }
-    note(&mut this, &packet);
+    let next = note(this.next, &packet);
+    assert!(next == this.next || next == packet.end());
 }
 
 fn side(numbers: &mut Numbers<'_>) -> Side {

@@ -94,8 +94,8 @@ async fn until_end(kernel: &Arc<Kernel>, joint: &Joint, pair: &Pair, pool: &Pool
     ring::cancel(&pair.backend).await;
     let ways = [joint.slot.number * 2, joint.slot.number * 2 + 1];
     pair.traffic.follow(kernel, ways);
-    let up = pin!(one_way(joint, 0, pair.up(), pool, pair));
-    let down = pin!(one_way(joint, 1, pair.down(), pool, pair));
+    let up = pin!(one_way(kernel, joint, 0, pair.up(), pool, pair));
+    let down = pin!(one_way(kernel, joint, 1, pair.down(), pool, pair));
     let end = pair.run(up, down).await;
     pair.traffic.settle();
     end
@@ -103,16 +103,18 @@ async fn until_end(kernel: &Arc<Kernel>, joint: &Joint, pair: &Pair, pool: &Pool
 
 /// One direction, until its end has been acknowledged or its source is gone.
 async fn one_way(
+    kernel: &Kernel,
     joint: &Joint,
     i: usize,
     direction: Direction,
     pool: &Pool,
     pair: &Pair,
 ) -> Result<(), Broken> {
-    let ended = joint.empty(i, &direction, pool, pair).await?;
+    let ended = joint.empty(kernel, i, &direction, pool, pair).await?;
     select! {
         biased;
         result = end_of(joint, i, &direction, ended, pair) => result,
+        broken = joint.late(kernel, i, &direction), if !ended => Err(broken),
         error = vanishing(&joint.slot, i, &direction) => Err(direction.source_broke(error)),
     }
 }

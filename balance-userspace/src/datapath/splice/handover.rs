@@ -6,13 +6,15 @@
 
 use std::{
     cell::Cell,
+    future::pending,
     io,
+    pin::pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use balance_ebpf::splice::{Side, Splice, Way, ending, is_after, phase};
-use tokio::{sync::OnceCell, time::sleep};
+use tokio::{select, sync::OnceCell, time::sleep};
 
 use super::{
     kernel::Kernel,
@@ -30,9 +32,8 @@ use crate::{
     sys,
 };
 
-/// How long nothing may have arrived at the local sockets before the cut-offs are final: packets
-/// that were past the hook when the program took over are there by then.
-const SETTLING: Duration = Duration::from_millis(1);
+/// How often it is looked whether all has arrived that was past the hook when the program took over.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// How often, and how long each time, it is waited for a moment at which a pair can be joined.
 const PAUSES: u32 = 20;
@@ -107,7 +108,7 @@ type Start = ([Begun; 2], [u32; 2]);
 
 async fn begin(watched: &Watched, pair: &Pair) -> io::Result<Result<Start, Refused>> {
     let Watched { slot, clocks } = watched;
-    if !slot.has_seen_both() {
+    if (0..2).any(|side| slot.next(side) == 0) {
         return Ok(Err(Refused::Unseen));
     }
     let streams: [&Stream; 2] = [&pair.client, &pair.backend];
@@ -231,6 +232,7 @@ impl Joint {
     /// stream was in it.
     pub(super) async fn empty(
         &self,
+        kernel: &Kernel,
         i: usize,
         direction: &Direction,
         pool: &Pool,
@@ -238,58 +240,89 @@ impl Joint {
     ) -> Result<bool, Broken> {
         let broke = |error| direction.source_broke(error);
         // Each direction settles both sides, if it is the first.
-        let cuts = self.ready.get_or_try_init(|| self.settle(pair)).await;
+        let cuts = self.ready.get_or_try_init(|| self.settle(kernel, pair)).await;
         let cuts = cuts.map_err(|(side, error)| match side == i {
             true => direction.source_broke(error),
             false => direction.target_broke(error),
         })?;
-        if sys::is_closed(&*direction.source).map_err(broke)? && !self.slot.is_over(i) {
-            // If the program has not seen who began it, a reset was past the hook when it took over. A
-            // peer that was told of the other's answers what our socket says with one.
-            return Err(self
-                .slot
-                .broken(i, direction)
-                .unwrap_or_else(|| direction.source_broke(io::ErrorKind::ConnectionReset.into())));
-        }
+        self.is_there(i, direction)?;
         let ended = self.drain(i, cuts[i], direction, pool, pair).await?;
-        if sys::received(&*direction.source).map_err(broke)? != cuts[i] && !self.slot.is_over(i) {
-            // A packet was past the hook for longer than any should be, and its sender takes it for
-            // delivered.
-            return Err(broke(io::Error::other("something arrived when it was over")));
-        }
+        self.has_no_more(i, cuts[i], direction)?;
         if sys::send_queue(&*direction.target).map_err(broke)? == 0 {
             self.slot.set_settled(1 - i);
         }
         Ok(ended)
     }
 
-    /// Waits until the last packets have arrived that were past the hook already; returns the final
+    /// For a source that has not ended: fails if it turns out that something was still to come, when
+    /// nothing can come any more.
+    pub(super) async fn late(&self, kernel: &Kernel, i: usize, direction: &Direction) -> Broken {
+        kernel.grace.period().await;
+        let cut = self.ready.get().expect("nothing is passed on before the cut-offs are final")[i];
+        match self.is_there(i, direction).and_then(|()| self.has_no_more(i, cut, direction)) {
+            Ok(()) => pending().await,
+            Err(broken) => broken,
+        }
+    }
+
+    /// Fails if the source is gone.
+    fn is_there(&self, i: usize, direction: &Direction) -> Result<(), Broken> {
+        let broke = |error| direction.source_broke(error);
+        if self.slot.is_over(i) || !sys::is_closed(&*direction.source).map_err(broke)? {
+            return Ok(());
+        }
+        // If the program has not seen who began it, a reset was past the hook when it took over. A
+        // peer that was told of the other's answers what our socket says with one.
+        let broken = self.slot.broken(i, direction);
+        Err(broken.unwrap_or_else(|| broke(io::ErrorKind::ConnectionReset.into())))
+    }
+
+    /// Fails if the source has got more than it was to: its sender takes that for delivered.
+    fn has_no_more(&self, i: usize, cut: u32, direction: &Direction) -> Result<(), Broken> {
+        let broke = |error| direction.source_broke(error);
+        if self.slot.is_over(i) || sys::received(&*direction.source).map_err(broke)? == cut {
+            return Ok(());
+        }
+        Err(broke(io::Error::other("something arrived when it was over")))
+    }
+
+    /// Waits until all has arrived that was past the hook when the program took over; returns the final
     /// cut-offs, or which side has failed and how.
-    async fn settle(&self, pair: &Pair) -> Result<[u32; 2], (usize, io::Error)> {
-        let streams: [&Stream; 2] = [&pair.client, &pair.backend];
+    async fn settle(&self, kernel: &Kernel, pair: &Pair) -> Result<[u32; 2], (usize, io::Error)> {
         let mut cuts = self.begun.map(|begun| begun.numbers.received);
-        loop {
-            sleep(SETTLING).await;
-            let mut still = true;
-            for i in 0..2 {
-                let received = sys::received(streams[i]).map_err(|e| (i, e))?;
-                if received != cuts[i] {
-                    cuts[i] = received;
-                    self.slot.raise(i, received, received.wrapping_add(self.shifts[i]));
-                    still = false;
-                }
-            }
-            if still {
-                for i in 0..2 {
-                    // From now on it has nothing to say.
-                    sys::acknowledge_now(streams[i]).map_err(|e| (i, e))?;
-                    let ahead = sys::heard(streams[i]).map_err(|e| (i, e))?.wrapping_sub(cuts[i]);
-                    self.slot.set_ahead(i, if is_after(ahead, 0) { ahead } else { 0 });
-                }
-                self.slot.set_phase(phase::JOINED);
-                return Ok(cuts);
+        // A socket may have refused some of it, and asks for it again. When nothing is on its way any
+        // more, that is for the other peer.
+        let mut last = pin!(kernel.grace.period());
+        let mut is_last = false;
+        while !self.has_all(&mut cuts, pair)? && !is_last {
+            select! {
+                () = &mut last => is_last = true,
+                () = sleep(LOOK) => {}
             }
         }
+        for (i, stream) in [&pair.client, &pair.backend].into_iter().enumerate() {
+            // From now on it has nothing to say.
+            sys::acknowledge_now(stream).map_err(|e| (i, e))?;
+            let ahead = sys::heard(stream).map_err(|e| (i, e))?.wrapping_sub(cuts[i]);
+            self.slot.set_ahead(i, if is_after(ahead, 0) { ahead } else { 0 });
+        }
+        self.slot.set_phase(phase::JOINED);
+        Ok(cuts)
+    }
+
+    /// Raises the cut-offs to what has arrived at the local sockets; whether that is all that was let
+    /// through to them.
+    fn has_all(&self, cuts: &mut [u32; 2], pair: &Pair) -> Result<bool, (usize, io::Error)> {
+        let mut has_all = true;
+        for (i, stream) in [&pair.client, &pair.backend].into_iter().enumerate() {
+            let received = sys::received(stream).map_err(|e| (i, e))?;
+            if received != cuts[i] {
+                cuts[i] = received;
+                self.slot.raise(i, received, received.wrapping_add(self.shifts[i]));
+            }
+            has_all &= !is_after(self.slot.next(i), received);
+        }
+        Ok(has_all)
     }
 
     async fn drain(

@@ -29,6 +29,7 @@ use tracing::{error, warn};
 use super::{
     devices::Devices,
     filters::Mark,
+    grace::Grace,
     obstacle::{Met, Obstacle},
     routes::Changes,
     slot::{Slot, Words},
@@ -71,6 +72,7 @@ pub(crate) struct Kernel {
     slots: Slots,
     log: ProgramLog,
     devices: Devices,
+    pub(super) grace: Grace,
     met: Met,
     /// Without what is still going on.
     past: Mutex<Figures>,
@@ -157,6 +159,7 @@ impl Kernel {
             slots: Slots::new(connections),
             log,
             devices: Devices::new(object, mark)?,
+            grace: Grace::default(),
             met: Met::default(),
             past: Mutex::default(),
         })
@@ -281,6 +284,7 @@ impl Kernel {
         drop(lingering);
         *lock(&self.past) = Figures::default();
         self.devices.let_go();
+        self.grace.rest();
     }
 
     /// What has been done so far.

@@ -9,6 +9,7 @@ mod carry;
 mod devices;
 mod farewell;
 mod filters;
+mod grace;
 mod handover;
 mod kernel;
 mod numbers;

@@ -71,9 +71,10 @@ impl Slot {
         self.words().phase().store(phase, SeqCst);
     }
 
-    /// Whether the program has seen a packet from each peer.
-    pub(super) fn has_seen_both(&self) -> bool {
-        (0..2).all(|side| word!(self.words(), AtomicU32, ways[side].side.next).load(SeqCst) != 0)
+    /// The number behind all that the program has let through to a side's local socket; 0 if it has seen
+    /// nothing. Final once the phase is another than LOCAL.
+    pub(super) fn next(&self, side: usize) -> u32 {
+        word!(self.words(), AtomicU32, ways[side].side.next).load(SeqCst)
     }
 
     /// Sets what is known when the numbers are, before packets go through.
