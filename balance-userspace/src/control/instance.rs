@@ -160,3 +160,31 @@ impl Drop for Instance {
         let _ = fs::remove_file(&self.paths.pid);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_live_instance_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::locate(Some(folder.path())).unwrap();
+        let paths = || dir.instance(Some("127.0.0.1"), 25).unwrap();
+        let inode = || fs::metadata(paths().socket).unwrap().ino();
+
+        let first = Instance::claim(&dir, paths()).unwrap();
+        first.write_pid().unwrap();
+        let (socket, pid) = (inode(), fs::read(paths().pid).unwrap());
+        let refusal = Instance::claim(&dir, paths()).unwrap_err();
+        assert!(matches!(&refusal, InstanceError::Taken { path } if *path == paths().lock));
+        assert_eq!((inode(), fs::read(paths().pid).unwrap()), (socket, pid));
+        // Another name is nobody's.
+        assert!(Instance::claim(&dir, dir.instance(None, 25).unwrap()).is_ok());
+
+        drop(first);
+        assert!(!fs::exists(paths().socket).unwrap() && !fs::exists(paths().pid).unwrap());
+        assert!(Instance::claim(&dir, paths()).is_ok());
+    }
+}
