@@ -48,6 +48,10 @@ struct Options {
     /// How often, with --only
     #[arg(long, value_name = "N", default_value = "1", requires = "only")]
     times: u64,
+
+    /// So many lives on each datapath, however long they take
+    #[arg(long, value_name = "N", conflicts_with_all = ["seconds", "only"])]
+    lives: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -58,7 +62,11 @@ fn main() -> ExitCode {
     };
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 40));
     let time = Duration::from_secs(options.seconds) / settings.len() as u32;
-    let limit = options.only.map_or(Limit::Time(time), |only| Limit::Only(only, options.times));
+    let limit = match (options.only, options.lives) {
+        (Some(only), _) => Limit::Only(only, options.times),
+        (None, Some(lives)) => Limit::Lives(lives),
+        (None, None) => Limit::Time(time),
+    };
     if let Some(only) = options.only {
         println!("{}\n", Plan::new(seed, only));
     }
@@ -77,7 +85,7 @@ fn main() -> ExitCode {
                 for failure in &failures {
                     eprintln!("{failure}\n");
                 }
-                eprintln!("{} lives went wrong", failures.len());
+                eprintln!("{} went wrong", failures.len());
                 return ExitCode::FAILURE;
             }
         }

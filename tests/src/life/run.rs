@@ -7,6 +7,7 @@ use std::{
     collections::HashMap,
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -54,22 +55,37 @@ pub enum Limit {
     Only(u64, u64),
 }
 
-/// A life that went wrong.
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Time(time) => write!(f, "--seconds {:.0}", time.as_secs_f64().ceil()),
+            Self::Lives(lives) => write!(f, "--lives {lives}"),
+            Self::Only(number, times) => write!(f, "--only {number} --times {times}"),
+        }
+    }
+}
+
+/// What went wrong in a run.
 #[derive(Debug)]
 pub struct Failure {
     run: Run,
-    plan: Plan,
+    /// The life in which it did, if it was in one alone.
+    plan: Option<Plan>,
     seen: String,
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { run: Run { setting, seed, .. }, plan, seen } = self;
-        writeln!(f, "on {setting}: {plan}\n{seen}")?;
-        let number = plan.number;
-        write!(f, "again: cargo xtask faults --datapath {setting} --seed {seed} --only {number}")?;
-        // The plan is the same then, but not the moments at which things meet.
-        f.write_str(" --times 1000")
+        let Self { run: Run { setting, seed, limit }, plan, seen } = self;
+        let again = format!("again: cargo xtask faults --datapath {setting} --seed {seed}");
+        match plan {
+            // The plan is the same then, but not the moments at which things meet.
+            Some(plan) => {
+                let limit = Limit::Only(plan.number, 1000);
+                write!(f, "on {setting}: {plan}\n{seen}\n{again} {limit}")
+            }
+            None => write!(f, "on {setting}, seed {seed}: {seen}\n{again} {limit}"),
+        }
     }
 }
 
@@ -125,8 +141,22 @@ impl Run {
     /// Does it; `progress` hears the figures after each life. `None` where the hosts cannot be had.
     ///
     /// # Errors
-    /// The lives that went wrong.
+    /// The lives that went wrong, or what else did.
     pub fn go(
+        &self,
+        progress: &(dyn Fn(&Figures) + Sync),
+    ) -> Result<Option<Figures>, Vec<Failure>> {
+        // All that it has is its own, and gone then.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.take_place(progress)));
+        outcome.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref().copied());
+            let seen = text.unwrap_or("a panic without a word").to_owned();
+            Err(vec![Failure { run: *self, plan: None, seen }])
+        })
+    }
+
+    fn take_place(
         &self,
         progress: &(dyn Fn(&Figures) + Sync),
     ) -> Result<Option<Figures>, Vec<Failure>> {
@@ -260,7 +290,7 @@ impl Story {
             self.lives.insert(*address, (plan.number, lived));
         } else {
             let seen = format!("{faults:#?}\nclient: {client:#?}\nbackends: {backends:#?}");
-            self.failures.push(Failure { run: *run, plan, seen });
+            self.failures.push(Failure { run: *run, plan: Some(plan), seen });
         }
     }
 
@@ -269,7 +299,8 @@ impl Story {
         let (number, lived) =
             self.lives.get(&client).unwrap_or_else(|| panic!("{client}: {wrong}"));
         let seen = format!("{wrong}\n{lived:#?}");
-        self.failures.push(Failure { run: *run, plan: Plan::new(run.seed, *number), seen });
+        let plan = Some(Plan::new(run.seed, *number));
+        self.failures.push(Failure { run: *run, plan, seen });
     }
 }
 
