@@ -1,7 +1,8 @@
 //! What the program holds and what it says it has done, against what its peers have seen.
 //!
 //! Invariant: what is compared is exact where both sides know it, and a bound where one of them was
-//! cut off; only memory, which the whole machine shares, has an allowance.
+//! cut off; only memory has an allowance: the kernel's is the whole machine's, and allocators do not
+//! give back to the page.
 
 use std::{
     collections::HashSet,
@@ -20,9 +21,12 @@ const SETTLED: Duration = Duration::from_secs(60);
 /// Between two looks at what goes on.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What memory may have grown by: that of the kernel is the whole machine's, and allocators do not
-/// give back to the page.
+/// What the kernel's memory may have grown by.
 const MEMORY: u64 = 64 << 20;
+
+/// What the program's own may have grown by from halfway, among lives, to its rest at the end: that
+/// was at most 1.6 MB, after 20 lives as after 4000.
+const OWN_MEMORY: u64 = 4 << 20;
 
 /// By which the program's ends of connections are known.
 #[derive(Debug)]
@@ -83,6 +87,14 @@ impl Before {
             }
         });
     }
+}
+
+/// Asserts that the second half of the lives has not taken more memory of the program's own; nothing is
+/// known of halfway if there were too few.
+pub(super) fn assert_no_growth(balance: &Balance, halfway: Option<u64>) {
+    let Some(halfway) = halfway else { return };
+    let growth = balance.process().resident().saturating_sub(halfway);
+    assert!(growth <= OWN_MEMORY, "{growth} bytes of memory more than {halfway} halfway");
 }
 
 /// Waits until no session goes on; those that still do after a while, and what the program says of

@@ -9,7 +9,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Mutex, PoisonError,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
@@ -211,11 +211,19 @@ impl Run {
         let start = Instant::now();
         let story = Mutex::new(Story::default());
         let next = AtomicU64::new(0);
+        let process = balance.process();
+        // Memory of the program then.
+        let halfway = OnceLock::new();
         thread::scope(|scope| {
             for mut lane in lanes {
-                let (story, next, around) = (&story, &next, &around);
+                let (story, next, around, halfway) = (&story, &next, &around, &halfway);
                 scope.spawn(move || {
-                    while let Some(number) = self.number(next.fetch_add(1, Relaxed), start) {
+                    loop {
+                        let nth = next.fetch_add(1, Relaxed);
+                        let Some(number) = self.number(nth, start) else { break };
+                        if self.is_half_over(nth, start) {
+                            halfway.get_or_init(|| process.resident());
+                        }
                         let plan = Plan::new(self.seed, number);
                         let lived = lane.live(&plan, around);
                         let mut story = story.lock().unwrap_or_else(PoisonError::into_inner);
@@ -238,6 +246,7 @@ impl Run {
         }
         if story.failures.is_empty() {
             before.settle(&balance, dir, self.setting.datapath, &ports);
+            books::assert_no_growth(&balance, halfway.into_inner());
             self.close_books(&mut story, balance, dir);
         }
         if story.failures.is_empty() { Ok(Some(story.figures)) } else { Err(story.failures) }
@@ -249,6 +258,14 @@ impl Run {
             Limit::Time(time) => (start.elapsed() < time).then_some(nth),
             Limit::Lives(most) => (nth < most).then_some(nth),
             Limit::Only(number, times) => (nth < times).then_some(number),
+        }
+    }
+
+    /// Whether the life that is the nth to begin is one of the second half.
+    fn is_half_over(&self, nth: u64, start: Instant) -> bool {
+        match self.limit {
+            Limit::Time(time) => start.elapsed() >= time / 2,
+            Limit::Lives(lives) | Limit::Only(_, lives) => nth >= lives / 2,
         }
     }
 
