@@ -55,6 +55,11 @@ fn on_splice_between_hosts_over_ipv6() {
     live("splice-apart-v6");
 }
 
+#[test]
+fn on_sockmap_between_hosts_over_ipv6() {
+    live("sockmap-apart-v6");
+}
+
 /// Also one in which no single life is at fault.
 #[test]
 fn what_goes_wrong_in_a_run_names_it() {

@@ -37,7 +37,8 @@ struct Options {
     seed: Option<u64>,
 
     /// One datapath alone, or some [default: all]: relay, sockmap, handover (from relay to
-    /// sockmap), splice, splice-apart and splice-apart-v6 (between network namespaces)
+    /// sockmap), splice; between network namespaces splice-apart, splice-apart-v6,
+    /// sockmap-apart-v6
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     datapath: Vec<Setting>,
 

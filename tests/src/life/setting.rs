@@ -15,17 +15,22 @@ pub struct Setting {
 
 impl Setting {
     /// All that there are, with the names by which they are asked for.
-    pub const ALL: [(&'static str, Self); 6] = [
+    pub const ALL: [(&'static str, Self); 7] = [
         ("relay", Self::here(Datapath::Relay)),
         ("sockmap", Self::here(Datapath::Sockmap)),
         ("handover", Self::here(Datapath::Handover)),
         ("splice", Self::here(Datapath::Splice)),
-        ("splice-apart", Self { datapath: Datapath::Splice, apart: Some(Family::V4) }),
-        ("splice-apart-v6", Self { datapath: Datapath::Splice, apart: Some(Family::V6) }),
+        ("splice-apart", Self::apart(Datapath::Splice, Family::V4)),
+        ("splice-apart-v6", Self::apart(Datapath::Splice, Family::V6)),
+        ("sockmap-apart-v6", Self::apart(Datapath::Sockmap, Family::V6)),
     ];
 
     const fn here(datapath: Datapath) -> Self {
         Self { datapath, apart: None }
+    }
+
+    const fn apart(datapath: Datapath, family: Family) -> Self {
+        Self { datapath, apart: Some(family) }
     }
 
     /// Whether it works only where the kernel's datapaths do.
