@@ -513,8 +513,46 @@ pub(crate) fn close_on_exec(from: i32) {
         unsafe { libc::syscall(libc::SYS_close_range, from, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
 }
 
+/// The number of the program that sees first what arrives on an interface, if there is one (from Linux 6.6
+/// on). Needs CAP_NET_ADMIN.
+pub(crate) fn first_on_ingress(interface: u32) -> io::Result<Option<u32>> {
+    const BPF_PROG_QUERY: libc::c_int = 16;
+    const BPF_TCX_INGRESS: u32 = 46;
+    /// Of `union bpf_attr`, include/uapi/linux/bpf.h.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Query {
+        interface: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        programs: u64,
+        count: u32,
+        padding: u32,
+        program_flags: u64,
+        links: u64,
+        link_flags: u64,
+        revision: u64,
+    }
+    let mut first = 0u32;
+    let programs = (&raw mut first).expose_provenance() as u64;
+    let attach_type = BPF_TCX_INGRESS;
+    let mut query = Query { interface, attach_type, programs, count: 1, ..Query::default() };
+    let size = size_of::<Query>();
+    // SAFETY: the kernel reads and fills one struct of that size, and one number where that says.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size) };
+    match io::Error::last_os_error() {
+        _ if result == 0 => {}
+        // There are more than we have room for.
+        error if error.raw_os_error() == Some(libc::ENOSPC) => {}
+        error => return Err(error),
+    }
+    Ok((query.count > 0).then_some(first))
+}
+
 /// Waits until every processor has left what the kernel was doing on it: a grace period of RCU
-/// (kernel/sched/membarrier.c). Refused where processors may be kept free of interrupts.
+/// (kernel/sched/membarrier.c). Refused where processors may be kept free of interrupts; on a single
+/// processor it returns at once, as who runs there has left it.
 pub(crate) fn grace_period() -> io::Result<()> {
     const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
     // SAFETY: the call takes numbers only, and waits.

@@ -11,8 +11,9 @@ use std::{
 
 use nix::sys::signal::Signal;
 use tests::{
-    Backend, Builder, Datapath, KillOnDrop, Link, PATIENCE, ReservedPort, RunDir, Service, WHOLE,
-    ask, binary, both_ways, eventually, finish, is_listening, kernel_works, run,
+    Backend, Builder, Datapath, Family, KillOnDrop, Link, Network, PATIENCE, ReservedPort, RunDir,
+    Service, Topology, WHOLE, ask, binary, both_ways, connect, eventually, exchange, finish,
+    has_tcx, is_listening, kernel_works, run, skip,
 };
 
 /// The user `nobody`.
@@ -173,6 +174,40 @@ fn as_another_user_it_keeps_what_its_datapath_needs_and_no_more() {
         link.balance.signal(Signal::SIGTERM);
         link.balance.farewell(PATIENCE);
     }
+}
+
+/// A packet that goes round once more for others to see it costs as much as it does the first time.
+#[test]
+fn as_another_user_it_knows_that_it_is_alone_on_loopback() {
+    const EXCHANGES: u64 = 500;
+    if !kernel_works() {
+        return;
+    }
+    if !has_tcx() {
+        return skip("the kernel does not tell what is attached to an interface");
+    }
+    let Some(network) = Network::new(Topology::ServerOnLoopback, Family::V4) else { return };
+    let builder = Builder::new(Datapath::Splice).option(&["--user", "nobody"]);
+    let link = Link::across(network, builder);
+    let entrance = link.balance.address();
+    let (mut client, mut server) = link.settle(link.network().proxy().enter(|| connect(entrance)));
+    let before = arrived_on_loopback(&link);
+    for _ in 0..EXCHANGES {
+        exchange(&mut client, &mut server);
+    }
+    let arrived = arrived_on_loopback(&link) - before;
+    assert!(arrived < 3 * EXCHANGES, "{arrived} packets for {EXCHANGES} bytes each way");
+    drop((client, server));
+    link.balance.assert_all_handed_over(1);
+}
+
+/// Packets so far on the loopback of the program's host.
+fn arrived_on_loopback(link: &Link) -> u64 {
+    let path = format!("/proc/{}/net/dev", link.balance.process().0);
+    let text = fs::read_to_string(path).expect("the interfaces of its host");
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("lo:"));
+    let packets = line.and_then(|line| line.split_whitespace().nth(1));
+    packets.and_then(|packets| packets.parse().ok()).expect("a number of packets")
 }
 
 /// What a thread's status says under a name.

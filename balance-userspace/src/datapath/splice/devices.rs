@@ -13,7 +13,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    programs::{ProgramError, SchedClassifier, TcAttachType, tc::SchedClassifierLinkId},
+    programs::{SchedClassifier, TcAttachType, tc::SchedClassifierLinkId},
 };
 use balance_ebpf::{names, splice::LOOPBACK};
 use tracing::warn;
@@ -21,6 +21,7 @@ use tracing::warn;
 use super::{filters::Mark, routes::Routes};
 use crate::{
     datapath::object::{Refusal, program},
+    sys,
     throttle::Throttle,
 };
 
@@ -127,7 +128,8 @@ impl Attached {
         if interface == LOOPBACK {
             // Not before: another may be attached at the same moment. Where it cannot be asked, it
             // may be so.
-            self.is_behind = is_first(program, name).map_or(true, |is_first| !is_first);
+            let first = sys::first_on_ingress(LOOPBACK).ok().flatten();
+            self.is_behind = first != Some(program.info().map_err(Refusal::from)?.id());
         }
         self.devices.insert(interface, link);
         Ok(())
@@ -140,11 +142,4 @@ impl Attached {
             let _ = program.detach(link);
         }
     }
-}
-
-/// Whether an attached program sees what arrives on an interface before all others that are there.
-fn is_first(program: &SchedClassifier, interface: &str) -> Result<bool, ProgramError> {
-    let (_, programs) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress)?;
-    let own = program.info()?.id();
-    Ok(programs.first().is_some_and(|first| first.id() == own))
 }
