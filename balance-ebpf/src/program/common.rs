@@ -24,25 +24,6 @@ pub(crate) unsafe fn compare_exchange(word: *mut u64, current: u64, new: u64) ->
     seen
 }
 
-/// The same for half a word.
-///
-/// # Safety
-/// `half` must be an aligned half of a word of a map value.
-#[inline(always)]
-pub(crate) unsafe fn compare_exchange_half(half: *mut u32, current: u32, new: u32) -> u32 {
-    let mut seen = current;
-    // SAFETY: as above.
-    unsafe {
-        asm!(
-            "w0 = cmpxchg32_32({half} + 0, w0, {new})",
-            half = in(reg) half,
-            new = in(wreg) new,
-            inout("w0") seen,
-        );
-    }
-    seen
-}
-
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

@@ -40,7 +40,7 @@ use balance_ebpf::{
         replaces, step_options,
     },
 };
-use common::{compare_exchange, compare_exchange_half};
+use common::compare_exchange;
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
@@ -185,11 +185,12 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
     if phase == phase::LOCAL {
         // SAFETY: as above.
         before = unsafe { remember(this, &segment) };
-        // Again: user space asks what is remembered after it has changed the phase, and what it is not
-        // told of must not go to the local socket.
+        // Again: user space asks what is remembered after it has changed the phase, and a packet of
+        // which it is not told must not go to the local socket.
         // SAFETY: as above.
         phase = unsafe { read_volatile(addr_of!((*splice).phase)) };
         if phase == phase::LOCAL {
+            // A packet that is not remembered is as good as lost, and comes again.
             return if before.is_some() { None } else { Some(DROP) };
         }
     }
@@ -269,6 +270,25 @@ unsafe fn remember(way: *mut Way, segment: &Segment) -> Option<u32> {
         turn += 1;
     }
     None
+}
+
+/// [`compare_exchange`] for half a word.
+///
+/// # Safety
+/// `half` must be an aligned half of a word of a map value.
+#[inline(always)]
+unsafe fn compare_exchange_half(half: *mut u32, current: u32, new: u32) -> u32 {
+    let mut seen = current;
+    // SAFETY: the half is one, as the caller promises, and no register but those named is touched.
+    unsafe {
+        asm!(
+            "w0 = cmpxchg32_32({half} + 0, w0, {new})",
+            half = in(reg) half,
+            new = in(wreg) new,
+            inout("w0") seen,
+        );
+    }
+    seen
 }
 
 /// Whether both directions have ended.

@@ -87,8 +87,8 @@ pub struct Side {
     /// `written`, and the other side's `cut`, are not compared with anything any more. So they may
     /// be as far away as they like.
     pub settled: u32,
-    /// Number behind all that had gone to the local socket when packets began to go through: the
-    /// cut-off does not rise above it. Kept by [`note`]; 0 if it is not known.
+    /// Number behind all that had gone to the local socket when packets began to go through, or
+    /// further: the cut-off does not rise above it. Kept by means of [`note`]; 0 if it is not known.
     pub next: u32,
     /// By how much the number of the packet that last told the local socket how much room the peer
     /// has (`snd_wl1`) is behind the cut-off: it can be if that packet was ahead of others, and

@@ -241,11 +241,13 @@ impl Joint {
         let broke = |error| direction.source_broke(error);
         // Each direction settles both sides, if it is the first.
         let cuts = self.ready.get_or_try_init(|| self.settle(kernel, pair)).await;
-        let cuts = cuts.map_err(|(side, error)| match side == i {
-            true => direction.source_broke(error),
-            false => direction.target_broke(error),
+        let cuts = cuts.map_err(|(side, error)| {
+            // A peer that was told of the other's reset answers what our socket says with one.
+            self.slot.broken(i, direction).unwrap_or_else(|| match side == i {
+                true => direction.source_broke(error),
+                false => direction.target_broke(error),
+            })
         })?;
-        self.is_there(i, direction)?;
         let ended = self.drain(i, cuts[i], direction, pool, pair).await?;
         self.has_no_more(i, cuts[i], direction)?;
         if sys::send_queue(&*direction.target).map_err(broke)? == 0 {
@@ -254,8 +256,8 @@ impl Joint {
         Ok(ended)
     }
 
-    /// For a source that has not ended: fails if it turns out that something was still to come, when
-    /// nothing can come any more.
+    /// For a source that has not ended: fails if it is gone or something has arrived behind the cut-off,
+    /// when nothing can be under way to our socket any more.
     pub(super) async fn late(&self, kernel: &Kernel, i: usize, direction: &Direction) -> Broken {
         kernel.grace.period().await;
         let cut = self.ready.get().expect("nothing is passed on before the cut-offs are final")[i];
@@ -271,8 +273,6 @@ impl Joint {
         if self.slot.is_over(i) || !sys::is_closed(&*direction.source).map_err(broke)? {
             return Ok(());
         }
-        // If the program has not seen who began it, a reset was past the hook when it took over. A
-        // peer that was told of the other's answers what our socket says with one.
         let broken = self.slot.broken(i, direction);
         Err(broken.unwrap_or_else(|| broke(io::ErrorKind::ConnectionReset.into())))
     }
@@ -301,6 +301,11 @@ impl Joint {
             }
         }
         for (i, stream) in [&pair.client, &pair.backend].into_iter().enumerate() {
+            // Before anything is passed on: a socket that has got an end and passed one on closes, too.
+            if sys::is_closed(stream).map_err(|e| (i, e))? && !self.slot.is_over(i) {
+                // If the program has not seen who began it, a reset was past the hook.
+                return Err((i, io::ErrorKind::ConnectionReset.into()));
+            }
             // From now on it has nothing to say.
             sys::acknowledge_now(stream).map_err(|e| (i, e))?;
             let ahead = sys::heard(stream).map_err(|e| (i, e))?.wrapping_sub(cuts[i]);
@@ -315,6 +320,8 @@ impl Joint {
     fn has_all(&self, cuts: &mut [u32; 2], pair: &Pair) -> Result<bool, (usize, io::Error)> {
         let mut has_all = true;
         for (i, stream) in [&pair.client, &pair.backend].into_iter().enumerate() {
+            // Waits for whoever has the socket, so what came meanwhile is counted (net/core/sock.c,
+            // release_sock).
             let received = sys::received(stream).map_err(|e| (i, e))?;
             if received != cuts[i] {
                 cuts[i] = received;

@@ -53,7 +53,8 @@ pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Dur
         }
     };
     let options = SocketOptions::probe().map_err(Refusal::from)?;
-    selftest::run(options, carry).map_err(|e| Refusal::Unfit(format!("self-test failed: {e}")))?;
+    let passed = selftest::run(options, carry);
     kernel.clear();
+    passed.map_err(|e| Refusal::Unfit(format!("self-test failed: {e}")))?;
     Ok((kernel, begun.elapsed()))
 }

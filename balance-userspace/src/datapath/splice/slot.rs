@@ -71,8 +71,9 @@ impl Slot {
         self.words().phase().store(phase, SeqCst);
     }
 
-    /// The number behind all that the program has let through to a side's local socket; 0 if it has seen
-    /// nothing. Final once the phase is another than LOCAL.
+    /// A number that is behind all that the program has let through to a side's local socket; 0 if it has
+    /// seen nothing. Once the phase is another than LOCAL there is nothing that it does not count, but it
+    /// may count what goes through.
     pub(super) fn next(&self, side: usize) -> u32 {
         word!(self.words(), AtomicU32, ways[side].side.next).load(SeqCst)
     }
