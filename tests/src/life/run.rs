@@ -71,12 +71,25 @@ pub struct Failure {
     run: Run,
     /// The life in which it did, if it was in one alone.
     plan: Option<Plan>,
+    /// And the address of its client.
+    client: Option<SocketAddr>,
     seen: String,
+}
+
+impl Failure {
+    /// Adds what the program has logged of the client.
+    fn add_log(&mut self, balance: &Balance) {
+        let Some(client) = self.client.map(|client| format!("\"{client}\"")) else { return };
+        for line in balance.log().iter().filter(|line| line.contains(&client)) {
+            self.seen.push('\n');
+            self.seen.push_str(line);
+        }
+    }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { run: Run { setting, seed, limit }, plan, seen } = self;
+        let Self { run: Run { setting, seed, limit }, plan, seen, .. } = self;
         let again = format!("again: cargo xtask faults --datapath {setting} --seed {seed}");
         match plan {
             // The plan is the same then, but not the moments at which things meet.
@@ -152,7 +165,7 @@ impl Run {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref().copied());
             let seen = text.unwrap_or("a panic without a word").to_owned();
-            Err(vec![Failure { run: *self, plan: None, seen }])
+            Err(vec![Failure { run: *self, plan: None, client: None, seen }])
         })
     }
 
@@ -238,6 +251,9 @@ impl Run {
             }
         });
         let mut story = story.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for failure in &mut story.failures {
+            failure.add_log(&balance);
+        }
         if story.failures.is_empty() {
             for (address, session) in books::left_over(&balance, dir) {
                 let seen = format!("its session goes on: {session}");
@@ -307,7 +323,8 @@ impl Story {
             self.lives.insert(*address, (plan.number, lived));
         } else {
             let seen = format!("{faults:#?}\nclient: {client:#?}\nbackends: {backends:#?}");
-            self.failures.push(Failure { run: *run, plan: Some(plan), seen });
+            let (plan, client) = (Some(plan), Some(*address));
+            self.failures.push(Failure { run: *run, plan, client, seen });
         }
     }
 
@@ -317,7 +334,7 @@ impl Story {
             self.lives.get(&client).unwrap_or_else(|| panic!("{client}: {wrong}"));
         let seen = format!("{wrong}\n{lived:#?}");
         let plan = Some(Plan::new(run.seed, *number));
-        self.failures.push(Failure { run: *run, plan, seen });
+        self.failures.push(Failure { run: *run, plan, client: Some(client), seen });
     }
 }
 
