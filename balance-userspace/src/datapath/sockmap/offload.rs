@@ -7,6 +7,7 @@
 //! kernel, but for moments: see the head of `balance_ebpf`'s `flow.rs`.
 
 use std::{
+    cell::Cell,
     future::Future,
     io,
     pin::{Pin, pin},
@@ -45,6 +46,9 @@ const STEP: usize = 1 << 20;
 
 /// Between two looks at something that the kernel's worker is about to do.
 const MOMENT: Duration = Duration::from_millis(1);
+
+/// Looks in vain after which a source that is gone has nothing more to give.
+const MOST_LOOKS: u32 = 5_000;
 
 static SHORTAGE: Throttle = Throttle::new(Duration::from_secs(10));
 
@@ -95,6 +99,7 @@ async fn offload(
         direction,
         pool,
         relayed: relayed[i],
+        looks: Cell::new(0),
     };
     let both = Both { ways: [way(0, pair.up()), way(1, pair.down())] };
     let end = pair.run(pin!(both.run(0)), pin!(both.run(1))).await;
@@ -197,6 +202,8 @@ struct OneWay<'a> {
     pool: &'a Pool,
     /// Bytes that user space has moved in all.
     relayed: &'a AtomicU64,
+    /// Looks in vain at a source that is gone, since something was relayed.
+    looks: Cell<u32>,
 }
 
 impl OneWay<'_> {
@@ -230,8 +237,14 @@ impl OneWay<'_> {
     async fn wait_for_passed(&self) -> Result<(), Broken> {
         let state =
             sys::send_state(&*self.direction.source).map_err(|e| self.direction.source_broke(e))?;
+        // A reset is told by the reading. A source that has got its end after ours was acknowledged
+        // closes at once (net/ipv4/tcp_input.c, tcp_fin), with what it has passed yet to come, as late as
+        // the kernel's worker gets to run.
         if state.closed {
-            return Err(self.direction.source_broke(io::ErrorKind::ConnectionReset.into()));
+            if self.looks.get() == MOST_LOOKS {
+                return Err(self.direction.source_broke(io::ErrorKind::ConnectionReset.into()));
+            }
+            self.looks.set(self.looks.get() + 1);
         }
         sleep(MOMENT).await;
         Ok(())
@@ -252,6 +265,7 @@ impl OneWay<'_> {
         let n = bytes.len() as u64;
         self.relayed.fetch_add(n, Relaxed);
         self.flow.relayed(n);
+        self.looks.set(0);
         Ok(())
     }
 
