@@ -541,13 +541,11 @@ pub(crate) fn first_on_ingress(interface: u32) -> io::Result<Option<u32>> {
     let size = size_of::<Query>();
     // SAFETY: the kernel reads and fills one struct of that size, and one number where that says.
     let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size) };
-    match io::Error::last_os_error() {
-        _ if result == 0 => {}
-        // There are more than we have room for.
-        error if error.raw_os_error() == Some(libc::ENOSPC) => {}
-        error => return Err(error),
+    match check(result as libc::c_int) {
+        // ENOSPC: there are more than we have room for.
+        Err(error) if error.raw_os_error() != Some(libc::ENOSPC) => Err(error),
+        _ => Ok((query.count > 0).then_some(first)),
     }
-    Ok((query.count > 0).then_some(first))
 }
 
 /// Waits until every processor has left what the kernel was doing on it: a grace period of RCU
@@ -557,7 +555,7 @@ pub(crate) fn grace_period() -> io::Result<()> {
     const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
     // SAFETY: the call takes numbers only, and waits.
     let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    check(result as libc::c_int).map(drop)
 }
 
 /// Makes the process the leader of a session of its own, without a terminal.

@@ -200,7 +200,7 @@ impl Run {
     fn within(
         &self,
         world: &World,
-        balance: Balance,
+        mut balance: Balance,
         doors: Vec<[Door; 2]>,
         progress: &(dyn Fn(&Figures) + Sync),
     ) -> Result<Option<Figures>, Vec<Failure>> {
@@ -251,9 +251,6 @@ impl Run {
             }
         });
         let mut story = story.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for failure in &mut story.failures {
-            failure.add_log(&balance);
-        }
         if story.failures.is_empty() {
             for (address, session) in books::left_over(&balance, dir) {
                 let seen = format!("its session goes on: {session}");
@@ -263,7 +260,10 @@ impl Run {
         if story.failures.is_empty() {
             before.settle(&balance, dir, self.setting.datapath, &ports);
             books::assert_no_growth(&balance, halfway.into_inner());
-            self.close_books(&mut story, balance, dir);
+            self.close_books(&mut story, &mut balance, dir);
+        }
+        for failure in &mut story.failures {
+            failure.add_log(&balance);
         }
         if story.failures.is_empty() { Ok(Some(story.figures)) } else { Err(story.failures) }
     }
@@ -286,11 +286,11 @@ impl Run {
     }
 
     /// Has the program end, and compares what it says with what its peers saw.
-    fn close_books(&self, story: &mut Story, mut balance: Balance, dir: &RunDir) {
+    fn close_books(&self, story: &mut Story, balance: &mut Balance, dir: &RunDir) {
         let rows = dir.show(balance.address());
         balance.signal(Signal::SIGTERM);
         let stopped = balance.farewell(PATIENCE);
-        let sessions = books::sessions(&balance);
+        let sessions = books::sessions(balance);
         let sum = |of: fn(&Session) -> u64| sessions.iter().map(of).sum::<u64>();
         let (sent, rcvd) = (sum(|session| session.sent), sum(|session| session.rcvd));
         let shown = (rows.iter().map(|r| r.sent).sum(), rows.iter().map(|r| r.rcvd).sum());

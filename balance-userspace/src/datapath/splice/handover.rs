@@ -242,11 +242,11 @@ impl Joint {
         // Each direction settles both sides, if it is the first.
         let cuts = self.ready.get_or_try_init(|| self.settle(kernel, pair)).await;
         let cuts = cuts.map_err(|(side, error)| {
-            // A peer that was told of the other's reset answers what our socket says with one.
-            self.slot.broken(i, direction).unwrap_or_else(|| match side == i {
+            let broke = match side == i {
                 true => direction.source_broke(error),
                 false => direction.target_broke(error),
-            })
+            };
+            self.blame(i, direction, broke)
         })?;
         let ended = self.drain(i, cuts[i], direction, pool, pair).await?;
         self.has_no_more(i, cuts[i], direction)?;
@@ -269,12 +269,23 @@ impl Joint {
 
     /// Fails if the source is gone.
     fn is_there(&self, i: usize, direction: &Direction) -> Result<(), Broken> {
-        let broke = |error| direction.source_broke(error);
-        if self.slot.is_over(i) || !sys::is_closed(&*direction.source).map_err(broke)? {
-            return Ok(());
+        let there = self.not_reset(i, &direction.source);
+        there.map_err(|error| self.blame(i, direction, direction.source_broke(error)))
+    }
+
+    /// Who has reset the connection, if the program has seen that: a peer that was told of the other's
+    /// reset answers what our socket says with one.
+    fn blame(&self, i: usize, direction: &Direction, broke: Broken) -> Broken {
+        self.slot.broken(i, direction).unwrap_or(broke)
+    }
+
+    /// Fails if the socket of a side whose end is not over is closed: if the program has not seen who
+    /// began it, a reset was past the hook.
+    fn not_reset(&self, side: usize, stream: &Stream) -> io::Result<()> {
+        match sys::is_closed(stream)? && !self.slot.is_over(side) {
+            true => Err(io::ErrorKind::ConnectionReset.into()),
+            false => Ok(()),
         }
-        let broken = self.slot.broken(i, direction);
-        Err(broken.unwrap_or_else(|| broke(io::ErrorKind::ConnectionReset.into())))
     }
 
     /// Fails if the source has got more than it was to: its sender takes that for delivered.
@@ -302,10 +313,7 @@ impl Joint {
         }
         for (i, stream) in [&pair.client, &pair.backend].into_iter().enumerate() {
             // Before anything is passed on: a socket that has got an end and passed one on closes, too.
-            if sys::is_closed(stream).map_err(|e| (i, e))? && !self.slot.is_over(i) {
-                // If the program has not seen who began it, a reset was past the hook.
-                return Err((i, io::ErrorKind::ConnectionReset.into()));
-            }
+            self.not_reset(i, stream).map_err(|e| (i, e))?;
             // From now on it has nothing to say.
             sys::acknowledge_now(stream).map_err(|e| (i, e))?;
             let ahead = sys::heard(stream).map_err(|e| (i, e))?.wrapping_sub(cuts[i]);
