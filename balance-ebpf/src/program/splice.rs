@@ -14,6 +14,7 @@ mod common;
 use core::{
     arch::asm,
     ffi::c_void,
+    mem::MaybeUninit,
     ptr::{addr_of, addr_of_mut, null_mut, read_volatile, write_volatile},
 };
 
@@ -35,9 +36,9 @@ use aya_log_ebpf::debug;
 use balance_ebpf::{
     DEFAULT_SLOTS, EVENT_BYTES,
     splice::{
-        Change, Common, Forward, Key, LOOPBACK, Local, MOST_OPTIONS, Options, REWRITTEN, Segment,
-        Side, Splice, Stamps, Way, ending, flag, fold, is_after, judge, later, note, phase,
-        replaces, step_options,
+        Change, Common, Difference, FIXED, Forward, Header, Key, LOOPBACK, Local, MOST_OPTIONS,
+        Options, REWRITTEN, Segment, Side, Splice, Stamps, Way, back, ending, flag, fold, is_after,
+        judge, later, mend, note, phase, replaces, rewrite_usual_options, step_options,
     },
 };
 use common::compare_exchange;
@@ -65,8 +66,10 @@ const L3: u32 = 14;
 struct Work {
     /// Its addresses as it arrived.
     key: Key,
-    /// Its addresses as it goes on.
-    looks: Key,
+    /// Its header as it is now, or is to be.
+    now: Whole,
+    /// Its header as it arrived, where that is needed again.
+    arrived: Whole,
     /// Where the TCP header begins.
     l4: u32,
     /// Bytes of the TCP header.
@@ -76,10 +79,8 @@ struct Work {
     /// Not 0 if it is not a whole packet, or has headers before that of TCP that are not read: of a
     /// splice such a packet goes nowhere.
     odd: u32,
-    /// Its header as it arrived.
-    arrived: Header,
-    /// Its header as it goes on.
-    onward: Header,
+    /// Of IPv4, the word with the checksum of its header, as it is now.
+    checked: u32,
     /// What becomes of its options.
     change: Change,
     /// The option that is looked at.
@@ -89,46 +90,36 @@ struct Work {
 #[map]
 static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 
-/// Which of the two looks a packet is given.
+/// A TCP header. What is behind the end of its options may be anything.
+#[repr(C)]
 #[derive(Clone, Copy)]
-enum Direction {
-    Onward,
-    Back,
-}
-
-/// A TCP header; what it does not have is 0.
-#[repr(C, align(4))]
-#[derive(Clone, Copy)]
-struct Header {
-    fixed: [u8; 20],
+struct Whole {
+    fixed: Header,
     options: Options,
 }
 
 /// Word by word: the compiler's own copy goes byte by byte.
 #[inline(always)]
-fn copy_header(to: &mut Header, from: &Header) {
+fn copy_header(to: &mut Whole, from: &Whole) {
     let (to, from) = (addr_of_mut!(*to).cast::<u32>(), addr_of!(*from).cast::<u32>());
     let mut i = 0;
-    while i < HEADER_MOST as usize / 4 {
+    while i < MOST_HEADER as usize / 4 {
         // SAFETY: both are aligned and have so many words.
         unsafe { write_volatile(to.add(i), read_volatile(from.add(i))) };
         i += 1;
     }
 }
 
-/// The same with zeros.
-#[inline(always)]
-fn clear(options: &mut Options) {
-    let to = options.as_mut_ptr().cast::<u32>();
-    let mut i = 0;
-    while i < MOST_OPTIONS / 4 {
-        // SAFETY: the options are aligned behind the fixed part and have so many words.
-        unsafe { write_volatile(to.add(i), 0) };
-        i += 1;
-    }
-}
+const MOST_HEADER: u32 = FIXED + MOST_OPTIONS as u32;
 
-const HEADER_MOST: u32 = 20 + MOST_OPTIONS as u32;
+/// What checksums change by.
+#[derive(Clone, Copy)]
+struct Sums {
+    /// By the TCP header.
+    header: u32,
+    /// By the addresses: 0 if they stay.
+    addresses: u32,
+}
 
 /// The next program is asked: another balance has its own.
 const PASS: i32 = TC_ACT_UNSPEC;
@@ -162,7 +153,7 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
     let end = find(skb, work)?;
     // SAFETY: the element stays the map's while the program runs, and one aligned word is read of it.
     // From Linux 6.1 on it can be given to another key meanwhile, of a connection that is as new.
-    let place = unsafe { PLACES.get(work.key) }?;
+    let place = unsafe { PLACES.get(&work.key) }?;
     parse(skb, work, end)?;
     let (slot, i) = (*place >> 1, (*place & 1) as usize);
     let splice = SPLICES.get_ptr_mut(slot)?;
@@ -180,7 +171,7 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
         // Not from where its sender is.
         return None;
     }
-    let segment = segment(&work.arrived, work.payload);
+    let segment = work.now.fixed.segment(work.payload);
     let mut before = None;
     if phase == phase::LOCAL {
         // SAFETY: as above.
@@ -193,13 +184,6 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
             // A packet that is not remembered is as good as lost, and comes again.
             return if before.is_some() { None } else { Some(DROP) };
         }
-    }
-    // SAFETY: as above; what changes meanwhile changes in single words.
-    let (mut side, other_side) =
-        unsafe { (read_volatile(addr_of!((*this).side)), read_volatile(addr_of!((*other).side))) };
-    if let Some(before) = before {
-        // This one does not.
-        side.next = before;
     }
     if work.odd != 0 {
         // SAFETY: as above.
@@ -217,7 +201,25 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
         // A new connection before user space has let go of this one: it is asked for again.
         return Some(DROP);
     }
-    let judgement = judge(phase, &side, &other_side, &segment);
+    // SAFETY: as above.
+    let are_settled = unsafe { is_settled(this) && is_settled(other) };
+    let (side, other_side, judgement);
+    if are_settled {
+        // SAFETY: as above.
+        (side, other_side) = unsafe { (settled_side(this), settled_side(other)) };
+        judgement = judge(phase, &side, &other_side, &segment);
+    } else {
+        // SAFETY: as above; what changes meanwhile changes in single words.
+        let mut all = unsafe { read_volatile(addr_of!((*this).side)) };
+        if let Some(before) = before {
+            // This packet does not go to the local socket.
+            all.next = before;
+        }
+        side = all;
+        // SAFETY: as above.
+        other_side = unsafe { read_volatile(addr_of!((*other).side)) };
+        judgement = judge(phase, &side, &other_side, &segment);
+    }
     if judgement.settles {
         // SAFETY: as above; set once and never taken back.
         unsafe { write_volatile(addr_of_mut!((*this).side.settled), 1) };
@@ -227,27 +229,71 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
     let Some(forward) = judgement.forward else {
         return stay(skb, work, &judgement.local);
     };
-    copy_header(&mut work.onward, &work.arrived);
+    let is_whole = matches!(judgement.local, Local::Nothing);
+    if !is_whole {
+        copy_header(&mut work.arrived, &work.now);
+    }
     // SAFETY: as above.
-    let (out, again) = unsafe {
-        work.looks = read_volatile(addr_of!((*this).looks));
-        (read_volatile(addr_of!((*this).out)), read_volatile(addr_of!((*this).again)))
+    let (out, again, looks, sums) = unsafe {
+        let header = change(work, &forward, this, &side, &other_side);
+        let addresses = read_volatile(addr_of!((*this).addresses));
+        let (out, again) =
+            (read_volatile(addr_of!((*this).out)), read_volatile(addr_of!((*this).again)));
+        (out, again, addr_of!((*this).looks), Sums { header, addresses })
     };
-    change(work, &forward, this, &side, &other_side);
-    if rewrite(skb, work, Direction::Onward).is_none() {
+    if rewrite(skb, work, looks, sums).is_none() {
         // SAFETY: as above.
         unsafe { increment(addr_of_mut!((*this).dropped)) };
         return Some(DROP);
     }
-    if let Local::Nothing = judgement.local {
+    if is_whole {
         return Some(go_on(skb, out, again));
     }
     send_copy(skb, out);
     // What is left here is for the local socket, as it was.
-    if rewrite(skb, work, Direction::Back).is_none() {
+    let (now, arrived) = (addr_of_mut!(work.now), addr_of!(work.arrived));
+    // SAFETY: both are the element's, and no other reference to them is in use.
+    unsafe { copy_header(&mut *now, &*arrived) };
+    let sums = Sums { header: back(sums.header), addresses: back(sums.addresses) };
+    if rewrite(skb, work, addr_of!(work.key), sums).is_none() {
         return Some(DROP);
     }
     stay(skb, work, &judgement.local)
+}
+
+/// # Safety
+/// `way` must point into a map value.
+#[inline(always)]
+unsafe fn is_settled(way: *const Way) -> bool {
+    // SAFETY: as the caller promises.
+    unsafe { read_volatile(addr_of!((*way).side.settled)) != 0 }
+}
+
+/// What counts of a side once both are settled; the rest is compared with nothing any more.
+///
+/// # Safety
+/// `way` must point into a map value.
+#[inline(always)]
+unsafe fn settled_side(way: *const Way) -> Side {
+    // SAFETY: as the caller promises; what changes meanwhile changes in single words.
+    unsafe {
+        let side = addr_of!((*way).side);
+        Side {
+            shift: read_volatile(addr_of!((*side).shift)),
+            settled: 1,
+            acked: read_volatile(addr_of!((*side).acked)),
+            scale_in: read_volatile(addr_of!((*side).scale_in)),
+            scale_out: read_volatile(addr_of!((*side).scale_out)),
+            stamped: read_volatile(addr_of!((*side).stamped)),
+            stamp_shift: read_volatile(addr_of!((*side).stamp_shift)),
+            cut: 0,
+            written: 0,
+            next: 0,
+            ahead: 0,
+            leeway: 0,
+            unused: 0,
+        }
+    }
 }
 
 /// Remembers that a packet goes to the local socket; how far they had gone before it. A full barrier.
@@ -356,49 +402,55 @@ unsafe fn increment(count: *mut u32) {
     unsafe { write_volatile(count, read_volatile(count) + 1) };
 }
 
-/// Reads the addresses and where the packet ends; `None` if it is not TCP or something else that no
-/// splice has.
+/// Reads the addresses, the fixed part of the TCP header and where the packet ends; `None` if it is
+/// not TCP or something else that no splice has.
 #[inline(always)]
 fn find(skb: *mut __sk_buff, work: &mut Work) -> Option<u32> {
     // SAFETY: the context is the skb that the kernel runs us on.
     let (protocol, len) = unsafe { ((*skb).protocol, (*skb).len) };
-    work.key = Key::default();
     work.odd = 0;
-    let (mut l4, total);
+    // A header of IPv6; or one of IPv4 and, mostly, the fixed part of the TCP header.
+    let ip;
+    let (mut l4, total, fixed);
     if protocol == u32::from(0x0800u16.to_be()) {
-        let mut ip = [0u8; 20];
-        load(skb, L3, &mut ip)?;
-        let size = u32::from(ip[0] & 15) * 4;
-        let fragment = u16::from_be_bytes([ip[6], ip[7]]);
-        if ip[9] != TCP || fragment & 0x1fff != 0 || size < 20 {
+        ip = load_words::<10>(skb, L3)?;
+        let [version, _, length @ ..] = ip[0].to_ne_bytes();
+        let size = u32::from(version & 15) * 4;
+        let fragment = u32::from_be(ip[1]);
+        if ip[2].to_ne_bytes()[1] != TCP || fragment & 0x1fff != 0 || size < 20 {
             return None;
         }
-        work.odd = u32::from(fragment & 0x2000);
+        work.odd = fragment & 0x2000;
+        work.checked = ip[2];
+        work.key.source = [ip[3], 0, 0, 0];
+        work.key.target = [ip[4], 0, 0, 0];
         work.key.version = 4;
-        copy::<4>(&mut work.key.source, &ip, 12);
-        copy::<4>(&mut work.key.target, &ip, 16);
         l4 = L3 + size;
-        total = u32::from(u16::from_be_bytes([ip[2], ip[3]])) + L3;
+        total = u32::from(u16::from_be_bytes(length)) + L3;
+        fixed = if size == 20 {
+            [ip[5], ip[6], ip[7], ip[8], ip[9]]
+        } else {
+            load_words::<5>(skb, l4)?
+        };
     } else if protocol == u32::from(0x86ddu16.to_be()) {
-        let mut ip = [0u8; 40];
-        load(skb, L3, &mut ip)?;
+        ip = load_words::<10>(skb, L3)?;
+        work.key.source = [ip[2], ip[3], ip[4], ip[5]];
+        work.key.target = [ip[6], ip[7], ip[8], ip[9]];
         work.key.version = 6;
-        copy::<16>(&mut work.key.source, &ip, 8);
-        copy::<16>(&mut work.key.target, &ip, 24);
+        let [a, b, kind, _] = ip[1].to_ne_bytes();
         l4 = L3 + 40;
-        total = l4 + u32::from(u16::from_be_bytes([ip[4], ip[5]]));
-        if ip[6] != TCP {
-            l4 = beyond_extensions(skb, ip[6], l4)?;
+        total = l4 + u32::from(u16::from_be_bytes([a, b]));
+        if kind != TCP {
+            l4 = beyond_extensions(skb, kind, l4)?;
             work.odd = 1;
         }
+        fixed = load_words::<5>(skb, l4)?;
     } else {
         return None;
     }
     work.l4 = l4;
-    let fixed = &mut work.arrived.fixed;
-    load(skb, l4, fixed)?;
-    work.key.source_port = u16::from_ne_bytes([fixed[0], fixed[1]]);
-    work.key.target_port = u16::from_ne_bytes([fixed[2], fixed[3]]);
+    work.now.fixed = Header::new(fixed);
+    work.key.ports = fixed[0];
     // A packet too long for the field (BIG TCP) has 0 there; a short one may have padding.
     let end = if total <= l4 { len } else { total };
     if end > len { None } else { Some(end) }
@@ -408,29 +460,28 @@ fn find(skb: *mut __sk_buff, work: &mut Work) -> Option<u32> {
 #[inline(always)]
 fn parse(skb: *mut __sk_buff, work: &mut Work, end: u32) -> Option<()> {
     let l4 = work.l4;
-    let header_len = u32::from(work.arrived.fixed[12] >> 4) * 4;
+    let header_len = work.now.fixed.length();
     let body = l4 + header_len;
-    if header_len < 20 || end < body {
+    if header_len < FIXED || end < body {
         return None;
     }
     work.header_len = header_len;
     work.payload = end - body;
-    clear(&mut work.arrived.options);
     // Read again, or the compiler knows what the verifier does not.
     // SAFETY: an own field.
     let len = unsafe { read_volatile(addr_of!(work.header_len)) };
-    if len <= 20 {
+    if len <= FIXED {
         return Some(());
     }
-    if len > HEADER_MOST {
+    if len > MOST_HEADER {
         return None;
     }
     // The compiler would compare the difference with 0, and verifiers before Linux 6.8 learn nothing
     // from that: to them the length below could still be 0, which the helper does not take.
-    let options = opaque(len) - 20;
-    let into = work.arrived.options.as_mut_ptr();
+    let options = opaque(len) - FIXED;
+    let into = work.now.options.as_mut_ptr();
     // SAFETY: so many bytes fit.
-    match unsafe { bpf_skb_load_bytes(skb.cast(), l4 + 20, into.cast(), options) } {
+    match unsafe { bpf_skb_load_bytes(skb.cast(), l4 + FIXED, into.cast(), options) } {
         0 => Some(()),
         _ => None,
     }
@@ -486,24 +537,18 @@ fn load<const N: usize>(skb: *mut __sk_buff, at: u32, into: &mut [u8; N]) -> Opt
     }
 }
 
+/// The same in words.
 #[inline(always)]
-fn copy<const N: usize>(into: &mut [u8; 16], from: &[u8], at: usize) {
-    let mut i = 0;
-    while i < N {
-        into[i] = from[at + i];
-        i += 1;
-    }
-}
-
-#[inline(always)]
-fn segment(header: &Header, payload: u32) -> Segment {
-    let h = &header.fixed;
-    Segment {
-        seq: u32::from_be_bytes([h[4], h[5], h[6], h[7]]),
-        ack: u32::from_be_bytes([h[8], h[9], h[10], h[11]]),
-        len: payload,
-        window: u16::from_be_bytes([h[14], h[15]]),
-        flags: h[13],
+fn load_words<const N: usize>(skb: *mut __sk_buff, at: u32) -> Option<[u32; N]> {
+    // Zeros before that would be written byte by byte.
+    let mut words = MaybeUninit::<[u32; N]>::uninit();
+    let len = N as u32 * 4;
+    // SAFETY: the array has as many bytes as we say, and the helper fills all of them or fails.
+    unsafe {
+        match bpf_skb_load_bytes(skb.cast(), at, words.as_mut_ptr().cast(), len) {
+            0 => Some(words.assume_init()),
+            _ => None,
+        }
     }
 }
 
@@ -630,23 +675,25 @@ fn tell(slot: u32) {
     }
 }
 
-/// Makes the header what the other peer is to see.
+/// Makes the header what the other peer is to see; what the checksum changes by.
+///
+/// # Safety
+/// `this` must point into a map value.
 #[inline(always)]
-fn change(work: &mut Work, forward: &Forward, this: *mut Way, side: &Side, other: &Side) {
-    let h = &mut work.onward.fixed;
-    put16(h, 0, work.looks.source_port.to_ne_bytes());
-    put16(h, 2, work.looks.target_port.to_ne_bytes());
-    put32(h, 4, forward.seq);
-    put32(h, 8, forward.ack);
-    put16(h, 14, forward.window.to_be_bytes());
-    // Urgent data keeps its place among the rest, as on the other datapaths.
-    h[13] &= !flag::URG;
-    put16(h, 18, [0, 0]);
-    if work.header_len == 20 {
-        return;
+unsafe fn change(
+    work: &mut Work,
+    forward: &Forward,
+    this: *mut Way,
+    side: &Side,
+    other: &Side,
+) -> u32 {
+    // SAFETY: as the caller promises.
+    let ports = unsafe { read_volatile(addr_of!((*this).looks.ports)) };
+    let difference = work.now.fixed.pass_on(ports, forward);
+    if work.header_len == FIXED {
+        return difference.sum();
     }
-    let change = &mut work.change;
-    *change = Change {
+    let mut change = Change {
         stamps: match side.stamped {
             0 => Stamps::None,
             1 => Stamps::Unknown,
@@ -659,26 +706,51 @@ fn change(work: &mut Work, forward: &Forward, this: *mut Way, side: &Side, other
         blocks: 0,
     };
     if side.stamped == 1 {
-        // SAFETY: `this` points into the array map.
+        // SAFETY: as the caller promises.
         change.clock = unsafe {
             let now = (bpf_ktime_get_ns() / 1_000_000) as u32;
             read_volatile(addr_of!((*this).clock)).wrapping_add(now)
         };
     }
-    work.at = 0;
-    // SAFETY: `option` has the signature that the helper calls; it needs no context.
-    unsafe { bpf_loop(MOST_OPTIONS as u32, option as *mut c_void, null_mut(), 0) };
-    // SAFETY: as above. Two processors may see the first timestamp at once, and would come to
-    // about the same; and they may spoil a count.
+    let len = (work.header_len - FIXED) as usize;
+    let options = match rewrite_usual_options(&mut work.now.options, len, &mut change) {
+        Some(difference) => difference.sum(),
+        None => {
+            work.change = change;
+            let options = rewrite_options(work);
+            change = work.change;
+            options
+        }
+    };
+    // SAFETY: as the caller promises. Two processors may see the first timestamp at once, and would
+    // come to about the same; and they may spoil a count.
     unsafe {
-        if side.stamped == 1 && work.change.stamps == Stamps::Known {
-            write_volatile(addr_of_mut!((*this).side.stamp_shift), work.change.stamp);
+        if side.stamped == 1 && change.stamps == Stamps::Known {
+            write_volatile(addr_of_mut!((*this).side.stamp_shift), change.stamp);
             write_volatile(addr_of_mut!((*this).side.stamped), 2);
         }
-        if work.change.blocks > 0 {
+        if change.blocks > 0 {
             let sacks = addr_of_mut!((*this).sacks);
-            write_volatile(sacks, read_volatile(sacks) + work.change.blocks);
+            write_volatile(sacks, read_volatile(sacks) + change.blocks);
         }
+    }
+    difference.and(0, options).sum()
+}
+
+/// Changes options of any kind; what the checksum changes by.
+#[inline(always)]
+fn rewrite_options(work: &mut Work) -> u32 {
+    let options = work.now.options.as_mut_ptr().cast();
+    work.at = 0;
+    // What is behind their end makes no difference.
+    let most = MOST_OPTIONS as u32;
+    // SAFETY: `option` has the signature that the helper calls; it needs no context. And there are as
+    // many bytes of options.
+    unsafe {
+        let before = bpf_csum_diff(null_mut(), 0, options, most, 0);
+        bpf_loop(most, option as *mut c_void, null_mut(), 0);
+        let after = bpf_csum_diff(null_mut(), 0, options, most, 0);
+        Difference::NONE.and(before as u32, after as u32).sum()
     }
 }
 
@@ -690,7 +762,7 @@ unsafe extern "C" fn option(_turn: u64, _: *mut c_void) -> i64 {
     // SAFETY: the element is this processor's own; `change` does not use it meanwhile.
     let work = unsafe { &mut *work };
     let (len, at) = (work.header_len.wrapping_sub(20) as usize, work.at as usize);
-    match step_options(&mut work.onward.options, len, at, &mut work.change) {
+    match step_options(&mut work.now.options, len, at, &mut work.change) {
         Some(next) => {
             work.at = next as u32;
             0
@@ -699,46 +771,33 @@ unsafe extern "C" fn option(_turn: u64, _: *mut c_void) -> i64 {
     }
 }
 
+/// Gives the packet the header that it is to have, and addresses; mends the checksums.
 #[inline(always)]
-fn put16(header: &mut [u8; 20], at: usize, bytes: [u8; 2]) {
-    header[at] = bytes[0];
-    header[at + 1] = bytes[1];
-}
-
-#[inline(always)]
-fn put32(header: &mut [u8; 20], at: usize, number: u32) {
-    let bytes = number.to_be_bytes();
-    header[at] = bytes[0];
-    header[at + 1] = bytes[1];
-    header[at + 2] = bytes[2];
-    header[at + 3] = bytes[3];
-}
-
-/// Gives the packet one of its looks in place of the other, and mends the checksums.
-#[inline(always)]
-fn rewrite(skb: *mut __sk_buff, work: &mut Work, direction: Direction) -> Option<()> {
-    let (old, new, from, to) = match direction {
-        Direction::Onward => (&work.arrived, &work.onward, &work.key, &work.looks),
-        Direction::Back => (&work.onward, &work.arrived, &work.looks, &work.key),
-    };
+fn rewrite(skb: *mut __sk_buff, work: &mut Work, looks: *const Key, sums: Sums) -> Option<()> {
     let check = work.l4 + 16;
+    let len = header_len(work)?;
     // SAFETY: all lengths are those of the values; offsets were found by parsing.
     unsafe {
-        let header = difference(addr_of!(*old).cast(), addr_of!(*new).cast(), HEADER_MOST);
-        let addresses = difference(from.source.as_ptr(), to.source.as_ptr(), 32);
-        let len = header_len(work)?;
-        if bpf_skb_store_bytes(skb, work.l4, addr_of!(*new).cast(), len, 0) != 0
-            || bpf_l4_csum_replace(skb, check, 0, header, 0) != 0
-            || bpf_l4_csum_replace(skb, check, 0, addresses, u64::from(BPF_F_PSEUDO_HDR)) != 0
+        if bpf_skb_store_bytes(skb, work.l4, addr_of!(work.now).cast(), len, 0) != 0
+            || bpf_l4_csum_replace(skb, check, 0, sums.header.into(), 0) != 0
         {
             return None;
         }
+        if sums.addresses == 0 {
+            return Some(());
+        }
+        let (pseudo, sum) = (u64::from(BPF_F_PSEUDO_HDR), sums.addresses.into());
+        if bpf_l4_csum_replace(skb, check, 0, sum, pseudo) != 0 {
+            return None;
+        }
         let failed = if work.key.version == 4 {
-            bpf_skb_store_bytes(skb, L3 + 12, to.source.as_ptr().cast(), 4, 0) != 0
-                || bpf_skb_store_bytes(skb, L3 + 16, to.target.as_ptr().cast(), 4, 0) != 0
-                || bpf_l3_csum_replace(skb, L3 + 10, 0, addresses, 0) != 0
+            let [life, protocol, a, b] = work.checked.to_ne_bytes();
+            let [a, b] = mend(u16::from_ne_bytes([a, b]), sums.addresses).to_ne_bytes();
+            work.checked = u32::from_ne_bytes([life, protocol, a, b]);
+            let words = [work.checked, (*looks).source[0], (*looks).target[0]];
+            bpf_skb_store_bytes(skb, L3 + 8, addr_of!(words).cast(), 12, 0) != 0
         } else {
-            bpf_skb_store_bytes(skb, L3 + 8, to.source.as_ptr().cast(), 32, 0) != 0
+            bpf_skb_store_bytes(skb, L3 + 8, addr_of!((*looks).source).cast(), 32, 0) != 0
         };
         if failed { None } else { Some(()) }
     }
@@ -752,35 +811,20 @@ fn header_len(work: &Work) -> Option<u32> {
     // Read again, as in `parse`.
     // SAFETY: an own field.
     let len = unsafe { read_volatile(addr_of!(work.header_len)) };
-    if len < 20 || len > HEADER_MOST { None } else { Some(len) }
-}
-
-/// What a checksum changes by when bytes do.
-///
-/// # Safety
-/// Both must have so many bytes.
-#[inline(always)]
-unsafe fn difference(from: *const u8, to: *const u8, len: u32) -> u64 {
-    // SAFETY: as the caller promises.
-    unsafe { bpf_csum_diff(from.cast_mut().cast(), len, to.cast_mut().cast(), len, 0) as u64 }
+    if len < FIXED || len > MOST_HEADER { None } else { Some(len) }
 }
 
 /// Gives the packet, which is as it arrived, to the local socket as far as it is for it.
 #[inline(always)]
 fn stay(skb: *mut __sk_buff, work: &mut Work, local: &Local) -> Option<i32> {
-    copy_header(&mut work.onward, &work.arrived);
-    work.looks = work.key;
-    let h = &mut work.onward.fixed;
     let done = match *local {
         Local::Nothing => None,
         Local::Whole(ack) => {
-            put32(h, 8, ack);
-            rewrite(skb, work, Direction::Onward)
+            let header = work.now.fixed.acknowledge(ack).sum();
+            rewrite(skb, work, addr_of!(work.key), Sums { header, addresses: 0 })
         }
         Local::Acknowledgement(seq, ack) => {
-            put32(h, 4, seq);
-            put32(h, 8, ack);
-            h[13] &= !flag::FIN;
+            work.now.fixed.acknowledge_only(seq, ack);
             cut(skb, work)
         }
     };
@@ -794,23 +838,21 @@ fn cut(skb: *mut __sk_buff, work: &mut Work) -> Option<()> {
     let l3_len = work.l4 - L3 + len;
     // The addresses, the length and the protocol, as the checksum has them (RFC 9293, 3.1);
     // nothing is added by the zeros behind addresses of IPv4.
-    let mut pseudo = [len.to_be(), 6u32.to_be()];
-    work.onward.fixed[16] = 0;
-    work.onward.fixed[17] = 0;
+    let mut pseudo = [len.to_be(), u32::from(TCP).to_be()];
     // SAFETY: all lengths are those of the values; offsets were found by parsing.
     unsafe {
         if bpf_skb_change_tail(skb, L3 + l3_len, 0) != 0 {
             return None;
         }
         let sum = bpf_csum_diff(null_mut(), 0, pseudo.as_mut_ptr().cast(), 8, 0);
-        let addresses = work.key.source.as_mut_ptr().cast();
+        let addresses = addr_of_mut!(work.key).cast();
         let sum = bpf_csum_diff(null_mut(), 0, addresses, 32, sum as u32);
-        let header = addr_of_mut!(work.onward).cast();
-        let sum = bpf_csum_diff(null_mut(), 0, header, HEADER_MOST, sum as u32);
-        put16(&mut work.onward.fixed, 16, (!fold(sum as u32)).to_ne_bytes());
+        let header = addr_of_mut!(work.now).cast();
+        let sum = bpf_csum_diff(null_mut(), 0, header, header_len(work)?, sum as u32);
+        work.now.fixed.set_check(!fold(sum as u32));
         let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
         let len = header_len(work)?;
-        if bpf_skb_store_bytes(skb, work.l4, addr_of!(work.onward).cast(), len, flags) != 0 {
+        if bpf_skb_store_bytes(skb, work.l4, addr_of!(work.now).cast(), len, flags) != 0 {
             return None;
         }
         if work.key.version != 4 {

@@ -1,6 +1,37 @@
 //! The checksum of the Internet (RFC 1071), as far as the kernel's helpers leave it to us.
 //!
-//! Invariant: sums are in the byte order of the machine, as the helpers give and take them.
+//! Invariant: words and sums are in the byte order of the machine, as the helpers give and take
+//! them.
+
+/// What a sum changes by when some of its words do (RFC 1624).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Difference(u64);
+
+impl Difference {
+    /// Nothing changes.
+    pub const NONE: Self = Self(0);
+
+    /// That, and one word (or sum of 32 bits) becomes another: up to 2^31 of them.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and(self, old: u32, new: u32) -> Self {
+        Self(self.0 + !old as u64 + new as u64)
+    }
+
+    /// As the helpers take it.
+    #[inline(always)]
+    pub const fn sum(self) -> u32 {
+        let sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
+        // A carry that comes round again.
+        (sum + (sum >> 32)) as u32
+    }
+}
+
+/// The difference of the way back.
+#[inline(always)]
+pub const fn back(sum: u32) -> u32 {
+    !sum
+}
 
 /// Folds a sum of 32 bits, as `bpf_csum_diff` makes it, to 16.
 #[inline(always)]
@@ -10,9 +41,23 @@ pub const fn fold(sum: u32) -> u16 {
     sum as u16
 }
 
+/// A checksum of 16 bits, after something has changed by this.
+#[inline(always)]
+pub const fn mend(check: u16, difference: u32) -> u16 {
+    !fold(Difference(!check as u64 + difference as u64).sum())
+}
+
 #[cfg(test)]
 mod tests {
+    extern crate std;
     use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    fn check(words: &[u32]) -> u16 {
+        let sum: u64 = words.iter().map(|word| u64::from(*word)).sum();
+        !fold(Difference(sum).sum())
+    }
 
     #[test]
     fn carries_come_round() {
@@ -20,5 +65,27 @@ mod tests {
         assert_eq!(fold(0x0001_ffff), 1);
         assert_eq!(fold(0xffff_ffff), 0xffff);
         assert_eq!(fold(0x1234_0000), 0x1234);
+        assert_eq!(Difference(u64::MAX).sum(), u32::MAX);
+        assert_eq!(Difference(0xffff_ffff_0000_0001).sum(), 1);
+    }
+
+    proptest! {
+        /// Mended is as if made anew, there and back; there is nothing but zeros that has another
+        /// checksum than minus nothing, and no header of TCP or IP is that.
+        #[test]
+        fn mended_is_as_made_anew(
+            pairs in prop::collection::vec((any::<u32>(), any::<u32>()), 1..20),
+            same in 1..=u32::MAX,
+        ) {
+            let words = |new| -> Vec<u32> {
+                let changed = pairs.iter().map(|(old, now)| if new { *now } else { *old });
+                changed.chain([same]).collect()
+            };
+            let (before, after) = (check(&words(false)), check(&words(true)));
+            let all = pairs.iter().fold(Difference::NONE, |all, (old, new)| all.and(*old, *new));
+            let all = all.sum();
+            prop_assert_eq!(mend(before, all), after);
+            prop_assert_eq!(mend(after, back(all)), before);
+        }
     }
 }

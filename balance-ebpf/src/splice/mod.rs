@@ -4,6 +4,7 @@
 //! sets the numbers, and the tests run the same code between two models of TCP.
 
 mod checksum;
+mod header;
 mod judge;
 #[cfg(test)]
 mod model;
@@ -11,12 +12,14 @@ mod options;
 mod seq;
 mod shared;
 
-pub use checksum::fold;
+pub use checksum::{Difference, back, fold, mend};
+pub use header::{FIXED, Header};
 pub use judge::{
     Forward, Judgement, Local, Segment, Side, flag, judge, note, phase, replaces, rescale,
 };
 pub use options::{
-    Change, MOST as MOST_OPTIONS, Options, Stamps, rewrite as rewrite_options, step as step_options,
+    Change, MOST as MOST_OPTIONS, Options, Stamps, rewrite as rewrite_options,
+    rewrite_usual as rewrite_usual_options, step as step_options,
 };
 pub use seq::{is_after, later};
 pub use shared::{Common, Key, LOOPBACK, REWRITTEN, Splice, Way, ending};

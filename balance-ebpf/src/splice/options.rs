@@ -4,6 +4,8 @@
 //! They are gone through option by option ([`step`]), because the BPF verifier follows every way
 //! through a loop over all of them, but only once a function that the kernel calls for each.
 
+use super::checksum::Difference;
+
 /// The most that a header has room for, in bytes.
 pub const MOST: usize = 40;
 
@@ -61,6 +63,26 @@ pub fn rewrite(options: &mut Options, len: usize, change: &mut Change) {
     }
 }
 
+/// Changes the options if they are what most packets have, timestamps alone and in the usual place
+/// (RFC 7323, appendix A); says what the checksum changes by.
+#[inline(always)]
+pub fn rewrite_usual(options: &mut Options, len: usize, change: &mut Change) -> Option<Difference> {
+    let before = words(options);
+    if len != USUAL_LEN || before[0] != USUAL {
+        return None;
+    }
+    rewrite_stamps(options, USUAL_LEN - TIMESTAMPS_LEN, change);
+    let after = words(options);
+    Some(Difference::NONE.and(before[1], after[1]).and(before[2], after[2]))
+}
+
+/// The first words, as they stand there.
+#[inline(always)]
+fn words(options: &Options) -> [u32; USUAL_LEN / 4] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = *options;
+    [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes)
+}
+
 /// Changes the option at a place; says where the next one is, if there can be one.
 #[inline(always)]
 pub fn step(options: &mut Options, len: usize, at: usize, change: &mut Change) -> Option<usize> {
@@ -85,6 +107,10 @@ pub fn step(options: &mut Options, len: usize, at: usize, change: &mut Change) -
     }
     Some(at + size)
 }
+
+/// Bytes of the usual options, and how they begin.
+const USUAL_LEN: usize = 2 + TIMESTAMPS_LEN;
+const USUAL: u32 = u32::from_ne_bytes([NOP, NOP, TIMESTAMPS, TIMESTAMPS_LEN as u8]);
 
 #[inline(always)]
 fn rewrite_stamps(options: &mut Options, at: usize, change: &mut Change) {
@@ -145,6 +171,7 @@ fn write(options: &mut Options, at: usize, number: u32) {
 mod tests {
     extern crate std;
     use super::*;
+    use crate::splice::checksum::{fold, mend};
     use proptest::prelude::*;
     use std::vec::Vec;
 
@@ -238,6 +265,37 @@ mod tests {
     }
 
     proptest! {
+        /// The shorter way through them comes to the same, and mends the checksum.
+        #[test]
+        fn usual_options_become_what_others_would(
+            stamp: u32, echo: u32, shift: u32, other in prop::option::of(any::<u32>()),
+            is_known: bool,
+        ) {
+            let stamps = if is_known { Stamps::Known } else { Stamps::Unknown };
+            let before = Change { stamps, stamp: shift, clock: 99, echo: other, ..CHANGE };
+            let (options, len) = lay(&[Vec::from([NOP, NOP]), timestamps(stamp, echo)]);
+            let (mut usual, mut change) = (options, before);
+            let difference = rewrite_usual(&mut usual, len, &mut change);
+            let (mut longer, mut same) = (options, before);
+            rewrite(&mut longer, len, &mut same);
+            prop_assert_eq!((usual, change), (longer, same));
+            let sum = |options: &Options| {
+                words(options).iter().fold(Difference::NONE, |sum, word| sum.and(u32::MAX, *word))
+            };
+            let check = mend(!fold(sum(&options).sum()), difference.unwrap().sum());
+            prop_assert_eq!(check, !fold(sum(&usual).sum()));
+        }
+
+        #[test]
+        fn other_options_are_not_taken_for_usual(list in option_lists()) {
+            let (mut options, len) = lay(&list);
+            let before = options;
+            let is_usual = len == 12 && options[..4] == [NOP, NOP, TIMESTAMPS, 10];
+            let mut change = CHANGE;
+            prop_assert_eq!(rewrite_usual(&mut options, len, &mut change).is_some(), is_usual);
+            prop_assert!(is_usual || options == before && change == CHANGE);
+        }
+
         /// The first timestamp becomes the clock, wherever it is; all later ones keep the distance.
         #[test]
         fn a_clock_that_is_not_known_is_found_out_behind_other_options(

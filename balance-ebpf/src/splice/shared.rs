@@ -3,23 +3,57 @@
 //! Invariant: all types are `repr(C)` and a multiple of eight bytes, because the values of a
 //! mapped array are spaced by eight bytes; a test checks the layout.
 
-use super::{judge::Side, seq::is_after};
+use core::net::{IpAddr, SocketAddr};
 
-/// The addresses of a packet that arrives, as they stand in it; those of IPv4 in the first four
-/// bytes, the rest is 0.
+use super::{checksum::Difference, judge::Side, seq::is_after};
+
+/// The addresses of a packet that arrives, in words as they stand in it; those of IPv4 in the first
+/// word, the rest is 0.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Key {
     /// Of the peer.
-    pub source: [u8; 16],
+    pub source: [u32; 4],
     /// Ours.
-    pub target: [u8; 16],
-    /// The peer's port, in network order.
-    pub source_port: u16,
-    /// Ours, in network order.
-    pub target_port: u16,
+    pub target: [u32; 4],
+    /// The peer's port and ours.
+    pub ports: u32,
     /// 4 or 6.
     pub version: u32,
+}
+
+impl Key {
+    /// Of a packet with these addresses.
+    pub fn new(source: SocketAddr, target: SocketAddr) -> Self {
+        let words = |ip: IpAddr| {
+            let mut octets = [0; 16];
+            match ip {
+                IpAddr::V4(ip) => octets[..4].copy_from_slice(&ip.octets()),
+                IpAddr::V6(ip) => octets = ip.octets(),
+            }
+            let word = |i: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|byte| octets[i * 4 + byte]));
+            [0, 1, 2, 3].map(word)
+        };
+        let ([a, b], [c, d]) = (source.port().to_be_bytes(), target.port().to_be_bytes());
+        Self {
+            source: words(source.ip()),
+            target: words(target.ip()),
+            ports: u32::from_ne_bytes([a, b, c, d]),
+            version: if source.is_ipv4() { 4 } else { 6 },
+        }
+    }
+
+    /// What a checksum changes by when these addresses (not the ports) become others.
+    pub fn difference(&self, new: &Self) -> u32 {
+        let pairs = [(self.source, new.source), (self.target, new.target)];
+        let words = pairs.iter().flat_map(|(old, new)| old.iter().zip(new));
+        words
+            .fold(Difference::NONE, |sum, (old, new)| match old == new {
+                true => sum,
+                false => sum.and(*old, *new),
+            })
+            .sum()
+    }
 }
 
 /// What is not of one connection.
@@ -77,6 +111,10 @@ pub struct Way {
     pub side: Side,
     /// How the addresses of its packets are to look. Written by user space.
     pub looks: Key,
+    /// What the sum over the addresses changes by when they do. Written by user space.
+    pub addresses: u32,
+    /// Padding.
+    pub reserved: u32,
     /// What is added to CLOCK_MONOTONIC, in whole milliseconds, to get the timestamp clock of the
     /// socket whose packets these seem to be (include/net/tcp.h, tcp_clock_ts).
     pub clock: u32,
@@ -143,6 +181,7 @@ impl Way {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::splice::fold;
     use core::mem::{offset_of, size_of};
 
     #[test]
@@ -150,8 +189,23 @@ mod tests {
         assert_eq!(size_of::<Key>(), 40);
         assert_eq!(size_of::<Side>(), 40);
         assert_eq!(offset_of!(Splice, ways), 16);
-        assert_eq!(size_of::<Way>(), 40 + 40 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8);
+        assert_eq!(size_of::<Way>(), 40 + 40 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8);
         assert_eq!(size_of::<Splice>() % 64, 0);
+    }
+
+    #[test]
+    fn addresses_are_in_words_as_they_stand() {
+        let key = |a: &str, b: &str| Key::new(a.parse().unwrap(), b.parse().unwrap());
+        let four = key("1.2.3.4:258", "5.6.7.8:772");
+        assert_eq!(four.source, [u32::from_ne_bytes([1, 2, 3, 4]), 0, 0, 0]);
+        assert_eq!(four.target, [u32::from_ne_bytes([5, 6, 7, 8]), 0, 0, 0]);
+        assert_eq!((four.ports, four.version), (u32::from_ne_bytes([1, 2, 3, 4]), 4));
+        let six = key("[1:2::3]:1", "[::4]:1");
+        assert_eq!(six.source, [0x0001_0002_u32.to_be(), 0, 0, 3_u32.to_be()]);
+        assert_eq!((six.target, six.version), ([0, 0, 0, 4_u32.to_be()], 6));
+        assert_eq!(four.difference(&key("1.2.3.4:1", "5.6.7.8:1")), 0);
+        let other = four.difference(&key("1.2.3.4:1", "5.6.7.10:1"));
+        assert_eq!(fold(other), u16::from_ne_bytes([0, 2]));
     }
 
     #[test]

@@ -73,7 +73,9 @@ pub(super) fn prepare(kernel: &Arc<Kernel>, pair: &Pair) -> Result<Watched, Obst
             stamped: u8::from(ends[i].agreed.has_timestamps()),
             ..Side::default()
         };
-        splice.ways[i] = Way { side, looks: ends[other].path.leaving(), ..Way::default() };
+        let looks = ends[other].path.leaving();
+        let addresses = ends[i].path.arriving().difference(&looks);
+        splice.ways[i] = Way { side, looks, addresses, ..Way::default() };
     }
     let slot = kernel.enter(ends.map(|end| end.path), splice)?;
     Ok(Watched { slot, clocks })

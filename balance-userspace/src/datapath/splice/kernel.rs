@@ -416,30 +416,12 @@ impl Path {
 
     /// How packets of the peer look.
     pub(super) fn arriving(&self) -> Key {
-        key(self.peer, self.own)
+        Key::new(self.peer, self.own)
     }
 
     /// How packets to the peer look.
     pub(super) fn leaving(&self) -> Key {
-        key(self.own, self.peer)
-    }
-}
-
-fn key(source: SocketAddr, target: SocketAddr) -> Key {
-    let octets = |ip: IpAddr| match ip {
-        IpAddr::V4(ip) => {
-            let mut octets = [0; 16];
-            octets[..4].copy_from_slice(&ip.octets());
-            octets
-        }
-        IpAddr::V6(ip) => ip.octets(),
-    };
-    Key {
-        source: octets(source.ip()),
-        target: octets(target.ip()),
-        source_port: source.port().to_be(),
-        target_port: target.port().to_be(),
-        version: if source.is_ipv4() { 4 } else { 6 },
+        Key::new(self.own, self.peer)
     }
 }
 

@@ -1,0 +1,172 @@
+//! The fixed part of a TCP header (RFC 9293, 3.1).
+//!
+//! Invariant: its words are as they stand in the packet, and whoever changes some is told what the
+//! checksum changes by. The checksum itself is not touched here but when a packet gets a new one.
+
+use super::{
+    checksum::Difference,
+    judge::{Forward, Segment, flag},
+};
+
+/// Word by word, in network order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// Both ports.
+    pub ports: u32,
+    seq: u32,
+    ack: u32,
+    /// The header's length, flags and window.
+    middle: u32,
+    /// Checksum, and where urgent data ends.
+    last: u32,
+}
+
+/// Bytes of it.
+pub const FIXED: u32 = 20;
+
+/// The checksum in the last word.
+const CHECK: u32 = 0xffff_0000_u32.to_be();
+
+impl Header {
+    /// Of these words.
+    #[inline(always)]
+    pub const fn new(words: [u32; 5]) -> Self {
+        let [ports, seq, ack, middle, last] = words;
+        Self { ports, seq, ack, middle, last }
+    }
+
+    /// Bytes of the header, with the options.
+    #[inline(always)]
+    pub const fn length(&self) -> u32 {
+        (u32::from_be(self.middle) >> 28) * 4
+    }
+
+    /// What it says, in front of so many bytes.
+    #[inline(always)]
+    pub const fn segment(&self, payload: u32) -> Segment {
+        let middle = u32::from_be(self.middle);
+        Segment {
+            seq: u32::from_be(self.seq),
+            ack: u32::from_be(self.ack),
+            len: payload,
+            window: middle as u16,
+            flags: (middle >> 16) as u8,
+        }
+    }
+
+    /// Makes it what the other peer is to see.
+    #[inline(always)]
+    pub const fn pass_on(&mut self, ports: u32, forward: &Forward) -> Difference {
+        // Urgent data keeps its place among the rest, as on the other datapaths.
+        let kept = u32::from_be(self.middle) & !((flag::URG as u32) << 16 | 0xffff);
+        self.replace(Self {
+            ports,
+            seq: forward.seq.to_be(),
+            ack: forward.ack.to_be(),
+            middle: (kept | forward.window as u32).to_be(),
+            last: self.last & CHECK,
+        })
+    }
+
+    /// Acknowledges something else.
+    #[inline(always)]
+    pub const fn acknowledge(&mut self, ack: u32) -> Difference {
+        self.replace(Self { ack: ack.to_be(), ..*self })
+    }
+
+    /// Makes it that of an acknowledgement alone, which has no checksum yet.
+    #[inline(always)]
+    pub const fn acknowledge_only(&mut self, seq: u32, ack: u32) {
+        self.seq = seq.to_be();
+        self.ack = ack.to_be();
+        self.middle &= !((flag::FIN as u32) << 16).to_be();
+        self.last &= !CHECK;
+    }
+
+    /// Gives it a checksum, in the byte order of the packet, where it has none.
+    #[inline(always)]
+    pub const fn set_check(&mut self, check: u16) {
+        let [a, b] = check.to_ne_bytes();
+        self.last |= u32::from_ne_bytes([a, b, 0, 0]);
+    }
+
+    #[inline(always)]
+    const fn replace(&mut self, new: Self) -> Difference {
+        let difference = Difference::NONE
+            .and(self.ports, new.ports)
+            .and(self.seq, new.seq)
+            .and(self.ack, new.ack)
+            .and(self.middle, new.middle)
+            .and(self.last, new.last);
+        *self = new;
+        difference
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::splice::checksum::{fold, mend};
+    use proptest::prelude::*;
+
+    fn header() -> impl Strategy<Value = Header> {
+        any::<[u32; 5]>().prop_map(Header::new)
+    }
+
+    /// The checksum as it must be for these words, if it stands for zero in them.
+    fn made_anew(header: &Header) -> u16 {
+        let mut bare = *header;
+        bare.last &= !CHECK;
+        let Header { ports, seq, ack, middle, last } = bare;
+        let words = [ports, seq, ack, middle, last];
+        !fold(words.iter().fold(Difference::NONE, |sum, word| sum.and(u32::MAX, *word)).sum())
+    }
+
+    #[test]
+    fn the_words_are_read_as_they_stand() {
+        let bytes =
+            [[0, 25, 4, 210], [0, 0, 1, 0], [0, 0, 2, 1], [0x80, 0x18, 3, 4], [0xab, 0xcd, 0, 0]];
+        let header = Header::new(bytes.map(u32::from_ne_bytes));
+        let flags = flag::ACK | 8;
+        let segment = Segment { seq: 256, ack: 513, len: 7, window: 0x304, flags };
+        assert_eq!((header.length(), header.segment(7)), (32, segment));
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_on_says_what_is_to_go_on(
+            header in header(), ports: u32, seq: u32, ack: u32, window: u16, without_sack: bool,
+        ) {
+            let mut onward = header;
+            let difference =
+                onward.pass_on(ports, &Forward { seq, ack, window, without_sack });
+            let old = header.segment(0);
+            let flags = old.flags & !flag::URG;
+            prop_assert_eq!(onward.segment(0), Segment { seq, ack, window, flags, ..old });
+            prop_assert_eq!((onward.ports, onward.length()), (ports, header.length()));
+            prop_assert_eq!(onward.last, header.last & CHECK);
+            // No word of it is beside a checksum that is all zeros.
+            prop_assume!(ports != 0);
+            prop_assert_eq!(
+                mend(made_anew(&header), difference.sum()),
+                made_anew(&onward)
+            );
+        }
+
+        #[test]
+        fn what_stays_here_differs_in_what_it_acknowledges(header in header(), ack: u32, seq: u32) {
+            let mut here = header;
+            let difference = here.acknowledge(ack);
+            let old = header.segment(0);
+            prop_assert_eq!(here.segment(0), Segment { ack, ..old });
+            prop_assert_eq!(mend(made_anew(&header), difference.sum()), made_anew(&here));
+            here.acknowledge_only(seq, ack);
+            let flags = old.flags & !flag::FIN;
+            prop_assert_eq!(here.segment(0), Segment { seq, ack, flags, ..old });
+            prop_assert_eq!((here.ports, here.last), (header.ports, header.last & !CHECK));
+            here.set_check(0x1234);
+            prop_assert_eq!(here.last & CHECK, u32::from_ne_bytes([0x34, 0x12, 0, 0]));
+        }
+    }
+}
