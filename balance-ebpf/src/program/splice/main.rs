@@ -1,0 +1,153 @@
+//! The splice program: a packet of one connection goes on as a packet of another.
+//!
+//! Runs where packets arrive (tc ingress). It finds the splice that a packet belongs to, asks
+//! `balance_ebpf::splice` what becomes of it, rewrites it and sends it on. Invariant: a packet that
+//! belongs to no splice, or that cannot be read, passes unchanged; of a splice nothing reaches a
+//! local socket but what the judgement says.
+
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod account;
+#[path = "../common.rs"]
+mod common;
+mod packet;
+mod place;
+mod rewrite;
+mod way_out;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    macros::{classifier, map},
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    programs::TcContext,
+};
+use balance_ebpf::{
+    DEFAULT_SLOTS, EVENT_BYTES,
+    splice::{Common, Forward, Key, LOOPBACK, Local, REWRITTEN, Splice, flag, phase, replaces},
+};
+
+use account::{any_entries, count, remember, tell};
+use packet::{Work, find, parse};
+use place::{Place, Sides};
+use rewrite::{change, restore, rewrite, stay};
+use way_out::{go_on, leave, send_copy};
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// From the addresses of an arriving packet to twice the slot, plus the side.
+#[map]
+static PLACES: HashMap<Key, u32> = HashMap::with_max_entries(DEFAULT_SLOTS, BPF_F_NO_PREALLOC);
+#[map]
+static SPLICES: Array<Splice> = Array::with_max_entries(DEFAULT_SLOTS, BPF_F_MMAPABLE);
+#[map]
+pub(crate) static ENDINGS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
+#[map]
+pub(crate) static COMMON: Array<Common> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub(crate) static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+
+/// The next program is asked: another balance has its own.
+pub(crate) const PASS: i32 = TC_ACT_UNSPEC;
+pub(crate) const DROP: i32 = TC_ACT_SHOT;
+
+#[classifier]
+fn balance_splice(ctx: TcContext) -> i32 {
+    act(ctx.skb.skb).unwrap_or(PASS)
+}
+
+#[inline(always)]
+fn act(skb: *mut __sk_buff) -> Option<i32> {
+    // SAFETY: the context is the skb that the kernel runs us on.
+    let (mark, tagged, arrived_on) = unsafe { ((*skb).mark, (*skb).vlan_present, (*skb).ifindex) };
+    if mark & 0xffff_0000 == REWRITTEN {
+        // SAFETY: as above; the mark may be written.
+        unsafe { (*skb).mark = 0 };
+        return Some(leave(mark & 0xffff));
+    }
+    if tagged != 0 || !any_entries() {
+        // The device of a VLAN has a packet with a tag next, without it.
+        return None;
+    }
+    // SAFETY: the element is this processor's own, and nothing of this program runs twice at a
+    // time on one processor: it is called where packets arrive only.
+    let work = unsafe { &mut *WORK.get_ptr_mut(0)? };
+    let end = find(skb, work)?;
+    // SAFETY: the element stays the map's while the program runs, and one aligned word is read of it.
+    // From Linux 6.1 on it can be given to another key meanwhile, of a connection that is as new.
+    let number = unsafe { PLACES.get(&work.key) }?;
+    parse(skb, work, end)?;
+    let place = Place::of(*number)?;
+    let mut phase = place.phase();
+    if (place.home() == LOOPBACK) != (arrived_on == LOOPBACK) {
+        // Not from where its sender is.
+        return None;
+    }
+    let segment = work.now.fixed.segment(work.payload);
+    let mut before = None;
+    if phase == phase::LOCAL {
+        before = remember(&place, &segment);
+        // Again: user space asks what is remembered after it has changed the phase, and a packet of
+        // which it is not told must not go to the local socket.
+        phase = place.phase();
+        if phase == phase::LOCAL {
+            // A packet that is not remembered is as good as lost, and comes again.
+            return if before.is_some() { None } else { Some(DROP) };
+        }
+    }
+    if work.odd != 0 {
+        place.count_dropped();
+        return Some(DROP);
+    }
+    if replaces(phase, &segment) {
+        place.give_back();
+        return None;
+    }
+    if segment.flags & flag::SYN != 0 && place.is_over() {
+        // A new connection before user space has let go of this one: it is asked for again.
+        return Some(DROP);
+    }
+    let (sides, judgement) = place.judge(phase, before, &segment);
+    if judgement.settles {
+        place.settle();
+        tell(place.slot);
+    }
+    count(skb, &place, &sides, &segment, judgement.forward.as_ref());
+    match judgement.forward {
+        Some(forward) => pass_on(skb, work, &place, &sides, &forward, &judgement.local),
+        None => stay(skb, work, &judgement.local),
+    }
+}
+
+/// Passes a packet on to the other peer, and to the local socket what is for that.
+#[inline(always)]
+fn pass_on(
+    skb: *mut __sk_buff,
+    work: &mut Work,
+    place: &Place,
+    sides: &Sides,
+    forward: &Forward,
+    local: &Local,
+) -> Option<i32> {
+    let is_for_both = !matches!(local, Local::Nothing);
+    if is_for_both {
+        work.keep();
+    }
+    let onward = place.onward();
+    let header = change(work, place, sides, forward);
+    if rewrite(skb, work, onward.looks, header, onward.addresses).is_none() {
+        place.count_dropped();
+        return Some(DROP);
+    }
+    if !is_for_both {
+        return Some(go_on(skb, &onward));
+    }
+    send_copy(skb, onward.out);
+    if restore(skb, work, header, onward.addresses).is_none() {
+        return Some(DROP);
+    }
+    stay(skb, work, local)
+}

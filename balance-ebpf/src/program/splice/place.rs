@@ -1,0 +1,182 @@
+//! The splice that a packet belongs to, and which of its sides the packet came from.
+//!
+//! Invariant: everything is in a value of an array map, which outlives the program. User space and
+//! other processors read and write there at the same time, so it is read and written in single
+//! words, and each time anew (volatile).
+
+use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
+
+use balance_ebpf::splice::{Judgement, Key, Segment, Side, Splice, Way, ending, judge, phase};
+
+use crate::SPLICES;
+
+/// Where a packet belongs.
+pub(crate) struct Place {
+    /// The splice's slot.
+    pub(crate) slot: u32,
+    /// The side that the packet came from: 0 or 1.
+    pub(crate) side: usize,
+    pub(crate) splice: *mut Splice,
+    /// What arrives from that side.
+    pub(crate) this: *mut Way,
+    /// What arrives from the other.
+    pub(crate) other: *mut Way,
+}
+
+/// What is known of the side that a packet came from, and of the other.
+pub(crate) type Sides = (Side, Side);
+
+/// Where a packet goes.
+pub(crate) struct Onward {
+    /// How its addresses are to look.
+    pub(crate) looks: *const Key,
+    /// What the sum over them changes by: 0 if they stay.
+    pub(crate) addresses: u32,
+    /// The interface.
+    pub(crate) out: u32,
+    /// Not 0 if other programs on loopback have to see it.
+    pub(crate) again: u32,
+}
+
+impl Place {
+    /// Twice the slot, plus the side.
+    #[inline(always)]
+    pub(crate) fn of(number: u32) -> Option<Self> {
+        let (slot, side) = (number >> 1, (number & 1) as usize);
+        let splice = SPLICES.get_ptr_mut(slot)?;
+        // SAFETY: `side` is 0 or 1, and there are two ways.
+        unsafe {
+            let ways = addr_of_mut!((*splice).ways).cast::<Way>();
+            Some(Self { slot, side, splice, this: ways.add(side), other: ways.add(1 - side) })
+        }
+    }
+
+    /// One of [`phase`].
+    #[inline(always)]
+    pub(crate) fn phase(&self) -> u32 {
+        // SAFETY: a word of the value.
+        unsafe { read_volatile(addr_of!((*self.splice).phase)) }
+    }
+
+    /// Lets all packets pass to the local sockets from now on.
+    #[inline(always)]
+    pub(crate) fn give_back(&self) {
+        // SAFETY: a word of the value.
+        unsafe { write_volatile(addr_of_mut!((*self.splice).phase), phase::LOCAL) };
+    }
+
+    /// The interface behind which the sender is.
+    #[inline(always)]
+    pub(crate) fn home(&self) -> u32 {
+        // SAFETY: a word of the value.
+        unsafe { read_volatile(addr_of!((*self.other).out)) }
+    }
+
+    /// Whether both directions have ended.
+    #[inline(always)]
+    pub(crate) fn is_over(&self) -> bool {
+        const BOTH: u64 = ending::ACKNOWLEDGED | ending::ACKNOWLEDGED << 1;
+        // SAFETY: a word of the value.
+        unsafe { read_volatile(addr_of!((*self.splice).ending)) & BOTH == BOTH }
+    }
+
+    /// Judges a packet. If it was remembered before that did not count, `before` is how far the others
+    /// had gone.
+    #[inline(always)]
+    pub(crate) fn judge(
+        &self,
+        phase: u32,
+        before: Option<u32>,
+        segment: &Segment,
+    ) -> (Sides, Judgement) {
+        // SAFETY: both point into the value.
+        unsafe {
+            if is_settled(self.this) && is_settled(self.other) {
+                // What most packets meet. The compiler makes it a judgement of its own.
+                let (this, other) = (settled(self.this), settled(self.other));
+                let judgement = judge(phase, &this, &other, segment);
+                return ((this, other), judgement);
+            }
+            let mut this = read_volatile(addr_of!((*self.this).side));
+            let other = read_volatile(addr_of!((*self.other).side));
+            if let Some(before) = before {
+                this.next = before;
+            }
+            let judgement = judge(phase, &this, &other, segment);
+            ((this, other), judgement)
+        }
+    }
+
+    /// Marks the side: its peer has acknowledged the local socket's last byte. Never taken back.
+    #[inline(always)]
+    pub(crate) fn settle(&self) {
+        // SAFETY: a word of the value.
+        unsafe { write_volatile(addr_of_mut!((*self.this).side.settled), 1) };
+    }
+
+    /// Where packets of the side go.
+    #[inline(always)]
+    pub(crate) fn onward(&self) -> Onward {
+        // SAFETY: words of the value.
+        unsafe {
+            Onward {
+                looks: addr_of!((*self.this).looks),
+                addresses: read_volatile(addr_of!((*self.this).addresses)),
+                out: read_volatile(addr_of!((*self.this).out)),
+                again: read_volatile(addr_of!((*self.this).again)),
+            }
+        }
+    }
+
+    /// Counts a packet that goes nowhere.
+    #[inline(always)]
+    pub(crate) fn count_dropped(&self) {
+        // SAFETY: a word of the value.
+        unsafe { increment(addr_of_mut!((*self.this).dropped)) };
+    }
+}
+
+/// Two processors may do it at once and count one.
+///
+/// # Safety
+/// `count` must point into a map value.
+#[inline(always)]
+pub(crate) unsafe fn increment(count: *mut u32) {
+    // SAFETY: as the caller promises.
+    unsafe { write_volatile(count, read_volatile(count) + 1) };
+}
+
+/// # Safety
+/// `way` must point into a map value.
+#[inline(always)]
+unsafe fn is_settled(way: *const Way) -> bool {
+    // SAFETY: as the caller promises.
+    unsafe { read_volatile(addr_of!((*way).side.settled)) != 0 }
+}
+
+/// What counts of a side once both are settled; the rest is compared with nothing any more.
+///
+/// # Safety
+/// `way` must point into a map value.
+#[inline(always)]
+unsafe fn settled(way: *const Way) -> Side {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let side = addr_of!((*way).side);
+        Side {
+            shift: read_volatile(addr_of!((*side).shift)),
+            settled: 1,
+            acked: read_volatile(addr_of!((*side).acked)),
+            scale_in: read_volatile(addr_of!((*side).scale_in)),
+            scale_out: read_volatile(addr_of!((*side).scale_out)),
+            stamped: read_volatile(addr_of!((*side).stamped)),
+            stamp_shift: read_volatile(addr_of!((*side).stamp_shift)),
+            cut: 0,
+            written: 0,
+            next: 0,
+            ahead: 0,
+            leeway: 0,
+            unused: 0,
+        }
+    }
+}
