@@ -5,7 +5,7 @@ use std::{net::Shutdown, time::Duration};
 
 use tests::{
     Builder, Cable, Datapath, End, Family, Link, Network, Topology, WHOLE, Weather, both_ways,
-    end_of, note, on_all_datapaths,
+    end_of, exchange, note, on_all_datapaths,
 };
 
 fn cables_that_lose_one_frame_in_a_hundred(datapath: Datapath) {
@@ -29,7 +29,8 @@ fn a_server_that_is_fifty_milliseconds_away(datapath: Datapath) {
 }
 
 fn everything_at_once(datapath: Datapath) {
-    let weather = Weather { lost: 1, late: 3, twice: 2, delay: Duration::from_millis(5) };
+    let delay = Duration::from_millis(5);
+    let weather = Weather { lost: 1, late: 3, twice: 2, delay, split: None };
     handed_over(talk(datapath, Family::V6, [Cable::with(weather); 2], 1 << 20));
 }
 
@@ -41,7 +42,28 @@ fn shorter_packets_on_the_servers_side(datapath: Datapath) {
     short_packets(datapath, [1500, 1400]);
 }
 
+/// A network that takes shorter packets than it says and cuts longer ones to pieces, although they
+/// forbid it: the program on each host's cards sees no whole packets, and must leave them alone.
+fn packets_that_come_in_fragments(datapath: Datapath) {
+    let cable = Cable::with(Weather { split: Some(1000), ..Weather::default() });
+    let Some(network) = Network::with(Topology::Apart, Family::V4, [cable; 2]) else { return };
+    let link = Link::across(network, Builder::new(datapath).offload_after(16));
+    let (mut client, mut server) = link.pair();
+    for size in [1 << 20, 2 << 20] {
+        both_ways(&client, &server, (size, size + 1), WHOLE);
+        // When little is under way it is easiest to join.
+        (0..Link::SETTLED).for_each(|_| exchange(&mut client, &mut server));
+    }
+    let faults = link.network().faults();
+    assert!(faults.split > 0, "{faults:?}");
+    drop((client, server));
+    let session = link.balance.sessions(1).remove(0);
+    assert_eq!(session.end, "clean");
+    assert_ne!(session.datapath, "splice");
+}
+
 on_all_datapaths!(
+    packets_that_come_in_fragments,
     cables_that_lose_one_frame_in_a_hundred,
     cables_that_lose_one_frame_in_a_hundred_over_ipv6,
     frames_that_come_late_and_twice,

@@ -113,8 +113,9 @@ pub struct Way {
     pub looks: Key,
     /// What the sum over the addresses changes by when they do. Written by user space.
     pub addresses: u32,
-    /// Padding.
-    pub reserved: u32,
+    /// Not 0 once the peer has sent something that cannot be passed on, while the local sockets had the
+    /// connection: fragments, or packets whose headers are not read. Written by the program.
+    pub odd: u32,
     /// What is added to CLOCK_MONOTONIC, in whole milliseconds, to get the timestamp clock of the
     /// socket whose packets these seem to be (include/net/tcp.h, tcp_clock_ts).
     pub clock: u32,

@@ -36,3 +36,38 @@ impl Packet {
         Some(Self { ttl, flags: *packet.get(header + 13)?, payload })
     }
 }
+
+/// The two fragments of a frame (RFC 791, 3.2), if it is a packet of IPv4 without options that is none
+/// already. Whether it forbids that does not matter.
+pub(super) fn split(frame: &[u8]) -> Option<[Vec<u8>; 2]> {
+    const IP: usize = 20;
+    const MORE: u16 = 0x2000;
+    /// What the place of a fragment is counted in, in bytes.
+    const UNIT: usize = 8;
+
+    let is_plain = frame.get(12..HEADER + 1)? == [0x08, 0x00, 0x45];
+    let field = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
+    let len = usize::from(field(HEADER + 2)?);
+    let is_whole = field(HEADER + 6)? & 0x3fff == 0;
+    let (head, body) = frame.get(..HEADER + len)?.split_at_checked(HEADER + IP)?;
+    let first = body.len() / 2 / UNIT * UNIT;
+    if !is_plain || !is_whole || first == 0 {
+        return None;
+    }
+    let fragment = |place: u16, body: &[u8]| {
+        let mut fragment = [head, body].concat();
+        let ip = &mut fragment[HEADER..HEADER + IP];
+        ip[2..4].copy_from_slice(&((IP + body.len()) as u16).to_be_bytes());
+        ip[6..8].copy_from_slice(&place.to_be_bytes());
+        ip[10..12].fill(0);
+        let words = ip.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+        let sum: u32 = words.sum();
+        // Two folds are enough for ten words.
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let check = !((sum & 0xffff) + (sum >> 16)) as u16;
+        ip[10..12].copy_from_slice(&check.to_be_bytes());
+        fragment
+    };
+    let (front, back) = body.split_at(first);
+    Some([fragment(MORE, front), fragment((first / UNIT) as u16, back)])
+}

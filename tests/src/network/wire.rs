@@ -36,6 +36,8 @@ pub struct Weather {
     pub twice: u8,
     /// How long all are on their way.
     pub delay: Duration,
+    /// Bytes of a packet of IPv4 from which on it comes in two fragments, whatever it says about that.
+    pub split: Option<usize>,
 }
 
 /// The most that a frame which is late, or comes again, is behind its time.
@@ -63,6 +65,8 @@ pub struct Faults {
     pub late: u64,
     /// Frames that came twice.
     pub twice: u64,
+    /// Frames that came in fragments.
+    pub split: u64,
 }
 
 impl Add for Faults {
@@ -73,6 +77,7 @@ impl Add for Faults {
             lost: self.lost + other.lost,
             late: self.late + other.late,
             twice: self.twice + other.twice,
+            split: self.split + other.split,
         }
     }
 }
@@ -166,13 +171,26 @@ impl Direction<'_> {
 
     /// Decides what becomes of a frame.
     fn take(&mut self, frame: &[u8]) {
-        let Weather { lost, late, twice, delay } = self.weather;
+        self.seen.lock().0.extend(Packet::of(frame));
+        let least = self.weather.split;
+        let is_long = least.is_some_and(|least| frame.len() >= packet::HEADER + least);
+        match is_long.then(|| packet::split(frame)).flatten() {
+            Some(fragments) => {
+                self.seen.lock().1.split += 1;
+                fragments.iter().for_each(|fragment| self.meet(fragment));
+            }
+            None => self.meet(frame),
+        }
+    }
+
+    /// Lets a frame meet the weather.
+    fn meet(&mut self, frame: &[u8]) {
+        let Weather { lost, late, twice, delay, .. } = self.weather;
         let [lost, late, twice] = [lost, late, twice].map(|share| self.random.u8(0..100) < share);
         let [lateness, again] = [0, 1].map(|_| LATENESS.mul_f64(self.random.f64()));
-        let mut seen = self.seen.lock();
-        seen.0.extend(Packet::of(frame));
         let [lost, late, twice] = [lost, late && !lost, twice && !lost];
-        let faults = Faults { lost: lost.into(), late: late.into(), twice: twice.into() };
+        let faults = Faults { lost: lost.into(), late: late.into(), twice: twice.into(), split: 0 };
+        let mut seen = self.seen.lock();
         seen.1 = seen.1 + faults;
         drop(seen);
         if lost || frame.len() > packet::HEADER + self.mtu {

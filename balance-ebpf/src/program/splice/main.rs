@@ -89,6 +89,9 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
     let segment = work.now.fixed.segment(work.payload);
     let mut before = None;
     if phase == phase::LOCAL {
+        if work.odd != 0 {
+            place.mark_odd();
+        }
         before = remember(&place, &segment);
         // Again: user space asks what is remembered after it has changed the phase, and a packet of
         // which it is not told must not go to the local socket.

@@ -128,6 +128,13 @@ impl Place {
         }
     }
 
+    /// Marks the side: its peer sends packets that cannot be passed on.
+    #[inline(always)]
+    pub(crate) fn mark_odd(&self) {
+        // SAFETY: a word of the value.
+        unsafe { write_volatile(addr_of_mut!((*self.this).odd), 1) };
+    }
+
     /// Counts a packet that goes nowhere.
     #[inline(always)]
     pub(crate) fn count_dropped(&self) {

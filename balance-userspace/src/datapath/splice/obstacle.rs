@@ -25,12 +25,14 @@ pub(super) enum Obstacle {
     Device,
     /// The program does not see the packets of a peer.
     Unseen,
+    /// A peer's packets come in fragments, or with headers that the program does not read.
+    Fragments,
     /// The kernel has no slot or no memory.
     Room,
 }
 
 impl Obstacle {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Ended,
         Self::Families,
         Self::Options,
@@ -38,6 +40,7 @@ impl Obstacle {
         Self::Window,
         Self::Device,
         Self::Unseen,
+        Self::Fragments,
         Self::Room,
     ];
 }
@@ -52,6 +55,9 @@ impl fmt::Display for Obstacle {
             Self::Window => "a peer's window is too small for the other",
             Self::Device => "a peer is not reached through Ethernet or loopback",
             Self::Unseen => "a peer's packets do not come by where they go",
+            Self::Fragments => {
+                "a peer's packets come in fragments, or with headers that are not read"
+            }
             Self::Room => "no slot or no memory in the kernel",
         })
     }

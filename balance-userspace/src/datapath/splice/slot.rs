@@ -78,6 +78,11 @@ impl Slot {
         word!(self.words(), AtomicU32, ways[side].side.next).load(SeqCst)
     }
 
+    /// Whether a side's peer has sent packets that could not have been passed on.
+    pub(super) fn is_odd(&self, side: usize) -> bool {
+        word!(self.words(), AtomicU32, ways[side].odd).load(SeqCst) != 0
+    }
+
     /// Sets what is known when the numbers are, before packets go through.
     pub(super) fn begin(&self, side: usize, begin: &Way) {
         let words = self.words();
