@@ -31,6 +31,8 @@ pub enum Topology {
     Apart,
     /// Client and server on hosts of their own, both behind the only device of the program's.
     OneInterface,
+    /// Client and server on one host, at one address.
+    Together,
     /// The server on the program's host, at the address that clients connect to as well.
     ServerHere,
     /// The server at the loopback of the program's host.
@@ -147,6 +149,7 @@ impl Peer {
         match (self, topology) {
             (Peer::Client, _) => Place(1, 2),
             (Peer::Server, Topology::OneInterface) => Place(1, 3),
+            (Peer::Server, Topology::Together) => Place(1, 2),
             (Peer::Server, _) => Place(2, 2),
         }
     }
@@ -202,7 +205,7 @@ impl Network {
                 network.join(Peer::Client, cables[0])?;
                 network.join(Peer::Server, cables[1])?;
             }
-            Topology::ServerHere | Topology::ServerOnLoopback => {
+            Topology::Together | Topology::ServerHere | Topology::ServerOnLoopback => {
                 network.join(Peer::Client, cables[0])?;
             }
             Topology::ClientHere => network.join(Peer::Server, cables[1])?,
@@ -323,6 +326,10 @@ impl Network {
 
     /// The host of a peer.
     pub fn peer(&self, peer: Peer) -> &Namespace {
+        let peer = match self.topology {
+            Topology::Together => Peer::Client,
+            _ => peer,
+        };
         self.peers[peer as usize].as_ref().unwrap_or(&self.proxy)
     }
 

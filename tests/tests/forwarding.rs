@@ -21,7 +21,44 @@ fn packets_over_ipv6_are_those_of_who_says_so(datapath: Datapath) {
     watch(datapath, Family::V6);
 }
 
+/// Where client and server have one address, the two of each packet change places, and no sum over
+/// them tells that. What our sockets had said when they were joined has to be acknowledged all the
+/// same: else they say it again, and give up in the end.
+fn nothing_is_said_again_to_peers_on_one_host(datapath: Datapath) {
+    /// Longer than it takes until something not acknowledged is said again (TCP_RTO_MIN is 200 ms), and
+    /// once more.
+    const AGAIN: Duration = Duration::from_secs(1);
+    const THEIRS: u8 = 99;
+
+    let cables = [Cable::watched(); 2];
+    let Some(network) = Network::with(Topology::Together, Family::V4, cables) else { return };
+    network.set_ttl(Peer::Client, THEIRS);
+    let link = Link::across(network, Builder::new(datapath));
+    for turn in 1..=5 {
+        let (client, server) = link.pair();
+        // Joined while much is under way.
+        both_ways(&client, &server, (4 << 20, 4 << 20), WHOLE);
+        let talk = |time| {
+            let start = Instant::now();
+            while start.elapsed() < time {
+                say(&client, &server, 100);
+                say(&server, &client, 100);
+            }
+        };
+        talk(SETTLING);
+        let mark = link.network().left_for(Peer::Client).len();
+        talk(AGAIN);
+        drop((client, server));
+        let session = link.balance.sessions(turn).pop().expect("a session");
+        if session.datapath == Datapath::Splice.name() {
+            expect_ttl(THEIRS, &link.network().left_for(Peer::Client)[mark..]);
+        }
+    }
+    link.balance.assert_all_handed_over(5);
+}
+
 on_all_datapaths!(
+    nothing_is_said_again_to_peers_on_one_host,
     packets_over_ipv4_are_those_of_who_says_so,
     packets_over_ipv6_are_those_of_who_says_so,
 );

@@ -27,6 +27,14 @@ fn hosts_behind_one_interface_over_ipv6(datapath: Datapath) {
     converse(datapath, Topology::OneInterface, Family::V6);
 }
 
+fn peers_on_one_host_over_ipv4(datapath: Datapath) {
+    converse(datapath, Topology::Together, Family::V4);
+}
+
+fn peers_on_one_host_over_ipv6(datapath: Datapath) {
+    converse(datapath, Topology::Together, Family::V6);
+}
+
 fn a_server_beside_the_program_over_ipv4(datapath: Datapath) {
     converse(datapath, Topology::ServerHere, Family::V4);
 }
@@ -78,6 +86,8 @@ on_all_datapaths!(
     hosts_apart_over_ipv6,
     hosts_behind_one_interface_over_ipv4,
     hosts_behind_one_interface_over_ipv6,
+    peers_on_one_host_over_ipv4,
+    peers_on_one_host_over_ipv6,
     a_server_beside_the_program_over_ipv4,
     a_server_beside_the_program_over_ipv6,
     a_server_on_the_programs_loopback_over_ipv4,

@@ -4,8 +4,8 @@
 use std::{net::Shutdown, time::Duration};
 
 use tests::{
-    Builder, Cable, Datapath, End, Family, Link, Network, Topology, WHOLE, Weather, both_ways,
-    end_of, exchange, note, on_all_datapaths,
+    Builder, Cable, Datapath, End, Family, Link, Network, RunDir, Topology, WHOLE, Weather,
+    both_ways, end_of, exchange, note, on_all_datapaths,
 };
 
 fn cables_that_lose_one_frame_in_a_hundred(datapath: Datapath) {
@@ -43,19 +43,26 @@ fn shorter_packets_on_the_servers_side(datapath: Datapath) {
 }
 
 /// A network that takes shorter packets than it says and cuts longer ones to pieces, although they
-/// forbid it: the program on each host's cards sees no whole packets, and must leave them alone.
+/// forbid it. Pieces cannot be passed on as packets.
 fn packets_that_come_in_fragments(datapath: Datapath) {
     let cable = Cable::with(Weather { split: Some(1000), ..Weather::default() });
     let Some(network) = Network::with(Topology::Apart, Family::V4, [cable; 2]) else { return };
-    let link = Link::across(network, Builder::new(datapath).offload_after(16));
+    let dir = RunDir::new();
+    let link = Link::across(network, dir.given_to(Builder::new(datapath).offload_after(4)));
     let (mut client, mut server) = link.pair();
-    for size in [1 << 20, 2 << 20] {
+    // What comes first is so much that it is looked at while it comes.
+    for size in [16 << 20, 1 << 20] {
         both_ways(&client, &server, (size, size + 1), WHOLE);
         // When little is under way it is easiest to join.
         (0..Link::SETTLED).for_each(|_| exchange(&mut client, &mut server));
     }
     let faults = link.network().faults();
     assert!(faults.split > 0, "{faults:?}");
+    if datapath == Datapath::Splice {
+        let stats = dir.say(link.balance.address(), "stats");
+        let why = "1 (a peer's packets come in fragments, or with headers that are not read)";
+        assert!(stats.contains(why), "{stats}");
+    }
     drop((client, server));
     let session = link.balance.sessions(1).remove(0);
     assert_eq!(session.end, "clean");

@@ -70,8 +70,8 @@ mod tests {
     }
 
     proptest! {
-        /// Mended is as if made anew, there and back; there is nothing but zeros that has another
-        /// checksum than minus nothing, and no header of TCP or IP is that.
+        /// Mended is as if made anew, there and back. Only for zeros alone it would not be, and no header
+        /// of TCP or IP is that.
         #[test]
         fn mended_is_as_made_anew(
             pairs in prop::collection::vec((any::<u32>(), any::<u32>()), 1..20),

@@ -8,12 +8,11 @@ use super::{
     judge::{Forward, Segment, flag},
 };
 
-/// Word by word, in network order.
+/// Word by word, in network order: both ports are one.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {
-    /// Both ports.
-    pub ports: u32,
+    ports: u32,
     seq: u32,
     ack: u32,
     /// The header's length, flags and window.
@@ -146,7 +145,7 @@ mod tests {
             prop_assert_eq!(onward.segment(0), Segment { seq, ack, window, flags, ..old });
             prop_assert_eq!((onward.ports, onward.length()), (ports, header.length()));
             prop_assert_eq!(onward.last, header.last & CHECK);
-            // No word of it is beside a checksum that is all zeros.
+            // Zeros alone have another checksum than what has become zeros.
             prop_assume!(ports != 0);
             prop_assert_eq!(
                 mend(made_anew(&header), difference.sum()),

@@ -512,6 +512,23 @@ mod tests {
             prop_assert_eq!(judgement, Judgement { forward, local, settles: false });
         }
 
+        /// Nor at anything else of a packet of any kind: the program reads no more of them.
+        #[test]
+        fn settled_sides_are_judged_by_what_is_read_of_them(
+            packet in segments(),
+            flags: u8,
+            sides in prop::array::uniform2(sides()),
+            phase in 1u32..4,
+        ) {
+            let packet = Segment { flags, ..packet };
+            let [this, other] = sides.map(|side| Side { settled: 1, ..side });
+            let read = |side| Side { cut: 0, written: 0, next: 0, ahead: 0, leeway: 0, ..side };
+            prop_assert_eq!(
+                judge(phase, &read(this), &read(other), &packet),
+                judge(phase, &this, &other, &packet)
+            );
+        }
+
         /// A peer that never takes the last bytes of our socket can still send for ever.
         #[test]
         fn once_the_other_side_is_settled_the_cut_off_is_not_compared(

@@ -43,16 +43,16 @@ impl Key {
         }
     }
 
-    /// What a checksum changes by when these addresses (not the ports) become others.
+    /// What a checksum changes by when these addresses (not the ports) become others; 0 only if they
+    /// stay.
     pub fn difference(&self, new: &Self) -> u32 {
+        if (self.source, self.target) == (new.source, new.target) {
+            return 0;
+        }
         let pairs = [(self.source, new.source), (self.target, new.target)];
         let words = pairs.iter().flat_map(|(old, new)| old.iter().zip(new));
-        words
-            .fold(Difference::NONE, |sum, (old, new)| match old == new {
-                true => sum,
-                false => sum.and(*old, *new),
-            })
-            .sum()
+        // Each word adds more than nothing, but one of ones that becomes zeros: no address is that.
+        words.fold(Difference::NONE, |sum, (old, new)| sum.and(*old, *new)).sum()
     }
 }
 
@@ -207,6 +207,9 @@ mod tests {
         assert_eq!(four.difference(&key("1.2.3.4:1", "5.6.7.8:1")), 0);
         let other = four.difference(&key("1.2.3.4:1", "5.6.7.10:1"));
         assert_eq!(fold(other), u16::from_ne_bytes([0, 2]));
+        // Both on one host.
+        let swapped = four.difference(&key("5.6.7.8:1", "1.2.3.4:1"));
+        assert_eq!((fold(swapped), swapped), (u16::MAX, u32::MAX));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use balance_ebpf::splice::{
     Change, Local, MOST_OPTIONS, Options, Segment, Side, Stamps, flag, judge, note, phase,
-    rewrite_options, step_options,
+    rewrite_options, rewrite_usual_options, step_options,
 };
 
 use super::Numbers;
@@ -26,6 +26,12 @@ pub fn options(data: &[u8]) {
     rewrite_options(&mut options, len, &mut there);
     assert_eq!(options[len..], before[len..]);
     assert!(there.blocks as usize <= MOST_OPTIONS / 8);
+    let (mut usual, mut change_of_usual) = (before, change);
+    let difference = rewrite_usual_options(&mut usual, len, &mut change_of_usual);
+    match difference {
+        Some(_) => assert_eq!((usual, change_of_usual), (options, there)),
+        None => assert_eq!((usual, change_of_usual), (before, change)),
+    }
     if let (Stamps::None | Stamps::Known, Some(echo), Some(sack)) =
         (change.stamps, change.echo, change.sack)
     {

@@ -91,6 +91,7 @@ pub(crate) fn count(
                 let mut sent = (*other).next(read_volatile(addr_of!((*other).progress)));
                 sent = sent.wrapping_add(other_side.shift);
                 if side.settled == 0 {
+                    // What our socket has said itself.
                     sent = later(sent, side.written);
                 }
                 if !is_after(segment.ack, sent) {

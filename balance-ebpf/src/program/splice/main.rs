@@ -17,6 +17,8 @@ mod place;
 mod rewrite;
 mod way_out;
 
+use core::ptr::addr_of;
+
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, TC_ACT_SHOT, TC_ACT_UNSPEC},
     macros::{classifier, map},
@@ -25,13 +27,15 @@ use aya_ebpf::{
 };
 use balance_ebpf::{
     DEFAULT_SLOTS, EVENT_BYTES,
-    splice::{Common, Forward, Key, LOOPBACK, Local, REWRITTEN, Splice, flag, phase, replaces},
+    splice::{
+        Common, Forward, Key, LOOPBACK, Local, REWRITTEN, Splice, back, flag, phase, replaces,
+    },
 };
 
 use account::{any_entries, count, remember, tell};
 use packet::{Work, find, parse};
 use place::{Place, Sides};
-use rewrite::{change, restore, rewrite, stay};
+use rewrite::{change, readdress, rewrite, stay};
 use way_out::{go_on, leave, send_copy};
 
 #[unsafe(link_section = "license")]
@@ -140,8 +144,11 @@ fn pass_on(
         work.keep();
     }
     let onward = place.onward();
+    let is_elsewhere = onward.addresses != 0;
     let header = change(work, place, sides, forward);
-    if rewrite(skb, work, onward.looks, header, onward.addresses).is_none() {
+    if rewrite(skb, work, header).is_none()
+        || is_elsewhere && readdress(skb, work, onward.looks, onward.addresses).is_none()
+    {
         place.count_dropped();
         return Some(DROP);
     }
@@ -149,7 +156,9 @@ fn pass_on(
         return Some(go_on(skb, &onward));
     }
     send_copy(skb, onward.out);
-    if restore(skb, work, header, onward.addresses).is_none() {
+    work.take_back();
+    let own = addr_of!(work.key);
+    if is_elsewhere && readdress(skb, work, own, back(onward.addresses)).is_none() {
         return Some(DROP);
     }
     stay(skb, work, local)

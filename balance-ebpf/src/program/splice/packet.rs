@@ -25,7 +25,7 @@ const MOST_HEADER: u32 = FIXED + MOST_OPTIONS as u32;
 pub(crate) struct Work {
     /// Its addresses as it arrived.
     pub(crate) key: Key,
-    /// Its header as it is now, or is to be.
+    /// Its header as it is now, or is to be; but for the checksum, which is the one that it arrived with.
     pub(crate) now: Whole,
     /// Its header as it arrived, where that is needed again.
     pub(crate) arrived: Whole,

@@ -1,8 +1,8 @@
 //! The splice that a packet belongs to, and which of its sides the packet came from.
 //!
 //! Invariant: everything is in a value of an array map, which outlives the program. User space and
-//! other processors read and write there at the same time, so it is read and written in single
-//! words, and each time anew (volatile).
+//! other processors read and write there at the same time, so what can change is read and written
+//! word by word, and each time anew (volatile).
 
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
@@ -80,8 +80,8 @@ impl Place {
         unsafe { read_volatile(addr_of!((*self.splice).ending)) & BOTH == BOTH }
     }
 
-    /// Judges a packet. If it was remembered before that did not count, `before` is how far the others
-    /// had gone.
+    /// Judges a packet. If it was remembered and must not go to the local socket after all, `before` is
+    /// how far those before it had gone.
     #[inline(always)]
     pub(crate) fn judge(
         &self,

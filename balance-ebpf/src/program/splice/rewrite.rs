@@ -1,7 +1,7 @@
 //! A packet becomes what the other peer, or the local socket, is to see.
 //!
-//! Invariant: a packet whose checksums were right has right ones afterwards, and one whose were wrong
-//! has wrong ones.
+//! Invariant: what goes on has right checksums if it had, and wrong ones if not. What is cut for the
+//! local socket gets a new one; no checksum is looked at here, as little as by a device.
 
 use core::{
     ffi::c_void,
@@ -16,7 +16,7 @@ use aya_ebpf::{
     },
 };
 use balance_ebpf::splice::{
-    Change, Difference, FIXED, Forward, Key, Local, MOST_OPTIONS, Stamps, back, fold, mend,
+    Change, Difference, FIXED, Forward, Key, Local, MOST_OPTIONS, Stamps, fold, mend,
     rewrite_usual_options, step_options,
 };
 
@@ -25,6 +25,9 @@ use crate::{
     packet::{L3, TCP, Work, header_len, load},
     place::{Place, Sides},
 };
+
+/// Where the checksum is in a TCP header.
+const CHECK: u32 = 16;
 
 /// Makes the header what the other peer is to see; what the checksum changes by.
 #[inline(always)]
@@ -60,7 +63,7 @@ pub(crate) fn change(work: &mut Work, place: &Place, sides: &Sides, forward: &Fo
         Some(difference) => difference.sum(),
         None => {
             work.change = change;
-            let options = rewrite_options(work);
+            let options = rewrite_others(work);
             change = work.change;
             options
         }
@@ -80,9 +83,9 @@ pub(crate) fn change(work: &mut Work, place: &Place, sides: &Sides, forward: &Fo
     difference.and(0, options).sum()
 }
 
-/// Changes options of any kind; what the checksum changes by.
+/// Changes options that are not the usual ones; what the checksum changes by.
 #[inline(always)]
-fn rewrite_options(work: &mut Work) -> u32 {
+fn rewrite_others(work: &mut Work) -> u32 {
     let options = work.now.options.as_mut_ptr().cast();
     work.at = 0;
     // What is behind their end makes no difference.
@@ -97,14 +100,14 @@ fn rewrite_options(work: &mut Work) -> u32 {
     }
 }
 
-/// One turn of `change`, called by the helper: 0 to go on, 1 to stop.
+/// One turn of `rewrite_others`, called by the helper: 0 to go on, 1 to stop.
 unsafe extern "C" fn option(_turn: u64, _: *mut c_void) -> i64 {
     let Some(work) = WORK.get_ptr_mut(0) else {
         return 1;
     };
-    // SAFETY: the element is this processor's own; `change` does not use it meanwhile.
+    // SAFETY: the element is this processor's own; who called the helper does not use it meanwhile.
     let work = unsafe { &mut *work };
-    let (len, at) = (work.header_len.wrapping_sub(20) as usize, work.at as usize);
+    let (len, at) = (work.header_len.wrapping_sub(FIXED) as usize, work.at as usize);
     match step_options(&mut work.now.options, len, at, &mut work.change) {
         Some(next) => {
             work.at = next as u32;
@@ -114,67 +117,54 @@ unsafe extern "C" fn option(_turn: u64, _: *mut c_void) -> i64 {
     }
 }
 
-/// Gives the packet the header that it is to have, and addresses. `header` and `addresses` are what
-/// the checksums change by; the latter is 0 if the addresses stay.
+/// Gives the packet the header that it is to have, of which the checksum changes by that.
 #[inline(always)]
-pub(crate) fn rewrite(
+pub(crate) fn rewrite(skb: *mut __sk_buff, work: &Work, difference: u32) -> Option<()> {
+    let len = header_len(work)?;
+    // SAFETY: there are so many bytes; the place was found by parsing.
+    let failed = unsafe {
+        bpf_skb_store_bytes(skb, work.l4, addr_of!(work.now).cast(), len, 0) != 0
+            || bpf_l4_csum_replace(skb, work.l4 + CHECK, 0, difference.into(), 0) != 0
+    };
+    if failed { None } else { Some(()) }
+}
+
+/// Gives the packet other addresses, over which the sum changes by that.
+#[inline(always)]
+pub(crate) fn readdress(
     skb: *mut __sk_buff,
     work: &mut Work,
     looks: *const Key,
-    header: u32,
-    addresses: u32,
+    difference: u32,
 ) -> Option<()> {
-    let check = work.l4 + 16;
-    let len = header_len(work)?;
+    let (check, pseudo) = (work.l4 + CHECK, u64::from(BPF_F_PSEUDO_HDR));
     // SAFETY: all lengths are those of the values; offsets were found by parsing.
-    unsafe {
-        if bpf_skb_store_bytes(skb, work.l4, addr_of!(work.now).cast(), len, 0) != 0
-            || bpf_l4_csum_replace(skb, check, 0, header.into(), 0) != 0
-        {
+    let failed = unsafe {
+        if bpf_l4_csum_replace(skb, check, 0, difference.into(), pseudo) != 0 {
             return None;
         }
-        if addresses == 0 {
-            return Some(());
-        }
-        let (pseudo, sum) = (u64::from(BPF_F_PSEUDO_HDR), addresses.into());
-        if bpf_l4_csum_replace(skb, check, 0, sum, pseudo) != 0 {
-            return None;
-        }
-        let failed = if work.key.version == 4 {
+        if work.key.version == 4 {
             let [life, protocol, a, b] = work.checked.to_ne_bytes();
-            let [a, b] = mend(u16::from_ne_bytes([a, b]), addresses).to_ne_bytes();
+            let [a, b] = mend(u16::from_ne_bytes([a, b]), difference).to_ne_bytes();
             work.checked = u32::from_ne_bytes([life, protocol, a, b]);
             let words = [work.checked, (*looks).source[0], (*looks).target[0]];
             bpf_skb_store_bytes(skb, L3 + 8, addr_of!(words).cast(), 12, 0) != 0
         } else {
             bpf_skb_store_bytes(skb, L3 + 8, addr_of!((*looks).source).cast(), 32, 0) != 0
-        };
-        if failed { None } else { Some(()) }
-    }
+        }
+    };
+    if failed { None } else { Some(()) }
 }
 
-/// Makes the packet what it was before it was rewritten: `header` and `addresses` are what the checksums
-/// changed by then.
-#[inline(always)]
-pub(crate) fn restore(
-    skb: *mut __sk_buff,
-    work: &mut Work,
-    header: u32,
-    addresses: u32,
-) -> Option<()> {
-    work.take_back();
-    let addresses = if addresses == 0 { 0 } else { back(addresses) };
-    rewrite(skb, work, addr_of!(work.key), back(header), addresses)
-}
-
-/// Gives the packet, which is as it arrived, to the local socket as far as it is for it.
+/// Gives the packet to the local socket, as far as it is for it. It has the addresses that it arrived
+/// with; its header has yet to be written.
 #[inline(always)]
 pub(crate) fn stay(skb: *mut __sk_buff, work: &mut Work, local: &Local) -> Option<i32> {
     let done = match *local {
         Local::Nothing => None,
         Local::Whole(ack) => {
-            let header = work.now.fixed.acknowledge(ack).sum();
-            rewrite(skb, work, addr_of!(work.key), header, 0)
+            let difference = work.now.fixed.acknowledge(ack).sum();
+            rewrite(skb, work, difference)
         }
         Local::Acknowledgement(seq, ack) => {
             work.now.fixed.acknowledge_only(seq, ack);

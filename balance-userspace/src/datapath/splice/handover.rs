@@ -113,13 +113,13 @@ async fn begin(watched: &Watched, pair: &Pair) -> io::Result<Result<Start, Refus
     if (0..2).any(|side| slot.next(side) == 0) {
         return Ok(Err(Refused::Unseen));
     }
-    if (0..2).any(|side| slot.is_odd(side)) {
-        return Ok(Err(Refused::Never(Obstacle::Fragments)));
-    }
     let streams: [&Stream; 2] = [&pair.client, &pair.backend];
     let clocks = [clocks[0].offset(streams[0])?, clocks[1].offset(streams[1])?];
     if !is_ready(&streams).await? {
         return Ok(Err(Refused::NotNow));
+    }
+    if (0..2).any(|side| slot.is_odd(side)) {
+        return Ok(Err(Refused::Never(Obstacle::Fragments)));
     }
     let begun = [Begun::of(streams[0])?, Begun::of(streams[1])?];
     let agreed = [sys::agreed(streams[0])?, sys::agreed(streams[1])?];

@@ -50,10 +50,10 @@ use crate::{
 /// Addresses in the form of the map.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Place(Key);
+struct Addresses(Key);
 
 // SAFETY: `Key` is plain integers without padding.
-unsafe impl aya::Pod for Place {}
+unsafe impl aya::Pod for Addresses {}
 
 /// The addresses of one of the two connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ pub(crate) struct Kernel {
 
 /// Whose packets go where.
 struct Entries {
-    places: HashMap<MapData, Place, u32>,
+    places: HashMap<MapData, Addresses, u32>,
     /// By slot.
     live: Live<u32, [Path; 2]>,
 }
@@ -196,7 +196,7 @@ impl Kernel {
         self.tell_entries(&entries);
         for side in 0..2 {
             let inserted =
-                entries.places.insert(Place(slot.key(side)), number * 2 + side as u32, 0);
+                entries.places.insert(Addresses(slot.key(side)), number * 2 + side as u32, 0);
             if let Err(error) = inserted {
                 drop(entries);
                 if let Some(held) = SHORTAGE.pass(Instant::now()) {
@@ -225,7 +225,7 @@ impl Kernel {
         entries.live.remove(&slot.number);
         self.tell_entries(&entries);
         for side in 0..2 {
-            let place = Place(slot.key(side));
+            let place = Addresses(slot.key(side));
             // A newer connection may have come to the same addresses.
             if entries.places.get(&place, 0).ok() == Some(slot.number * 2 + side as u32) {
                 let _ = entries.places.remove(&place);

@@ -61,8 +61,8 @@ impl Slot {
 
     /// Fills the slot; the phase as well.
     pub(super) fn fill(&self, splice: Splice) {
-        // SAFETY: nobody else writes to the slot until its phase is another than LOCAL, but for the
-        // note of what has passed, of which a lost one is made up for by the next.
+        // SAFETY: nobody else writes to the slot until its phase is another than LOCAL, but for what the
+        // program notes of packets; of that, what is lost is noted again with the next.
         unsafe { self.kernel.splices.get(self.number).write_volatile(splice) };
     }
 
