@@ -80,9 +80,11 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
     // time on one processor: it is called where packets arrive only.
     let work = unsafe { &mut *WORK.get_ptr_mut(0)? };
     let end = find(skb, work)?;
+    // Not the key itself, which would be copied.
+    let key = &work.key;
     // SAFETY: the element stays the map's while the program runs, and one aligned word is read of it.
     // From Linux 6.1 on it can be given to another key meanwhile, of a connection that is as new.
-    let number = unsafe { PLACES.get(&work.key) }?;
+    let number = unsafe { PLACES.get(key) }?;
     parse(skb, work, end)?;
     let place = Place::of(*number)?;
     let mut phase = place.phase();
