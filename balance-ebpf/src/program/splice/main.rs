@@ -48,15 +48,15 @@ static PLACES: HashMap<Key, u32> = HashMap::with_max_entries(DEFAULT_SLOTS, BPF_
 #[map]
 static SPLICES: Array<Splice> = Array::with_max_entries(DEFAULT_SLOTS, BPF_F_MMAPABLE);
 #[map]
-pub(crate) static ENDINGS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
+static ENDINGS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
 #[map]
-pub(crate) static COMMON: Array<Common> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+static COMMON: Array<Common> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
-pub(crate) static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 
 /// The next program is asked: another balance has its own.
-pub(crate) const PASS: i32 = TC_ACT_UNSPEC;
-pub(crate) const DROP: i32 = TC_ACT_SHOT;
+const PASS: i32 = TC_ACT_UNSPEC;
+const DROP: i32 = TC_ACT_SHOT;
 
 #[classifier]
 fn balance_splice(ctx: TcContext) -> i32 {
@@ -146,6 +146,7 @@ fn pass_on(
         work.keep();
     }
     let onward = place.onward();
+    // Asked once: where they change places the way back of their difference is 0, too.
     let is_elsewhere = onward.addresses != 0;
     let header = change(work, place, sides, forward);
     if rewrite(skb, work, header).is_none()

@@ -225,10 +225,10 @@ impl Kernel {
         entries.live.remove(&slot.number);
         self.tell_entries(&entries);
         for side in 0..2 {
-            let place = Addresses(slot.key(side));
+            let key = Addresses(slot.key(side));
             // A newer connection may have come to the same addresses.
-            if entries.places.get(&place, 0).ok() == Some(slot.number * 2 + side as u32) {
-                let _ = entries.places.remove(&place);
+            if entries.places.get(&key, 0).ok() == Some(slot.number * 2 + side as u32) {
+                let _ = entries.places.remove(&key);
             }
         }
         drop(entries);
