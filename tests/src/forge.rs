@@ -12,6 +12,8 @@ use std::{
 use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::checksum::checksum;
+
 /// Bits of a TCP header's flags.
 pub mod flag {
     /// The sender ends its direction.
@@ -43,7 +45,7 @@ pub fn forge(stream: &TcpStream, back: u32, payload: &[u8], flags: u8) -> io::Re
     // Header of five words; a window that closes nothing; checksum; no urgent data.
     segment.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
     segment.extend(payload);
-    let sum = checksum(*from.ip(), *to.ip(), &segment);
+    let sum = checksum_between(*from.ip(), *to.ip(), &segment);
     segment[16..18].copy_from_slice(&sum.to_be_bytes());
     let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP))?;
     raw.bind(&SocketAddr::from((*from.ip(), 0)).into())?;
@@ -90,13 +92,10 @@ fn set(stream: &TcpStream, option: i32, value: i32) -> io::Result<()> {
 }
 
 /// The checksum of a segment and the pseudo-header before it (RFC 9293, 3.1).
-fn checksum(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8]) -> u16 {
+fn checksum_between(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8]) -> u16 {
     let mut bytes = [from.octets(), to.octets()].concat();
     bytes.extend([0, 6]);
     bytes.extend(u16::try_from(segment.len()).expect("a segment").to_be_bytes());
     bytes.extend(segment);
-    let words = bytes.chunks(2).map(|w| u32::from_be_bytes([0, 0, w[0], *w.get(1).unwrap_or(&0)]));
-    let sum: u32 = words.sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    !((folded & 0xffff) + (folded >> 16)) as u16
+    checksum(&bytes)
 }

@@ -9,6 +9,7 @@
 mod backend;
 mod blackhole;
 mod cgroup;
+mod checksum;
 mod command;
 mod control;
 mod data;

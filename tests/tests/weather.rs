@@ -30,7 +30,7 @@ fn a_server_that_is_fifty_milliseconds_away(datapath: Datapath) {
 
 fn everything_at_once(datapath: Datapath) {
     let delay = Duration::from_millis(5);
-    let weather = Weather { lost: 1, late: 3, twice: 2, delay, split: None };
+    let weather = Weather { lost: 1, late: 3, twice: 2, delay, ..Weather::default() };
     handed_over(talk(datapath, Family::V6, [Cable::with(weather); 2], 1 << 20));
 }
 

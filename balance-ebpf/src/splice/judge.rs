@@ -574,14 +574,14 @@ mod tests {
 
     prop_compose! {
         fn sides()(
-            numbers: [u32; 6],
+            numbers: [u32; 7],
             settled in 0u32..2,
             scales in prop::array::uniform2(0u8..15),
         ) -> Side {
-            let [shift, cut, written, next, ahead, acked] = numbers;
+            let [shift, cut, written, next, ahead, acked, leeway] = numbers;
             let [scale_in, scale_out] = scales;
             let side = Side { shift, cut, written, settled, next, ahead, ..THIS };
-            Side { acked, scale_in, scale_out, ..side }
+            Side { acked, leeway, scale_in, scale_out, ..side }
         }
     }
 }

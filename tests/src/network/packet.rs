@@ -1,4 +1,6 @@
-//! What is told about a TCP packet by the frame it is in.
+//! What is told about a TCP packet by the frame it is in, and how a frame is cut to fragments.
+
+use crate::checksum::checksum;
 
 /// A TCP packet that was seen on a cable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,11 +62,7 @@ pub(super) fn split(frame: &[u8]) -> Option<[Vec<u8>; 2]> {
         ip[2..4].copy_from_slice(&((IP + body.len()) as u16).to_be_bytes());
         ip[6..8].copy_from_slice(&place.to_be_bytes());
         ip[10..12].fill(0);
-        let words = ip.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
-        let sum: u32 = words.sum();
-        // Two folds are enough for ten words.
-        let sum = (sum & 0xffff) + (sum >> 16);
-        let check = !((sum & 0xffff) + (sum >> 16)) as u16;
+        let check = checksum(ip);
         ip[10..12].copy_from_slice(&check.to_be_bytes());
         fragment
     };
