@@ -50,6 +50,13 @@ pub(crate) async fn connect(
     Err(last)
 }
 
+/// Gives a socket its own address, and no port: that is chosen when it is known where to, so that one port serves
+/// for each server, and a host without a free one can still be asked whether the address is its own.
+pub(crate) fn bind_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
+    sys::set_int(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+    socket.bind(&SocketAddr::new(source, 0).into())
+}
+
 async fn connect_one(
     address: SocketAddr,
     segment: Option<u32>,
@@ -59,9 +66,7 @@ async fn connect_one(
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     how.options.with_segment(segment).apply(&socket)?;
     if let Some(source) = how.source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
-        // The port is chosen when it is known where to: then one serves for each backend.
-        sys::set_int(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+        bind_source(&socket, source)?;
     }
     match socket.connect(&address.into()) {
         Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => return Err(e),

@@ -20,6 +20,7 @@ pub mod resolve;
 pub mod selection;
 pub mod server;
 pub mod service;
+pub mod signals;
 
 mod accepting;
 mod connect;
@@ -33,7 +34,6 @@ mod ready;
 mod ring;
 mod session;
 mod settings;
-mod signals;
 mod status;
 mod stream;
 mod sys;

@@ -18,9 +18,11 @@ use balance_userspace::{
     notify, operand, resolve,
     server::{self, Started},
     service::{self, orders::Orders},
+    signals,
 };
 
 fn main() -> ExitCode {
+    signals::reset();
     if complete::answer() {
         return ExitCode::SUCCESS;
     }

@@ -14,7 +14,7 @@ use crate::{
     accepting::Listener,
     args::Args,
     background::Detached,
-    connect::Outgoing,
+    connect::{self, Outgoing},
     control::{instance::Instance, rundir::RunDir},
     datapath::{Choice, Datapath},
     error::StartError,
@@ -163,13 +163,14 @@ pub(crate) fn listen_address(args: &Args) -> Result<Option<IpAddr>, StartError> 
     }
 }
 
-/// The address of `-B`, tried.
-fn source_address(args: &Args) -> Result<Option<IpAddr>, StartError> {
+/// The address of `-B`, tried. That takes no port, because there may be none to choose from: a connection takes
+/// one that is free towards its server.
+pub(crate) fn source_address(args: &Args) -> Result<Option<IpAddr>, StartError> {
     let Some(host) = &args.source else { return Ok(None) };
     let address = resolve::addresses(host, 0)?[0];
     let refused = |source| StartError::Source { address: address.ip(), source };
     let socket = Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None);
-    socket.and_then(|socket| socket.bind(&address.into())).map_err(refused)?;
+    socket.and_then(|socket| connect::bind_source(&socket, address.ip())).map_err(refused)?;
     Ok(Some(address.ip()))
 }
 

@@ -52,6 +52,19 @@ fn drain(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<String> {
     })
 }
 
+/// The same command as a careless parent runs it: with signals that are blocked, and others that are ignored.
+pub fn by_careless_parent(command: &Command) -> Command {
+    let mut careless = Command::new("env");
+    careless.args(CARELESS).arg(command.get_program()).args(command.get_args());
+    careless
+}
+
+/// What env(1) does to the signals of [`by_careless_parent`].
+pub const CARELESS: [&str; 2] = [
+    "--block-signal=TERM,INT,QUIT,HUP,USR1,CHLD,PIPE",
+    "--ignore-signal=TERM,INT,QUIT,HUP,CHLD,PIPE",
+];
+
 /// Kills a child when it goes out of scope, so that a test that fails leaves nothing behind.
 pub struct KillOnDrop<C: BorrowMut<Child>>(pub C);
 

@@ -40,6 +40,24 @@ impl Process {
         self.status("VmRSS:") << 10
     }
 
+    /// Signals that its first thread has blocked, one bit each.
+    pub fn blocked_signals(self) -> u64 {
+        self.signals("SigBlk:")
+    }
+
+    /// Signals that it ignores, one bit each.
+    pub fn ignored_signals(self) -> u64 {
+        // The classic ones: the C library has some of the others to itself.
+        self.signals("SigIgn:") & ((1 << 31) - 1)
+    }
+
+    fn signals(self, key: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.0);
+        let text = fs::read_to_string(path).expect("its status");
+        let mask = text.lines().find_map(|line| line.strip_prefix(key)).expect(key).trim();
+        u64::from_str_radix(mask, 16).expect("a mask in hexadecimal")
+    }
+
     /// Threads, those of io_uring in the kernel included.
     pub fn threads(self) -> u64 {
         self.status("Threads:")

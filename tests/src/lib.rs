@@ -36,7 +36,7 @@ mod smtp;
 pub use backend::Backend;
 pub use blackhole::Blackhole;
 pub use cgroup::ControlGroup;
-pub use command::{KillOnDrop, Outcome, finish, run, run_with_input};
+pub use command::{CARELESS, KillOnDrop, Outcome, by_careless_parent, finish, run, run_with_input};
 pub use control::{Daemons, Row, RunDir};
 pub use data::{Digest, Pattern, Receiver, receive_all, receive_exactly, send};
 pub use datapath::{Datapath, has_tcx, kernel_obstacle, kernel_works};

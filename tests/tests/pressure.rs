@@ -3,7 +3,7 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     iter,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::Command,
     thread,
@@ -246,6 +246,34 @@ fn out_of_ports(datapath: Datapath, ip: IpAddr, options: &[&str]) {
     });
 }
 
+/// Another process holds all local ports, towards one server: another server can be reached from each of them.
+fn out_of_ports_to_choose_from_it_starts_and_serves(datapath: Datapath) {
+    for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        let host = match Namespace::new() {
+            Ok(host) => host,
+            Err(error) => return skip(&format!("no network of its own: {error}")),
+        };
+        host.set("ipv4/ip_local_port_range", "46000 46031");
+        host.enter(|| {
+            let bind = |port| TcpListener::bind((ip, port)).expect("a port outside of the range");
+            let elsewhere = bind(9);
+            let to = elsewhere.local_addr().expect("getsockname");
+            let taken: Vec<_> = iter::from_fn(|| TcpStream::connect(to).ok()).collect();
+            assert_eq!(taken.len(), 32);
+            TcpListener::bind((ip, 0)).expect_err("no port is left to choose from");
+            let server = bind(7);
+            let address = server.local_addr().expect("getsockname");
+            let options = ["-B", &ip.to_string()];
+            let builder = Builder::new(datapath).option(&options).listen((ip, 25).into());
+            let balance = builder.channel(address).start();
+            let client = connect(balance.address());
+            let (served, from) = server.accept().expect("a connection");
+            assert_eq!(from.ip(), ip);
+            both_ways(&client, &served, (1 << 20, 1 << 20), WHOLE);
+        });
+    }
+}
+
 /// Bytes that the program and what is beside it may have together.
 const LITTLE: u64 = 64 << 20;
 
@@ -336,6 +364,7 @@ on_each_datapath!(
     out_of_ports_a_client_waits_for_one_and_the_server_is_not_blamed,
     out_of_ports_of_ipv6_a_client_waits_as_well,
     out_of_ports_of_the_address_that_was_asked_for_a_client_waits_as_well,
+    out_of_ports_to_choose_from_it_starts_and_serves,
     short_of_memory_it_serves_what_stands_and_recovers,
 );
 

@@ -4,7 +4,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
-    process::Command,
+    process::{Command, Stdio},
     thread,
 };
 
@@ -13,8 +13,8 @@ use nix::{
     unistd::Pid,
 };
 use tests::{
-    Backend, End, PATIENCE, ReservedPort, Service, ask, binary, connect, end_of, eventually,
-    finish, is_listening, run,
+    Backend, End, PATIENCE, Process, ReservedPort, Service, ask, binary, by_careless_parent,
+    connect, end_of, eventually, finish, is_listening, run,
 };
 
 /// A line for an instance at a reserved port.
@@ -430,6 +430,38 @@ fn signals_reload_drain_and_end() {
     assert_eq!(finish(&mut child, PATIENCE, "the supervisor").code(), Some(0));
     assert_eq!(end_of(&mut stream), End::Reset);
     assert!(service.processes().is_empty());
+}
+
+#[test]
+fn signals_that_the_parent_has_blocked_or_ignored_reach_every_process() {
+    let a = Backend::greeter("A");
+    let one = ReservedPort::new();
+    let service = Service::new(&line(&one, &[&a]));
+    let careless = |words: &[&str]| {
+        let outcome = run(&mut by_careless_parent(&service.command(words)), PATIENCE);
+        assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
+        outcome.stdout
+    };
+    assert_eq!(careless(&["start"]), "balance is started: 1 instance\n");
+    let pids = service.processes();
+    assert_eq!(pids.len(), 2, "{pids:?}");
+    for pid in pids {
+        let process = Process(u32::try_from(pid).expect("a process id"));
+        // The runtime of the language ignores SIGPIPE: what is written where no reader is left is an error.
+        let ignored = 1 << (Signal::SIGPIPE as u32 - 1);
+        assert_eq!((process.blocked_signals(), process.ignored_signals()), (0, ignored), "{pid}");
+    }
+    assert_eq!(careless(&["restart"]), "balance is stopped\nbalance is started: 1 instance\n");
+    signal(service.status()[0].pid.expect("a process"), Signal::SIGKILL);
+    service.status_when("another runs", |rows| rows[0].state == "running");
+    assert_eq!(careless(&["stop"]), "balance is stopped\n");
+    assert!(service.processes().is_empty());
+    // In the foreground, by a signal.
+    let mut command = by_careless_parent(&service.command(&["start", "-f"]));
+    let mut child = command.stderr(Stdio::null()).spawn().expect("starting balance");
+    service.status_when("it runs", |rows| rows.iter().all(|row| row.state == "running"));
+    signal(service.supervisor(), Signal::SIGTERM);
+    assert_eq!(finish(&mut child, PATIENCE, "the supervisor").code(), Some(0));
 }
 
 #[test]

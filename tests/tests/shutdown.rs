@@ -8,8 +8,8 @@ use std::{
 
 use nix::sys::signal::Signal;
 use tests::{
-    Backend, Builder, Datapath, End, Event, Link, PATIENCE, WHOLE, both_ways, end_of, eventually,
-    is_listening, on_each_datapath,
+    Backend, Builder, CARELESS, Datapath, End, Event, Link, PATIENCE, WHOLE, both_ways,
+    by_careless_parent, end_of, eventually, is_listening, on_each_datapath, run,
 };
 
 fn after_sigterm_no_client_is_taken_but_standing_connections_finish(datapath: Datapath) {
@@ -71,6 +71,27 @@ on_each_datapath!(
     connections_that_outlast_the_grace_are_reset,
     a_second_signal_ends_it_at_once,
 );
+
+#[test]
+fn signals_that_the_parent_has_blocked_or_ignored_end_it_all_the_same() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
+        let builder = Builder::auto().through(["env"]).through(CARELESS);
+        let mut balance = builder.operand("127.0.0.1:9").start();
+        // SIGHUP looks names up again, and does not end it.
+        balance.signal(Signal::SIGHUP);
+        balance.signal(Signal::SIGUSR1);
+        balance.signal(signal);
+        balance.farewell(Duration::from_secs(5));
+    }
+}
+
+#[test]
+fn signals_that_the_parent_has_ignored_do_not_hide_why_the_background_failed() {
+    let (command, _port, _) = Builder::auto().background().operand("a.invalid").command();
+    let outcome = run(&mut by_careless_parent(&command), PATIENCE);
+    assert_eq!(outcome.status.code(), Some(65), "{outcome:?}");
+    assert!(outcome.stderr.contains("cannot resolve [a.invalid]"), "{outcome:?}");
+}
 
 #[test]
 fn without_connections_it_ends_at_once() {

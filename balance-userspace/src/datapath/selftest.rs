@@ -10,7 +10,7 @@ mod peers;
 
 use std::{
     io,
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     sync::{Arc, mpsc},
     thread,
     time::Duration,
@@ -107,7 +107,9 @@ fn drive(
 
 /// Two ends of a loopback connection: the peer's, and the one that is carried.
 fn pair(options: SocketOptions) -> io::Result<(TcpStream, TcpStream)> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    // All ports of the first may be in use. No connection comes from the second unless asked to.
+    let places = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 84, 67, 80)].map(|ip| (ip, 0).into());
+    let listener = TcpListener::bind::<&[SocketAddr]>(&places)?;
     options.apply(&SockRef::from(&listener))?;
     SockRef::from(&listener).set_recv_buffer_size(BUFFER)?;
     let peer = TcpStream::connect(listener.local_addr()?)?;
