@@ -54,7 +54,7 @@ pub fn forge(stream: &TcpStream, back: u32, payload: &[u8], flags: u8) -> io::Re
 }
 
 /// The next number to send and the next to receive.
-fn sequence_numbers(stream: &TcpStream) -> io::Result<(u32, u32)> {
+pub(crate) fn sequence_numbers(stream: &TcpStream) -> io::Result<(u32, u32)> {
     // include/uapi/linux/tcp.h
     const RECEIVE_QUEUE: i32 = 1;
     const SEND_QUEUE: i32 = 2;

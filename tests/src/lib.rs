@@ -6,6 +6,7 @@
 //! by side. Deliberately absent: any knowledge of how the program works inside, other than the
 //! names of its BPF maps.
 
+pub mod attack;
 mod backend;
 mod blackhole;
 mod cgroup;

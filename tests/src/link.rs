@@ -1,7 +1,7 @@
 //! One connection through the program, with both of its ends in the test's hands.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     ops::Range,
     thread,
@@ -138,11 +138,31 @@ impl Link {
     }
 
     fn small_client(&self) -> TcpStream {
+        self.connect_after(|_| {})
+    }
+
+    /// The next connection that the program made, as [`Link::accept`].
+    ///
+    /// # Errors
+    /// When none comes.
+    pub fn try_accept(&self) -> io::Result<TcpStream> {
+        let (stream, _) = self.listener.accept()?;
+        patient(&stream);
+        Ok(stream)
+    }
+
+    /// A client with small buffers, whose own address is told to `before` before it connects.
+    pub fn connect_after(&self, before: impl FnOnce(SocketAddr) + Send) -> TcpStream {
         let client = self.as_client(|address| {
             let domain = Domain::for_address(address);
             let socket = Socket::new(domain, Type::STREAM, None).expect("socket");
             // Before the connect: the window scale is settled there.
             small_buffers(&socket);
+            let own =
+                self.network.as_ref().map_or(address.ip(), |(network, _)| network.client_ip());
+            socket.bind(&SocketAddr::new(own, 0).into()).expect("bind");
+            let own = socket.local_addr().expect("getsockname").as_socket();
+            before(own.expect("an IP address"));
             socket.connect_timeout(&address.into(), PATIENCE).expect("connecting to the program");
             TcpStream::from(socket)
         });

@@ -39,6 +39,8 @@ pub enum Topology {
     ServerOnLoopback,
     /// The client on the program's host.
     ClientHere,
+    /// Client and server on the program's host, at its loopback.
+    AllHere,
 }
 
 /// Version of IP.
@@ -103,13 +105,18 @@ pub struct Network {
     peers: [Option<Namespace>; 2],
     /// Hosts of more servers.
     others: Vec<Namespace>,
+    /// A host that is on no path between the others.
+    stranger: Option<Namespace>,
     /// What joins them.
-    _switch: Option<Namespace>,
+    switch: Option<Namespace>,
     wires: [Option<Wire>; 2],
 }
 
 /// The subnet of the first of more servers.
 const OTHERS: u8 = 3;
+
+/// The subnet of a host that is on no path.
+const STRANGERS: u8 = 99;
 
 /// State of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,7 +204,8 @@ impl Network {
             proxy: host()?,
             peers: [None, None],
             others: Vec::new(),
-            _switch: None,
+            stranger: None,
+            switch: None,
             wires: [None, None],
         };
         match topology {
@@ -210,6 +218,7 @@ impl Network {
             }
             Topology::ClientHere => network.join(Peer::Server, cables[1])?,
             Topology::OneInterface => network.gather()?,
+            Topology::AllHere => {}
         }
         Ok(network)
     }
@@ -241,19 +250,59 @@ impl Network {
     fn gather(&mut self) -> io::Result<()> {
         let switch = host()?;
         switch.ip("link add bridge type bridge stp_state 0 mcast_snooping 0\nlink set bridge up");
-        let plug = |host: &Namespace, port: &str, place: Place| {
-            host.ip(&format!("link add eth0 type veth peer name {port} netns {}", switch.path()));
-            switch.ip(&format!("link set {port} master bridge\nlink set {port} up"));
-            host.ip(&place.up("eth0", self.family));
+        let plug = |host: &Namespace, port: &str, place: &Place| {
+            plug(&switch, host, port, place, self.family);
         };
-        plug(&self.proxy, "proxy", Peer::Client.gate(self.topology));
+        plug(&self.proxy, "proxy", &Peer::Client.gate(self.topology));
         for (peer, port) in [(Peer::Client, "client"), (Peer::Server, "server")] {
             let host = host()?;
-            plug(&host, port, peer.place(self.topology));
+            plug(&host, port, &peer.place(self.topology));
             self.peers[peer as usize] = Some(host);
         }
-        self._switch = Some(switch);
+        self.switch = Some(switch);
         Ok(())
+    }
+
+    /// Adds a host that reaches the program's and is on no path: by the switch, or by a cable of its own.
+    /// The program's host takes packets with any source address from it.
+    ///
+    /// # Errors
+    /// When the system does not let us.
+    pub fn add_stranger(&mut self) -> io::Result<()> {
+        const DEVICE: &str = "to-stranger";
+
+        if self.topology == Topology::AllHere {
+            return Ok(());
+        }
+        let (host, device) = (host()?, if self.switch.is_some() { "eth0" } else { DEVICE });
+        if let Some(switch) = &self.switch {
+            let place = Place(Peer::Client.place(self.topology).0, 9);
+            plug(switch, &host, "stranger", &place, self.family);
+        } else {
+            host.ip(&format!(
+                "link add eth0 {OTHER} type veth peer name {DEVICE} netns {}",
+                self.proxy.path()
+            ));
+            let gate = Place(STRANGERS, 1);
+            host.ip(&Place(STRANGERS, 2).up("eth0", self.family));
+            self.proxy.ip(&gate.up(DEVICE, self.family));
+            host.ip(&format!("route add default via {}", gate.of(self.family)));
+        }
+        for which in ["all", device] {
+            self.proxy.set(&format!("ipv4/conf/{which}/rp_filter"), "0");
+        }
+        self.stranger = Some(host);
+        Ok(())
+    }
+
+    /// The host that is on no path, or the program's if everything is there.
+    pub fn stranger(&self) -> &Namespace {
+        self.stranger.as_ref().unwrap_or(&self.proxy)
+    }
+
+    /// All hosts.
+    pub fn hosts(&self) -> impl Iterator<Item = &Namespace> {
+        [&self.proxy].into_iter().chain(self.peers.iter().flatten()).chain(&self.others)
     }
 
     /// One more server's host, joined to the program's by a cable of its own; returns its number,
@@ -336,6 +385,7 @@ impl Network {
     /// Where the program listens; any port.
     pub fn entrance(&self) -> SocketAddr {
         let peer = match self.topology {
+            Topology::AllHere => return (self.loopback(), 0).into(),
             Topology::ClientHere => Peer::Server,
             _ => Peer::Client,
         };
@@ -346,11 +396,26 @@ impl Network {
     pub fn backend(&self) -> SocketAddr {
         let address = match (self.topology, self.family) {
             (Topology::ServerHere, _) => Peer::Client.gate(self.topology).of(self.family),
-            (Topology::ServerOnLoopback, Family::V4) => Ipv4Addr::LOCALHOST.into(),
-            (Topology::ServerOnLoopback, Family::V6) => Ipv6Addr::LOCALHOST.into(),
+            (Topology::ServerOnLoopback | Topology::AllHere, _) => self.loopback(),
             _ => Peer::Server.place(self.topology).of(self.family),
         };
         (address, 0).into()
+    }
+
+    /// The address that a client has.
+    pub fn client_ip(&self) -> IpAddr {
+        match self.topology {
+            Topology::AllHere => self.loopback(),
+            Topology::ClientHere => self.entrance().ip(),
+            _ => Peer::Client.place(self.topology).of(self.family),
+        }
+    }
+
+    fn loopback(&self) -> IpAddr {
+        match self.family {
+            Family::V4 => Ipv4Addr::LOCALHOST.into(),
+            Family::V6 => Ipv6Addr::LOCALHOST.into(),
+        }
     }
 
     /// Has all packets of a peer's host leave with that time to live, or hop limit.
@@ -381,6 +446,13 @@ impl Network {
     fn wire(&self, peer: Peer) -> &Wire {
         self.wires[peer as usize].as_ref().expect("a cable that can be watched")
     }
+}
+
+/// Joins a host to a switch.
+fn plug(switch: &Namespace, host: &Namespace, port: &str, place: &Place, family: Family) {
+    host.ip(&format!("link add eth0 type veth peer name {port} netns {}", switch.path()));
+    switch.ip(&format!("link set {port} master bridge\nlink set {port} up"));
+    host.ip(&place.up("eth0", family));
 }
 
 /// A host that forwards nothing.

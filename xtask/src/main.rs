@@ -12,6 +12,7 @@
 )]
 
 mod apt;
+mod attack;
 mod base_system;
 mod bench;
 mod build;
@@ -54,6 +55,7 @@ enum Task {
     Dist(dist::Options),
     Bench(bench::Options),
     Faults(faults::Options),
+    Attack(attack::Options),
     Fuzz(fuzz::Options),
 }
 
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Task::Dist(options) => dist::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Faults(options) => faults::run(&options),
+        Task::Attack(options) => attack::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
     };
     match outcome {

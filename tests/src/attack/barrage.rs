@@ -1,0 +1,86 @@
+//! An attack that goes on beside whatever else happens.
+//!
+//! Invariant: it ends with its guard.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use super::{
+    kind::{Guesses, Kind},
+    packet::Pair,
+    sender::{BATCH, Sender},
+};
+use crate::Network;
+
+/// Packets of one kind to pairs that can change, until this is dropped.
+#[derive(Debug)]
+pub struct Barrage {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    pairs: Mutex<Vec<Pair>>,
+    stop: AtomicBool,
+    sent: AtomicU64,
+}
+
+impl Barrage {
+    /// Begins to send, `rate` packets a second in all, or as many as possible.
+    pub fn start(network: &Network, kind: Kind, pairs: Vec<Pair>, rate: Option<u32>) -> Self {
+        let to = network.entrance();
+        let mut sender = network.stranger().enter(move || Sender::new(to)).expect("a raw socket");
+        let shared = Arc::new(Shared { pairs: Mutex::new(pairs), ..Shared::default() });
+        let own = Arc::clone(&shared);
+        let thread = thread::spawn(move || {
+            let (mut guesses, mut shots) = (Guesses::new(7), Vec::new());
+            let begun = Instant::now();
+            while !own.stop.load(Relaxed) {
+                let pairs = own.pairs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let sent = own.sent.load(Relaxed);
+                let due = rate.map(|rate| begun.elapsed().mul_f64(rate.into()).as_secs());
+                let most = due.map_or(BATCH as u64, |due| due.saturating_sub(sent));
+                if pairs.is_empty() || most == 0 {
+                    // Not a wait: the pace of the attack.
+                    thread::sleep(Duration::from_millis(1));
+                    continue;
+                }
+                shots.clear();
+                while shots.len() < most.min(BATCH as u64) as usize {
+                    guesses.add(kind, &pairs, &[], &mut shots);
+                }
+                sender.send(&shots).expect("sending packets");
+                own.sent.fetch_add(shots.len() as u64, Relaxed);
+            }
+        });
+        Self { shared, thread: Some(thread) }
+    }
+
+    /// Aims at these pairs from now on.
+    pub fn aim(&self, pairs: Vec<Pair>) {
+        *self.shared.pairs.lock().unwrap_or_else(PoisonError::into_inner) = pairs;
+    }
+
+    /// Packets so far.
+    pub fn sent(&self) -> u64 {
+        self.shared.sent.load(Relaxed)
+    }
+}
+
+impl Drop for Barrage {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Relaxed);
+        if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join)
+            && !thread::panicking()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}

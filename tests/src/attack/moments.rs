@@ -1,0 +1,164 @@
+//! Attacks at the moments at which the program knows least of a connection: while it is joined, after it
+//! was joined and before anything has passed, and when nothing passes any more.
+//!
+//! Invariant: each returns what went wrong, with nothing where nothing did.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    barrage::Barrage,
+    kind::Kind,
+    packet::{Pair, Shot},
+    scene::{Scene, Setting},
+    sender::Sender,
+    victim::{Known, Victim},
+};
+use crate::{End, Peer, end_of};
+
+/// What went wrong, and of how many.
+#[derive(Clone, Debug)]
+pub struct Harm {
+    /// Connections attacked.
+    pub connections: usize,
+    /// How many were on the datapath that was asked for.
+    pub carried: usize,
+    /// Packets sent.
+    pub packets: u64,
+    /// What happened to those that were harmed.
+    pub wrong: Vec<String>,
+}
+
+/// Attacks connections from before they begin until they have ended; the pairs are known as soon as they
+/// are there.
+pub fn while_joined(setting: Setting, kind: Kind, connections: usize) -> Option<Harm> {
+    let scene = Scene::new(setting)?;
+    let entrance = scene.address();
+    let barrage = Barrage::start(scene.network(), kind, Vec::new(), None);
+    let mut harm = Harm { connections, carried: 0, packets: 0, wrong: Vec::new() };
+    for _ in 0..connections {
+        let client = scene.link.connect_after(|own| {
+            barrage.aim(vec![Pair { from: own, to: entrance }]);
+        });
+        let server = match scene.link.try_accept() {
+            Ok(server) => server,
+            Err(error) => {
+                harm.wrong.push(format!("not connected: {error}"));
+                continue;
+            }
+        };
+        let mut victim = Victim::new(client, server, 0);
+        barrage.aim(victim.pairs(Known::Both).expect("the pairs"));
+        let client = victim.client();
+        let lived = (0..10).try_for_each(|_| victim.exchange(0, 3000));
+        let lived = lived.and_then(|()| victim.talk(100_000)).and_then(|()| scene.end(victim));
+        harm.wrong.extend(lived.err());
+        let session = scene.session(client);
+        harm.carried += usize::from(session.is_ok_and(|s| s.datapath == setting.datapath.name()));
+    }
+    harm.packets = barrage.sent();
+    drop(barrage);
+    Some(harm)
+}
+
+/// Pieces of a banner, and how long the program may take to hand the connection over after each.
+const PIECES: usize = 50;
+const PIECE: Duration = Duration::from_millis(60);
+
+/// Attacks connections that have been silent since they were joined with so many packets each, that have
+/// random timestamps; then the peer that was silent before speaks.
+pub fn before_the_first_word(
+    setting: Setting,
+    connections: usize,
+    packets: usize,
+    speaks_first: Peer,
+) -> Option<Harm> {
+    let scene = Scene::new(setting)?;
+    let mut harm = Harm { connections, carried: 0, packets: 0, wrong: Vec::new() };
+    let first = speaks_first as usize;
+    let mut random = fastrand::Rng::with_seed(11);
+    let to = scene.address();
+    let mut sender = scene.network().stranger().enter(move || Sender::new(to)).expect("a socket");
+    for _ in 0..connections {
+        let client = scene.link.connect_after(|_| {});
+        let mut victim = Victim::new(client, scene.link.accept(), 0);
+        // A banner in pieces, until the program has seen packets of both peers, and not one more.
+        let mut is_carried = false;
+        for _ in 0..PIECES {
+            if let Err(error) = victim.say(first, 10) {
+                harm.wrong.push(error);
+            }
+            is_carried = scene.is_carried_within(&victim, PIECE);
+            if is_carried {
+                break;
+            }
+        }
+        harm.carried += usize::from(is_carried);
+        let pairs = victim.pairs(Known::Both).expect("the pairs");
+        let shots: Vec<_> = (0..packets)
+            .map(|turn| {
+                let pair = pairs[(turn + 1 + first) % 2];
+                let shot = Shot::new(pair, random.u32(..), random.u32(..));
+                Shot { stamps: Some([random.u32(..), random.u32(..)]), ..shot }
+            })
+            .collect();
+        sender.send(&shots).expect("sending packets");
+        harm.packets += shots.len() as u64;
+        let spoken = victim.exchange(1 - first, 100).and_then(|()| victim.talk(100_000));
+        let lived = spoken.and_then(|()| scene.counts(&victim)).and_then(|()| scene.end(victim));
+        harm.wrong.extend(lived.err());
+        if harm.wrong.len() > 3 {
+            break;
+        }
+    }
+    Some(harm)
+}
+
+/// How much later than the idle timeout a connection may end.
+const LATE: Duration = Duration::from_secs(4);
+
+/// Attacks a connection on which nothing moves; it must end by the idle timeout of `setting` all the same.
+pub fn while_idle(setting: Setting, kind: Kind, known: Known) -> Option<Result<(), String>> {
+    let scene = Scene::new(setting)?;
+    let victim = scene.victim();
+    let limit = Duration::from_secs(setting.idle.expect("an idle timeout").into());
+    let pairs = victim.pairs(known).expect("the pairs");
+    let barrage = Barrage::start(scene.network(), kind, pairs, Some(20_000));
+    let begun = Instant::now();
+    while victim.stands().is_ok() {
+        if begun.elapsed() > limit + LATE {
+            return Some(Err(format!("stands {:?} later", begun.elapsed())));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let took = begun.elapsed();
+    drop(barrage);
+    let (client, carried) = (victim.client(), victim.carried);
+    drop(victim);
+    Some(scene.session(client).and_then(|session| {
+        let is_right = [session.sent, session.rcvd] == carried && took >= limit / 2;
+        if is_right { Ok(()) } else { Err(format!("{carried:?} passed, {took:?}: {session:?}")) }
+    }))
+}
+
+/// Attacks a connection whose client has vanished; keepalive must find that all the same.
+pub fn while_vanished(setting: Setting, kind: Kind) -> Option<Result<(), String>> {
+    let scene = Scene::prepared(setting, |network| {
+        for (name, value) in [("time", "1"), ("intvl", "1"), ("probes", "2")] {
+            network.proxy().set(&format!("ipv4/tcp_keepalive_{name}"), value);
+        }
+    })?;
+    let mut victim = scene.victim();
+    scene.vanish(Peer::Client);
+    let pairs = victim.pairs(Known::Client).expect("the pairs");
+    let _barrage = Barrage::start(scene.network(), kind, pairs, Some(2000));
+    // Three seconds, and what it takes to be told.
+    let is_still = |error: std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
+    let server = &mut victim.ends[1];
+    if server.peek(&mut [0]).is_err_and(is_still) {
+        return Some(Err("the server was not told within ten seconds".to_owned()));
+    }
+    Some(match end_of(server) {
+        End::Reset => Ok(()),
+        End::Clean => Err("the server was told of a clean end".to_owned()),
+    })
+}

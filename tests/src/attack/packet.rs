@@ -1,0 +1,224 @@
+//! Packets that an attacker makes: any TCP header in any IP header, with any addresses.
+//!
+//! Invariant: what is built is exactly what was asked for; nothing is corrected on the way but what
+//! the kernel fills in (the checksum of an IPv4 header).
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::checksum::checksum;
+
+/// The addresses of one connection, as the packets of one of its ends have them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// The end whose packets these claim to be.
+    pub from: SocketAddr,
+    /// The end that they go to.
+    pub to: SocketAddr,
+}
+
+/// What an IP header says about the rest of the packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shape {
+    /// A TCP segment.
+    #[default]
+    Plain,
+    /// The first fragment, with that many bytes of the segment.
+    First(usize),
+    /// A fragment that is not the first; the segment's bytes are its body.
+    Later,
+    /// A segment behind that many headers of destination options (IPv6) or words of no-operations
+    /// (IPv4).
+    Behind(usize),
+    /// A segment behind an authentication header.
+    Authenticated,
+    /// The IP header claims that many bytes more than there are.
+    Longer(u16),
+}
+
+/// One packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Shot {
+    /// Its addresses.
+    pub pair: Pair,
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgement number.
+    pub ack: u32,
+    /// Bits of [`flag`](crate::flag).
+    pub flags: u8,
+    /// The window as the header has it.
+    pub window: u16,
+    /// TSval and TSecr, if there is a timestamps option.
+    pub stamps: Option<[u32; 2]>,
+    /// One block of selective acknowledgements.
+    pub sack: Option<[u32; 2]>,
+    /// Kind and length of an option that is not well formed.
+    pub broken_option: Option<[u8; 2]>,
+    /// Length of the TCP header in words, if the header is to lie about it.
+    pub offset: Option<u8>,
+    /// Payload.
+    pub payload: &'static [u8],
+    /// The IP header.
+    pub shape: Shape,
+    /// The checksum of the segment is right.
+    pub is_intact: bool,
+}
+
+/// Every byte of the streams that are attacked, and of the data that attackers send. A TCP accepts blind
+/// data in its window with a probability that no balancer can lower; equal bytes change nothing there.
+pub const BYTE: u8 = b'x';
+
+impl Shot {
+    /// An acknowledgement with these numbers.
+    pub fn new(pair: Pair, seq: u32, ack: u32) -> Self {
+        Self {
+            pair,
+            seq,
+            ack,
+            flags: crate::flag::ACK,
+            window: 500,
+            stamps: None,
+            sack: None,
+            broken_option: None,
+            offset: None,
+            payload: &[],
+            shape: Shape::Plain,
+            is_intact: true,
+        }
+    }
+
+    /// Writes the packet, from the IP header on, in place of what `packet` held.
+    pub fn write(&self, packet: &mut Vec<u8>) {
+        packet.clear();
+        match (self.pair.from.ip(), self.pair.to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let addresses = [from.octets(), to.octets()].concat();
+                let start = self.ipv4(packet, &addresses);
+                self.segment(packet, start, &addresses);
+                self.cut(packet, start);
+                let len = packet.len() as u16 + self.lie();
+                packet[2..4].copy_from_slice(&len.to_be_bytes());
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                let addresses = [from.octets(), to.octets()].concat();
+                let start = self.ipv6(packet, &addresses);
+                self.segment(packet, start, &addresses);
+                self.cut(packet, start);
+                let len = packet.len() as u16 - 40 + self.lie();
+                packet[4..6].copy_from_slice(&len.to_be_bytes());
+            }
+            _ => unreachable!("both ends of a connection have one family"),
+        }
+    }
+
+    fn lie(&self) -> u16 {
+        match self.shape {
+            Shape::Longer(by) => by,
+            _ => 0,
+        }
+    }
+
+    fn cut(&self, packet: &mut Vec<u8>, start: usize) {
+        if let Shape::First(len) = self.shape {
+            packet.truncate(start + len);
+        }
+    }
+
+    fn ipv4(&self, packet: &mut Vec<u8>, addresses: &[u8]) -> usize {
+        let (more, place) = (0x2000u16, 1u16);
+        let fragment = match self.shape {
+            Shape::First(_) => more,
+            Shape::Later => place,
+            _ => 0,
+        };
+        let words = match self.shape {
+            Shape::Behind(words) => words.min(10),
+            _ => 0,
+        };
+        let kind = if self.shape == Shape::Authenticated { 51 } else { 6 };
+        packet.extend([0x45 + words as u8, 0, 0, 0]);
+        packet.extend((self.seq as u16 | 1).to_be_bytes());
+        packet.extend(fragment.to_be_bytes());
+        packet.extend([64, kind, 0, 0]);
+        packet.extend(addresses);
+        packet.resize(packet.len() + words * 4, 1);
+        if self.shape == Shape::Authenticated {
+            packet.extend(AUTHENTICATION);
+        }
+        packet.len()
+    }
+
+    fn ipv6(&self, packet: &mut Vec<u8>, addresses: &[u8]) -> usize {
+        const TCP: u8 = 6;
+        const FRAGMENT: u8 = 44;
+        const DESTINATION: u8 = 60;
+        let kind = match self.shape {
+            Shape::First(_) | Shape::Later => FRAGMENT,
+            Shape::Behind(1..) => DESTINATION,
+            Shape::Authenticated => 51,
+            _ => TCP,
+        };
+        packet.extend([0x60, 0, 0, 0, 0, 0, kind, 64]);
+        packet.extend(addresses);
+        match self.shape {
+            Shape::First(_) => packet.extend([TCP, 0, 0, 1]),
+            Shape::Later => packet.extend([TCP, 0, 0, 8]),
+            _ => {}
+        }
+        match self.shape {
+            Shape::First(_) | Shape::Later => packet.extend(self.seq.to_be_bytes()),
+            Shape::Behind(headers) => {
+                for left in (0..headers).rev() {
+                    let next = if left > 0 { DESTINATION } else { TCP };
+                    // Four bytes of padding fill the header.
+                    packet.extend([next, 0, 1, 4, 0, 0, 0, 0]);
+                }
+            }
+            Shape::Authenticated => packet.extend(AUTHENTICATION),
+            _ => {}
+        }
+        packet.len()
+    }
+
+    fn segment(&self, packet: &mut Vec<u8>, start: usize, addresses: &[u8]) {
+        packet.extend(self.pair.from.port().to_be_bytes());
+        packet.extend(self.pair.to.port().to_be_bytes());
+        packet.extend(self.seq.to_be_bytes());
+        packet.extend(self.ack.to_be_bytes());
+        packet.extend([0, self.flags]);
+        packet.extend(self.window.to_be_bytes());
+        packet.extend([0, 0, 0, 0]);
+        if let Some([value, echo]) = self.stamps {
+            packet.extend([1, 1, 8, 10]);
+            packet.extend(value.to_be_bytes());
+            packet.extend(echo.to_be_bytes());
+        }
+        if let Some([left, right]) = self.sack {
+            packet.extend([1, 1, 5, 10]);
+            packet.extend(left.to_be_bytes());
+            packet.extend(right.to_be_bytes());
+        }
+        if let Some([kind, len]) = self.broken_option {
+            packet.extend([1, 1, kind, len]);
+        }
+        let words = ((packet.len() - start) / 4) as u8;
+        packet[start + 12] = self.offset.unwrap_or(words) << 4;
+        packet.extend(self.payload);
+        let len = (packet.len() - start) as u16;
+        let mut pseudo = [0; 36];
+        pseudo[..addresses.len()].copy_from_slice(addresses);
+        pseudo[33] = 6;
+        pseudo[34..].copy_from_slice(&len.to_be_bytes());
+        // A segment begins with whole words, so the sums may be taken one after the other.
+        let sum = checksum(&pseudo);
+        packet[start + 16..start + 18].copy_from_slice(&(!sum).to_be_bytes());
+        let mut check = checksum(&packet[start..]);
+        if !self.is_intact {
+            check = check.wrapping_add(0x0101);
+        }
+        packet[start + 16..start + 18].copy_from_slice(&check.to_be_bytes());
+    }
+}
+
+/// An authentication header (RFC 4302) of the least length, before a TCP segment.
+const AUTHENTICATION: [u8; 16] = [6, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0];

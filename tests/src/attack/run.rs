@@ -1,0 +1,171 @@
+//! One attack, from the first packet to the clean end of the connection.
+//!
+//! Invariant: what is reported as wrong is followed by the number of packets that it took.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use super::{
+    kind::{Guesses, Kind},
+    scene::{Scene, Setting},
+    sender::{BATCH, Sender},
+    victim::{Known, Victim},
+};
+/// An attack.
+#[derive(Clone, Copy, Debug)]
+pub struct Attack {
+    /// What is sent.
+    pub kind: Kind,
+    /// To whom.
+    pub known: Known,
+    /// Where.
+    pub setting: Setting,
+    /// How much of it.
+    pub packets: u64,
+    /// Where all guesses come from.
+    pub seed: u64,
+}
+
+/// How it went.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Packets sent.
+    pub sent: u64,
+    /// How long that took.
+    pub took: Duration,
+    /// Time of processors that the program took meanwhile.
+    pub worked: Duration,
+    /// What went wrong.
+    pub wrong: Option<String>,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (sent, rate) = (self.sent, self.sent as f64 / self.took.as_secs_f64() / 1000.0);
+        write!(
+            f,
+            "{sent:>10} packets {rate:>6.0} k/s {:>6.2} s of the program",
+            self.worked.as_secs_f64()
+        )?;
+        match &self.wrong {
+            None => f.write_str("  nothing"),
+            Some(wrong) => write!(f, "  {wrong}"),
+        }
+    }
+}
+
+/// Bytes each way between two stretches of an attack, and during every other one.
+const TALK: u64 = 400_000;
+
+/// Stretches of an attack.
+const STRETCHES: u64 = 10;
+
+impl Attack {
+    /// Attacks a connection; `None` where that cannot be tried, and the reason has been printed.
+    pub fn run(&self, progress: &dyn Fn(u64)) -> Option<Outcome> {
+        let scene = Scene::new(self.setting)?;
+        let process = scene.link.balance.process();
+        let mut victim = scene.victim();
+        let (begun, worked) = (Instant::now(), process.processor_time());
+        let mut sent = 0;
+        let attacked = self.attack(&scene, &mut victim, &mut sent, progress);
+        let (took, worked) = (begun.elapsed(), process.processor_time().saturating_sub(worked));
+        let whole = attacked.and_then(|()| {
+            victim.talk(TALK)?;
+            scene.counts(&victim)?;
+            scene.totals(victim.carried)?;
+            let carried = victim.carried;
+            scene.end(victim)?;
+            scene.totals(carried)?;
+            match scene.link.balance.stop() {
+                stopped if stopped.broken == 0 => Ok(()),
+                stopped => Err(format!("{stopped:?}")),
+            }
+        });
+        Some(Outcome { sent, took, worked, wrong: whole.err() })
+    }
+
+    fn attack(
+        &self,
+        scene: &Scene,
+        victim: &mut Victim,
+        sent: &mut u64,
+        progress: &dyn Fn(u64),
+    ) -> Result<(), String> {
+        let said = |error: std::io::Error| error.to_string();
+        let pairs = victim.pairs(self.known).map_err(said)?;
+        let to = pairs[0].to;
+        let mut sender = scene.network().stranger().enter(move || Sender::new(to)).map_err(said)?;
+        let mut guesses = Guesses::new(self.seed);
+        let mut shots = Vec::with_capacity(BATCH + 4);
+        for stretch in 1..=STRETCHES {
+            let right = victim.numbers(self.known).map_err(said)?;
+            let until = self.packets * stretch / STRETCHES;
+            // A silent connection, and one on which bytes move.
+            let is_busy = stretch % 2 == 0;
+            let talking = Talking::start(victim, is_busy);
+            while *sent < until {
+                shots.clear();
+                while shots.len() < BATCH {
+                    guesses.add(self.kind, &pairs, &right, &mut shots);
+                }
+                sender.send(&shots).map_err(said)?;
+                *sent += shots.len() as u64;
+                progress(*sent);
+                victim.stands()?;
+                if talking.has_failed() {
+                    break;
+                }
+            }
+            let carried = talking.finish()?;
+            victim.carried = victim.carried.map(|before| before + carried);
+            victim.talk(TALK)?;
+        }
+        Ok(())
+    }
+}
+
+/// The ends of a connection that talk while it is attacked.
+struct Talking {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<(Victim, Result<(), String>)>>,
+}
+
+impl Talking {
+    fn start(victim: &Victim, is_busy: bool) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let talk = || {
+            let [client, server] = [0, 1].map(|end| victim.ends[end].try_clone().expect("dup"));
+            let (mut clones, stop) = (Victim::new(client, server, 0), Arc::clone(&stop));
+            thread::spawn(move || {
+                while !stop.load(Relaxed) {
+                    if let Err(error) = clones.talk(20_000) {
+                        return (clones, Err(error));
+                    }
+                }
+                (clones, Ok(()))
+            })
+        };
+        let thread = is_busy.then(talk);
+        Self { stop, thread }
+    }
+
+    fn has_failed(&self) -> bool {
+        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
+    /// What was carried each way.
+    fn finish(self) -> Result<u64, String> {
+        self.stop.store(true, Relaxed);
+        let Some(thread) = self.thread else { return Ok(0) };
+        let (clones, outcome) = thread.join().expect("the talking thread");
+        outcome.map(|()| clones.carried[0])
+    }
+}

@@ -1,0 +1,211 @@
+//! A connection that is attacked: both of its ends, and what has really passed between them.
+//!
+//! Invariant: what goes wrong is told as an error and not by a panic, because it is what an attack is
+//! counted by.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use nix::libc::{MSG_DONTWAIT, MSG_PEEK};
+use socket2::SockRef;
+
+use super::packet::{BYTE, Pair};
+use crate::{End, end_of, forge::sequence_numbers};
+
+/// How long bytes may take before the connection counts as one that stands still.
+const STILL: Duration = Duration::from_secs(10);
+
+/// Which pair of addresses an attacker knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// The client's.
+    Client,
+    /// The server's.
+    Server,
+    /// Both.
+    Both,
+}
+
+impl std::fmt::Display for Known {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Known::Client => "client",
+            Known::Server => "server",
+            Known::Both => "both",
+        })
+    }
+}
+
+impl Known {
+    /// All that there are.
+    pub const ALL: [Self; 3] = [Known::Client, Known::Server, Known::Both];
+
+    fn peers(self) -> &'static [usize] {
+        match self {
+            Known::Client => &[0],
+            Known::Server => &[1],
+            Known::Both => &[0, 1],
+        }
+    }
+}
+
+/// Both ends of a connection through the program.
+#[derive(Debug)]
+pub struct Victim {
+    /// The client's end and the server's.
+    pub ends: [TcpStream; 2],
+    /// Bytes that each has sent, all of which the other has received.
+    pub carried: [u64; 2],
+}
+
+impl Victim {
+    /// A connection on which so many bytes have gone each way.
+    pub fn new(client: TcpStream, server: TcpStream, each: u64) -> Self {
+        let ends = [client, server];
+        for end in &ends {
+            end.set_read_timeout(Some(STILL)).expect("SO_RCVTIMEO");
+            end.set_write_timeout(Some(STILL)).expect("SO_SNDTIMEO");
+        }
+        Self { ends, carried: [each; 2] }
+    }
+
+    /// The client's address, by which sessions are told apart.
+    pub fn client(&self) -> SocketAddr {
+        self.ends[0].local_addr().expect("getsockname")
+    }
+
+    /// The pairs that an attacker knows, with packets as the peers send them.
+    pub fn pairs(&self, known: Known) -> io::Result<Vec<Pair>> {
+        let pair = |&peer: &usize| {
+            let end = &self.ends[peer];
+            Ok(Pair { from: end.local_addr()?, to: end.peer_addr()? })
+        };
+        known.peers().iter().map(pair).collect()
+    }
+
+    /// The numbers that are due on each of these pairs.
+    pub fn numbers(&self, known: Known) -> io::Result<Vec<[u32; 2]>> {
+        let numbers = |&peer: &usize| sequence_numbers(&self.ends[peer]).map(|(a, b)| [a, b]);
+        known.peers().iter().map(numbers).collect()
+    }
+
+    /// Whether both ends stand.
+    ///
+    /// # Errors
+    /// How one has ended.
+    pub fn stands(&self) -> Result<(), String> {
+        for (end, name) in self.ends.iter().zip(NAMES) {
+            let mut byte = [std::mem::MaybeUninit::uninit()];
+            match SockRef::from(end).recv_with_flags(&mut byte, MSG_PEEK | MSG_DONTWAIT) {
+                Ok(0) => return Err(format!("the {name} was told of an end")),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(format!("the {name}: {error}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends so many bytes each way, both at once.
+    ///
+    /// # Errors
+    /// What went wrong.
+    pub fn talk(&mut self, each: u64) -> Result<(), String> {
+        let [client, server] = &self.ends;
+        let ways = [("client to server", client, server), ("server to client", server, client)];
+        thread::scope(|scope| {
+            let running = ways.map(|(name, from, to)| {
+                (
+                    name,
+                    scope.spawn(move || send(from, each)),
+                    scope.spawn(move || receive(to, each)),
+                )
+            });
+            for (name, sent, received) in running {
+                let sent = sent.join().expect("the sender");
+                received.join().expect("the receiver").map_err(|e| format!("{name}: {e}"))?;
+                sent.map_err(|e| format!("{name}, sending: {e}"))?;
+            }
+            Ok::<_, String>(())
+        })?;
+        self.carried = self.carried.map(|before| before + each);
+        Ok(())
+    }
+
+    /// One end sends so many bytes.
+    ///
+    /// # Errors
+    /// What went wrong.
+    pub fn say(&mut self, from: usize, len: u64) -> Result<(), String> {
+        let (source, target) = (&self.ends[from], &self.ends[1 - from]);
+        send(source, len).map_err(|e| format!("{}, sending: {e}", NAMES[from]))?;
+        receive(target, len).map_err(|e| format!("from the {}: {e}", NAMES[from]))?;
+        self.carried[from] += len;
+        Ok(())
+    }
+
+    /// The same both ways, one end after the other.
+    ///
+    /// # Errors
+    /// What went wrong.
+    pub fn exchange(&mut self, first: usize, each: u64) -> Result<(), String> {
+        self.say(first, each)?;
+        self.say(1 - first, each)
+    }
+
+    /// Ends both directions.
+    ///
+    /// # Errors
+    /// When they do not end clean.
+    pub fn end(mut self) -> Result<(), String> {
+        for (end, name) in self.ends.iter().zip(NAMES) {
+            let shut = end.shutdown(std::net::Shutdown::Write);
+            shut.map_err(|error| format!("the end of the {name}: {error}"))?;
+        }
+        for (end, name) in self.ends.iter_mut().zip(NAMES) {
+            let read = end.read(&mut [0]).map_err(|error| format!("the {name}'s last: {error}"))?;
+            if read > 0 || end_of(end) != End::Clean {
+                return Err(format!("the {name} has not been told of an end"));
+            }
+        }
+        Ok(())
+    }
+}
+
+const NAMES: [&str; 2] = ["client", "server"];
+
+fn send(mut to: &TcpStream, mut len: u64) -> io::Result<()> {
+    let chunk = [BYTE; 32 << 10];
+    while len > 0 {
+        let next = len.min(chunk.len() as u64) as usize;
+        to.write_all(&chunk[..next])?;
+        len -= next as u64;
+    }
+    Ok(())
+}
+
+fn receive(mut from: &TcpStream, len: u64) -> Result<(), String> {
+    let mut chunk = vec![0; 64 << 10];
+    let mut left = len;
+    while left > 0 {
+        let room = left.min(chunk.len() as u64) as usize;
+        let read = match from.read(&mut chunk[..room]) {
+            Ok(0) => return Err(format!("an end, {left} of {len} bytes early")),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(format!("stands still, {left} of {len} bytes are missing"));
+            }
+            Err(error) => return Err(format!("{error}, {left} of {len} bytes are missing")),
+        };
+        if chunk[..read].iter().any(|&byte| byte != BYTE) {
+            return Err("a byte that was not sent".to_owned());
+        }
+        left -= read as u64;
+    }
+    Ok(())
+}

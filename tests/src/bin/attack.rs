@@ -1,0 +1,142 @@
+//! Attacks on spliced connections, as many packets as one likes; `cargo xtask attack` builds all that is
+//! needed and calls it.
+//!
+//! Invariant: each attack is a line of the table at the end, and one that did harm makes the exit status
+//! that of a failure.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the terminal is what this is for: results on stdout, progress on stderr"
+)]
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use tests::{
+    Datapath, Family,
+    attack::{Attack, Kind, Known, Load, Place, Setting, compare},
+    kernel_works,
+};
+
+/// Attacks a connection with packets of a host that knows addresses and ports, and sees no packet.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask attack", bin_name = "cargo xtask attack", max_term_width = 100)]
+struct Options {
+    /// Packets of each attack
+    #[arg(long, value_name = "N", default_value = "10000000")]
+    packets: u64,
+
+    /// One kind alone, or some [default: all]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    kind: Vec<Kind>,
+
+    /// The pair of addresses that is known: client, server, both [default: each]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    known: Vec<String>,
+
+    /// Where: loopback, switch (all behind one interface), apart [default: all]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    place: Vec<Place>,
+
+    /// 4 or 6 [default: both]
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    family: Vec<u8>,
+
+    /// The peers use no timestamps
+    #[arg(long)]
+    without_timestamps: bool,
+
+    /// relay, sockmap, splice
+    #[arg(long, value_name = "NAME", default_value = "splice")]
+    datapath: String,
+
+    /// Measure what connections carry under 2,000 blind acknowledgements a second instead, on splice beside
+    /// the relay: so many rounds of a second
+    #[arg(long, value_name = "N")]
+    throughput: Option<usize>,
+
+    /// Where all guesses come from [default: another one each time]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    if !kernel_works() {
+        return ExitCode::FAILURE;
+    }
+    let datapath = match options.datapath.as_str() {
+        "relay" => Datapath::Relay,
+        "sockmap" => Datapath::Sockmap,
+        _ => Datapath::Splice,
+    };
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 40));
+    let kinds = or_all(&options.kind, &Kind::ALL.map(|(_, kind)| kind));
+    let places = or_all(&options.place, &Place::ALL.map(|(_, place)| place));
+    let known = |known: &&Known| {
+        options.known.is_empty() || options.known.iter().any(|name| *name == known.to_string())
+    };
+    let families = [(4, Family::V4), (6, Family::V6)];
+    let family =
+        |(number, _): &&(u8, Family)| options.family.is_empty() || options.family.contains(number);
+    println!("seed {seed}");
+    if let Some(rounds) = options.throughput {
+        for &place in &places {
+            for (_, family) in families.iter().filter(family) {
+                for known in Known::ALL.iter().filter(known) {
+                    let setting = Setting::new(place, *family, datapath);
+                    measure(Setting { is_wide: true, ..setting }, *known, rounds);
+                }
+            }
+        }
+        return ExitCode::SUCCESS;
+    }
+    let mut harm = 0;
+    for kind in kinds {
+        for &place in &places {
+            for (_, family) in families.iter().filter(family) {
+                for known in Known::ALL.iter().filter(known) {
+                    let setting = Setting {
+                        stamps: !options.without_timestamps,
+                        ..Setting::new(place, *family, datapath)
+                    };
+                    let packets = options.packets;
+                    let attack = Attack { kind, known: *known, setting, packets, seed };
+                    let name = format!("{kind:<9} {known:<7} {setting}");
+                    let style = ProgressStyle::with_template("{msg} [{wide_bar}] {eta}");
+                    let bar = ProgressBar::new(packets)
+                        .with_style(style.expect("a template"))
+                        .with_message(name.clone());
+                    let outcome = attack.run(&|sent| bar.set_position(sent));
+                    bar.finish_and_clear();
+                    let Some(outcome) = outcome else { continue };
+                    harm += usize::from(outcome.wrong.is_some());
+                    println!("{name:<45} {outcome}");
+                }
+            }
+        }
+    }
+    if harm > 0 {
+        eprintln!("{harm} did harm");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+/// Blind acknowledgements a second.
+const RATE: u32 = 2000;
+
+fn measure(setting: Setting, known: Known, rounds: usize) {
+    for load in [Load::Bulk, Load::Requests(1), Load::Requests(64)] {
+        let time = Duration::from_secs(1);
+        if let Some(figures) = compare(setting, load, known, RATE, rounds, time) {
+            println!("{setting} {known:<7} {figures}");
+        }
+    }
+}
+
+fn or_all<T: Copy>(asked: &[T], all: &[T]) -> Vec<T> {
+    if asked.is_empty() { all.into() } else { asked.into() }
+}
