@@ -58,7 +58,7 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Check a configuration file, without binding anything; needs no privileges
+    /// Check a configuration file, without taking any port; needs no privileges
     #[command(long_flag = "check-config")]
     Check {
         /// The file [default: that of --config]

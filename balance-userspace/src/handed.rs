@@ -7,7 +7,10 @@
 use std::{
     io,
     net::SocketAddr,
-    os::fd::{FromRawFd as _, OwnedFd, RawFd},
+    os::{
+        fd::{FromRawFd as _, OwnedFd, RawFd},
+        unix::net::UnixListener,
+    },
 };
 
 use socket2::Socket;
@@ -16,6 +19,15 @@ use crate::{error::StartError, listener};
 
 /// The first descriptor that is handed over, as sd_listen_fds(3) has it.
 pub(crate) const FIRST: RawFd = 3;
+
+/// What a process has from its supervisor beside its listeners.
+#[derive(Debug)]
+pub struct Supervision {
+    /// A pipe: a byte tells the process to leave, its end that the supervisor is gone.
+    pub leash: OwnedFd,
+    /// The control socket that it serves; the supervisor has its name.
+    pub control: UnixListener,
+}
 
 /// Listeners that were made by somebody else.
 #[derive(Debug, Default)]
@@ -39,12 +51,13 @@ impl Handed {
         Ok(Self { listeners, listened: true, is_certain: false })
     }
 
-    /// So many from our supervisor, which may have them from a service manager, and the leash: what ends
-    /// when the supervisor is gone. To be called once, at the start.
-    pub fn by_supervisor(count: usize, listened: bool) -> (Self, OwnedFd) {
+    /// So many from our supervisor, which may have them from a service manager, and what comes with them. To be
+    /// called once, at the start.
+    pub fn by_supervisor(count: usize, listened: bool) -> (Self, Supervision) {
         let end = FIRST + RawFd::try_from(count).unwrap_or(0);
         let listeners = (FIRST..end).map(|fd| own(fd).into()).collect();
-        (Self { listeners, listened, is_certain: true }, own(end))
+        let supervision = Supervision { leash: own(end), control: own(end + 1).into() };
+        (Self { listeners, listened, is_certain: true }, supervision)
     }
 
     /// Gives listeners back that [`Handed::take`] has taken: they cannot be had again elsewhere.

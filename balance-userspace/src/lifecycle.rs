@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use crate::{
     control::{self, instance::Instance},
     error::StartError,
-    idle, names,
+    idle, names, notify,
     server::Shared,
     signals::{Signals, Wish},
     status,
@@ -25,7 +25,7 @@ use crate::{
 pub(crate) struct Lifecycle {
     runtime: Runtime,
     signals: Signals,
-    /// Ends when there is no supervisor any more.
+    /// A byte from the supervisor: leave. Ends when there is no supervisor any more.
     leash: Option<Receiver>,
     instance: Option<Instance>,
 }
@@ -128,7 +128,12 @@ impl Ends {
         loop {
             let wish = select! {
                 wish = self.signals.next() => wish,
-                () = end_of(&mut self.leash) => {
+                is_to_leave = pull(&mut self.leash) => {
+                    if is_to_leave {
+                        // Connections go on for as long as they like, as after `kill`.
+                        shared.stop.cancel();
+                        continue;
+                    }
                     self.leash = None;
                     Wish::Drain
                 }
@@ -143,17 +148,16 @@ impl Ends {
     }
 }
 
-/// Waits until there is no supervisor any more, if there was one.
-async fn end_of(leash: &mut Option<Receiver>) {
+/// Waits until the supervisor, if there is one, tells the process to leave, or is gone: then false.
+async fn pull(leash: &mut Option<Receiver>) -> bool {
     match leash {
-        // Nobody writes anything.
-        Some(leash) => drop(leash.read(&mut [0]).await),
+        Some(leash) => leash.read(&mut [0]).await.is_ok_and(|n| n > 0),
         None => std::future::pending().await,
     }
 }
 
-/// Serves the control socket; its files are gone when the program accepts no more, and its listeners
-/// are closed: whoever waits for that may then listen there.
+/// Serves the control socket; its names are gone when the program accepts no more, and its listeners
+/// are closed: whoever waits for that may then listen there, and have the names.
 async fn control(
     listener: std::os::unix::net::UnixListener,
     shared: Arc<Shared>,
@@ -166,6 +170,7 @@ async fn control(
     // Nobody sends anything: it ends with the last worker that accepts.
     let _ = accepting.recv().await;
     drop(instance);
+    notify::released();
 }
 
 /// For ever without a duration.

@@ -71,15 +71,14 @@ fn run() -> Result<ExitCode, StartError> {
 
 /// An instance of a supervisor, which says itself what it is told.
 fn supervised(args: &Args, orders: &Orders) -> Result<ExitCode, StartError> {
-    let (handed, leash) = Handed::by_supervisor(orders.listeners, orders.listened);
+    let (handed, supervision) = Handed::by_supervisor(orders.listeners, orders.listened);
     logging::init(orders.sink(), orders.log_format(args.log_format), args.debug);
-    let (run_dir, leash) = (Some(&*orders.run_dir), Some(leash));
-    let started = Started { handed, run_dir, leash, detached: None };
+    let started = Started { handed, supervision: Some(supervision), detached: None };
     served(args, started).or_else(|error| Ok(error.exit_code().into()))
 }
 
 /// An instance that somebody waits for.
-fn served(args: &Args, started: Started<'_>) -> Result<ExitCode, StartError> {
+fn served(args: &Args, started: Started) -> Result<ExitCode, StartError> {
     server::serve(args, started).map(|()| ExitCode::SUCCESS).inspect_err(|error| {
         notify::failed(&one_line(&error.to_string()));
     })

@@ -23,10 +23,13 @@ use sd_notify::NotifyState;
 /// know.
 pub(crate) const CONNECTIONS: &str = "X_BALANCE_CONNECTIONS";
 
+/// Says that the process accepts no more, and that its listeners and its names are free.
+pub(crate) const RELEASED: &str = "X_BALANCE_RELEASED";
+
 /// Time that is asked for at a time.
 pub(crate) const MORE: Duration = Duration::from_secs(10);
 
-/// How long [`ready`] waits for somebody to hear it.
+/// How long [`say_surely`] waits for somebody to hear it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How it is while connections end.
@@ -62,11 +65,21 @@ fn connect() -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// It serves. Not to be lost: waits for a moment where nobody hears.
+/// It serves.
 pub(crate) fn ready() {
+    say_surely(&[NotifyState::Ready]);
+}
+
+/// It accepts no more, and others may listen where it did and have its names.
+pub(crate) fn released() {
+    say_surely(&[NotifyState::Custom(&format!("{RELEASED}=1"))]);
+}
+
+/// What is not to be lost: waits for a moment where nobody hears.
+fn say_surely(state: &[NotifyState<'_>]) {
     if let Some(socket) = socket() {
         let _ = socket.set_nonblocking(false);
-        say(&[NotifyState::Ready]);
+        say(state);
         let _ = socket.set_nonblocking(true);
     }
 }

@@ -3,8 +3,9 @@
 //! Invariant: everything that can fail is done before the first client is accepted, and before
 //! the process that the user started ends.
 
-use std::{io, net::IpAddr, os::fd::OwnedFd, path::Path, rc::Rc, sync::Arc, thread};
+use std::{io, net::IpAddr, rc::Rc, sync::Arc, thread};
 
+use nix::unistd::User;
 use socket2::Socket;
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,7 @@ use crate::{
     control::{instance::Instance, rundir::RunDir},
     datapath::{Choice, Datapath},
     error::StartError,
-    handed::Handed,
+    handed::{Handed, Supervision},
     lifecycle::Lifecycle,
     listener,
     memory::Memory,
@@ -62,23 +63,21 @@ pub(crate) struct Shared {
 
 /// How an instance was started, beside its arguments.
 #[derive(Default)]
-pub struct Started<'a> {
+pub struct Started {
     /// In the background: to be told when it serves.
     pub detached: Option<Detached>,
     /// Listeners that came with the process.
     pub handed: Handed,
-    /// Where its control socket is, unless its arguments say so.
-    pub run_dir: Option<&'a Path>,
-    /// A pipe whose end asks for the instance's own.
-    pub leash: Option<OwnedFd>,
+    /// What it has from its supervisor, if there is one.
+    pub supervision: Option<Supervision>,
 }
 
 /// Serves until a signal or a command ends it.
 ///
 /// # Errors
 /// What keeps it from serving; nothing after it has begun.
-pub fn serve(args: &Args, started: Started<'_>) -> Result<(), StartError> {
-    let Started { detached, handed, run_dir, leash } = started;
+pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
+    let Started { detached, handed, supervision } = started;
     let port = operand::listen_port(&args.port, &resolve::service)?;
     let specs = operand::groups(&args.channels, port, &resolve::service)?;
     let selector = Selector::new(resolve::groups(&specs)?, settings::policy(args));
@@ -102,13 +101,13 @@ pub fn serve(args: &Args, started: Started<'_>) -> Result<(), StartError> {
         handed.take_all(listener::wanted(bind, port))?
     };
     listener::listen(&listeners, for_clients)?;
-    let instance = claim(args, run_dir, port)?;
+    let (leash, instance) = match supervision {
+        Some(Supervision { leash, control }) => (Some(leash), Some(Instance::supervised(control))),
+        None => (None, claim(args, port, user.as_ref())?),
+    };
     notify::begin();
     let options = match &user {
         Some(user) => {
-            if let Some(instance) = &instance {
-                instance.give_to(user.uid, user.gid).map_err(StartError::Control)?;
-            }
             privileges::become_user(user, datapath.needs())?;
             // What may be set has changed.
             SocketOptions::probe().map_err(no_socket)?
@@ -175,12 +174,12 @@ pub(crate) fn source_address(args: &Args) -> Result<Option<IpAddr>, StartError> 
 }
 
 /// The control socket. Without one balance serves all the same, unless its place was given.
-fn claim(args: &Args, dir: Option<&Path>, port: u16) -> Result<Option<Instance>, StartError> {
-    let given = args.run_dir.as_deref().or(dir);
+fn claim(args: &Args, port: u16, user: Option<&User>) -> Result<Option<Instance>, StartError> {
+    let given = args.run_dir.as_deref();
+    let owner = user.map(|user| (user.uid, user.gid));
     let claimed = RunDir::locate(given)
         .map_err(Into::into)
-        .and_then(|dir| Instance::claim(&dir, dir.instance(args.bind.as_deref(), port)?))
-        .and_then(|instance| instance.write_pid().map(|()| instance));
+        .and_then(|dir| Instance::claim(&dir, dir.instance(args.bind.as_deref(), port)?, owner));
     match claimed {
         Ok(instance) => Ok(Some(instance)),
         Err(error) if given.is_some() => Err(StartError::Control(error)),

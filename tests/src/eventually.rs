@@ -1,6 +1,7 @@
 //! Waiting for a state, never for a time.
 
 use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
@@ -22,5 +23,18 @@ pub fn eventually<T>(
             Err(state) if over => panic!("not within {deadline:?}: {what}; last seen: {state}"),
             Err(_) => thread::sleep(Duration::from_millis(5)),
         }
+    }
+}
+
+/// Tells threads to end when it goes out of scope, so that they do so also when a test fails.
+#[derive(Debug)]
+pub struct SetOnDrop<'f>(
+    /// What they look at.
+    pub &'f AtomicBool,
+);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
     }
 }

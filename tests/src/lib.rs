@@ -41,7 +41,7 @@ pub use command::{CARELESS, KillOnDrop, Outcome, by_careless_parent, finish, run
 pub use control::{Daemons, Row, RunDir};
 pub use data::{Digest, Pattern, Receiver, receive_all, receive_exactly, send};
 pub use datapath::{Datapath, has_tcx, kernel_obstacle, kernel_works};
-pub use eventually::eventually;
+pub use eventually::{SetOnDrop, eventually};
 pub use forge::{flag, forge};
 pub use inkernel::InKernel;
 pub use inspect::{KernelMemory, Process, is_listening};

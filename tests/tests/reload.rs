@@ -1,14 +1,15 @@
-//! A hundred reloads under load: no connection is dropped, no connect refused, and who comes after a
-//! reload meets the servers that the file has by then.
+//! A hundred reloads under load: no connection is dropped, no connect refused, on the control socket neither, and
+//! who comes after a reload meets the servers that the file has by then.
 
 use std::{
     io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     thread,
 };
 
-use tests::{Backend, End, ReservedPort, Service, connect, end_of, note};
+use tests::{Backend, End, ReservedPort, Service, SetOnDrop, connect, end_of, note};
 
 /// Reloads, each with another file.
 const RELOADS: usize = 100;
@@ -57,6 +58,8 @@ fn a_hundred_reloads_drop_nothing_and_refuse_nobody() {
     let service = Service::new(&text(0));
     service.say(&["start"]);
     let mut standing: Vec<_> = (0..STANDING).map(|_| arrive(port.address()).0).collect();
+    let socket = format!("balance.{}.127.0.0.1.sock", port.port());
+    let socket = service.run_dir().join(socket);
     let (over, visits) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         for _ in 0..VISITORS {
@@ -66,6 +69,10 @@ fn a_hundred_reloads_drop_nothing_and_refuse_nobody() {
                     talk(&mut stream, &[7; 3000]);
                     stream.shutdown(Shutdown::Write).expect("shutdown");
                     assert_eq!(end_of(&mut stream), End::Clean);
+                    let mut control = UnixStream::connect(&socket).expect("the control socket");
+                    // A process that leaves at this moment may not answer any more.
+                    let asked = control.write_all(b"{\"version\":1,\"command\":\"stats\"}\n");
+                    let _ = asked.and_then(|()| control.read(&mut [0; 4096]));
                     visits.fetch_add(1, Relaxed);
                 }
             });
@@ -93,13 +100,4 @@ fn a_hundred_reloads_drop_nothing_and_refuse_nobody() {
     // Those that were replaced have left, with their last connection.
     service.status_when("one process is left", |rows| rows.len() == 1);
     service.say(&["stop"]);
-}
-
-/// Ends the visitors also when the test fails.
-struct SetOnDrop<'f>(&'f AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
 }

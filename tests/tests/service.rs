@@ -4,17 +4,22 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
+    os::unix::process::CommandExt as _,
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        resource::{Resource, setrlimit},
+        signal::{Signal, kill},
+    },
     unistd::Pid,
 };
 use tests::{
-    Backend, End, PATIENCE, Process, ReservedPort, Service, ask, binary, by_careless_parent,
-    connect, end_of, eventually, finish, is_listening, run,
+    Backend, End, InstanceStatus, PATIENCE, Process, ReservedPort, Service, SetOnDrop, ask, binary,
+    by_careless_parent, connect, end_of, eventually, finish, is_listening, run,
 };
 
 /// A line for an instance at a reserved port.
@@ -329,12 +334,129 @@ fn a_reload_says_what_it_did_and_what_it_could_not() {
     service.write(&(line(&two, &[&a]) + &format!("-b 127.0.0.1 {port} {}\n", a.address())));
     let reloaded = service.give(&["reload"]);
     assert_eq!(reloaded.status.code(), Some(71), "{reloaded:?}");
-    let changed =
-        format!("{}: stopped\n{}: started\n127.0.0.1:{port}: started\n", name(&one), name(&two));
+    // Not of the one that did not come up.
+    let changed = format!("{}: stopped\n{}: started\n", name(&one), name(&two));
     assert_eq!(reloaded.stdout, changed);
     assert!(reloaded.stderr.contains(":2: cannot listen on 127.0.0.1:"), "{reloaded:?}");
     assert!(reloaded.stderr.ends_with("balance is reloaded in part\n"), "{reloaded:?}");
     assert_eq!(ask(two.address()).expect("an answer"), "A");
+    service.say(&["stop"]);
+}
+
+/// Descriptors that are enough for few workers and not for many.
+const DESCRIPTORS: u64 = 90;
+
+/// Workers for which they are not enough.
+const MANY: &str = "--datapath relay --workers 80 -b";
+
+#[test]
+fn a_new_process_that_does_not_come_up_leaves_the_old_one_serving() {
+    let (a, b) = (Backend::echo("A"), Backend::echo("B"));
+    let (one, two) = (ReservedPort::new(), ReservedPort::new());
+    let few = |workers, port: &ReservedPort| {
+        line(port, &[&a]).replace("-b", &format!("--datapath relay --workers {workers} -b"))
+    };
+    let good = few(1, &one) + &few(1, &two);
+    let service = Service::new(&good);
+    let limited = || Ok(setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS)?);
+    let mut child = service.foreground(|command| {
+        // SAFETY: setrlimit is a bare system call: it neither allocates nor takes locks.
+        unsafe { command.pre_exec(limited) };
+    });
+    let runs = |rows: &[InstanceStatus]| rows.iter().all(|row| row.state == "running");
+    let before = service.status_when("both run", runs);
+    let mut stream = standing(&one);
+    let before = InstanceStatus { connections: 1, ..before[0].clone() };
+    service.status_when("a connection", |rows| rows[0] == before);
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Relaxed) {
+                drop(standing(&one));
+            }
+        });
+        let _over = SetOnDrop(&is_over);
+        let bad = line(&one, &[&b]).replace("-b", MANY);
+        let why = format!("{}:1: cannot start a worker", service.file().display());
+        for (other, changed, how) in [
+            (few(2, &two), format!("{}: replaced\n", name(&two)), "reloaded in part"),
+            (few(2, &two), String::new(), "not reloaded"),
+        ] {
+            service.write(&(bad.clone() + &other));
+            let reloaded = service.give(&["reload"]);
+            assert_eq!(reloaded.status.code(), Some(71), "{reloaded:?}");
+            assert_eq!(reloaded.stdout, changed, "{reloaded:?}");
+            assert!(reloaded.stderr.starts_with(&why), "{reloaded:?}");
+            let end = format!("; the old process serves on, with the old line\nbalance is {how}\n");
+            assert!(reloaded.stderr.ends_with(&end), "{reloaded:?}");
+            let now = service.status();
+            assert_eq!((&now[0].state, now[0].pid), (&before.state, before.pid));
+            goes_on(&mut stream);
+        }
+        service.write(&good);
+        let reloaded = format!("{}: replaced\nbalance is reloaded\n", name(&two));
+        assert_eq!(service.say(&["reload"]), reloaded);
+    });
+    goes_on(&mut stream);
+    drop(stream);
+    service.say(&["stop"]);
+    assert_eq!(finish(&mut child, PATIENCE, "the supervisor").code(), Some(0));
+}
+
+#[test]
+fn what_this_host_does_not_have_is_found_before_anything_is_changed() {
+    let a = Backend::echo("A");
+    let one = ReservedPort::new();
+    let good = line(&one, &[&a]);
+    let service = Service::new(&good);
+    service.say(&["start"]);
+    let mut stream = standing(&one);
+    let before = service.status_when("a connection", |rows| rows[0].connections == 1);
+    for (option, why) in [
+        ("-B 192.0.2.1", "cannot connect from 192.0.2.1: "),
+        ("-B 2001:db8::1", "cannot connect from 2001:db8::1: "),
+        ("--user nosuchuser", "there is no user nosuchuser\n"),
+    ] {
+        service.write(&good.replace("-b", &format!("{option} -b")));
+        let mut check = Command::new(binary());
+        let checked = run(check.arg("check").arg("--no-dns").arg(service.file()), PATIENCE);
+        for (outcome, verb) in [
+            (checked, ""),
+            (service.give(&["reload"]), "balance is not reloaded\n"),
+            (service.give(&["restart"]), ""),
+        ] {
+            assert_eq!(outcome.status.code(), Some(78), "{outcome:?}");
+            let said = format!("{}:1: {why}", service.file().display());
+            assert!(outcome.stderr.starts_with(&said), "{outcome:?}");
+            assert!(outcome.stderr.ends_with(verb), "{outcome:?}");
+        }
+        assert_eq!(service.status(), before);
+        goes_on(&mut stream);
+        drop(standing(&one));
+    }
+    drop(stream);
+    service.say(&["stop"]);
+}
+
+#[test]
+fn a_line_that_comes_back_finds_its_names_free_while_connections_of_before_go_on() {
+    let a = Backend::echo("A");
+    let one = ReservedPort::new();
+    let service = Service::new(&line(&one, &[&a]));
+    service.say(&["start"]);
+    let mut streams = Vec::new();
+    for _ in 0..10 {
+        streams.push(standing(&one));
+        service.write("");
+        service.say(&["reload"]);
+        assert!(!is_listening(one.port()));
+        service.write(&line(&one, &[&a]));
+        let reloaded = service.say(&["reload"]);
+        assert_eq!(reloaded, format!("{}: started\nbalance is reloaded\n", name(&one)));
+    }
+    streams.iter_mut().for_each(goes_on);
+    drop(streams);
+    service.status_when("those of before have left", |rows| rows.len() == 1);
     service.say(&["stop"]);
 }
 

@@ -139,14 +139,17 @@ impl Master {
         self.client.as_mut().ok_or(ClientError::NoMaster)
     }
 
-    /// Whether it has gone from its socket; another one may have come.
+    /// Whether it has gone, its lock included, so that its names can be claimed; another one may have them already.
     fn gone(&self) -> bool {
+        let is_free = || !instance::is_held(&self.paths);
         match self.connect() {
             Ok(client) => client.pid() != self.pid,
             // Ours spoke our version, so this is another one.
-            Err(ClientError::Gone(_) | ClientError::Release(_) | ClientError::Stranger) => true,
+            Err(ClientError::Release(_) | ClientError::Stranger) => true,
+            // It closes its socket before it lets go of the lock.
+            Err(ClientError::Gone(_)) => is_free(),
             // Also when it closes this connection unanswered, on its way out: look again.
-            Err(ClientError::NoMaster) => !there(&self.paths),
+            Err(ClientError::NoMaster) => !there(&self.paths) && is_free(),
             Err(_) => false,
         }
     }
@@ -170,16 +173,38 @@ impl Asked for Master {
     }
 }
 
-/// Ends the one that has these, as the command `kill` does; true when it has gone from its socket.
-pub(crate) fn kill(paths: Paths) -> bool {
-    let kill = |mut master: Master| {
-        master.ask(Command::Kill)?;
-        Ok::<_, ClientError>(master.ended())
-    };
-    Master::at(paths, true).and_then(kill).unwrap_or(false)
-}
-
 /// Whether there is a socket, or something in its place, that can be found.
 fn there(paths: &Paths) -> bool {
     fs::symlink_metadata(&paths.socket).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::{
+        super::fake::{Act, Fake},
+        *,
+    };
+
+    #[test]
+    fn an_instance_is_gone_when_its_lock_is_free_and_not_before() {
+        type End = fn() -> Act;
+        let ends: [(&str, End); 2] = [("lock-leave", || Act::Leave), ("lock-die", || Act::Die)];
+        for (name, end) in ends {
+            let fake = Fake::new(name, move |_| end());
+            let paths = fake.dir.paths();
+            let lock = File::create(&paths.lock).unwrap();
+            lock.lock().unwrap();
+            let mut master = Master::at(paths, true).unwrap();
+            assert_eq!(master.ask(Command::Kill).unwrap(), Reply::Done);
+            master.hang_up();
+            while master.connect().is_ok() {
+                thread::yield_now();
+            }
+            assert!(!master.gone(), "{name}");
+            drop(lock);
+            assert!(master.ended(), "{name}");
+        }
+    }
 }

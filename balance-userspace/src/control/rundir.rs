@@ -88,9 +88,11 @@ impl RunDirError {
 pub struct Paths {
     /// The control socket.
     pub socket: PathBuf,
+    /// The control socket, or the pid, before it has its name.
+    pub next: PathBuf,
     /// The process id, in decimal with a newline.
     pub pid: PathBuf,
-    /// Locked by the instance for as long as it runs.
+    /// Locked for as long as the instance runs, by itself or by its supervisor.
     pub lock: PathBuf,
     /// Where a supervisor hears of its instances.
     pub inbox: PathBuf,
@@ -172,8 +174,13 @@ impl RunDir {
 
     fn paths(&self, name: &str) -> Result<Paths, RunDirError> {
         let with = |end: &str| self.path.join(format!("{name}.{end}"));
-        let paths =
-            Paths { socket: with("sock"), pid: with("pid"), lock: with("lock"), inbox: with("in") };
+        let paths = Paths {
+            socket: with("sock"),
+            next: with("next"),
+            pid: with("pid"),
+            lock: with("lock"),
+            inbox: with("in"),
+        };
         if paths.socket.as_os_str().as_bytes().len() > SOCKET_PATH {
             return Err(RunDirError::TooLong { path: paths.socket });
         }

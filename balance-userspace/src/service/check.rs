@@ -1,17 +1,18 @@
-//! Whether a configuration file can be used: what it says, and the names in it.
+//! Whether a configuration file can be used: what it says, the names in it, and what this host has to have for it.
 //!
-//! Invariant: nothing is bound, changed or asked for privileges.
+//! Invariant: no port is taken, nothing is changed or asked for privileges.
 
 use std::{
     collections::BTreeSet,
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
 use tokio::task::spawn_blocking;
 
 use super::conf::{self, Conf, Line};
-use crate::{error::StartError, operand, resolve, server};
+use crate::{error::StartError, operand, privileges, resolve, server};
 
 /// Reads a file.
 ///
@@ -23,22 +24,23 @@ pub(super) fn read(file: &Path) -> Result<Conf, StartError> {
     Ok(conf::read(&String::from_utf8_lossy(&bytes), &resolve::service))
 }
 
-/// Looks up the names on these lines, and returns what cannot be used, as `FILE:LINE: WHAT`. Blocks.
-pub(super) fn names(lines: &[Line], file: &Path) -> Vec<String> {
+/// Looks up what these lines name, hosts only if asked to, and returns what cannot be used, as `FILE:LINE: WHAT`.
+/// Blocks.
+pub(super) fn lines(lines: &[Line], file: &Path, hosts: bool) -> Vec<String> {
     let wrong = lines.iter().flat_map(|line| {
-        let wrong = names_of(line).into_iter();
+        let wrong = wrong_on(line, hosts).into_iter();
         wrong.map(|what| format!("{}:{}: {what}", file.display(), line.number))
     });
     wrong.collect()
 }
 
 /// The same, all lines at once and without blocking.
-pub(super) async fn all_names(lines: Vec<Line>, file: PathBuf) -> Vec<String> {
+pub(super) async fn all_lines(lines: Vec<Line>, file: PathBuf) -> Vec<String> {
     let looks: Vec<_> = lines
         .into_iter()
         .map(|line| {
             let file = file.clone();
-            spawn_blocking(move || names(&[line], &file))
+            spawn_blocking(move || self::lines(&[line], &file, true))
         })
         .collect();
     let mut wrong = Vec::new();
@@ -49,16 +51,21 @@ pub(super) async fn all_names(lines: Vec<Line>, file: PathBuf) -> Vec<String> {
 }
 
 /// What cannot be used on a line, each once.
-fn names_of(line: &Line) -> BTreeSet<String> {
+fn wrong_on(line: &Line, hosts: bool) -> BTreeSet<String> {
     let Line { args, name, .. } = line;
     let mut wrong = BTreeSet::new();
     let mut look = |result: Result<(), StartError>| {
         wrong.extend(result.err().map(|error| error.to_string()));
     };
-    look(server::listen_address(args).map(drop));
-    if let Some(source) = &args.source {
-        look(resolve::addresses(source, 0).map(drop));
+    look(args.user.as_deref().map_or(Ok(()), |user| privileges::find(user).map(drop)));
+    let source = args.source.as_ref();
+    if hosts || source.is_some_and(|source| source.parse::<IpAddr>().is_ok()) {
+        look(server::source_address(args).map(drop));
     }
+    if !hosts {
+        return wrong;
+    }
+    look(server::listen_address(args).map(drop));
     // That they can be read is known.
     let groups = operand::groups(&args.channels, name.port, &resolve::service).unwrap_or_default();
     for channel in groups.iter().flat_map(|group| &group.channels) {
@@ -75,7 +82,7 @@ mod tests {
     fn a_name_that_does_not_resolve_is_told_once_with_its_line() {
         let text = "25 127.0.0.1\n\n26 nosuchhost.invalid nosuchhost.invalid:7 ! [::1]\n";
         let conf = conf::read(text, &|_| None);
-        let wrong = names(&conf.lines, Path::new("x/balance.conf"));
+        let wrong = lines(&conf.lines, Path::new("x/balance.conf"), true);
         assert_eq!(wrong.len(), 1, "{wrong:?}");
         assert!(
             wrong[0].starts_with("x/balance.conf:3: cannot resolve [nosuchhost.invalid]"),

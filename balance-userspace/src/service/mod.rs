@@ -11,8 +11,10 @@ mod check;
 mod exchange;
 pub(crate) mod inbox;
 mod manager;
+mod member;
 pub(crate) mod plan;
 mod process;
+mod reload;
 mod start;
 mod status;
 mod stop;
@@ -64,9 +66,7 @@ pub fn run(verb: &Verb) -> Result<u8, StartError> {
 fn check_file(file: &Path, no_dns: bool) -> Result<u8, StartError> {
     let conf = check::read(file)?;
     let mut wrong = conf.wrong(file);
-    if !no_dns {
-        wrong.extend(check::names(&conf.lines, file));
-    }
+    wrong.extend(check::lines(&conf.lines, file, !no_dns));
     wrong.iter().for_each(|wrong| complain(wrong));
     if !wrong.is_empty() {
         return Ok(WRONG);
@@ -79,7 +79,7 @@ fn restart(place: &Place) -> Result<u8, StartError> {
     // What cannot be started again is not stopped.
     let conf = check::read(&place.config)?;
     let mut wrong = conf.wrong(&place.config);
-    wrong.extend(check::names(&conf.lines, &place.config));
+    wrong.extend(check::lines(&conf.lines, &place.config, true));
     if !wrong.is_empty() {
         wrong.iter().for_each(|wrong| complain(wrong));
         say("balance is not restarted");
@@ -114,7 +114,8 @@ fn reload(place: &Place) -> u8 {
         Ok(Reply::Partly { changed, failed, code }) => {
             changed.iter().for_each(|line| say(line));
             failed.iter().for_each(|line| complain(line));
-            complain("balance is reloaded in part");
+            let how = if changed.is_empty() { "not reloaded" } else { "reloaded in part" };
+            complain(&format!("balance is {how}"));
             code
         }
         Ok(Reply::Wrong(wrong)) => {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the arguments that ps(1) shows are those of the line in the file, nothing added.
 
-use std::{env, path::PathBuf};
+use std::env;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,8 +22,6 @@ pub struct Orders {
     pub background: bool,
     /// The log in the foreground is JSON.
     pub json: bool,
-    /// Where its control socket is, unless its arguments say so.
-    pub run_dir: PathBuf,
 }
 
 impl Orders {

@@ -1,12 +1,12 @@
 //! The process of one instance.
 //!
 //! Invariants: it is a child of the supervisor, which alone is told of its end; it has the supervisor's
-//! listeners and the end of the leash, and no other descriptor, and drains and ends when the
+//! listeners, its control socket and the end of its leash, and no other descriptor, and drains and ends when the
 //! supervisor is gone.
 
 use std::{
-    io::{self, PipeReader, PipeWriter},
-    os::fd::OwnedFd,
+    io::{self, PipeWriter, Write as _},
+    os::{fd::OwnedFd, unix::net::UnixListener},
     path::PathBuf,
     process::{ExitStatus, Stdio},
     time::Instant,
@@ -19,6 +19,7 @@ use nix::{
 };
 use socket2::Socket;
 use tokio::{process::Command, sync::mpsc::UnboundedSender};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     conf::Line,
@@ -28,27 +29,11 @@ use super::{
 };
 use crate::{handed, notify};
 
-/// Tells processes that the supervisor is gone, however it went: a pipe into which nobody writes.
-#[derive(Debug)]
-pub(super) struct Leash {
-    held: PipeReader,
-    /// Closed with the supervisor's process, and by nothing else.
-    _hand: PipeWriter,
-}
-
-impl Leash {
-    pub(super) fn new() -> io::Result<Self> {
-        let (held, hand) = io::pipe()?;
-        Ok(Self { held, _hand: hand })
-    }
-}
-
 /// What all processes are given.
 #[derive(Debug)]
 pub(super) struct Surroundings {
     /// Where they say how they are.
     pub(super) inbox: PathBuf,
-    pub(super) leash: Leash,
     /// Where their ends are told.
     pub(super) events: UnboundedSender<Event>,
 }
@@ -65,6 +50,11 @@ pub(super) struct Process {
     pub(super) status: String,
     /// Connections that it has, as it said last.
     pub(super) connections: u64,
+    /// Cancelled when it accepts no more and has let go of its listeners, or has ended.
+    pub(super) released: CancellationToken,
+    /// A byte tells it to leave. Closed when it has ended, or with the supervisor's process, however that goes: then
+    /// it leaves within its grace time.
+    leash: PipeWriter,
 }
 
 impl Process {
@@ -72,11 +62,13 @@ impl Process {
     pub(super) fn spawn(
         line: &Line,
         listeners: &[Socket],
+        control: UnixListener,
         orders: &Orders,
         surroundings: &Surroundings,
     ) -> io::Result<Self> {
         let fds = listeners.iter().map(|listener| Ok(listener.try_clone()?.into()));
-        let fds = fds.chain([surroundings.leash.held.try_clone().map(OwnedFd::from)]);
+        let (leash, hand) = io::pipe()?;
+        let fds = fds.chain([Ok(leash.into()), Ok(control.into())]);
         let fds = fds.collect::<io::Result<Vec<OwnedFd>>>()?;
         let fds = (handed::FIRST..).zip(fds);
         let fds = fds.map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd }).collect();
@@ -104,7 +96,15 @@ impl Process {
             // The supervisor may be on its way out.
             let _ = events.send(Event::Ended(pid, status));
         });
-        Ok(Self { pid, serving: None, is_draining: false, status: String::new(), connections: 0 })
+        Ok(Self {
+            pid,
+            serving: None,
+            is_draining: false,
+            status: String::new(),
+            connections: 0,
+            released: CancellationToken::new(),
+            leash: hand,
+        })
     }
 
     /// Takes in what it says of itself.
@@ -113,12 +113,21 @@ impl Process {
             self.serving = Some(Instant::now());
         }
         self.is_draining |= said.get("STOPPING").is_some();
+        if said.get(notify::RELEASED).is_some() {
+            self.released.cancel();
+        }
         if let Some(status) = said.get("STATUS") {
             status.clone_into(&mut self.status);
         }
         if let Some(connections) = said.get(notify::CONNECTIONS) {
             self.connections = connections.parse().unwrap_or_default();
         }
+    }
+
+    /// Tells it to accept no more, and to end when its connections have, however long that takes.
+    pub(super) fn leave(&mut self) {
+        // One that has ended meanwhile has left.
+        let _ = self.leash.write_all(&[0]);
     }
 
     /// Sends it a signal.
@@ -131,8 +140,14 @@ impl Process {
     }
 }
 
-/// Why a process has ended that said nothing of it, and the code to go on with.
-pub(super) fn describe(status: &io::Result<ExitStatus>) -> (String, u8) {
+/// Why a process has ended, as it said last if it never served, and the code to go on with.
+pub(super) fn last_words(process: Process, status: &io::Result<ExitStatus>) -> (String, u8) {
+    let (described, code) = describe(status);
+    let has_said = process.serving.is_none() && !process.status.is_empty();
+    (if has_said { process.status } else { described }, code)
+}
+
+fn describe(status: &io::Result<ExitStatus>) -> (String, u8) {
     match status {
         Ok(status) => {
             let code = status.code().and_then(|code| u8::try_from(code).ok());

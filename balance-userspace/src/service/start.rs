@@ -131,16 +131,14 @@ fn supervise(
     let file = absolute(&place.config);
     let paths = dir.supervisor(&file).map_err(InstanceError::from).map_err(StartError::Control)?;
     let inbox_path = paths.inbox.clone();
-    let mut claim = Instance::claim(&dir, paths).map_err(StartError::Control)?;
-    claim.write_pid().map_err(StartError::Control)?;
+    let mut claim = Instance::claim(&dir, paths, None).map_err(StartError::Control)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let after = runtime.map_err(refused("make a runtime"))?.block_on(async {
         let inbox = Inbox::bind(&inbox_path).map_err(refused("make the inbox"))?;
         let mut signals = Signals::catch().map_err(refused("wait for signals"))?;
         let json = form == LogFormat::Json;
         let settings = Settings { file, dir, background: detached.is_some(), json };
-        let supervisor = Supervisor::new(settings, conf, handed, &inbox, detached)
-            .map_err(refused("make a pipe"))?;
+        let supervisor = Supervisor::new(settings, conf, handed, &inbox, detached);
         let sender = supervisor.sender();
         let control = claim.take_listener().map(|listener| {
             let answers = Answers(sender.clone());

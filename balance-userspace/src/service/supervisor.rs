@@ -1,9 +1,9 @@
 //! The supervisor: one process for each line of a configuration file, from start to stop.
 //!
-//! Invariants: what happens to one instance touches no other; the listeners belong to the supervisor,
-//! so that no client is refused while a process is exchanged for another, and are closed when an
-//! instance does not come up, so that clients go elsewhere; a file with a mistake changes nothing that
-//! runs; every order is carried out to its end before the next.
+//! Invariants: what happens to one instance touches no other; the listeners and the names of an instance belong to
+//! the supervisor, so that no client is refused while a process is exchanged for another, and are given up when an
+//! instance does not come up, so that clients go elsewhere; a process is told to leave only when the next one
+//! serves; a file with a mistake changes nothing that runs; every order is carried out to its end before the next.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,7 +14,6 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use socket2::Socket;
 use tokio::{
     select,
     sync::{
@@ -22,30 +21,30 @@ use tokio::{
         oneshot,
     },
     task::spawn_blocking,
-    time::{sleep, sleep_until},
+    time::{sleep, sleep_until, timeout},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    backoff::Backoff,
-    check,
     conf::{Conf, Line, Name},
-    counted, exchange,
+    counted,
     inbox::{Inbox, Said},
+    member::{Instance, Rest},
     orders::Orders,
-    plan::{Plan, Step, plan},
-    process::{Leash, Process, Surroundings, describe},
+    plan::Plan,
+    process::{Process, Surroundings, last_words},
+    reload::Reload,
 };
 use crate::{
     background::Detached,
     control::{
-        instance::sweep,
         protocol::{Command, InstanceRow, InstanceState, Reply, Supervised},
-        rundir::{Paths, RunDir, RunDirError},
+        rundir::RunDir,
     },
     error::StartError,
     handed::Handed,
-    listener, notify, server,
+    listener, notify, privileges, server,
     signals::{Signals, Wish},
     sys,
 };
@@ -72,9 +71,6 @@ pub(super) struct Settings {
 /// What a file with a mistake ends with: EX_CONFIG of sysexits(3).
 pub(super) const WRONG: u8 = 78;
 
-/// What goes with a name that does not resolve: EX_DATAERR of sysexits(3).
-const UNRESOLVED: u8 = 65;
-
 /// What is to come after the supervisor has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum After {
@@ -96,92 +92,55 @@ pub(super) enum Event {
     Checked(Result<Vec<Line>, Vec<String>>),
     /// Processes have been told what the file asks of them: by instance, what came of it.
     Told(Plan, HashMap<Name, Result<Reply, String>>),
-}
-
-/// Whether, and why, an instance has no process.
-#[derive(Debug)]
-enum Rest {
-    /// It failed, and will be tried again.
-    Until(Instant),
-    /// It was ended by somebody else, in an orderly way.
-    Stopped,
-}
-
-/// A line of the file that runs, or should.
-struct Instance {
-    line: Line,
-    /// Empty if it has none at the moment.
-    listeners: Vec<Socket>,
-    /// They are the service manager's, and cannot be had again.
-    is_handed: bool,
-    process: Option<Process>,
-    /// We have told the process to leave, so that another one takes its place, or none.
-    is_told: bool,
-    rest: Option<Rest>,
-    /// Why it rests.
-    why: String,
-    /// The exit code that goes with it.
-    code: u8,
-    backoff: Backoff,
+    /// A process was told to leave so long ago that it should have.
+    Overdue(u32),
 }
 
 /// A process that drains, and belongs to no line any more.
-struct Leaver {
+pub(super) struct Leaver {
     name: Name,
-    process: Process,
+    pub(super) process: Process,
 }
+
+/// How long a process may take to stop accepting.
+const LEAVE: Duration = Duration::from_secs(5);
 
 /// The supervisor.
 pub(super) struct Supervisor {
-    settings: Settings,
-    instances: Vec<Instance>,
-    leavers: Vec<Leaver>,
+    pub(super) settings: Settings,
+    pub(super) instances: Vec<Instance>,
+    pub(super) leavers: Vec<Leaver>,
     /// Lines that are wrong, as `FILE:LINE: WHY`.
-    wrong: Vec<String>,
-    handed: Handed,
+    pub(super) wrong: Vec<String>,
+    pub(super) handed: Handed,
     surroundings: Surroundings,
     events: UnboundedReceiver<Event>,
     began: u64,
     /// Held until all instances have been tried.
     detached: Option<Detached>,
-    settled: bool,
-    stopping: Option<After>,
+    pub(super) settled: bool,
+    pub(super) stopping: Option<After>,
     /// The reload that is under way.
-    reload: Option<Reload>,
+    pub(super) reload: Option<Reload>,
     /// Those that are to come after it.
-    later: VecDeque<Option<oneshot::Sender<Reply>>>,
-    told: String,
-}
-
-/// A reload, from the file to the last instance that it starts.
-struct Reload {
-    /// Who has asked for it; nobody if it was a signal.
-    reply: Option<oneshot::Sender<Reply>>,
-    changed: Vec<String>,
-    failed: Vec<String>,
-    /// The exit code that goes with what failed.
-    code: u8,
-    /// Instances that it has started; nothing before that.
-    started: Option<Vec<Name>>,
+    pub(super) later: VecDeque<Option<oneshot::Sender<Reply>>>,
+    pub(super) told: String,
 }
 
 impl Supervisor {
     /// A supervisor of what a file says, with the listeners of a service manager.
-    ///
-    /// # Errors
-    /// When there are no descriptors left.
     pub(super) fn new(
         settings: Settings,
         conf: Conf,
         handed: Handed,
         inbox: &Inbox,
         detached: Option<Detached>,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
         let inbox = inbox.path().to_owned();
-        let surroundings = Surroundings { inbox, leash: Leash::new()?, events: sender };
+        let surroundings = Surroundings { inbox, events: sender };
         let wrong = conf.wrong(&settings.file);
-        Ok(Self {
+        Self {
             settings,
             instances: conf.lines.into_iter().map(Instance::new).collect(),
             leavers: Vec::new(),
@@ -196,7 +155,7 @@ impl Supervisor {
             reload: None,
             later: VecDeque::new(),
             told: String::new(),
-        })
+        }
     }
 
     /// Where events are sent to.
@@ -254,6 +213,7 @@ impl Supervisor {
     async fn handle(&mut self, event: Event) {
         match event {
             Event::Ended(pid, status) => self.ended(pid, &status),
+            Event::Overdue(pid) => self.overdue(pid),
             Event::Said(pid, said) => self.said(pid, &said),
             Event::Asked(command, reply) => self.asked(command, reply),
             Event::Checked(Ok(lines)) => self.tell_processes(lines),
@@ -348,7 +308,7 @@ impl Supervisor {
 
     fn processes(&self) -> impl Iterator<Item = &Process> {
         let leavers = self.leavers.iter().map(|leaver| &leaver.process);
-        self.instances.iter().filter_map(|instance| instance.process.as_ref()).chain(leavers)
+        self.instances.iter().flat_map(Instance::processes).chain(leavers)
     }
 
     /// Tells a service manager how it is.
@@ -399,25 +359,22 @@ impl Supervisor {
 
     /// When the next instance is to be tried again.
     fn next_try(&self) -> Option<Instant> {
-        let until = |instance: &Instance| match instance.rest {
-            Some(Rest::Until(until)) => Some(until),
-            _ => None,
-        };
-        self.instances.iter().filter_map(until).min()
+        self.instances.iter().filter_map(Instance::next_try).min()
     }
 
     async fn try_again(&mut self) {
         let now = Instant::now();
         for i in 0..self.instances.len() {
-            if matches!(self.instances[i].rest, Some(Rest::Until(until)) if until <= now) {
+            if self.instances[i].next_try().is_some_and(|until| until <= now) {
                 self.start(i).await;
             }
         }
     }
 
     /// Starts the process of an instance, with the listeners that it has or with new ones.
-    async fn start(&mut self, i: usize) {
-        let started = self.try_start(i).await;
+    pub(super) async fn start(&mut self, i: usize) {
+        let line = self.instances[i].line.clone();
+        let started = self.spawn(i, &line).await;
         let instance = &mut self.instances[i];
         match started {
             Ok(process) => {
@@ -429,33 +386,40 @@ impl Supervisor {
         }
     }
 
-    async fn try_start(&mut self, i: usize) -> Result<Process, StartError> {
+    /// A process for an instance with the arguments of a line, which may be another than its own. Nothing leads to
+    /// its control socket yet.
+    pub(super) async fn spawn(&mut self, i: usize, line: &Line) -> Result<Process, StartError> {
         let instance = &mut self.instances[i];
-        if instance.listeners.is_empty() {
-            let args = instance.line.args.clone();
-            let port = instance.line.name.port;
-            let look_up = spawn_blocking(move || server::listen_address(&args));
-            let broken = |e: tokio::task::JoinError| StartError::System {
-                act: "look an address up",
-                source: e.into(),
-            };
-            let address = look_up.await.map_err(broken)??;
+        let (args, is_bound) = (line.args.clone(), !instance.listeners.is_empty());
+        let look_up = spawn_blocking(move || {
+            let user = args.user.as_deref().map(privileges::find).transpose()?;
+            // What is bound may have another address by now.
+            let address = if is_bound { None } else { server::listen_address(&args)? };
+            Ok::<_, StartError>((address, user))
+        });
+        let broken = |e: tokio::task::JoinError| StartError::System {
+            act: "look an address up",
+            source: e.into(),
+        };
+        let (address, user) = look_up.await.map_err(broken)??;
+        if !is_bound {
+            let port = line.name.port;
             instance.listeners = self.handed.take(listener::wanted(address, port));
             instance.is_handed = !instance.listeners.is_empty();
             if !instance.is_handed {
-                let workers = server::workers(&instance.line.args);
-                instance.listeners = listener::bind(address, port, workers)?;
+                instance.listeners = listener::bind(address, port, server::workers(&line.args))?;
             }
         }
+        let owner = user.map(|user| (user.uid, user.gid));
+        let control = instance.control_socket(&self.settings.dir, owner);
+        let control = control.map_err(StartError::Control)?;
         let orders = Orders {
             listeners: instance.listeners.len(),
             listened: instance.is_handed,
             background: self.settings.background,
             json: self.settings.json,
-            run_dir: self.settings.dir.path().to_owned(),
         };
-        let (line, listeners) = (&instance.line, &instance.listeners);
-        Process::spawn(line, listeners, &orders, &self.surroundings)
+        Process::spawn(line, &instance.listeners, control, &orders, &self.surroundings)
             .map_err(|source| StartError::System { act: "start a process", source })
     }
 
@@ -472,42 +436,44 @@ impl Supervisor {
         instance.process = None;
         instance.rest = Some(Rest::Until(Instant::now() + wait));
         (instance.why, instance.code) = (why, code);
-        if served.is_none() {
+        match &instance.names {
+            // They are for the successor.
+            _ if instance.successor.is_some() => {}
+            Some(names) if served.is_some() => names.clear(),
             // Clients are to go elsewhere.
-            instance.let_go(&mut self.handed);
+            _ => instance.give_up(&mut self.handed),
         }
     }
 
     fn ended(&mut self, pid: u32, status: &io::Result<ExitStatus>) {
         if let Some(i) = self.leavers.iter().position(|leaver| leaver.process.pid == pid) {
             let leaver = self.leavers.remove(i);
+            leaver.process.released.cancel();
             info!(instance = %leaver.name, pid, "has left");
+            return;
+        }
+        let is_successor = |instance: &Instance| {
+            instance.successor.as_ref().is_some_and(|(_, process)| process.pid == pid)
+        };
+        if let Some(i) = self.instances.iter().position(is_successor) {
+            self.successor_ended(i, status);
             return;
         }
         let is_it = |instance: &Instance| instance.process.as_ref().is_some_and(|p| p.pid == pid);
         let Some(i) = self.instances.iter().position(is_it) else { return };
         let instance = &mut self.instances[i];
         let Some(process) = instance.process.take() else { return };
-        if let Ok(paths) = instance.paths(&self.settings.dir) {
-            sweep(&paths);
-        }
-        if instance.is_told {
-            info!(instance = %instance.line.name, pid, "has left");
-            return;
-        }
+        process.released.cancel();
         let is_orderly = status.as_ref().is_ok_and(ExitStatus::success);
         if self.stopping.is_some() || is_orderly {
             info!(instance = %instance.line.name, pid, "has ended");
             instance.rest = Some(Rest::Stopped);
             instance.why = "it was told to end".to_owned();
-            instance.let_go(&mut self.handed);
+            instance.give_up_unless_taken_over(&mut self.handed);
             return;
         }
         let served = process.serving.map(|since| since.elapsed());
-        let (described, code) = describe(status);
-        // The last that one says which does not come up.
-        let has_said = served.is_none() && !process.status.is_empty();
-        let why = if has_said { process.status } else { described };
+        let (why, code) = last_words(process, status);
         self.failed(i, &why, code, served);
     }
 
@@ -518,271 +484,46 @@ impl Supervisor {
             process.hear(said);
             return;
         }
-        let is_it = |i: &&mut Instance| i.process.as_ref().is_some_and(|p| p.pid == pid);
-        let Some(instance) = self.instances.iter_mut().find(is_it) else { return };
-        let Some(process) = &mut instance.process else { return };
-        process.hear(said);
-        if process.is_draining && !instance.is_told {
-            // By somebody else than us: who comes now is not to wait for nobody.
-            instance.let_go(&mut self.handed);
-        }
-    }
-
-    /// Begins to load the file again, when the reload before has come to its end. Nothing here waits: what
-    /// takes time comes back as an event.
-    fn begin_reload(&mut self, reply: Option<oneshot::Sender<Reply>>) {
-        if self.reload.is_some() {
-            self.later.push_back(reply);
-            return;
-        }
-        notify::reloading();
-        let (changed, failed) = (Vec::new(), Vec::new());
-        self.reload = Some(Reload { reply, changed, failed, code: 0, started: None });
-        if self.stopping.is_some() {
-            self.end_reload(Reply::Refused("balance is stopping".to_owned()));
-            return;
-        }
-        let file = self.settings.file.clone();
-        let conf = match check::read(&file) {
-            Ok(conf) if conf.mistakes.is_empty() => conf,
-            Ok(conf) => return self.end_reload(Reply::Wrong(conf.wrong(&file))),
-            Err(error) => return self.end_reload(Reply::Wrong(vec![error.to_string()])),
-        };
-        let plan = self.plan(conf.lines.clone());
-        let changed = plan.steps.into_iter().filter(|(_, step)| *step != Step::Keep);
-        let changed: Vec<Line> = changed.map(|(line, _)| line).collect();
-        let events = self.sender();
-        tokio::spawn(async move {
-            let wrong = check::all_names(changed, file).await;
-            let checked = if wrong.is_empty() { Ok(conf.lines) } else { Err(wrong) };
-            let _ = events.send(Event::Checked(checked));
-        });
-    }
-
-    /// What these lines ask for. Who does not run is started anew, whatever has changed.
-    fn plan(&self, lines: Vec<Line>) -> Plan {
-        let mut plan = plan(self.instances.iter().map(|instance| &instance.line), lines);
-        for (line, step) in &mut plan.steps {
-            let instance = self.instances.iter().find(|instance| instance.line.name == line.name);
-            if instance.is_some_and(|instance| instance.state() != InstanceState::Running) {
-                *step = Step::Replace;
-            }
-        }
-        plan
-    }
-
-    /// Tells processes that run what is asked of them: to take other arguments, or to leave.
-    fn tell_processes(&mut self, lines: Vec<Line>) {
-        if self.stopping.is_some() {
-            self.end_reload(Reply::Refused("balance is stopping".to_owned()));
-            return;
-        }
-        let plan = self.plan(lines);
-        let mut commands = Vec::new();
-        for instance in self.instances.iter_mut().filter(|instance| instance.process.is_some()) {
-            let Line { name, .. } = &instance.line;
-            let step = plan.steps.iter().find(|(line, _)| line.name == *name);
-            let words = match step {
-                Some((_, Step::Keep)) => continue,
-                Some((line, Step::Configure)) => Some(line.words.clone()),
-                Some(_) | None => None,
-            };
-            instance.is_told = words.is_none();
-            commands.push((name.clone(), instance.paths(&self.settings.dir), words));
-        }
-        let events = self.sender();
-        tokio::spawn(async move {
-            let replies = exchange::all(commands).await;
-            let _ = events.send(Event::Told(plan, replies));
-        });
-    }
-
-    /// Does what is left to do when the processes have been told: processes that leave are let go of, and
-    /// others are started.
-    async fn carry_out(&mut self, plan: Plan, replies: HashMap<Name, Result<Reply, String>>) {
-        if self.stopping.is_some() {
-            self.end_reload(Reply::Refused("balance is stopping".to_owned()));
-            return;
-        }
-        self.wrong.clear();
-        let (mut changed, mut failed, mut started) = (Vec::new(), Vec::new(), Vec::new());
-        for name in plan.leave {
-            if let Some(i) = self.instances.iter().position(|i| i.line.name == name) {
-                self.let_leave(i, replies.get(&name));
-                self.instances[i].let_go(&mut self.handed);
-                self.instances.remove(i);
-            }
-            changed.push(format!("{name}: stopped"));
-        }
-        let mut order = Vec::new();
-        for (line, step) in plan.steps {
-            let name = line.name.clone();
-            order.push(name.clone());
-            let Some(i) = self.instances.iter().position(|i| i.line.name == name) else {
-                self.instances.push(Instance::new(line));
-                self.start(self.instances.len() - 1).await;
-                changed.push(format!("{name}: started"));
-                started.push(name);
-                continue;
-            };
-            let reply = replies.get(&name);
-            match (step, reply) {
-                (Step::Keep, _) => {
-                    self.instances[i].line.number = line.number;
-                    continue;
-                }
-                (Step::Configure, Some(Ok(Reply::Done | Reply::Already))) => {
-                    self.instances[i].line = line;
-                    changed.push(format!("{name}: changed"));
-                    continue;
-                }
-                (Step::Configure, Some(Ok(Reply::InvalidAddress(why)) | Err(why))) => {
-                    let file = self.settings.file.display();
-                    failed.push(format!("{file}:{}: {why}", line.number));
-                    continue;
-                }
-                (Step::Configure, Some(Ok(_))) => {
-                    // It takes another process after all.
-                    let paths = self.instances[i].paths(&self.settings.dir);
-                    let told = exchange::kill(paths).await;
-                    self.let_leave(i, Some(&told));
-                }
-                (Step::Configure | Step::Replace | Step::Start, reply) => self.let_leave(i, reply),
-            }
-            let instance = &mut self.instances[i];
-            let ran = instance.rest.is_none();
-            instance.backoff = Backoff::default();
-            instance.line = line;
-            self.start(i).await;
-            changed.push(format!("{name}: {}", if ran { "replaced" } else { "started" }));
-            started.push(name);
-        }
-        let place = |instance: &Instance| order.iter().position(|name| *name == instance.line.name);
-        self.instances.sort_by_key(place);
-        if let Some(reload) = &mut self.reload {
-            reload.code = if failed.is_empty() { 0 } else { UNRESOLVED };
-            (reload.changed, reload.failed, reload.started) = (changed, failed, Some(started));
-        }
-    }
-
-    /// The process of an instance has been told to accept no more: it belongs to no line any more, and
-    /// ends with its connections.
-    fn let_leave(&mut self, i: usize, told: Option<&Result<Reply, String>>) {
+        let of = |instance: &Instance| instance.processes().any(|process| process.pid == pid);
+        let Some(i) = self.instances.iter().position(of) else { return };
         let instance = &mut self.instances[i];
-        instance.is_told = false;
-        let Some(process) = instance.process.take() else { return };
-        if !matches!(told, Some(Ok(Reply::Done))) {
-            process.signal(Signal::SIGTERM);
-        }
-        let name = instance.line.name.clone();
-        self.leavers.push(Leaver { name, process });
-    }
-
-    /// Ends a reload when all that it has started serve, or have failed.
-    fn finish_reload(&mut self) {
-        let Some(Reload { started: Some(started), .. }) = &self.reload else { return };
-        let of_it = |instance: &&Instance| started.contains(&instance.line.name);
-        let mut of_it = self.instances.iter().filter(of_it);
-        if self.stopping.is_none() && of_it.clone().any(Instance::is_starting) {
+        if let Some((_, process)) = instance.successor.as_mut().filter(|(_, p)| p.pid == pid) {
+            process.hear(said);
+            if process.serving.is_some() && self.stopping.is_none() {
+                self.take_over(i);
+            }
             return;
         }
-        let failures: Vec<_> =
-            of_it.clone().filter(|i| i.has_failed()).map(|i| i.why.clone()).collect();
-        let code = of_it.find(|i| i.has_failed()).map_or(0, |instance| instance.code);
-        let Some(reload) = &mut self.reload else { return };
-        reload.failed.extend(failures);
-        let (changed, failed) =
-            (std::mem::take(&mut reload.changed), std::mem::take(&mut reload.failed));
-        let code = if reload.code == 0 { code } else { reload.code };
-        self.end_reload(match failed.is_empty() {
-            true => Reply::Changed(changed),
-            false => Reply::Partly { changed, failed, code },
+        let Some(process) = &mut instance.process else { return };
+        let served = process.serving.is_some();
+        process.hear(said);
+        if !served && process.serving.is_some() {
+            instance.publish();
+        }
+        instance.heed_drain(&mut self.handed);
+    }
+
+    /// Tells a process to accept no more. It belongs to no line any more, and ends with its connections.
+    pub(super) fn retire(&mut self, name: Name, mut process: Process) -> CancellationToken {
+        process.leave();
+        let (pid, released) = (process.pid, process.released.clone());
+        let (has_left, events) = (released.clone(), self.sender());
+        tokio::spawn(async move {
+            if timeout(LEAVE, has_left.cancelled()).await.is_err() {
+                let _ = events.send(Event::Overdue(pid));
+            }
         });
+        self.leavers.push(Leaver { name, process });
+        released
     }
 
-    fn end_reload(&mut self, reply: Reply) {
-        match &reply {
-            Reply::Changed(changed) => info!(changed = changed.join("; "), "reloaded"),
-            Reply::Partly { changed, failed, .. } => {
-                warn!(changed = changed.join("; "), failed = failed.join("; "), "reloaded in part");
-            }
-            Reply::Wrong(wrong) => warn!(wrong = wrong.join("; "), "not reloaded"),
-            _ => warn!("not reloaded"),
-        }
-        if self.settled {
-            notify::ready();
-        }
-        self.told.clear();
-        if let Some(Reload { reply: Some(asker), .. }) = self.reload.take() {
-            // Who asked may be gone.
-            let _ = asker.send(reply);
-        }
-        if let Some(next) = self.later.pop_front() {
-            self.begin_reload(next);
-        }
-    }
-}
-
-impl Instance {
-    fn new(line: Line) -> Self {
-        Self {
-            line,
-            listeners: Vec::new(),
-            is_handed: false,
-            process: None,
-            is_told: false,
-            rest: None,
-            why: String::new(),
-            code: 0,
-            backoff: Backoff::default(),
-        }
-    }
-
-    fn state(&self) -> InstanceState {
-        match (&self.process, &self.rest) {
-            (Some(process), _) if process.is_draining => InstanceState::Draining,
-            (Some(process), Some(Rest::Stopped)) if process.serving.is_some() => {
-                InstanceState::Draining
-            }
-            (Some(process), _) if process.serving.is_some() => InstanceState::Running,
-            (Some(_), _) | (None, None) => InstanceState::Starting,
-            (None, Some(Rest::Until(_))) => InstanceState::Failed,
-            (None, Some(Rest::Stopped)) => InstanceState::Stopped,
-        }
-    }
-
-    /// Closes its listeners, or gives them back to where they came from.
-    fn let_go(&mut self, handed: &mut Handed) {
-        if self.is_handed {
-            handed.give_back(&mut self.listeners);
-        }
-        self.listeners.clear();
-        self.is_handed = false;
-    }
-
-    fn is_starting(&self) -> bool {
-        self.state() == InstanceState::Starting
-    }
-
-    fn has_failed(&self) -> bool {
-        self.state() == InstanceState::Failed
-    }
-
-    fn paths(&self, dir: &RunDir) -> Result<Paths, RunDirError> {
-        let Line { name, args, .. } = &self.line;
-        let own = args.run_dir.as_deref().map(|path| RunDir::locate(Some(path))).transpose()?;
-        own.as_ref().unwrap_or(dir).instance(name.bind.as_deref(), name.port)
-    }
-
-    fn row(&self, dir: &RunDir) -> InstanceRow {
-        let process = self.process.as_ref();
-        InstanceRow {
-            name: self.line.name.to_string(),
-            state: self.state(),
-            pid: process.map(|process| process.pid),
-            socket: self.paths(dir).ok().map(|paths| paths.socket),
-            connections: process.map_or(0, |process| process.connections),
-            status: process.map_or(&self.why, |process| &process.status).clone(),
-        }
+    fn overdue(&mut self, pid: u32) {
+        let Some(leaver) = self.leavers.iter().find(|leaver| leaver.process.pid == pid) else {
+            return;
+        };
+        warn!(instance = %leaver.name, pid, "does not leave");
+        leaver.process.signal(Signal::SIGTERM);
+        // Nothing waits for it any more.
+        leaver.process.released.cancel();
     }
 }

@@ -1,0 +1,192 @@
+//! One instance of a supervisor: a line of the file with its listeners, its names and its processes.
+//!
+//! Invariants: the instance has at most one process that serves and one that is yet to serve; clients of the control
+//! socket find a process that serves. Listeners and names outlive the processes, and are given up together when the
+//! instance is to have none.
+
+use std::{os::unix::net::UnixListener, time::Instant};
+
+use nix::unistd::{Gid, Uid};
+use socket2::Socket;
+use tracing::error;
+
+use super::{
+    backoff::Backoff,
+    conf::{Line, Name},
+    process::Process,
+};
+use crate::{
+    control::{
+        instance::{InstanceError, Names},
+        protocol::{InstanceRow, InstanceState},
+        rundir::{Paths, RunDir, RunDirError},
+    },
+    handed::Handed,
+};
+
+/// Whether, and why, an instance has no process.
+#[derive(Debug)]
+pub(super) enum Rest {
+    /// It failed, and will be tried again.
+    Until(Instant),
+    /// It was ended by somebody else, in an orderly way.
+    Stopped,
+}
+
+/// A line of the file that runs, or should.
+pub(super) struct Instance {
+    pub(super) line: Line,
+    /// Empty if it has none at the moment.
+    pub(super) listeners: Vec<Socket>,
+    /// They are the service manager's, and cannot be had again.
+    pub(super) is_handed: bool,
+    /// Where it is found; nothing if it has no process and is to have none.
+    pub(super) names: Option<Names>,
+    pub(super) process: Option<Process>,
+    /// The process that is to take the place of the other when it serves, and its line.
+    pub(super) successor: Option<(Line, Process)>,
+    pub(super) rest: Option<Rest>,
+    /// Why it rests.
+    pub(super) why: String,
+    /// The exit code that goes with it.
+    pub(super) code: u8,
+    pub(super) backoff: Backoff,
+}
+
+impl Instance {
+    pub(super) fn new(line: Line) -> Self {
+        Self {
+            line,
+            listeners: Vec::new(),
+            is_handed: false,
+            names: None,
+            process: None,
+            successor: None,
+            rest: None,
+            why: String::new(),
+            code: 0,
+            backoff: Backoff::default(),
+        }
+    }
+
+    pub(super) fn name(&self) -> &Name {
+        &self.line.name
+    }
+
+    pub(super) fn state(&self) -> InstanceState {
+        match (&self.process, &self.rest) {
+            (Some(process), _) if process.is_draining => InstanceState::Draining,
+            (Some(process), Some(Rest::Stopped)) if process.serving.is_some() => {
+                InstanceState::Draining
+            }
+            (Some(process), _) if process.serving.is_some() => InstanceState::Running,
+            (Some(_), _) | (None, None) => InstanceState::Starting,
+            (None, Some(_)) if self.successor.is_some() => InstanceState::Starting,
+            (None, Some(Rest::Until(_))) => InstanceState::Failed,
+            (None, Some(Rest::Stopped)) => InstanceState::Stopped,
+        }
+    }
+
+    pub(super) fn is_starting(&self) -> bool {
+        self.state() == InstanceState::Starting
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.state() == InstanceState::Failed
+    }
+
+    /// All that have not ended.
+    pub(super) fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.process.iter().chain(self.successor.iter().map(|(_, process)| process))
+    }
+
+    /// When it is to be tried again.
+    pub(super) fn next_try(&self) -> Option<Instant> {
+        match self.rest {
+            Some(Rest::Until(until)) if self.successor.is_none() => Some(until),
+            _ => None,
+        }
+    }
+
+    /// A control socket for a process that is to be started.
+    pub(super) fn control_socket(
+        &mut self,
+        dir: &RunDir,
+        owner: Option<(Uid, Gid)>,
+    ) -> Result<UnixListener, InstanceError> {
+        let names = match self.names.take() {
+            Some(names) => names,
+            None => Names::claim(&self.dir(dir)?, self.paths(dir)?)?,
+        };
+        self.names.insert(names).socket(owner)
+    }
+
+    /// Lets clients of the control socket find the process, which serves.
+    pub(super) fn publish(&self) {
+        let (Some(process), Some(names)) = (&self.process, &self.names) else { return };
+        if let Err(error) = names.publish(process.pid) {
+            error!(instance = %self.line.name, %error, "the control socket cannot be found");
+        }
+    }
+
+    /// Closes its listeners, or gives them back to where they came from.
+    pub(super) fn let_go(&mut self, handed: &mut Handed) {
+        if self.is_handed {
+            handed.give_back(&mut self.listeners);
+        }
+        self.listeners.clear();
+        self.is_handed = false;
+    }
+
+    /// If its process drains, and no other is to take its place: an operator has asked for that, and clients are not
+    /// to wait for a process that never accepts.
+    pub(super) fn heed_drain(&mut self, handed: &mut Handed) {
+        let Some(process) = self.process.as_ref().filter(|process| process.is_draining) else {
+            return;
+        };
+        if self.successor.is_some() {
+            return;
+        }
+        let is_released = process.released.is_cancelled();
+        self.let_go(handed);
+        if is_released {
+            self.names = None;
+        }
+    }
+
+    /// The same, and its names.
+    pub(super) fn give_up(&mut self, handed: &mut Handed) {
+        self.let_go(handed);
+        self.names = None;
+    }
+
+    /// The same, unless there is a process that is to have them.
+    pub(super) fn give_up_unless_taken_over(&mut self, handed: &mut Handed) {
+        if self.successor.is_none() {
+            self.give_up(handed);
+        }
+    }
+
+    /// Where it is found.
+    pub(super) fn paths(&self, dir: &RunDir) -> Result<Paths, RunDirError> {
+        self.dir(dir)?.instance(self.line.name.bind.as_deref(), self.line.name.port)
+    }
+
+    /// Its run directory: its own, or that of all.
+    fn dir(&self, dir: &RunDir) -> Result<RunDir, RunDirError> {
+        let own = self.line.args.run_dir.as_deref();
+        own.map_or_else(|| Ok(dir.clone()), |path| RunDir::locate(Some(path)))
+    }
+
+    pub(super) fn row(&self, dir: &RunDir) -> InstanceRow {
+        let process = self.process.as_ref();
+        InstanceRow {
+            name: self.line.name.to_string(),
+            state: self.state(),
+            pid: process.map(|process| process.pid),
+            socket: self.paths(dir).ok().map(|paths| paths.socket),
+            connections: process.map_or(0, |process| process.connections),
+            status: process.map_or(&self.why, |process| &process.status).clone(),
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! A reload: what runs follows the file.
+//!
+//! Order: the file is read and everything in it looked up, which changes nothing. Processes that can take their new
+//! arguments are told them; those of lines that are gone leave, and are waited for until their addresses are free.
+//! Then processes for other lines are started. Where one is to take the place of another, both accept from the same
+//! listeners for a while:
+//!
+//! 1. The new process starts beside the old one, which serves on and is found on the control socket.
+//! 2. The new process serves, and says so. From then on it is the instance's.
+//! 3. Its control socket takes the name of the old one's, at once ([`Names::publish`]).
+//! 4. The old process is told to leave on its leash, stops accepting, says so, and ends with its connections.
+//!
+//! A new process that ends before 2 changes nothing. The supervisor holds the lock of the instance all along, so
+//! no process ever waits for another to let go of it. A reload has come to its end when every process of it
+//! serves or has failed, and every process that it has told to leave accepts no more.
+//!
+//! [`Names::publish`]: crate::control::instance::Names::publish
+
+use std::{collections::HashMap, io, process::ExitStatus, time::Instant};
+
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use super::{
+    backoff::Backoff,
+    check,
+    conf::{Line, Name},
+    exchange,
+    member::{Instance, Rest},
+    plan::{Plan, Step, plan},
+    process::last_words,
+    supervisor::{Event, Supervisor},
+};
+use crate::{
+    control::protocol::{InstanceState, Reply},
+    notify,
+};
+
+/// What goes with a name that does not resolve: EX_DATAERR of sysexits(3).
+const UNRESOLVED: u8 = 65;
+
+/// A reload, from the file to the last instance that it starts.
+pub(super) struct Reload {
+    /// Who has asked for it; nobody if it was a signal.
+    reply: Option<oneshot::Sender<Reply>>,
+    /// What it has done for each instance, in order; nothing before it has begun to.
+    steps: Option<Vec<(Name, Done)>>,
+    /// New processes that did not come up beside the old one: by instance why, and the exit code that goes with it.
+    refused: HashMap<Name, (String, u8)>,
+}
+
+/// What a reload has done for an instance.
+enum Done {
+    /// This, to its end.
+    Changed(&'static str),
+    /// This has begun, with a process that is started for it.
+    Begun(&'static str),
+    /// It could not.
+    Failed(String),
+}
+
+impl Supervisor {
+    /// Begins to load the file again, when the reload before has come to its end. Nothing here waits: what
+    /// takes time comes back as an event.
+    pub(super) fn begin_reload(&mut self, reply: Option<oneshot::Sender<Reply>>) {
+        if self.reload.is_some() {
+            self.later.push_back(reply);
+            return;
+        }
+        notify::reloading();
+        self.reload = Some(Reload { reply, steps: None, refused: HashMap::new() });
+        if self.stopping.is_some() {
+            self.give_up_reload();
+            return;
+        }
+        let file = self.settings.file.clone();
+        let conf = match check::read(&file) {
+            Ok(conf) if conf.mistakes.is_empty() => conf,
+            Ok(conf) => return self.end_reload(Reply::Wrong(conf.wrong(&file))),
+            Err(error) => return self.end_reload(Reply::Wrong(vec![error.to_string()])),
+        };
+        let plan = self.plan(conf.lines.clone());
+        let changed = plan.steps.into_iter().filter(|(_, step)| *step != Step::Keep);
+        let changed: Vec<Line> = changed.map(|(line, _)| line).collect();
+        let events = self.sender();
+        tokio::spawn(async move {
+            let wrong = check::all_lines(changed, file).await;
+            let checked = if wrong.is_empty() { Ok(conf.lines) } else { Err(wrong) };
+            let _ = events.send(Event::Checked(checked));
+        });
+    }
+
+    /// What these lines ask for. Who does not run gets another process, whatever has changed.
+    fn plan(&self, lines: Vec<Line>) -> Plan {
+        let mut plan = plan(self.instances.iter().map(|instance| &instance.line), lines);
+        for (line, step) in &mut plan.steps {
+            let Some(instance) = self.instances.iter().find(|i| *i.name() == line.name) else {
+                continue;
+            };
+            let is_under_way = *step == Step::Keep && instance.is_starting();
+            if instance.state() != InstanceState::Running && !is_under_way {
+                *step = Step::Replace;
+            }
+        }
+        plan
+    }
+
+    /// Tells processes that run what is asked of them: to take other arguments, or to leave.
+    pub(super) fn tell_processes(&mut self, lines: Vec<Line>) {
+        if self.stopping.is_some() {
+            self.give_up_reload();
+            return;
+        }
+        let plan = self.plan(lines);
+        let mut left = Vec::new();
+        for name in &plan.leave {
+            let Some(i) = self.instances.iter().position(|i| i.name() == name) else { continue };
+            let mut instance = self.instances.remove(i);
+            instance.give_up(&mut self.handed);
+            left.extend(instance.process.map(|process| self.retire(name.clone(), process)));
+        }
+        let configure = plan.steps.iter().filter(|(_, step)| *step == Step::Configure);
+        let orders = configure.filter_map(|(line, _)| {
+            let instance = self.instances.iter().find(|i| *i.name() == line.name)?;
+            Some((line.name.clone(), instance.paths(&self.settings.dir), line.words.clone()))
+        });
+        let orders = orders.collect();
+        let events = self.sender();
+        tokio::spawn(async move {
+            let replies = exchange::all(orders).await;
+            for process in left {
+                process.cancelled().await;
+            }
+            let _ = events.send(Event::Told(plan, replies));
+        });
+    }
+
+    /// Does what is left to do when the processes have been told: starts others.
+    pub(super) async fn carry_out(
+        &mut self,
+        plan: Plan,
+        replies: HashMap<Name, Result<Reply, String>>,
+    ) {
+        if self.stopping.is_some() {
+            self.give_up_reload();
+            return;
+        }
+        self.wrong.clear();
+        let mut steps: Vec<_> =
+            plan.leave.into_iter().map(|name| (name, Done::Changed("stopped"))).collect();
+        let mut order = Vec::new();
+        for (line, step) in plan.steps {
+            let name = line.name.clone();
+            order.push(name.clone());
+            let done = match self.instances.iter().position(|i| *i.name() == name) {
+                None => {
+                    self.instances.push(Instance::new(line));
+                    self.start(self.instances.len() - 1).await;
+                    Done::Begun("started")
+                }
+                Some(i) => match self.follow(i, line, step, replies.get(&name)).await {
+                    Some(done) => done,
+                    None => continue,
+                },
+            };
+            steps.push((name, done));
+        }
+        let place = |instance: &Instance| order.iter().position(|name| name == instance.name());
+        self.instances.sort_by_key(place);
+        if let Some(reload) = &mut self.reload {
+            reload.steps = Some(steps);
+        }
+    }
+
+    /// Has an instance follow its line; nothing if there is nothing to do.
+    async fn follow(
+        &mut self,
+        i: usize,
+        line: Line,
+        step: Step,
+        reply: Option<&Result<Reply, String>>,
+    ) -> Option<Done> {
+        match (step, reply) {
+            (Step::Keep, _) => {
+                self.instances[i].line.number = line.number;
+                None
+            }
+            (Step::Configure, Some(Ok(Reply::Done | Reply::Already))) => {
+                self.instances[i].line = line;
+                Some(Done::Changed("changed"))
+            }
+            (Step::Configure, Some(Ok(Reply::InvalidAddress(why)) | Err(why))) => {
+                let file = self.settings.file.display();
+                Some(Done::Failed(format!("{file}:{}: {why}", line.number)))
+            }
+            // Also where the process that runs says that it takes another one after all.
+            (Step::Configure | Step::Replace | Step::Start, _) => {
+                let did = if self.instances[i].rest.is_none() { "replaced" } else { "started" };
+                self.replace(i, line).await;
+                Some(Done::Begun(did))
+            }
+        }
+    }
+
+    /// Starts a process with another line, beside the one that serves if there is one.
+    async fn replace(&mut self, i: usize, line: Line) {
+        if self.instances[i].process.as_ref().is_some_and(|process| !process.is_draining) {
+            match self.spawn(i, &line).await {
+                Ok(process) => {
+                    info!(instance = %line.name, pid = process.pid, "started beside the old one");
+                    self.instances[i].successor = Some((line, process));
+                }
+                Err(why) => self.refuse(i, &line, &why.to_string(), why.exit_code()),
+            }
+            return;
+        }
+        let instance = &mut self.instances[i];
+        (instance.line, instance.backoff) = (line, Backoff::default());
+        if let Some(process) = instance.process.take() {
+            // It drains already, as an operator has asked for.
+            let name = instance.name().clone();
+            let _ = self.retire(name, process);
+        }
+        self.start(i).await;
+    }
+
+    /// The new process of an instance serves: the old one, if it is still there, may leave.
+    pub(super) fn take_over(&mut self, i: usize) {
+        let instance = &mut self.instances[i];
+        let Some((line, process)) = instance.successor.take() else { return };
+        let name = line.name.clone();
+        info!(instance = %name, pid = process.pid, "has taken over");
+        (instance.line, instance.backoff, instance.rest) = (line, Backoff::default(), None);
+        let old = instance.process.replace(process);
+        instance.publish();
+        if let Some(old) = old {
+            let _ = self.retire(name, old);
+        }
+    }
+
+    /// The new process of an instance has ended before it served.
+    pub(super) fn successor_ended(&mut self, i: usize, status: &io::Result<ExitStatus>) {
+        let instance = &mut self.instances[i];
+        let Some((line, process)) = instance.successor.take() else { return };
+        if self.stopping.is_some() {
+            return;
+        }
+        match (&instance.process, &mut instance.rest) {
+            (None, Some(Rest::Until(again))) => *again = Instant::now(),
+            (None, _) => instance.give_up(&mut self.handed),
+            (Some(_), _) => instance.heed_drain(&mut self.handed),
+        }
+        let (why, code) = last_words(process, status);
+        self.refuse(i, &line, &why, code);
+    }
+
+    /// Says why an instance does not follow its line.
+    fn refuse(&mut self, i: usize, line: &Line, why: &str, code: u8) {
+        let file = self.settings.file.display();
+        let goes_on = match self.instances[i].process {
+            Some(_) => "; the old process serves on, with the old line",
+            None => "",
+        };
+        let why = format!("{file}:{}: {why}{goes_on}", line.number);
+        error!(instance = %line.name, "{why}");
+        if let Some(reload) = &mut self.reload {
+            reload.refused.insert(line.name.clone(), (why, code));
+        }
+    }
+
+    /// Ends a reload when all that it has started serve, or have failed, and all that are to leave have.
+    pub(super) fn finish_reload(&mut self) {
+        let Some(Reload { steps: Some(steps), .. }) = &self.reload else { return };
+        if self.stopping.is_some() {
+            self.give_up_reload();
+            return;
+        }
+        let is_begun = |name: &Name| {
+            steps.iter().any(|(other, done)| other == name && matches!(done, Done::Begun(_)))
+        };
+        let is_open = |instance: &Instance| {
+            is_begun(instance.name()) && (instance.is_starting() || instance.successor.is_some())
+        };
+        let leaves = |process: &super::process::Process| !process.released.is_cancelled();
+        if self.instances.iter().any(is_open) || self.leavers.iter().any(|l| leaves(&l.process)) {
+            return;
+        }
+        let Some(mut reload) = self.reload.take() else { return };
+        let (mut changed, mut failed, mut code) = (Vec::new(), Vec::new(), 0);
+        for (name, done) in reload.steps.take().unwrap_or_default() {
+            let instance = self.instances.iter().find(|instance| *instance.name() == name);
+            let instance = instance.filter(|instance| instance.has_failed());
+            let outcome = match (done, reload.refused.remove(&name), instance) {
+                (Done::Failed(why), ..) => Err((why, UNRESOLVED)),
+                (Done::Changed(what), ..) => Ok(what),
+                (Done::Begun(_), Some(refused), _) => Err(refused),
+                (Done::Begun(_), None, Some(failed)) => Err((failed.why.clone(), failed.code)),
+                (Done::Begun(what), None, None) => Ok(what),
+            };
+            match outcome {
+                Ok(what) => changed.push(format!("{name}: {what}")),
+                Err((why, its)) => {
+                    failed.push(why);
+                    code = if code == 0 { its } else { code };
+                }
+            }
+        }
+        self.reload = Some(reload);
+        self.end_reload(match failed.is_empty() {
+            true => Reply::Changed(changed),
+            false => Reply::Partly { changed, failed, code },
+        });
+    }
+
+    fn give_up_reload(&mut self) {
+        self.end_reload(Reply::Refused("balance is stopping".to_owned()));
+    }
+
+    pub(super) fn end_reload(&mut self, reply: Reply) {
+        match &reply {
+            Reply::Changed(changed) => info!(changed = changed.join("; "), "reloaded"),
+            Reply::Partly { changed, failed, .. } => {
+                warn!(changed = changed.join("; "), failed = failed.join("; "), "reloaded in part");
+            }
+            Reply::Wrong(wrong) => warn!(wrong = wrong.join("; "), "not reloaded"),
+            _ => warn!("not reloaded"),
+        }
+        if self.settled {
+            notify::ready();
+        }
+        self.told.clear();
+        if let Some(Reload { reply: Some(asker), .. }) = self.reload.take() {
+            // Who asked may be gone.
+            let _ = asker.send(reply);
+        }
+        if let Some(next) = self.later.pop_front() {
+            self.begin_reload(next);
+        }
+    }
+}
