@@ -7,6 +7,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,6 +15,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
+    loops::Loops,
     ready, ring,
     stream::{SocketOptions, Stream},
     sys,
@@ -24,6 +26,7 @@ pub(crate) struct Outgoing {
     pub(crate) options: SocketOptions,
     /// Our own address on those connections (`-B`); the other family is not bound.
     pub(crate) source: Option<IpAddr>,
+    pub(crate) loops: Arc<Loops>,
 }
 
 /// Connects to the first address that answers; each gets an equal share of what is left of
@@ -63,6 +66,7 @@ async fn connect_one(
     end: Instant,
     how: &Outgoing,
 ) -> io::Result<Rc<Stream>> {
+    how.loops.before(address)?;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     how.options.with_segment(segment).apply(&socket)?;
     if let Some(source) = how.source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
@@ -73,6 +77,7 @@ async fn connect_one(
         _ => {}
     }
     let stream = Stream::new(socket);
+    stream.keep(how.loops.after(stream.own()?, address)?);
     // The ring's own connect operation would hold the socket, and so its port, through all of
     // the kernel's retries; a wait for writability can be given up.
     let result = timeout_at(end, ready::writable(&stream)).await;

@@ -32,6 +32,14 @@ pub enum StartError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A server is the listener itself. The user's mistake.
+    #[error("server {server} is the listener {listener} itself")]
+    OwnListener {
+        /// The server's address.
+        server: std::net::SocketAddr,
+        /// Where the instance listens.
+        listener: std::net::SocketAddr,
+    },
     /// The source address of `-B` cannot be used.
     #[error("cannot connect from {address}: {source}")]
     Source {
@@ -103,7 +111,7 @@ impl StartError {
     /// Exit code of sysexits(3).
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) => 64,
+            Self::Usage(_) | Self::OwnListener { .. } => 64,
             Self::Unresolved { .. } => 65,
             Self::Unreadable { .. } => 66,
             Self::EmptyGroup(_) | Self::Unavailable { .. } => 69,

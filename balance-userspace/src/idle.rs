@@ -13,14 +13,17 @@ use std::{
 };
 
 use tokio::{select, sync::watch};
-use tracing::{info, warn};
+use tracing::{field::display, info, warn};
 
 use crate::{
     lifecycle::sleep_for,
     logging::NOTICE,
     settings::Settings,
     table::{Session, Table},
+    throttle::Throttle,
 };
+
+static HALF_CLOSED: Throttle = Throttle::new(Duration::from_secs(10));
 
 /// How long connections may be idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +49,15 @@ impl Limits {
         } else if let Some(limit) = self.half_closed.filter(is_over)
             && session.traffic.is_half_closed()
         {
-            let client = session.client;
-            info!(%client, "half-closed connection timed out after {} seconds", limit.as_secs());
+            if let Some(held) = HALF_CLOSED.pass(now) {
+                let (client, (sent, rcvd)) = (session.client, session.traffic.read());
+                let server = session.place().backend.map(display);
+                let seconds = limit.as_secs();
+                info!(
+                    %client, server, sent, rcvd, held,
+                    "half-closed connection timed out after {seconds} seconds"
+                );
+            }
         } else {
             return;
         }

@@ -23,10 +23,12 @@ pub mod service;
 pub mod signals;
 
 mod accepting;
+mod capacity;
 mod connect;
 mod idle;
 mod lifecycle;
 mod listener;
+mod loops;
 mod memory;
 mod names;
 mod privileges;

@@ -164,7 +164,9 @@ async fn control(
     instance: Option<Instance>,
     mut accepting: mpsc::Receiver<()>,
 ) {
-    if let Err(error) = control::server::serve(listener, shared).await {
+    if let Err(error) =
+        control::server::serve(listener, Arc::clone(&shared), shared.control_clients).await
+    {
         error!(%error, "the control socket cannot be served");
     }
     // Nobody sends anything: it ends with the last worker that accepts.

@@ -3,7 +3,7 @@
 //! Invariant: a failure is told in one line on standard error and in the exit code.
 
 use std::{
-    io::{Write as _, stderr, stdout},
+    io::{Write as _, stdout},
     process::ExitCode,
 };
 
@@ -26,9 +26,10 @@ fn main() -> ExitCode {
     if complete::answer() {
         return ExitCode::SUCCESS;
     }
-    run().unwrap_or_else(|e| {
-        // Nobody may be listening; the exit code still tells.
-        let _ = stderr().write_all(format!("balance: {}\n", one_line(&e.to_string())).as_bytes());
+    let result = run();
+    logging::flush();
+    result.unwrap_or_else(|e| {
+        logging::last_word(&format!("balance: {e}"));
         ExitCode::from(e.exit_code())
     })
 }

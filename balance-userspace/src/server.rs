@@ -15,13 +15,15 @@ use crate::{
     accepting::Listener,
     args::Args,
     background::Detached,
+    capacity::{self, Descriptors},
     connect::{self, Outgoing},
-    control::{instance::Instance, rundir::RunDir},
+    control::{self, instance::Instance, rundir::RunDir},
     datapath::{Choice, Datapath},
     error::StartError,
     handed::{Handed, Supervision},
     lifecycle::Lifecycle,
-    listener,
+    listener, logging,
+    loops::{self, Loops},
     memory::Memory,
     notify,
     operand::{self, Method},
@@ -29,7 +31,6 @@ use crate::{
     selection::Selector,
     settings::{self, Settings},
     stream::SocketOptions,
-    sys,
     table::Table,
     totals::Totals,
     worker,
@@ -49,8 +50,11 @@ pub(crate) struct Shared {
     /// Room for that many more connections.
     pub(crate) room: Arc<Semaphore>,
     pub(crate) max_connections: usize,
+    /// Accepts that wait for each listener at a time.
+    pub(crate) accepts: usize,
+    pub(crate) control_clients: control::seats::Limits,
     pub(crate) memory: Memory,
-    pub(crate) totals: Totals,
+    pub(crate) totals: Arc<Totals>,
     /// Where it listens.
     pub(crate) address: Option<std::net::SocketAddr>,
     /// Told when all addresses of a channel have failed.
@@ -78,17 +82,24 @@ pub struct Started {
 /// What keeps it from serving; nothing after it has begun.
 pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     let Started { detached, handed, supervision } = started;
+    if args.user.is_none() {
+        logging::begin();
+    }
     let port = operand::listen_port(&args.port, &resolve::service)?;
     let specs = operand::groups(&args.channels, port, &resolve::service)?;
-    let selector = Selector::new(resolve::groups(&specs)?, settings::policy(args));
+    let groups = resolve::groups(&specs)?;
     let bind = listen_address(args)?;
+    loops::refuse(Some(listener::wanted(bind, port)), &groups)?;
+    let selector = Selector::new(groups, settings::policy(args));
     let source = source_address(args)?;
     let user = args.user.as_deref().map(privileges::find).transpose()?;
     let workers = workers(args);
     let memory = Memory::find();
-    let max_connections = capacity(args.max_connections.map(Into::into), workers, &memory)?;
+    let files = Descriptors::raise()?;
+    let wanted = args.max_connections.map(Into::into);
 
-    let Choice { datapath, why } = Choice::make(args, max_connections)?;
+    let upper_bound = capacity::upper_bound(wanted, files, &memory);
+    let Choice { datapath, why } = Choice::make(args, upper_bound)?;
     let no_socket = |source| StartError::System { act: "make a socket", source };
     let options = SocketOptions::probe().map_err(no_socket)?;
     let backends = selector.groups().iter().flat_map(|group| &group.channels);
@@ -114,26 +125,37 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
         }
         None => options,
     };
+    // Not before: its thread would keep the privileges.
+    logging::begin();
     let address = listener::local(&listeners[0]);
     let name = datapath.name();
+    let lifecycle = Lifecycle::new(instance, leash)?;
+    let sockets = listeners.len().max(workers);
+    let Crew { threads, orders, accepting } = start(listeners, workers)?;
+    // Now that everything is open.
+    let max_connections = capacity::connections(wanted, files, &memory, workers, sockets);
     let shared = Arc::new(Shared {
         table: Table::new(selector),
         datapath,
         anew,
-        outgoing: Outgoing { options, source },
+        outgoing: Outgoing { options, source, loops: Loops::new(address) },
         settings: watch::Sender::new(Settings::of(args)),
         in_force: Mutex::new(args.clone()),
         room: Arc::new(Semaphore::new(max_connections)),
         max_connections,
+        accepts: files.accepts(sockets),
+        control_clients: files.control_clients(),
         memory,
-        totals: Totals::default(),
+        totals: Arc::default(),
         address,
         failed: Notify::new(),
         stop: CancellationToken::new(),
         abort: CancellationToken::new(),
     });
-    let lifecycle = Lifecycle::new(instance, leash)?;
-    let (threads, accepting) = start(listeners, workers, &shared)?;
+    for order in orders {
+        // A worker that is gone is seen when it is waited for.
+        let _ = order.send(Arc::clone(&shared));
+    }
 
     if args.mmap {
         info!("-M has no effect: there is no shared memory to be mapped");
@@ -196,45 +218,24 @@ pub(crate) fn workers(args: &Args) -> usize {
     args.workers.map_or_else(processors, usize::from)
 }
 
-/// Descriptors of the process that no connection uses, beside those of the workers: maps,
-/// program, log, signals, control clients. Tests count them.
-const RESERVED: usize = 32;
-
-/// How many connections the limits allow: that of descriptors, raised as far as it goes, two for
-/// each and those that wait in accept; and that of memory.
-fn capacity(wanted: Option<usize>, workers: usize, memory: &Memory) -> Result<usize, StartError> {
-    let limit = sys::raise_nofile()
-        .map_err(|source| StartError::System { act: "raise the limit of open files", source })?;
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let reserved = RESERVED + workers * (worker::ACCEPTS + 6);
-    let by_files = limit.saturating_sub(reserved).max(2) / 2;
-    let by_memory = memory.connections().unwrap_or(usize::MAX).max(1);
-    // Limits beyond this are a formality, and the maps are made for all connections.
-    let allowed = by_files.min(by_memory).min(1 << 20);
-    let Some(wanted) = wanted else { return Ok(allowed) };
-    if wanted > by_files {
-        let open_files = limit;
-        warn!(wanted, allowed, open_files, "the limit of open files allows fewer connections");
-    } else if wanted > by_memory {
-        warn!(wanted, allowed, "the control group's limit of memory allows fewer connections");
-    }
-    Ok(wanted.min(allowed))
+/// Workers that have all they need and wait for the order to serve.
+struct Crew {
+    threads: Vec<thread::JoinHandle<()>>,
+    orders: Vec<std::sync::mpsc::Sender<Arc<Shared>>>,
+    /// Ends when none accepts any more.
+    accepting: mpsc::Receiver<()>,
 }
 
-/// Starts the workers; each makes its ring before this returns. What is returned beside them ends when
-/// none accepts any more.
-fn start(
-    listeners: Vec<Socket>,
-    workers: usize,
-    shared: &Arc<Shared>,
-) -> Result<(Vec<thread::JoinHandle<()>>, mpsc::Receiver<()>), StartError> {
+/// Starts the workers; each makes its ring before this returns.
+fn start(listeners: Vec<Socket>, workers: usize) -> Result<Crew, StartError> {
     let (is_accepting, accepting) = mpsc::channel(1);
     let refused = |source| StartError::System { act: "start a worker with an io_uring", source };
-    let mut threads = Vec::new();
+    let (mut threads, mut orders) = (Vec::new(), Vec::new());
     for (i, share) in listener::share(listeners, workers).map_err(refused)?.into_iter().enumerate()
     {
         let (made, ready) = std::sync::mpsc::channel();
-        let (shared, is_accepting) = (Arc::clone(shared), is_accepting.clone());
+        let (order, ordered) = std::sync::mpsc::channel();
+        let is_accepting = is_accepting.clone();
         let thread =
             thread::Builder::new().name(format!("worker-{i}")).spawn(
                 move || match worker::runtime() {
@@ -244,7 +245,10 @@ fn start(
                         match listeners.collect() {
                             Ok(listeners) => {
                                 let _ = made.send(Ok(()));
-                                worker::run(listeners, shared, is_accepting).await;
+                                // Blocks: there is nothing else to do. It never comes if the start fails.
+                                if let Ok(shared) = ordered.recv() {
+                                    worker::run(listeners, shared, is_accepting).await;
+                                }
                             }
                             Err(e) => drop(made.send(Err(e))),
                         }
@@ -253,9 +257,10 @@ fn start(
                 },
             );
         threads.push(thread.map_err(refused)?);
+        orders.push(order);
         ready.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())).map_err(refused)?;
     }
-    Ok((threads, accepting))
+    Ok(Crew { threads, orders, accepting })
 }
 
 /// Groups in the syntax of the command line.

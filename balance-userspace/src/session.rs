@@ -12,7 +12,7 @@ use std::{
 };
 
 use tokio::time::sleep;
-use tracing::{debug, warn};
+use tracing::{debug, field::display, warn};
 
 use crate::{
     connect::connect,
@@ -23,40 +23,45 @@ use crate::{
     sys,
     table::Turn,
     throttle::Throttle,
+    totals::Outcome,
     worker::BACK_OFF,
 };
 
-/// Serves a client.
+/// Serves a client, and returns how it ended.
 pub(crate) async fn serve(
     shared: &Arc<Shared>,
     pool: &Pool,
     client: Rc<Stream>,
     address: SocketAddr,
-) {
+) -> Outcome {
     let found = match shared.table.first(address, Cut::below(&shared.abort)) {
         Some(turn) => tokio::select! {
             found = find_backend(shared, turn, &client) => found,
-            () = shared.abort.cancelled() => return,
+            () = shared.abort.cancelled() => return Outcome::Left,
         },
-        None => None,
+        None => Err(Outcome::Unserved),
     };
-    let Some((turn, backend, server)) = found else {
-        shared.totals.unserved();
-        debug!(client = %address, "no channel takes the connection");
-        // As the classic did: an orderly close without a byte.
-        let _ = client.close_cleanly();
-        return;
+    let (turn, backend, server) = match found {
+        Ok(found) => found,
+        Err(outcome) => {
+            if outcome == Outcome::Unserved {
+                debug!(client = %address, "no channel takes the connection");
+            }
+            // As the classic did: an orderly close without a byte.
+            let _ = client.close_cleanly();
+            return outcome;
+        }
     };
     turn.connected(server);
     let session = &turn.session;
     let (traffic, cut) = (Arc::clone(&session.traffic), Arc::clone(&session.cut));
     let report = shared.datapath.carry(Pair { client, backend, traffic, cut }, pool).await;
     let (sent, rcvd) = session.traffic.read();
-    shared.totals.ended(sent, rcvd, matches!(report.end, End::Clean));
     debug!(
         client = %address, backend = %server, datapath = %report.datapath,
         sent, rcvd, offloaded = session.traffic.offloaded(), end = %report.end, "session"
     );
+    Outcome::Served { sent, rcvd, clean: matches!(report.end, End::Clean) }
 }
 
 static SHORTAGE: Throttle = Throttle::new(Duration::from_secs(10));
@@ -79,14 +84,14 @@ async fn find_backend(
     shared: &Arc<Shared>,
     mut turn: Turn,
     client: &Rc<Stream>,
-) -> Option<(Turn, Rc<Stream>, SocketAddr)> {
+) -> Result<(Turn, Rc<Stream>, SocketAddr), Outcome> {
     let segment = shared.datapath.segment(client);
     let mut portless = None;
     loop {
         let (channel, addresses) = (turn.attempt().key, Arc::clone(&turn.attempt().addresses));
         let limit = shared.settings.borrow().connect_limit;
         match connect(&addresses, limit, segment, &shared.outgoing).await {
-            Ok((stream, server)) => return Some((turn, stream, server)),
+            Ok((stream, server)) => return Ok((turn, stream, server)),
             Err(error)
                 if is_shortage(&error)
                     || is_portless(&error)
@@ -97,21 +102,22 @@ async fn find_backend(
                 }
                 sleep(BACK_OFF).await;
                 if sys::poll_now(&**client, 0).is_ok_and(|events| events != 0) {
-                    return None;
+                    return Err(Outcome::Left);
                 }
             }
             Err(error) if is_portless(&error) => {
                 debug!(client = %turn.session.client, %error, "no port is left, going on");
                 portless = None;
                 if !turn.pass() {
-                    return None;
+                    return Err(Outcome::Unserved);
                 }
             }
             Err(error) => {
                 let client = turn.session.client;
                 let (place, policy) = shared.table.look(channel);
                 let (group, channel) = place.map(|id| (id.group, id.channel)).unzip();
-                debug!(%client, group, channel, %error, "connect failed");
+                let server = addresses.first().map(display);
+                debug!(%client, group, channel, server, %error, "connect failed");
                 shared.failed.notify_one();
                 if let Some(id) = place.filter(|_| policy.autodisable) {
                     warn!(target: NOTICE, "connection failed group {} channel {}", id.group, id.channel);
@@ -122,7 +128,7 @@ async fn find_backend(
                     );
                 }
                 if !turn.next() {
-                    return None;
+                    return Err(Outcome::Unserved);
                 }
             }
         }

@@ -19,6 +19,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
     datapath::sockmap::Lease,
+    loops::Known,
     ready::{self, Registered},
     sys,
 };
@@ -41,6 +42,7 @@ pub(crate) struct Stream {
     // the kernel knows the socket no more, last.
     socket: Rc<Socket>,
     lease: OnceCell<Rc<Lease>>,
+    known: OnceCell<Known>,
 }
 
 impl Stream {
@@ -49,6 +51,7 @@ impl Stream {
             registration: RefCell::default(),
             socket: Rc::new(socket.into().into()),
             lease: OnceCell::new(),
+            known: OnceCell::new(),
         })
     }
 
@@ -71,6 +74,11 @@ impl Stream {
     /// Keeps the slots of the connection in the kernel's maps for as long as the stream is open.
     pub(crate) fn hold(&self, lease: Rc<Lease>) {
         let _ = self.lease.set(lease);
+    }
+
+    /// Keeps an outgoing connection known for as long as the stream is open.
+    pub(crate) fn keep(&self, known: Known) {
+        let _ = self.known.set(known);
     }
 
     /// The stream's place in the runtime's epoll, for the waits that the ring cannot do or that

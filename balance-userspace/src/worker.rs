@@ -5,13 +5,17 @@
 
 use std::{
     io,
+    net::SocketAddr,
     os::fd::OwnedFd,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::{sync::mpsc::Sender, time::sleep};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc::Sender},
+    time::sleep,
+};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
@@ -22,9 +26,6 @@ use crate::{
 
 /// Upper bound of worker threads: one io_uring and at least one listener each.
 pub(crate) const MAX_WORKERS: i64 = 1024;
-
-/// Accepts that wait in the ring at a time, so that a burst is taken in one turn.
-pub(crate) const ACCEPTS: usize = 8;
 
 /// Pause after an accept failed for want of something.
 pub(crate) const BACK_OFF: Duration = Duration::from_millis(100);
@@ -61,7 +62,7 @@ pub(crate) async fn run(
     let sessions = TaskTracker::new();
     let accepting = TaskTracker::new();
     for listener in &listeners {
-        for _ in 0..ACCEPTS {
+        for _ in 0..shared.accepts {
             let acceptor = Acceptor {
                 listener: Rc::clone(listener),
                 shared: Arc::clone(&shared),
@@ -118,19 +119,24 @@ impl Acceptor {
             debug!(%error, "a client was gone before it could be served");
             return;
         }
-        if !self.has_memory().await {
+        let Ok(address) = client.peer() else { return gone() };
+        // Before it takes a place, which may be the last.
+        if self.shared.outgoing.loops.is_own(&client, address) || !self.has_memory().await {
             return;
         }
         let room = Arc::clone(&self.shared.room);
         if let Ok(permit) = Arc::clone(&room).try_acquire_owned() {
-            return self.start(client, permit);
+            return self.start(client, address, permit);
         }
         if let Some(held) = CROWD.pass(Instant::now()) {
             warn!(limit = self.shared.max_connections, held, "all connections are in use, waiting");
         }
         tokio::select! {
             permit = room.acquire_owned() => {
-                self.start(client, permit.expect("the semaphore is never closed"));
+                if client.peer().is_err() {
+                    return gone();
+                }
+                self.start(client, address, permit.expect("the semaphore is never closed"));
             }
             () = self.shared.abort.cancelled() => {}
         }
@@ -151,16 +157,16 @@ impl Acceptor {
         true
     }
 
-    fn start(&self, client: Rc<Stream>, permit: tokio::sync::OwnedSemaphorePermit) {
-        let Ok(address) = client.peer() else {
-            debug!("a client was gone before it could be served");
-            return;
-        };
-        self.shared.totals.accepted();
+    fn start(&self, client: Rc<Stream>, address: SocketAddr, permit: OwnedSemaphorePermit) {
+        let counted = self.shared.totals.accepted();
         let (shared, pool) = (Arc::clone(&self.shared), self.pool.clone());
         self.sessions.spawn_local(async move {
-            session::serve(&shared, &pool, client, address).await;
+            counted.end(session::serve(&shared, &pool, client, address).await);
             drop(permit);
         });
     }
+}
+
+fn gone() {
+    debug!("a client was gone before it could be served");
 }

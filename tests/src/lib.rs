@@ -21,6 +21,7 @@ mod inkernel;
 mod inspect;
 pub mod life;
 mod link;
+mod logged;
 mod maps;
 mod net;
 mod network;
@@ -46,6 +47,7 @@ pub use forge::{flag, forge};
 pub use inkernel::InKernel;
 pub use inspect::{KernelMemory, Process, is_listening};
 pub use link::{Link, both_ways, exchange};
+pub use logged::{Syslog, full_pipe};
 pub use maps::{Junk, kernel_entries};
 pub use net::{End, accept, ask, connect, end_of, listen, listen_small, reset, small_buffers};
 pub use network::{

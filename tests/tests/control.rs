@@ -23,8 +23,8 @@ use nix::{
 use socket2::{Domain, SockAddr, Socket, Type};
 use tests::{
     Backend, Balance, Builder, Daemons, Datapath, End, Link, PATIENCE, ReservedPort, Row, RunDir,
-    Seats, WHOLE, ask, binary, both_ways, connect, end_of, eventually, exchange, listen,
-    on_each_datapath, run, skip, visit,
+    Seats, WHOLE, ask, binary, both_ways, connect, end_of, eventually, exchange, listen, note,
+    on_each_datapath, reset, run, skip, visit,
 };
 
 /// The user `nobody`.
@@ -168,7 +168,7 @@ fn an_idle_connection_is_closed_in_time_and_a_busy_one_is_not(datapath: Datapath
 }
 
 fn a_connection_that_one_side_has_ended_is_closed_when_it_stays_idle(datapath: Datapath) {
-    let dir = RunDir::new();
+    let (dir, begun) = (RunDir::new(), Instant::now());
     let link = link(&dir, Builder::new(datapath).option(&["--half-close-timeout", "1"]));
     let whole = link.pair();
     for first in [0, 1] {
@@ -195,6 +195,18 @@ fn a_connection_that_one_side_has_ended_is_closed_when_it_stays_idle(datapath: D
     both_ways(&whole.0, &whole.1, (1000, 1000), WHOLE);
     drop(whole);
     link.balance.assert_all_on_its_datapath(3);
+    let events = link.balance.events();
+    let told = "half-closed connection timed out after 1 seconds";
+    let told: Vec<_> = events.iter().filter(|event| event.message == told).collect();
+    if begun.elapsed() < Duration::from_secs(10) {
+        assert_eq!(told.len(), 1, "of two within ten seconds one is told: {told:?}");
+    }
+    let told = told[0];
+    let first = &link.balance.sessions(3)[0];
+    let said = ["client", "server"].map(|key| told.text(key));
+    assert_eq!(said, [first.client.to_string(), first.backend.to_string()]);
+    let said = ["sent", "rcvd", "held"].map(|key| told.number(key));
+    assert_eq!(said, [first.sent, first.rcvd, 0]);
 }
 
 fn the_source_address_is_what_the_server_sees(datapath: Datapath) {
@@ -547,6 +559,74 @@ fn the_statistics_say_where_it_listens_and_what_is_open() {
         stats => Err(stats.to_string()),
     });
 }
+
+/// Each client that was accepted is in exactly one of the sums, whatever becomes of it.
+fn what_was_accepted_is_the_sum_of_what_is_listed(datapath: Datapath) {
+    let (dir, server, full) = (RunDir::new(), Backend::echo("x"), Backend::echo("y"));
+    let builder = dir.given_to(Builder::new(datapath)).channel(server.address());
+    let balance = builder.operand(&format!("{}:4", full.address())).start();
+    let address = balance.address();
+    let stats = || dir.ask(address, &serde_json::json!("stats"))["stats"].take();
+    let sums = |stats: &serde_json::Value| {
+        ["open", "clean", "broken", "unserved", "left"]
+            .map(|name| stats[name].as_u64().expect("a number"))
+    };
+    let client = |number: usize| {
+        let mut client = connect(address);
+        // A client that leaves at once may be seen or not.
+        if number % 7 == 6 || client.read_exact(&mut [0]).is_err() {
+            return;
+        }
+        client.write_all(b"bytes").expect("writing");
+        client.read_exact(&mut [0; 5]).expect("the echo");
+        match number % 3 {
+            0 => reset(client),
+            1 => drop(client),
+            _ => {
+                client.shutdown(Shutdown::Write).expect("shutdown");
+                assert_eq!(end_of(&mut client), End::Clean);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(move || {
+                    for number in 0..40 {
+                        client(number);
+                    }
+                })
+            })
+            .collect();
+        let disabled = [[false, false], [true, false], [true, true]];
+        for turn in 0.. {
+            for (channel, disabled) in disabled[turn % 3].into_iter().enumerate() {
+                let verb = if disabled { "disable" } else { "enable" };
+                dir.give(address, &format!("{verb} {channel}"));
+            }
+            let stats = stats();
+            assert_eq!(stats["accepted"], sums(&stats).iter().sum::<u64>(), "{stats}");
+            if threads.iter().all(|thread| thread.is_finished()) {
+                break;
+            }
+        }
+    });
+    let last = eventually(PATIENCE, "none is open", || match stats() {
+        stats if stats["open"] == 0 => Ok(stats),
+        stats => Err(stats.to_string()),
+    });
+    let [_, clean, broken, unserved, left] = sums(&last);
+    note(&format!("{datapath:?}: {last}"));
+    assert!(clean > 0 && broken > 0 && unserved > 0, "{last}");
+    let text = dir.say(address, "stats");
+    for line in ["accepted", "open", "ended in order", "broken", "unserved", "left before served"] {
+        assert!(text.contains(&format!("\n{line}  ")), "{line}: {text}");
+    }
+    let stopped = balance.stop();
+    assert_eq!(stopped.connections, clean + broken + unserved + left);
+}
+
+on_each_datapath!(what_was_accepted_is_the_sum_of_what_is_listed);
 
 #[test]
 fn the_background_serves_as_a_daemon_until_it_is_killed() {

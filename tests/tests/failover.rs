@@ -1,13 +1,133 @@
 //! What happens when the channel whose turn it is does not answer.
 
 use std::{
-    io::{ErrorKind, Read as _},
-    net::TcpStream,
+    io::{ErrorKind, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     thread,
     time::{Duration, Instant},
 };
 
-use tests::{Backend, Balance, Blackhole, Builder, End, ReservedPort, ask, connect, end_of, skip};
+use socket2::{Domain, Socket, Type};
+use tests::{
+    Backend, Balance, Blackhole, Builder, Datapath, End, Namespace, PATIENCE, ReservedPort, RunDir,
+    ask, connect, end_of, eventually, on_each_datapath, run, skip,
+};
+
+#[test]
+fn a_connect_that_failed_is_logged_with_the_address_that_was_tried() {
+    let (dead, a) = (ReservedPort::new(), Backend::greeter("A"));
+    let balance = Builder::auto().channel(dead.address()).channel(a.address()).start();
+    expect(&balance, "A");
+    let failed = balance.wait_for("connect failed");
+    assert_eq!(failed.text("server"), dead.address().to_string());
+}
+
+#[test]
+fn a_server_that_is_the_listener_is_refused_at_the_start() {
+    let port = ReservedPort::new();
+    let own = port.address();
+    let everywhere: SocketAddr = (Ipv6Addr::UNSPECIFIED, own.port()).into();
+    let other: SocketAddr = ([127, 0, 0, 9], own.port()).into();
+    for (listen, server) in [
+        (own, own.to_string()),
+        (everywhere, other.to_string()),
+        (own, format!("localhost:{}", own.port())),
+    ] {
+        let builder = Builder::auto().listen(listen).operand("127.0.0.1:1").operand(&server);
+        let (mut command, ..) = builder.command();
+        let outcome = run(&mut command, PATIENCE);
+        assert_eq!(outcome.status.code(), Some(64), "{outcome:?}");
+        let told = format!(":{} is the listener ", own.port());
+        assert!(outcome.stderr.contains(&told), "{outcome:?}");
+    }
+}
+
+/// A port in networks where all are free.
+const PORT: u16 = 30_000;
+
+/// A server behind an address that is not seen to be this host's own before it is connected to. From another
+/// address of this host (`-B`) that shows only where the connection comes back.
+fn a_server_that_leads_back_is_a_failed_connect(datapath: Datapath) {
+    for (back, source) in [
+        ("198.51.100.9", None),
+        ("2001:db8::9", None),
+        ("198.51.100.9", Some("127.0.0.1")),
+        ("2001:db8::9", Some("::1")),
+        ("198.51.100.9", Some("198.51.100.1")),
+        ("2001:db8::9", Some("2001:db8::1")),
+    ] {
+        let host = match Namespace::new() {
+            Ok(host) => host,
+            Err(error) => return skip(&format!("no network of its own: {error}")),
+        };
+        host.ip("route add local 198.51.100.0/24 dev lo\nroute add local 2001:db8::/64 dev lo\n");
+        host.ip("address add 198.51.100.1/32 dev lo\naddress add 2001:db8::1/128 dev lo nodad\n");
+        // From where the kernel connects: IPv6 chooses among the addresses of interfaces.
+        let from: IpAddr = match source {
+            Some(source) => source.parse().expect("an address"),
+            None if back.contains('.') => back.parse().expect("an address"),
+            None => "2001:db8::1".parse().expect("an address"),
+        };
+        let is_seen = from.is_loopback() || from.to_string() == back;
+        host.enter(|| {
+            let (server, dir) = (Backend::greeter("A"), RunDir::new());
+            let ip: IpAddr = back.parse().expect("an address");
+            let builder = dir.given_to(Builder::new(datapath)).quiet();
+            let builder = builder.listen((Ipv6Addr::UNSPECIFIED, PORT).into());
+            let options: Vec<_> = source.into_iter().flat_map(|ip| ["-B", ip]).collect();
+            let builder = builder.option(&options).channel((ip, PORT).into()).operand("!");
+            let balance = builder.channel(server.address()).start();
+            let address = balance.address();
+            if is_seen {
+                assert_eq!(ask(address).expect("the other channel"), "A", "{back}");
+            }
+            eventually(PATIENCE, "clients are served", || match ask(address) {
+                Ok(answer) if answer == "A" => Ok(()),
+                other => Err(format!("{back} {source:?}: {other:?}")),
+            });
+            expect(&balance, "A A A A");
+            balance.wait_for("a server leads back to this instance, not connecting");
+            // With all that came back, and none is left.
+            let stopped = balance.stop();
+            assert!(stopped.connections < 40, "{stopped:?}");
+        });
+    }
+}
+
+/// TCP connects a socket with itself where its own port is the one that it asks for.
+fn a_connection_with_itself_is_a_refused_connect(datapath: Datapath) {
+    for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        let host = match Namespace::new() {
+            Ok(host) => host,
+            Err(error) => return skip(&format!("no network of its own: {error}")),
+        };
+        host.enter(|| {
+            let listen: SocketAddr = (ip, PORT).into();
+            let builder = Builder::new(datapath).listen(listen).channel((ip, PORT + 1).into());
+            let balance = builder.start();
+            host.set("ipv4/ip_local_port_range", &format!("{0} {0}", PORT + 1));
+            for i in 0..3 {
+                let socket = Socket::new(Domain::for_address(listen), Type::STREAM, None);
+                let socket = socket.expect("a socket");
+                socket.bind(&SocketAddr::from((ip, PORT + 100 + i)).into()).expect("bind");
+                socket.connect(&listen.into()).expect("connect");
+                socket.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+                let mut client = TcpStream::from(socket);
+                client.write_all(b"hello").expect("writing");
+                let mut answer = Vec::new();
+                // What it sent is not read: its end is a reset.
+                let _ = client.read_to_end(&mut answer);
+                assert_eq!(answer, b"", "its own bytes come back");
+            }
+            assert_eq!(balance.stop().unserved, 3);
+        });
+    }
+}
+
+on_each_datapath!(
+    a_server_that_leads_back_is_a_failed_connect,
+    a_connection_with_itself_is_a_refused_connect,
+);
 
 #[test]
 fn a_dead_channel_is_passed_over_and_the_turn_goes_on_behind_the_one_that_answered() {

@@ -1,11 +1,21 @@
 //! A log that cannot be written is no reason to stop serving.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{self, BufRead as _, BufReader},
+    net::{SocketAddr, TcpStream},
     process::{Command, Stdio},
+    thread,
 };
 
-use tests::{End, KillOnDrop, ReservedPort, binary, connect, end_of};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, Uid},
+};
+use tests::{
+    Backend, Builder, Daemons, End, Event, KillOnDrop, PATIENCE, ReservedPort, RunDir, Service,
+    Syslog, WHOLE, ask, binary, both_ways, connect, end_of, eventually, finish, full_pipe, listen,
+    run, skip,
+};
 
 #[test]
 fn clients_are_treated_as_ever_when_nobody_reads_the_log() {
@@ -31,4 +41,150 @@ fn clients_are_treated_as_ever_when_nobody_reads_the_log() {
         let mut client = connect(([127, 0, 0, 1], port.port()).into());
         assert!(matches!(end_of(&mut client), End::Clean), "a client was reset");
     }
+}
+
+/// Without its log.
+fn wait_until_it_serves(address: SocketAddr) {
+    let connected = || TcpStream::connect(address).map_err(|error| error.to_string());
+    drop(eventually(PATIENCE, "it serves", connected));
+    assert_eq!(ask(address).expect("it serves"), "A");
+}
+
+/// Requests whose log lines are more than may wait.
+const MANY: usize = 24;
+
+/// Bytes of the host in each.
+const LONG: usize = 100_000;
+
+#[test]
+fn a_full_pipe_holds_nothing_up_and_what_is_lost_is_told_when_it_is_read_again() {
+    let (server, dir) = (Backend::greeter("A"), RunDir::new());
+    let builder = dir.given_to(Builder::auto().channel(server.address()));
+    let (mut command, _port, address) = builder.command();
+    let (reader, writer) = full_pipe();
+    let mut program = KillOnDrop(command.stderr(writer).spawn().expect("the program"));
+    drop(command);
+    wait_until_it_serves(address);
+    let stats = || dir.ask(address, &serde_json::json!("stats"))["stats"].take();
+    assert_eq!(stats()["log_lines_lost"], 0);
+    for _ in 0..MANY {
+        let host = "x".repeat(LONG);
+        let create = serde_json::json!({"create": {"group": 0, "host": host, "port": "1"}});
+        dir.ask(address, &create);
+        assert_eq!(ask(address).expect("it serves on"), "A");
+    }
+    assert_ne!(stats()["log_lines_lost"], 0);
+    let follow = thread::spawn(move || {
+        let lines = BufReader::new(reader).lines().map_while(Result::ok);
+        lines.filter_map(|line| Event::parse(&line)).collect::<Vec<_>>()
+    });
+    // Its end is what ends the log.
+    kill(Pid::from_raw(program.0.id().cast_signed()), Signal::SIGINT).expect("a signal");
+    assert_eq!(finish(&mut program.0, PATIENCE, "the program").code(), Some(0));
+    let events = follow.join().expect("the reader");
+    let told = "log lines were lost because the log was not read";
+    let lost = events.iter().find(|event| event.message == told);
+    assert!(lost.is_some_and(|event| event.number("lost") > 0), "{} lines", events.len());
+    assert!(events.iter().any(|event| event.message == "ready"), "the first lines are kept");
+}
+
+#[test]
+fn a_program_whose_log_is_never_read_ends_all_the_same() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let server = Backend::greeter("A");
+        let (mut command, _port, address) = Builder::auto().channel(server.address()).command();
+        let (_reader, writer) = full_pipe();
+        let mut program = KillOnDrop(command.stderr(writer).spawn().expect("the program"));
+        wait_until_it_serves(address);
+        kill(Pid::from_raw(program.0.id().cast_signed()), signal).expect("a signal");
+        assert_eq!(finish(&mut program.0, PATIENCE, "the program").code(), Some(0), "{signal}");
+    }
+}
+
+#[test]
+fn a_program_that_cannot_start_ends_when_nobody_reads_why() {
+    let (_reader, writer) = full_pipe();
+    let mut command = Command::new(binary());
+    command.args(["-f", "-b", "192.0.2.1", "1"]).stderr(writer);
+    let mut program = KillOnDrop(command.spawn().expect("the program"));
+    assert_eq!(finish(&mut program.0, PATIENCE, "the program").code(), Some(71));
+}
+
+#[test]
+fn a_dump_that_is_not_read_holds_no_connection_up() {
+    let server = listen(([127, 0, 0, 1], 0).into());
+    let (reader, writer) = full_pipe();
+    let dir = RunDir::new();
+    let builder = dir.given_to(Builder::auto()).option(&["-p"]);
+    let builder = builder.channel(server.local_addr().expect("getsockname"));
+    let (mut command, _port, address) = builder.command();
+    command.stdout(writer).stderr(Stdio::null());
+    let _program = KillOnDrop(command.spawn().expect("the program"));
+    eventually(PATIENCE, "it serves", || match dir.file(address, "sock").exists() {
+        true => Ok(()),
+        false => Err("no control socket".to_owned()),
+    });
+    let client = connect(address);
+    let (other, _) = server.accept().expect("accept");
+    both_ways(&client, &other, (4 << 20, 4 << 20), WHOLE);
+    drop(reader);
+    both_ways(&client, &other, (1000, 1000), WHOLE);
+}
+
+#[test]
+fn a_supervisor_whose_log_is_not_read_answers_and_its_instances_serve() {
+    let (server, port) = (Backend::greeter("A"), ReservedPort::new());
+    let text = |more| format!("-b 127.0.0.1 {} {}{more}\n", port.port(), server.address());
+    let service = Service::new(&text(""));
+    let (_reader, writer) = full_pipe();
+    let mut supervisor = KillOnDrop(service.foreground(|command| {
+        command.stderr(writer).stdout(Stdio::null());
+    }));
+    let is_running = |rows: &[tests::InstanceStatus]| rows.iter().all(|row| row.state == "running");
+    eventually(PATIENCE, "it answers", || match service.give(&["status"]).status.code() {
+        Some(0) => Ok(()),
+        code => Err(format!("{code:?}")),
+    });
+    for more in [" -t 7", " -B 127.0.0.1", " -t 8"] {
+        service.write(&text(more));
+        assert_eq!(service.give(&["reload"]).status.code(), Some(0), "{more}");
+        service.status_when("it runs", is_running);
+        assert_eq!(ask(port.address()).expect("it serves"), "A");
+    }
+    assert_eq!(service.give(&["stop"]).status.code(), Some(0));
+    assert_eq!(finish(&mut supervisor.0, PATIENCE, "the supervisor").code(), Some(0));
+}
+
+#[test]
+fn a_syslog_that_does_not_read_holds_nothing_up() {
+    if !Uid::effective().is_root() {
+        return skip("a syslog of its own needs root");
+    }
+    let (server, dir, syslog) = (Backend::greeter("A"), RunDir::new(), Syslog::new());
+    // Before the program does: its socket takes no more.
+    let filler = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
+    filler.set_nonblocking(true).expect("O_NONBLOCK");
+    let path = syslog.socket.local_addr().expect("getsockname");
+    let path = path.as_pathname().expect("a path").to_owned();
+    let full = loop {
+        if let Err(error) = filler.send_to(b"x", &path) {
+            break error;
+        }
+    };
+    assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+    let builder = dir.given_to(Builder::auto().text().background().channel(server.address()));
+    let (command, _port, address) = builder.command();
+    let _guard = Daemons(&dir);
+    let outcome = run(&mut syslog.in_front_of(&command), PATIENCE);
+    assert!(outcome.status.success(), "{outcome:?}");
+    for _ in 0..100 {
+        assert_eq!(ask(address).expect("it serves"), "A");
+    }
+    for pid in dir.processes() {
+        kill(Pid::from_raw(pid), Signal::SIGINT).expect("a signal");
+    }
+    eventually(PATIENCE, "it has ended", || match dir.processes() {
+        left if left.is_empty() => Ok(()),
+        left => Err(format!("{left:?}")),
+    });
 }

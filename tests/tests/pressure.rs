@@ -5,7 +5,7 @@ use std::{
     iter,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -13,10 +13,10 @@ use std::{
 use socket2::{Domain, Socket, Type};
 use tempfile::NamedTempFile;
 use tests::{
-    Backend, Balance, Builder, ControlGroup, Datapath, End, Family, Junk, Link, Namespace, Network,
-    PATIENCE, Pattern, Process, RunDir, Topology, WHOLE, both_ways, connect, end_of, eventually,
-    exchange, kernel_entries, kernel_works, note, on_each_datapath, receive_exactly, run, send,
-    skip,
+    Backend, Balance, Builder, ControlGroup, Datapath, End, Family, Junk, KillOnDrop, Link,
+    Namespace, Network, PATIENCE, Pattern, Process, RunDir, Topology, WHOLE, both_ways, connect,
+    end_of, eventually, exchange, finish, kernel_entries, kernel_works, note, on_each_datapath,
+    receive_exactly, run, send, skip,
 };
 
 fn with_few_descriptors_it_serves_what_it_can_and_recovers(datapath: Datapath) {
@@ -134,6 +134,48 @@ mod maps_that_take_no_more_leave_new_connections_to_the_next_datapath {
             leave_to_the_next(Datapath::Splice, "sockmap", "it is not spliced");
         }
     }
+}
+
+/// Whatever the limit of open files, and however many clients there are, commands are answered.
+fn at_the_limit_of_connections_commands_are_answered(datapath: Datapath) {
+    for limit in [64, 128, 256, 512, 1024] {
+        let (server, dir) = (Backend::echo("x"), RunDir::new());
+        let builder = dir.given_to(Builder::new(datapath)).quiet().option(&["--workers", "2"]);
+        let balance = builder.descriptors(limit).channel(server.address()).start();
+        let clients: Vec<_> = (0..limit / 2 + 20).map(|_| connect(balance.address())).collect();
+        balance.wait_for("all connections are in use, waiting");
+        let mut served: Vec<_> = clients.into_iter().filter_map(greeted).collect();
+        served.iter_mut().for_each(echo);
+        let stats = || dir.ask(balance.address(), &serde_json::json!("stats"))["stats"].take();
+        assert_eq!(dir.show(balance.address()).len(), 1, "{limit}");
+        let open = stats()["open"].as_u64().expect("a number");
+        note(&format!("{datapath:?}: {open} connections with {limit} descriptors"));
+        assert!(open >= 1 && open >= (limit / 2).saturating_sub(80), "{limit}: {open}");
+        // Those that wait in a drain have their own.
+        let mut waiting = dir.command(balance.address(), "drain 0");
+        let mut waiting = KillOnDrop(waiting.stdout(Stdio::null()).spawn().expect("a drain"));
+        eventually(PATIENCE, "the channel is disabled", || {
+            match dir.show(balance.address())[0].enabled {
+                false => Ok(()),
+                true => Err("enabled".to_owned()),
+            }
+        });
+        dir.say(balance.address(), "enable 0");
+        served.iter_mut().for_each(echo);
+        let log = balance.log();
+        assert!(!log.iter().any(|line| line.contains("os error 24")), "{limit}: {log:#?}");
+        drop(served);
+        finish(&mut waiting.0, PATIENCE, "the drain");
+        balance.stop();
+    }
+}
+
+/// The client, if it is among those that the echo server has greeted by now, or soon.
+fn greeted(mut client: TcpStream) -> Option<TcpStream> {
+    client.set_read_timeout(Some(Duration::from_millis(20))).expect("SO_RCVTIMEO");
+    client.read_exact(&mut [0]).ok()?;
+    client.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+    Some(client)
 }
 
 /// Bytes each way of a connection that is looked at.
@@ -357,6 +399,7 @@ fn hold(group: &ControlGroup, bytes: u64) -> NamedTempFile {
 }
 
 on_each_datapath!(
+    at_the_limit_of_connections_commands_are_answered,
     with_few_descriptors_it_serves_what_it_can_and_recovers,
     out_of_descriptors_it_serves_what_stands_and_recovers,
     clients_above_the_limit_wait_until_one_ends,

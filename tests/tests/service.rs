@@ -619,7 +619,7 @@ fn check_binds_nothing_and_says_where_a_mistake_is() {
             outcome.stderr.replace(&file, "F"),
         )
     };
-    let good = format!("-b 127.0.0.1 {port} 127.0.0.1 # taken, which is no matter\n");
+    let good = format!("-b 127.0.0.1 {port} 127.0.0.1:1 # taken, which is no matter\n");
     let fine = (Some(0), "F: 1 instance, nothing wrong\n".to_owned(), String::new());
     assert_eq!(check(&good, &["check"]), fine);
     assert_eq!(check(&good, &["--check-config"]), fine);
@@ -630,7 +630,7 @@ fn check_binds_nothing_and_says_where_a_mistake_is() {
     assert!(lines[0].starts_with("F:3: invalid channel [:]"), "{err}");
     assert!(lines[1].starts_with("F:2: cannot resolve [a.invalid]"), "{err}");
     assert_eq!(check("25 a.invalid\n", &["check", "--no-dns"]), fine);
-    let (code, _, err) = check("25 127.0.0.1\n26 127.0.0.1 --run-dir here\n", &["check"]);
+    let (code, _, err) = check("25 127.0.0.1:26\n26 127.0.0.1:25 --run-dir here\n", &["check"]);
     assert_eq!((code, &*err), (Some(78), "F:2: --run-dir must be an absolute path here\n"));
     let missing = run(Command::new(binary()).args(["check", "/no/such/file"]), PATIENCE);
     assert_eq!(missing.status.code(), Some(66), "{missing:?}");

@@ -19,10 +19,12 @@ use super::{
     server::Answer,
 };
 use crate::{
-    operand, resolve,
+    error::StartError,
+    logging, loops, operand, resolve,
     selection::{Changed, Channel, ChannelId, Key, Location, Method, Refused},
     server::Shared,
     table::{Inner, Session},
+    totals::Counts,
 };
 
 /// Between two looks at a channel that is drained.
@@ -57,7 +59,7 @@ async fn answer(shared: &Arc<Shared>, seat: &mut Seat, command: Command) -> Repl
         Command::SetMethod { group, method } => {
             done(shared.table.lock().selector.set_method(group, method))
         }
-        Command::Create { group, host, port } => match location(host, port).await {
+        Command::Create { group, host, port } => match location(shared, host, port).await {
             Ok(found) => match shared.table.lock().selector.create(group, found) {
                 Ok(id) => Reply::Created(id),
                 Err(refused) => refusal(refused),
@@ -71,7 +73,7 @@ async fn answer(shared: &Arc<Shared>, seat: &mut Seat, command: Command) -> Repl
                 Ok(channel) if channel.enabled => return Reply::NotDisabled,
                 Ok(_) => {}
             }
-            match location(host, port).await {
+            match location(shared, host, port).await {
                 Ok(found) => done(shared.table.lock().selector.assign(id, found)),
                 Err(why) => invalid(why),
             }
@@ -100,9 +102,14 @@ pub(super) fn invalid(why: String) -> Reply {
 }
 
 /// Where a server is that is given as in a channel operand, or as host and port. Blocks no one.
-async fn location(host: String, port: String) -> Result<Location, String> {
-    let look_up =
-        move || resolve::location(&operand::host_and_port(&host, &port, &resolve::service)?);
+async fn location(shared: &Shared, host: String, port: String) -> Result<Location, String> {
+    let listener = shared.address;
+    let look_up = move || {
+        let spec = operand::host_and_port(&host, &port, &resolve::service)?;
+        let location = resolve::location(&spec)?;
+        loops::refuse_any(listener, &location.addresses)?;
+        Ok::<_, StartError>(location)
+    };
     match spawn_blocking(look_up).await {
         Ok(found) => found.map_err(|e| e.to_string()),
         Err(e) => Err(e.to_string()),
@@ -191,7 +198,6 @@ fn row(id: ChannelId, method: Method, channel: &Channel, (sent, rcvd): (u64, u64
 }
 
 fn stats(shared: &Shared) -> Stats {
-    let totals = &shared.totals;
     let splice = shared.datapath.splice_figures().map(|figures| {
         Box::new(SpliceStats {
             current: figures.current,
@@ -203,10 +209,21 @@ fn stats(shared: &Shared) -> Stats {
             dropped: figures.dropped,
         })
     });
-    let [accepted, unserved, broken] = totals.counts();
+    let Counts { accepted, open, clean, broken, unserved, left, .. } = shared.totals.counts();
     let datapath = shared.datapath.name().to_string();
-    let (address, open) = (shared.address, shared.open() as u64);
-    Stats { datapath, address, open, accepted, unserved, broken, splice }
+    let (address, log_lines_lost) = (shared.address, logging::lost());
+    Stats {
+        datapath,
+        address,
+        open,
+        accepted,
+        clean,
+        broken,
+        unserved,
+        left,
+        log_lines_lost,
+        splice,
+    }
 }
 
 fn sessions(shared: &Shared) -> Vec<SessionRow> {

@@ -4,7 +4,7 @@
 //! for from the first change to the last, so a client that breaks off leaves nothing half-done; one
 //! at a time, so the arguments in force are those that table and settings were made from.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use tokio::task::spawn_blocking;
 use tracing::info;
@@ -14,7 +14,7 @@ use crate::{
     args::Args,
     cli::{self, Invocation},
     error::StartError,
-    operand, resolve,
+    loops, operand, resolve,
     selection::{Replaced, Server, WantedGroup},
     server::Shared,
     settings::{self, Settings},
@@ -33,8 +33,8 @@ pub(super) async fn configure(shared: &Arc<Shared>, words: Vec<String>) -> Reply
     if !in_force.can_become(&args) {
         return unfit("an option differs that cannot change while the instance runs".to_owned());
     }
-    let wanted = args.clone();
-    let groups = match spawn_blocking(move || groups(&wanted)).await {
+    let (wanted, listener) = (args.clone(), shared.address);
+    let groups = match spawn_blocking(move || groups(&wanted, listener)).await {
         Ok(Ok(groups)) => groups,
         Ok(Err(error @ StartError::Unresolved { .. })) => return invalid(error.to_string()),
         Ok(Err(error)) => return unfit(error.to_string()),
@@ -64,9 +64,11 @@ fn read(words: Vec<String>) -> Result<Args, String> {
 }
 
 /// The groups of a command line, as at a start. Blocks.
-fn groups(args: &Args) -> Result<Vec<WantedGroup>, StartError> {
+fn groups(args: &Args, listener: Option<SocketAddr>) -> Result<Vec<WantedGroup>, StartError> {
     let port = operand::listen_port(&args.port, &resolve::service)?;
-    resolve::groups(&operand::groups(&args.channels, port, &resolve::service)?)
+    let groups = resolve::groups(&operand::groups(&args.channels, port, &resolve::service)?)?;
+    loops::refuse(listener, &groups)?;
+    Ok(groups)
 }
 
 /// What is other than before, for the log.

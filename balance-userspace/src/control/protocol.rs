@@ -220,12 +220,21 @@ pub struct Stats {
     pub address: Option<SocketAddr>,
     /// Connections at the moment, those that are being ended included.
     pub open: u64,
-    /// Clients that were accepted.
+    /// Clients that were accepted: the sum of those that are open and the following four.
     pub accepted: u64,
-    /// Clients that no channel took.
-    pub unserved: u64,
+    /// Connections that both sides have ended in an orderly way.
+    #[serde(default)]
+    pub clean: u64,
     /// Connections that did not end in an orderly way.
     pub broken: u64,
+    /// Clients that no channel took.
+    pub unserved: u64,
+    /// Clients that left, or were cut off, before they had a server.
+    #[serde(default)]
+    pub left: u64,
+    /// Lines that the log has lost because it was not read.
+    #[serde(default)]
+    pub log_lines_lost: u64,
     /// What the splice datapath has done, where it runs.
     pub splice: Option<Box<SpliceStats>>,
 }

@@ -187,12 +187,15 @@ fn what_another_process_says_moves_no_terminal() {
         address: None,
         open: 0,
         accepted: 0,
-        unserved: 0,
+        clean: 0,
         broken: 0,
+        unserved: 0,
+        left: 0,
+        log_lines_lost: 0,
         splice: None,
     };
     for (render, reply, lines) in
-        [(Render::Create, Reply::Refused(nasty), 1), (Render::Stats, Reply::Stats(stats), 4)]
+        [(Render::Create, Reply::Refused(nasty), 1), (Render::Stats, Reply::Stats(stats), 8)]
     {
         let text = answer(&render, &reply).unwrap().text;
         assert_eq!(text.lines().count(), lines, "{text:?}");

@@ -7,11 +7,27 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Clients served at a time; more queue up.
-const SERVED: usize = 64;
+/// How many clients there may be. Each holds a descriptor that a connection could have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Clients served at a time; more queue up.
+    pub(crate) served: usize,
+    /// Clients that wait at a time.
+    pub(crate) waiting: usize,
+}
 
-/// Clients that wait at a time. Each holds a descriptor that a connection could have.
-const WAITING: usize = 256;
+impl Default for Limits {
+    fn default() -> Self {
+        Self { served: 64, waiting: 256 }
+    }
+}
+
+impl Limits {
+    /// The same, with no more than so many of each.
+    pub(crate) fn at_most(self, count: usize) -> Self {
+        Self { served: self.served.min(count), waiting: self.waiting.min(count) }
+    }
+}
 
 /// The seats.
 pub(super) struct Seats {
@@ -28,10 +44,10 @@ pub(crate) struct Seat {
 
 impl Seats {
     /// All free.
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
-            served: Arc::new(Semaphore::new(SERVED)),
-            waiting: Semaphore::new(WAITING),
+            served: Arc::new(Semaphore::new(limits.served)),
+            waiting: Semaphore::new(limits.waiting),
         })
     }
 
@@ -70,8 +86,9 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_keeps_nobody_out_and_is_bounded() {
-        let seats = Seats::new();
-        let waiting: Vec<_> = (0..WAITING)
+        let limits = Limits { served: 3, waiting: 5 };
+        let seats = Seats::new(limits);
+        let waiting: Vec<_> = (0..limits.waiting)
             .map(|_| {
                 let seats = Arc::clone(&seats);
                 tokio::spawn(async move { seats.take().await.leave_for(pending::<()>()).await })
@@ -81,7 +98,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         let mut served = Vec::new();
-        for _ in 0..SERVED {
+        for _ in 0..limits.served {
             served.push(seats.take().await);
         }
         assert!(timeout(std::time::Duration::ZERO, seats.take()).await.is_err());

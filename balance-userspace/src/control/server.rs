@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::{
     protocol::{Command, LINE, Preamble, Reply, Request, VERSION},
-    seats::{Seat, Seats},
+    seats::{Limits, Seat, Seats},
 };
 use crate::{error::one_line, sys};
 
@@ -38,9 +38,13 @@ pub(crate) trait Answer: Clone + Send + Sync + 'static {
 ///
 /// # Errors
 /// When the socket cannot be waited for.
-pub(crate) async fn serve(listener: StdListener, answers: impl Answer) -> io::Result<()> {
+pub(crate) async fn serve(
+    listener: StdListener,
+    answers: impl Answer,
+    limits: Limits,
+) -> io::Result<()> {
     let listener = UnixListener::from_std(listener)?;
-    let seats = Seats::new();
+    let seats = Seats::new(limits);
     loop {
         let seat = seats.take().await;
         let stream = tokio::select! {

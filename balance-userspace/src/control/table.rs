@@ -126,8 +126,12 @@ pub(super) fn stats(stats: &Stats) -> String {
     let mut lines = vec![
         ("datapath".to_owned(), one_line(&stats.datapath)),
         number("accepted", stats.accepted),
-        number("unserved", stats.unserved),
+        number("open", stats.open),
+        number("ended in order", stats.clean),
         number("broken", stats.broken),
+        number("unserved", stats.unserved),
+        number("left before served", stats.left),
+        number("log lines lost", stats.log_lines_lost),
     ];
     if let Some(splice) = &stats.splice {
         lines.extend([

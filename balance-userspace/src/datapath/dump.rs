@@ -1,8 +1,8 @@
 //! The packet dump (`-p`) on standard output, in the classic's form.
 //!
-//! Invariant: one chunk is written whole, chunks of several connections do not mix.
+//! Invariant: one chunk is written whole or not at all, chunks of several connections do not mix.
 
-use std::io::{self, Write as _};
+use crate::logging;
 
 /// Width after which a line is broken.
 const COLUMN: usize = 80;
@@ -16,10 +16,10 @@ pub(crate) enum Way {
     Down,
 }
 
-/// Writes a chunk; none of it when the source has ended.
+/// Writes a chunk, an empty one when the source has ended. Does not wait for the reader: without room the
+/// chunk is lost.
 pub(crate) fn print(way: Way, bytes: &[u8]) {
-    // Nobody reads any more: that is no reason to stop serving.
-    let _ = io::stdout().lock().write_all(&render(way, bytes));
+    logging::dump(&render(way, bytes));
 }
 
 pub(crate) fn render(way: Way, bytes: &[u8]) -> Vec<u8> {

@@ -12,7 +12,7 @@ use std::{
 use tokio::task::spawn_blocking;
 
 use super::conf::{self, Conf, Line};
-use crate::{error::StartError, operand, privileges, resolve, server};
+use crate::{error::StartError, listener, loops, operand, privileges, resolve, server};
 
 /// Reads a file.
 ///
@@ -65,11 +65,14 @@ fn wrong_on(line: &Line, hosts: bool) -> BTreeSet<String> {
     if !hosts {
         return wrong;
     }
-    look(server::listen_address(args).map(drop));
+    let listener = server::listen_address(args).map(|ip| listener::wanted(ip, name.port));
+    let own = listener.as_ref().ok().copied();
+    look(listener.map(drop));
     // That they can be read is known.
     let groups = operand::groups(&args.channels, name.port, &resolve::service).unwrap_or_default();
     for channel in groups.iter().flat_map(|group| &group.channels) {
-        look(resolve::location(channel).map(drop));
+        let found = resolve::location(channel);
+        look(found.and_then(|location| loops::refuse_any(own, &location.addresses)));
     }
     wrong
 }
@@ -79,8 +82,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_server_that_is_the_listener_is_told_with_its_line() {
+        for (line, server) in [
+            ("25 127.0.0.1", "127.0.0.1:25"),
+            ("-b 127.0.0.1 25 127.0.0.1:26 ! 127.0.0.1:25", "127.0.0.1:25"),
+            ("-b 127.0.0.1 25 0.0.0.0", "0.0.0.0:25"),
+            ("-B 127.0.0.2 25 127.0.0.3", "127.0.0.3:25"),
+            ("-b 127.0.0.1 25 localhost", ":25"),
+        ] {
+            let conf = conf::read(&format!("{line}\n"), &|_| None);
+            let wrong = lines(&conf.lines, Path::new("x"), true);
+            assert_eq!(wrong.len(), 1, "{line}: {wrong:?}");
+            assert!(wrong[0].starts_with("x:1: server "), "{wrong:?}");
+            assert!(wrong[0].contains(&format!("{server} is the listener ")), "{wrong:?}");
+        }
+    }
+
+    #[test]
     fn a_name_that_does_not_resolve_is_told_once_with_its_line() {
-        let text = "25 127.0.0.1\n\n26 nosuchhost.invalid nosuchhost.invalid:7 ! [::1]\n";
+        let text = "25 127.0.0.1:26\n\n26 nosuchhost.invalid nosuchhost.invalid:7 ! [::1]:25\n";
         let conf = conf::read(text, &|_| None);
         let wrong = lines(&conf.lines, Path::new("x/balance.conf"), true);
         assert_eq!(wrong.len(), 1, "{wrong:?}");

@@ -28,7 +28,7 @@ use crate::{
         instance::{Instance, InstanceError},
         protocol::{Command, Reply},
         rundir::RunDir,
-        seats::Seat,
+        seats::{Limits, Seat},
         server::{self, Answer},
     },
     error::StartError,
@@ -123,6 +123,7 @@ fn supervise(
     detached: Option<Detached>,
 ) -> Result<u8, StartError> {
     let refused = |act| move |source| StartError::System { act, source };
+    logging::begin();
     // It holds the listeners of all of them.
     sys::raise_nofile().map_err(refused("raise the limit of open files"))?;
     notify::begin();
@@ -142,7 +143,7 @@ fn supervise(
         let sender = supervisor.sender();
         let control = claim.take_listener().map(|listener| {
             let answers = Answers(sender.clone());
-            async move { server::serve(listener, answers).await }
+            async move { server::serve(listener, answers, Limits::default()).await }
         });
         let listen = async {
             if let Some(control) = control
@@ -198,7 +199,10 @@ fn again(handed: Handed) -> StartError {
     // The number of the process stays the same.
     command.env("LISTEN_FDS", listeners.len().to_string());
     match command.fd_mappings(listeners) {
-        Ok(command) => failed(command.exec()),
+        Ok(command) => {
+            logging::flush();
+            failed(command.exec())
+        }
         Err(error) => failed(std::io::Error::other(error)),
     }
 }
