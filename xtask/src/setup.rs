@@ -35,7 +35,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         peers::install()?;
         packager::install()?;
         base_system::make()?;
-        kernel::set_up();
+        kernel::set_up()?;
     }
     Ok(())
 }

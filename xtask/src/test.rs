@@ -36,7 +36,7 @@ pub(crate) struct Options {
 
 /// Runs the task.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    setup::run(&setup::Options { tests: true })?;
+    setup::run(&setup::Options { tests: options.kernels.is_empty() })?;
     build::program()?;
     if !options.kernels.is_empty() {
         return kernel::test(&options.kernels, options.all_datapaths, &options.args);

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{image::Image, tally::Tally};
+use super::{image::Image, tally::Tally, tools::Tools};
 use crate::exec;
 
 /// What the first process of the machine begins its own lines with, and its last one.
@@ -23,8 +23,14 @@ const PASSED: &str = "guest: passed";
 
 /// Boots a machine, whose first process is given these arguments, and waits for its end; tells what
 /// the tests have come to.
-pub(super) fn run(image: &Image, arguments: &[String], limit: Duration) -> Result<Tally> {
-    let mut command = machine(image, arguments);
+pub(super) fn run(
+    tools: &Tools,
+    image: &Image,
+    name: &str,
+    arguments: &[String],
+    limit: Duration,
+) -> Result<Tally> {
+    let mut command = machine(tools, image, arguments)?;
     eprintln!("+ {}", exec::line(&command));
     let end = Instant::now() + limit;
     let mut child = Guard(
@@ -47,7 +53,7 @@ pub(super) fn run(image: &Image, arguments: &[String], limit: Duration) -> Resul
                 tally.count(&line);
                 match &mut before {
                     Some(before) => before.push(line),
-                    None => eprintln!("    {line}"),
+                    None => eprintln!("{name}: {line}"),
                 }
             }
             Err(RecvTimeoutError::Disconnected) => break true,
@@ -56,7 +62,7 @@ pub(super) fn run(image: &Image, arguments: &[String], limit: Duration) -> Resul
     };
     let has_begun = before.is_none();
     for line in before.into_iter().flatten() {
-        eprintln!("    {line}");
+        eprintln!("{name}: {line}");
     }
     ensure!(ended, "the machine was not done within {} s; {tally}", limit.as_secs());
     ensure!(has_begun, "the machine has not come up");
@@ -65,8 +71,8 @@ pub(super) fn run(image: &Image, arguments: &[String], limit: Duration) -> Resul
     Ok(tally)
 }
 
-fn machine(image: &Image, arguments: &[String]) -> Command {
-    let mut qemu = Command::new("qemu-system-x86_64");
+fn machine(tools: &Tools, image: &Image, arguments: &[String]) -> Result<Command> {
+    let mut qemu = tools.qemu()?;
     // Emulated, which works everywhere: a /dev/kvm inside a virtual machine may be there and boot
     // nothing. Without cmpxchg16b: qemu 7.2 spoils the flags when it emulates that, and the kernel dies
     // of it (seen with 6.12, in its allocator).
@@ -77,7 +83,7 @@ fn machine(image: &Image, arguments: &[String]) -> Command {
     // A machine in which something of the kernel breaks ends.
     let options = "console=ttyS0 loglevel=4 panic=-1 oops=panic mitigations=off";
     qemu.arg("-append").arg(format!("{options} -- {}", arguments.join(" ")));
-    qemu
+    Ok(qemu)
 }
 
 /// Reads the console, line by line without what only a terminal understands.

@@ -4,14 +4,14 @@
 //! machine is.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{download::Tree, modules};
+use super::{download::Tree, modules, tools::Tools};
 use crate::{
     exec::{exec, output},
     executables::Programs,
@@ -40,7 +40,7 @@ pub(super) struct Image {
 }
 
 /// Makes it, in that folder.
-pub(super) fn make(dir: &Path, tree: &Tree, programs: &Programs) -> Result<Image> {
+pub(super) fn make(tools: &Tools, dir: &Path, tree: &Tree, programs: &Programs) -> Result<Image> {
     let root = dir.join("root");
     let _ = fs::remove_dir_all(&root);
     for place in MOUNTED.into_iter().chain(["bin", "etc", "modules", "tests"]) {
@@ -64,9 +64,9 @@ pub(super) fn make(dir: &Path, tree: &Tree, programs: &Programs) -> Result<Image
             copy(&library, &root.join(library.strip_prefix("/").unwrap_or(&library)))?;
         }
     }
-    modules::copy(tree, &root.join("modules"))?;
+    modules::copy(tools, tree, &root.join("modules"))?;
     let initramfs = dir.join("initramfs");
-    pack(&root, &initramfs)?;
+    pack(tools, &root, &initramfs)?;
     Ok(Image { kernel: tree.kernel()?, initramfs })
 }
 
@@ -91,11 +91,15 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Packs a folder as the kernel unpacks it.
-fn pack(root: &Path, initramfs: &Path) -> Result<()> {
-    let file = fs::File::create(initramfs);
-    let file: io::Result<_> = file;
-    let file = file.with_context(|| initramfs.display().to_string())?;
-    let mut pack = Command::new("sh");
-    pack.args(["-ec", "find . | cpio --quiet -o -H newc -R 0:0"]);
-    exec(pack.current_dir(root).stdout(file))
+fn pack(tools: &Tools, root: &Path, initramfs: &Path) -> Result<()> {
+    let file = fs::File::create(initramfs).with_context(|| initramfs.display().to_string())?;
+    let mut find =
+        Command::new("find").arg(".").current_dir(root).stdout(Stdio::piped()).spawn()?;
+    let names = find.stdout.take().expect("piped");
+    let mut cpio = tools.command("cpio")?;
+    cpio.args(["--quiet", "-o", "-H", "newc", "-R", "0:0"]).current_dir(root);
+    let packed = exec(cpio.stdin(names).stdout(file));
+    let found = find.wait()?;
+    ensure!(found.success(), "find failed in {}: {found}", root.display());
+    packed
 }

@@ -5,12 +5,12 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
 };
 
 use anyhow::{Context as _, Result};
 
-use super::download::Tree;
+use super::{download::Tree, tools::Tools};
 use crate::exec::{exec, output};
 
 /// Networks, the hooks of the splice datapath before 6.6, and a source of random numbers, without
@@ -18,11 +18,11 @@ use crate::exec::{exec, output};
 const WANTED: [&str; 6] = ["veth", "tun", "bridge", "sch_ingress", "cls_bpf", "virtio_rng"];
 
 /// Copies them into a folder, named so that their names are in order.
-pub(super) fn copy(tree: &Tree, into: &Path) -> Result<()> {
-    exec(Command::new(sbin("depmod")).arg("-b").arg(tree.root()).arg(&tree.release))?;
+pub(super) fn copy(tools: &Tools, tree: &Tree, into: &Path) -> Result<()> {
+    exec(tools.command("depmod")?.arg("-b").arg(tree.root()).arg(&tree.release))?;
     let mut modules: Vec<PathBuf> = Vec::new();
     for wanted in WANTED {
-        let mut modprobe = Command::new(sbin("modprobe"));
+        let mut modprobe = tools.command("modprobe")?;
         modprobe.arg("-d").arg(tree.root()).args(["-S", &tree.release, "--show-depends", wanted]);
         // What is built in has no file and is told as such.
         let said = output(&mut modprobe)?;
@@ -37,7 +37,7 @@ pub(super) fn copy(tree: &Tree, into: &Path) -> Result<()> {
         let name = module.file_name().unwrap_or_default().to_string_lossy();
         let target = into.join(format!("{i:02}-{}", name.trim_end_matches(".xz")));
         if name.ends_with(".xz") {
-            unpack(module, &target)?;
+            unpack(tools, module, &target)?;
         } else {
             fs::copy(module, &target).with_context(|| module.display().to_string())?;
         }
@@ -46,12 +46,7 @@ pub(super) fn copy(tree: &Tree, into: &Path) -> Result<()> {
 }
 
 /// Here and not there: not every kernel takes packed ones.
-fn unpack(module: &Path, target: &Path) -> Result<()> {
+fn unpack(tools: &Tools, module: &Path, target: &Path) -> Result<()> {
     let file = fs::File::create(target).with_context(|| target.display().to_string())?;
-    exec(Command::new("xz").arg("-dc").arg(module).stdout(Stdio::from(file)))
-}
-
-/// Where programs of the administrator are, which users other than root do not have on their PATH.
-fn sbin(program: &str) -> PathBuf {
-    which::which(program).unwrap_or_else(|_| Path::new("/sbin").join(program))
+    exec(tools.command("xz")?.arg("-dc").arg(module).stdout(Stdio::from(file)))
 }

@@ -42,6 +42,11 @@ impl Tally {
         }
     }
 
+    /// The datapath that balance takes by itself.
+    pub(super) fn taken(&self) -> Option<&str> {
+        self.takes.as_deref()?.split(':').next()
+    }
+
     /// Whether any test has passed.
     pub(super) fn has_passed(&self) -> bool {
         self.passed > 0
@@ -79,6 +84,7 @@ guest: integrity passed in 49 s
 test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.13s
 ");
         assert!(tally.has_passed());
+        assert_eq!(tally.taken(), Some("relay"));
         assert_eq!(
             tally.to_string(),
             "5 tests passed, 1 failed, 0 skipped; auto takes relay: no splice"
