@@ -8,7 +8,10 @@
 //! always one of the last byte that it did; a peer is never told that something arrived that
 //! neither has.
 
-use super::seq::{is_after, later};
+use super::{
+    evidence::{Evidence, is_ack_acceptable},
+    seq::{is_after, later},
+};
 
 /// Flag bits of a TCP header, from its 14th byte.
 pub mod flag {
@@ -94,9 +97,6 @@ pub struct Side {
     /// has (`snd_wl1`) is behind the cut-off: it can be if that packet was ahead of others, and
     /// the socket believes no earlier number.
     pub ahead: u32,
-    /// The last acknowledgement that the peer was given. Kept by whoever passes packets on; begins at
-    /// the cut-off.
-    pub acked: u32,
     /// How far beyond the cut-off acknowledgements may be told to the peer while our socket, which
     /// knows no more than the cut-off, may still have to say something to it.
     pub leeway: u32,
@@ -110,6 +110,10 @@ pub struct Side {
     pub unused: u8,
     /// What is added to the peer's timestamps on the way to the other peer.
     pub stamp_shift: u32,
+    /// Padding.
+    pub reserved: u32,
+    /// What is known of the peer as a sender.
+    pub sent: Evidence,
 }
 
 /// A packet as it goes on to the other peer.
@@ -145,6 +149,8 @@ pub struct Judgement {
     pub local: Local,
     /// The peer has acknowledged the local socket's last byte: the side is to be marked so.
     pub settles: bool,
+    /// The other peer's TCP accepts the packet as well: what it says may be believed.
+    pub accepted: bool,
 }
 
 /// How far packets have gone to the local socket, as long as all of them do, if they had gone as far as
@@ -161,29 +167,41 @@ pub const fn note(next: u32, packet: &Segment) -> u32 {
     }
 }
 
-/// Judges a packet from `this` side's peer; `phase` is not `LOCAL`.
+/// Judges a packet from `this` side's peer; `phase` is not `LOCAL`, and `intact` says whether its
+/// checksum is right.
 #[inline(always)]
-pub fn judge(phase: u32, this: &Side, other: &Side, packet: &Segment) -> Judgement {
-    let nothing = Judgement { forward: None, local: Local::Nothing, settles: false };
+pub fn judge(
+    phase: u32,
+    this: &Side,
+    other: &Side,
+    packet: &Segment,
+    intact: bool,
+) -> Judgement {
+    let nothing =
+        Judgement { forward: None, local: Local::Nothing, settles: false, accepted: false };
     let settled = this.settled != 0;
     if packet.flags & flag::SYN != 0 && settled && other.settled != 0 {
         // A peer that has forgotten the connection, or somebody who wants to break it: the other
         // peer asks with a challenge (RFC 5961, 4.2), and the answer to that breaks it or not.
-        return Judgement { forward: Some(forward(this, other, packet, true)), ..nothing };
+        return Judgement { forward: Some(translate(this, other, packet)), ..nothing };
     }
     if packet.flags & flag::SYN != 0 || packet.flags & (flag::ACK | flag::RST) == 0 {
         // As long as there is a local socket that knows the numbers it does the same; and it knows
         // nonsense.
         return Judgement { local: Local::Whole(packet.ack), ..nothing };
     }
+    if packet.flags & flag::RST != 0 {
+        let local = if settled { Local::Nothing } else { Local::Whole(packet.ack) };
+        return Judgement { forward: Some(translate(this, other, packet)), local, ..nothing };
+    }
+    // An acknowledgement that the other peer does not accept is not improved either.
+    let acks = is_ack_acceptable(this, other, packet.ack);
+    let seq = if acks { unstale_seq(this, packet) } else { packet.seq };
+    let accepted =
+        intact && acks && this.sent.is_in_window(seq, seq.wrapping_add(packet.takes()));
     // Whether the packet acknowledges more than the local socket has written, or all of it.
     let beyond = settled || is_after(packet.ack, this.written);
     let all = beyond || packet.ack == this.written;
-    if packet.flags & flag::RST != 0 {
-        let local = if settled { Local::Nothing } else { Local::Whole(packet.ack) };
-        let forward = Some(forward(this, other, packet, beyond));
-        return Judgement { forward, local, settles: false };
-    }
     let ack = if beyond { this.written } else { packet.ack };
     let takes = packet.takes() > 0;
     if other.settled == 0 && takes {
@@ -207,19 +225,28 @@ pub fn judge(phase: u32, this: &Side, other: &Side, packet: &Segment) -> Judgeme
     } else if probes {
         // The local socket answers an old number.
         Local::Whole(ack)
-    } else {
+    } else if accepted {
         // Not with the packet's own number: it may be beyond the local socket's window, which
         // is told to nobody any more.
         Local::Acknowledgement(this.cut.wrapping_add(this.ahead), ack)
+    } else {
+        // The number that it would get is one that the local socket believes.
+        Local::Nothing
     };
     // An acknowledgement of what the local socket has written means nothing to the other peer;
     // but of the last of it tells how much room there is. And once the other side is settled
     // nobody but the other peer answers a probe of the window.
     let goes_on = takes || all || other.settled != 0;
-    let forward = if goes_on { Some(forward(this, other, packet, beyond)) } else { None };
+    let forward = if !goes_on {
+        None
+    } else if accepted {
+        Some(forward(this, other, packet, seq, beyond))
+    } else {
+        Some(translate(this, other, packet))
+    };
     // The local socket does not look at the acknowledgement in a probe.
-    let settles = !settled && all && !probes && phase != phase::OPENING;
-    Judgement { forward, local, settles }
+    let settles = accepted && !settled && all && !probes && phase != phase::OPENING;
+    Judgement { forward, local, settles, accepted: accepted && goes_on }
 }
 
 /// Number from which on bytes are certainly not for the local socket.
@@ -228,8 +255,21 @@ const fn bound(phase: u32, this: &Side) -> u32 {
     if phase == phase::OPENING && this.next != 0 { later(this.cut, this.next) } else { this.cut }
 }
 
+/// Passes on what a packet says in the other connection's numbers, for the other peer to judge.
 #[inline(always)]
-fn forward(this: &Side, other: &Side, packet: &Segment, beyond: bool) -> Forward {
+const fn translate(this: &Side, other: &Side, packet: &Segment) -> Forward {
+    Forward {
+        seq: packet.seq.wrapping_add(this.shift),
+        ack: packet.ack.wrapping_sub(other.shift),
+        window: rescale(packet.window, this.scale_in, this.scale_out),
+        without_sack: this.settled == 0 || other.settled == 0,
+    }
+}
+
+/// Passes on an accepted packet with the number `seq`. While the sides are not settled, the other
+/// peer hears no more than our sockets know.
+#[inline(always)]
+fn forward(this: &Side, other: &Side, packet: &Segment, seq: u32, beyond: bool) -> Forward {
     let said = packet.ack.wrapping_sub(other.shift);
     let ack = if !beyond {
         // That its bytes have arrived up to the cut-off, as our socket says too.
@@ -245,7 +285,7 @@ fn forward(this: &Side, other: &Side, packet: &Segment, beyond: bool) -> Forward
     let window = (packet.window as u32) << (this.scale_in & 15);
     let room = window.wrapping_add(said.wrapping_sub(ack)) as i32;
     Forward {
-        seq: believable(this, packet).wrapping_add(this.shift),
+        seq: seq.wrapping_add(this.shift),
         ack,
         window: in_scale(if room > 0 { room as u32 } else { 0 }, this.scale_out),
         without_sack: this.settled == 0 || other.settled == 0,
@@ -258,12 +298,14 @@ fn forward(this: &Side, other: &Side, packet: &Segment, beyond: bool) -> Forward
 /// have the number where its window ends then (`tcp_acceptable_seq`), which to the other peer is an
 /// old one, and what an old packet acknowledges is not looked at. If that happens to both, neither
 /// ever hears the other again. What the other peer has acknowledged it has received, so the peer has
-/// sent it: that number is as true. But a question for a sign of life is asked with an old number.
+/// sent it: that number is as true. But a question for a sign of life is asked with an old number,
+/// and one that is further back than any window is not the peer's.
 #[inline(always)]
-fn believable(this: &Side, packet: &Segment) -> u32 {
-    let is_plain = packet.takes() == 0 && packet.flags & (flag::RST | flag::SYN) == 0;
-    let asks = packet.seq.wrapping_add(1) == this.acked;
-    if is_plain && !asks && is_after(this.acked, packet.seq) { this.acked } else { packet.seq }
+const fn unstale_seq(this: &Side, packet: &Segment) -> u32 {
+    let acked = this.sent.acked();
+    let behind = acked.wrapping_sub(packet.seq);
+    let is_stale = behind > 1 && behind <= this.sent.max_window.wrapping_add(this.sent.edge_slack);
+    if packet.takes() == 0 && is_stale { acked } else { packet.seq }
 }
 
 /// A window in the other scale: never more than fits. What is less than the other scale can say
@@ -293,15 +335,21 @@ mod tests {
         settled: 0,
         next: 0,
         ahead: 0,
-        acked: 1000,
         leeway: 0,
         scale_in: 0,
         scale_out: 0,
         stamped: 0,
         unused: 0,
         stamp_shift: 0,
+        reserved: 0,
+        sent: sent(800, 2000),
     };
-    const OTHER: Side = Side { shift: 200, cut: 100, written: 5000, ..THIS };
+    const OTHER: Side = Side { shift: 200, cut: 100, written: 5000, sent: sent(0, 300), ..THIS };
+
+    const fn sent(acked: u32, snd_nxt: u32) -> Evidence {
+        let snd_edge = snd_nxt.wrapping_add(100_000);
+        Evidence { snd_edge, max_window: 1000, ..Evidence::new(acked, snd_nxt) }
+    }
 
     const SETTLED: Side = Side { settled: 1, ..THIS };
     const OTHER_SETTLED: Side = Side { settled: 1, ..OTHER };
@@ -311,7 +359,7 @@ mod tests {
     }
 
     fn joined(this: &Side, other: &Side, packet: Segment) -> Judgement {
-        judge(phase::JOINED, this, other, &packet)
+        judge(phase::JOINED, this, other, &packet, true)
     }
 
     #[test]
@@ -346,7 +394,7 @@ mod tests {
     fn what_may_still_arrive_at_the_local_socket_does_not_go_on() {
         let this = Side { next: 1100, ..THIS };
         for (seq, goes_on) in [(1000, false), (1090, false), (1100, true), (1200, true)] {
-            let judgement = judge(phase::OPENING, &this, &OTHER, &packet(seq, 50, 300));
+            let judgement = judge(phase::OPENING, &this, &OTHER, &packet(seq, 50, 300), true);
             assert_eq!(judgement.forward.is_some(), goes_on);
             assert!(!judgement.settles);
             assert!(joined(&this, &OTHER, packet(seq, 50, 300)).forward.is_some());
@@ -370,7 +418,7 @@ mod tests {
             assert_eq!(judgement.settles, settles);
             assert_eq!(judgement.local, Local::Acknowledgement(1000, ack.min(300)));
             assert_eq!(judgement.forward.is_some(), settles);
-            assert!(!judge(phase::OPENING, &THIS, &OTHER, &packet(1500, 0, ack)).settles);
+            assert!(!judge(phase::OPENING, &THIS, &OTHER, &packet(1500, 0, ack), true).settles);
             assert!(!joined(&SETTLED, &OTHER, packet(1500, 0, ack)).settles);
         }
     }
@@ -421,11 +469,14 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_with_an_old_number_is_heard() {
-        let this = Side { acked: 1500, ..SETTLED };
+        let this = Side { sent: sent(1500, 2000), ..SETTLED };
         let seq = |packet| joined(&this, &OTHER_SETTLED, packet).forward.map(|f| f.seq - 4000);
-        for (old, new) in [(1400, 1500), (1498, 1500), (1499, 1499), (1500, 1500), (1600, 1600)] {
+        for (old, new) in [(499, 499), (500, 1500), (1498, 1500), (1499, 1499), (1500, 1500), (1600, 1600)]
+        {
             assert_eq!(seq(packet(old, 0, 300)), Some(new), "{old}");
         }
+        // Unless it acknowledges what the other peer has never sent.
+        assert_eq!(seq(packet(1400, 0, 501)), Some(1400));
         assert_eq!(seq(packet(1400, 1, 300)), Some(1400));
         let rst = Segment { flags: flag::RST | flag::ACK, ..packet(1400, 0, 300) };
         assert_eq!(seq(rst), Some(1400));
@@ -439,6 +490,23 @@ mod tests {
         assert!(joined(&THIS, &OTHER, fin(990, 9)).forward.is_none());
         assert_eq!(joined(&THIS, &OTHER, fin(990, 9)).local, Local::Whole(300));
         assert_eq!(joined(&SETTLED, &OTHER_SETTLED, fin(990, 9)).local, Local::Nothing);
+    }
+
+    #[test]
+    fn what_no_peer_accepts_goes_on_as_it_is_and_settles_nothing() {
+        let fine = packet(1500, 10, 310);
+        let far = packet(500_000, 10, 310);
+        let unsent = packet(1500, 10, 501);
+        let broken = |packet| judge(phase::JOINED, &THIS, &OTHER, &packet, false);
+        assert!(joined(&THIS, &OTHER, fine).accepted);
+        for (judgement, packet) in
+            [(joined(&THIS, &OTHER, far), far), (joined(&THIS, &OTHER, unsent), unsent), (broken(fine), fine)]
+        {
+            assert!(!judgement.accepted && !judgement.settles);
+            // The local socket would believe the number that it got.
+            assert_eq!(judgement.local, Local::Nothing);
+            assert_eq!(judgement.forward, Some(translate(&THIS, &OTHER, &packet)));
+        }
     }
 
     proptest! {
@@ -502,14 +570,18 @@ mod tests {
             let packet = Segment { flags: flag::ACK | packet.flags & flag::FIN, ..packet };
             let [this, other] = sides.map(|side| Side { settled: 1, ..side });
             let judgement = joined(&this, &other, packet);
+            let seq = match is_ack_acceptable(&this, &other, packet.ack) {
+                true => unstale_seq(&this, &packet),
+                false => packet.seq,
+            };
             let forward = Forward {
-                seq: believable(&this, &packet).wrapping_add(this.shift),
+                seq: seq.wrapping_add(this.shift),
                 ack: packet.ack.wrapping_sub(other.shift),
                 window: rescale(packet.window, this.scale_in, this.scale_out),
                 without_sack: false,
             };
-            let (forward, local) = (Some(forward), Local::Nothing);
-            prop_assert_eq!(judgement, Judgement { forward, local, settles: false });
+            prop_assert_eq!(judgement.forward, Some(forward));
+            prop_assert_eq!((judgement.local, judgement.settles), (Local::Nothing, false));
         }
 
         /// Nor at anything else of a packet of any kind: the program reads no more of them.
@@ -524,8 +596,8 @@ mod tests {
             let [this, other] = sides.map(|side| Side { settled: 1, ..side });
             let read = |side| Side { cut: 0, written: 0, next: 0, ahead: 0, leeway: 0, ..side };
             prop_assert_eq!(
-                judge(phase, &read(this), &read(other), &packet),
-                judge(phase, &this, &other, &packet)
+                judge(phase, &read(this), &read(other), &packet, true),
+                judge(phase, &this, &other, &packet, true)
             );
         }
 
@@ -535,7 +607,8 @@ mod tests {
             seq: u32,
             len in 0u32..70_000,
         ) {
-            let judgement = joined(&THIS, &OTHER_SETTLED, packet(seq, len, 250));
+            let this = Side { sent: sent(seq, seq), ..THIS };
+            let judgement = joined(&this, &OTHER_SETTLED, packet(seq, len, 250));
             prop_assert_eq!(judgement.local, Local::Acknowledgement(1000, 250));
             let forward = judgement.forward.map(|forward| (forward.seq, forward.ack));
             prop_assert_eq!(forward, Some((seq.wrapping_add(4000), 100)));
@@ -551,7 +624,7 @@ mod tests {
             let [this, other] = sides;
             let ack = this.written.wrapping_add(from_written as u32);
             let packet = Segment { ack, flags: flag::ACK, ..packet };
-            match judge(phase, &this, &other, &packet).local {
+            match judge(phase, &this, &other, &packet, true).local {
                 Local::Whole(ack) | Local::Acknowledgement(_, ack) => {
                     prop_assert!(!is_after(ack, this.written));
                 }
@@ -574,14 +647,18 @@ mod tests {
 
     prop_compose! {
         fn sides()(
-            numbers: [u32; 7],
+            numbers: [u32; 6],
             settled in 0u32..2,
             scales in prop::array::uniform2(0u8..15),
+            evidence: [u32; 5],
         ) -> Side {
-            let [shift, cut, written, next, ahead, acked, leeway] = numbers;
+            let [shift, cut, written, next, ahead, leeway] = numbers;
             let [scale_in, scale_out] = scales;
+            let [acked, snd_nxt, snd_edge, max_window, edge_slack] = evidence;
+            let sent =
+                Evidence { snd_edge, max_window, edge_slack, ..Evidence::new(acked, snd_nxt) };
             let side = Side { shift, cut, written, settled, next, ahead, ..THIS };
-            Side { acked, leeway, scale_in, scale_out, ..side }
+            Side { leeway, scale_in, scale_out, sent, ..side }
         }
     }
 }

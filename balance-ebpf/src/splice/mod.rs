@@ -4,6 +4,7 @@
 //! sets the numbers, and the tests run the same code between two models of TCP.
 
 mod checksum;
+mod evidence;
 mod header;
 mod judge;
 #[cfg(test)]
@@ -13,6 +14,7 @@ mod seq;
 mod shared;
 
 pub use checksum::{Difference, back, fold, mend};
+pub use evidence::{Evidence, News, Reset, extended, is_near, judge_reset};
 pub use header::{FIXED, Header};
 pub use judge::{
     Forward, Judgement, Local, Segment, Side, flag, judge, note, phase, replaces, rescale,

@@ -1,6 +1,8 @@
 //! A model of everything around `judge`: two peers, our two sockets, networks that lose, double
 //! and delay, and user space that relays until it hands the connection over.
 //!
+//! An attacker may send anything to our sockets, knowing addresses and ports and no number.
+//!
 //! Invariant: chance comes from a seed alone, so that a run repeats; after `CALM` nothing is lost
 //! any more, so that a run which does not end has found a standstill.
 
@@ -8,8 +10,9 @@ extern crate std;
 
 mod endpoint;
 
-use super::judge::{Judgement, Local, Side, judge, note, phase};
-use super::seq::is_after;
+use super::evidence::{Evidence, News, is_near};
+use super::judge::{Forward, Judgement, Local, Segment, Side, judge, note, phase};
+use super::seq::{is_after, later};
 use endpoint::{Endpoint, Excess, Habits, Packet};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
@@ -17,6 +20,9 @@ use std::vec::Vec;
 
 /// From this tick on the networks lose nothing.
 const CALM: u64 = 4_000;
+
+/// From this tick on nobody attacks, so that a run can end.
+const ATTACKED: u64 = 1_500;
 
 /// A run that makes no progress for so many ticks stands still. Timers are far shorter.
 const STANDSTILL: u64 = 5_000;
@@ -75,6 +81,8 @@ struct Scenario {
     stubborn: Option<usize>,
     /// User space hands over only if no window shrinks by it.
     careful: bool,
+    /// Packets of an attacker in a hundred ticks, to each side.
+    attack: usize,
 }
 
 /// How the application of a peer behaves.
@@ -141,6 +149,11 @@ struct World {
     sides: [Side; 2],
     /// From when on the local sockets must be silent.
     silent_from: Option<u64>,
+    /// Numbers behind the FINs that were accepted, and whether they were acknowledged.
+    fins: [Option<u32>; 2],
+    ended: [bool; 2],
+    /// User space has seen a number that is not the peer's, and does not hand over before that time.
+    not_before: u64,
 }
 
 fn habits(chance: &mut Chance, sack: bool) -> Habits {
@@ -209,6 +222,9 @@ impl World {
             phase: phase::LOCAL,
             sides: Default::default(),
             silent_from: None,
+            fins: [None; 2],
+            ended: [false; 2],
+            not_before: 0,
         }
     }
 
@@ -243,6 +259,11 @@ impl World {
                 self.reach_socket(i, &packet);
             }
         }
+        for i in 0..2 {
+            if self.now < ATTACKED && self.chance.percent(self.scenario.attack) {
+                self.attack(i);
+            }
+        }
         self.user_space();
         if self.silent_from.is_none() && self.sides.iter().all(|side| side.settled != 0) {
             // What is behind the hook still arrives, and is answered.
@@ -263,7 +284,34 @@ impl World {
         }
     }
 
+    /// An attacker's packet changes nothing of what is known.
+    fn attack(&mut self, i: usize) {
+        let known = |world: &Self| {
+            let sides = world.sides.map(|side| (side.sent, side.settled));
+            (sides, world.fins, world.ended)
+        };
+        let before = known(self);
+        let packet = self.forge();
+        self.pass_hook(i, packet);
+        assert_eq!(known(self), before, "an attacker is believed");
+    }
+
+    fn forge(&mut self) -> Packet {
+        let mut number = || self.chance.next() as u32;
+        let (seq, ack, window) = (number(), number(), number() as u16);
+        // Mostly what is looked at most.
+        let flags = if number() % 2 == 0 { super::judge::flag::ACK } else { number() as u8 };
+        let len = if number() % 2 == 0 { 0 } else { number() % 60 };
+        let payload = (0..len).map(|_| number() as u8).collect();
+        let sack = if number() % 4 == 0 { Vec::from([(number(), number())]) } else { Vec::new() };
+        Packet { head: Segment { seq, ack, len, window, flags }, payload, sack, is_forged: true }
+    }
+
     fn reach_peer(&mut self, i: usize, packet: &Packet) {
+        if packet.is_forged {
+            self.peers[i].receive(packet, self.now);
+            return;
+        }
         let peer = &mut self.peers[i];
         let ack = peer.place_out(packet.head.ack);
         let arrived = self.sockets[i].arrived().max(self.peers[1 - i].arrived());
@@ -282,7 +330,8 @@ impl World {
         socket.receive(packet, self.now);
         let after = (socket.arrived(), socket.ahead.len(), socket.unsent);
         if self.phase != phase::LOCAL {
-            assert_eq!(after.2, 0, "socket {i} hears of what it has not sent: {:?}", packet.head);
+            let has_judged = packet.is_forged || after.2 == before.2;
+            assert!(has_judged, "socket {i} hears of what it has not sent: {:?}", packet.head);
         }
         if self.phase == phase::JOINED {
             assert_eq!(after, before, "socket {i} takes {:?} although joined", packet.head);
@@ -292,15 +341,34 @@ impl World {
     /// The tc program.
     fn pass_hook(&mut self, i: usize, packet: Packet) {
         if self.phase == phase::LOCAL {
-            if self.step != Step::Relaying {
+            if self.step != Step::Relaying && is_near(&self.sides[i], &packet.head) {
                 self.sides[i].next = note(self.sides[i].next, &packet.head);
             }
             self.queue(i, packet);
             return;
         }
         let (this, other) = (&self.sides[i], &self.sides[1 - i]);
-        let judgement = judge(self.phase, this, other, &packet.head);
+        let judgement = judge(self.phase, this, other, &packet.head, true);
+        if let (Some(forward), true) = (&judgement.forward, judgement.accepted) {
+            self.learn(i, &packet.head, forward);
+        }
         self.act(i, packet, &judgement);
+    }
+
+    /// What the program notes of an accepted packet.
+    fn learn(&mut self, i: usize, packet: &Segment, forward: &Forward) {
+        let (this, other) = (self.sides[i], self.sides[1 - i]);
+        let news = News::of(&this, &other, packet, forward);
+        self.sides[i].sent.snd_nxt = later(this.sent.snd_nxt, news.end);
+        let sent = &mut self.sides[1 - i].sent;
+        sent.snd_una = Evidence::acknowledge(sent.snd_una, news.acked);
+        sent.snd_nxt = later(sent.snd_nxt, sent.acked());
+        sent.snd_edge = later(sent.snd_edge, news.edge);
+        sent.max_window = sent.max_window.max(news.window);
+        if packet.flags & super::judge::flag::FIN != 0 {
+            self.fins[i] = Some(packet.end());
+        }
+        self.ended[1 - i] |= self.fins[1 - i] == Some(self.sides[1 - i].sent.acked());
     }
 
     fn act(&mut self, i: usize, packet: Packet, judgement: &Judgement) {
@@ -308,7 +376,6 @@ impl World {
             let mut packet = packet.clone();
             (packet.head.seq, packet.head.ack) = (to.seq, to.ack);
             packet.head.window = to.window;
-            self.sides[1 - i].acked = to.ack;
             let by = self.sides[1 - i].shift;
             for (from, to) in &mut packet.sack {
                 (*from, *to) = (from.wrapping_sub(by), to.wrapping_sub(by));
@@ -329,7 +396,7 @@ impl World {
                 let mut head = packet.head;
                 (head.seq, head.ack, head.len) = (seq, ack, 0);
                 head.flags &= !super::judge::flag::FIN;
-                self.queue(i, Packet { head, payload: Vec::new(), sack: packet.sack });
+                self.queue(i, Packet { head, payload: Vec::new(), ..packet });
             }
         }
         if judgement.settles {
@@ -350,11 +417,15 @@ impl World {
             Step::Relaying => {
                 self.relay();
                 if self.now >= self.scenario.begin {
+                    for i in 0..2 {
+                        self.read_cut(i);
+                        self.sides[i].written = self.sockets[i].number_out(self.sockets[i].total());
+                    }
                     self.step = Step::Watching(self.now);
                 }
             }
             Step::Watching(since) => {
-                if self.now < since + wait || !self.is_fit() {
+                if self.now < since + wait || !self.is_fit() || !self.has_seen_peers(wait) {
                     self.relay();
                 } else {
                     self.read_cut(0);
@@ -368,7 +439,22 @@ impl World {
                 self.relay();
                 self.check_moved();
             }
-            Step::Moved => {}
+            Step::Moved => self.close_windows(),
+        }
+    }
+
+    /// Once our sockets are silent the windows that they have offered are known.
+    fn close_windows(&mut self) {
+        if !self.silent_from.is_some_and(|from| self.now >= from) {
+            return;
+        }
+        for i in 0..2 {
+            let edge = self.sockets[i].number_in(self.sockets[i].promised());
+            let sent = &mut self.sides[i].sent;
+            if sent.edge_slack != 0 {
+                sent.snd_edge = later(sent.snd_edge, edge);
+                sent.edge_slack = 0;
+            }
         }
     }
 
@@ -382,6 +468,24 @@ impl World {
             && [s0, s1].iter().all(|s| s.ahead.is_empty() && !s.over && !s.ended)
     }
 
+    /// Whether the program has seen packets of both peers. What no peer can have sent is forgotten; the
+    /// peer's own packets that were forgotten with it have arrived when `wait` is over.
+    fn has_seen_peers(&mut self, wait: u64) -> bool {
+        for i in 0..2 {
+            let socket = &self.sockets[i];
+            let most = socket.number_in(socket.promised() + 1);
+            if is_after(self.sides[i].next, most) {
+                self.sides[i].next = 0;
+                self.not_before = self.now + wait;
+            }
+        }
+        let seen = |i: usize| {
+            let received = self.sockets[i].number_in(self.sockets[i].arrived());
+            self.sides[i].next != 0 && !is_after(received, self.sides[i].next)
+        };
+        self.now >= self.not_before && seen(0) && seen(1)
+    }
+
     /// Whether the peers have room for all that our sockets can still tell the other to have room
     /// for: then nobody is taken back what it was promised, and our sockets get rid of what they
     /// hold whatever the applications do.
@@ -393,9 +497,6 @@ impl World {
     fn read_cut(&mut self, i: usize) {
         let socket = &self.sockets[i];
         self.sides[i].cut = socket.number_in(socket.arrived());
-        if self.phase == phase::LOCAL {
-            self.sides[i].acked = self.sides[i].cut;
-        }
         self.sides[i].ahead = socket.room_from().saturating_sub(socket.arrived()) as u32;
     }
 
@@ -413,6 +514,13 @@ impl World {
             side.scale_out = to.scale();
             let peer = &self.peers[i];
             side.leeway = (peer.most_room() / 2) as u32;
+            let acked = to.number_out(to.acknowledged).wrapping_sub(side.shift);
+            side.sent = Evidence {
+                snd_edge: from.number_in(from.promised()),
+                max_window: from.largest_window().max(to.most_room()) as u32,
+                edge_slack: from.largest_window() as u32,
+                ..Evidence::new(acked, side.cut)
+            };
         }
         self.set_written();
         self.phase = phase::OPENING;
@@ -526,6 +634,14 @@ fn run(scenario: Scenario) -> Outcome {
     let settled = world.sides.iter().all(|side| side.settled != 0);
     assert!(!settled || world.sockets.iter().all(|socket| !socket.is_busy()));
     let joined = world.phase == phase::JOINED;
+    if joined {
+        for (i, len) in scenario.lens.into_iter().enumerate() {
+            // All has been counted, and both ends are known.
+            let peer = &world.peers[i];
+            assert_eq!(world.sides[i].sent.acked(), peer.number_out(len + 1), "peer {i}");
+            assert!(world.ended[i] || world.sockets[i].over, "the end of peer {i} is not known");
+        }
+    }
     let spliced = (0..2).map(|i| scenario.lens[i] + 1 - world.sockets[i].arrived()).sum();
     Outcome { joined, settled, spliced }
 }
@@ -542,7 +658,8 @@ prop_compose! {
         stubborn in prop_oneof![Just(None), Just(Some(0usize)), Just(Some(1))],
     ) -> Scenario {
         let careful = stubborn.is_some() || seed % 4 == 0;
-        Scenario { seed, lens, loss, doubled, delay, queue, begin, stubborn, careful }
+        let attack = 0;
+        Scenario { seed, lens, loss, doubled, delay, queue, begin, stubborn, careful, attack }
     }
 }
 
@@ -561,6 +678,16 @@ proptest! {
     #[test]
     fn both_streams_arrive_whatever_is_lost(scenario in scenarios(30)) {
         run(scenario);
+    }
+
+    /// What an attacker sends who does not see packets changes nothing, neither for the peers nor of
+    /// what balance concludes.
+    #[test]
+    fn both_streams_arrive_whatever_an_attacker_sends(
+        scenario in scenarios(5),
+        attack in 1usize..60,
+    ) {
+        run(Scenario { attack, ..scenario });
     }
 
     /// One peer has nothing to say, or little, and ends early.
@@ -590,6 +717,7 @@ fn most_runs_hand_over_in_the_middle() {
             begin: 30,
             stubborn: None,
             careful: false,
+            attack: 10,
         })
     });
     let outcomes: Vec<Outcome> = outcomes.collect();

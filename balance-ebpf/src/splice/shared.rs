@@ -5,7 +5,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use super::{checksum::Difference, judge::Side, seq::is_after};
+use super::{checksum::Difference, judge::Side, seq::later};
 
 /// The addresses of a packet that arrives, in words as they stand in it; those of IPv4 in the first
 /// word, the rest is 0.
@@ -106,32 +106,28 @@ pub mod ending {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Way {
-    /// How numbers change. `next`, `acked` and what is found out of timestamps is written by
-    /// the program, `settled` by both, the rest by user space.
+    /// How numbers change, and what is known of them. `next`, `sent` and what is found out of
+    /// timestamps is written by the program, `settled` by both, the rest by user space.
     pub side: Side,
     /// How the addresses of its packets are to look. Written by user space.
     pub looks: Key,
     /// What the sum over the addresses changes by when they do. Written by user space.
     pub addresses: u32,
-    /// Not 0 once the peer has sent something that cannot be passed on, while the local sockets had the
-    /// connection: fragments, or packets whose headers are not read. Written by the program.
+    /// While the local sockets had the connection, the peer has sent something that cannot be passed
+    /// on: fragments, or packets whose headers are not read. The number of the last one, with the
+    /// lowest bit set; 0 if there was none. Written by the program.
     pub odd: u32,
     /// What is added to CLOCK_MONOTONIC, in whole milliseconds, to get the timestamp clock of the
     /// socket whose packets these seem to be (include/net/tcp.h, tcp_clock_ts).
     pub clock: u32,
     /// Number behind the FIN, once `ending` says that there was one.
     pub fin: u32,
-    /// Numbers that went on, from the cut-off as it was at first to the highest. Written by the
-    /// program.
-    pub progress: u64,
-    /// Where that began.
-    pub origin: u32,
-    /// The number behind what this side's peer has been told that there is room for; never goes back.
-    /// What is not before it changes nothing here.
-    pub edge: u32,
-    /// Packets that went on.
+    /// `snd_una` from which on bytes are counted here, those before were counted elsewhere. Written by
+    /// user space.
+    pub origin: u64,
+    /// Accepted packets.
     pub packets: u64,
-    /// When the last one did: nanoseconds of CLOCK_MONOTONIC.
+    /// When the last one came: nanoseconds of CLOCK_MONOTONIC.
     pub last: u64,
     /// How many blocks of selective acknowledgements were changed.
     pub sacks: u32,
@@ -144,54 +140,38 @@ pub struct Way {
     pub out: u32,
     /// Not 0 if other programs on loopback have to see what is rewritten. Written by user space.
     pub again: u32,
-    /// The number up to which the peer has acknowledged what it was sent, as far as it has said so;
-    /// never goes back.
-    pub said: u32,
+    /// Padding.
+    pub reserved: u32,
 }
 
 impl Way {
-    /// The number behind the highest that went on.
-    #[inline(always)]
-    pub const fn next(&self, progress: u64) -> u32 {
-        self.origin.wrapping_add(progress as u32)
+    /// Bytes, and perhaps a FIN, that the other peer has acknowledged since counting began.
+    pub const fn acknowledged(&self) -> u64 {
+        self.side.sent.snd_una.saturating_sub(self.origin)
     }
 
-    /// Whether the peer may have sent this: somebody else does not know where it is. The numbers are
-    /// those behind a packet.
-    #[inline(always)]
-    pub const fn is_plausible(&self, end: u32) -> bool {
-        !is_after(self.side.acked, end) && !is_after(end, self.edge)
-    }
-
-    /// The number behind all that the peer has sent, however far that is from the cut-off.
-    pub fn end(&self) -> u32 {
-        let kept = self.side.cut.wrapping_sub(self.origin);
-        self.next(if self.progress > kept.into() { self.progress } else { kept.into() })
-    }
-
-    /// Whether a RST with this number breaks the connection without a question: its sender has
-    /// either sent all that went on, or answers what it was told last, by us or by our socket. The
-    /// other peer gets any
-    /// RST, and asks with a challenge (RFC 5961, 3.2) about one that it does not believe.
-    #[inline(always)]
-    pub const fn is_believed(&self, seq: u32, progress: u64) -> bool {
-        seq == self.next(progress) || seq == self.side.acked || seq == self.side.cut
+    /// The number behind all that the peer has sent and that has been accepted, by the other peer
+    /// (whose side is `other`) or by our socket.
+    pub fn end(&self, other: &Side) -> u32 {
+        let snd_nxt = self.side.sent.snd_nxt;
+        if other.settled == 0 { later(snd_nxt, self.side.cut) } else { snd_nxt }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::splice::fold;
+    use crate::splice::{Evidence, evidence::extended, fold};
     use core::mem::{offset_of, size_of};
 
     #[test]
     fn the_layout_is_as_both_sides_read_it() {
         assert_eq!(size_of::<Key>(), 40);
-        assert_eq!(size_of::<Side>(), 40);
+        assert_eq!(size_of::<Evidence>(), 24);
+        assert_eq!(size_of::<Side>(), 40 + 24);
         assert_eq!(offset_of!(Splice, ways), 16);
-        assert_eq!(size_of::<Way>(), 40 + 40 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8);
-        assert_eq!(size_of::<Splice>() % 64, 0);
+        assert_eq!(size_of::<Way>(), 64 + 40 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8);
+        assert_eq!(size_of::<Splice>(), 384);
     }
 
     #[test]
@@ -213,35 +193,19 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_known_beyond_half_of_all_numbers() {
-        let side = Side { cut: 150, ..Side::default() };
-        for (progress, end) in [(0u64, 150u32), (50, 150), (51, 151), (3 << 30, (3 << 30) + 100)] {
-            let way = Way { side, origin: 100, progress, ..Way::default() };
-            assert_eq!(way.end(), end);
-        }
+    fn the_end_is_that_of_the_peer_or_of_our_socket() {
+        let side = Side { cut: 150, sent: Evidence::new(90, 100), ..Side::default() };
+        let way = Way { side, ..Way::default() };
+        assert_eq!(way.end(&Side::default()), 150);
+        assert_eq!(way.end(&Side { settled: 1, ..Side::default() }), 100);
     }
 
     #[test]
-    fn what_no_peer_can_have_sent_is_not_plausible() {
-        let side = Side { acked: u32::MAX - 2, ..Side::default() };
-        let way = Way { side, edge: 10, ..Way::default() };
-        for (end, plausible) in
-            [(u32::MAX - 3, false), (u32::MAX - 2, true), (10, true), (11, false), (1 << 30, false)]
-        {
-            assert_eq!(way.is_plausible(end), plausible, "{end}");
-        }
-    }
-
-    #[test]
-    fn only_a_break_with_the_number_that_is_due_is_believed() {
-        let way = Way {
-            side: Side { acked: u32::MAX - 2, cut: 5, ..Side::default() },
-            origin: u32::MAX - 9,
-            ..Way::default()
-        };
-        for (seq, believed) in [(10, true), (u32::MAX - 2, true), (5, true), (9, false), (0, false)]
-        {
-            assert_eq!(way.is_believed(seq, 20), believed, "{seq}");
+    fn bytes_are_counted_from_where_counting_began() {
+        let mut way = Way { origin: extended(100), ..Way::default() };
+        for (acked, count) in [(90, 0), (100, 0), (130, 30)] {
+            way.side.sent = Evidence::new(acked, 130);
+            assert_eq!(way.acknowledged(), count);
         }
     }
 }

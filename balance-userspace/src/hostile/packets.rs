@@ -1,7 +1,7 @@
 //! Packets of spliced connections, and bytes that are shown.
 
 use balance_ebpf::splice::{
-    Change, Local, MOST_OPTIONS, Options, Segment, Side, Stamps, flag, judge, note, phase,
+    Change, Evidence, Local, MOST_OPTIONS, News, Options, Segment, Side, Stamps, flag, judge, note, phase,
     rewrite_options, rewrite_usual_options, step_options,
 };
 
@@ -52,8 +52,8 @@ pub fn options(data: &[u8]) {
     }
 }
 
-/// A packet, whatever the two sides have come to: somebody gets it, and a socket that has done its
-/// duty hears of nothing but what it must answer.
+/// A packet, whatever the two sides have come to: only an accepted one settles a side, and a socket that
+/// has done its duty hears of nothing but what it must answer.
 pub fn judgement(data: &[u8]) {
     let mut numbers = Numbers(data);
     let phase = [phase::OPENING, phase::JOINED, phase::LINGERING][usize::from(numbers.byte()) % 3];
@@ -67,8 +67,8 @@ pub fn judgement(data: &[u8]) {
         window: numbers.word() as u16,
         flags: numbers.byte(),
     };
-    let judged = judge(phase, &this, &other, &packet);
-    assert!(judged.forward.is_some() || judged.local != Local::Nothing, "{judged:?}");
+    let judged = judge(phase, &this, &other, &packet, numbers.byte() & 1 == 0);
+    assert!(judged.accepted || !judged.settles, "{judged:?}");
     let settled = this.settled != 0;
     assert!(!(settled && judged.settles), "{judged:?}");
     if settled
@@ -82,6 +82,15 @@ pub fn judgement(data: &[u8]) {
         // Bytes keep their place.
         assert_eq!(forward.seq, packet.seq.wrapping_add(this.shift));
     }
+    if judged.accepted {
+        let News { end, acked, edge, .. } =
+            News::of(&this, &other, &packet, &judged.forward.expect("an accepted packet goes on"));
+        let snd_una = Evidence::acknowledge(other.sent.snd_una, acked);
+        assert!(snd_una >= other.sent.snd_una);
+        assert_eq!(end, packet.end());
+        // The window begins where the acknowledgement ends.
+        assert!(edge.wrapping_sub(judged.forward.expect("as above").ack) <= 0xffff << 14);
+    }
     let next = note(this.next, &packet);
     assert!(next == this.next || next == packet.end());
 }
@@ -94,13 +103,19 @@ fn side(numbers: &mut Numbers<'_>) -> Side {
         settled: u32::from(numbers.byte() & 1),
         next: numbers.word(),
         ahead: numbers.word(),
-        acked: numbers.word(),
         leeway: numbers.word(),
         scale_in: numbers.byte(),
         scale_out: numbers.byte(),
         stamped: numbers.byte(),
         unused: 0,
         stamp_shift: numbers.word(),
+        reserved: 0,
+        sent: Evidence {
+            snd_edge: numbers.word(),
+            max_window: numbers.word(),
+            edge_slack: numbers.word(),
+            ..Evidence::new(numbers.word(), numbers.word())
+        },
     }
 }
 

@@ -27,6 +27,8 @@ pub(super) struct Packet {
     pub(super) head: Segment,
     pub(super) payload: Vec<u8>,
     pub(super) sack: Vec<(u32, u32)>,
+    /// An attacker has sent it.
+    pub(super) is_forged: bool,
 }
 
 /// What an end does with the part of a segment that is behind its window.
@@ -179,7 +181,17 @@ impl Endpoint {
     /// Position up to which the other end may send, or may be told so before anything is read
     /// that has not been sent yet.
     pub(super) fn may_promise(&self) -> usize {
-        self.edge + self.habits.receive_buffer + (1 << self.habits.scale)
+        self.edge + self.largest_window()
+    }
+
+    /// Position up to which the other end was told that it may send.
+    pub(super) fn promised(&self) -> usize {
+        self.edge
+    }
+
+    /// The most that [`promised`](Self::promised) can be ahead of what has arrived.
+    pub(super) fn largest_window(&self) -> usize {
+        self.habits.receive_buffer + (1 << self.habits.scale)
     }
 
     /// Position of the packet that last told how much room the other end has.
@@ -254,7 +266,7 @@ impl Endpoint {
             flags: flags | flag::ACK,
         };
         let sack = self.blocks();
-        self.out.push(Packet { head, payload, sack });
+        self.out.push(Packet { head, payload, sack, is_forged: false });
     }
 
     /// An acknowledgement alone. Its number is within the other end's window even if that has
@@ -341,6 +353,17 @@ impl Endpoint {
         let at = place(self.first_in, next, head.seq);
         let end = at + head.takes() as isize;
         let edge = self.edge.max(next) as isize;
+        if head.flags & flag::RST != 0 {
+            assert_ne!(at, next as isize, "reset by a stranger");
+        }
+        if head.flags & (flag::RST | flag::SYN) != 0 {
+            // A challenge (RFC 5961, 3.2 and 4.2).
+            self.answer(head, now);
+            return;
+        }
+        if head.flags & flag::ACK == 0 {
+            return;
+        }
         let refused = self.habits.excess == Excess::Refuse && self.read < self.received.len();
         if end < self.told as isize || at > edge || (end > edge && refused) {
             self.answer(head, now);
