@@ -260,16 +260,30 @@ pub(crate) struct Numbers {
     pub(crate) most_room: u32,
     /// The room that we have told the peer to have, in bytes.
     pub(crate) own_room: u32,
+    /// The number where that room ends.
+    pub(crate) edge: u32,
+}
+
+impl Numbers {
+    /// Whether a number is within a window of what the peer may send now.
+    pub(crate) fn is_near(&self, number: u32) -> bool {
+        let from = self.received.wrapping_sub(self.own_room);
+        number.wrapping_sub(from) <= self.edge.wrapping_sub(from)
+    }
 }
 
 // include/uapi/linux/tcp.h
 const TCP_REPAIR: i32 = 19;
 const TCP_REPAIR_QUEUE: i32 = 20;
 const TCP_QUEUE_SEQ: i32 = 21;
+const TCP_REPAIR_OPTIONS: i32 = 22;
+const TCP_TIMESTAMP: i32 = 24;
 const TCP_REPAIR_WINDOW: i32 = 29;
 const REPAIR_OFF: i32 = 0;
 const REPAIR_OFF_WITHOUT_PROBE: i32 = -1;
 const RECEIVE_QUEUE: i32 = 1;
+/// include/net/tcp.h
+const TCPOPT_TIMESTAMP: u32 = 8;
 const SEND_QUEUE: i32 = 2;
 
 /// Reads where a connection stands. Needs CAP_NET_ADMIN. What the kernel would send at this very
@@ -281,8 +295,9 @@ pub(crate) fn numbers(socket: &impl AsFd) -> io::Result<Numbers> {
         let written = queue_number(socket, SEND_QUEUE)?;
         // Leaves the send queue alone again.
         let received = queue_number(socket, RECEIVE_QUEUE)?;
-        let [heard, _, most_room, own_room, _] = repair_window(socket)?;
-        Ok(Numbers { received, written, heard, most_room, own_room })
+        let [heard, _, most_room, own_room, told_at] = repair_window(socket)?;
+        let edge = told_at.wrapping_add(own_room);
+        Ok(Numbers { received, written, heard, most_room, own_room, edge })
     })
 }
 
@@ -351,17 +366,24 @@ pub(crate) fn disconnect(socket: &impl AsFd) -> io::Result<()> {
 
 /// Makes a new socket one end of a connection that stands already, without telling anybody:
 /// `connect` says between which addresses. Its next byte has the number `written`, and the peer's
-/// next byte `received`. Needs CAP_NET_ADMIN.
+/// next byte `received`; if both use timestamps, they go on from `clock`. Needs CAP_NET_ADMIN.
 pub(crate) fn take_up(
     socket: &impl AsFd,
     written: u32,
     received: u32,
+    clock: Option<u32>,
     connect: impl Fn() -> io::Result<()>,
 ) -> io::Result<()> {
     in_repair(socket, || {
         set_queue_number(socket, SEND_QUEUE, written)?;
         set_queue_number(socket, RECEIVE_QUEUE, received)?;
         connect()?;
+        if let Some(clock) = clock {
+            // A peer that uses timestamps need not look at packets without (RFC 7323, 3.2).
+            set_option(socket, libc::IPPROTO_TCP, TCP_REPAIR_OPTIONS, &[TCPOPT_TIMESTAMP, 0u32])?;
+            // The lowest bit asks for a clock of microseconds.
+            set_int(socket, libc::IPPROTO_TCP, TCP_TIMESTAMP, (clock & !1).cast_signed())?;
+        }
         // Otherwise it would first have to ask whether there is room for its end.
         let window = [received, ROOM, ROOM, ROOM, received];
         set_option(socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW, &window)
@@ -382,8 +404,6 @@ pub(crate) fn probe(socket: &impl AsFd) -> io::Result<()> {
 /// milliseconds. The kernel keeps the lowest bit of the former to itself (net/ipv4/tcp.c,
 /// TCP_TIMESTAMP): it may be one more.
 pub(crate) fn timestamp(socket: &impl AsFd) -> io::Result<(u32, u64)> {
-    /// include/uapi/linux/tcp.h
-    const TCP_TIMESTAMP: i32 = 24;
     loop {
         let now = monotonic() / 1_000_000;
         // SAFETY: a `u32`: any bytes are a value.

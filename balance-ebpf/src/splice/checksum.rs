@@ -41,6 +41,18 @@ pub const fn fold(sum: u32) -> u16 {
     sum as u16
 }
 
+/// The sum over the pseudo header of a TCP segment of `len` bytes (RFC 9293, 3.1); addresses of IPv4
+/// are in the first word, with zeros behind.
+#[inline(always)]
+pub const fn pseudo_sum(source: &[u32; 4], target: &[u32; 4], len: u32) -> u32 {
+    const TCP: u32 = 6;
+    let [a, b, c, d] = *source;
+    let [e, f, g, h] = *target;
+    let addresses = a as u64 + b as u64 + c as u64 + d as u64;
+    let addresses = addresses + e as u64 + f as u64 + g as u64 + h as u64;
+    Difference(addresses + len.to_be() as u64 + TCP.to_be() as u64).sum()
+}
+
 /// A checksum of 16 bits, after something has changed by this.
 #[inline(always)]
 pub const fn mend(check: u16, difference: u32) -> u16 {
@@ -88,5 +100,29 @@ mod tests {
             prop_assert_eq!(mend(before, all), after);
             prop_assert_eq!(mend(after, back(all)), before);
         }
+    }
+
+    /// The header and checksum of a real segment: 127.0.0.1:46312 to 127.0.0.1:25, "HELO".
+    #[test]
+    fn a_segment_with_its_pseudo_header_sums_up_to_nothing() {
+        let words = |bytes: &[u8]| -> std::vec::Vec<u32> {
+            bytes.chunks(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap())).collect()
+        };
+        let address = [u32::from_ne_bytes([127, 0, 0, 1]), 0, 0, 0];
+        let mut segment = [
+            0xb4, 0xe8, 0, 25, 1, 2, 3, 4, 5, 6, 7, 8, 0x50, 0x18, 2, 0, 0, 0, 0, 0, b'H', b'E',
+            b'L', b'O',
+        ];
+        // By hand: the sum of all words of 16 bits in network order.
+        let pseudo = 0x7f00 + 1 + 0x7f00 + 1 + 6 + 24;
+        let sum: u32 = segment.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum();
+        let sum = sum + pseudo;
+        let folded = (sum & 0xffff) + (sum >> 16);
+        let [a, b] = (!(folded as u16)).to_be_bytes();
+        (segment[16], segment[17]) = (a, b);
+        let sum =
+            words(&segment).iter().fold(Difference::NONE, |sum, word| sum.and(u32::MAX, *word));
+        let whole = sum.and(u32::MAX, pseudo_sum(&address, &address, 24));
+        assert_eq!(fold(whole.sum()), 0xffff);
     }
 }

@@ -83,6 +83,13 @@ impl Header {
         self.last &= !CHECK;
     }
 
+    /// The checksum, in the byte order of the packet.
+    #[inline(always)]
+    pub const fn check(&self) -> u16 {
+        let [a, b, ..] = self.last.to_ne_bytes();
+        u16::from_ne_bytes([a, b])
+    }
+
     /// Gives it a checksum, in the byte order of the packet, where it has none.
     #[inline(always)]
     pub const fn set_check(&mut self, check: u16) {
@@ -165,6 +172,7 @@ mod tests {
             prop_assert_eq!((here.ports, here.last), (header.ports, header.last & !CHECK));
             here.set_check(0x1234);
             prop_assert_eq!(here.last & CHECK, u32::from_ne_bytes([0x34, 0x12, 0, 0]));
+            prop_assert_eq!(here.check(), 0x1234);
         }
     }
 }

@@ -170,13 +170,7 @@ pub const fn note(next: u32, packet: &Segment) -> u32 {
 /// Judges a packet from `this` side's peer; `phase` is not `LOCAL`, and `intact` says whether its
 /// checksum is right.
 #[inline(always)]
-pub fn judge(
-    phase: u32,
-    this: &Side,
-    other: &Side,
-    packet: &Segment,
-    intact: bool,
-) -> Judgement {
+pub fn judge(phase: u32, this: &Side, other: &Side, packet: &Segment, intact: bool) -> Judgement {
     let nothing =
         Judgement { forward: None, local: Local::Nothing, settles: false, accepted: false };
     let settled = this.settled != 0;
@@ -197,8 +191,7 @@ pub fn judge(
     // An acknowledgement that the other peer does not accept is not improved either.
     let acks = is_ack_acceptable(this, other, packet.ack);
     let seq = if acks { unstale_seq(this, packet) } else { packet.seq };
-    let accepted =
-        intact && acks && this.sent.is_in_window(seq, seq.wrapping_add(packet.takes()));
+    let accepted = intact && acks && this.sent.is_in_window(seq, seq.wrapping_add(packet.takes()));
     // Whether the packet acknowledges more than the local socket has written, or all of it.
     let beyond = settled || is_after(packet.ack, this.written);
     let all = beyond || packet.ack == this.written;
@@ -471,7 +464,8 @@ mod tests {
     fn an_acknowledgement_with_an_old_number_is_heard() {
         let this = Side { sent: sent(1500, 2000), ..SETTLED };
         let seq = |packet| joined(&this, &OTHER_SETTLED, packet).forward.map(|f| f.seq - 4000);
-        for (old, new) in [(499, 499), (500, 1500), (1498, 1500), (1499, 1499), (1500, 1500), (1600, 1600)]
+        for (old, new) in
+            [(499, 499), (500, 1500), (1498, 1500), (1499, 1499), (1500, 1500), (1600, 1600)]
         {
             assert_eq!(seq(packet(old, 0, 300)), Some(new), "{old}");
         }
@@ -499,9 +493,11 @@ mod tests {
         let unsent = packet(1500, 10, 501);
         let broken = |packet| judge(phase::JOINED, &THIS, &OTHER, &packet, false);
         assert!(joined(&THIS, &OTHER, fine).accepted);
-        for (judgement, packet) in
-            [(joined(&THIS, &OTHER, far), far), (joined(&THIS, &OTHER, unsent), unsent), (broken(fine), fine)]
-        {
+        for (judgement, packet) in [
+            (joined(&THIS, &OTHER, far), far),
+            (joined(&THIS, &OTHER, unsent), unsent),
+            (broken(fine), fine),
+        ] {
             assert!(!judgement.accepted && !judgement.settles);
             // The local socket would believe the number that it got.
             assert_eq!(judgement.local, Local::Nothing);

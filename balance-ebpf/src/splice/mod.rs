@@ -13,7 +13,7 @@ mod options;
 mod seq;
 mod shared;
 
-pub use checksum::{Difference, back, fold, mend};
+pub use checksum::{Difference, back, fold, mend, pseudo_sum};
 pub use evidence::{Evidence, News, Reset, extended, is_near, judge_reset};
 pub use header::{FIXED, Header};
 pub use judge::{

@@ -51,6 +51,8 @@ pub enum Stamps {
     None,
     /// None has been seen yet.
     Unknown,
+    /// None has been seen yet, and this one may not be the peer's.
+    Untrusted,
     /// How its clock stands to the other one.
     Known,
 }
@@ -121,6 +123,7 @@ fn rewrite_stamps(options: &mut Options, at: usize, change: &mut Change) {
             change.stamp = change.clock.wrapping_sub(stamp);
             change.stamps = Stamps::Known;
         }
+        Stamps::Untrusted => change.stamp = change.clock.wrapping_sub(stamp),
         Stamps::Known => {}
     }
     write(options, at + 2, stamp.wrapping_add(change.stamp));
@@ -244,6 +247,16 @@ mod tests {
         let stamps = timestamps(1 + (1 << 31), 3);
         let list = [Vec::from([NOP, NOP]), stamps, Vec::from([NOP, NOP]), blocks(&[5, 14])];
         assert_eq!(options, lay(&list).0);
+    }
+
+    #[test]
+    fn what_may_not_be_the_peers_gets_the_time_and_tells_none() {
+        let before = Change { stamps: Stamps::Untrusted, clock: 500, ..CHANGE };
+        let (mut options, len) = lay(&[timestamps(9, 80)]);
+        let mut change = before;
+        rewrite(&mut options, len, &mut change);
+        assert_eq!(options, lay(&[timestamps(500, 3)]).0);
+        assert_eq!(change.stamps, Stamps::Untrusted);
     }
 
     #[test]

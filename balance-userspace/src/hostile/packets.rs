@@ -1,8 +1,8 @@
 //! Packets of spliced connections, and bytes that are shown.
 
 use balance_ebpf::splice::{
-    Change, Evidence, Local, MOST_OPTIONS, News, Options, Segment, Side, Stamps, flag, judge, note, phase,
-    rewrite_options, rewrite_usual_options, step_options,
+    Change, Evidence, Local, MOST_OPTIONS, News, Options, Segment, Side, Stamps, flag, judge, note,
+    phase, rewrite_options, rewrite_usual_options, step_options,
 };
 
 use super::Numbers;

@@ -9,13 +9,18 @@ use core::{
 
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_ns, programs::TcContext};
 use aya_log_ebpf::debug;
-use balance_ebpf::splice::{Forward, Segment, Way, ending, flag, is_after, later, note};
+use balance_ebpf::splice::{
+    Evidence, Forward, News, Reset, Segment, ending, flag, is_after, judge_reset, note,
+};
 
 use crate::{
     COMMON, ENDINGS,
     common::compare_exchange,
     place::{Place, Sides, increment},
 };
+
+/// How often a change is tried that other processors come in between of. More than a few do not.
+const TURNS: u32 = 8;
 
 /// Whether there is any splice: else packets need not be looked at.
 #[inline(always)]
@@ -29,7 +34,7 @@ pub(crate) fn any_entries() -> bool {
 #[inline(always)]
 pub(crate) fn remember(place: &Place, segment: &Segment) -> Option<u32> {
     let mut turn = 0;
-    while turn < 4 {
+    while turn < TURNS {
         // SAFETY: a half of a word of the value.
         unsafe {
             let next = addr_of_mut!((*place.this).side.next);
@@ -43,110 +48,123 @@ pub(crate) fn remember(place: &Place, segment: &Segment) -> Option<u32> {
     None
 }
 
-/// Counts a packet that goes on, and notes what it tells about the end of the connection.
+/// Notes that a peer has reset the connection, or may have.
 #[inline(always)]
-pub(crate) fn count(
+pub(crate) fn note_reset(skb: *mut __sk_buff, place: &Place, sides: &Sides, segment: &Segment) {
+    let i = place.side;
+    let seen = match judge_reset(&sides.0, &sides.1, segment.seq) {
+        // Who is told of a reset may answer what was on its way with another; who began it counts.
+        Reset::Believed if place.endings() & (ending::BROKEN << (1 - i)) != 0 => return,
+        Reset::Believed => ending::BROKEN << i,
+        Reset::Doubted => ending::DOUBTED << i,
+        Reset::Ignored => return,
+    };
+    note_ending(skb, place, seen, true);
+}
+
+/// Notes what an accepted packet says, which goes on as `forward`.
+#[inline(always)]
+pub(crate) fn learn(
     skb: *mut __sk_buff,
     place: &Place,
     sides: &Sides,
     segment: &Segment,
-    forward: Option<&Forward>,
+    forward: &Forward,
 ) {
-    let Place { slot, side: i, splice, this, other } = *place;
-    let (side, other_side) = sides;
+    let Place { side: i, this, other, .. } = *place;
+    let news = News::of(&sides.0, &sides.1, segment, forward);
     // SAFETY: all point into the value.
     unsafe {
-        let mut endings = 0;
-        let progress = addr_of_mut!((*this).progress);
-        let seen = read_volatile(progress);
-        if segment.flags & flag::RST != 0 {
-            if (*this).is_believed(segment.seq, seen) {
-                // Who is told of a reset may answer what was on its way with another; who began it
-                // counts.
-                let before = read_volatile(addr_of!((*splice).ending));
-                if before & (ending::BROKEN << (1 - i)) == 0 {
-                    endings |= ending::BROKEN << i;
-                }
-            } else if (*this).is_plausible(segment.seq) {
-                endings |= ending::DOUBTED << i;
-            }
+        let packets = addr_of_mut!((*this).packets);
+        write_volatile(packets, read_volatile(packets) + 1);
+        write_volatile(addr_of_mut!((*this).last), bpf_ktime_get_ns());
+        raise(addr_of_mut!((*this).side.sent.snd_nxt), news.end);
+        let acked = acknowledge(addr_of_mut!((*other).side.sent.snd_una), news.acked);
+        if sides.0.settled == 0 {
+            // What our socket has sent.
+            raise(addr_of_mut!((*other).side.sent.snd_nxt), acked);
         }
-        if let Some(forward) = forward {
-            let packets = addr_of_mut!((*this).packets);
-            write_volatile(packets, read_volatile(packets) + 1);
-            write_volatile(addr_of_mut!((*this).last), bpf_ktime_get_ns());
-            let carries = segment.flags & (flag::SYN | flag::RST) == 0;
-            let counts = carries && segment.takes() > 0 && (*this).is_plausible(segment.end());
-            let said_here = segment.ack.wrapping_sub(other_side.shift);
-            let mut acked = forward.ack;
-            if counts {
-                advance(this, segment.end());
-            }
-            if carries {
-                let room = u32::from(forward.window) << (side.scale_out & 15);
-                let edge = addr_of_mut!((*other).edge);
-                write_volatile(edge, later(read_volatile(edge), forward.ack.wrapping_add(room)));
-                write_volatile(addr_of_mut!((*other).side.acked), forward.ack);
-                let said = addr_of_mut!((*this).said);
-                let mut sent = (*other).next(read_volatile(addr_of!((*other).progress)));
-                sent = sent.wrapping_add(other_side.shift);
-                if side.settled == 0 {
-                    // What our socket has said itself.
-                    sent = later(sent, side.written);
-                }
-                if !is_after(segment.ack, sent) {
-                    write_volatile(said, later(read_volatile(said), segment.ack));
-                    // Also if less is passed on: the other peer may be gone, and ask no more.
-                    acked = said_here;
-                }
-                if forward.ack != said_here {
-                    increment(addr_of_mut!((*this).clamped));
-                }
-            }
-            if counts && segment.flags & flag::FIN != 0 {
-                write_volatile(addr_of_mut!((*this).fin), segment.end());
-                endings |= ending::FIN << i;
-            }
-            let seen = read_volatile(addr_of!((*splice).ending));
-            let fin = read_volatile(addr_of!((*other).fin));
-            if seen & (ending::FIN << (1 - i)) != 0 && !is_after(fin, acked) {
-                endings |= ending::ACKNOWLEDGED << (1 - i);
-            }
+        raise(addr_of_mut!((*other).side.sent.snd_edge), news.edge);
+        if news.window > sides.1.sent.max_window {
+            write_volatile(addr_of_mut!((*other).side.sent.max_window), news.window);
         }
-        let ending = addr_of_mut!((*splice).ending);
-        let before = read_volatile(ending);
-        if before | endings != before {
-            or(ending, endings);
-            debug!(&TcContext::new(skb), "splice {}: end seen, {:x}", slot, before | endings);
-            if endings & !(ending::FIN << i) != 0 {
-                tell(slot);
-            }
+        if forward.ack != news.acked {
+            increment(addr_of_mut!((*this).clamped));
+        }
+        let mut seen = 0;
+        if segment.flags & flag::FIN != 0 {
+            write_volatile(addr_of_mut!((*this).fin), news.end);
+            seen |= ending::FIN << i;
+        }
+        // An end takes the last number: once more is acknowledged, it was none.
+        if place.endings() & (ending::FIN << (1 - i)) != 0
+            && read_volatile(addr_of!((*other).fin)) == acked
+        {
+            seen |= ending::ACKNOWLEDGED << (1 - i);
+        }
+        if seen != 0 {
+            note_ending(skb, place, seen, seen & !(ending::FIN << i) != 0);
         }
     }
 }
 
-/// Counts up to a number, if that is beyond what has been counted.
+/// Notes what is seen of the end, and tells user space if it `matters` there.
+#[inline(always)]
+fn note_ending(skb: *mut __sk_buff, place: &Place, seen: u64, matters: bool) {
+    let before = place.endings();
+    if before | seen == before {
+        return;
+    }
+    // SAFETY: a word of the value.
+    or(unsafe { addr_of_mut!((*place.splice).ending) }, seen);
+    debug!(&TcContext::new(skb), "splice {}: end seen, {:x}", place.slot, before | seen);
+    if matters {
+        tell(place.slot);
+    }
+}
+
+/// Raises a sequence number.
 ///
 /// # Safety
-/// `way` must point into a map value.
+/// `half` must be an aligned half of a word of a map value.
 #[inline(always)]
-unsafe fn advance(way: *mut Way, end: u32) {
+unsafe fn raise(half: *mut u32, number: u32) {
     let mut turn = 0;
-    // Another processor may come in between; more than a few do not.
-    while turn < 4 {
+    while turn < TURNS {
         // SAFETY: as the caller promises.
         unsafe {
-            let progress = addr_of_mut!((*way).progress);
-            let seen = read_volatile(progress);
-            let fresh = end.wrapping_sub((*way).next(seen));
-            if !is_after(fresh, 0)
-                || compare_exchange(progress, seen, seen + u64::from(fresh)) == seen
-            {
+            let seen = read_volatile(half);
+            if !is_after(number, seen) || compare_exchange_half(half, seen, number) == seen {
                 return;
             }
         }
         turn += 1;
     }
+}
+
+/// Raises what is acknowledged; returns how far that is now.
+///
+/// # Safety
+/// `word` must be an aligned word of a map value.
+#[inline(always)]
+unsafe fn acknowledge(word: *mut u64, acked: u32) -> u32 {
+    let mut turn = 0;
+    // SAFETY: as the caller promises.
+    let mut seen = unsafe { read_volatile(word) };
+    while turn < TURNS {
+        let new = Evidence::acknowledge(seen, acked);
+        if new == seen {
+            break;
+        }
+        // SAFETY: as the caller promises.
+        let found = unsafe { compare_exchange(word, seen, new) };
+        if found == seen {
+            return new as u32;
+        }
+        seen = found;
+        turn += 1;
+    }
+    seen as u32
 }
 
 /// Tells user space to look at the slot.

@@ -12,6 +12,7 @@
 mod account;
 #[path = "../common.rs"]
 mod common;
+mod intact;
 mod packet;
 mod place;
 mod rewrite;
@@ -28,11 +29,13 @@ use aya_ebpf::{
 use balance_ebpf::{
     DEFAULT_SLOTS, EVENT_BYTES,
     splice::{
-        Common, Forward, Key, LOOPBACK, Local, REWRITTEN, Splice, back, flag, phase, replaces,
+        Common, Forward, Judgement, Key, LOOPBACK, Local, REWRITTEN, Splice, back, flag, phase,
+        replaces,
     },
 };
 
-use account::{any_entries, count, remember, tell};
+use account::{any_entries, learn, note_reset, remember, tell};
+use intact::is_intact;
 use packet::{Work, find, parse};
 use place::{Place, Sides};
 use rewrite::{change, readdress, rewrite, stay};
@@ -85,18 +88,27 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
     // SAFETY: the element stays the map's while the program runs, and one aligned word is read of it.
     // From Linux 6.1 on it can be given to another key meanwhile, of a connection that is as new.
     let number = unsafe { PLACES.get(key) }?;
-    parse(skb, work, end)?;
     let place = Place::of(*number)?;
     let mut phase = place.phase();
     if (place.home() == LOOPBACK) != (arrived_on == LOOPBACK) {
         // Not from where its sender is.
         return None;
     }
+    if parse(skb, work, end).is_none() {
+        // Its other fragments must find nothing in the local socket's queue either.
+        return if phase == phase::LOCAL { None } else { Some(DROP) };
+    }
     let segment = work.now.fixed.segment(work.payload);
+    // Of a fragment nothing can be told.
+    let intact = work.odd != 0 || is_intact(skb, work, end);
     let mut before = None;
     if phase == phase::LOCAL {
+        if !intact || !place.is_near(&segment) {
+            // The local socket refuses it.
+            return None;
+        }
         if work.odd != 0 {
-            place.mark_odd();
+            place.mark_odd(&segment);
         }
         before = remember(&place, &segment);
         // Again: user space asks what is remembered after it has changed the phase, and a packet of
@@ -119,14 +131,21 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
         // A new connection before user space has let go of this one: it is asked for again.
         return Some(DROP);
     }
-    let (sides, judgement) = place.judge(phase, before, &segment);
+    let (sides, judgement) = place.judge(phase, before, &segment, intact);
     if judgement.settles {
         place.settle();
         tell(place.slot);
     }
-    count(skb, &place, &sides, &segment, judgement.forward.as_ref());
+    if intact && segment.flags & flag::RST != 0 {
+        note_reset(skb, &place, &sides, &segment);
+    }
     match judgement.forward {
-        Some(forward) => pass_on(skb, work, &place, &sides, &forward, &judgement.local),
+        Some(forward) => {
+            if judgement.accepted {
+                learn(skb, &place, &sides, &segment, &forward);
+            }
+            pass_on(skb, work, &place, &sides, &forward, &judgement)
+        }
         None => stay(skb, work, &judgement.local),
     }
 }
@@ -139,8 +158,9 @@ fn pass_on(
     place: &Place,
     sides: &Sides,
     forward: &Forward,
-    local: &Local,
+    judgement: &Judgement,
 ) -> Option<i32> {
+    let local = &judgement.local;
     let is_for_both = !matches!(local, Local::Nothing);
     if is_for_both {
         work.keep();
@@ -148,7 +168,7 @@ fn pass_on(
     let onward = place.onward();
     // Asked once: where they change places the way back of their difference is 0, too.
     let is_elsewhere = onward.addresses != 0;
-    let header = change(work, place, sides, forward);
+    let header = change(work, place, sides, forward, judgement.accepted);
     if rewrite(skb, work, header).is_none()
         || is_elsewhere && readdress(skb, work, onward.looks, onward.addresses).is_none()
     {

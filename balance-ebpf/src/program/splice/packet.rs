@@ -44,6 +44,8 @@ pub(crate) struct Work {
     pub(crate) change: Change,
     /// The option that is looked at.
     pub(crate) at: u32,
+    /// A part of it that is summed up.
+    pub(crate) chunk: [u32; 64],
 }
 
 /// A TCP header. What is behind the end of its options may be anything.
@@ -91,7 +93,7 @@ pub(crate) fn find(skb: *mut __sk_buff, work: &mut Work) -> Option<u32> {
     let ip;
     let (mut l4, total, fixed);
     if protocol == u32::from(0x0800u16.to_be()) {
-        ip = load_words::<10>(skb, L3)?;
+        ip = load_ipv4(skb)?;
         let [version, _, length @ ..] = ip[0].to_ne_bytes();
         let size = u32::from(version & 15) * 4;
         let fragment = u32::from_be(ip[1]);
@@ -105,11 +107,7 @@ pub(crate) fn find(skb: *mut __sk_buff, work: &mut Work) -> Option<u32> {
         work.key.version = 4;
         l4 = L3 + size;
         total = u32::from(u16::from_be_bytes(length)) + L3;
-        fixed = if size == 20 {
-            [ip[5], ip[6], ip[7], ip[8], ip[9]]
-        } else {
-            load_words::<5>(skb, l4)?
-        };
+        fixed = if size == 20 { [ip[5], ip[6], ip[7], ip[8], ip[9]] } else { load_fixed(skb, l4)? };
     } else if protocol == u32::from(0x86ddu16.to_be()) {
         ip = load_words::<10>(skb, L3)?;
         work.key.source = [ip[2], ip[3], ip[4], ip[5]];
@@ -122,7 +120,7 @@ pub(crate) fn find(skb: *mut __sk_buff, work: &mut Work) -> Option<u32> {
             l4 = beyond_extensions(skb, kind, l4)?;
             work.odd = 1;
         }
-        fixed = load_words::<5>(skb, l4)?;
+        fixed = load_fixed(skb, l4)?;
     } else {
         return None;
     }
@@ -167,7 +165,7 @@ pub(crate) fn parse(skb: *mut __sk_buff, work: &mut Work, end: u32) -> Option<()
 
 /// The same number, of which the compiler knows nothing any more.
 #[inline(always)]
-fn opaque(number: u32) -> u32 {
+pub(crate) fn opaque(number: u32) -> u32 {
     let mut number = u64::from(number);
     // An instruction that does nothing: kernels do not take the lines of one that is not there.
     // SAFETY: as said.
@@ -224,6 +222,28 @@ fn load_words<const N: usize>(skb: *mut __sk_buff, at: u32) -> Option<[u32; N]> 
             0 => Some(words.assume_init()),
             _ => None,
         }
+    }
+}
+
+/// An IPv4 header without options and what is behind it; of a packet that ends before, zeros.
+#[inline(always)]
+fn load_ipv4(skb: *mut __sk_buff) -> Option<[u32; 10]> {
+    match load_words::<10>(skb, L3) {
+        Some(words) => Some(words),
+        None => {
+            let [a, b, c, d, e, ports] = load_words::<6>(skb, L3)?;
+            Some([a, b, c, d, e, ports, 0, 0, 0, 0])
+        }
+    }
+}
+
+/// The fixed part of a TCP header. Of a packet that ends before, the ports with zeros behind: such a
+/// header has no length, and is not parsed.
+#[inline(always)]
+fn load_fixed(skb: *mut __sk_buff, l4: u32) -> Option<[u32; 5]> {
+    match load_words::<5>(skb, l4) {
+        Some(words) => Some(words),
+        None => load_words::<1>(skb, l4).map(|[ports]| [ports, 0, 0, 0, 0]),
     }
 }
 

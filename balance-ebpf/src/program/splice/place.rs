@@ -6,7 +6,9 @@
 
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
-use balance_ebpf::splice::{Judgement, Key, Segment, Side, Splice, Way, ending, judge, phase};
+use balance_ebpf::splice::{
+    Evidence, Judgement, Key, Segment, Side, Splice, Way, ending, is_near, judge, phase,
+};
 
 use crate::SPLICES;
 
@@ -76,8 +78,28 @@ impl Place {
     #[inline(always)]
     pub(crate) fn is_over(&self) -> bool {
         const BOTH: u64 = ending::ACKNOWLEDGED | ending::ACKNOWLEDGED << 1;
+        self.endings() & BOTH == BOTH
+    }
+
+    /// Bits of [`ending`].
+    #[inline(always)]
+    pub(crate) fn endings(&self) -> u64 {
         // SAFETY: a word of the value.
-        unsafe { read_volatile(addr_of!((*self.splice).ending)) & BOTH == BOTH }
+        unsafe { read_volatile(addr_of!((*self.splice).ending)) }
+    }
+
+    /// Whether a packet is near what the local socket expects, as long as that judges it.
+    #[inline(always)]
+    pub(crate) fn is_near(&self, segment: &Segment) -> bool {
+        // SAFETY: words of the value.
+        let side = unsafe {
+            Side {
+                cut: read_volatile(addr_of!((*self.this).side.cut)),
+                written: read_volatile(addr_of!((*self.this).side.written)),
+                ..NOTHING
+            }
+        };
+        is_near(&side, segment)
     }
 
     /// Judges a packet. If it was remembered and must not go to the local socket after all, `before` is
@@ -88,13 +110,14 @@ impl Place {
         phase: u32,
         before: Option<u32>,
         segment: &Segment,
+        intact: bool,
     ) -> (Sides, Judgement) {
         // SAFETY: both point into the value.
         unsafe {
             if is_settled(self.this) && is_settled(self.other) {
                 // What most packets meet. The compiler makes it a judgement of its own.
                 let (this, other) = (settled(self.this), settled(self.other));
-                let judgement = judge(phase, &this, &other, segment);
+                let judgement = judge(phase, &this, &other, segment, intact);
                 return ((this, other), judgement);
             }
             let mut this = read_volatile(addr_of!((*self.this).side));
@@ -102,7 +125,7 @@ impl Place {
             if let Some(before) = before {
                 this.next = before;
             }
-            let judgement = judge(phase, &this, &other, segment);
+            let judgement = judge(phase, &this, &other, segment, intact);
             ((this, other), judgement)
         }
     }
@@ -130,9 +153,9 @@ impl Place {
 
     /// Marks the side: its peer sends packets that cannot be passed on.
     #[inline(always)]
-    pub(crate) fn mark_odd(&self) {
+    pub(crate) fn mark_odd(&self, segment: &Segment) {
         // SAFETY: a word of the value.
-        unsafe { write_volatile(addr_of_mut!((*self.this).odd), 1) };
+        unsafe { write_volatile(addr_of_mut!((*self.this).odd), segment.seq | 1) };
     }
 
     /// Counts a packet that goes nowhere.
@@ -161,6 +184,24 @@ unsafe fn is_settled(way: *const Way) -> bool {
     unsafe { read_volatile(addr_of!((*way).side.settled)) != 0 }
 }
 
+/// A side of which nothing is known.
+const NOTHING: Side = Side {
+    shift: 0,
+    cut: 0,
+    written: 0,
+    settled: 0,
+    next: 0,
+    ahead: 0,
+    leeway: 0,
+    scale_in: 0,
+    scale_out: 0,
+    stamped: 0,
+    unused: 0,
+    stamp_shift: 0,
+    reserved: 0,
+    sent: Evidence { snd_una: 0, snd_nxt: 0, snd_edge: 0, max_window: 0, edge_slack: 0 },
+};
+
 /// What counts of a side once both are settled; the rest is compared with nothing any more.
 ///
 /// # Safety
@@ -170,20 +211,22 @@ unsafe fn settled(way: *const Way) -> Side {
     // SAFETY: as the caller promises.
     unsafe {
         let side = addr_of!((*way).side);
+        let sent = addr_of!((*side).sent);
         Side {
             shift: read_volatile(addr_of!((*side).shift)),
             settled: 1,
-            acked: read_volatile(addr_of!((*side).acked)),
             scale_in: read_volatile(addr_of!((*side).scale_in)),
             scale_out: read_volatile(addr_of!((*side).scale_out)),
             stamped: read_volatile(addr_of!((*side).stamped)),
             stamp_shift: read_volatile(addr_of!((*side).stamp_shift)),
-            cut: 0,
-            written: 0,
-            next: 0,
-            ahead: 0,
-            leeway: 0,
-            unused: 0,
+            sent: Evidence {
+                snd_una: read_volatile(addr_of!((*sent).snd_una)),
+                snd_nxt: read_volatile(addr_of!((*sent).snd_nxt)),
+                snd_edge: read_volatile(addr_of!((*sent).snd_edge)),
+                max_window: read_volatile(addr_of!((*sent).max_window)),
+                edge_slack: read_volatile(addr_of!((*sent).edge_slack)),
+            },
+            ..NOTHING
         }
     }
 }

@@ -29,9 +29,16 @@ use crate::{
 /// Where the checksum is in a TCP header.
 const CHECK: u32 = 16;
 
-/// Makes the header what the other peer is to see; what the checksum changes by.
+/// Makes the header what the other peer is to see; what the checksum changes by. The first timestamp of
+/// an accepted packet tells how the sender's clock stands to the other one.
 #[inline(always)]
-pub(crate) fn change(work: &mut Work, place: &Place, sides: &Sides, forward: &Forward) -> u32 {
+pub(crate) fn change(
+    work: &mut Work,
+    place: &Place,
+    sides: &Sides,
+    forward: &Forward,
+    accepted: bool,
+) -> u32 {
     let (this, (side, other)) = (place.this, sides);
     // SAFETY: a word of the value.
     let ports = unsafe { read_volatile(addr_of!((*this).looks.ports)) };
@@ -42,7 +49,8 @@ pub(crate) fn change(work: &mut Work, place: &Place, sides: &Sides, forward: &Fo
     let mut change = Change {
         stamps: match side.stamped {
             0 => Stamps::None,
-            1 => Stamps::Unknown,
+            1 if accepted => Stamps::Unknown,
+            1 => Stamps::Untrusted,
             _ => Stamps::Known,
         },
         stamp: side.stamp_shift,
@@ -75,7 +83,7 @@ pub(crate) fn change(work: &mut Work, place: &Place, sides: &Sides, forward: &Fo
             write_volatile(addr_of_mut!((*this).side.stamp_shift), change.stamp);
             write_volatile(addr_of_mut!((*this).side.stamped), 2);
         }
-        if change.blocks > 0 {
+        if accepted && change.blocks > 0 {
             let sacks = addr_of_mut!((*this).sacks);
             write_volatile(sacks, read_volatile(sacks) + change.blocks);
         }

@@ -5,15 +5,17 @@
 
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
-use tokio::{select, time::sleep};
+use tokio::{
+    select,
+    time::{sleep, timeout_at},
+};
 use tracing::debug;
 
 use super::{
-    farewell,
+    doubt, farewell,
     handover::{Joint, Refused, join, prepare},
     kernel::Kernel,
     obstacle::Obstacle,
-    slot::Slot,
 };
 use crate::{
     datapath::{
@@ -115,7 +117,7 @@ async fn one_way(
         biased;
         result = end_of(joint, i, &direction, ended, pair) => result,
         broken = joint.late(kernel, i, &direction), if !ended => Err(broken),
-        error = vanishing(&joint.slot, i, &direction) => Err(direction.source_broke(error)),
+        error = vanishing(joint, i, &direction, pair) => Err(direction.source_broke(error)),
     }
 }
 
@@ -137,31 +139,22 @@ async fn end_of(
         if slot.is_over(i) || ended && slot.is_settled(1 - i) {
             return Ok(());
         }
-        ask(slot, pair);
+        doubt::ask(joint, pair);
         // The other side's own direction may be over already.
-        if let Some(broken) = slot.broken(i, direction) {
+        if let Some(broken) = joint.broken(i, direction) {
             return Err(broken);
         }
-        told.await;
-    }
-}
-
-/// Asks peers for a sign of life whose reset is doubted: the other peer, which does so as well, asks
-/// only every half second (net/ipv4/tcp_input.c, `tcp_oow_rate_limited`). One that has forgotten the
-/// connection answers with a reset whose number is right.
-fn ask(slot: &Slot, pair: &Pair) {
-    for (side, stream) in [&pair.client, &pair.backend].into_iter().enumerate() {
-        if slot.take_doubt(side) {
-            // A connection that is gone by now answers nothing.
-            let _ = sys::probe(&**stream);
+        match joint.doubt.due() {
+            Some(due) => drop(timeout_at(due.into(), told).await),
+            None => told.await,
         }
     }
 }
 
 /// Waits until a peer gives no sign of life any more, as long as the kernel would on a socket of
 /// its own (tcp(7), tcp_keepalive_time and what follows it).
-async fn vanishing(slot: &Slot, i: usize, direction: &Direction) -> io::Error {
-    let source = &direction.source;
+async fn vanishing(joint: &Joint, i: usize, direction: &Direction, pair: &Pair) -> io::Error {
+    let (slot, source) = (&joint.slot, &direction.source);
     let settings = || {
         let time = source.tcp_keepalive_time()?;
         Ok((time, source.tcp_keepalive_interval()?, source.tcp_keepalive_retries()?))
@@ -185,7 +178,7 @@ async fn vanishing(slot: &Slot, i: usize, direction: &Direction) -> io::Error {
             return io::ErrorKind::TimedOut.into();
         }
         // Its answer goes to the other peer, as any packet does, to whom it says nothing new.
-        if let Err(error) = sys::probe(&**source) {
+        if let Err(error) = doubt::probe(joint, pair, i) {
             return error;
         }
         unanswered += 1;

@@ -10,13 +10,21 @@
 //! the room that our socket had before they were joined. What the peer has acknowledged tells which
 //! number it is. If it has more by then, it acknowledges that soon, and is answered by the kernel.
 
-use std::{io, net::Shutdown, time::Duration};
+use std::{
+    cell::Cell,
+    io,
+    net::{Shutdown, SocketAddr},
+    time::Duration,
+};
 
 use balance_ebpf::splice::ending;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tracing::debug;
 
-use super::{kernel::Path, slot::Slot};
+use super::{
+    kernel::Path,
+    slot::{Slot, Standing},
+};
 use crate::{datapath::Pair, stream::Stream, sys};
 
 /// Closes both sockets without a word: the peers have told each other.
@@ -29,9 +37,11 @@ pub(super) fn silent(pair: &Pair) {
 /// Tells both peers that our direction has ended, unless it had already.
 pub(super) fn end(slot: Slot, pair: &Pair) {
     silent(pair);
+    let streams: [&Stream; 2] = [&pair.client, &pair.backend];
     let words = [0, 1].map(|side| {
         let standing = slot.standing(side);
-        (!standing.is_over).then_some((slot.paths[side], standing.next, standing.received))
+        let clock = clock(&slot, streams[side], side).ok().flatten();
+        (!standing.is_over).then_some((slot.paths[side], standing.next, standing.received, clock))
     });
     say(slot, pair, words, |socket| socket.shutdown(Shutdown::Write));
 }
@@ -49,20 +59,64 @@ pub(super) fn break_off(slot: Slot, pair: &Pair) {
     let words = [0, 1].map(|side| {
         let standing = slot.standing(side);
         let is_told = endings & (ending::BROKEN << side) != 0;
-        (!is_told).then_some((slot.paths[side], standing.acknowledged, standing.received))
+        // Nobody looks at the timestamp of a reset (RFC 7323, 3.2).
+        (!is_told).then_some((slot.paths[side], standing.acknowledged, standing.received, None))
     });
     say(slot, pair, words, |socket| socket.set_linger(Some(Duration::ZERO)));
 }
 
-/// Whom something is said to, with which numbers.
-type Word = (Path, u32, u32);
+/// Gives the socket of a side the numbers that the peers have come to. It must be silent, and stays so.
+/// `holds_port` says whether that has been done before: such a socket does not let go of its port.
+///
+/// # Errors
+/// When the kernel refuses; the connection is to be given up then.
+pub(super) fn renumber(
+    slot: &Slot,
+    pair: &Pair,
+    side: usize,
+    holds_port: &Cell<bool>,
+) -> io::Result<()> {
+    let stream = [&pair.client, &pair.backend][side];
+    let (Standing { next, received, .. }, Path { own, peer }) =
+        (slot.standing(side), slot.paths[side]);
+    let clock = clock(slot, stream, side)?;
+    // A socket for both families has addresses of its own kind.
+    let is_mapped = stream.domain()? == Domain::IPV6;
+    let address = |address: SocketAddr| match address {
+        SocketAddr::V4(v4) if is_mapped => {
+            SockAddr::from(SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())))
+        }
+        _ => address.into(),
+    };
+    sys::fall_silent(&**stream)?;
+    sys::disconnect(&**stream)?;
+    // The kernel calls that an aborted connection (net/ipv4/tcp.c, `tcp_disconnect`).
+    stream.take_error()?;
+    sys::take_up(&**stream, next, received, clock, || {
+        if !holds_port.replace(true) {
+            stream.bind(&address(own))?;
+        }
+        stream.connect(&address(peer))
+    })
+}
+
+/// The clock of the timestamps that a side's peer sees, where both use them.
+fn clock(slot: &Slot, stream: &Stream, side: usize) -> io::Result<Option<u32>> {
+    match slot.read().ways[side].side.stamped {
+        0 => Ok(None),
+        _ => Ok(Some(sys::timestamp(stream)?.0)),
+    }
+}
+
+/// Whom something is said to, with which numbers, and by which clock.
+type Word = (Path, u32, u32, Option<u32>);
 
 /// Says it through sockets made for that, which are closed then.
 fn say(slot: Slot, pair: &Pair, words: [Option<Word>; 2], how: impl Fn(&Socket) -> io::Result<()>) {
     // Whatever a peer answers is for the kernel now.
     drop(slot);
     let streams: [&Stream; 2] = [&pair.client, &pair.backend];
-    for (stream, (path, next, received)) in
+    for (stream, (path, next, received, clock)) in
         streams.into_iter().zip(words).filter_map(|(stream, word)| Some((stream, word?)))
     {
         let speak = || {
@@ -73,7 +127,7 @@ fn say(slot: Slot, pair: &Pair, words: [Option<Word>; 2], how: impl Fn(&Socket) 
                 socket.bind(&path.own.into())?;
                 socket.connect(&path.peer.into())
             };
-            sys::take_up(&socket, next, received, connect)?;
+            sys::take_up(&socket, next, received, clock, connect)?;
             how(&socket)
         };
         if let Err(error) = speak() {

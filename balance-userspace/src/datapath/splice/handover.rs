@@ -13,10 +13,11 @@ use std::{
     time::Duration,
 };
 
-use balance_ebpf::splice::{Side, Splice, Way, ending, is_after, phase};
+use balance_ebpf::splice::{Evidence, Side, Splice, Way, ending, is_after, phase};
 use tokio::{select, sync::OnceCell, time::sleep};
 
 use super::{
+    doubt::Doubt,
     kernel::Kernel,
     numbers::{Begun, Clock, End, obstacle},
     obstacle::Obstacle,
@@ -29,11 +30,15 @@ use crate::{
         pump::{self, Received},
     },
     stream::Stream,
-    sys,
+    sys::{self, Numbers},
 };
 
 /// How often it is looked whether all has arrived that was past the hook when the program took over.
 const LOOK: Duration = Duration::from_millis(1);
+
+/// How far a peer may send beyond the room that it was told to have: a probe of the window, and what
+/// it has sent before the window shrank.
+const OVERSHOOT: u32 = 1 << 16;
 
 /// How often, and how long each time, it is waited for a moment at which a pair can be joined.
 const PAUSES: u32 = 20;
@@ -78,7 +83,17 @@ pub(super) fn prepare(kernel: &Arc<Kernel>, pair: &Pair) -> Result<Watched, Obst
         splice.ways[i] = Way { side, looks, addresses, ..Way::default() };
     }
     let slot = kernel.enter(ends.map(|end| end.path), splice)?;
+    for (side, stream) in [&pair.client, &pair.backend].into_iter().enumerate() {
+        tell_near(&slot, side, stream).map_err(|_| Obstacle::Ended)?;
+    }
     Ok(Watched { slot, clocks })
+}
+
+/// Tells the program where the numbers of a side are now.
+fn tell_near(slot: &Slot, side: usize, stream: &Stream) -> io::Result<Numbers> {
+    let numbers = sys::numbers(stream)?;
+    slot.set_near(side, numbers.received, numbers.written);
+    Ok(numbers)
 }
 
 /// A pair that is joined.
@@ -91,6 +106,10 @@ pub(super) struct Joint {
     ready: OnceCell<[u32; 2]>,
     /// [`Joint::release`] has nothing more to do.
     is_released: Cell<bool>,
+    /// By direction: it is certain that nothing more arrives at our socket.
+    is_final: [Cell<bool>; 2],
+    /// What is to be asked of the peers.
+    pub(super) doubt: Doubt,
 }
 
 /// Joins a pair that the program watches.
@@ -98,7 +117,15 @@ pub(super) async fn join(watched: Watched, pair: &Pair) -> Result<Joint, (Watche
     match begin(&watched, pair).await {
         Ok(Ok((begun, shifts))) => {
             let Watched { slot, .. } = watched;
-            Ok(Joint { slot, begun, shifts, ready: OnceCell::new(), is_released: Cell::default() })
+            Ok(Joint {
+                slot,
+                begun,
+                shifts,
+                ready: OnceCell::new(),
+                is_released: Cell::default(),
+                is_final: Default::default(),
+                doubt: Doubt::default(),
+            })
         }
         Ok(Err(refused)) => Err((watched, refused)),
         // Whoever moves the bytes will find out.
@@ -110,18 +137,30 @@ type Start = ([Begun; 2], [u32; 2]);
 
 async fn begin(watched: &Watched, pair: &Pair) -> io::Result<Result<Start, Refused>> {
     let Watched { slot, clocks } = watched;
-    if (0..2).any(|side| slot.next(side) == 0) {
-        return Ok(Err(Refused::Unseen));
-    }
     let streams: [&Stream; 2] = [&pair.client, &pair.backend];
+    for (side, stream) in streams.into_iter().enumerate() {
+        // Asked first: what the program has seen by now is within what our socket has offered by then.
+        let next = slot.next(side);
+        let numbers = tell_near(slot, side, stream)?;
+        if is_after(next, numbers.edge.wrapping_add(OVERSHOOT)) {
+            // No peer has sent that. What its packets said before was forgotten with it; they have
+            // arrived at our socket after a grace period.
+            slot.forget_next(side);
+            slot.kernel.grace.period().await;
+            return Ok(Err(Refused::NotNow));
+        }
+        if next == 0 || is_after(numbers.received, next) {
+            return Ok(Err(Refused::Unseen));
+        }
+    }
     let clocks = [clocks[0].offset(streams[0])?, clocks[1].offset(streams[1])?];
     if !is_ready(&streams).await? {
         return Ok(Err(Refused::NotNow));
     }
-    if (0..2).any(|side| slot.is_odd(side)) {
+    let begun = [Begun::of(streams[0])?, Begun::of(streams[1])?];
+    if (0..2).any(|side| slot.odd(side).is_some_and(|odd| begun[side].numbers.is_near(odd))) {
         return Ok(Err(Refused::Never(Obstacle::Fragments)));
     }
-    let begun = [Begun::of(streams[0])?, Begun::of(streams[1])?];
     let agreed = [sys::agreed(streams[0])?, sys::agreed(streams[1])?];
     // An end takes a number and is nothing to be read: had it come before, the next byte to be read
     // would not be where it seems.
@@ -156,17 +195,24 @@ async fn begin(watched: &Watched, pair: &Pair) -> io::Result<Result<Start, Refus
     }
     let shifts = [0, 1].map(|i| begun[1 - i].numbers.written.wrapping_sub(begun[i].read()));
     for i in 0..2 {
-        let numbers = &begun[i].numbers;
+        let (numbers, other) = (&begun[i].numbers, &begun[1 - i].numbers);
+        let queue = sys::send_queue(streams[1 - i])? as u32;
+        let acked = other.written.wrapping_sub(queue).wrapping_sub(shifts[i]);
+        let sent = Evidence {
+            snd_edge: numbers.edge,
+            max_window: numbers.own_room.max(other.most_room),
+            edge_slack: streams[i].recv_buffer_size()? as u32,
+            ..Evidence::new(acked, numbers.received)
+        };
         let side = Side {
             shift: shifts[i],
             cut: numbers.received,
             leeway: numbers.own_room / 2,
+            sent,
             ..Side::default()
         };
         let clock = clocks[1 - i];
-        let edge = numbers.received.wrapping_add(numbers.own_room);
-        let said = numbers.written.wrapping_sub(sys::send_queue(streams[i])? as u32);
-        slot.begin(i, &Way { side, clock, last: sys::monotonic(), edge, said, ..Way::default() });
+        slot.begin(i, &Way { side, clock, last: sys::monotonic(), ..Way::default() });
     }
     for stream in streams {
         stream.set_keepalive(false)?;
@@ -217,10 +263,16 @@ impl Joint {
     /// Once nothing is held back any more: has the peers say again what was held back, which they
     /// would otherwise not do before a timer runs out at the other peer.
     pub(super) fn release(&self, pair: &Pair) {
-        if self.is_released.get() || !(self.slot.is_settled(0) && self.slot.is_settled(1)) {
+        if self.is_released.get() || !self.slot.is_quiet() {
             return;
         }
         self.is_released.set(true);
+        for (side, stream) in [&pair.client, &pair.backend].into_iter().enumerate() {
+            // A connection that is gone by now needs no bounds.
+            if let Ok(numbers) = sys::numbers(&**stream) {
+                self.slot.close_edge(side, numbers.edge);
+            }
+        }
         if self.slot.endings() & (ending::FIN | ending::FIN << 1) != 0 {
             // One of the two may be gone, and would answer that.
             return;
@@ -258,6 +310,7 @@ impl Joint {
         if sys::send_queue(&*direction.target).map_err(broke)? == 0 {
             self.slot.set_settled(1 - i);
         }
+        self.is_final[i].set(ended);
         Ok(ended)
     }
 
@@ -267,7 +320,10 @@ impl Joint {
         kernel.grace.period().await;
         let cut = self.ready.get().expect("nothing is passed on before the cut-offs are final")[i];
         match self.is_there(i, direction).and_then(|()| self.has_no_more(i, cut, direction)) {
-            Ok(()) => pending().await,
+            Ok(()) => {
+                self.is_final[i].set(true);
+                pending().await
+            }
             Err(broken) => broken,
         }
     }
@@ -281,7 +337,28 @@ impl Joint {
     /// Who has reset the connection, if the program has seen that: a peer that was told of the other's
     /// reset answers what our socket says with one.
     fn blame(&self, i: usize, direction: &Direction, broke: Broken) -> Broken {
-        self.slot.broken(i, direction).unwrap_or(broke)
+        self.broken(i, direction).unwrap_or(broke)
+    }
+
+    /// Who has reset the connection, if the program has seen it; `direction` is the one from side `i`. A
+    /// peer that answers a question with a reset may have been reset itself by the one in doubt.
+    pub(super) fn broken(&self, i: usize, direction: &Direction) -> Option<Broken> {
+        let side = match (self.slot.reset_by(i), self.doubt.suspect()) {
+            (None, _) => return None,
+            (Some(_), Some(suspect)) => suspect,
+            (Some(side), None) => side,
+        };
+        let reset = io::ErrorKind::ConnectionReset.into();
+        Some(match side == i {
+            true => direction.source_broke(reset),
+            false => direction.target_broke(reset),
+        })
+    }
+
+    /// Whether our sockets have come to nothing but their addresses: they say nothing and hear nothing.
+    pub(super) fn is_idle(&self) -> bool {
+        let is_final = |i: usize| self.is_final[i].get() || self.slot.is_over(i);
+        self.is_released.get() && is_final(0) && is_final(1)
     }
 
     /// Fails if the socket of a side whose end is not over is closed: if the program has not seen who
@@ -378,7 +455,9 @@ impl Joint {
                 }
             }
         }
-        self.slot.reach(i, cut.wrapping_sub(u32::from(ended)));
+        if ended {
+            self.slot.count_end(i);
+        }
         Ok(ended)
     }
 }

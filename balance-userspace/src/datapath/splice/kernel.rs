@@ -432,10 +432,11 @@ impl Mover for Kernel {
 
     fn moved(&self, way: u32) -> u64 {
         let (words, side) = (self.words(way / 2), way as usize % 2);
-        let progress = words.progress(side).load(SeqCst);
-        // A FIN takes a number and is no byte.
-        let fin = words.ending().load(SeqCst) & (ending::FIN << side) != 0;
-        progress.saturating_sub(u64::from(fin))
+        let (acknowledged, acked) = words.acknowledged(side);
+        // The end takes a number and is no byte. It is noted before it can be acknowledged.
+        let has_end = words.ending().load(SeqCst) & (ending::FIN << side) != 0
+            && words.fin(side).load(SeqCst) == acked;
+        acknowledged.saturating_sub(u64::from(has_end))
     }
 
     fn is_moving(&self, way: u32) -> bool {

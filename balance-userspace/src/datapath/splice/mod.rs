@@ -7,6 +7,7 @@
 
 mod carry;
 mod devices;
+mod doubt;
 mod farewell;
 mod filters;
 mod grace;

@@ -4,7 +4,6 @@
 //! change are single words, changed atomically.
 
 use std::{
-    io,
     ptr::NonNull,
     sync::{
         Arc,
@@ -12,14 +11,10 @@ use std::{
     },
 };
 
-use balance_ebpf::splice::{Key, Splice, Way, ending, phase};
+use balance_ebpf::splice::{Evidence, Key, Splice, Way, ending, extended, is_after, phase};
 
 use super::kernel::{Kernel, Path};
-use crate::datapath::{
-    mapped::Mapped,
-    pair::{Broken, Direction},
-    slots::Wakers,
-};
+use crate::datapath::{mapped::Mapped, slots::Wakers};
 
 /// A word of a splice, by its place in that. No reference is made to more than this word, as the
 /// program writes to the others.
@@ -78,22 +73,39 @@ impl Slot {
         word!(self.words(), AtomicU32, ways[side].side.next).load(SeqCst)
     }
 
-    /// Whether a side's peer has sent packets that could not have been passed on.
-    pub(super) fn is_odd(&self, side: usize) -> bool {
-        word!(self.words(), AtomicU32, ways[side].odd).load(SeqCst) != 0
+    /// Forgets what the program has let through to a side's local socket: it was not the peer's.
+    pub(super) fn forget_next(&self, side: usize) {
+        word!(self.words(), AtomicU32, ways[side].side.next).store(0, SeqCst);
+    }
+
+    /// The number of a packet of a side's peer that could not have been passed on, if there was one.
+    pub(super) fn odd(&self, side: usize) -> Option<u32> {
+        let odd = word!(self.words(), AtomicU32, ways[side].odd).load(SeqCst);
+        (odd != 0).then_some(odd)
+    }
+
+    /// Tells the program near which numbers a side's packets are: those of our socket, which has received
+    /// up to `received` and written up to `written`.
+    pub(super) fn set_near(&self, side: usize, received: u32, written: u32) {
+        let words = self.words();
+        word!(words, AtomicU32, ways[side].side.cut).store(received, SeqCst);
+        word!(words, AtomicU32, ways[side].side.written).store(written, SeqCst);
     }
 
     /// Sets what is known when the numbers are, before packets go through.
     pub(super) fn begin(&self, side: usize, begin: &Way) {
         let words = self.words();
+        let Evidence { snd_una, snd_nxt, snd_edge, max_window, edge_slack } = begin.side.sent;
         word!(words, AtomicU32, ways[side].side.shift).store(begin.side.shift, SeqCst);
-        word!(words, AtomicU32, ways[side].origin).store(begin.side.cut, SeqCst);
-        word!(words, AtomicU32, ways[side].side.acked).store(begin.side.cut, SeqCst);
+        word!(words, AtomicU64, ways[side].origin).store(extended(begin.side.cut), SeqCst);
+        word!(words, AtomicU64, ways[side].side.sent.snd_una).store(snd_una, SeqCst);
+        word!(words, AtomicU32, ways[side].side.sent.snd_nxt).store(snd_nxt, SeqCst);
+        word!(words, AtomicU32, ways[side].side.sent.snd_edge).store(snd_edge, SeqCst);
+        word!(words, AtomicU32, ways[side].side.sent.max_window).store(max_window, SeqCst);
+        word!(words, AtomicU32, ways[side].side.sent.edge_slack).store(edge_slack, SeqCst);
         word!(words, AtomicU32, ways[side].side.leeway).store(begin.side.leeway, SeqCst);
         word!(words, AtomicU32, ways[side].clock).store(begin.clock, SeqCst);
         word!(words, AtomicU64, ways[side].last).store(begin.last, SeqCst);
-        word!(words, AtomicU32, ways[side].edge).store(begin.edge, SeqCst);
-        word!(words, AtomicU32, ways[side].said).store(begin.said, SeqCst);
         self.raise(side, begin.side.cut, begin.side.cut.wrapping_add(begin.side.shift));
     }
 
@@ -104,11 +116,19 @@ impl Slot {
         word!(words, AtomicU32, ways[1 - side].side.written).store(written, SeqCst);
     }
 
-    /// Counts what went to the local socket after counting had begun.
-    pub(super) fn reach(&self, side: usize, number: u32) {
+    /// Does not count one number of a side as a byte: the end that our socket has passed on.
+    pub(super) fn count_end(&self, side: usize) {
+        word!(self.words(), AtomicU64, ways[side].origin).fetch_add(1, SeqCst);
+    }
+
+    /// Sets the right edge of the window that our socket, which says nothing any more, has offered to a
+    /// side's peer.
+    pub(super) fn close_edge(&self, side: usize, edge: u32) {
         let words = self.words();
-        let origin = word!(words, AtomicU32, ways[side].origin).load(SeqCst);
-        words.progress(side).fetch_max(number.wrapping_sub(origin).into(), SeqCst);
+        let snd_edge = word!(words, AtomicU32, ways[side].side.sent.snd_edge);
+        let raise = |seen| is_after(edge, seen).then_some(edge);
+        let _ = snd_edge.fetch_update(SeqCst, SeqCst, raise);
+        word!(words, AtomicU32, ways[side].side.sent.edge_slack).store(0, SeqCst);
     }
 
     /// Sets by how much the local socket has heard of room beyond the cut-off.
@@ -142,16 +162,10 @@ impl Slot {
         self.endings() & (ending::ACKNOWLEDGED << side) != 0
     }
 
-    /// Who has reset the connection, if the program has seen it; `direction` is the one from side `i`.
-    pub(super) fn broken(&self, i: usize, direction: &Direction) -> Option<Broken> {
+    /// Which side's peer has reset the connection, if the program has seen it; side `i` if both have.
+    pub(super) fn reset_by(&self, i: usize) -> Option<usize> {
         let endings = self.endings();
-        let has_broken = |side: usize| endings & (ending::BROKEN << side) != 0;
-        let reset = io::ErrorKind::ConnectionReset;
-        if has_broken(i) {
-            Some(direction.source_broke(reset.into()))
-        } else {
-            has_broken(1 - i).then(|| direction.target_broke(reset.into()))
-        }
+        [i, 1 - i].into_iter().find(|side| endings & (ending::BROKEN << side) != 0)
     }
 
     /// Whether a side's peer has sent a reset that is doubted, since this was last asked.
@@ -172,11 +186,16 @@ impl Slot {
         let splice = self.read();
         let (this, other) = (&splice.ways[side], &splice.ways[1 - side]);
         Standing {
-            next: other.end().wrapping_add(other.side.shift),
-            acknowledged: this.said,
-            received: this.end(),
+            next: other.end(&this.side).wrapping_add(other.side.shift),
+            acknowledged: other.side.sent.acked().wrapping_add(other.side.shift),
+            received: this.end(&other.side),
             is_over: splice.ending & (ending::FIN << (1 - side)) != 0,
         }
+    }
+
+    /// Whether both peers have acknowledged all that our sockets have for them, which are silent then.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_settled(0) && self.is_settled(1)
     }
 
     /// As it is at this moment, each word by itself.
@@ -221,8 +240,17 @@ impl<'a> Words<'a> {
         word!(self, AtomicU64, ending)
     }
 
-    pub(super) fn progress(&self, side: usize) -> &'a AtomicU64 {
-        word!(self, AtomicU64, ways[side].progress)
+    /// Bytes, and perhaps an end, of a side's peer that the other has acknowledged since counting began,
+    /// and the number behind them.
+    pub(super) fn acknowledged(&self, side: usize) -> (u64, u32) {
+        let snd_una = word!(self, AtomicU64, ways[side].side.sent.snd_una).load(SeqCst);
+        let origin = word!(self, AtomicU64, ways[side].origin).load(SeqCst);
+        (snd_una.saturating_sub(origin), snd_una as u32)
+    }
+
+    /// Behind a side's end, if there was one.
+    pub(super) fn fin(&self, side: usize) -> &'a AtomicU32 {
+        word!(self, AtomicU32, ways[side].fin)
     }
 
     /// The interface through which a side's packets leave to the other peer.
