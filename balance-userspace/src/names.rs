@@ -1,12 +1,14 @@
 //! Names of servers, resolved anew while balance runs.
 //!
 //! Invariant: the resolver blocks a thread of its own and never a worker; a name that does not
-//! resolve any more keeps the addresses it had. Which names there are is asked of the table at
+//! resolve any more keeps the addresses it had, and the log says once that it does not and once that it
+//! does again. Which names there are is asked of the table at
 //! every round: commands change them.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{
@@ -14,9 +16,16 @@ use tokio::{
     sync::{Notify, watch},
     task::spawn_blocking,
 };
-use tracing::{debug, info};
+use tracing::{info, warn};
 
-use crate::{lifecycle::sleep_for, resolve, selection::Changed, settings::Settings, table::Table};
+use crate::{
+    error::StartError,
+    lifecycle::sleep_for,
+    resolve,
+    selection::{Changed, Key, Name},
+    settings::Settings,
+    table::Table,
+};
 
 /// The shortest time between two rounds, however many connects fail.
 const LEAST: Duration = Duration::from_secs(5);
@@ -28,25 +37,56 @@ pub(crate) async fn watch(
     mut settings: watch::Receiver<Settings>,
     failed: &Notify,
 ) {
+    let mut failing = BTreeSet::new();
     loop {
         due(&mut settings, failed).await;
-        let names = table.lock().selector.named();
-        for (key, name) in names {
-            let (host, port) = (name.host.clone(), name.port);
-            let found = spawn_blocking(move || resolve::addresses(&host, port)).await;
-            match found {
-                Ok(Ok(addresses)) => {
-                    let first = addresses[0];
-                    let changed = table.lock().selector.resolved(key, &name, addresses);
-                    if changed == Changed::Yes {
-                        info!(host = name.host, address = %first, "a name has other addresses now");
-                    }
-                }
-                Ok(Err(error)) => debug!(%error, "a name keeps the addresses it had"),
-                Err(_) => {}
-            }
-        }
+        round(table, &mut failing).await;
         tokio::time::sleep(LEAST).await;
+    }
+}
+
+/// Resolves each host once, for all channels that lead there. `failing` are the hosts that did not
+/// resolve in the last round.
+async fn round(table: &Arc<Table>, failing: &mut BTreeSet<String>) {
+    let mut hosts: BTreeMap<String, Vec<(Key, Name)>> = BTreeMap::new();
+    for (key, name) in table.lock().selector.named() {
+        hosts.entry(name.host.clone()).or_default().push((key, name));
+    }
+    failing.retain(|host| hosts.contains_key(host));
+    for (host, channels) in hosts {
+        let name = host.clone();
+        let Ok(found) = spawn_blocking(move || resolve::addresses(&name, 0)).await else {
+            continue;
+        };
+        let addresses = match found {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                for (key, name) in &channels {
+                    table.lock().selector.unresolved(*key, name, SystemTime::now());
+                }
+                tell_failure(failing, host, &error);
+                continue;
+            }
+        };
+        if failing.remove(&host) {
+            info!(host, "a name resolves again");
+        }
+        let mut changed = false;
+        for (key, name) in &channels {
+            let mut addresses = addresses.clone();
+            addresses.iter_mut().for_each(|address| address.set_port(name.port));
+            changed |= table.lock().selector.resolved(*key, name, addresses) == Changed::Yes;
+        }
+        if changed {
+            info!(host, address = %addresses[0].ip(), "a name has other addresses now");
+        }
+    }
+}
+
+fn tell_failure(failing: &mut BTreeSet<String>, host: String, error: &StartError) {
+    if !failing.contains(&host) {
+        warn!(host, %error, "a name does not resolve, its last addresses stay in use");
+        failing.insert(host);
     }
 }
 

@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{task::spawn_blocking, time::sleep};
@@ -189,6 +189,9 @@ fn row(id: ChannelId, method: Method, channel: &Channel, (sent, rcvd): (u64, u64
         channel: id.channel,
         enabled: channel.enabled,
         address: channel.addresses[0],
+        unresolved_since: channel.unresolved_since.map(|since| {
+            since.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+        }),
         current: channel.current,
         total: channel.total,
         max: channel.max,

@@ -199,6 +199,8 @@ pub struct ChannelRow {
     pub enabled: bool,
     /// The first of its addresses.
     pub address: SocketAddr,
+    /// Since when its name does not resolve, in seconds since 1970, if it does not.
+    pub unresolved_since: Option<u64>,
     /// Connections now, attempts included.
     pub current: u32,
     /// Attempts so far.

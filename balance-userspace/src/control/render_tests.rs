@@ -17,6 +17,7 @@ fn row(group: usize, channel: usize, address: &str) -> ChannelRow {
         channel,
         enabled: true,
         address: address.parse().unwrap(),
+        unresolved_since: None,
         current: 0,
         total: 0,
         max: 0,
@@ -70,7 +71,7 @@ fn the_table_as_json_has_a_version_and_all_columns() {
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     let expected = serde_json::json!({"version": 1, "channels": [{
         "group": 2, "channel": 1, "method": "round_robin", "enabled": true, "address": "::1",
-        "port": 25, "current": 0, "total": 0, "max": 0, "sent": 0, "rcvd": 0,
+        "port": 25, "unresolved_since": null, "current": 0, "total": 0, "max": 0, "sent": 0, "rcvd": 0,
     }]});
     assert_eq!(json, expected);
     assert!(text.starts_with("{\n  \"version\": 1,\n") && text.ends_with("}\n"), "{text}");

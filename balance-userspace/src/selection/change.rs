@@ -4,7 +4,7 @@
 //! it is until the whole list is replaced; no change touches a connection that stands; what is
 //! refused changes nothing.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeSet, net::SocketAddr, time::SystemTime};
 
 use super::{Channel, ChannelId, Group, Key, Location, Method, Name, Selector};
 
@@ -92,6 +92,7 @@ impl Selector {
         }
         channel.addresses = location.addresses.into();
         channel.name = location.name;
+        channel.unresolved_since = None;
         Ok(())
     }
 
@@ -102,16 +103,29 @@ impl Selector {
     }
 
     /// Gives a channel the addresses that its name has now, unless it was assigned elsewhere
-    /// while the name was resolved.
+    /// while the name was resolved. The same addresses in another order, which name servers rotate,
+    /// change nothing.
     pub fn resolved(&mut self, key: Key, name: &Name, addresses: Vec<SocketAddr>) -> Changed {
-        let Some(Ok(channel)) = self.place(key).map(|id| self.channel_mut(id)) else {
-            return Changed::Already;
-        };
-        if channel.name.as_ref() != Some(name) || *channel.addresses == *addresses {
+        let Some(channel) = self.named_mut(key, name) else { return Changed::Already };
+        channel.unresolved_since = None;
+        if BTreeSet::from_iter(&*channel.addresses) == BTreeSet::from_iter(&addresses) {
             return Changed::Already;
         }
         channel.addresses = addresses.into();
         Changed::Yes
+    }
+
+    /// Notes that the name of a channel does not resolve. It keeps the addresses that it has.
+    pub fn unresolved(&mut self, key: Key, name: &Name, now: SystemTime) {
+        if let Some(channel) = self.named_mut(key, name) {
+            channel.unresolved_since.get_or_insert(now);
+        }
+    }
+
+    /// A channel that still has this name.
+    fn named_mut(&mut self, key: Key, name: &Name) -> Option<&mut Channel> {
+        let channel = self.channel_mut(self.place(key)?).ok()?;
+        (channel.name.as_ref() == Some(name)).then_some(channel)
     }
 
     /// Sets how many connections a channel takes at a time, 0 for no limit.
@@ -212,6 +226,21 @@ mod tests {
     }
 
     #[test]
+    fn addresses_in_another_order_are_the_same_addresses() {
+        let mut table = Selector::default();
+        let ports =
+            |ports: &[u16]| ports.iter().flat_map(|&port| address(port)).collect::<Vec<_>>();
+        let mx1 = Location { addresses: ports(&[1, 2, 3]), name: Some(name("mx1")) };
+        let id = table.create(0, mx1).unwrap();
+        let key = table.channel(id).unwrap().key;
+        assert_eq!(table.resolved(key, &name("mx1"), ports(&[3, 1, 2])), Changed::Already);
+        assert_eq!(*table.channel(id).unwrap().addresses, *ports(&[1, 2, 3]));
+        assert_eq!(table.resolved(key, &name("mx1"), ports(&[3, 1])), Changed::Yes);
+        assert_eq!(table.resolved(key, &name("mx1"), ports(&[3, 1, 4])), Changed::Yes);
+        assert_eq!(*table.channel(id).unwrap().addresses, *ports(&[3, 1, 4]));
+    }
+
+    #[test]
     fn a_name_is_resolved_until_its_channel_is_assigned_elsewhere() {
         let mut table = Selector::default();
         let mx1 = Location { addresses: address(1), name: Some(name("mx1")) };
@@ -220,7 +249,15 @@ mod tests {
         let key = table.channel(id).unwrap().key;
         assert_eq!(table.named(), [(key, name("mx1"))]);
         assert_eq!(table.resolved(key, &name("mx1"), address(1)), Changed::Already);
+        let now = SystemTime::UNIX_EPOCH;
+        table.unresolved(key, &name("mx2"), now);
+        assert_eq!(table.channel(id).unwrap().unresolved_since, None);
+        table.unresolved(key, &name("mx1"), now);
+        table.unresolved(key, &name("mx1"), now + std::time::Duration::from_secs(1));
+        assert_eq!(table.channel(id).unwrap().unresolved_since, Some(now));
+        assert_eq!(*table.channel(id).unwrap().addresses, *address(1));
         assert_eq!(table.resolved(key, &name("mx1"), address(2)), Changed::Yes);
+        assert_eq!(table.channel(id).unwrap().unresolved_since, None);
         assert_eq!(*table.channel(id).unwrap().addresses, *address(2));
         table.assign(id, literal(3)).unwrap();
         assert_eq!(table.resolved(key, &name("mx1"), address(2)), Changed::Already);

@@ -4,7 +4,7 @@
 //! Invariant: a [`Key`] is given to one channel and never again, so whoever holds it means that
 //! channel, wherever it stands by now.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +59,8 @@ pub struct Channel {
     pub addresses: Arc<[SocketAddr]>,
     /// What is to be resolved again now and then; nothing if it was given as an address.
     pub name: Option<Name>,
+    /// Since when the name does not resolve, if it does not.
+    pub unresolved_since: Option<SystemTime>,
     /// Connections at a time; 0 means no limit.
     pub max: u32,
     /// Whether it takes new connections.
@@ -81,6 +83,7 @@ impl Channel {
             key,
             addresses: addresses.into(),
             name,
+            unresolved_since: None,
             max,
             enabled: true,
             current: 0,

@@ -75,9 +75,12 @@ impl Selector {
             for Wanted { location, max } in group.channels {
                 let server = Server::of(location.name.as_ref(), &location.addresses);
                 let channel = match known.take(number, &server) {
-                    Some(channel) => {
-                        Channel { addresses: location.addresses.into(), max, ..channel }
-                    }
+                    Some(channel) => Channel {
+                        addresses: location.addresses.into(),
+                        unresolved_since: None,
+                        max,
+                        ..channel
+                    },
                     None => Channel::new(self.keys.next(), location, max),
                 };
                 if !before.contains_key(&channel.key) {
