@@ -6,7 +6,7 @@
 
 use tracing::warn;
 
-use crate::{control::seats::Limits, error::StartError, memory::Memory, sys};
+use crate::{connect, control::seats::Limits, error::StartError, memory::Memory, sys};
 
 /// Accepts that wait for each listener at a time, so that a burst is taken in one turn.
 const ACCEPTS: usize = 8;
@@ -55,6 +55,11 @@ impl Descriptors {
         Limits::default().at_most((self.0 / 32).max(2))
     }
 
+    /// Attempts at further addresses of servers at a time.
+    pub(crate) fn spare_attempts(self) -> usize {
+        connect::spare_attempts(self.0)
+    }
+
     /// No more connections than this, whatever else is opened.
     fn most(self) -> usize {
         (self.0 / PER_CONNECTION).clamp(1, MOST)
@@ -67,6 +72,7 @@ impl Descriptors {
             + listeners * self.accepts(listeners)
             + control.served
             + control.waiting
+            + self.spare_attempts()
             + LOOK_UPS
             + INTERFACES;
         (self.0.saturating_sub(open + duties) / PER_CONNECTION).max(1)

@@ -126,6 +126,14 @@ fn bind_one(address: SocketAddr, first: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Whether the host has any address of IPv6. Without one a listener on `[::]` hears IPv4 alone: where
+/// IPv6 is only disabled (net.ipv6.conf.all.disable_ipv6) the kernel binds it all the same.
+pub(crate) fn has_ipv6_address() -> bool {
+    let loopback = || bind_one((Ipv6Addr::LOCALHOST, 0).into(), true).is_ok();
+    let listed = std::fs::read("/proc/self/net/if_inet6");
+    listed.is_ok_and(|addresses| !addresses.is_empty()) || loopback()
+}
+
 fn has_ipv6() -> bool {
     Socket::new(Domain::IPV6, Type::STREAM, None).is_ok()
 }

@@ -19,7 +19,7 @@ use crate::{
     connect::{self, Outgoing},
     control::{self, instance::Instance, rundir::RunDir},
     datapath::{Choice, Datapath},
-    error::StartError,
+    error::{self, StartError},
     handed::{Handed, Supervision},
     lifecycle::Lifecycle,
     listener, logging,
@@ -138,7 +138,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
         table: Table::new(selector),
         datapath,
         anew,
-        outgoing: Outgoing { options, source, loops: Loops::new(address) },
+        outgoing: Outgoing::new(options, source, Loops::new(address), files.spare_attempts()),
         settings: watch::Sender::new(Settings::of(args)),
         in_force: Mutex::new(args.clone()),
         room: Arc::new(Semaphore::new(max_connections)),
@@ -179,6 +179,10 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
 pub(crate) fn listen_address(args: &Args) -> Result<Option<IpAddr>, StartError> {
     match &args.bind {
         Some(host) => resolve::listen_address(host, args.ipv6).map(Some),
+        None if args.ipv6 && !listener::has_ipv6_address() => Err(StartError::Listen {
+            address: format!("[::]:{}", error::one_line(&args.port)),
+            source: io::Error::other("this host has no IPv6 address, and -6 asks for one"),
+        }),
         None if args.ipv6 => Ok(Some(std::net::Ipv6Addr::UNSPECIFIED.into())),
         None => Ok(None),
     }

@@ -4,7 +4,6 @@
 //! [`table`](crate::table).
 
 use std::{
-    io,
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
@@ -12,10 +11,10 @@ use std::{
 };
 
 use tokio::time::sleep;
-use tracing::{debug, field::display, warn};
+use tracing::{debug, warn};
 
 use crate::{
-    connect::connect,
+    connect::{Failed, connect},
     datapath::{Cut, End, Pair, Pool},
     logging::NOTICE,
     server::Shared,
@@ -66,20 +65,11 @@ pub(crate) async fn serve(
 
 static SHORTAGE: Throttle = Throttle::new(Duration::from_secs(10));
 
-/// Whether we, and not the backend, are to blame for a connect that failed.
-fn is_shortage(error: &io::Error) -> bool {
-    let ours = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
-    error.raw_os_error().is_some_and(|number| ours.contains(&number))
-}
+static PORTLESS: Throttle = Throttle::new(Duration::from_secs(10));
 
-/// Whether there is no port left for another connection from our address to the backend's. That may be
-/// so for good, as where we have no address that leads there.
-fn is_portless(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EADDRNOTAVAIL)
-}
-
-/// Tries channels in the selector's order until one takes the connection. For want of something
-/// it waits, as long as the client does; for want of a port as long as a connect may take.
+/// Tries channels in the selector's order until one takes the connection. On a shortage it waits, as
+/// long as the client does. If there is no local port for any channel that is left it waits as long as a
+/// connect may take.
 async fn find_backend(
     shared: &Arc<Shared>,
     mut turn: Turn,
@@ -92,32 +82,32 @@ async fn find_backend(
         let limit = shared.settings.borrow().connect_limit;
         match connect(&addresses, limit, segment, &shared.outgoing).await {
             Ok((stream, server)) => return Ok((turn, stream, server)),
-            Err(error)
-                if is_shortage(&error)
-                    || is_portless(&error)
-                        && portless.get_or_insert_with(Instant::now).elapsed() < limit =>
-            {
-                if let Some(held) = SHORTAGE.pass(Instant::now()) {
-                    warn!(%error, held, "cannot connect, waiting");
-                }
-                sleep(BACK_OFF).await;
-                if sys::poll_now(&**client, 0).is_ok_and(|events| events != 0) {
+            Err(error) if error.is_shortage() => {
+                if !wait(client, &error).await {
                     return Err(Outcome::Left);
                 }
             }
-            Err(error) if is_portless(&error) => {
-                debug!(client = %turn.session.client, %error, "no port is left, going on");
-                portless = None;
+            Err(error) if error.is_portless() => {
                 if !turn.pass() {
                     return Err(Outcome::Unserved);
+                }
+                if !turn.attempt().is_retry() {
+                    if let Some(held) = PORTLESS.pass(Instant::now()) {
+                        let server = error.address;
+                        warn!(%server, %error, held, "no local port is left, trying the next channel");
+                    }
+                } else if portless.get_or_insert_with(Instant::now).elapsed() >= limit {
+                    return Err(Outcome::Unserved);
+                } else if !wait(client, &error).await {
+                    return Err(Outcome::Left);
                 }
             }
             Err(error) => {
                 let client = turn.session.client;
                 let (place, policy) = shared.table.look(channel);
                 let (group, channel) = place.map(|id| (id.group, id.channel)).unzip();
-                let server = addresses.first().map(display);
-                debug!(%client, group, channel, server, %error, "connect failed");
+                let server = error.address;
+                debug!(%client, group, channel, %server, %error, "connect failed");
                 shared.failed.notify_one();
                 if let Some(id) = place.filter(|_| policy.autodisable) {
                     warn!(target: NOTICE, "connection failed group {} channel {}", id.group, id.channel);
@@ -133,4 +123,13 @@ async fn find_backend(
             }
         }
     }
+}
+
+/// Waits before another attempt. False if the client has left.
+async fn wait(client: &Rc<Stream>, error: &Failed) -> bool {
+    if let Some(held) = SHORTAGE.pass(Instant::now()) {
+        warn!(%error, held, "cannot connect, waiting");
+    }
+    sleep(BACK_OFF).await;
+    sys::poll_now(&**client, 0).is_ok_and(|events| events == 0)
 }

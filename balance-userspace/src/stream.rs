@@ -5,7 +5,7 @@
 //! stream for a complete one.
 
 use std::{
-    cell::{OnceCell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     io,
     net::SocketAddr,
     ops::Deref,
@@ -43,6 +43,7 @@ pub(crate) struct Stream {
     socket: Rc<Socket>,
     lease: OnceCell<Rc<Lease>>,
     known: OnceCell<Known>,
+    broken: Cell<bool>,
 }
 
 impl Stream {
@@ -52,7 +53,20 @@ impl Stream {
             socket: Rc::new(socket.into().into()),
             lease: OnceCell::new(),
             known: OnceCell::new(),
+            broken: Cell::new(false),
         })
+    }
+
+    /// Notes that the peer has broken the connection. The kernel reports that once, to the first call
+    /// that can fail; later an end of the received bytes looks like an end of the stream.
+    pub(crate) fn set_broken(&self) {
+        self.broken.set(true);
+    }
+
+    /// Whether the peer is known to have broken the connection. Bytes that arrived before can still be
+    /// received.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.get()
     }
 
     /// The peer's address.

@@ -138,9 +138,10 @@ impl Turn {
         self.go_on(Selector::failed)
     }
 
-    /// The same when that is not the channel's fault.
+    /// There is no local port for a connection to the channel: goes on to the next one, or to one
+    /// that is to be tried again. False if none is left.
     pub(crate) fn pass(&mut self) -> bool {
-        self.go_on(Selector::passed)
+        self.go_on(Selector::portless)
     }
 
     fn go_on(&mut self, step: impl FnOnce(&mut Selector, Attempt) -> Option<Attempt>) -> bool {

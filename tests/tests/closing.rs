@@ -2,16 +2,17 @@
 //! a reset on the other.
 
 use std::{
-    io::{ErrorKind, Write as _},
-    net::{Shutdown, TcpStream},
+    io::{ErrorKind, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
+use socket2::{Domain, Socket, Type};
 use tests::{
-    Datapath, End, Link, PATIENCE, Pattern, WHOLE, both_ways, end_of, eventually, on_all_datapaths,
-    receive_all, receive_exactly, reset, send,
+    Backend, Builder, Datapath, End, Link, PATIENCE, Pattern, RunDir, WHOLE, both_ways, end_of,
+    eventually, on_all_datapaths, receive_all, receive_exactly, reset, send,
 };
 
 /// More than all buffers on the way hold.
@@ -132,6 +133,28 @@ fn the_server_sees_a_reset_although_it_reads_nothing(datapath: Datapath) {
     reset_after_filling(client, &server);
 }
 
+fn a_server_that_says_a_line_and_resets_at_once_is_heard(datapath: Datapath) {
+    rejected(datapath, Ipv4Addr::LOCALHOST.into(), b"");
+}
+
+fn a_server_of_ipv6_that_says_a_line_and_resets_at_once_is_heard(datapath: Datapath) {
+    rejected(datapath, Ipv6Addr::LOCALHOST.into(), b"");
+}
+
+#[test]
+fn a_server_that_says_a_line_and_resets_at_once_is_heard_on_relay() {
+    a_server_that_says_a_line_and_resets_at_once_is_heard(Datapath::Relay);
+    a_server_of_ipv6_that_says_a_line_and_resets_at_once_is_heard(Datapath::Relay);
+}
+
+#[test]
+fn a_server_that_says_a_line_and_resets_at_once_is_heard_on_splice() {
+    if tests::kernel_works() {
+        a_server_that_says_a_line_and_resets_at_once_is_heard(Datapath::Splice);
+        a_server_of_ipv6_that_says_a_line_and_resets_at_once_is_heard(Datapath::Splice);
+    }
+}
+
 on_all_datapaths!(
     the_client_sees_a_reset_although_it_reads_nothing,
     the_server_sees_a_reset_although_it_reads_nothing,
@@ -145,6 +168,58 @@ on_all_datapaths!(
     a_reset_passes_through_after_one_side_has_said_all,
     a_server_that_talks_on_to_a_client_that_has_gone_is_told,
 );
+
+#[test]
+fn a_client_that_speaks_first_hears_a_server_that_resets_at_once() {
+    rejected(Datapath::Relay, Ipv4Addr::LOCALHOST.into(), b"EHLO client.example\r\n");
+}
+
+/// Clients, `saying` something, of a server that says a line and resets at once: each hears the line and
+/// sees the reset, and the server does not count as one that cannot be connected to.
+fn rejected(datapath: Datapath, ip: IpAddr, saying: &[u8]) {
+    const LINE: &[u8] = b"421 too many connections\r\n";
+    const CLIENTS: u64 = 100;
+    let Ok(socket) = Socket::new(Domain::for_address((ip, 0).into()), Type::STREAM, None) else {
+        return tests::skip("no IPv6 here");
+    };
+    if socket.bind(&SocketAddr::new(ip, 0).into()).is_err() {
+        return tests::skip("no such loopback address here");
+    }
+    let server = Backend::start((ip, 0).into(), |mut stream| {
+        stream.write_all(LINE).expect("a line");
+        reset(stream);
+    });
+    let dir = RunDir::new();
+    let builder = dir.given_to(Builder::new(datapath)).option(&["-a"]).channel(server.address());
+    let balance = builder.start();
+    for _ in 0..CLIENTS {
+        let mut client = hasty(balance.address());
+        // What it says may come too late; then this is what tells it of the reset.
+        let said = client.write_all(saying);
+        let mut heard = Vec::new();
+        let end = client.read_to_end(&mut heard);
+        assert_eq!(String::from_utf8_lossy(&heard), String::from_utf8_lossy(LINE), "{end:?}");
+        let broken = said.and(end.map(drop)).expect_err("a reset").kind();
+        assert!([ErrorKind::ConnectionReset, ErrorKind::BrokenPipe].contains(&broken), "{broken}");
+    }
+    let row = &dir.show_at_rest(balance.address())[0];
+    let line = LINE.len() as u64;
+    assert_eq!((row.enabled, row.total, row.rcvd), (true, CLIENTS, CLIENTS * line), "{row:?}");
+    let stopped = balance.stop();
+    assert_eq!((stopped.unserved, stopped.broken), (0, CLIENTS));
+}
+
+/// A client that reads without waiting for its connection first: such a wait could find the reset, and
+/// no byte of what came before it.
+fn hasty(address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+    socket.set_nonblocking(true).expect("O_NONBLOCK");
+    let _ = socket.connect(&address.into());
+    socket.set_nonblocking(false).expect("O_NONBLOCK");
+    socket.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+    socket.set_write_timeout(Some(PATIENCE)).expect("SO_SNDTIMEO");
+    socket.into()
+}
 
 /// Fills all that is on the way, breaks off, and asserts that a receiver that has not read a byte is
 /// told.

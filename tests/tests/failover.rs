@@ -1,6 +1,7 @@
 //! What happens when the channel whose turn it is does not answer.
 
 use std::{
+    fs,
     io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     thread,
@@ -8,9 +9,11 @@ use std::{
 };
 
 use socket2::{Domain, Socket, Type};
+use tempfile::NamedTempFile;
 use tests::{
-    Backend, Balance, Blackhole, Builder, Datapath, End, Namespace, PATIENCE, ReservedPort, RunDir,
-    ask, connect, end_of, eventually, on_each_datapath, run, skip,
+    Backend, Balance, Blackhole, Builder, Cable, Datapath, End, Family, Namespace, Network,
+    PATIENCE, Peer, ReservedPort, RunDir, Topology, Weather, ask, connect, end_of, eventually,
+    on_each_datapath, run, skip,
 };
 
 #[test]
@@ -317,6 +320,141 @@ fn every_address_of_a_name_is_tried() {
     drop(a);
     let _a = Backend::greeter_at(([127, 9, 9, 9], port).into(), "other");
     expect(&balance, "other other");
+}
+
+#[test]
+fn a_far_server_with_many_addresses_is_reached() {
+    // From end to end and back, longer than its share of the limit would be.
+    let delay = Duration::from_millis(100);
+    let far = Cable::with(Weather { delay, ..Weather::default() });
+    let cables = [Cable::PLAIN, far];
+    let Some(network) = Network::with(Topology::Apart, Family::V4, cables) else { return };
+    let server = network.peer(Peer::Server).enter(|| Backend::greeter_at(network.backend(), "A"));
+    let mut hosts = format!("{} far.test\n", server.address().ip());
+    (0..60).for_each(|i| hosts += &format!("10.11.2.{} far.test\n", 100 + i));
+    let builder = Builder::auto().hosts(&hosts).option(&["-t", "5"]);
+    let builder = builder.operand(&format!("far.test:{}", server.address().port()));
+    let (balance, _port) = builder.start_within(&network);
+    let begun = Instant::now();
+    network.peer(Peer::Client).enter(|| expect(&balance, "A"));
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn addresses_that_do_not_answer_hold_up_the_next_for_a_moment_only() {
+    let holes = 6;
+    let Some(network) = Network::new(Topology::Apart, Family::V4) else { return };
+    let server = network.peer(Peer::Server).enter(|| Backend::greeter_at(network.backend(), "A"));
+    let mut hosts = String::new();
+    for i in 0..holes {
+        // A neighbour that is not there; so near that the resolver prefers its address.
+        network.proxy().ip(&format!(
+            "link add hole{i} type veth peer name other{i}\nlink set other{i} up\n\
+             address add dev hole{i} 10.77.{i}.0/31\nlink set hole{i} up\n\
+             neighbour add 10.77.{i}.1 lladdr 02:00:00:00:00:01 dev hole{i}"
+        ));
+        hosts += &format!("10.77.{i}.1 many.test\n");
+    }
+    hosts += &format!("{} many.test\n", server.address().ip());
+    let builder = Builder::auto().hosts(&hosts).option(&["-t", "20", "--workers", "1"]);
+    let builder = builder.operand(&format!("many.test:{}", server.address().port()));
+    let (balance, _port) = builder.start_within(&network);
+    let address = balance.address();
+    let served = |clients: usize| {
+        let begun = Instant::now();
+        network.peer(Peer::Client).enter(|| {
+            thread::scope(|scope| {
+                let clients: Vec<_> = (0..clients).map(|_| scope.spawn(|| ask(address))).collect();
+                for client in clients {
+                    assert_eq!(client.join().expect("a client").expect("an answer"), "A");
+                }
+            });
+        });
+        begun.elapsed()
+    };
+    let took = served(1);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    // The first attempts have a second each, and are closed when another has won.
+    balance.sessions(1);
+    let sockets = balance.process().sockets();
+    // More clients than there are attempts to spare: some have one attempt at a time.
+    const CLIENTS: usize = 40;
+    let most = thread::scope(|scope| {
+        let served = scope.spawn(|| served(CLIENTS));
+        let mut most = 0;
+        while !served.is_finished() {
+            most = most.max(balance.process().sockets().saturating_sub(sockets));
+            thread::sleep(Duration::from_millis(5));
+        }
+        let took = served.join().expect("all clients");
+        assert!(took < Duration::from_secs(15), "{took:?}");
+        most
+    });
+    assert!((CLIENTS..=2 * CLIENTS + 16).contains(&most), "{most} sockets at a time");
+    eventually(Duration::from_secs(10), "all attempts are closed", || {
+        match balance.process().sockets() {
+            now if now <= sockets => Ok(()),
+            now => Err(format!("{now} of {sockets}")),
+        }
+    });
+    assert_eq!(balance.stop().unserved, 0);
+}
+
+#[test]
+fn a_name_is_told_when_it_changes_and_when_it_does_not_resolve() {
+    if !nix::unistd::Uid::effective().is_root() {
+        return skip("giving the program an /etc/hosts of its own needs root");
+    }
+    let file = NamedTempFile::new().expect("a temporary file");
+    let have = |lines: &str| fs::write(file.path(), lines).expect("writing a temporary file");
+    have("127.1.1.2 a.test b.test\n127.1.1.3 a.test\n");
+    let dir = RunDir::new();
+    let balance = dir
+        .given_to(Builder::auto().quiet())
+        .replacing_by("/etc/hosts", file.path())
+        .option(&["--resolve-interval", "1"])
+        .operand("a.test:9")
+        .operand("b.test:9")
+        .operand("a.test:10")
+        .start();
+    let told = |message: &str| {
+        let events = balance.events().into_iter().filter(|event| event.message == message);
+        events.map(|event| event.text("host")).collect::<Vec<_>>()
+    };
+    let since = || {
+        let json = dir.say(balance.address(), "show --json");
+        let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        let channels = json["channels"].as_array().expect("channels").clone();
+        channels.iter().map(|channel| channel["unresolved_since"].as_u64()).collect::<Vec<_>>()
+    };
+    // The addresses of the one are rotated, the other has another one.
+    have("127.1.1.3 a.test b.test\n127.1.1.2 a.test\n");
+    balance.wait_for("a name has other addresses now");
+    assert_eq!(told("a name has other addresses now"), ["b.test"]);
+    assert_eq!(since(), [None; 3]);
+    // One is gone.
+    have("127.1.1.3 b.test\n");
+    balance.wait_for("a name does not resolve, its last addresses stay in use");
+    let gone = since();
+    assert!(gone[0].is_some_and(|since| since > 1_600_000_000), "{gone:?}");
+    assert_eq!((gone[1], gone[2]), (None, gone[0]));
+    let address: SocketAddr = (Ipv4Addr::new(127, 1, 1, 2), 9).into();
+    assert_eq!(dir.show(balance.address())[0].address, address);
+    // Another round: it is not told again.
+    have("127.1.1.4 b.test\n");
+    eventually(Duration::from_secs(30), "another round", || {
+        match told("a name has other addresses now").len() {
+            2.. => Ok(()),
+            _ => Err("not yet".to_owned()),
+        }
+    });
+    assert_eq!(since(), gone);
+    have("127.1.1.3 a.test\n127.1.1.2 a.test\n127.1.1.4 b.test\n");
+    balance.wait_for("a name resolves again");
+    assert_eq!(since(), [None; 3]);
+    assert_eq!(told("a name does not resolve, its last addresses stay in use"), ["a.test"]);
+    assert_eq!(told("a name resolves again"), ["a.test"]);
+    assert_eq!(told("a name has other addresses now").len(), 2);
 }
 
 /// Asserts who answers the next clients, one after the other.

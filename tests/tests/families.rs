@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tests::{
-    Builder, Datapath, Link, ReservedPort, WHOLE, both_ways, connect, end_of, on_each_datapath,
-    skip,
+    Builder, Datapath, Link, Namespace, ReservedPort, WHOLE, both_ways, connect, end_of,
+    on_each_datapath, skip,
 };
 
 fn an_ipv6_client_reaches_an_ipv4_server(datapath: Datapath) {
@@ -36,7 +36,20 @@ fn without_a_listen_address_both_families_are_served(datapath: Datapath) {
     link.balance.assert_all_on_its_datapath(2);
 }
 
+fn a_host_without_the_loopback_of_ipv4_is_served(datapath: Datapath) {
+    if !ipv6_works() {
+        return;
+    }
+    let host = match Namespace::new() {
+        Ok(host) => host,
+        Err(error) => return skip(&format!("no network of its own: {error}")),
+    };
+    host.ip("address del dev lo 127.0.0.1/8");
+    host.enter(|| crossing(datapath, Ipv6Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()));
+}
+
 on_each_datapath!(
+    a_host_without_the_loopback_of_ipv4_is_served,
     an_ipv6_client_reaches_an_ipv4_server,
     an_ipv4_client_reaches_an_ipv6_server,
     an_ipv6_client_reaches_an_ipv6_server,

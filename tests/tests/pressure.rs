@@ -261,16 +261,7 @@ fn out_of_ports(datapath: Datapath, ip: IpAddr, options: &[&str]) {
         let balance = builder.option(options).listen(listen).channel(server.address()).start();
         // Not before: the server and the self-test have taken their ports.
         host.set("ipv4/ip_local_port_range", &format!("20000 {}", 20000 + FEW - 1));
-        // From ports of their own choice, so that they take none of the few.
-        let client = |i: u16| {
-            let socket = Socket::new(Domain::for_address(listen), Type::STREAM, None);
-            let socket = socket.expect("a socket");
-            socket.set_reuse_address(true).expect("SO_REUSEADDR");
-            socket.bind(&SocketAddr::from((ip, 40000 + i)).into()).expect("bind");
-            socket.connect(&listen.into()).expect("connect");
-            socket.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
-            TcpStream::from(socket)
-        };
+        let client = |i: u16| client_from(ip, 40000 + i, listen);
         let mut standing: Vec<_> = (0..FEW).map(|i| served(client(i))).collect();
         settle(&dir, &balance, datapath, &mut standing);
         let mut waiting = client(FEW);
@@ -314,6 +305,73 @@ fn out_of_ports_to_choose_from_it_starts_and_serves(datapath: Datapath) {
             both_ways(&client, &served, (1 << 20, 1 << 20), WHOLE);
         });
     }
+}
+
+fn out_of_ports_to_one_server_a_client_goes_to_the_next_at_once(datapath: Datapath) {
+    let host = match Namespace::new() {
+        Ok(host) => host,
+        Err(error) => return skip(&format!("no network of its own: {error}")),
+    };
+    let ip = Ipv4Addr::LOCALHOST.into();
+    let server = |name| host.enter(|| Backend::echo_at((ip, 0).into(), name));
+    let [first, beside, last] = ["1", "2", "3"].map(server);
+    host.enter(|| {
+        let dir = RunDir::new();
+        let listen = (ip, 30000).into();
+        let balance = dir
+            .given_to(Builder::new(datapath))
+            .option(&["-a", "-t", "60", "-B", "127.0.0.2"])
+            .listen(listen)
+            .channel(first.address())
+            .operand(&format!("{}:1", beside.address()))
+            .operand("!")
+            .channel(last.address())
+            .start();
+        host.set("ipv4/ip_local_port_range", &format!("20000 {}", 20000 + FEW - 1));
+        let mut ports = 40000..;
+        let mut client = || client_from(ip, ports.next().expect("a port"), listen);
+        let begun = Instant::now();
+        let mut standing = Vec::new();
+        for _ in 0..2 * FEW + 1 {
+            let mut client = client();
+            let mut name = [0];
+            client.read_exact(&mut name).expect("served");
+            standing.push((name[0], client));
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+        for (name, count) in [(b'1', FEW), (b'2', 1), (b'3', FEW)] {
+            let served = standing.iter().filter(|(server, _)| *server == name).count();
+            assert_eq!(served, usize::from(count), "server {}", char::from(name));
+        }
+        // Only now a client has to wait, for a port to either server.
+        for server in [b'3', b'1'] {
+            let mut waiting = client();
+            balance.wait_for("cannot connect, waiting");
+            let i = standing.iter().position(|(name, _)| *name == server).expect("a connection");
+            drop(standing.swap_remove(i));
+            let mut name = [0];
+            waiting.read_exact(&mut name).expect("served as soon as there is a port");
+            assert_eq!(name[0], server);
+            standing.push((server, waiting));
+        }
+        let rows = dir.show(listen);
+        let totals: Vec<_> = rows.iter().map(|row| (row.enabled, row.current)).collect();
+        let few = u64::from(FEW);
+        assert_eq!(totals, [(true, few), (true, 1), (true, few)], "{rows:?}");
+        drop(standing);
+        balance.stop();
+    });
+}
+
+/// A client from a port of its own choice, so that it takes none of the few.
+fn client_from(ip: IpAddr, port: u16, listen: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(listen), Type::STREAM, None);
+    let socket = socket.expect("a socket");
+    socket.set_reuse_address(true).expect("SO_REUSEADDR");
+    socket.bind(&SocketAddr::from((ip, port)).into()).expect("bind");
+    socket.connect(&listen.into()).expect("connect");
+    socket.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+    TcpStream::from(socket)
 }
 
 /// Bytes that the program and what is beside it may have together.
@@ -408,6 +466,7 @@ on_each_datapath!(
     out_of_ports_of_ipv6_a_client_waits_as_well,
     out_of_ports_of_the_address_that_was_asked_for_a_client_waits_as_well,
     out_of_ports_to_choose_from_it_starts_and_serves,
+    out_of_ports_to_one_server_a_client_goes_to_the_next_at_once,
     short_of_memory_it_serves_what_stands_and_recovers,
 );
 

@@ -2,11 +2,12 @@
 
 use std::{
     net::{Ipv6Addr, SocketAddr},
+    path::Path,
     process::Command,
     time::Duration,
 };
 
-use tests::{Balance, Builder, Outcome, ReservedPort, binary, listen, run, skip};
+use tests::{Balance, Builder, Namespace, Outcome, ReservedPort, binary, listen, run, skip};
 
 const USAGE: i32 = 64;
 const DATA: i32 = 65;
@@ -120,6 +121,19 @@ fn a_port_that_another_instance_serves_on_all_addresses_is_taken() {
     let first = Builder::auto().listen(port.address()).operand("127.0.0.1:9").start();
     refuse_port(port.address(), &port.port().to_string());
     serves(&first);
+}
+
+#[test]
+fn a_listener_of_ipv6_is_refused_where_that_is_disabled() {
+    let host = match Namespace::new() {
+        Ok(host) if Path::new("/proc/sys/net/ipv6").exists() => host,
+        Ok(_) => return skip("no IPv6 here"),
+        Err(error) => return skip(&format!("no network of its own: {error}")),
+    };
+    host.set("ipv6/conf/all/disable_ipv6", "1");
+    host.enter(|| {
+        refuse(SYSTEM, &["-f", "-6", "2525", "127.0.0.1:9"], "[::]:2525: this host has no IPv6")
+    });
 }
 
 #[test]

@@ -27,6 +27,9 @@ pub(crate) enum Received {
 pub(crate) fn receive(direction: &Direction, pool: &Pool) -> Result<Received, Broken> {
     let mut buffer = pool.take();
     match sys::recv(&*direction.source, &mut buffer) {
+        Ok(0) if direction.source.is_broken() => {
+            Err(direction.source_broke(io::ErrorKind::ConnectionReset.into()))
+        }
         Ok(0) => Ok(Received::End),
         Ok(n) => Ok(Received::Bytes(buffer, n)),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Received::Nothing),
@@ -51,7 +54,12 @@ pub(crate) async fn send_all(direction: &Direction, mut bytes: &[u8]) -> Result<
                     broken = broken => return Err(broken),
                 }
             }
-            Err(e) => return Err(direction.target_broke(e)),
+            Err(e) => {
+                if matches!(e.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) {
+                    direction.target.set_broken();
+                }
+                return Err(direction.target_broke(e));
+            }
         }
     }
     Ok(())

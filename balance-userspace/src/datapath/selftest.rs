@@ -10,7 +10,7 @@ mod peers;
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     sync::{Arc, mpsc},
     thread,
     time::Duration,
@@ -107,9 +107,14 @@ fn drive(
 
 /// Two ends of a loopback connection: the peer's, and the one that is carried.
 fn pair(options: SocketOptions) -> io::Result<(TcpStream, TcpStream)> {
-    // All ports of the first may be in use. No connection comes from the second unless asked to.
-    let places = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 84, 67, 80)].map(|ip| (ip, 0).into());
-    let listener = TcpListener::bind::<&[SocketAddr]>(&places)?;
+    // All ports of the first may be in use. No connection comes from the second unless asked to. The third
+    // is for a host without the loopback addresses of IPv4.
+    let places: [IpAddr; 3] = [
+        Ipv4Addr::LOCALHOST.into(),
+        Ipv4Addr::new(127, 84, 67, 80).into(),
+        Ipv6Addr::LOCALHOST.into(),
+    ];
+    let listener = TcpListener::bind(&places.map(|ip| SocketAddr::new(ip, 0))[..])?;
     options.apply(&SockRef::from(&listener))?;
     SockRef::from(&listener).set_recv_buffer_size(BUFFER)?;
     let peer = TcpStream::connect(listener.local_addr()?)?;

@@ -2,7 +2,8 @@
 //!
 //! Pure: no I/O, no clock. The driver asks for an [`Attempt`], tries it and says how it went.
 //! Invariants: the connections of a channel never exceed its maximum; no channel is tried
-//! twice for one client; every attempt is given back exactly once (by [`Selector::failed`] or
+//! twice for one client, except when all others have failed one for which there was no local port; every
+//! attempt is given back exactly once (by [`Selector::failed`] or
 //! [`Selector::ended`]), so that the counters always add up.
 
 mod change;
@@ -13,7 +14,7 @@ mod properties;
 mod replace;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     net::SocketAddr,
     sync::Arc,
 };
@@ -98,6 +99,17 @@ pub struct Attempt {
     group: usize,
     /// Channels of this group that have failed for this client.
     tried: Vec<Key>,
+    /// Channels of all groups for which this client found no local port, the longest wait first.
+    portless: VecDeque<Key>,
+    is_retry: bool,
+}
+
+impl Attempt {
+    /// Whether the channel was tried before: there was no local port for it, and no other channel is
+    /// left. The driver waits before such an attempt, and gives up when it has waited long enough.
+    pub fn is_retry(&self) -> bool {
+        self.is_retry
+    }
 }
 
 /// Choices of the command line that selection follows.
@@ -154,26 +166,31 @@ impl Selector {
 
     /// The first channel for a client, whose address hashes to `client`; `None` if none is usable.
     pub fn first(&mut self, client: u32) -> Option<Attempt> {
-        self.search(0, client, Vec::new())
+        self.search(0, client, Vec::new(), VecDeque::new())
     }
 
     /// The connect failed: the next channel for the same client, in the same group while one
-    /// is left that it has not tried, then in the groups after it.
+    /// is left that it has not tried, then in the groups after it, then one that had no local port.
     pub fn failed(&mut self, attempt: Attempt) -> Option<Attempt> {
         let autodisable = self.policy.autodisable;
         self.go_on(attempt, |channel| channel.enabled &= !autodisable)
     }
 
-    /// The same when that is not the channel's fault.
-    pub fn passed(&mut self, attempt: Attempt) -> Option<Attempt> {
+    /// There is no local port for a connection to the channel: the next one, as after a failure. If none
+    /// is left the channels without a port are tried again, one after the other.
+    pub fn portless(&mut self, mut attempt: Attempt) -> Option<Attempt> {
+        attempt.portless.push_back(attempt.key);
         self.go_on(attempt, |_| {})
     }
 
     fn go_on(&mut self, attempt: Attempt, note: impl FnOnce(&mut Channel)) -> Option<Attempt> {
-        let Attempt { key, client, group, mut tried, .. } = attempt;
+        let Attempt { key, client, group, mut tried, portless, is_retry, .. } = attempt;
         self.release(key, note);
+        if is_retry {
+            return self.retry(client, portless);
+        }
         tried.push(key);
-        self.search(group, client, tried)
+        self.search(group, client, tried, portless)
     }
 
     /// The connection is over, after `sent` bytes to the channel and `rcvd` bytes from it.
@@ -184,7 +201,13 @@ impl Selector {
         });
     }
 
-    fn search(&mut self, group: usize, client: u32, mut tried: Vec<Key>) -> Option<Attempt> {
+    fn search(
+        &mut self,
+        group: usize,
+        client: u32,
+        mut tried: Vec<Key>,
+        portless: VecDeque<Key>,
+    ) -> Option<Attempt> {
         let policy = self.policy;
         for (number, group) in self.groups.iter_mut().enumerate().skip(group) {
             if let Some(i) = group.pick(client, &tried, policy) {
@@ -197,11 +220,28 @@ impl Selector {
                     client,
                     group: number,
                     tried,
+                    portless,
+                    is_retry: false,
                 });
             }
             tried.clear();
         }
-        None
+        self.retry(client, portless)
+    }
+
+    /// Tries again the first usable of the channels that had no local port. It is counted as the same
+    /// attempt.
+    fn retry(&mut self, client: u32, mut portless: VecDeque<Key>) -> Option<Attempt> {
+        let usable = |key: &Key| {
+            self.place(*key).is_some_and(|id| self.groups[id.group].channels[id.channel].usable())
+        };
+        let i = portless.iter().position(usable)?;
+        let key = portless.remove(i)?;
+        let group = self.place(key)?.group;
+        let channel = &mut self.groups[group].channels[self.places[&key].channel];
+        channel.current += 1;
+        let addresses = Arc::clone(&channel.addresses);
+        Some(Attempt { key, addresses, client, group, tried: Vec::new(), portless, is_retry: true })
     }
 
     /// Takes an attempt off its channel, and notes there what came of it.

@@ -125,6 +125,31 @@ fn with_autodisable_a_failed_channel_is_not_tried_again() {
 }
 
 #[test]
+fn a_channel_without_a_port_is_tried_again_when_no_other_is_left() {
+    let mut table = table(vec![round_robin(2), group(Method::Hash, &[0]), round_robin(1)]);
+    let attempt = table.first(0).unwrap();
+    let attempt = table.portless(attempt).unwrap();
+    assert_eq!((at(&table, &attempt), attempt.is_retry()), ((0, 1), false));
+    let attempt = table.failed(attempt).unwrap();
+    assert_eq!((at(&table, &attempt), attempt.is_retry()), ((1, 0), false));
+    let attempt = table.portless(attempt).unwrap();
+    assert_eq!((at(&table, &attempt), attempt.is_retry()), ((2, 0), false));
+    let mut attempt = table.failed(attempt).unwrap();
+    for place in [(0, 0), (1, 0), (0, 0)] {
+        assert_eq!((at(&table, &attempt), attempt.is_retry()), (place, true));
+        attempt = table.portless(attempt).unwrap();
+    }
+    // One that fails now is not tried again, nor one that is disabled.
+    assert_eq!(at(&table, &attempt), (1, 0));
+    let attempt = table.failed(attempt).unwrap();
+    assert_eq!(at(&table, &attempt), (0, 0));
+    table.set_enabled(ChannelId { group: 0, channel: 0 }, false).unwrap();
+    assert!(table.portless(attempt).is_none());
+    let channels: Vec<_> = table.groups().iter().flat_map(|group| &group.channels).collect();
+    assert!(channels.iter().all(|channel| (channel.current, channel.total) == (0, 1)));
+}
+
+#[test]
 fn an_empty_table_serves_nobody() {
     assert!(Selector::default().first(0).is_none());
 }
@@ -134,6 +159,7 @@ fn an_empty_table_serves_nobody() {
 enum Event {
     Connect(u32),
     Fail(usize),
+    NoPort(usize),
     End(usize),
     Toggle(usize, usize),
     Replace(Vec<WantedGroup>, Policy),
@@ -143,6 +169,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => any::<u32>().prop_map(Event::Connect),
         3 => any::<usize>().prop_map(Event::Fail),
+        3 => any::<usize>().prop_map(Event::NoPort),
         2 => any::<usize>().prop_map(Event::End),
         1 => (0usize..3, 0usize..5).prop_map(|(g, c)| Event::Toggle(g, c)),
         1 => (tables(0), policies()).prop_map(|(groups, policy)| Event::Replace(groups, policy)),
@@ -171,13 +198,20 @@ fn tables(least: usize) -> impl Strategy<Value = Vec<WantedGroup>> {
 #[derive(Default)]
 struct Model {
     /// Attempts that are out, each with the channels that its client has tried.
-    live: Vec<(Attempt, HashSet<Key>)>,
+    live: Vec<(Attempt, Tried)>,
     /// Attempts and ends of each channel so far.
     counts: HashMap<Key, (u64, u64)>,
 }
 
+/// The channels that a client has tried, and those of them that may be tried again.
+#[derive(Default)]
+struct Tried {
+    all: HashSet<Key>,
+    portless: HashSet<Key>,
+}
+
 impl Model {
-    fn take(&mut self, i: usize) -> Option<(Attempt, HashSet<Key>)> {
+    fn take(&mut self, i: usize) -> Option<(Attempt, Tried)> {
         (!self.live.is_empty()).then(|| self.live.swap_remove(i % self.live.len()))
     }
 
@@ -229,7 +263,7 @@ impl Model {
 
 proptest! {
     /// Any interleaving of many clients and new lists: maxima hold, counters add up, nobody is
-    /// sent to a channel twice or backwards, disabled channels get nothing, channels that are in
+    /// sent to a channel twice or backwards unless that had no port and no other is left, disabled channels get nothing, channels that are in
     /// two lists stay what they are, and those that are gone are forgotten with their last client.
     #[test]
     fn the_invariants_hold_in_any_course_of_events(
@@ -242,12 +276,26 @@ proptest! {
         let mut keys = HashSet::new();
         for event in events {
             let next = match event {
-                Event::Connect(client) => table.first(client).map(|a| (a, HashSet::new())),
-                Event::Fail(i) => model.take(i).and_then(|(attempt, seen)| {
-                    let from = attempt.group;
-                    let next = table.failed(attempt)?;
-                    assert!(next.group >= from, "backwards");
-                    Some((next, seen))
+                Event::Connect(client) => table.first(client).map(|a| (a, Tried::default())),
+                Event::Fail(i) | Event::NoPort(i) => model.take(i).and_then(|(attempt, mut tried)| {
+                    let (from, key, was_retry) = (attempt.group, attempt.key, attempt.is_retry());
+                    let next = if matches!(event, Event::NoPort(_)) {
+                        tried.portless.insert(key);
+                        table.portless(attempt)
+                    } else {
+                        tried.portless.remove(&key);
+                        table.failed(attempt)
+                    };
+                    if next.is_none() {
+                        let is_usable = |key: &Key| table.place(*key).is_some_and(|id| {
+                            table.groups[id.group].channels[id.channel].usable()
+                        });
+                        assert!(!tried.portless.iter().any(is_usable), "one could be tried again");
+                    }
+                    let next = next?;
+                    assert!(next.is_retry() || next.group >= from, "backwards");
+                    assert!(next.is_retry() || !was_retry, "a retry is followed by retries");
+                    Some((next, tried))
                 }),
                 Event::End(i) => {
                     if let Some((attempt, _)) = model.take(i) {
@@ -285,15 +333,19 @@ proptest! {
                     None
                 }
             };
-            if let Some((attempt, mut seen)) = next {
-                model.counts.entry(attempt.key).or_default().0 += 1;
+            if let Some((attempt, mut tried)) = next {
+                if attempt.is_retry() {
+                    prop_assert!(tried.portless.contains(&attempt.key), "it has failed");
+                } else {
+                    model.counts.entry(attempt.key).or_default().0 += 1;
+                    prop_assert!(tried.all.insert(attempt.key), "tried twice");
+                }
                 let (group, channel) = at(&table, &attempt);
                 let channel = &table.groups[group].channels[channel];
                 prop_assert_eq!(attempt.group, group);
                 prop_assert!(channel.enabled);
                 prop_assert!(channel.max == 0 || channel.current <= channel.max);
-                prop_assert!(seen.insert(attempt.key), "tried twice");
-                model.live.push((attempt, seen));
+                model.live.push((attempt, tried));
             }
             model.check(&table)?;
         }

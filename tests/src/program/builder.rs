@@ -145,12 +145,17 @@ impl Builder {
     pub fn replacing(mut self, path: &str, content: &[u8]) -> Self {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), content).expect("writing a temporary file");
-        self = self
-            .through(["unshare", "--mount", "sh", "-e", "-c"])
-            .through([r#"mount --bind "$1" "$2"; shift 2; exec "$@""#, "sh"])
-            .through([file.path(), Path::new(path)]);
+        self = self.replacing_by(path, file.path());
         self.files.push(file);
         self
+    }
+
+    /// Runs with a file of the test's in the place of another one; what the test writes into it later is
+    /// seen. Needs root.
+    pub fn replacing_by(self, path: &str, file: &Path) -> Self {
+        self.through(["unshare", "--mount", "sh", "-e", "-c"])
+            .through([r#"mount --bind "$1" "$2"; shift 2; exec "$@""#, "sh"])
+            .through([file, Path::new(path)])
     }
 
     /// Runs where a system call with that first argument does nothing, and answers with that error, or
