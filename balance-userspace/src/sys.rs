@@ -247,6 +247,19 @@ pub(crate) fn path_mtu(socket: &impl AsFd, is_ipv4: bool) -> io::Result<u32> {
     unsafe { option(socket, level, name) }
 }
 
+/// Hop limit and traffic class of the packets of a connected socket.
+pub(crate) fn hops_and_class(socket: &impl AsFd, is_ipv4: bool) -> io::Result<(u8, u8)> {
+    let (level, hops, class) = if is_ipv4 {
+        (libc::IPPROTO_IP, libc::IP_TTL, libc::IP_TOS)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, libc::IPV6_TCLASS)
+    };
+    // SAFETY: a `u32`: any bytes are a value.
+    let ask = |name| unsafe { option::<u32>(socket, level, name) };
+    // Neither is more than a byte (ip(7), ipv6(7)).
+    Ok((ask(hops)? as u8, ask(class)? as u8))
+}
+
 /// Where a connection stands, in sequence numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Numbers {

@@ -80,7 +80,7 @@ impl Link {
     }
 
     /// Lets a client's host act towards where the program listens.
-    fn as_client<T: Send>(&self, act: impl FnOnce(SocketAddr) -> T + Send) -> T {
+    pub fn as_client<T: Send>(&self, act: impl FnOnce(SocketAddr) -> T + Send) -> T {
         let address = self.balance.address();
         match &self.network {
             None => act(address),
@@ -119,7 +119,8 @@ impl Link {
         self.talk(client, Self::SETTLED)
     }
 
-    fn talk(&self, client: TcpStream, exchanges: u64) -> (TcpStream, TcpStream) {
+    /// Like [`Link::pair_after`] for a client that has connected in its own way.
+    pub fn talk(&self, client: TcpStream, exchanges: u64) -> (TcpStream, TcpStream) {
         let (mut client, mut server) = self.greet(client);
         for _ in 1..exchanges {
             exchange(&mut client, &mut server);

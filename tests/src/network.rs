@@ -14,6 +14,7 @@ use crate::skip;
 
 mod namespace;
 mod packet;
+mod router;
 mod tap;
 mod wire;
 
@@ -425,6 +426,11 @@ impl Network {
             Family::V4 => host.set("ipv4/ip_default_ttl", &ttl.to_string()),
             Family::V6 => host.set("ipv6/conf/eth0/hop_limit", &ttl.to_string()),
         }
+    }
+
+    /// Has a router on the way to a peer, over a cable with weather, take packets of no more than so many bytes.
+    pub fn set_path_mtu(&self, peer: Peer, mtu: usize) {
+        self.wire(peer).set_path(mtu);
     }
 
     /// TCP packets so far that have come to the program's host from a peer, over a cable with

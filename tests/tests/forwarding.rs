@@ -1,12 +1,15 @@
 //! Whose packets reach the peers: the program's host's own, or each other's.
 //!
-//! They can be told apart because every host has its own time to live.
+//! Those of the program's host have its own time to live and DSCP; and what is only forwarded is, one by one, what has
+//! arrived.
 
 use std::{
     io::{Read as _, Write as _},
     net::{Shutdown, TcpStream},
     time::{Duration, Instant},
 };
+
+use socket2::SockRef;
 
 use tests::{
     Builder, Cable, Datapath, End, Family, Link, Network, PATIENCE, Packet, Peer, Topology, WHOLE,
@@ -28,11 +31,8 @@ fn nothing_is_said_again_to_peers_on_one_host(datapath: Datapath) {
     /// Longer than it takes until something not acknowledged is said again (TCP_RTO_MIN is 200 ms), and
     /// once more.
     const AGAIN: Duration = Duration::from_secs(1);
-    const THEIRS: u8 = 99;
-
     let cables = [Cable::watched(); 2];
     let Some(network) = Network::with(Topology::Together, Family::V4, cables) else { return };
-    network.set_ttl(Peer::Client, THEIRS);
     let link = Link::across(network, Builder::new(datapath));
     for turn in 1..=5 {
         let (client, server) = link.pair();
@@ -46,12 +46,14 @@ fn nothing_is_said_again_to_peers_on_one_host(datapath: Datapath) {
             }
         };
         talk(SETTLING);
-        let mark = link.network().left_for(Peer::Client).len();
+        let network = link.network();
+        let (arrived, left) =
+            (network.arrived_from(Peer::Client).len(), network.left_for(Peer::Client).len());
         talk(AGAIN);
         drop((client, server));
         let session = link.balance.sessions(turn).pop().expect("a session");
         if session.datapath == Datapath::Splice.name() {
-            expect_ttl(THEIRS, &link.network().left_for(Peer::Client)[mark..]);
+            expect_forwarded(link.network(), (Peer::Client, Peer::Client), (arrived, left));
         }
     }
     link.balance.assert_all_handed_over(5);
@@ -70,9 +72,17 @@ const OWN: u8 = 64;
 /// it over: longer than a kernel holds an acknowledgement back (TCP_DELACK_MAX, 200 ms).
 const SETTLING: Duration = Duration::from_millis(300);
 
-/// A direction of the connection: who sends packets, with what time to live, and who gets them.
+/// A direction of the connection: who sends packets, with what time to live, and who gets them. The server's would
+/// not pass the next router.
 const DIRECTIONS: [(Peer, u8, Peer); 2] =
-    [(Peer::Client, 99, Peer::Server), (Peer::Server, 77, Peer::Client)];
+    [(Peer::Client, 99, Peer::Server), (Peer::Server, 1, Peer::Client)];
+
+/// The DSCP of the peers' packets (RFC 3246), as it stands in the traffic class.
+const EXPEDITED: u8 = 46 << 2;
+
+/// Those bits of a traffic class that are congestion notification, and what a packet has in them that may be marked.
+const ECN: u8 = 3;
+const CAPABLE: u8 = 2;
 
 /// Watches a connection from its first packet to its last.
 fn watch(datapath: Datapath, family: Family) {
@@ -81,8 +91,18 @@ fn watch(datapath: Datapath, family: Family) {
     for (peer, ttl, _) in DIRECTIONS {
         network.set_ttl(peer, ttl);
     }
+    for host in [network.peer(Peer::Client), network.proxy(), network.peer(Peer::Server)] {
+        host.set("ipv4/tcp_ecn", "1");
+    }
     let link = Link::across(network, Builder::new(datapath));
     let (client, server) = link.pair();
+    for stream in [&client, &server] {
+        let socket = SockRef::from(stream);
+        match family {
+            Family::V4 => socket.set_tos_v4(EXPEDITED.into()).expect("IP_TOS"),
+            Family::V6 => socket.set_tclass_v6(EXPEDITED.into()).expect("IPV6_TCLASS"),
+        }
+    }
     let mut lengths = fastrand::Rng::with_seed(17);
     let mut talk = |rounds| {
         for _ in 0..rounds {
@@ -110,11 +130,12 @@ fn watch(datapath: Datapath, family: Family) {
     link.balance.assert_all_handed_over(1);
     let is_spliced = link.balance.sessions(1)[0].datapath == Datapath::Splice.name();
     for ((from, ttl, to), marks) in DIRECTIONS.into_iter().zip(marks) {
-        match is_spliced {
-            true => expect_forwarded(link.network(), (from, ttl, to), marks),
-            false => expect_ttl(OWN, &link.network().left_for(to)),
+        let (arrived, left) = (link.network().arrived_from(from), link.network().left_for(to));
+        expect_head((ttl, EXPEDITED), &arrived[marks.0..]);
+        expect_head((OWN, 0), &left[marks.1..]);
+        if is_spliced {
+            expect_forwarded(link.network(), (from, to), marks);
         }
-        expect_ttl(ttl, &link.network().arrived_from(from));
     }
 }
 
@@ -128,14 +149,13 @@ fn say(mut from: &TcpStream, mut to: &TcpStream, len: usize) {
 
 /// Each packet that has left since is one that has arrived, as it was; and each that has arrived
 /// has left, in its turn.
-fn expect_forwarded(
-    network: &Network,
-    (from, ttl, to): (Peer, u8, Peer),
-    (arrived, left): (usize, usize),
-) {
-    expect_ttl(ttl, &network.left_for(to)[left..]);
+fn expect_forwarded(network: &Network, (from, to): (Peer, Peer), (arrived, left): (usize, usize)) {
+    assert!(network.left_for(to).len() > left + 500, "hardly anything has left");
     eventually(PATIENCE, &format!("all packets from {from:?} have left for {to:?}"), || {
-        let arrived = network.arrived_from(from).split_off(arrived);
+        let mut arrived = network.arrived_from(from).split_off(arrived);
+        for packet in &mut arrived {
+            (packet.ttl, packet.class) = (OWN, packet.class & ECN);
+        }
         // What had arrived and not left may be before it.
         let all_left = network.left_for(to);
         let last = &all_left[all_left.len().saturating_sub(arrived.len())..];
@@ -155,11 +175,12 @@ fn first_difference(one: &[Packet], other: &[Packet]) -> Option<usize> {
     (0..one.len().max(other.len())).find(|&at| one.get(at) != other.get(at))
 }
 
-/// There are packets, and all began with that time to live.
-fn expect_ttl(ttl: u8, packets: &[Packet]) {
-    note(&format!("{} packets with {ttl}", packets.len()));
+/// There are packets, and all have that time to live and DSCP; some may be marked where there is congestion.
+fn expect_head((ttl, dscp): (u8, u8), packets: &[Packet]) {
+    note(&format!("{} packets with {ttl}, {dscp}", packets.len()));
     assert!(packets.len() > 500, "{} packets", packets.len());
-    let strange = packets.iter().enumerate().filter(|(_, packet)| packet.ttl != ttl);
-    let strange: Vec<_> = strange.collect();
-    assert!(strange.is_empty(), "time to live is not {ttl}: {strange:?} of {}", packets.len());
+    let is_strange = |packet: &&Packet| (packet.ttl, packet.class & !ECN) != (ttl, dscp);
+    let strange: Vec<_> = packets.iter().filter(is_strange).take(9).collect();
+    assert!(strange.is_empty(), "not {ttl}, {dscp}: {strange:?} of {}", packets.len());
+    assert!(packets.iter().any(|packet| packet.class & ECN == CAPABLE), "none may be marked");
 }

@@ -90,6 +90,16 @@ impl Header {
         u16::from_ne_bytes([a, b])
     }
 
+    /// Makes it that of a reset with this number, which has no checksum yet.
+    #[inline(always)]
+    pub const fn reset_only(&mut self, seq: u32) {
+        self.seq = seq.to_be();
+        self.ack = 0;
+        let flags = u32::from_be(self.middle) & !(0xff << 16) | (flag::RST as u32) << 16;
+        self.middle = flags.to_be();
+        self.last = 0;
+    }
+
     /// Gives it a checksum, in the byte order of the packet, where it has none.
     #[inline(always)]
     pub const fn set_check(&mut self, check: u16) {

@@ -70,12 +70,6 @@ pub mod phase {
     pub const LINGERING: u32 = 3;
 }
 
-/// Whether a packet begins a new connection in the place of one that is over.
-#[inline(always)]
-pub const fn replaces(phase: u32, packet: &Segment) -> bool {
-    phase == phase::LINGERING && packet.flags & flag::SYN != 0
-}
-
 /// One side: what its peer sends and how that is changed.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -536,12 +530,6 @@ mod tests {
                 prop_assert_eq!(judgement.local, local);
                 prop_assert!(!judgement.settles);
             }
-        }
-
-        #[test]
-        fn only_a_connection_that_is_over_is_replaced(packet in segments(), phase in 0u32..4) {
-            let begins = packet.flags & flag::SYN != 0;
-            prop_assert_eq!(replaces(phase, &packet), begins && phase == phase::LINGERING);
         }
 
         #[test]

@@ -5,7 +5,11 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use super::{checksum::Difference, judge::Side, seq::later};
+use super::{
+    checksum::Difference,
+    judge::{Side, phase},
+    seq::later,
+};
 
 /// The addresses of a packet that arrives, in words as they stand in it; those of IPv4 in the first
 /// word, the rest is 0.
@@ -89,6 +93,19 @@ pub const LOOPBACK: u32 = 1;
 /// of which the lower half has the number. Such a packet comes to the program a second time.
 pub const REWRITTEN: u32 = 0xba1a_0000;
 
+/// In the upper half of the mark of a packet that begins a connection where the old one's socket is still in the
+/// way, which is reset first. The lower half counts how often it has come round.
+pub const TURNED: u32 = 0xba1b_0000;
+
+/// Whether nothing more is to come of a connection, so that a packet that begins one is for the local sockets: both
+/// directions have ended, or a peer has reset it.
+#[inline(always)]
+pub const fn is_over(phase: u32, endings: u64) -> bool {
+    const BOTH: u64 = ending::ACKNOWLEDGED | ending::ACKNOWLEDGED << 1;
+    const BROKEN: u64 = ending::BROKEN | ending::BROKEN << 1;
+    phase == phase::LINGERING || endings & BOTH == BOTH || endings & BROKEN != 0
+}
+
 /// What has been seen of the end.
 pub mod ending {
     /// A side's FIN has been passed on; shifted left by the number of the side.
@@ -140,8 +157,8 @@ pub struct Way {
     pub out: u32,
     /// Not 0 if other programs on loopback have to see what is rewritten. Written by user space.
     pub again: u32,
-    /// Padding.
-    pub reserved: u32,
+    /// Hop limit and DSCP of what goes on ([`head`](super::head)). Written by user space.
+    pub head: u32,
 }
 
 impl Way {
@@ -198,6 +215,23 @@ mod tests {
         let way = Way { side, ..Way::default() };
         assert_eq!(way.end(&Side::default()), 150);
         assert_eq!(way.end(&Side { settled: 1, ..Side::default() }), 100);
+    }
+
+    #[test]
+    fn a_connection_is_over_when_both_have_ended_or_one_has_broken_it() {
+        for side in [0, 1] {
+            for (endings, over) in [
+                (0, false),
+                (ending::FIN << side, false),
+                (ending::ACKNOWLEDGED << side, false),
+                (ending::DOUBTED << side, false),
+                (ending::BROKEN << side, true),
+                (ending::ACKNOWLEDGED | ending::ACKNOWLEDGED << 1, true),
+            ] {
+                assert_eq!(is_over(phase::JOINED, endings), over, "{endings:x}");
+                assert!(is_over(phase::LINGERING, endings));
+            }
+        }
     }
 
     #[test]

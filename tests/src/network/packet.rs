@@ -7,6 +7,8 @@ use crate::checksum::checksum;
 pub struct Packet {
     /// Its time to live, or hop limit.
     pub ttl: u8,
+    /// Its traffic class: DSCP, and two bits of congestion notification.
+    pub class: u8,
     /// FIN, SYN, RST, PSH, ACK and so on, as in its header.
     pub flags: u8,
     /// Bytes of the stream that are in it.
@@ -25,9 +27,12 @@ impl Packet {
         let word = |at: usize| {
             Some(usize::from(u16::from_be_bytes([*packet.get(at)?, *packet.get(at + 1)?])))
         };
-        let (protocol, ttl, header, len) = match kind {
-            [0x08, 0x00] => (*packet.get(9)?, packet[8], 20, word(2)?),
-            [0x86, 0xdd] => (*packet.get(6)?, *packet.get(7)?, 40, 40 + word(4)?),
+        let (protocol, ttl, class, header, len) = match kind {
+            [0x08, 0x00] => (*packet.get(9)?, packet[8], packet[1], 20, word(2)?),
+            [0x86, 0xdd] => {
+                let class = (word(0)? >> 4) as u8;
+                (*packet.get(6)?, *packet.get(7)?, class, 40, 40 + word(4)?)
+            }
             _ => return None,
         };
         if protocol != TCP {
@@ -35,7 +40,7 @@ impl Packet {
         }
         let offset = 4 * usize::from(packet.get(header + 12)? >> 4);
         let payload = len.checked_sub(header + offset)?;
-        Some(Self { ttl, flags: *packet.get(header + 13)?, payload })
+        Some(Self { ttl, class, flags: *packet.get(header + 13)?, payload })
     }
 }
 

@@ -10,7 +10,10 @@ use std::{
     io::{PipeReader, PipeWriter, pipe},
     ops::Add,
     os::fd::AsFd as _,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -22,6 +25,7 @@ use nix::{
 
 use super::{
     packet::{self, Packet},
+    router::too_big,
     tap::Tap,
 };
 
@@ -51,6 +55,8 @@ const BATCH: usize = 64;
 pub(super) struct Wire {
     /// By direction: from the first end to the second, and back.
     seen: [Arc<Seen>; 2],
+    /// Bytes that a packet may have beyond the first router.
+    path: Arc<AtomicUsize>,
     threads: Vec<JoinHandle<()>>,
     /// Both threads end when this is closed.
     stop: Option<PipeWriter>,
@@ -98,18 +104,25 @@ impl Wire {
         let (stopped, stop) = pipe().expect("pipe");
         let ends = Arc::new(ends);
         let seen = <[Arc<Seen>; 2]>::default();
+        let path = Arc::new(AtomicUsize::new(mtu));
         let threads = [0, 1].map(|way| {
             let (ends, seen) = (Arc::clone(&ends), Arc::clone(&seen[way]));
+            let path = Arc::clone(&path);
             let stopped = stopped.try_clone().expect("dup");
             thread::spawn(move || {
                 let [from, to] = [&ends[way], &ends[1 - way]];
                 let random = fastrand::Rng::with_seed(way as u64);
                 let (count, held) = (0, BinaryHeap::new());
-                Direction { from, to, mtu, weather, random, seen: &seen, count, held }
+                Direction { from, to, mtu, path: &path, weather, random, seen: &seen, count, held }
                     .carry(&stopped);
             })
         });
-        Self { seen, threads: threads.into(), stop: Some(stop) }
+        Self { seen, path, threads: threads.into(), stop: Some(stop) }
+    }
+
+    /// Has a router on it say of longer packets that they are too big. They do not pass.
+    pub(super) fn set_path(&self, mtu: usize) {
+        self.path.store(mtu, SeqCst);
     }
 
     /// What has been sent so far in one direction.
@@ -139,6 +152,7 @@ struct Direction<'a> {
     from: &'a Tap,
     to: &'a Tap,
     mtu: usize,
+    path: &'a AtomicUsize,
     weather: Weather,
     random: fastrand::Rng,
     seen: &'a Seen,
@@ -171,6 +185,10 @@ impl Direction<'_> {
 
     /// Decides what becomes of a frame.
     fn take(&mut self, frame: &[u8]) {
+        if let Some(answer) = too_big(frame, self.path.load(SeqCst)) {
+            self.from.write(&answer);
+            return;
+        }
         self.seen.lock().0.extend(Packet::of(frame));
         let least = self.weather.split;
         let is_long = least.is_some_and(|least| frame.len() >= packet::HEADER + least);

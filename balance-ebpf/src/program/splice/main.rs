@@ -12,9 +12,11 @@
 mod account;
 #[path = "../common.rs"]
 mod common;
+mod icmp;
 mod intact;
 mod packet;
 mod place;
+mod renew;
 mod rewrite;
 mod way_out;
 
@@ -30,7 +32,6 @@ use balance_ebpf::{
     DEFAULT_SLOTS, EVENT_BYTES,
     splice::{
         Common, Forward, Judgement, Key, LOOPBACK, Local, REWRITTEN, Splice, back, flag, phase,
-        replaces,
     },
 };
 
@@ -38,7 +39,8 @@ use account::{any_entries, learn, note_reset, remember, tell};
 use intact::is_intact;
 use packet::{Work, find, parse};
 use place::{Place, Sides};
-use rewrite::{change, readdress, rewrite, stay};
+use renew::make_room;
+use rewrite::{change, has_head, readdress, rewrite, stay};
 use way_out::{go_on, leave, send_copy};
 
 #[unsafe(link_section = "license")]
@@ -82,7 +84,9 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
     // SAFETY: the element is this processor's own, and nothing of this program runs twice at a
     // time on one processor: it is called where packets arrive only.
     let work = unsafe { &mut *WORK.get_ptr_mut(0)? };
-    let end = find(skb, work)?;
+    let Some(end) = find(skb, work) else {
+        return icmp::pass_on(skb, work);
+    };
     // Not the key itself, which would be copied.
     let key = &work.key;
     // SAFETY: the element stays the map's while the program runs, and one aligned word is read of it.
@@ -123,13 +127,11 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
         place.count_dropped();
         return Some(DROP);
     }
-    if replaces(phase, &segment) {
-        place.give_back();
-        return None;
-    }
-    if segment.flags & flag::SYN != 0 && place.is_over() {
-        // A new connection before user space has let go of this one: it is asked for again.
-        return Some(DROP);
+    if intact
+        && place.is_over(phase)
+        && let Some(action) = make_room(skb, work, &place, &segment)
+    {
+        return Some(action);
     }
     let (sides, judgement) = place.judge(phase, before, &segment, intact);
     if judgement.settles {
@@ -168,9 +170,11 @@ fn pass_on(
     let onward = place.onward();
     // Asked once: where they change places the way back of their difference is 0, too.
     let is_elsewhere = onward.addresses != 0;
+    let becomes_own = is_elsewhere || !has_head(work, onward.head);
     let header = change(work, place, sides, forward, judgement.accepted);
     if rewrite(skb, work, header).is_none()
-        || is_elsewhere && readdress(skb, work, onward.looks, onward.addresses).is_none()
+        || becomes_own
+            && readdress(skb, work, onward.looks, onward.addresses, onward.head).is_none()
     {
         place.count_dropped();
         return Some(DROP);
@@ -181,7 +185,7 @@ fn pass_on(
     send_copy(skb, onward.out);
     work.take_back();
     let own = addr_of!(work.key);
-    if is_elsewhere && readdress(skb, work, own, back(onward.addresses)).is_none() {
+    if is_elsewhere && readdress(skb, work, own, back(onward.addresses), onward.head).is_none() {
         return Some(DROP);
     }
     stay(skb, work, local)

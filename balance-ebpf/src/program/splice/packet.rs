@@ -9,7 +9,7 @@ use core::{
 };
 
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_skb_load_bytes};
-use balance_ebpf::splice::{Change, FIXED, Header, Key, MOST_OPTIONS, Options};
+use balance_ebpf::splice::{Change, FIXED, Header, Key, MOST_OPTIONS, Message6, Options};
 
 /// Bytes before the IP header: an Ethernet header, which loopback has as well. Other devices are
 /// not attached to.
@@ -38,14 +38,16 @@ pub(crate) struct Work {
     /// Not 0 if it is not a whole packet, or has headers before that of TCP that are not read: of a
     /// splice such a packet goes nowhere.
     pub(crate) odd: u32,
-    /// Of IPv4, the word with the checksum of its header, as it is now.
-    pub(crate) checked: u32,
+    /// How the IP header begins, up to its addresses, as it is now; of IPv6 the last word is nothing.
+    pub(crate) ip: [u32; 3],
     /// What becomes of its options.
     pub(crate) change: Change,
     /// The option that is looked at.
     pub(crate) at: u32,
     /// A part of it that is summed up.
     pub(crate) chunk: [u32; 64],
+    /// What a router says of a packet, if this is that.
+    pub(crate) message: Message6,
 }
 
 /// A TCP header. What is behind the end of its options may be anything.
@@ -101,7 +103,7 @@ pub(crate) fn find(skb: *mut __sk_buff, work: &mut Work) -> Option<u32> {
             return None;
         }
         work.odd = fragment & 0x2000;
-        work.checked = ip[2];
+        work.ip = [ip[0], ip[1], ip[2]];
         work.key.source = [ip[3], 0, 0, 0];
         work.key.target = [ip[4], 0, 0, 0];
         work.key.version = 4;
@@ -110,6 +112,7 @@ pub(crate) fn find(skb: *mut __sk_buff, work: &mut Work) -> Option<u32> {
         fixed = if size == 20 { [ip[5], ip[6], ip[7], ip[8], ip[9]] } else { load_fixed(skb, l4)? };
     } else if protocol == u32::from(0x86ddu16.to_be()) {
         ip = load_words::<10>(skb, L3)?;
+        work.ip = [ip[0], ip[1], 0];
         work.key.source = [ip[2], ip[3], ip[4], ip[5]];
         work.key.target = [ip[6], ip[7], ip[8], ip[9]];
         work.key.version = 6;

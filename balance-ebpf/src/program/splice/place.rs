@@ -7,7 +7,7 @@
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use balance_ebpf::splice::{
-    Evidence, Judgement, Key, Segment, Side, Splice, Way, ending, is_near, judge, phase,
+    Evidence, Judgement, Key, Segment, Side, Splice, Way, is_after, is_near, is_over, judge, phase,
 };
 
 use crate::SPLICES;
@@ -38,6 +38,8 @@ pub(crate) struct Onward {
     pub(crate) out: u32,
     /// Not 0 if other programs on loopback have to see it.
     pub(crate) again: u32,
+    /// Hop limit and DSCP.
+    pub(crate) head: u32,
 }
 
 impl Place {
@@ -74,14 +76,13 @@ impl Place {
         unsafe { read_volatile(addr_of!((*self.other).out)) }
     }
 
-    /// Whether both directions have ended.
+    /// Whether nothing more is to come of the connection.
     #[inline(always)]
-    pub(crate) fn is_over(&self) -> bool {
-        const BOTH: u64 = ending::ACKNOWLEDGED | ending::ACKNOWLEDGED << 1;
-        self.endings() & BOTH == BOTH
+    pub(crate) fn is_over(&self, phase: u32) -> bool {
+        is_over(phase, self.endings())
     }
 
-    /// Bits of [`ending`].
+    /// Bits of [`ending`](balance_ebpf::splice::ending).
     #[inline(always)]
     pub(crate) fn endings(&self) -> u64 {
         // SAFETY: a word of the value.
@@ -137,6 +138,20 @@ impl Place {
         unsafe { write_volatile(addr_of_mut!((*self.this).side.settled), 1) };
     }
 
+    /// The number that a packet had from its sender, the other peer, which this side's peer was sent with `seq`; `None`
+    /// if there is no such packet on its way.
+    #[inline(always)]
+    pub(crate) fn in_flight(&self, seq: u32) -> Option<u32> {
+        // SAFETY: words of the value.
+        unsafe {
+            let seq = seq.wrapping_sub(read_volatile(addr_of!((*self.other).side.shift)));
+            let sent = addr_of!((*self.other).side.sent);
+            let acked = read_volatile(addr_of!((*sent).snd_una)) as u32;
+            let next = read_volatile(addr_of!((*sent).snd_nxt));
+            if is_after(acked, seq) || !is_after(next, seq) { None } else { Some(seq) }
+        }
+    }
+
     /// Where packets of the side go.
     #[inline(always)]
     pub(crate) fn onward(&self) -> Onward {
@@ -147,6 +162,7 @@ impl Place {
                 addresses: read_volatile(addr_of!((*self.this).addresses)),
                 out: read_volatile(addr_of!((*self.this).out)),
                 again: read_volatile(addr_of!((*self.this).again)),
+                head: read_volatile(addr_of!((*self.this).head)),
             }
         }
     }

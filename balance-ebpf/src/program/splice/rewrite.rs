@@ -16,8 +16,8 @@ use aya_ebpf::{
     },
 };
 use balance_ebpf::splice::{
-    Change, Difference, FIXED, Forward, Key, Local, MOST_OPTIONS, Stamps, fold, mend,
-    rewrite_usual_options, step_options,
+    Change, Difference, FIXED, Forward, Key, Local, MOST_OPTIONS, Stamps, fold, is_own_ipv4,
+    own_ipv4, own_ipv6, rewrite_usual_options, step_options,
 };
 
 use crate::{
@@ -137,13 +137,24 @@ pub(crate) fn rewrite(skb: *mut __sk_buff, work: &Work, difference: u32) -> Opti
     if failed { None } else { Some(()) }
 }
 
-/// Gives the packet other addresses, over which the sum changes by that.
+/// Whether the packet has this hop limit and DSCP already; of IPv6 no flow label as well.
+#[inline(always)]
+pub(crate) fn has_head(work: &Work, head: u32) -> bool {
+    let [a, b, _] = work.ip;
+    match work.key.version {
+        4 => is_own_ipv4(work.ip, head),
+        _ => own_ipv6([a, b], head) == [a, b],
+    }
+}
+
+/// Gives the packet other addresses, over which the sum changes by that, and this hop limit and DSCP.
 #[inline(always)]
 pub(crate) fn readdress(
     skb: *mut __sk_buff,
     work: &mut Work,
     looks: *const Key,
     difference: u32,
+    head: u32,
 ) -> Option<()> {
     let (check, pseudo) = (work.l4 + CHECK, u64::from(BPF_F_PSEUDO_HDR));
     // SAFETY: all lengths are those of the values; offsets were found by parsing.
@@ -152,13 +163,18 @@ pub(crate) fn readdress(
             return None;
         }
         if work.key.version == 4 {
-            let [life, protocol, a, b] = work.checked.to_ne_bytes();
-            let [a, b] = mend(u16::from_ne_bytes([a, b]), difference).to_ne_bytes();
-            work.checked = u32::from_ne_bytes([life, protocol, a, b]);
-            let words = [work.checked, (*looks).source[0], (*looks).target[0]];
-            bpf_skb_store_bytes(skb, L3 + 8, addr_of!(words).cast(), 12, 0) != 0
+            let [a, b, c] = own_ipv4(work.ip, head, difference);
+            work.ip = [a, b, c];
+            let words = [a, b, c, (*looks).source[0], (*looks).target[0]];
+            bpf_skb_store_bytes(skb, L3, addr_of!(words).cast(), 20, 0) != 0
         } else {
-            bpf_skb_store_bytes(skb, L3 + 8, addr_of!((*looks).source).cast(), 32, 0) != 0
+            let [a, b] = own_ipv6([work.ip[0], work.ip[1]], head);
+            let Key { source, target, .. } = *looks;
+            let words = [
+                a, b, source[0], source[1], source[2], source[3], target[0], target[1], target[2],
+                target[3],
+            ];
+            bpf_skb_store_bytes(skb, L3, addr_of!(words).cast(), 40, 0) != 0
         }
     };
     if failed { None } else { Some(()) }
@@ -184,7 +200,7 @@ pub(crate) fn stay(skb: *mut __sk_buff, work: &mut Work, local: &Local) -> Optio
 
 /// Leaves nothing of the packet but its new header.
 #[inline(always)]
-fn cut(skb: *mut __sk_buff, work: &mut Work) -> Option<()> {
+pub(crate) fn cut(skb: *mut __sk_buff, work: &mut Work) -> Option<()> {
     let len = header_len(work)?;
     let l3_len = work.l4 - L3 + len;
     // The addresses, the length and the protocol, as the checksum has them (RFC 9293, 3.1);

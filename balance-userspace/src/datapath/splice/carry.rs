@@ -77,6 +77,12 @@ pub(crate) async fn carry(kernel: &Arc<Kernel>, pair: &Pair, pool: &Pool) -> Opt
 async fn joined(kernel: &Arc<Kernel>, joint: Joint, pair: &Pair, pool: &Pool) -> Report {
     kernel.joined();
     let end = until_end(kernel, &joint, pair, pool).await;
+    // A socket of ours that is in the way of a new connection is reset by the program.
+    let end = match end {
+        End::Broken(_) if joint.slot.is_over(0) && joint.slot.is_over(1) => End::Clean,
+        End::Broken(broken) => End::Broken(joint.broken(0, &pair.up()).unwrap_or(broken)),
+        other => other,
+    };
     let Joint { slot, .. } = joint;
     match &end {
         End::Clean => {

@@ -110,6 +110,12 @@ impl Devices {
         }
     }
 
+    /// Lets a test act on the loaded object.
+    #[cfg(test)]
+    pub(super) fn with_object<T>(&self, act: impl FnOnce(&mut Ebpf) -> T) -> T {
+        act(&mut self.lock().object)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Attached> {
         self.attached.lock().unwrap_or_else(PoisonError::into_inner)
     }

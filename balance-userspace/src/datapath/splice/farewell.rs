@@ -27,10 +27,13 @@ use super::{
 };
 use crate::{datapath::Pair, stream::Stream, sys};
 
-/// Closes both sockets without a word: the peers have told each other.
+/// Lets both sockets give up their connections without a word: the peers have told each other. A new connection
+/// between the same addresses meets nothing of them.
 pub(super) fn silent(pair: &Pair) {
     for stream in [&pair.client, &pair.backend] {
-        let _ = sys::fall_silent(&**stream);
+        if sys::fall_silent(&**stream).is_ok() {
+            let _ = sys::disconnect(&**stream);
+        }
     }
 }
 
@@ -48,19 +51,28 @@ pub(super) fn end(slot: Slot, pair: &Pair) {
 
 /// Resets the peers, but for one that has done so itself.
 pub(super) fn break_off(slot: Slot, pair: &Pair) {
+    let endings = slot.endings();
+    let is_told = |side: usize| endings & (ending::BROKEN << side) != 0;
     for (side, stream) in [&pair.client, &pair.backend].into_iter().enumerate() {
         // A socket whose bytes its peer may still wait for has a right number, and says it when it
         // is disconnected or closed.
         if slot.is_settled(side) {
             let _ = sys::fall_silent(&**stream);
         }
+        if is_told(side) {
+            // It may connect again at once: before packets pass to our sockets.
+            let _ = sys::disconnect(&**stream);
+        }
     }
-    let endings = slot.endings();
     let words = [0, 1].map(|side| {
         let standing = slot.standing(side);
-        let is_told = endings & (ending::BROKEN << side) != 0;
         // Nobody looks at the timestamp of a reset (RFC 7323, 3.2).
-        (!is_told).then_some((slot.paths[side], standing.acknowledged, standing.received, None))
+        (!is_told(side)).then_some((
+            slot.paths[side],
+            standing.acknowledged,
+            standing.received,
+            None,
+        ))
     });
     say(slot, pair, words, |socket| socket.set_linger(Some(Duration::ZERO)));
 }

@@ -79,8 +79,9 @@ pub(super) fn prepare(kernel: &Arc<Kernel>, pair: &Pair) -> Result<Watched, Obst
             ..Side::default()
         };
         let looks = ends[other].path.leaving();
+        let head = ends[other].head;
         let addresses = ends[i].path.arriving().difference(&looks);
-        splice.ways[i] = Way { side, looks, addresses, ..Way::default() };
+        splice.ways[i] = Way { side, looks, addresses, head, ..Way::default() };
     }
     let slot = kernel.enter(ends.map(|end| end.path), splice)?;
     for (side, stream) in [&pair.client, &pair.backend].into_iter().enumerate() {
@@ -401,7 +402,8 @@ impl Joint {
             let ahead = sys::heard(stream).map_err(|e| (i, e))?.wrapping_sub(cuts[i]);
             self.slot.set_ahead(i, if is_after(ahead, 0) { ahead } else { 0 });
         }
-        self.slot.set_phase(phase::JOINED);
+        // Unless it is over, and a new connection has come.
+        self.slot.advance(phase::OPENING, phase::JOINED);
         Ok(cuts)
     }
 

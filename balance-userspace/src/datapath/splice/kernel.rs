@@ -249,8 +249,9 @@ impl Kernel {
             // Each has acknowledged all there was; what comes is for the other, and no socket of ours.
             slot.set_settled(0);
             slot.set_settled(1);
-            slot.set_phase(phase::LINGERING);
-            lock(&self.lingering).push_back((Instant::now() + LINGERING, slot));
+            if slot.advance(phase::JOINED, phase::LINGERING) {
+                lock(&self.lingering).push_back((Instant::now() + LINGERING, slot));
+            }
         }
     }
 
@@ -386,6 +387,12 @@ impl Kernel {
                 }
             }
         }
+    }
+
+    /// The interfaces that the program is attached to.
+    #[cfg(test)]
+    pub(super) fn devices(&self) -> &Devices {
+        &self.devices
     }
 
     fn entries_word(&self) -> &AtomicU64 {

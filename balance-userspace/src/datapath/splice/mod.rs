@@ -18,6 +18,8 @@ mod obstacle;
 pub(crate) mod routes;
 mod segment;
 mod slot;
+#[cfg(test)]
+mod timing;
 
 use std::{
     future::pending,

@@ -4,7 +4,7 @@
 
 use std::{cell::Cell, io};
 
-use balance_ebpf::splice::later;
+use balance_ebpf::splice::{head, later};
 
 use super::{kernel::Path, obstacle::Obstacle};
 use crate::{
@@ -18,6 +18,8 @@ pub(super) struct End {
     pub(super) path: Path,
     /// What was agreed on when it began.
     pub(super) agreed: Agreed,
+    /// Hop limit and DSCP of this host's packets to the peer ([`head`]).
+    pub(super) head: u32,
 }
 
 impl End {
@@ -27,7 +29,8 @@ impl End {
     /// When the connection is gone.
     pub(super) fn of(stream: &Stream) -> io::Result<Self> {
         let path = Path { peer: stream.peer()?, own: stream.own()? };
-        Ok(Self { path, agreed: sys::agreed(stream)? })
+        let (hops, class) = sys::hops_and_class(stream, path.peer.is_ipv4())?;
+        Ok(Self { path, agreed: sys::agreed(stream)?, head: head(hops, class) })
     }
 
     /// Bytes of the IP and TCP headers without options.
@@ -147,7 +150,7 @@ mod tests {
             path_mtu: 1500,
         };
         let path = Path { peer: address.parse().unwrap(), own: address.parse().unwrap() };
-        End { path, agreed }
+        End { path, agreed, head: 0 }
     }
 
     #[test]

@@ -66,6 +66,12 @@ impl Slot {
         self.words().phase().store(phase, SeqCst);
     }
 
+    /// Goes from one [`phase`] to another; whether it has. It has not if the program has given the connection back
+    /// meanwhile, because a new one has begun between the same addresses.
+    pub(super) fn advance(&self, from: u32, to: u32) -> bool {
+        self.words().phase().compare_exchange(from, to, SeqCst, SeqCst).is_ok()
+    }
+
     /// A number that is behind all that the program has let through to a side's local socket; 0 if it has
     /// seen nothing. Once the phase is another than LOCAL there is nothing that it does not count, but it
     /// may count what goes through.

@@ -1,0 +1,260 @@
+//! What a router says of a packet that was too big for the rest of its path: "fragmentation needed" (RFC 792, RFC
+//! 1191) and "packet too big" (RFC 4443, 3.2), on its way to the peer whose packet that was.
+//!
+//! Invariant: nothing but addresses, ports and the sequence number of what is quoted changes, with the checksums
+//! over them: right if they were, and wrong if not. The size stays, as a packet has the same on both connections.
+//! Words are as they stand in the packet.
+
+use super::{
+    checksum::{Difference, mend},
+    network::{own_ipv4, own_ipv6},
+    shared::Key,
+};
+
+/// The message from its IP header to the quoted sequence number, over IPv4 and IPv6.
+pub type Message4 = [u32; 5 + 2 + 5 + 2];
+/// The same over IPv6.
+pub type Message6 = [u32; 10 + 2 + 10 + 2];
+
+const TCP: u8 = 6;
+
+/// What is quoted of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quote {
+    /// How packets of the peer look to which it was sent.
+    pub key: Key,
+    /// Its sequence number.
+    pub seq: u32,
+}
+
+/// Exchanges the two ports.
+const fn turn(ports: u32) -> u32 {
+    ports.rotate_left(16)
+}
+
+/// Reads a message over IPv4; `None` if it is something else, or quotes no TCP, or has options of IP.
+#[inline(always)]
+pub fn read_ipv4(words: &Message4) -> Option<Quote> {
+    const ICMP: u8 = 1;
+    let is_whole = |at: usize, protocol| {
+        // The rest is "do not fragment".
+        let fragment = u32::from_be(words[at + 1]) & 0x3fff;
+        words[at].to_ne_bytes()[0] == 0x45
+            && fragment == 0
+            && words[at + 2].to_ne_bytes()[1] == protocol
+    };
+    let [kind, code, _, _] = words[5].to_ne_bytes();
+    if !is_whole(0, ICMP) || (kind, code) != (3, 4) || !is_whole(7, TCP) {
+        return None;
+    }
+    let key = Key {
+        source: [words[11], 0, 0, 0],
+        target: [words[10], 0, 0, 0],
+        ports: turn(words[12]),
+        version: 4,
+    };
+    Some(Quote { key, seq: u32::from_be(words[13]) })
+}
+
+/// Reads a message over IPv6; `None` if it is something else, or there are extension headers.
+#[inline(always)]
+pub fn read_ipv6(words: &Message6) -> Option<Quote> {
+    const ICMP: u8 = 58;
+    let next = |at: usize| words[at + 1].to_ne_bytes()[2];
+    let [kind, code, _, _] = words[10].to_ne_bytes();
+    if next(0) != ICMP || (kind, code) != (2, 0) || next(12) != TCP {
+        return None;
+    }
+    let key = Key {
+        source: [words[18], words[19], words[20], words[21]],
+        target: [words[14], words[15], words[16], words[17]],
+        ports: turn(words[22]),
+        version: 6,
+    };
+    Some(Quote { key, seq: u32::from_be(words[23]) })
+}
+
+/// Makes a message over IPv4 one for the peer to which packets look like `looks`, about its packet with the number
+/// `seq`. `head` is that of this host's packets.
+#[inline(always)]
+pub fn readdress_ipv4(words: &mut Message4, looks: &Key, seq: u32, head: u32) {
+    let (own, peer) = (looks.source[0], looks.target[0]);
+    let outer = Difference::NONE.and(words[3], own).and(words[4], peer).sum();
+    [words[0], words[1], words[2]] = own_ipv4([words[0], words[1], words[2]], head, outer);
+    [words[3], words[4]] = [own, peer];
+    let quoted = Difference::NONE.and(words[10], peer).and(words[11], own).sum();
+    let [life, protocol, a, b] = words[9].to_ne_bytes();
+    let [a, b] = mend(u16::from_ne_bytes([a, b]), quoted).to_ne_bytes();
+    let new =
+        [u32::from_ne_bytes([life, protocol, a, b]), peer, own, turn(looks.ports), seq.to_be()];
+    let mut difference = Difference::NONE;
+    let mut i = 0;
+    while i < new.len() {
+        difference = difference.and(words[9 + i], new[i]);
+        words[9 + i] = new[i];
+        i += 1;
+    }
+    mend_in(&mut words[5], difference);
+}
+
+/// The same over IPv6.
+#[inline(always)]
+pub fn readdress_ipv6(words: &mut Message6, looks: &Key, seq: u32, head: u32) {
+    [words[0], words[1]] = own_ipv6([words[0], words[1]], head);
+    let mut difference = Difference::NONE;
+    let mut i = 0;
+    while i < 4 {
+        // The first two are part of what the checksum is over, too (RFC 4443, 2.3).
+        let new = [
+            (2 + i, looks.source[i]),
+            (6 + i, looks.target[i]),
+            (14 + i, looks.target[i]),
+            (18 + i, looks.source[i]),
+        ];
+        let mut k = 0;
+        while k < new.len() {
+            let (at, word) = new[k];
+            difference = difference.and(words[at], word);
+            words[at] = word;
+            k += 1;
+        }
+        i += 1;
+    }
+    let (ports, seq) = (turn(looks.ports), seq.to_be());
+    difference = difference.and(words[22], ports).and(words[23], seq);
+    [words[22], words[23]] = [ports, seq];
+    mend_in(&mut words[10], difference);
+}
+
+/// Mends the checksum in the second half of a word.
+#[inline(always)]
+fn mend_in(word: &mut u32, difference: Difference) {
+    let [kind, code, a, b] = word.to_ne_bytes();
+    let [a, b] = mend(u16::from_ne_bytes([a, b]), difference.sum()).to_ne_bytes();
+    *word = u32::from_ne_bytes([kind, code, a, b]);
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use crate::splice::{checksum::check, network};
+    use core::net::SocketAddr;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    fn key(a: &str, b: &str) -> Key {
+        let at = |text: &str| -> SocketAddr { text.parse().unwrap() };
+        Key::new(at(a), at(b))
+    }
+
+    fn set_check(words: &mut [u32], at: usize, sum: u16) {
+        let [a, b] = sum.to_ne_bytes();
+        let [c, d, _, _] = words[at].to_ne_bytes();
+        words[at] = u32::from_ne_bytes([c, d, a, b]);
+    }
+
+    /// From a router to us, about a packet from us to a peer.
+    fn message4(quoted: &Key, seq: u32) -> Message4 {
+        let word = u32::from_ne_bytes;
+        let mut words = [
+            word([0x45, 0xc0, 0, 56]),
+            0,
+            word([61, 1, 0, 0]),
+            word([10, 9, 9, 9]),
+            quoted.target[0],
+            word([3, 4, 0, 0]),
+            1400u32.to_be(),
+            word([0x45, 0, 5, 220]),
+            word([1, 2, 0x40, 0]),
+            word([61, 6, 0, 0]),
+            quoted.target[0],
+            quoted.source[0],
+            turn(quoted.ports),
+            seq.to_be(),
+        ];
+        for (at, from, to) in [(2, 0, 5), (9, 7, 12), (5, 5, 14)] {
+            let sum = check(&words[from..to]);
+            set_check(&mut words, at, sum);
+        }
+        words
+    }
+
+    fn pseudo6(words: &Message6) -> Vec<u32> {
+        let mut all: Vec<u32> = words[2..].to_vec();
+        all.extend([56u32.to_be(), 58u32.to_be()]);
+        all
+    }
+
+    fn message6(quoted: &Key, seq: u32) -> Message6 {
+        let word = u32::from_ne_bytes;
+        let mut words = [0; 24];
+        words[..2].copy_from_slice(&[word([0x60, 0, 1, 2]), word([0, 56, 58, 61])]);
+        words[2..6].copy_from_slice(&[word([0xfd, 9, 0, 0]), 0, 0, word([0, 0, 0, 9])]);
+        words[6..10].copy_from_slice(&quoted.target);
+        words[10..12].copy_from_slice(&[word([2, 0, 0, 0]), 1400u32.to_be()]);
+        words[12..14].copy_from_slice(&[word([0x60, 0, 0, 0]), word([5, 180, 6, 61])]);
+        words[14..18].copy_from_slice(&quoted.target);
+        words[18..22].copy_from_slice(&quoted.source);
+        words[22..].copy_from_slice(&[turn(quoted.ports), seq.to_be()]);
+        let sum = check(&pseudo6(&words));
+        set_check(&mut words, 10, sum);
+        words
+    }
+
+    proptest! {
+        #[test]
+        fn over_ipv4_it_is_as_if_the_router_had_told_the_sender(seq: u32, new: u32) {
+            let arriving = key("10.0.2.2:80", "10.0.2.1:40000");
+            let looks = key("10.0.1.1:25", "10.0.1.2:5555");
+            let mut words = message4(&arriving, seq);
+            prop_assert_eq!(read_ipv4(&words), Some(Quote { key: arriving, seq }));
+            readdress_ipv4(&mut words, &looks, new, network::head(64, 0));
+            for part in [&words[..5], &words[7..12], &words[5..]] {
+                prop_assert_eq!(check(part), 0);
+            }
+            // What is quoted is as the peer to which packets look so had sent it.
+            prop_assert_eq!((words[3], words[4]), (looks.source[0], looks.target[0]));
+            prop_assert_eq!((words[10], words[11]), (looks.target[0], looks.source[0]));
+            prop_assert_eq!(words[12], key("10.0.1.2:5555", "10.0.1.1:25").ports);
+            prop_assert_eq!((words[13], words[6]), (new.to_be(), 1400u32.to_be()));
+            prop_assert_eq!(words[2].to_ne_bytes()[0], 64);
+        }
+
+        #[test]
+        fn over_ipv6_it_is_as_if_the_router_had_told_the_sender(seq: u32, new: u32) {
+            let arriving = key("[fd11:2::2]:80", "[fd11:2::1]:40000");
+            let looks = key("[fd11:1::1]:25", "[fd11:1::2]:5555");
+            let mut words = message6(&arriving, seq);
+            prop_assert_eq!(read_ipv6(&words), Some(Quote { key: arriving, seq }));
+            readdress_ipv6(&mut words, &looks, new, network::head(64, 0));
+            prop_assert_eq!(check(&pseudo6(&words)), 0);
+            prop_assert_eq!(words[2..6].to_vec(), looks.source);
+            prop_assert_eq!(words[6..10].to_vec(), looks.target);
+            prop_assert_eq!(words[14..18].to_vec(), looks.target);
+            prop_assert_eq!(words[18..22].to_vec(), looks.source);
+            prop_assert_eq!(words[22], key("[fd11:1::2]:5555", "[fd11:1::1]:25").ports);
+            prop_assert_eq!((words[23], words[11]), (new.to_be(), 1400u32.to_be()));
+        }
+
+        #[test]
+        fn anything_else_is_not_read(at in 0usize..56, bit in 0u8..8) {
+            let arriving = key("10.0.2.2:80", "10.0.2.1:40000");
+            let mut bytes: Vec<u8> =
+                message4(&arriving, 7).iter().flat_map(|word| word.to_ne_bytes()).collect();
+            bytes[at] ^= 1 << bit;
+            let mut words = [0; 14];
+            for (word, bytes) in words.iter_mut().zip(bytes.chunks(4)) {
+                *word = u32::from_ne_bytes(bytes.try_into().unwrap());
+            }
+            // Header lengths, fragments, protocols, and what kind of message it is.
+            let matters = match at {
+                0 | 28 | 9 | 37 | 20 | 21 | 7 | 35 => true,
+                // But for "do not fragment" and the reserved bit.
+                6 | 34 => bit < 6,
+                _ => false,
+            };
+            prop_assert_eq!(read_ipv4(&words).is_none(), matters);
+        }
+    }
+}
