@@ -3,7 +3,11 @@
 //!
 //! Invariant: each returns what went wrong, with nothing where nothing did.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{ErrorKind, Read as _},
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::{
     barrage::Barrage,
@@ -13,7 +17,7 @@ use super::{
     sender::Sender,
     victim::{Known, Victim},
 };
-use crate::{End, Peer, end_of};
+use crate::Peer;
 
 /// What went wrong, and of how many.
 #[derive(Clone, Debug)]
@@ -35,7 +39,7 @@ pub fn while_joined(setting: Setting, kind: Kind, connections: usize) -> Option<
     let entrance = scene.address();
     let barrage = Barrage::start(scene.network(), kind, Vec::new(), None);
     let mut harm = Harm { connections, carried: 0, packets: 0, wrong: Vec::new() };
-    for _ in 0..connections {
+    for number in 0..connections {
         let client = scene.link.connect_after(|own| {
             barrage.aim(vec![Pair { from: own, to: entrance }]);
         });
@@ -49,7 +53,9 @@ pub fn while_joined(setting: Setting, kind: Kind, connections: usize) -> Option<
         let mut victim = Victim::new(client, server, 0);
         barrage.aim(victim.pairs(Known::Both).expect("the pairs"));
         let client = victim.client();
-        let lived = (0..10).try_for_each(|_| victim.exchange(0, 3000));
+        // Joined in the middle of a transfer, or between requests.
+        let begun = if number % 2 == 0 { victim.talk(100_000) } else { Ok(()) };
+        let lived = begun.and_then(|()| (0..10).try_for_each(|_| victim.exchange(0, 3000)));
         let lived = lived.and_then(|()| victim.talk(100_000)).and_then(|()| scene.end(victim));
         harm.wrong.extend(lived.err());
         let session = scene.session(client);
@@ -124,11 +130,14 @@ pub fn while_idle(setting: Setting, kind: Kind, known: Known) -> Option<Result<(
     let pairs = victim.pairs(known).expect("the pairs");
     let barrage = Barrage::start(scene.network(), kind, pairs, Some(20_000));
     let begun = Instant::now();
-    while victim.stands().is_ok() {
-        if begun.elapsed() > limit + LATE {
-            return Some(Err(format!("stands {:?} later", begun.elapsed())));
+    // Both are told, whatever numbers have passed.
+    for end in [0, 1] {
+        while victim.end_stands(end).is_ok() {
+            if begun.elapsed() > limit + LATE {
+                return Some(Err(format!("end {end} stands {:?} later", begun.elapsed())));
+            }
+            thread::sleep(Duration::from_millis(5));
         }
-        std::thread::sleep(Duration::from_millis(5));
     }
     let took = begun.elapsed();
     drop(barrage);
@@ -151,14 +160,12 @@ pub fn while_vanished(setting: Setting, kind: Kind) -> Option<Result<(), String>
     scene.vanish(Peer::Client);
     let pairs = victim.pairs(Known::Client).expect("the pairs");
     let _barrage = Barrage::start(scene.network(), kind, pairs, Some(2000));
-    // Three seconds, and what it takes to be told.
-    let is_still = |error: std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
-    let server = &mut victim.ends[1];
-    if server.peek(&mut [0]).is_err_and(is_still) {
-        return Some(Err("the server was not told within ten seconds".to_owned()));
-    }
-    Some(match end_of(server) {
-        End::Reset => Ok(()),
-        End::Clean => Err("the server was told of a clean end".to_owned()),
+    // After three seconds, and what it takes to be told.
+    Some(match victim.ends[1].read(&mut [0]) {
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            Err("the server was not told within ten seconds".to_owned())
+        }
+        other => Err(format!("the server was told {other:?}")),
     })
 }

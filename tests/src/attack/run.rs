@@ -27,6 +27,8 @@ pub struct Attack {
     pub known: Known,
     /// Where.
     pub setting: Setting,
+    /// The client has ended its direction before.
+    pub is_half_closed: bool,
     /// How much of it.
     pub packets: u64,
     /// Where all guesses come from.
@@ -75,7 +77,8 @@ impl Attack {
         let mut victim = scene.victim();
         let (begun, worked) = (Instant::now(), process.processor_time());
         let mut sent = 0;
-        let attacked = self.attack(&scene, &mut victim, &mut sent, progress);
+        let ended = if self.is_half_closed { victim.end_client() } else { Ok(()) };
+        let attacked = ended.and_then(|()| self.attack(&scene, &mut victim, &mut sent, progress));
         let (took, worked) = (begun.elapsed(), process.processor_time().saturating_sub(worked));
         let whole = attacked.and_then(|()| {
             victim.talk(TALK)?;
@@ -125,7 +128,9 @@ impl Attack {
                 }
             }
             let carried = talking.finish()?;
-            victim.carried = victim.carried.map(|before| before + carried);
+            for (all, carried) in victim.carried.iter_mut().zip(carried) {
+                *all += carried;
+            }
             victim.talk(TALK)?;
         }
         Ok(())
@@ -144,6 +149,7 @@ impl Talking {
         let talk = || {
             let [client, server] = [0, 1].map(|end| victim.ends[end].try_clone().expect("dup"));
             let (mut clones, stop) = (Victim::new(client, server, 0), Arc::clone(&stop));
+            clones.is_half_closed = victim.is_half_closed;
             thread::spawn(move || {
                 while !stop.load(Relaxed) {
                     if let Err(error) = clones.talk(20_000) {
@@ -162,10 +168,10 @@ impl Talking {
     }
 
     /// What was carried each way.
-    fn finish(self) -> Result<u64, String> {
+    fn finish(self) -> Result<[u64; 2], String> {
         self.stop.store(true, Relaxed);
-        let Some(thread) = self.thread else { return Ok(0) };
+        let Some(thread) = self.thread else { return Ok([0; 2]) };
         let (clones, outcome) = thread.join().expect("the talking thread");
-        outcome.map(|()| clones.carried[0])
+        outcome.map(|()| clones.carried)
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     thread,
     time::Duration,
 };
@@ -60,6 +60,8 @@ pub struct Victim {
     pub ends: [TcpStream; 2],
     /// Bytes that each has sent, all of which the other has received.
     pub carried: [u64; 2],
+    /// The client has ended its direction.
+    pub is_half_closed: bool,
 }
 
 impl Victim {
@@ -70,7 +72,7 @@ impl Victim {
             end.set_read_timeout(Some(STILL)).expect("SO_RCVTIMEO");
             end.set_write_timeout(Some(STILL)).expect("SO_SNDTIMEO");
         }
-        Self { ends, carried: [each; 2] }
+        Self { ends, carried: [each; 2], is_half_closed: false }
     }
 
     /// The client's address, by which sessions are told apart.
@@ -98,16 +100,36 @@ impl Victim {
     /// # Errors
     /// How one has ended.
     pub fn stands(&self) -> Result<(), String> {
-        for (end, name) in self.ends.iter().zip(NAMES) {
-            let mut byte = [std::mem::MaybeUninit::uninit()];
-            match SockRef::from(end).recv_with_flags(&mut byte, MSG_PEEK | MSG_DONTWAIT) {
-                Ok(0) => return Err(format!("the {name} was told of an end")),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(format!("the {name}: {error}")),
-            }
+        (0..2).try_for_each(|end| self.end_stands(end))
+    }
+
+    /// Whether one end stands. An error is told once.
+    ///
+    /// # Errors
+    /// How it has ended.
+    pub fn end_stands(&self, end: usize) -> Result<(), String> {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        match SockRef::from(&self.ends[end]).recv_with_flags(&mut byte, MSG_PEEK | MSG_DONTWAIT) {
+            Ok(0) if self.is_half_closed && end == 1 => Ok(()),
+            Ok(0) => Err(format!("the {} was told of an end", NAMES[end])),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(format!("the {}: {error}", NAMES[end])),
         }
-        Ok(())
+    }
+
+    /// Ends the client's direction, and waits until the server knows.
+    ///
+    /// # Errors
+    /// When the server does not hear of it.
+    pub fn end_client(&mut self) -> Result<(), String> {
+        let said = |error: io::Error| format!("the end of the client: {error}");
+        self.ends[0].shutdown(Shutdown::Write).map_err(said)?;
+        self.is_half_closed = true;
+        match self.ends[1].read(&mut [0]).map_err(said)? {
+            0 => Ok(()),
+            _ => Err("the client's last byte comes twice".to_owned()),
+        }
     }
 
     /// Sends so many bytes each way, both at once.
@@ -115,6 +137,9 @@ impl Victim {
     /// # Errors
     /// What went wrong.
     pub fn talk(&mut self, each: u64) -> Result<(), String> {
+        if self.is_half_closed {
+            return self.say(1, each);
+        }
         let [client, server] = &self.ends;
         let ways = [("client to server", client, server), ("server to client", server, client)];
         thread::scope(|scope| {
@@ -163,7 +188,7 @@ impl Victim {
     /// When they do not end clean.
     pub fn end(mut self) -> Result<(), String> {
         for (end, name) in self.ends.iter().zip(NAMES) {
-            let shut = end.shutdown(std::net::Shutdown::Write);
+            let shut = end.shutdown(Shutdown::Write);
             shut.map_err(|error| format!("the end of the {name}: {error}"))?;
         }
         for (end, name) in self.ends.iter_mut().zip(NAMES) {

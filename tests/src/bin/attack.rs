@@ -48,6 +48,10 @@ struct Options {
     #[arg(long)]
     without_timestamps: bool,
 
+    /// The client has ended its direction before
+    #[arg(long)]
+    half_closed: bool,
+
     /// relay, sockmap, splice
     #[arg(long, value_name = "NAME", default_value = "splice")]
     datapath: String,
@@ -103,7 +107,9 @@ fn main() -> ExitCode {
                         ..Setting::new(place, *family, datapath)
                     };
                     let packets = options.packets;
-                    let attack = Attack { kind, known: *known, setting, packets, seed };
+                    let is_half_closed = options.half_closed;
+                    let attack =
+                        Attack { kind, known: *known, setting, is_half_closed, packets, seed };
                     let name = format!("{kind:<9} {known:<7} {setting}");
                     let style = ProgressStyle::with_template("{msg} [{wide_bar}] {eta}");
                     let bar = ProgressBar::new(packets)
