@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{
     build,
     exec::{exec, output},
+    executables::FEATURES,
     packager, setup, workspace,
 };
 
@@ -33,9 +34,10 @@ pub(crate) fn run(Options {}: &Options) -> Result<()> {
 pub(crate) fn package() -> Result<PathBuf> {
     let packager = packager::install()?;
     // Not optimised: it runs for a moment.
-    let mut manual = workspace::cargo();
-    manual.args(["run", "--quiet", "--package", "balance-userspace"]);
-    manual.args(["--features", "manual", "--bin", "manual", "--"]);
+    let mut build = workspace::cargo();
+    build.args(["build", "--workspace"]).args(FEATURES).args(["--bin", "manual"]);
+    exec(&mut build)?;
+    let mut manual = Command::new(workspace::target().join("debug/manual"));
     exec(manual.arg(workspace::dist().join("manual")))?;
 
     let version = version()?;

@@ -1,15 +1,46 @@
-//! The executables of the package `tests`, for those who run them otherwise than cargo does.
+//! The test executables of the workspace, for those who run them otherwise than cargo does.
 //!
-//! Invariant: they are of the sources as they are now.
+//! Invariants: they are of the sources as they are now; all tasks build the same selection of packages
+//! and features, so that none of them compiles a dependency a second time.
 
-use std::{path::PathBuf, process::Stdio};
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::{exec, workspace};
 
-/// What was built.
+/// What the manual is made with.
+pub(crate) const FEATURES: [&str; 2] = ["--features", "balance-userspace/manual"];
+
+/// One executable.
+pub(crate) struct Executable {
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    /// The folder of its package.
+    pub(crate) package: PathBuf,
+    /// Whether it has tests.
+    pub(crate) is_test: bool,
+}
+
+impl Executable {
+    /// Whether it drives the finished program.
+    pub(crate) fn drives_program(&self) -> bool {
+        self.package == workspace::tests()
+    }
+
+    /// A command that runs it where cargo does.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        command.current_dir(&self.package);
+        command
+    }
+}
+
+/// What was built for a virtual machine.
 pub(crate) struct Programs {
     /// The first process of a machine that runs the tests.
     pub(crate) guest: PathBuf,
@@ -17,25 +48,13 @@ pub(crate) struct Programs {
     pub(crate) tests: Vec<(String, PathBuf)>,
 }
 
-/// Builds tests, and the program that runs them in a machine of their own.
+/// Builds tests of the package `tests`, and the program that runs them in a machine of their own.
 pub(crate) fn build(tests: &[&str]) -> Result<Programs> {
-    let mut cargo = workspace::cargo();
-    cargo.args(["test", "--no-run", "--release", "--package", "tests"]);
-    // Programs of the package come with its tests.
-    cargo.args(["--message-format", "json-render-diagnostics"]);
-    for test in tests {
-        cargo.args(["--test", test]);
-    }
-    let line = exec::line(&cargo);
-    eprintln!("+ {line}");
-    let done = cargo.stderr(Stdio::inherit()).output();
-    let done = done.with_context(|| format!("cannot start `{line}`"))?;
-    ensure!(done.status.success(), "`{line}` failed: {}", done.status);
-    let said = String::from_utf8(done.stdout).context("cargo does not print text")?;
-    let built: Vec<(String, PathBuf)> = said.lines().filter_map(executable).collect();
+    let only: Vec<&str> = tests.iter().flat_map(|&test| ["--test", test]).collect();
+    let built = cargo(&only)?;
     let find = |name: &str| {
-        let found = built.iter().find(|(built, _)| built == name);
-        found.map(|(_, path)| path.clone()).with_context(|| format!("cargo built no {name}"))
+        let found = built.iter().find(|built| built.name == name);
+        found.map(|built| built.path.clone()).with_context(|| format!("cargo built no {name}"))
     };
     Ok(Programs {
         guest: find("guest")?,
@@ -46,9 +65,34 @@ pub(crate) fn build(tests: &[&str]) -> Result<Programs> {
     })
 }
 
-/// What a message of cargo's says was built, if it is an executable.
-fn executable(message: &str) -> Option<(String, PathBuf)> {
+/// Builds all tests of the workspace.
+pub(crate) fn build_all() -> Result<Vec<Executable>> {
+    let mut built = cargo(&[])?;
+    built.retain(|built| built.is_test);
+    Ok(built)
+}
+
+fn cargo(only: &[&str]) -> Result<Vec<Executable>> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["test", "--no-run", "--workspace"]).args(FEATURES).args(only);
+    // Programs of a package come with its tests.
+    cargo.args(["--message-format", "json-render-diagnostics"]);
+    let line = exec::line(&cargo);
+    eprintln!("+ {line}");
+    let done = cargo.stderr(Stdio::inherit()).output();
+    let done = done.with_context(|| format!("cannot start `{line}`"))?;
+    ensure!(done.status.success(), "`{line}` failed: {}", done.status);
+    let messages = String::from_utf8(done.stdout).context("cargo does not print text")?;
+    Ok(messages.lines().filter_map(executable).collect())
+}
+
+/// The executable that a message of cargo's reports as built, if it is about one.
+fn executable(message: &str) -> Option<Executable> {
     let message: Value = serde_json::from_str(message).ok()?;
-    let path = message["executable"].as_str()?;
-    Some((message["target"]["name"].as_str()?.to_owned(), path.into()))
+    Some(Executable {
+        name: message["target"]["name"].as_str()?.to_owned(),
+        path: message["executable"].as_str()?.into(),
+        package: Path::new(message["manifest_path"].as_str()?).parent()?.to_owned(),
+        is_test: message["profile"]["test"].as_bool()?,
+    })
 }

@@ -33,7 +33,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut tests = cargo_test();
     // Slots that linger at the end hold the kernel that holds them, which looks like a leak.
     tests.env("ASAN_OPTIONS", "detect_leaks=0");
-    tests.env("BALANCE_BIN", build()?).args(["--release", "--package", "tests"]);
+    tests.env("BALANCE_BIN", build()?);
     for file in &options.tests {
         tests.args(["--test", file]);
     }

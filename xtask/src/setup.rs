@@ -3,12 +3,16 @@
 //! Invariant: where everything is there nothing is asked of the network or of root; what is
 //! missing comes from the package managers, apt and cargo, alone.
 
-use anyhow::{Result, anyhow};
+use std::{env, process::Command};
+
+use anyhow::{Context as _, Result, anyhow};
 
 use crate::{
     apt, base_system,
+    beside::Beside,
     exec::exec,
     kernel, packager, peers,
+    root::Root,
     toolchain::{self, Compiler, Toolchain},
 };
 
@@ -38,6 +42,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         kernel::set_up()?;
     }
     Ok(())
+}
+
+/// Starts the set-up for tests beside what goes on; not where root asks for a password, there it is
+/// done at once.
+pub(crate) fn start() -> Result<Option<Beside>> {
+    if Root::find_silently() == Root::Never {
+        return run(&Options { tests: true }).map(|()| None);
+    }
+    let task = env::current_exe().context("the executable of this task")?;
+    Beside::start("setup", Command::new(task).args(["setup", "--tests"])).map(Some)
 }
 
 fn install() -> Result<Toolchain> {

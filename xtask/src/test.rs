@@ -1,17 +1,24 @@
 //! `test`: everything that says whether balance works, the same here and in CI.
 //!
-//! Invariant: one sequence, each step of which must succeed; nothing is tried again.
+//! Invariant: one sequence, each step of which must succeed; nothing is tried again; the time of each
+//! step is shown.
 
-use std::process::Command;
+use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result};
 
 use crate::{
-    base_system, build, build_ebpf, dist,
+    base_system,
+    beside::Beside,
+    build, build_ebpf, dist,
     exec::{exec, output},
+    executables::{self, Executable},
     kernel::{self, Kernel},
+    lanes::{self, Test},
     root::Root,
-    setup, workspace,
+    setup,
+    steps::Steps,
+    workspace,
 };
 
 /// Build balance and run all tests.
@@ -27,51 +34,118 @@ pub(crate) struct Options {
     /// With `--kernel`, run them on every datapath that works there.
     #[arg(long, requires = "kernels")]
     all_datapaths: bool,
-    /// What to give to each `cargo test`, for example a part of the tests' names; with `--kernel`,
-    /// which files of tests to run, `FILE/PART` for a part of the names of their tests, and with a
+    /// Instead of all tests those that `cargo test` runs with this, for example `--test NAME` or a
+    /// part of the tests' names; with `--kernel`, which files of tests to run, `FILE/PART` for a part of the names of their tests, and with a
     /// `-` before them names of tests not to run.
     #[arg(last = true, value_name = "CARGO_TEST_ARGS")]
     args: Vec<String>,
 }
 
+/// The test executables that take longest: they begin, so that none of them is left alone at the end.
+const FIRST: [&str; 6] = ["stall", "oracle", "long", "weather", "lives", "balance_userspace"];
+
+/// Lines of the table of the slowest test executables.
+const SLOWEST: usize = 12;
+
 /// Runs the task.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    setup::run(&setup::Options { tests: options.kernels.is_empty() })?;
-    build::program()?;
     if !options.kernels.is_empty() {
+        setup::run(&setup::Options { tests: false })?;
+        build::program()?;
         return kernel::test(&options.kernels, options.all_datapaths, &options.args);
     }
-    if options.lint {
-        exec(workspace::cargo().args(["fmt", "--all", "--check"]))?;
-        exec(workspace::cargo().args([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--features",
-            "balance-userspace/manual",
-            "--",
-            "-D",
-            "warnings",
-        ]))?;
-        build_ebpf::lint()?;
-    }
-    exec(cargo_test().args(["--workspace", "--exclude", "tests"]).args(&options.args))?;
-    // Optimised: they hash much of what they send.
-    let mut tests = cargo_test();
-    tests.env("BALANCE_DEB", dist::package()?);
-    if let Some(archive) = base_system::make()? {
-        tests.env("BALANCE_BASE_SYSTEM", archive);
-    }
-    tests.args(["--release", "--package", "tests"]).args(&options.args);
-    as_root(&mut tests)?;
-    exec(&mut tests)?;
-    // Who asks for a part of the tests has these by `--kernel`.
-    if options.args.is_empty() { kernel::test_briefly() } else { Ok(()) }
+    let mut steps = Steps::default();
+    let outcome = match options.args.is_empty() {
+        true => everything(options.lint, &mut steps),
+        false => a_part(options, &mut steps),
+    };
+    eprint!("{steps}");
+    outcome
 }
 
+/// All steps, each a command, or a few, that can be run by hand; the first that fails ends them.
+fn everything(lint: bool, steps: &mut Steps) -> Result<()> {
+    steps.run("toolchain", || setup::run(&setup::Options { tests: false }))?;
+    // Mostly downloads, which go beside what compiles.
+    let peers = setup::start()?;
+    steps.run("program", build::program)?;
+    if lint {
+        steps.run("lints", self::lint)?;
+    }
+    let tests = steps.run("build tests", executables::build_all)?;
+    steps.run("peers", || peers.map_or(Ok(()), Beside::finish))?;
+    let environment = steps.run("package", packaged)?;
+    let times = steps.run("tests", || lanes::run(in_lanes(tests, &environment)))?;
+    // Alone: an emulated machine takes all processors.
+    let outcome = steps.run("tests on other kernels", kernel::test_briefly);
+    eprintln!("slowest test executables:");
+    for (time, name) in times.iter().take(SLOWEST) {
+        eprintln!("{name:<32} {:>8.0}", time.as_secs_f64());
+    }
+    outcome
+}
+
+/// The tests that are asked for, by cargo, which reports names that there are not.
+fn a_part(options: &Options, steps: &mut Steps) -> Result<()> {
+    steps.run("set-up", || setup::run(&setup::Options { tests: true }))?;
+    steps.run("program", build::program)?;
+    if options.lint {
+        steps.run("lints", self::lint)?;
+    }
+    let environment = steps.run("package", packaged)?;
+    steps.run("tests", || {
+        let mut tests = cargo_test();
+        as_root(tests.envs(environment).args(&options.args))?;
+        exec(&mut tests)
+    })
+}
+
+fn lint() -> Result<()> {
+    exec(workspace::cargo().args(["fmt", "--all", "--check"]))?;
+    let mut clippy = workspace::cargo();
+    clippy.args(["clippy", "--workspace", "--all-targets"]).args(executables::FEATURES);
+    exec(clippy.args(["--", "-D", "warnings"]))?;
+    build_ebpf::lint()
+}
+
+/// Makes the package; returns what tells the tests where it is, and where it can be installed.
+fn packaged() -> Result<Vec<(&'static str, PathBuf)>> {
+    let mut environment = vec![("BALANCE_DEB", dist::package()?)];
+    environment.extend(base_system::make()?.map(|archive| ("BALANCE_BASE_SYSTEM", archive)));
+    Ok(environment)
+}
+
+/// The commands that run these executables, as root where they drive the program.
+fn in_lanes(mut tests: Vec<Executable>, environment: &[(&str, PathBuf)]) -> Vec<Test> {
+    let place = |name: &str| FIRST.iter().position(|first| *first == name).unwrap_or(FIRST.len());
+    tests.sort_by_key(|test| place(&test.name));
+    let root = Root::find();
+    if root == Root::Never {
+        eprintln!("{NO_ROOT}");
+    }
+    let command = |test: &Executable| {
+        let mut command = test.command();
+        if test.drives_program() && root == Root::Sudo {
+            command = Command::new("sudo");
+            command.current_dir(&test.package).arg("-E").arg(&test.path);
+        }
+        command.env("BALANCE_BIN", workspace::program()).envs(environment.iter().cloned());
+        command
+    };
+    let name = |test: &Executable| match test.drives_program() {
+        true => test.name.clone(),
+        false => format!("unit tests of {}", test.name),
+    };
+    tests.iter().map(|test| Test { name: name(test), command: command(test) }).collect()
+}
+
+const NO_ROOT: &str = "neither root nor sudo: tests of the kernel datapath will be skipped";
+
+/// The selection of `executables`, with the program that its tests drive.
 pub(crate) fn cargo_test() -> Command {
     let mut cargo = workspace::cargo();
-    cargo.arg("test").env("BALANCE_BIN", workspace::program());
+    cargo.args(["test", "--workspace"]).args(executables::FEATURES);
+    cargo.env("BALANCE_BIN", workspace::program());
     cargo
 }
 
@@ -83,7 +157,7 @@ pub(crate) fn as_root(tests: &mut Command) -> Result<()> {
             tests.env(runner_variable()?, "sudo -E");
         }
         Root::Never => {
-            eprintln!("neither root nor sudo: tests of the kernel datapath will be skipped")
+            eprintln!("{NO_ROOT}");
         }
     }
     Ok(())

@@ -7,6 +7,7 @@
 use std::{
     env,
     ffi::OsStr,
+    fs, io,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -19,6 +20,11 @@ pub(crate) fn root() -> &'static Path {
 /// The sources of the BPF program.
 pub(crate) fn ebpf_sources() -> PathBuf {
     root().join("balance-ebpf")
+}
+
+/// The package of the tests that drive the finished program.
+pub(crate) fn tests() -> PathBuf {
+    root().join("tests")
 }
 
 /// Where the BPF program is built, apart from the rest: its compiler may be another one.
@@ -59,6 +65,13 @@ pub(crate) fn base_system(release: &str) -> PathBuf {
 /// Kernels and what virtual machines boot with them, by version.
 pub(crate) fn kernels() -> PathBuf {
     target().join("kernels")
+}
+
+/// The log of something that does not write to the terminal, in a folder that is there.
+pub(crate) fn log(name: &str) -> io::Result<PathBuf> {
+    let folder = target().join("logs");
+    fs::create_dir_all(&folder)?;
+    Ok(folder.join(name))
 }
 
 /// The cargo that runs this task, for a command of its own in this workspace.
