@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::workspace;
 
 /// Executables at a time; each runs as many tests at a time as there are processors.
-const LANES: usize = 3;
+const LANES: usize = 2;
 
 /// One of them.
 pub(crate) struct Test {
