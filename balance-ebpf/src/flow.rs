@@ -6,7 +6,8 @@
 //! direction is in USER; only user space turns USER back, by a compare-exchange that fails if a
 //! byte was passed meanwhile. Invariants: bytes reach the target in the order in which they left
 //! the source, because user space sends no passed byte before the target has written all that
-//! was redirected earlier. While a flow is in USER nothing is redirected to its source: packets
+//! was redirected earlier. While a flow is in USER nothing is redirected to its source, but for
+//! the moments in which the target has yet to write what was redirected before: packets
 //! that a socket passes up would queue behind packets that it has yet to send, charged to
 //! nobody, and its window would never close (net/core/skmsg.c, sk_psock_verdict_apply).
 

@@ -57,8 +57,9 @@ pub enum Course {
 
 /// The program's half: what becomes of a packet of `len` bytes that has arrived. `other` is the flow
 /// in the other direction; `tell` tells user space that this one has changed hands, false if it
-/// cannot; `target` says what the target has written in all, and what memory its send queue takes.
-/// Called for one packet of a flow at a time.
+/// cannot; `target` says what the target has written in all, and what memory its send queue takes;
+/// `is_clear` says whether the source has written all that was redirected to it. Called for one packet
+/// of a flow at a time.
 #[inline(always)]
 pub fn arrive<W: ProgramWords>(
     flow: &W,
@@ -67,8 +68,9 @@ pub fn arrive<W: ProgramWords>(
     limit: u32,
     tell: impl Fn() -> bool,
     target: impl FnOnce() -> Option<(u64, u32)>,
+    is_clear: impl FnOnce() -> bool,
 ) -> Course {
-    if pass(flow, len) || follow(flow, other, len, &tell) {
+    if pass(flow, len) || follow(flow, other, len, &tell, is_clear) {
         Course::Pass
     } else if redirect(flow, len, limit, &tell, target) {
         Course::GiveUp
@@ -95,19 +97,21 @@ fn pass(flow: &impl ProgramWords, len: u32) -> bool {
 }
 
 /// Hands a flow over whose other direction is with user space, its packet passed; false if the
-/// flow stays in the kernel.
+/// flow stays in the kernel. It stays until the source has written what was redirected to it, which is
+/// soon: a passed packet queues behind that, and is lost with it if the source is reset.
 #[inline(always)]
 fn follow<W: ProgramWords>(
     flow: &W,
     other: Option<&W>,
     len: u32,
     tell: &impl Fn() -> bool,
+    is_clear: impl FnOnce() -> bool,
 ) -> bool {
     let Some(other) = other else {
         return false;
     };
     let passed = USER + u64::from(len);
-    if other.glance() & USER == 0 || flow.exchange(KERNEL, passed) != KERNEL {
+    if other.glance() & USER == 0 || !is_clear() || flow.exchange(KERNEL, passed) != KERNEL {
         return false;
     }
     // If nobody can be told the packet is redirected like those before it. No packet can have

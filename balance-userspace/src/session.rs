@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use crate::{
     connect::{Failed, connect},
-    datapath::{Cut, End, Pair, Pool},
+    datapath::{Cut, Pair, Pool},
     logging::NOTICE,
     server::Shared,
     stream::Stream,
@@ -60,7 +60,7 @@ pub(crate) async fn serve(
         client = %address, backend = %server, datapath = %report.datapath,
         sent, rcvd, offloaded = session.traffic.offloaded(), end = %report.end, "session"
     );
-    Outcome::Served { sent, rcvd, clean: matches!(report.end, End::Clean) }
+    Outcome::Served { sent, rcvd, clean: report.end.is_in_order() }
 }
 
 static SHORTAGE: Throttle = Throttle::new(Duration::from_secs(10));

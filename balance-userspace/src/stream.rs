@@ -36,6 +36,7 @@ pub(crate) type Registration = AsyncFd<Registered<Rc<Socket>>>;
 /// Dropped when the last pending operation on it has completed.
 #[derive(Debug)]
 pub(crate) struct Stream {
+    broken: Cell<Option<io::ErrorKind>>,
     registration: RefCell<Option<Rc<Registration>>>,
     // Fields are dropped in this order: the registration while the descriptor is open, and
     // the slots, which may only be used anew when
@@ -43,30 +44,36 @@ pub(crate) struct Stream {
     socket: Rc<Socket>,
     lease: OnceCell<Rc<Lease>>,
     known: OnceCell<Known>,
-    broken: Cell<bool>,
 }
 
 impl Stream {
     pub(crate) fn new(socket: impl Into<OwnedFd>) -> Rc<Self> {
         Rc::new(Self {
+            broken: Cell::default(),
             registration: RefCell::default(),
             socket: Rc::new(socket.into().into()),
             lease: OnceCell::new(),
             known: OnceCell::new(),
-            broken: Cell::new(false),
         })
     }
 
     /// Notes that the peer has broken the connection. The kernel reports that once, to the first call
     /// that can fail; later an end of the received bytes looks like an end of the stream.
     pub(crate) fn set_broken(&self) {
-        self.broken.set(true);
+        self.mark_broken(io::ErrorKind::ConnectionReset);
     }
 
     /// Whether the peer is known to have broken the connection. Bytes that arrived before can still be
     /// received.
     pub(crate) fn is_broken(&self) -> bool {
-        self.broken.get()
+        self.broken.get().is_some()
+    }
+
+    /// The same, for an error of this kind.
+    pub(crate) fn mark_broken(&self, kind: io::ErrorKind) {
+        if self.broken.get().is_none() {
+            self.broken.set(Some(kind));
+        }
     }
 
     /// The peer's address.
@@ -83,6 +90,11 @@ impl Stream {
     /// When the kernel does not tell.
     pub(crate) fn own(&self) -> io::Result<SocketAddr> {
         canonical(self.socket.local_addr()?)
+    }
+
+    /// What was first found to be wrong with the connection, if anything.
+    pub(crate) fn broken(&self) -> Option<io::ErrorKind> {
+        self.broken.get()
     }
 
     /// Keeps the slots of the connection in the kernel's maps for as long as the stream is open.

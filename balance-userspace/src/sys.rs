@@ -151,7 +151,8 @@ struct TcpInfo {
     tcpi_pacing_rate: u64,
     tcpi_max_pacing_rate: u64,
     tcpi_bytes_acked: u64,
-    before_window: [u32; 25],
+    tcpi_bytes_received: u64,
+    before_window: [u32; 23],
     tcpi_snd_wnd: u32,
 }
 
@@ -173,6 +174,11 @@ unsafe fn option<T: Copy>(socket: &impl AsFd, level: i32, name: i32) -> io::Resu
     // they are, also if it writes fewer.
     check(unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &mut len) })?;
     Ok(value)
+}
+
+/// Bytes that have arrived in order since the connection began, with the end of the stream as one.
+pub(crate) fn received_bytes(socket: &impl AsFd) -> io::Result<u64> {
+    Ok(tcp_info(socket)?.tcpi_bytes_received)
 }
 
 /// What the two ends of a connection agreed on when it began.

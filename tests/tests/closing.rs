@@ -4,15 +4,20 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream},
+    os::fd::{AsFd as _, AsRawFd as _},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
-use socket2::{Domain, Socket, Type};
+use nix::{
+    libc,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use socket2::{Domain, SockRef, Socket, Type};
 use tests::{
     Backend, Builder, Datapath, End, Link, PATIENCE, Pattern, RunDir, WHOLE, both_ways, end_of,
-    eventually, on_all_datapaths, receive_all, receive_exactly, reset, send,
+    eventually, note, on_all_datapaths, receive_all, receive_exactly, reset, send,
 };
 
 /// More than all buffers on the way hold.
@@ -155,6 +160,131 @@ fn a_server_that_says_a_line_and_resets_at_once_is_heard_on_splice() {
     }
 }
 
+/// What a server says before it ends a session.
+const BYE: &[u8] = b"221 Bye\r\n";
+
+fn the_last_line_before_a_reset_arrives(datapath: Datapath) {
+    const TIMES: usize = 40;
+    let link = Link::new(datapath);
+    for turn in 0..TIMES {
+        let (client, server) = link.pair_after(10);
+        let (mut from, to) = if turn % 2 == 0 { (server, client) } else { (client, server) };
+        from.write_all(BYE).expect("the last line");
+        reset(from);
+        assert_eq!(until_reset(&to), BYE, "turn {turn}");
+    }
+    link.balance.assert_all_on_its_datapath(TIMES);
+    assert_eq!(link.balance.stop().broken, TIMES as u64);
+}
+
+/// As a server does that will not take a message: the answer comes while the message still does.
+fn an_answer_before_a_reset_arrives_while_its_receiver_sends(datapath: Datapath) {
+    const TIMES: usize = 20;
+    let link = Link::new(datapath);
+    for turn in 0..TIMES {
+        let (client, server) = link.pair();
+        let (mut from, mut to) = if turn % 2 == 0 { (server, client) } else { (client, server) };
+        let answering = thread::spawn(move || {
+            receive_exactly(&from, 3 << 20).expect("the first part");
+            from.write_all(BYE).expect("the answer");
+            reset(from);
+        });
+        while to.write_all(&[7; 64 << 10]).is_ok() {}
+        answering.join().expect("the sender");
+        let mut got = Vec::new();
+        // The write has been told of the reset.
+        let _ = to.read_to_end(&mut got);
+        assert_eq!(got, BYE, "turn {turn}");
+    }
+    link.balance.assert_all_on_its_datapath(TIMES);
+}
+
+/// More than the sockets of a small pair hold, and less than what is on the way from one to the other.
+fn what_waits_for_room_before_a_reset_arrives(datapath: Datapath) {
+    const LEN: u64 = 1 << 20;
+    if datapath == Datapath::Splice {
+        return note("what the receiver has no room for stays with the sender, as without us");
+    }
+    let link = Link::small(datapath);
+    for turn in 0..4 {
+        let (client, server) = link.small_pair();
+        let (from, to) = if turn % 2 == 0 { (server, client) } else { (client, server) };
+        let sent = send(&from, Pattern::new(LEN, LEN), WHOLE, |_| {}).expect("sending");
+        // What its own kernel still has is lost by a reset.
+        eventually(PATIENCE, "all has been acknowledged", || match unacknowledged(&from) {
+            0 => Ok(()),
+            len => Err(format!("{len} bytes have not")),
+        });
+        reset(from);
+        assert_eq!(receive_exactly(&to, LEN).expect("all of it"), sent, "turn {turn}");
+        assert_eq!(until_reset(&to), b"", "turn {turn}");
+    }
+}
+
+fn a_client_that_has_closed_may_refuse_the_last_line(datapath: Datapath) {
+    let link = Link::new(datapath);
+    let (client, mut server) = link.settled_pair();
+    drop(client);
+    assert_eq!(end_of(&mut server), End::Clean);
+    server.write_all(BYE).expect("the last line");
+    expect_told(&server);
+    drop(server);
+    expect_in_order(link, datapath);
+}
+
+fn a_client_may_close_with_the_last_line_unread(datapath: Datapath) {
+    let link = Link::new(datapath);
+    let (client, mut server) = link.settled_pair();
+    server.write_all(BYE).expect("the last line");
+    drop(server);
+    eventually(PATIENCE, "the server's end", || {
+        let mut entry = [PollFd::new(client.as_fd(), PollFlags::from_bits_retain(libc::POLLRDHUP))];
+        match poll(&mut entry, PollTimeout::ZERO).expect("poll") {
+            0 => Err("not there".to_owned()),
+            _ => Ok(()),
+        }
+    });
+    drop(client);
+    expect_in_order(link, datapath);
+}
+
+fn a_client_that_ends_may_say_so_to_a_server_that_has_closed(datapath: Datapath) {
+    let link = Link::new(datapath);
+    let (client, mut server) = link.settled_pair();
+    server.write_all(b"421 timeout\r\n").expect("the last line");
+    drop(server);
+    receive_all(&client).expect("the last line and the end");
+    // In one packet with the end.
+    SockRef::from(&client).send_with_flags(b"QUIT\r\n", libc::MSG_MORE).expect("the last word");
+    drop(client);
+    expect_in_order(link, datapath);
+}
+
+fn a_server_that_has_closed_and_refuses_a_request_has_broken_off(datapath: Datapath) {
+    let link = Link::new(datapath);
+    let (mut client, server) = link.settled_pair();
+    drop(server);
+    assert_eq!(end_of(&mut client), End::Clean);
+    client.write_all(b"MAIL FROM:<>\r\n").expect("a request");
+    expect_told(&client);
+    expect_end(&link, datapath, "backend reset");
+}
+
+fn a_half_closed_client_that_leaves_amid_a_transfer_has_broken_off(datapath: Datapath) {
+    if datapath == Datapath::Splice {
+        return note(
+            "all that was sent has been acknowledged, so nothing shows that more was to come",
+        );
+    }
+    let link = Link::new(datapath);
+    let (client, mut server) = link.settled_pair();
+    client.shutdown(Shutdown::Write).expect("shutdown");
+    assert_eq!(end_of(&mut server), End::Clean);
+    fill(&mut server);
+    drop(client);
+    expect_end(&link, datapath, "client reset");
+}
+
 on_all_datapaths!(
     the_client_sees_a_reset_although_it_reads_nothing,
     the_server_sees_a_reset_although_it_reads_nothing,
@@ -167,6 +297,14 @@ on_all_datapaths!(
     the_client_sees_a_reset_in_the_middle_of_a_transfer,
     a_reset_passes_through_after_one_side_has_said_all,
     a_server_that_talks_on_to_a_client_that_has_gone_is_told,
+    the_last_line_before_a_reset_arrives,
+    an_answer_before_a_reset_arrives_while_its_receiver_sends,
+    what_waits_for_room_before_a_reset_arrives,
+    a_client_that_has_closed_may_refuse_the_last_line,
+    a_client_may_close_with_the_last_line_unread,
+    a_client_that_ends_may_say_so_to_a_server_that_has_closed,
+    a_server_that_has_closed_and_refuses_a_request_has_broken_off,
+    a_half_closed_client_that_leaves_amid_a_transfer_has_broken_off,
 );
 
 #[test]
@@ -224,6 +362,16 @@ fn hasty(address: SocketAddr) -> TcpStream {
 /// Fills all that is on the way, breaks off, and asserts that a receiver that has not read a byte is
 /// told.
 fn reset_after_filling(mut from: TcpStream, to: &TcpStream) {
+    fill(&mut from);
+    reset(from);
+    eventually(PATIENCE, "the receiver is told", || match to.take_error().expect("SO_ERROR") {
+        Some(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
+/// Fills all that is on the way to the other end.
+fn fill(from: &mut TcpStream) {
     from.set_nonblocking(true).expect("O_NONBLOCK");
     let mut last = Instant::now();
     while last.elapsed() < STILL {
@@ -235,11 +383,39 @@ fn reset_after_filling(mut from: TcpStream, to: &TcpStream) {
             Err(error) => panic!("filling a connection: {error}"),
         }
     }
-    reset(from);
-    eventually(PATIENCE, "the receiver is told", || match to.take_error().expect("SO_ERROR") {
-        Some(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
-        other => Err(format!("{other:?}")),
+}
+
+/// Reads until a reset; anything else is a failure.
+fn until_reset(mut from: &TcpStream) -> Vec<u8> {
+    let mut got = Vec::new();
+    let error = from.read_to_end(&mut got).expect_err("a reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    got
+}
+
+/// Waits until a stream that may have ended is told of a reset.
+fn expect_told(stream: &TcpStream) {
+    eventually(PATIENCE, "an error", || match stream.take_error().expect("SO_ERROR") {
+        Some(_) => Ok(()),
+        None => Err("none".to_owned()),
     });
+}
+
+/// Bytes that a stream's peer has not acknowledged.
+fn unacknowledged(stream: &TcpStream) -> libc::c_int {
+    let mut len = 0;
+    // SAFETY: the kernel writes an int to a live one (tcp(7), SIOCOUTQ).
+    let result = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut len) };
+    assert_eq!(result, 0, "SIOCOUTQ");
+    len
+}
+
+/// The program has seen one connection, and counts it as one that ended in order.
+fn expect_in_order(link: Link, datapath: Datapath) {
+    let sessions = link.balance.sessions(1);
+    assert!(sessions[0].end.starts_with("clean"), "{sessions:?}");
+    assert!(datapath.may_end_on(&sessions[0].datapath), "{sessions:?}");
+    assert_eq!(link.balance.stop().broken, 0);
 }
 
 /// What takes nothing for so long is full.

@@ -213,7 +213,8 @@ impl World {
         };
         for number in 0..self.case.packets[i] {
             let limit = self.case.limit * LEN + LEN / 2;
-            match arrive(&flow, Some(&other), LEN, limit, tell, target) {
+            let is_clear = || self.socket(i, |source| !source.owes());
+            match arrive(&flow, Some(&other), LEN, limit, tell, target, is_clear) {
                 Course::Pass => self.socket(i, |source| {
                     if source.queue.is_empty() {
                         source.readable.push_back(number);

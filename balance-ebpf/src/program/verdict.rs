@@ -125,7 +125,8 @@ fn verdict(ctx: &SkBuffContext) -> Verdict {
     }
     let other = FLOWS.get_ptr_mut(slot ^ 1).map(Words);
     let tell = || EVENTS.output::<u32>(slot, 0).is_ok();
-    match arrive(&Words(flow), other.as_ref(), len, LIMIT.load(), tell, || target(slot)) {
+    let is_clear = || other.as_ref().is_none_or(|other| is_clear(ctx, other));
+    match arrive(&Words(flow), other.as_ref(), len, LIMIT.load(), tell, || target(slot), is_clear) {
         Course::Pass => Verdict::Pass,
         Course::Redirect => Verdict::Redirect(slot),
         Course::GiveUp => {
@@ -207,19 +208,40 @@ fn trim(ctx: &SkBuffContext, position: &mut Position) -> Result<(), u32> {
 /// first packet judged: what it has read of that packet is still there.
 #[inline(always)]
 fn read_up_to(ctx: &SkBuffContext) -> Option<u32> {
-    // SAFETY: the context is the skb that the kernel runs us on; its socket is locked and needs
-    // no release, and the offset comes from the running kernel's own type information.
+    let tcp = source(ctx)?;
+    let at = OFFSETS.load().copied_seq as usize;
+    // SAFETY: the offset comes from the running kernel's own type information.
+    Some(unsafe { read_volatile(tcp.cast::<u8>().add(at).cast::<u32>()) })
+}
+
+/// The packet's socket, which is locked and needs no release.
+#[inline(always)]
+fn source(ctx: &SkBuffContext) -> Option<*mut tcp_sock> {
+    // SAFETY: the context is the skb that the kernel runs us on.
     unsafe {
         let sk = read_volatile(addr_of!((*ctx.skb.skb).__bindgen_anon_2.sk));
         if sk.is_null() {
             return None;
         }
-        let tcp = bpf_skc_to_tcp_sock(sk.cast());
-        if tcp.is_null() {
-            return None;
-        }
-        let at = OFFSETS.load().copied_seq as usize;
-        Some(read_volatile(tcp.cast::<u8>().add(at).cast::<u32>()))
+        let tcp: *mut tcp_sock = bpf_skc_to_tcp_sock(sk.cast()).cast();
+        if tcp.is_null() { None } else { Some(tcp) }
+    }
+}
+
+/// Whether the source has written all that `other`, the flow towards it, has had redirected. Asked while
+/// user space has that flow: what user space sends, it sends once this is so.
+#[inline(always)]
+fn is_clear(ctx: &SkBuffContext, other: &Words) -> bool {
+    let Some(tcp) = source(ctx) else {
+        return true;
+    };
+    // SAFETY: `source` found the socket. The words are aligned ones of a map value; `base` changes only
+    // when the flow goes back to the kernel, and is then right for what follows.
+    unsafe {
+        let (written, _) = written(tcp);
+        let base = read_volatile(addr_of!((*other.0).backlog.base));
+        let redirected = read_volatile(addr_of!((*other.0).redirected));
+        written.wrapping_sub(base) as i64 >= redirected as i64
     }
 }
 
@@ -243,6 +265,25 @@ unsafe extern "C" fn cut(_turn: u64, trim: *mut Trim) -> i64 {
     }
 }
 
+/// Bytes that a socket has written in all, and the memory of its send queue.
+///
+/// # Safety
+/// `tcp` must be a socket that stays for the length of the call.
+#[inline(always)]
+unsafe fn written(tcp: *mut tcp_sock) -> (u64, u32) {
+    let (tcp, at) = (tcp.cast::<u8>(), OFFSETS.load());
+    // SAFETY: the offsets come from the running kernel's own type information.
+    unsafe {
+        let acked = read_volatile(tcp.add(at.bytes_acked as usize).cast::<u64>());
+        let end = read_volatile(tcp.add(at.write_seq as usize).cast::<u32>());
+        let start = read_volatile(tcp.add(at.snd_una as usize).cast::<u32>());
+        let queued = read_volatile(tcp.add(at.wmem_queued as usize).cast::<u32>());
+        // An acknowledgement between these reads makes the sum too small, not too large:
+        // the first count is read first.
+        (acked + u64::from(end.wrapping_sub(start)), queued)
+    }
+}
+
 /// Bytes that the slot's target has written in all, and the memory of its send queue; `None` if
 /// it is gone.
 #[inline(always)]
@@ -256,18 +297,7 @@ fn target(slot: u32) -> Option<(u64, u32)> {
             return None;
         }
         let tcp: *mut tcp_sock = bpf_skc_to_tcp_sock(sk).cast();
-        let read = if tcp.is_null() {
-            None
-        } else {
-            let (tcp, at) = (tcp.cast::<u8>(), OFFSETS.load());
-            let acked = read_volatile(tcp.add(at.bytes_acked as usize).cast::<u64>());
-            let end = read_volatile(tcp.add(at.write_seq as usize).cast::<u32>());
-            let start = read_volatile(tcp.add(at.snd_una as usize).cast::<u32>());
-            let queued = read_volatile(tcp.add(at.wmem_queued as usize).cast::<u32>());
-            // An acknowledgement between these reads makes the sum too small, not too large:
-            // the first count is read first.
-            Some((acked + u64::from(end.wrapping_sub(start)), queued))
-        };
+        let read = if tcp.is_null() { None } else { Some(written(tcp)) };
         bpf_sk_release(sk.cast::<bpf_sock>().cast::<c_void>());
         read
     }

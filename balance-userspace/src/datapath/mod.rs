@@ -7,9 +7,11 @@
 mod buffers;
 mod choice;
 pub(crate) mod dump;
+mod ending;
 mod mapped;
 mod object;
 mod pair;
+mod patience;
 mod programlog;
 mod pump;
 mod relay;

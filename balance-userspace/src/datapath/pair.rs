@@ -1,9 +1,11 @@
 //! A connected pair, how its two directions end together, and what is reported of it.
 //!
-//! Invariant: a clean end is reported, and passed on, only when both directions have ended and
-//! every byte was written; anything else resets both ends.
+//! Invariants: a clean end is reported, and passed on, only when both directions have ended and
+//! every byte was written; anything else resets both ends. What a side sent before it broke is
+//! delivered before its reset is passed on, as far as the other side takes it.
 
 use std::{
+    cell::Cell,
     fmt,
     future::{Future, pending},
     io,
@@ -13,13 +15,22 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
-use tokio::select;
+use tokio::{select, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Name, Traffic, pump};
-use crate::{ring, stream::Stream};
+use super::{
+    Name, Traffic,
+    ending::{Evidence, depends_on_other_end, is_in_order},
+    patience, pump,
+};
+use crate::{ready, ring, stream::Stream, sys};
+
+/// How long the end of a side may take after the other side's reset, which is not passed on before: a
+/// server that has been told `QUIT` ends within that, one that has not does not end at all.
+const MOMENT: Duration = Duration::from_millis(20);
 
 /// A client and the backend that was found for it.
 #[derive(Clone)]
@@ -67,16 +78,27 @@ impl Cut {
 pub(crate) enum End {
     /// Both sides ended, every byte was passed on.
     Clean,
+    /// The session was over, and a side closed it with a reset, which the other got as well if that
+    /// still had a connection.
+    Left(Side),
     /// One side broke; the other was reset.
     Broken(Broken),
     /// Balance itself ended it.
     Cut,
 }
 
+impl End {
+    /// Whether the session ended in order.
+    pub(crate) fn is_in_order(&self) -> bool {
+        matches!(self, Self::Clean | Self::Left(_))
+    }
+}
+
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Clean => f.write_str("clean"),
+            Self::Left(side) => write!(f, "clean, then {side} reset"),
             Self::Broken(broken) => broken.fmt(f),
             Self::Cut => f.write_str("cut"),
         }
@@ -92,11 +114,19 @@ pub(crate) struct Broken {
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use io::ErrorKind::{BrokenPipe, ConnectionReset};
-        match self.error.kind() {
-            ConnectionReset | BrokenPipe => write!(f, "{} reset", self.side),
-            _ => write!(f, "{}: {}", self.side, self.error),
+        if self.is_reset() {
+            write!(f, "{} reset", self.side)
+        } else {
+            write!(f, "{}: {}", self.side, self.error)
         }
+    }
+}
+
+impl Broken {
+    /// Whether it is a reset, and not an error of another kind.
+    pub(crate) fn is_reset(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
+        matches!(self.error.kind(), ConnectionReset | BrokenPipe)
     }
 }
 
@@ -105,6 +135,15 @@ impl fmt::Display for Broken {
 pub(crate) enum Side {
     Client,
     Backend,
+}
+
+impl Side {
+    fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Backend,
+            Self::Backend => Self::Client,
+        }
+    }
 }
 
 impl fmt::Display for Side {
@@ -132,18 +171,21 @@ pub(crate) struct Direction {
 }
 
 impl Direction {
+    /// The side of the source.
+    pub(crate) fn from(&self) -> Side {
+        self.from
+    }
+
     /// What the source's error means for the connection.
     pub(crate) fn source_broke(&self, error: io::Error) -> Broken {
+        self.source.mark_broken(error.kind());
         Broken { side: self.from, error }
     }
 
     /// What the target's error means for the connection.
     pub(crate) fn target_broke(&self, error: io::Error) -> Broken {
-        let side = match self.from {
-            Side::Client => Side::Backend,
-            Side::Backend => Side::Client,
-        };
-        Broken { side, error }
+        self.target.mark_broken(error.kind());
+        Broken { side: self.from.other(), error }
     }
 
     /// Passes the source's end on. The target may be gone already, which its own direction tells.
@@ -171,6 +213,13 @@ impl Pair {
         }
     }
 
+    fn stream(&self, side: Side) -> &Rc<Stream> {
+        match side {
+            Side::Client => &self.client,
+            Side::Backend => &self.backend,
+        }
+    }
+
     /// Runs both directions to their end, then closes both streams in the way that the end
     /// asks for. A side whose direction has ended is still watched: its reset ends the other.
     /// The directions come pinned: passed by value they would be stored again at every level,
@@ -192,19 +241,55 @@ impl Pair {
     pub(crate) async fn run_until(
         &self,
         pause: impl Future<Output = ()>,
-        up: Pin<&mut impl Future<Output = Result<(), Broken>>>,
-        down: Pin<&mut impl Future<Output = Result<(), Broken>>>,
+        mut up: Pin<&mut impl Future<Output = Result<(), Broken>>>,
+        mut down: Pin<&mut impl Future<Output = Result<(), Broken>>>,
     ) -> Option<End> {
+        let course = Course::default();
         let end = select! {
             biased;
-            result = self.both(up, down) => result.map_or_else(End::Broken, |()| End::Clean),
-            () = self.cut.token.cancelled() => End::Cut,
+            result = self.both(up.as_mut(), down.as_mut(), &course) => result,
+            () = self.cut.token.cancelled() => return Some(self.close(End::Cut).await),
             () = pause => return None,
         };
+        let end = match end {
+            Ok(()) => End::Clean,
+            // On the heap: most connections do without.
+            Err(broken) => {
+                Box::pin(async {
+                    select! {
+                        biased;
+                        end = self.last_words(broken, up, down, &course) => end,
+                        () = self.cut.token.cancelled() => End::Cut,
+                    }
+                })
+                .await
+            }
+        };
+        Some(self.close(end).await)
+    }
+
+    /// Like [`run`](Self::run), for directions whose bytes do not go through the two streams: a
+    /// break ends both at once.
+    pub(crate) async fn run_apart(
+        &self,
+        up: Pin<&mut impl Future<Output = Result<(), Broken>>>,
+        down: Pin<&mut impl Future<Output = Result<(), Broken>>>,
+    ) -> End {
+        let course = Course::default();
+        let end = select! {
+            biased;
+            result = self.both(up, down, &course) => result.map_or_else(End::Broken, |()| End::Clean),
+            () = self.cut.token.cancelled() => End::Cut,
+        };
+        self.close(end).await
+    }
+
+    /// Lets both streams go in the way that the end asks for.
+    async fn close(&self, end: End) -> End {
         let orderly = match end {
             End::Clean => true,
             End::Cut => self.cut.is_orderly(),
-            End::Broken(_) => false,
+            End::Left(_) | End::Broken(_) => false,
         };
         if orderly {
             // A socket that is gone by now has nothing left to deliver either.
@@ -215,36 +300,126 @@ impl Pair {
             ring::cancel(&self.client).await;
             ring::cancel(&self.backend).await;
         }
-        Some(end)
+        end
     }
 
     async fn both(
         &self,
         mut up: Pin<&mut impl Future<Output = Result<(), Broken>>>,
         mut down: Pin<&mut impl Future<Output = Result<(), Broken>>>,
+        course: &Course,
     ) -> Result<(), Broken> {
         select! {
             biased;
             result = &mut up => {
+                course.note(Side::Client, &result);
                 result?;
                 self.traffic.end_one_way();
                 let ended = self.up();
                 select! {
                     biased;
-                    result = &mut down => result,
+                    result = &mut down => {
+                        course.note(Side::Backend, &result);
+                        result
+                    }
                     broken = pump::watch(&ended) => Err(broken),
                 }
             }
             result = &mut down => {
+                course.note(Side::Backend, &result);
                 result?;
                 self.traffic.end_one_way();
                 let ended = self.down();
                 select! {
                     biased;
-                    result = &mut up => result,
+                    result = &mut up => {
+                        course.note(Side::Client, &result);
+                        result
+                    }
                     broken = pump::watch(&ended) => Err(broken),
                 }
             }
         }
+    }
+
+    /// Delivers what the side that broke has sent before, and says how the connection ended.
+    async fn last_words(
+        &self,
+        broken: Broken,
+        up: Pin<&mut impl Future<Output = Result<(), Broken>>>,
+        down: Pin<&mut impl Future<Output = Result<(), Broken>>>,
+        course: &Course,
+    ) -> End {
+        let side = broken.side;
+        if !course.is_over(side) {
+            // Its break may have been found by writing to it, with its last bytes unread.
+            let result = match side {
+                Side::Client => up.await,
+                Side::Backend => down.await,
+            };
+            course.note(side, &result);
+        }
+        patience::acknowledged(self.stream(side.other())).await;
+        if !broken.is_reset() {
+            return End::Broken(broken);
+        }
+        if self.evidence(side, course).is_some_and(depends_on_other_end) {
+            let _ = timeout(MOMENT, ready::ended(self.stream(side.other()))).await;
+        }
+        match self.evidence(side, course) {
+            Some(evidence) if is_in_order(evidence) => End::Left(side),
+            _ => End::Broken(broken),
+        }
+    }
+
+    /// What is known of a connection that `reset` has reset.
+    fn evidence(&self, reset: Side, course: &Course) -> Option<Evidence> {
+        let acked = sys::send_state(&**self.stream(reset)).ok()?.acked;
+        let received = sys::received_bytes(&**self.stream(reset.other())).ok()?;
+        Some(Evidence {
+            reset,
+            client_ended: self.has_ended(Side::Client, course),
+            backend_ended: self.has_ended(Side::Backend, course),
+            // Each may have counted an end as a byte.
+            refused: received.saturating_sub(acked),
+        })
+    }
+
+    /// Whether a side has sent its FIN, read or not.
+    fn has_ended(&self, side: Side, course: &Course) -> bool {
+        let stream = self.stream(side);
+        course.has_ended(side)
+            || match stream.broken() {
+                // What the kernel says of a reset after a FIN (net/ipv4/tcp_input.c, tcp_reset).
+                Some(kind) => kind == io::ErrorKind::BrokenPipe,
+                None => sys::poll_now(&**stream, libc::POLLRDHUP).is_ok_and(|events| {
+                    events & (libc::POLLRDHUP | libc::POLLERR) == libc::POLLRDHUP
+                }),
+            }
+    }
+}
+
+/// How far the two directions have come, by the side that they come from.
+#[derive(Default)]
+struct Course {
+    over: [Cell<bool>; 2],
+    ended: [Cell<bool>; 2],
+}
+
+impl Course {
+    /// Notes how a direction ended.
+    fn note(&self, side: Side, result: &Result<(), Broken>) {
+        self.over[side as usize].set(true);
+        self.ended[side as usize].set(result.is_ok());
+    }
+
+    /// Whether there is nothing left to do for a direction.
+    fn is_over(&self, side: Side) -> bool {
+        self.over[side as usize].get()
+    }
+
+    /// Whether a side's FIN was read and passed on.
+    fn has_ended(&self, side: Side) -> bool {
+        self.ended[side as usize].get()
     }
 }

@@ -10,6 +10,7 @@ use tokio::{select, time::sleep};
 use super::{
     buffers::{Buffer, Pool},
     pair::{Broken, Direction},
+    patience,
 };
 use crate::{ready, sys};
 
@@ -27,6 +28,7 @@ pub(crate) enum Received {
 pub(crate) fn receive(direction: &Direction, pool: &Pool) -> Result<Received, Broken> {
     let mut buffer = pool.take();
     match sys::recv(&*direction.source, &mut buffer) {
+        // The kernel tells an error once, to whichever call comes first, and an end from then on.
         Ok(0) if direction.source.is_broken() => {
             Err(direction.source_broke(io::ErrorKind::ConnectionReset.into()))
         }
@@ -38,7 +40,8 @@ pub(crate) fn receive(direction: &Direction, pool: &Pool) -> Result<Received, Br
 }
 
 /// Writes all of `bytes` to the target, waiting for room as often as needed. A source that breaks
-/// meanwhile is not read until there is room, which may be never: so it is watched.
+/// meanwhile is not read until there is room, which may be never: so it is watched, and once it has
+/// broken the target has to take something now and then.
 pub(crate) async fn send_all(direction: &Direction, mut bytes: &[u8]) -> Result<(), Broken> {
     while !bytes.is_empty() {
         match sys::send(&*direction.target, bytes) {
@@ -51,15 +54,10 @@ pub(crate) async fn send_all(direction: &Direction, mut bytes: &[u8]) -> Result<
                     room = ready::writable(&direction.target) => {
                         room.map_err(|e| direction.target_broke(e))?;
                     }
-                    broken = broken => return Err(broken),
+                    broken = broken => patience::room(direction, broken).await?,
                 }
             }
-            Err(e) => {
-                if matches!(e.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) {
-                    direction.target.set_broken();
-                }
-                return Err(direction.target_broke(e));
-            }
+            Err(e) => return Err(direction.target_broke(e)),
         }
     }
     Ok(())
@@ -71,6 +69,9 @@ const LINGERING: Duration = Duration::from_millis(20);
 
 /// Waits until a source that is not read breaks.
 pub(crate) async fn watch(direction: &Direction) -> Broken {
+    if direction.source.is_broken() {
+        return why_broken(direction);
+    }
     sleep(LINGERING).await;
     match ready::broken(&direction.source).await {
         Ok(()) => why_broken(direction),
@@ -80,6 +81,9 @@ pub(crate) async fn watch(direction: &Direction) -> Broken {
 
 /// Whether a source that is not read has broken by now.
 pub(crate) fn look(direction: &Direction) -> Result<(), Broken> {
+    if direction.source.is_broken() {
+        return Err(why_broken(direction));
+    }
     match sys::poll_now(&*direction.source, 0) {
         Ok(events) if events & libc::POLLERR == 0 => Ok(()),
         Ok(_) => Err(why_broken(direction)),

@@ -31,8 +31,8 @@ const OFTEN: u32 = 16;
 pub(crate) async fn carry(pair: &Pair, pool: &Pool, dump: bool) -> Report {
     let tap = |way| dump.then_some(way);
     let [a, b] = [Progress::default(), Progress::default()];
-    let up = pin!(one_way(pair.up(), pool, &pair.traffic.sent, tap(Way::Up), [&a, &b]));
-    let down = pin!(one_way(pair.down(), pool, &pair.traffic.rcvd, tap(Way::Down), [&b, &a]));
+    let up = pin!(one_way(pair.up(), pool, &pair.traffic.sent, tap(Way::Up), &a));
+    let down = pin!(one_way(pair.down(), pool, &pair.traffic.rcvd, tap(Way::Down), &b));
     let end = pair.run(up, down).await;
     Report { datapath: Name::Relay, end }
 }
@@ -65,8 +65,8 @@ pub(super) async fn begin_until(
             Poll::Pending
         }
     });
-    let up = pin!(one_way(pair.up(), pool, &pair.traffic.sent, None, [&a, &b]));
-    let down = pin!(one_way(pair.down(), pool, &pair.traffic.rcvd, None, [&b, &a]));
+    let up = pin!(one_way(pair.up(), pool, &pair.traffic.sent, None, &a));
+    let down = pin!(one_way(pair.down(), pool, &pair.traffic.rcvd, None, &b));
     let end = pair.run_until(enough, up, down).await;
     if end.is_none() {
         pair.client.leave_epoll();
@@ -82,19 +82,15 @@ struct Progress {
     turns: Cell<u32>,
     /// Whether it waits for its source, and so holds no byte.
     waits: Cell<bool>,
-    /// Whether its source has ended.
-    ended: Cell<bool>,
 }
 
-/// Moves bytes until the source ends, then passes the end on. `moved` counts along. A target that has
-/// broken the connection ends it only when all bytes are delivered that it sent before, which is the
-/// other direction's part.
+/// Moves bytes until the source ends, then passes the end on. `moved` counts along.
 async fn one_way(
     direction: Direction,
     pool: &Pool,
     moved: &AtomicU64,
     tap: Option<Way>,
-    [progress, other]: [&Progress; 2],
+    progress: &Progress,
 ) -> Result<(), Broken> {
     loop {
         progress.waits.set(true);
@@ -117,12 +113,7 @@ async fn one_way(
                     if let Some(way) = tap {
                         dump::print(way, &buffer[..n]);
                     }
-                    if let Err(broken) = pump::send_all(&direction, &buffer[..n]).await {
-                        if direction.target.is_broken() && !other.ended.get() {
-                            pending().await
-                        }
-                        return Err(broken);
-                    }
+                    pump::send_all(&direction, &buffer[..n]).await?;
                     moved.fetch_add(n as u64, Relaxed);
                     if n < buffer.len() {
                         // The source is empty, as far as one can tell.
@@ -138,7 +129,6 @@ async fn one_way(
                     if let Some(way) = tap {
                         dump::print(way, &[]);
                     }
-                    progress.ended.set(true);
                     direction.end_target();
                     return Ok(());
                 }

@@ -171,7 +171,8 @@ mod tests {
                         thread::yield_now();
                     }
                     let target = || Some((written.load(SeqCst), 0));
-                    let course = arrive(&program, None, QUANTUM, QUANTUM / 2, || true, target);
+                    let course =
+                        arrive(&program, None, QUANTUM, QUANTUM / 2, || true, target, || true);
                     if course == Course::Pass {
                         pass.send(number).unwrap();
                         continue;

@@ -28,6 +28,7 @@ use crate::{
     datapath::{
         Name, Pool,
         pair::{Broken, Direction, Pair, Report},
+        patience::Patience,
         pump::{self, Received},
         relay,
     },
@@ -100,6 +101,7 @@ async fn offload(
         pool,
         relayed: relayed[i],
         looks: Cell::new(0),
+        broken: Cell::new(None),
     };
     let both = Both { ways: [way(0, pair.up()), way(1, pair.down())] };
     let end = pair.run(pin!(both.run(0)), pin!(both.run(1))).await;
@@ -134,6 +136,9 @@ impl Both<'_> {
         way.settle().await?;
         way.sound()?;
         way.flow.retire();
+        if let Some(broken) = way.broken.take() {
+            return Err(broken);
+        }
         way.direction.end_target();
         Ok(())
     }
@@ -148,12 +153,12 @@ impl Both<'_> {
             }
             // What was redirected to our source must be out of its way: what it passes up
             // queues behind that.
-            self.ways[1 - i].settle().await?;
+            self.clear_source(i).await?;
             way.settle().await?;
             if self.promote(i)? {
                 return Ok(Next::Kernel);
             }
-            match pump::receive(&way.direction, way.pool)? {
+            match way.receive() {
                 Received::Bytes(buffer, n) => way.relay(&buffer[..n]).await?,
                 Received::Nothing if way.all_passed_are_relayed() => way.wait().await?,
                 Received::End if way.all_passed_are_relayed() => return Ok(Next::End),
@@ -171,12 +176,21 @@ impl Both<'_> {
         let way = &self.ways[i];
         loop {
             way.sound()?;
-            self.ways[1 - i].settle().await?;
-            match pump::receive(&way.direction, way.pool)? {
+            self.clear_source(i).await?;
+            match way.receive() {
                 Received::Bytes(buffer, n) => way.relay(&buffer[..n]).await?,
                 Received::End if way.all_passed_are_relayed() => return Ok(()),
                 Received::End | Received::Nothing => way.wait_for_passed().await?,
             }
+        }
+    }
+
+    /// Waits until what was redirected to the source of a direction is out of the way of what the
+    /// source passes up. What a source that has broken has passed up is read all the same.
+    async fn clear_source(&self, i: usize) -> Result<(), Broken> {
+        match self.ways[1 - i].settle().await {
+            Err(broken) if broken.side != self.ways[i].direction.from() => Err(broken),
+            _ => Ok(()),
         }
     }
 
@@ -204,9 +218,19 @@ struct OneWay<'a> {
     relayed: &'a AtomicU64,
     /// Looks in vain at a source that is gone, since something was relayed.
     looks: Cell<u32>,
+    /// How the source broke: told when all that it had sent before has been written.
+    broken: Cell<Option<Broken>>,
 }
 
 impl OneWay<'_> {
+    /// Takes what the source has. A break is an end that is not passed on as one.
+    fn receive(&self) -> Received {
+        pump::receive(&self.direction, self.pool).unwrap_or_else(|broken| {
+            self.broken.set(Some(broken));
+            Received::End
+        })
+    }
+
     /// Waits while the kernel moves the bytes.
     async fn in_kernel(
         &self,
@@ -284,6 +308,7 @@ impl OneWay<'_> {
     /// too small for that, because small segments cost more than they carry, it is widened.
     async fn settle(&self) -> Result<(), Broken> {
         let broke = |e| self.direction.target_broke(e);
+        let mut patience: Option<Patience> = None;
         for tries in 1u32.. {
             let Some(redirected) = self.flow.unsettled() else { break };
             let target = &*self.direction.target;
@@ -301,7 +326,13 @@ impl OneWay<'_> {
             }
             sleep(MOMENT).await;
             // The target may never take it, and the source is not read before.
-            pump::look(&self.direction)?;
+            if let Err(broken) = pump::look(&self.direction) {
+                let now = Instant::now();
+                let patience = patience.get_or_insert_with(|| Patience::new(state.written(), now));
+                if !patience.allows(state.written(), now) {
+                    return Err(broken);
+                }
+            }
             let size = target.send_buffer_size().map_err(broke)?;
             if sys::send_memory(target).map_err(broke)? as usize >= size {
                 target.widen_send_buffer(STEP).map_err(broke)?;

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     datapath::{
         End, Name, Pool,
+        ending::is_in_order,
         pair::{Broken, Direction, Pair, Report},
         relay,
     },
@@ -84,12 +85,18 @@ async fn joined(kernel: &Arc<Kernel>, joint: Joint, pair: &Pair, pool: &Pool) ->
         other => other,
     };
     let Joint { slot, .. } = joint;
+    let end = match end {
+        End::Broken(broken) if broken.is_reset() && is_in_order(slot.evidence(broken.side)) => {
+            End::Left(broken.side)
+        }
+        end => end,
+    };
     match &end {
         End::Clean => {
             farewell::silent(pair);
             kernel.linger(slot);
         }
-        End::Broken(_) => farewell::break_off(slot, pair),
+        End::Left(_) | End::Broken(_) => farewell::break_off(slot, pair),
         End::Cut if pair.cut.is_orderly() => farewell::end(slot, pair),
         End::Cut => farewell::break_off(slot, pair),
     }
@@ -104,7 +111,7 @@ async fn until_end(kernel: &Arc<Kernel>, joint: &Joint, pair: &Pair, pool: &Pool
     pair.traffic.follow(kernel, ways);
     let up = pin!(one_way(kernel, joint, 0, pair.up(), pool, pair));
     let down = pin!(one_way(kernel, joint, 1, pair.down(), pool, pair));
-    let end = pair.run(up, down).await;
+    let end = pair.run_apart(up, down).await;
     pair.traffic.settle();
     end
 }

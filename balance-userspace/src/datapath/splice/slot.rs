@@ -14,7 +14,9 @@ use std::{
 use balance_ebpf::splice::{Evidence, Key, Splice, Way, ending, extended, is_after, phase};
 
 use super::kernel::{Kernel, Path};
-use crate::datapath::{mapped::Mapped, slots::Wakers};
+use crate::datapath::{
+    ending::Evidence as ResetEvidence, mapped::Mapped, pair::Side, slots::Wakers,
+};
 
 /// A word of a splice, by its place in that. No reference is made to more than this word, as the
 /// program writes to the others.
@@ -202,6 +204,19 @@ impl Slot {
     /// Whether both peers have acknowledged all that our sockets have for them, which are silent then.
     pub(super) fn is_quiet(&self) -> bool {
         self.is_settled(0) && self.is_settled(1)
+    }
+
+    /// What is known of a connection that `reset` has reset. An end counts once it was passed on: who
+    /// answers it with a reset does not acknowledge it.
+    pub(super) fn evidence(&self, reset: Side) -> ResetEvidence {
+        let has_ended = |side: Side| self.endings() & (ending::FIN << side as usize) != 0;
+        let Standing { next, acknowledged, .. } = self.standing(reset as usize);
+        ResetEvidence {
+            reset,
+            client_ended: has_ended(Side::Client),
+            backend_ended: has_ended(Side::Backend),
+            refused: next.wrapping_sub(acknowledged).into(),
+        }
     }
 
     /// As it is at this moment, each word by itself.
