@@ -445,7 +445,7 @@ impl World {
 
     /// Once our sockets are silent the windows that they have offered are known.
     fn close_windows(&mut self) {
-        if !self.silent_from.is_some_and(|from| self.now >= from) {
+        if self.silent_from.is_none_or(|from| self.now < from) {
             return;
         }
         for i in 0..2 {
