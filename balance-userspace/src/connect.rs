@@ -149,7 +149,7 @@ async fn finish(stream: &Rc<Stream>) -> io::Result<()> {
     // first what TCP itself tells: it counts our SYN as acknowledged only when the server has
     // accepted. What the server sent before it broke the connection is still to be read.
     if sys::send_state(&**stream)?.acked > 0 {
-        stream.set_broken();
+        stream.mark_broken(io::ErrorKind::ConnectionReset);
         return Ok(());
     }
     Err(stream.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionAborted.into()))

@@ -3,7 +3,8 @@
 //! Invariants: an address that is known to lead to the own listener is not connected to; an outgoing
 //! connection is known by both of its addresses for as long as its socket is open, so that it is
 //! recognized where it is accepted, whatever has translated its addresses on the way. Both addresses
-//! count, because a client on this host may have the same one as an outgoing connection elsewhere.
+//! count, because a client on this host may have the same one as an outgoing connection elsewhere. A
+//! connection that comes back before it is entered is missed once; the next one is recognized.
 
 use std::{
     collections::HashMap,

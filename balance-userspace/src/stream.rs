@@ -38,9 +38,9 @@ pub(crate) type Registration = AsyncFd<Registered<Rc<Socket>>>;
 pub(crate) struct Stream {
     broken: Cell<Option<io::ErrorKind>>,
     registration: RefCell<Option<Rc<Registration>>>,
-    // Fields are dropped in this order: the registration while the descriptor is open, and
-    // the slots, which may only be used anew when
-    // the kernel knows the socket no more, last.
+    // Fields are dropped in this order: the registration while the descriptor is open, then the
+    // socket, then the slots, which may be used again only when the kernel no longer knows the
+    // socket, and the entry in `Loops`.
     socket: Rc<Socket>,
     lease: OnceCell<Rc<Lease>>,
     known: OnceCell<Known>,
@@ -57,23 +57,23 @@ impl Stream {
         })
     }
 
-    /// Notes that the peer has broken the connection. The kernel reports that once, to the first call
-    /// that can fail; later an end of the received bytes looks like an end of the stream.
-    pub(crate) fn set_broken(&self) {
-        self.mark_broken(io::ErrorKind::ConnectionReset);
-    }
-
-    /// Whether the peer is known to have broken the connection. Bytes that arrived before can still be
-    /// received.
-    pub(crate) fn is_broken(&self) -> bool {
-        self.broken.get().is_some()
-    }
-
-    /// The same, for an error of this kind.
+    /// Notes the first error of the connection. The kernel reports an error once; after that, the end of
+    /// the received bytes looks like an end of the stream.
     pub(crate) fn mark_broken(&self, kind: io::ErrorKind) {
         if self.broken.get().is_none() {
             self.broken.set(Some(kind));
         }
+    }
+
+    /// The first error of the connection, if there was one. Bytes that arrived before can still be
+    /// received.
+    pub(crate) fn broken(&self) -> Option<io::ErrorKind> {
+        self.broken.get()
+    }
+
+    /// Whether there was an error.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.get().is_some()
     }
 
     /// The peer's address.
@@ -90,11 +90,6 @@ impl Stream {
     /// When the kernel does not tell.
     pub(crate) fn own(&self) -> io::Result<SocketAddr> {
         canonical(self.socket.local_addr()?)
-    }
-
-    /// What was first found to be wrong with the connection, if anything.
-    pub(crate) fn broken(&self) -> Option<io::ErrorKind> {
-        self.broken.get()
     }
 
     /// Keeps the slots of the connection in the kernel's maps for as long as the stream is open.

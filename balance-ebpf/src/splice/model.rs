@@ -21,7 +21,7 @@ use std::vec::Vec;
 /// From this tick on the networks lose nothing.
 const CALM: u64 = 4_000;
 
-/// From this tick on nobody attacks, so that a run can end.
+/// From this tick on the attacker stops, so that a run can end.
 const ATTACKED: u64 = 1_500;
 
 /// A run that makes no progress for so many ticks stands still. Timers are far shorter.

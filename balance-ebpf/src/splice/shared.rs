@@ -162,11 +162,6 @@ pub struct Way {
 }
 
 impl Way {
-    /// Bytes, and perhaps a FIN, that the other peer has acknowledged since counting began.
-    pub const fn acknowledged(&self) -> u64 {
-        self.side.sent.snd_una.saturating_sub(self.origin)
-    }
-
     /// The number behind all that the peer has sent and that has been accepted, by the other peer
     /// (whose side is `other`) or by our socket.
     pub fn end(&self, other: &Side) -> u32 {
@@ -178,7 +173,7 @@ impl Way {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::splice::{Evidence, evidence::extended, fold};
+    use crate::splice::{Evidence, fold};
     use core::mem::{offset_of, size_of};
 
     #[test]
@@ -231,15 +226,6 @@ mod tests {
                 assert_eq!(is_over(phase::JOINED, endings), over, "{endings:x}");
                 assert!(is_over(phase::LINGERING, endings));
             }
-        }
-    }
-
-    #[test]
-    fn bytes_are_counted_from_where_counting_began() {
-        let mut way = Way { origin: extended(100), ..Way::default() };
-        for (acked, count) in [(90, 0), (100, 0), (130, 30)] {
-            way.side.sent = Evidence::new(acked, 130);
-            assert_eq!(way.acknowledged(), count);
         }
     }
 }

@@ -28,7 +28,7 @@ pub(super) struct Evidence {
 ///   one where the client has closed and more arrives, or where it closes with unread bytes.
 /// - The FIN of the backend ends the session for the backend only. Bytes that it refuses afterwards
 ///   are a loss, unless the client has sent its FIN as well and knows that nothing answers.
-/// - Whoever refuses more than a closing line has broken a transfer off.
+/// - A side that refuses more than a closing line has aborted a transfer.
 pub(super) fn is_in_order(evidence: Evidence) -> bool {
     let Evidence { reset, client_ended, backend_ended, refused } = evidence;
     refused <= LAST_WORDS

@@ -107,8 +107,8 @@ fn drive(
 
 /// Two ends of a loopback connection: the peer's, and the one that is carried.
 fn pair(options: SocketOptions) -> io::Result<(TcpStream, TcpStream)> {
-    // All ports of the first may be in use. No connection comes from the second unless asked to. The third
-    // is for a host without the loopback addresses of IPv4.
+    // All ports of 127.0.0.1 may be in use. The kernel never chooses 127.84.67.80 as a source address, so
+    // its ports are free. ::1 is for a host without loopback addresses of IPv4.
     let places: [IpAddr; 3] = [
         Ipv4Addr::LOCALHOST.into(),
         Ipv4Addr::new(127, 84, 67, 80).into(),

@@ -9,7 +9,7 @@ use std::{
     env, fmt, io, panic,
     sync::{OnceLock, mpsc},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::syslog::{Facility, LogFlags, openlog};
@@ -61,7 +61,13 @@ pub fn init(sink: Sink, form: LogFormat, debug: bool) {
         .unwrap_or_else(|_| EnvFilter::new(format!("info,{NOTICE}=info")));
     let _ = SINK.set(sink);
     // The default hook writes to standard error itself, and would wait for its reader.
-    panic::set_hook(Box::new(|panic| error!("{}", one_line(&panic.to_string()))));
+    panic::set_hook(Box::new(|panic| {
+        error!("{}", one_line(&panic.to_string()));
+        // The process ends with its main thread.
+        if thread::current().name() == Some("main") {
+            flush();
+        }
+    }));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .log_internal_errors(false)
@@ -98,7 +104,7 @@ pub(crate) fn lost() -> u64 {
     LINES.lost()
 }
 
-/// Writes a piece of the packet dump on standard output, or loses it when nobody reads there.
+/// Writes a piece of the packet dump on standard output, or loses it if that is not read.
 pub(crate) fn dump(piece: &[u8]) {
     let recovered =
         |lost| warn!(lost, "pieces of the packet dump were lost because it was not read");
@@ -109,8 +115,9 @@ pub(crate) fn dump(piece: &[u8]) {
 /// Waits until what was logged is written, for a second at most if it is not read.
 pub fn flush() {
     begin();
+    let end = Instant::now() + LAST;
     DUMP.flush(LAST);
-    LINES.flush(LAST);
+    LINES.flush(end.saturating_duration_since(Instant::now()));
 }
 
 /// Writes a line on standard error before the process ends; waits for a second at most.

@@ -83,12 +83,11 @@ impl Queue {
         sink: impl FnMut(&[u8]) -> io::Result<()> + Send + 'static,
         recovered: impl FnMut(u64) + Send + 'static,
     ) {
-        if self.lock().has_writer {
-            return;
+        let mut state = self.lock();
+        if !state.has_writer {
+            let thread = thread::Builder::new().name(name.to_owned());
+            state.has_writer = thread.spawn(|| self.write(sink, recovered)).is_ok();
         }
-        let begun =
-            thread::Builder::new().name(name.to_owned()).spawn(|| self.write(sink, recovered));
-        self.lock().has_writer = begun.is_ok();
     }
 
     fn write(&self, mut sink: impl FnMut(&[u8]) -> io::Result<()>, mut recovered: impl FnMut(u64)) {

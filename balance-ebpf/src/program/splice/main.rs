@@ -2,8 +2,9 @@
 //!
 //! Runs where packets arrive (tc ingress). It finds the splice that a packet belongs to, asks
 //! `balance_ebpf::splice` what becomes of it, rewrites it and sends it on. Invariant: a packet that
-//! belongs to no splice, or that cannot be read, passes unchanged; of a splice nothing reaches a
-//! local socket but what the judgement says.
+//! belongs to no splice passes unchanged, except for an ICMP report about a spliced packet. Once a
+//! splice has left the phase LOCAL, a packet of it that cannot be read is dropped, and a local socket
+//! gets only what the judgement says.
 
 #![no_std]
 #![no_main]
@@ -99,8 +100,12 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
         return None;
     }
     if parse(skb, work, end).is_none() {
+        if phase == phase::LOCAL {
+            return None;
+        }
         // Its other fragments must find nothing in the local socket's queue either.
-        return if phase == phase::LOCAL { None } else { Some(DROP) };
+        place.count_dropped();
+        return Some(DROP);
     }
     let segment = work.now.fixed.segment(work.payload);
     // Of a fragment nothing can be told.

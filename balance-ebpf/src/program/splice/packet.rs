@@ -1,6 +1,7 @@
 //! A packet in work: where its headers are, and what they say.
 //!
-//! Invariant: what is noted of a packet was read of it whole, and within what it has.
+//! Invariant: what is noted of a packet was read from it. A TCP header that is cut off has its ports and
+//! zeros behind them; `parse` refuses it.
 
 use core::{
     arch::asm,

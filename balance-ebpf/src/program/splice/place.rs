@@ -144,6 +144,13 @@ impl Place {
     pub(crate) fn in_flight(&self, seq: u32) -> Option<u32> {
         // SAFETY: words of the value.
         unsafe {
+            let this = addr_of!((*self.this).side);
+            if read_volatile(addr_of!((*this).settled)) == 0
+                && is_after(read_volatile(addr_of!((*this).written)), seq)
+            {
+                // The local socket has sent it, and sends it again.
+                return None;
+            }
             let seq = seq.wrapping_sub(read_volatile(addr_of!((*self.other).side.shift)));
             let sent = addr_of!((*self.other).side.sent);
             let acked = read_volatile(addr_of!((*sent).snd_una)) as u32;

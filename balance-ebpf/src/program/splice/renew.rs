@@ -1,8 +1,9 @@
 //! A pair that is over makes room for a new connection between the same addresses.
 //!
 //! Invariants: a packet that begins a connection reaches a listener at once, and never a socket of ours that is
-//! left of the old one: there it would be met with a question, and its sender wait for a second. No other packet of
-//! the pair reaches a local socket, but for one that asks for a connection itself.
+//! left of the old one: there it would be met with a question, and its sender wait for a second. A packet
+//! that begins no connection gets to a local socket only if that socket asks for a connection, or if the
+//! judgement says so.
 
 use core::ptr::addr_of;
 

@@ -152,7 +152,10 @@ async fn end_of(
         if slot.is_over(i) || ended && slot.is_settled(1 - i) {
             return Ok(());
         }
-        doubt::ask(joint, pair);
+        doubt::ask(joint, pair).map_err(|(side, error)| match side == i {
+            true => direction.source_broke(error),
+            false => direction.target_broke(error),
+        })?;
         // The other side's own direction may be over already.
         if let Some(broken) = joint.broken(i, direction) {
             return Err(broken);

@@ -12,8 +12,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::debug;
-
 use super::{farewell, handover::Joint};
 use crate::{datapath::pair::Pair, sys};
 
@@ -49,7 +47,10 @@ impl Doubt {
 }
 
 /// Asks the peers if a reset is in doubt and it is time to.
-pub(super) fn ask(joint: &Joint, pair: &Pair) {
+///
+/// # Errors
+/// When a connection is gone, with its side.
+pub(super) fn ask(joint: &Joint, pair: &Pair) -> Result<(), (usize, io::Error)> {
     let Joint { slot, doubt, .. } = joint;
     for side in 0..2 {
         if slot.take_doubt(side) && doubt.due.get().is_none() {
@@ -59,23 +60,22 @@ pub(super) fn ask(joint: &Joint, pair: &Pair) {
             doubt.asked.set(slot.last(side));
         }
     }
-    let (Some(suspect), Some(due)) = (doubt.suspect.get(), doubt.due.get()) else { return };
+    let (Some(suspect), Some(due)) = (doubt.suspect.get(), doubt.due.get()) else { return Ok(()) };
     if Instant::now() < due {
-        return;
+        return Ok(());
     }
     if slot.last(suspect) > doubt.asked.get() || doubt.left.get() == 0 {
         // It is there, or nothing answers, as without balance.
         doubt.due.set(None);
         doubt.suspect.set(None);
-        return;
+        return Ok(());
     }
     doubt.left.set(doubt.left.get() - 1);
     doubt.due.set(Some(Instant::now() + PAUSE));
     for side in 0..2 {
-        if let Err(error) = probe(joint, pair, side) {
-            debug!(%error, side, "cannot ask a peer for a sign of life");
-        }
+        probe(joint, pair, side).map_err(|error| (side, error))?;
     }
+    Ok(())
 }
 
 /// Asks a side's peer for a sign of life.

@@ -39,13 +39,13 @@ pub(super) fn silent(pair: &Pair) {
 
 /// Tells both peers that our direction has ended, unless it had already.
 pub(super) fn end(slot: Slot, pair: &Pair) {
-    silent(pair);
     let streams: [&Stream; 2] = [&pair.client, &pair.backend];
     let words = [0, 1].map(|side| {
         let standing = slot.standing(side);
         let clock = clock(&slot, streams[side], side).ok().flatten();
         (!standing.is_over).then_some((slot.paths[side], standing.next, standing.received, clock))
     });
+    silent(pair);
     say(slot, pair, words, |socket| socket.shutdown(Shutdown::Write));
 }
 
@@ -66,7 +66,7 @@ pub(super) fn break_off(slot: Slot, pair: &Pair) {
     }
     let words = [0, 1].map(|side| {
         let standing = slot.standing(side);
-        // Nobody looks at the timestamp of a reset (RFC 7323, 3.2).
+        // A receiver ignores the timestamp of a reset (RFC 7323, 3.2).
         (!is_told(side)).then_some((
             slot.paths[side],
             standing.acknowledged,

@@ -90,6 +90,11 @@ pub(super) fn prepare(kernel: &Arc<Kernel>, pair: &Pair) -> Result<Watched, Obst
     Ok(Watched { slot, clocks })
 }
 
+/// Whether a side's peer has just sent something that could not have been passed on.
+fn sends_fragments(slot: &Slot, side: usize, numbers: &Numbers) -> bool {
+    slot.odd(side).is_some_and(|odd| numbers.is_near(odd))
+}
+
 /// Tells the program where the numbers of a side are now.
 fn tell_near(slot: &Slot, side: usize, stream: &Stream) -> io::Result<Numbers> {
     let numbers = sys::numbers(stream)?;
@@ -150,6 +155,9 @@ async fn begin(watched: &Watched, pair: &Pair) -> io::Result<Result<Start, Refus
             slot.kernel.grace.period().await;
             return Ok(Err(Refused::NotNow));
         }
+        if sends_fragments(slot, side, &numbers) {
+            return Ok(Err(Refused::Never(Obstacle::Fragments)));
+        }
         if next == 0 || is_after(numbers.received, next) {
             return Ok(Err(Refused::Unseen));
         }
@@ -159,7 +167,7 @@ async fn begin(watched: &Watched, pair: &Pair) -> io::Result<Result<Start, Refus
         return Ok(Err(Refused::NotNow));
     }
     let begun = [Begun::of(streams[0])?, Begun::of(streams[1])?];
-    if (0..2).any(|side| slot.odd(side).is_some_and(|odd| begun[side].numbers.is_near(odd))) {
+    if (0..2).any(|side| sends_fragments(slot, side, &begun[side].numbers)) {
         return Ok(Err(Refused::Never(Obstacle::Fragments)));
     }
     let agreed = [sys::agreed(streams[0])?, sys::agreed(streams[1])?];
