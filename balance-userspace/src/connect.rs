@@ -39,7 +39,7 @@ pub(crate) struct Outgoing {
 
 /// Attempts of a process, beyond one for each client, that are made at the same time because a
 /// channel has several addresses. Each has a descriptor.
-const MOST_SPARE: usize = 16;
+const MOST_SPARE: usize = 256;
 
 /// How many of these attempts a process may make that can open `descriptors` descriptors: this many
 /// descriptors are to be reserved for them.

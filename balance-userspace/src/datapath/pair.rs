@@ -18,7 +18,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{select, time::timeout};
+use tokio::{
+    select,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -31,6 +34,10 @@ use crate::{ready, ring, stream::Stream, sys};
 /// How long the end of a side may take after the other side's reset, which is not passed on before: a
 /// server that has been told `QUIT` ends within that, one that has not does not end at all.
 const MOMENT: Duration = Duration::from_millis(20);
+
+/// How long the delivery of a side's last bytes may take after its reset, however slowly the other side
+/// takes them: the connection keeps its permit and its buffer for so long.
+const LAST_WORDS: Duration = Duration::from_secs(30);
 
 /// A client and the backend that was found for it.
 #[derive(Clone)]
@@ -255,11 +262,14 @@ impl Pair {
             Ok(()) => End::Clean,
             // On the heap: most connections do without.
             Err(broken) => {
+                // What is not delivered by then makes the end of the stream no better.
+                let told = Broken { side: broken.side, error: broken.error.kind().into() };
                 Box::pin(async {
                     select! {
                         biased;
                         end = self.last_words(broken, up, down, &course) => end,
-                        () = self.cut.token.cancelled() => End::Cut,
+                        () = self.cut.token.cancelled() => End::Broken(told),
+                        () = sleep(LAST_WORDS) => End::Broken(told),
                     }
                 })
                 .await

@@ -2,7 +2,10 @@
 //!
 //! Invariant: the wait goes on while the receiver acknowledges bytes, and ends soon after it stops.
 
-use std::time::{Duration, Instant};
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use tokio::{select, time::sleep};
 
@@ -44,10 +47,12 @@ pub(super) async fn room(direction: &Direction, broken: Broken) -> Result<(), Br
     let target = &direction.target;
     let mut patience =
         Patience::new(sys::send_state(&**target).map_err(broke)?.acked, Instant::now());
+    // One wait all along: a wait that is dropped stays in the ring until there is room.
+    let mut room = pin!(ready::writable(target));
     loop {
         select! {
             biased;
-            room = ready::writable(target) => return room.map_err(broke),
+            room = &mut room => return room.map_err(broke),
             () = sleep(STALL / 4) => {
                 let state = sys::send_state(&**target).map_err(broke)?;
                 if !patience.allows(state.acked, Instant::now()) {

@@ -32,7 +32,8 @@ use aya_ebpf::{
 use balance_ebpf::{
     DEFAULT_SLOTS, EVENT_BYTES,
     splice::{
-        Common, Forward, Judgement, Key, LOOPBACK, Local, REWRITTEN, Splice, back, flag, phase,
+        Common, Forward, Judgement, Key, LOOPBACK, Local, REWRITTEN, Splice, TURNED, back, flag,
+        phase,
     },
 };
 
@@ -78,6 +79,12 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
         unsafe { (*skb).mark = 0 };
         return Some(leave(mark & 0xffff));
     }
+    let turns = if mark & 0xffff_0000 == TURNED { mark & 0xffff } else { 0 };
+    if turns != 0 {
+        // Nothing else is to see that.
+        // SAFETY: as above; the mark may be written.
+        unsafe { (*skb).mark = 0 };
+    }
     if tagged != 0 || !any_entries() {
         // The device of a VLAN has a packet with a tag next, without it.
         return None;
@@ -85,6 +92,7 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
     // SAFETY: the element is this processor's own, and nothing of this program runs twice at a
     // time on one processor: it is called where packets arrive only.
     let work = unsafe { &mut *WORK.get_ptr_mut(0)? };
+    work.turns = turns;
     let Some(end) = find(skb, work) else {
         return icmp::pass_on(skb, work);
     };
@@ -139,20 +147,19 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
         return Some(action);
     }
     let (sides, judgement) = place.judge(phase, before, &segment, intact);
-    if judgement.settles {
-        place.settle();
-        tell(place.slot);
-    }
     if intact && segment.flags & flag::RST != 0 {
         note_reset(skb, &place, &sides, &segment);
     }
+    if let (Some(forward), true) = (&judgement.forward, judgement.accepted) {
+        learn(skb, &place, &sides, &segment, forward);
+    }
+    if judgement.settles {
+        // Behind what was learnt: from now on acknowledgements are bounded by that alone.
+        place.settle();
+        tell(place.slot);
+    }
     match judgement.forward {
-        Some(forward) => {
-            if judgement.accepted {
-                learn(skb, &place, &sides, &segment, &forward);
-            }
-            pass_on(skb, work, &place, &sides, &forward, &judgement)
-        }
+        Some(forward) => pass_on(skb, work, &place, &sides, &forward, &judgement),
         None => stay(skb, work, &judgement.local),
     }
 }

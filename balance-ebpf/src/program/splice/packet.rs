@@ -39,6 +39,8 @@ pub(crate) struct Work {
     /// Not 0 if it is not a whole packet, or has headers before that of TCP that are not read: of a
     /// splice such a packet goes nowhere.
     pub(crate) odd: u32,
+    /// How often it has come round, if it has ([`TURNED`](balance_ebpf::splice::TURNED)).
+    pub(crate) turns: u32,
     /// How the IP header begins, up to its addresses, as it is now; of IPv6 the last word is nothing.
     pub(crate) ip: [u32; 3],
     /// What becomes of its options.
@@ -103,7 +105,8 @@ pub(crate) fn find(skb: *mut __sk_buff, work: &mut Work) -> Option<u32> {
         if ip[2].to_ne_bytes()[1] != TCP || fragment & 0x1fff != 0 || size < 20 {
             return None;
         }
-        work.odd = fragment & 0x2000;
+        // Options of the IP header are of the sender's own network.
+        work.odd = fragment & 0x2000 | u32::from(size != 20);
         work.ip = [ip[0], ip[1], ip[2]];
         work.key.source = [ip[3], 0, 0, 0];
         work.key.target = [ip[4], 0, 0, 0];

@@ -56,12 +56,6 @@ pub(crate) fn make_room(
         Local::Old(next) => return Some(turn(skb, work, next)),
     }
     place.give_back();
-    // SAFETY: the context is the skb that the kernel runs us on; its mark may be written.
-    unsafe {
-        if (*skb).mark & 0xffff_0000 == TURNED {
-            (*skb).mark = 0;
-        }
-    }
     Some(PASS)
 }
 
@@ -71,12 +65,11 @@ fn turn(skb: *mut __sk_buff, work: &mut Work, next: u32) -> i32 {
     // SAFETY: the context is the skb that the kernel runs us on; its mark may be written, and the helper takes any
     // interface.
     unsafe {
-        let (mark, arrived_on) = ((*skb).mark, (*skb).ifindex);
-        let turns = if mark & 0xffff_0000 == TURNED { mark & 0xffff } else { 0 };
-        if turns >= MOST_TURNS {
+        let arrived_on = (*skb).ifindex;
+        if work.turns >= MOST_TURNS {
             return DROP;
         }
-        (*skb).mark = TURNED | (turns + 1);
+        (*skb).mark = TURNED | (work.turns + 1);
         // On loopback it keeps its route, without which it would be from nowhere.
         let flags = if arrived_on == LOOPBACK { 0 } else { BPF_F_INGRESS as u64 };
         let failed = bpf_clone_redirect(skb, arrived_on, flags) != 0;

@@ -122,6 +122,10 @@ impl Slot {
         let words = self.words();
         word!(words, AtomicU32, ways[side].side.cut).store(cut, SeqCst);
         word!(words, AtomicU32, ways[1 - side].side.written).store(written, SeqCst);
+        // What our socket has received is passed on by user space, and acknowledged by the other peer.
+        let snd_nxt = word!(words, AtomicU32, ways[side].side.sent.snd_nxt);
+        let raise = |seen| is_after(cut, seen).then_some(cut);
+        let _ = snd_nxt.fetch_update(SeqCst, SeqCst, raise);
     }
 
     /// Does not count one number of a side as a byte: the end that our socket has passed on.
