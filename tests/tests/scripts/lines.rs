@@ -232,12 +232,13 @@ fn option() -> impl Strategy<Value = Piece> {
 }
 
 fn operand() -> impl Strategy<Value = Piece> {
+    // Without a port, not the address that is listened on: that is the listener itself.
     const GOOD: [&str; 8] = [
-        "127.0.0.1",
-        "127.0.0.1:",
+        "127.0.0.2",
+        "127.0.0.2:",
         "127.0.0.1:9",
         "127.0.0.1:9:3",
-        "127.0.0.1::4",
+        "127.0.0.2::4",
         "[::1]",
         "[::1]:9",
         "[::1]:9:5",
