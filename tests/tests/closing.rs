@@ -146,20 +146,6 @@ fn a_server_of_ipv6_that_says_a_line_and_resets_at_once_is_heard(datapath: Datap
     rejected(datapath, Ipv6Addr::LOCALHOST.into(), b"");
 }
 
-#[test]
-fn a_server_that_says_a_line_and_resets_at_once_is_heard_on_relay() {
-    a_server_that_says_a_line_and_resets_at_once_is_heard(Datapath::Relay);
-    a_server_of_ipv6_that_says_a_line_and_resets_at_once_is_heard(Datapath::Relay);
-}
-
-#[test]
-fn a_server_that_says_a_line_and_resets_at_once_is_heard_on_splice() {
-    if tests::kernel_works() {
-        a_server_that_says_a_line_and_resets_at_once_is_heard(Datapath::Splice);
-        a_server_of_ipv6_that_says_a_line_and_resets_at_once_is_heard(Datapath::Splice);
-    }
-}
-
 /// What a server says before it ends a session.
 const BYE: &[u8] = b"221 Bye\r\n";
 
@@ -304,6 +290,8 @@ on_all_datapaths!(
     a_client_may_close_with_the_last_line_unread,
     a_client_that_ends_may_say_so_to_a_server_that_has_closed,
     a_server_that_has_closed_and_refuses_a_request_has_broken_off,
+    a_server_that_says_a_line_and_resets_at_once_is_heard,
+    a_server_of_ipv6_that_says_a_line_and_resets_at_once_is_heard,
     a_half_closed_client_that_leaves_amid_a_transfer_has_broken_off,
 );
 
