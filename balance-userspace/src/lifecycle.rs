@@ -157,7 +157,7 @@ async fn pull(leash: &mut Option<Receiver>) -> bool {
 }
 
 /// Serves the control socket; its names are gone when the program accepts no more, and its listeners
-/// are closed: whoever waits for that may then listen there, and have the names.
+/// are closed: another process may then bind the addresses and claim the names.
 async fn control(
     listener: std::os::unix::net::UnixListener,
     shared: Arc<Shared>,

@@ -29,7 +29,7 @@ pub(crate) const RELEASED: &str = "X_BALANCE_RELEASED";
 /// Time that is asked for at a time.
 pub(crate) const MORE: Duration = Duration::from_secs(10);
 
-/// How long [`say_surely`] waits for somebody to hear it.
+/// How long [`say_surely`] waits for the receiver.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How it is while connections end.
@@ -75,7 +75,7 @@ pub(crate) fn released() {
     say_surely(&[NotifyState::Custom(&format!("{RELEASED}=1"))]);
 }
 
-/// What is not to be lost: waits for a moment where nobody hears.
+/// What is not to be lost: waits for a moment if the receiver's queue is full.
 fn say_surely(state: &[NotifyState<'_>]) {
     if let Some(socket) = socket() {
         let _ = socket.set_nonblocking(false);

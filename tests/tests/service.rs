@@ -18,8 +18,8 @@ use nix::{
     unistd::Pid,
 };
 use tests::{
-    Backend, End, InstanceStatus, PATIENCE, Process, ReservedPort, Service, SetOnDrop, ask, binary,
-    by_careless_parent, connect, end_of, eventually, finish, is_listening, run,
+    Backend, End, HeldInbox, InstanceStatus, PATIENCE, Process, ReservedPort, Service, SetOnDrop,
+    ask, binary, by_careless_parent, connect, end_of, eventually, finish, is_listening, run,
 };
 
 /// A line for an instance at a reserved port.
@@ -401,6 +401,82 @@ fn a_new_process_that_does_not_come_up_leaves_the_old_one_serving() {
     drop(stream);
     service.say(&["stop"]);
     assert_eq!(finish(&mut child, PATIENCE, "the supervisor").code(), Some(0));
+}
+
+#[test]
+fn a_process_that_does_not_serve_yet_gets_no_name_of_the_one_that_takes_its_place() {
+    let a = Backend::echo("A");
+    let one = ReservedPort::new();
+    let text = line(&one, &[&a]);
+    let service = Service::new(&text);
+    service.say(&["start"]);
+    let mut inbox = HeldInbox::of(&service.run_dir());
+    signal(service.status()[0].pid.expect("a process"), Signal::SIGKILL);
+    // It serves, but the supervisor does not know that yet.
+    let slow = inbox.hold_until_ready();
+    let before = service.status();
+    assert_eq!((&*before[0].state, before[0].pid), ("starting", Some(slow)));
+    let mut stream = standing(&one);
+    service.write(&text.replace("-b", "--datapath relay -b"));
+    let next = thread::scope(|scope| {
+        let reloading = scope.spawn(|| service.say(&["reload"]));
+        let next = inbox.hold_until_ready();
+        assert_ne!(next, slow);
+        // Now both say that they serve, the slow one first.
+        while !reloading.is_finished() {
+            inbox.pass_on();
+        }
+        let reloaded = reloading.join().expect("the verb");
+        assert_eq!(reloaded, format!("{}: replaced\nbalance is reloaded\n", name(&one)));
+        next
+    });
+    let after = service.status();
+    assert_eq!((&*after[0].state, after[0].pid), ("running", Some(next)));
+    assert_eq!(after[0].channels, Some((1, 1)));
+    let pid_file = service.run_dir().join(format!("balance.{}.127.0.0.1.pid", one.port()));
+    assert_eq!(std::fs::read_to_string(pid_file).expect("a pid file"), format!("{next}\n"));
+    goes_on(&mut stream);
+    drop(standing(&one));
+    drop(stream);
+    service.say(&["stop"]);
+}
+
+#[test]
+fn an_instance_that_gets_another_run_directory_is_found_there_and_nowhere_else() {
+    let a = Backend::echo("A");
+    let one = ReservedPort::new();
+    let service = Service::new("");
+    let text = |dir: &str, options: &str| {
+        let dir = service.run_dir().with_file_name(dir);
+        let options = format!("--run-dir {} {options} -b", dir.display());
+        line(&one, &[&a]).replace("-b", &options)
+    };
+    let socket = |dir: &str| {
+        let name = format!("balance.{}.127.0.0.1.sock", one.port());
+        service.run_dir().with_file_name(dir).join(name)
+    };
+    service.write(&text("here", ""));
+    service.say(&["start"]);
+    let mut stream = standing(&one);
+    // One that does not come up changes nothing: there is no such directory to make another in.
+    service.write(&text("no/such", ""));
+    assert_eq!(service.give(&["reload"]).status.code(), Some(73));
+    assert!(socket("here").exists());
+    service.write(&text("there", ""));
+    let said = |what: &str| format!("{}: {what}\nbalance is reloaded\n", name(&one));
+    assert_eq!(service.say(&["reload"]), said("replaced"));
+    assert!(socket("there").exists() && !socket("here").exists());
+    // Asked on its control socket, as is the next.
+    assert_eq!(service.status()[0].channels, Some((1, 1)));
+    service.write(&text("there", "-t 7"));
+    assert_eq!(service.say(&["reload"]), said("changed"));
+    // The names of before are free.
+    service.write(&text("here", ""));
+    assert_eq!(service.say(&["reload"]), said("replaced"));
+    assert!(socket("here").exists() && !socket("there").exists());
+    goes_on(&mut stream);
+    drop(stream);
+    service.say(&["stop"]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::{
     os::{
         fd::OwnedFd,
         unix::{
-            fs::{OpenOptionsExt as _, lchown},
+            fs::{MetadataExt as _, OpenOptionsExt as _, lchown},
             net::UnixListener,
         },
     },
@@ -71,7 +71,7 @@ pub(crate) fn private_socket(kind: Type, path: &Path) -> io::Result<Socket> {
 pub(crate) struct Names {
     paths: Paths,
     /// Released last, when nothing is left to remove. So the lock says when an instance is gone.
-    _lock: File,
+    lock: File,
 }
 
 impl Names {
@@ -93,10 +93,19 @@ impl Names {
         if !is_ours(&lock).map_err(refused(&paths.lock))? {
             return Err(InstanceError::Taken { path: paths.lock });
         }
-        let names = Self { paths, _lock: lock };
+        let names = Self { paths, lock };
         // Left by an instance that was killed; ours is the lock.
         names.clear();
         Ok(names)
+    }
+
+    /// Whether these paths lead to them. One directory can have several paths, through links.
+    pub(crate) fn are_at(&self, paths: &Paths) -> bool {
+        let is_same_lock = || {
+            let (ours, theirs) = (self.lock.metadata()?, fs::metadata(&paths.lock)?);
+            io::Result::Ok((ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()))
+        };
+        self.paths == *paths || is_same_lock().unwrap_or(false)
     }
 
     /// Makes a control socket that listens, for another user's process if an owner is given. Clients find it after
@@ -223,7 +232,7 @@ pub(crate) fn is_held(paths: &Paths) -> bool {
 #[cfg(test)]
 mod tests {
     use std::{
-        os::unix::{fs::MetadataExt as _, net::UnixStream},
+        os::unix::net::UnixStream,
         sync::atomic::{AtomicBool, Ordering::Relaxed},
     };
 
@@ -248,6 +257,20 @@ mod tests {
         drop(first);
         assert!(!fs::exists(paths().socket).unwrap() && !fs::exists(paths().pid).unwrap());
         assert!(claim(paths()).is_ok());
+    }
+
+    #[test]
+    fn names_are_found_by_every_path_that_leads_to_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let [real, other, link] = ["real", "other", "link"].map(|name| folder.path().join(name));
+        fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(folder.path(), &link).unwrap();
+        let paths = |path: &Path| RunDir::locate(Some(path)).unwrap().instance(None, 25).unwrap();
+        let names = Names::claim(&RunDir::locate(Some(&real)).unwrap(), paths(&real)).unwrap();
+        assert!(names.are_at(&paths(&real)) && names.are_at(&paths(&link.join("real"))));
+        assert!(!names.are_at(&paths(&other)));
+        fs::remove_file(paths(&real).lock).unwrap();
+        assert!(names.are_at(&paths(&real)) && !names.are_at(&paths(&link.join("real"))));
     }
 
     #[test]

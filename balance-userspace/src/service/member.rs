@@ -29,8 +29,17 @@ use crate::{
 pub(super) enum Rest {
     /// It failed, and will be tried again.
     Until(Instant),
-    /// It was ended by somebody else, in an orderly way.
+    /// An operator ended it, in an orderly way.
     Stopped,
+}
+
+/// The process that is to take the place of another when it serves.
+pub(super) struct Successor {
+    /// What it was started for.
+    pub(super) line: Line,
+    pub(super) process: Process,
+    /// The names that the instance has from then on; nothing if it keeps its own.
+    pub(super) names: Option<Names>,
 }
 
 /// A line of the file that runs, or should.
@@ -43,8 +52,7 @@ pub(super) struct Instance {
     /// Where it is found; nothing if it has no process and is to have none.
     pub(super) names: Option<Names>,
     pub(super) process: Option<Process>,
-    /// The process that is to take the place of the other when it serves, and its line.
-    pub(super) successor: Option<(Line, Process)>,
+    pub(super) successor: Option<Successor>,
     pub(super) rest: Option<Rest>,
     /// Why it rests.
     pub(super) why: String,
@@ -97,7 +105,7 @@ impl Instance {
 
     /// All that have not ended.
     pub(super) fn processes(&self) -> impl Iterator<Item = &Process> {
-        self.process.iter().chain(self.successor.iter().map(|(_, process)| process))
+        self.process.iter().chain(self.successor.iter().map(|next| &next.process))
     }
 
     /// When it is to be tried again.
@@ -108,17 +116,21 @@ impl Instance {
         }
     }
 
-    /// A control socket for a process that is to be started.
+    /// A control socket for a process that is to be started for a line, and the names that the line asks for, unless
+    /// the instance has them already.
     pub(super) fn control_socket(
-        &mut self,
+        &self,
         dir: &RunDir,
+        line: &Line,
         owner: Option<(Uid, Gid)>,
-    ) -> Result<UnixListener, InstanceError> {
-        let names = match self.names.take() {
-            Some(names) => names,
-            None => Names::claim(&self.dir(dir)?, self.paths(dir)?)?,
-        };
-        self.names.insert(names).socket(owner)
+    ) -> Result<(UnixListener, Option<Names>), InstanceError> {
+        let dir = dir_of(line, dir)?;
+        let paths = dir.instance(line.name.bind.as_deref(), line.name.port)?;
+        if let Some(names) = self.names.as_ref().filter(|names| names.are_at(&paths)) {
+            return Ok((names.socket(owner)?, None));
+        }
+        let names = Names::claim(&dir, paths)?;
+        Ok((names.socket(owner)?, Some(names)))
     }
 
     /// Lets clients of the control socket find the process, which serves.
@@ -169,13 +181,7 @@ impl Instance {
 
     /// Where it is found.
     pub(super) fn paths(&self, dir: &RunDir) -> Result<Paths, RunDirError> {
-        self.dir(dir)?.instance(self.line.name.bind.as_deref(), self.line.name.port)
-    }
-
-    /// Its run directory: its own, or that of all.
-    fn dir(&self, dir: &RunDir) -> Result<RunDir, RunDirError> {
-        let own = self.line.args.run_dir.as_deref();
-        own.map_or_else(|| Ok(dir.clone()), |path| RunDir::locate(Some(path)))
+        dir_of(&self.line, dir)?.instance(self.line.name.bind.as_deref(), self.line.name.port)
     }
 
     pub(super) fn row(&self, dir: &RunDir) -> InstanceRow {
@@ -189,4 +195,10 @@ impl Instance {
             status: process.map_or(&self.why, |process| &process.status).clone(),
         }
     }
+}
+
+/// The run directory of a line: its own, or that of all.
+fn dir_of(line: &Line, dir: &RunDir) -> Result<RunDir, RunDirError> {
+    let own = line.args.run_dir.as_deref();
+    own.map_or_else(|| Ok(dir.clone()), |path| RunDir::locate(Some(path)))
 }

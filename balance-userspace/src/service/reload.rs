@@ -10,9 +10,10 @@
 //! 3. Its control socket takes the name of the old one's, at once ([`Names::publish`]).
 //! 4. The old process is told to leave on its leash, stops accepting, says so, and ends with its connections.
 //!
-//! A new process that ends before 2 changes nothing. The supervisor holds the lock of the instance all along, so
-//! no process ever waits for another to let go of it. A reload has come to its end when every process of it
-//! serves or has failed, and every process that it has told to leave accepts no more.
+//! A new process that ends before 2 changes nothing. An old process that does not serve yet is told to leave before
+//! the new one starts, and never gets the name. The supervisor holds the lock of the instance all along, so no
+//! process ever waits for another to let go of it. A reload has come to its end when every process of it serves or
+//! has failed, and every process that it has told to leave accepts no more.
 //!
 //! [`Names::publish`]: crate::control::instance::Names::publish
 
@@ -26,9 +27,9 @@ use super::{
     check,
     conf::{Line, Name},
     exchange,
-    member::{Instance, Rest},
+    member::{Instance, Rest, Successor},
     plan::{Plan, Step, plan},
-    process::last_words,
+    process::{Process, last_words},
     supervisor::{Event, Supervisor},
 };
 use crate::{
@@ -41,7 +42,7 @@ const UNRESOLVED: u8 = 65;
 
 /// A reload, from the file to the last instance that it starts.
 pub(super) struct Reload {
-    /// Who has asked for it; nobody if it was a signal.
+    /// Where the answer goes; `None` for a signal.
     reply: Option<oneshot::Sender<Reply>>,
     /// What it has done for each instance, in order; nothing before it has begun to.
     steps: Option<Vec<(Name, Done)>>,
@@ -204,11 +205,12 @@ impl Supervisor {
 
     /// Starts a process with another line, beside the one that serves if there is one.
     async fn replace(&mut self, i: usize, line: Line) {
-        if self.instances[i].process.as_ref().is_some_and(|process| !process.is_draining) {
+        let serves = |process: &Process| process.serving.is_some() && !process.is_draining;
+        if self.instances[i].process.as_ref().is_some_and(serves) {
             match self.spawn(i, &line).await {
-                Ok(process) => {
+                Ok((process, names)) => {
                     info!(instance = %line.name, pid = process.pid, "started beside the old one");
-                    self.instances[i].successor = Some((line, process));
+                    self.instances[i].successor = Some(Successor { line, process, names });
                 }
                 Err(why) => self.refuse(i, &line, &why.to_string(), why.exit_code()),
             }
@@ -217,7 +219,8 @@ impl Supervisor {
         let instance = &mut self.instances[i];
         (instance.line, instance.backoff) = (line, Backoff::default());
         if let Some(process) = instance.process.take() {
-            // It drains already, as an operator has asked for.
+            // It drains, as an operator has asked for, or does not serve yet: then no name leads to it, and its
+            // socket is removed for that of the new one.
             let name = instance.name().clone();
             let _ = self.retire(name, process);
         }
@@ -227,12 +230,15 @@ impl Supervisor {
     /// The new process of an instance serves: the old one, if it is still there, may leave.
     pub(super) fn take_over(&mut self, i: usize) {
         let instance = &mut self.instances[i];
-        let Some((line, process)) = instance.successor.take() else { return };
+        let Some(Successor { line, process, names }) = instance.successor.take() else { return };
         let name = line.name.clone();
         info!(instance = %name, pid = process.pid, "has taken over");
         (instance.line, instance.backoff, instance.rest) = (line, Backoff::default(), None);
         let old = instance.process.replace(process);
+        let before = names.and_then(|names| instance.names.replace(names));
         instance.publish();
+        // Only now: clients find a process in one directory or the other.
+        drop(before);
         if let Some(old) = old {
             let _ = self.retire(name, old);
         }
@@ -241,7 +247,7 @@ impl Supervisor {
     /// The new process of an instance has ended before it served.
     pub(super) fn successor_ended(&mut self, i: usize, status: &io::Result<ExitStatus>) {
         let instance = &mut self.instances[i];
-        let Some((line, process)) = instance.successor.take() else { return };
+        let Some(Successor { line, process, .. }) = instance.successor.take() else { return };
         if self.stopping.is_some() {
             return;
         }
@@ -281,7 +287,7 @@ impl Supervisor {
         let is_open = |instance: &Instance| {
             is_begun(instance.name()) && (instance.is_starting() || instance.successor.is_some())
         };
-        let leaves = |process: &super::process::Process| !process.released.is_cancelled();
+        let leaves = |process: &Process| !process.released.is_cancelled();
         if self.instances.iter().any(is_open) || self.leavers.iter().any(|l| leaves(&l.process)) {
             return;
         }

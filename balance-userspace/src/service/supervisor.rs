@@ -2,8 +2,9 @@
 //!
 //! Invariants: what happens to one instance touches no other; the listeners and the names of an instance belong to
 //! the supervisor, so that no client is refused while a process is exchanged for another, and are given up when an
-//! instance does not come up, so that clients go elsewhere; a process is told to leave only when the next one
-//! serves; a file with a mistake changes nothing that runs; every order is carried out to its end before the next.
+//! instance does not come up, so that clients go elsewhere; a process that serves is told to leave for another only
+//! when that one serves; a file with a mistake changes nothing that runs; every order is carried out to its end
+//! before the next.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -39,6 +40,7 @@ use super::{
 use crate::{
     background::Detached,
     control::{
+        instance::Names,
         protocol::{Command, InstanceRow, InstanceState, Reply, Supervised},
         rundir::RunDir,
     },
@@ -377,18 +379,23 @@ impl Supervisor {
         let started = self.spawn(i, &line).await;
         let instance = &mut self.instances[i];
         match started {
-            Ok(process) => {
+            Ok((process, names)) => {
                 info!(instance = %instance.line.name, pid = process.pid, "started");
                 instance.process = Some(process);
+                instance.names = names.or(instance.names.take());
                 instance.rest = None;
             }
             Err(why) => self.failed(i, &why.to_string(), why.exit_code(), None),
         }
     }
 
-    /// A process for an instance with the arguments of a line, which may be another than its own. Nothing leads to
-    /// its control socket yet.
-    pub(super) async fn spawn(&mut self, i: usize, line: &Line) -> Result<Process, StartError> {
+    /// A process for an instance with the arguments of a line, which may be another than its own, and the names that
+    /// the instance needs for it, unless it has them. Nothing leads to its control socket yet.
+    pub(super) async fn spawn(
+        &mut self,
+        i: usize,
+        line: &Line,
+    ) -> Result<(Process, Option<Names>), StartError> {
         let instance = &mut self.instances[i];
         let (args, is_bound) = (line.args.clone(), !instance.listeners.is_empty());
         let look_up = spawn_blocking(move || {
@@ -411,16 +418,18 @@ impl Supervisor {
             }
         }
         let owner = user.map(|user| (user.uid, user.gid));
-        let control = instance.control_socket(&self.settings.dir, owner);
-        let control = control.map_err(StartError::Control)?;
+        let control = instance.control_socket(&self.settings.dir, line, owner);
+        let (control, names) = control.map_err(StartError::Control)?;
         let orders = Orders {
             listeners: instance.listeners.len(),
             listened: instance.is_handed,
             background: self.settings.background,
             json: self.settings.json,
         };
-        Process::spawn(line, &instance.listeners, control, &orders, &self.surroundings)
-            .map_err(|source| StartError::System { act: "start a process", source })
+        let process =
+            Process::spawn(line, &instance.listeners, control, &orders, &self.surroundings)
+                .map_err(|source| StartError::System { act: "start a process", source })?;
+        Ok((process, names))
     }
 
     /// Says why an instance has no process any more, and when it gets another.
@@ -453,7 +462,7 @@ impl Supervisor {
             return;
         }
         let is_successor = |instance: &Instance| {
-            instance.successor.as_ref().is_some_and(|(_, process)| process.pid == pid)
+            instance.successor.as_ref().is_some_and(|next| next.process.pid == pid)
         };
         if let Some(i) = self.instances.iter().position(is_successor) {
             self.successor_ended(i, status);
@@ -487,9 +496,9 @@ impl Supervisor {
         let of = |instance: &Instance| instance.processes().any(|process| process.pid == pid);
         let Some(i) = self.instances.iter().position(of) else { return };
         let instance = &mut self.instances[i];
-        if let Some((_, process)) = instance.successor.as_mut().filter(|(_, p)| p.pid == pid) {
-            process.hear(said);
-            if process.serving.is_some() && self.stopping.is_none() {
+        if let Some(next) = instance.successor.as_mut().filter(|next| next.process.pid == pid) {
+            next.process.hear(said);
+            if next.process.serving.is_some() && self.stopping.is_none() {
                 self.take_over(i);
             }
             return;
