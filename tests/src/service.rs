@@ -114,6 +114,15 @@ impl Service {
         })
     }
 
+    /// How many verbs are connected to the supervisor at this moment.
+    pub fn connected_verbs(&self) -> usize {
+        let path = self.run_dir().join("conf.").display().to_string();
+        let sockets = fs::read_to_string("/proc/net/unix").expect("the sockets of this host");
+        // SS_CONNECTED of include/uapi/linux/net.h.
+        let is_connected = |line: &&str| line.split_whitespace().nth(5) == Some("03");
+        sockets.lines().filter(is_connected).filter(|line| line.contains(&path)).count()
+    }
+
     /// The process of the supervisor, as its pid file says.
     pub fn supervisor(&self) -> i32 {
         let files = fs::read_dir(self.run_dir()).expect("the run directory").flatten();

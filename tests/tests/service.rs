@@ -264,6 +264,10 @@ fn stop_waits_for_connections_and_says_so() {
         goes_on(&mut stream);
         // Asked twice it is no more in a hurry.
         let second = scope.spawn(|| service.say(&["stop"]));
+        eventually(PATIENCE, "both wait", || match service.connected_verbs() {
+            2.. => Ok(()),
+            few => Err(format!("{few} are connected")),
+        });
         service.status_when("it drains", |rows| rows[0].state == "draining");
         goes_on(&mut stream);
         drop(stream);

@@ -3,7 +3,11 @@
 //! Invariant: there is one supervisor of a file, whose lock says so; in the background the process
 //! that the user started ends when every instance has been tried, and says which do not serve.
 
-use std::os::unix::process::CommandExt as _;
+use std::{
+    os::unix::process::CommandExt as _,
+    thread,
+    time::{Duration, Instant},
+};
 
 use command_fds::{CommandFdExt as _, FdMapping};
 use tokio::{
@@ -25,8 +29,9 @@ use crate::{
     background::{self, Detached, Side},
     cli::Place,
     control::{
-        instance::{Instance, InstanceError},
-        protocol::{Command, Reply},
+        client::ClientError,
+        instance::{self, Instance, InstanceError},
+        protocol::{Command, Reply, Supervised},
         rundir::RunDir,
         seats::{Limits, Seat},
         server::{self, Answer},
@@ -38,6 +43,10 @@ use crate::{
     signals::Signals,
     sys,
 };
+
+/// How long a supervisor may be about to end or to begin, and how often that is looked at.
+const CHANGING: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Starts all instances of a file.
 pub(super) fn start(place: &Place, foreground: bool, form: LogFormat) -> Result<u8, StartError> {
@@ -65,11 +74,7 @@ pub(super) fn in_background(place: &Place) -> Result<u8, StartError> {
 
 /// What is to be started; nothing if it runs already. One that is on its way out is waited for.
 fn to_start(place: &Place) -> Result<Option<Conf>, StartError> {
-    let found = Running::find(place).and_then(|mut running| {
-        let table = running.table()?;
-        Ok((running, table))
-    });
-    match found {
+    match find(place) {
         Ok((running, table)) if table.stopping => {
             say("balance is stopping: waiting for its end");
             let waited = stop::wait_for_end(running, 0);
@@ -84,6 +89,31 @@ fn to_start(place: &Place) -> Result<Option<Conf>, StartError> {
         Err(error) => return Err(StartError::Running(Box::new(error))),
     }
     check::read(&place.config).map(Some)
+}
+
+/// Finds the supervisor that runs. One that ends has its lock for a moment longer than its socket, and one
+/// that starts has it for a moment before.
+fn find(place: &Place) -> Result<(Running, Supervised), ClientError> {
+    let begun = Instant::now();
+    loop {
+        let found = Running::find(place).and_then(|mut running| {
+            let table = running.table()?;
+            Ok((running, table))
+        });
+        match found {
+            Err(error) if is_absence(&error) && is_locked(place) && begun.elapsed() < CHANGING => {
+                thread::sleep(LOOK);
+            }
+            found => return found,
+        }
+    }
+}
+
+/// Whether a supervisor of the file holds its lock.
+fn is_locked(place: &Place) -> bool {
+    RunDir::locate(place.run_dir.as_deref())
+        .and_then(|dir| dir.supervisor(&absolute(&place.config)))
+        .is_ok_and(|paths| instance::is_held(&paths))
 }
 
 fn detached(place: &Place, conf: Conf) -> Result<u8, StartError> {
