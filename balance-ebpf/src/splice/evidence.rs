@@ -126,6 +126,17 @@ pub const fn judge_reset(this: &Side, other: &Side, seq: u32) -> Reset {
     }
 }
 
+/// What a believed RST of `this` side's peer acknowledges, in the other side's numbers: one that a peer sends
+/// by itself says how far it has received (net/ipv4/tcp_output.c, `tcp_send_active_reset`).
+#[inline(always)]
+pub const fn acked_by_reset(this: &Side, other: &Side, packet: &Segment) -> Option<u32> {
+    if packet.flags & flag::ACK != 0 && is_ack_acceptable(this, other, packet.ack) {
+        Some(packet.ack.wrapping_sub(other.shift))
+    } else {
+        None
+    }
+}
+
 /// How far from the numbers of our socket a packet may be that the program remembers while our
 /// sockets still have the connection: user space says where they are before it has moved so much.
 const AHEAD: u32 = 1 << 29;
@@ -206,6 +217,17 @@ mod tests {
         ] {
             assert_eq!(judge_reset(&this, &other, seq), expected, "{seq}");
         }
+    }
+
+    #[test]
+    fn a_reset_acknowledges_what_was_sent_and_nothing_else() {
+        let (this, other) = sides();
+        let reset = Segment { seq: 1_000, flags: flag::RST | flag::ACK, ..Segment::default() };
+        for (ack, expected) in [(10_400, Some(400)), (10_500, Some(500)), (10_501, None)] {
+            assert_eq!(acked_by_reset(&this, &other, &Segment { ack, ..reset }), expected);
+        }
+        let answer = Segment { ack: 10_400, flags: flag::RST, ..reset };
+        assert_eq!(acked_by_reset(&this, &other, &answer), None);
     }
 
     #[test]

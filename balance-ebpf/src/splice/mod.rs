@@ -16,7 +16,7 @@ mod seq;
 mod shared;
 
 pub use checksum::{Difference, back, fold, mend, pseudo_sum};
-pub use evidence::{Evidence, News, Reset, extended, is_near, judge_reset};
+pub use evidence::{Evidence, News, Reset, acked_by_reset, extended, is_near, judge_reset};
 pub use header::{FIXED, Header};
 pub use icmp::{Message4, Message6, Quote, read_ipv4, read_ipv6, readdress_ipv4, readdress_ipv6};
 pub use judge::{Forward, Judgement, Local, Segment, Side, flag, judge, note, phase, rescale};

@@ -10,7 +10,8 @@ use core::{
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_ns, programs::TcContext};
 use aya_log_ebpf::debug;
 use balance_ebpf::splice::{
-    Evidence, Forward, News, Reset, Segment, ending, flag, is_after, judge_reset, note,
+    Evidence, Forward, News, Reset, Segment, acked_by_reset, ending, flag, is_after, judge_reset,
+    note,
 };
 
 use crate::{
@@ -55,11 +56,38 @@ pub(crate) fn note_reset(skb: *mut __sk_buff, place: &Place, sides: &Sides, segm
     let seen = match judge_reset(&sides.0, &sides.1, segment.seq) {
         // Who is told of a reset may answer what was on its way with another; who began it counts.
         Reset::Believed if place.endings() & (ending::BROKEN << (1 - i)) != 0 => return,
-        Reset::Believed => ending::BROKEN << i,
+        Reset::Believed => ending::BROKEN << i | note_last_acknowledgement(place, sides, segment),
         Reset::Doubted => ending::DOUBTED << i,
         Reset::Ignored => return,
     };
     note_ending(skb, place, seen, true);
+}
+
+/// Notes what a believed reset acknowledges; returns what that says of the end.
+#[inline(always)]
+fn note_last_acknowledgement(place: &Place, sides: &Sides, segment: &Segment) -> u64 {
+    match acked_by_reset(&sides.0, &sides.1, segment) {
+        // SAFETY: a word of the value.
+        Some(acked) => unsafe {
+            let acked = acknowledge(addr_of_mut!((*place.other).side.sent.snd_una), acked);
+            end_acknowledged(place, acked)
+        },
+        None => 0,
+    }
+}
+
+/// The bit that says that the other peer's end is acknowledged, if so much is.
+#[inline(always)]
+fn end_acknowledged(place: &Place, acked: u32) -> u64 {
+    let other = 1 - place.side;
+    // An end takes the last number: once more is acknowledged, it was none.
+    // SAFETY: a word of the value.
+    let fin = unsafe { read_volatile(addr_of!((*place.other).fin)) };
+    if place.endings() & (ending::FIN << other) != 0 && fin == acked {
+        ending::ACKNOWLEDGED << other
+    } else {
+        0
+    }
 }
 
 /// Notes what an accepted packet says, which goes on as `forward`.
@@ -96,12 +124,7 @@ pub(crate) fn learn(
             write_volatile(addr_of_mut!((*this).fin), news.end);
             seen |= ending::FIN << i;
         }
-        // An end takes the last number: once more is acknowledged, it was none.
-        if place.endings() & (ending::FIN << (1 - i)) != 0
-            && read_volatile(addr_of!((*other).fin)) == acked
-        {
-            seen |= ending::ACKNOWLEDGED << (1 - i);
-        }
+        seen |= end_acknowledged(place, acked);
         if seen != 0 {
             note_ending(skb, place, seen, seen & !(ending::FIN << i) != 0);
         }
