@@ -36,6 +36,7 @@ mod ready;
 mod ring;
 mod session;
 mod settings;
+mod shortage;
 mod status;
 mod stream;
 mod sys;

@@ -30,6 +30,7 @@ use crate::{
     privileges, resolve,
     selection::Selector,
     settings::{self, Settings},
+    shortage::Shortage,
     stream::SocketOptions,
     table::Table,
     totals::Totals,
@@ -54,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) accepts: usize,
     pub(crate) control_clients: control::seats::Limits,
     pub(crate) memory: Memory,
+    /// Sessions that wait for what the process has run out of.
+    pub(crate) shortage: Shortage,
     pub(crate) totals: Arc<Totals>,
     /// Where it listens.
     pub(crate) address: Option<std::net::SocketAddr>,
@@ -146,6 +149,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
         accepts: files.accepts(sockets),
         control_clients: files.control_clients(),
         memory,
+        shortage: Shortage::default(),
         totals: Arc::default(),
         address,
         failed: Notify::new(),

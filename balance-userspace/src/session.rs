@@ -76,13 +76,14 @@ async fn find_backend(
     client: &Rc<Stream>,
 ) -> Result<(Turn, Rc<Stream>, SocketAddr), Outcome> {
     let segment = shared.datapath.segment(client);
-    let mut portless = None;
+    let (mut portless, mut waiting) = (None, None);
     loop {
         let (channel, addresses) = (turn.attempt().key, Arc::clone(&turn.attempt().addresses));
         let limit = shared.settings.borrow().connect_limit;
         match connect(&addresses, limit, segment, &shared.outgoing).await {
             Ok((stream, server)) => return Ok((turn, stream, server)),
             Err(error) if error.is_shortage() => {
+                waiting.get_or_insert_with(|| shared.shortage.enter());
                 if !wait(client, &error).await {
                     return Err(Outcome::Left);
                 }

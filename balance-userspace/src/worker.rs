@@ -95,6 +95,10 @@ struct Acceptor {
 impl Acceptor {
     async fn run(self) {
         while !self.shared.stop.is_cancelled() {
+            if self.shared.shortage.is_felt() {
+                sleep(BACK_OFF).await;
+                continue;
+            }
             match self.listener.accept().await {
                 Ok(socket) => self.admit(socket).await,
                 Err(_) if self.shared.stop.is_cancelled() => break,

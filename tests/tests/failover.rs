@@ -377,7 +377,6 @@ fn addresses_that_do_not_answer_hold_up_the_next_for_a_moment_only() {
     // The first attempts have a second each, and are closed when another has won.
     balance.sessions(1);
     let sockets = balance.process().sockets();
-    // More clients than there are attempts to spare: some have one attempt at a time.
     const CLIENTS: usize = 40;
     let most = thread::scope(|scope| {
         let served = scope.spawn(|| served(CLIENTS));
@@ -390,7 +389,8 @@ fn addresses_that_do_not_answer_hold_up_the_next_for_a_moment_only() {
         assert!(took < Duration::from_secs(15), "{took:?}");
         most
     });
-    assert!((CLIENTS..=2 * CLIENTS + 16).contains(&most), "{most} sockets at a time");
+    // One for the client, and four attempts at a time.
+    assert!((CLIENTS..=5 * CLIENTS).contains(&most), "{most} sockets at a time");
     eventually(Duration::from_secs(10), "all attempts are closed", || {
         match balance.process().sockets() {
             now if now <= sockets => Ok(()),
