@@ -2,6 +2,7 @@
 //! each end by itself.
 
 use std::{
+    io::ErrorKind,
     net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream},
     thread,
     time::{Duration, Instant},
@@ -11,7 +12,8 @@ use socket2::{Domain, Socket, Type};
 
 use tests::{
     Builder, Cable, Datapath, End, Family, Link, Network, PATIENCE, Pattern, Peer, Sending,
-    Topology, WHOLE, both_ways, end_of, exchange, note, on_all_datapaths, receive_all, reset, send,
+    Topology, WHOLE, both_ways, end_of, eventually, exchange, note, on_all_datapaths, receive_all,
+    reset, send,
 };
 
 fn hosts_apart_over_ipv4(datapath: Datapath) {
@@ -145,8 +147,7 @@ fn a_port_is_used_again_at_once(datapath: Datapath) {
         };
         for turn in 0..TURNS {
             let what = format!("{topology:?}, {family:?}, {is_short_of_ports}, turn {turn}");
-            let begun = Instant::now();
-            let client = link.as_client(|to| connect_from(from, to));
+            let (client, begun) = link.as_client(|to| connect_from(from, to));
             from.set_port(client.local_addr().expect("getsockname").port());
             let (mut client, mut server) = link.talk(client, 1);
             assert!(begun.elapsed() < AT_ONCE, "{what}: {:?}", begun.elapsed());
@@ -166,15 +167,23 @@ fn a_port_is_used_again_at_once(datapath: Datapath) {
     }
 }
 
-fn connect_from(from: SocketAddr, to: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).expect("socket");
-    socket.set_reuse_address(true).expect("SO_REUSEADDR");
-    socket.bind(&from.into()).unwrap_or_else(|error| panic!("binding {from}: {error}"));
-    socket.connect_timeout(&to.into(), PATIENCE).expect("connecting to the program");
-    let stream = TcpStream::from(socket);
+/// Connects, and says when that began: as soon as the client's kernel has no old socket on these addresses,
+/// whose end has yet to be acknowledged.
+fn connect_from(from: SocketAddr, to: SocketAddr) -> (TcpStream, Instant) {
+    let (stream, begun) = eventually(PATIENCE, "the old socket is gone", || {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).expect("socket");
+        socket.set_reuse_address(true).expect("SO_REUSEADDR");
+        socket.bind(&from.into()).unwrap_or_else(|error| panic!("binding {from}: {error}"));
+        let begun = Instant::now();
+        match socket.connect_timeout(&to.into(), PATIENCE) {
+            Ok(()) => Ok((TcpStream::from(socket), begun)),
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable => Err(error.to_string()),
+            Err(error) => panic!("connecting to the program: {error}"),
+        }
+    });
     stream.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
     stream.set_nodelay(true).expect("TCP_NODELAY");
-    stream
+    (stream, begun)
 }
 
 on_all_datapaths!(
