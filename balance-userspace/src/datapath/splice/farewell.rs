@@ -77,7 +77,9 @@ pub(super) fn break_off(slot: Slot, pair: &Pair) {
     say(slot, pair, words, |socket| socket.set_linger(Some(Duration::ZERO)));
 }
 
-/// Gives the socket of a side the numbers that the peers have come to. It must be silent, and stays so.
+/// Gives the socket of a side the numbers that both peers have acknowledged. It must be silent, and stays
+/// so: a question with these numbers is an old one to a peer that is there, which answers it, and one that is
+/// gone answers with the number of a reset that is believed.
 /// `holds_port` says whether that has been done before: such a socket does not let go of its port.
 ///
 /// # Errors
@@ -89,7 +91,7 @@ pub(super) fn renumber(
     holds_port: &Cell<bool>,
 ) -> io::Result<()> {
     let stream = [&pair.client, &pair.backend][side];
-    let (Standing { next, received, .. }, Path { own, peer }) =
+    let (Standing { acknowledged, delivered, .. }, Path { own, peer }) =
         (slot.standing(side), slot.paths[side]);
     let clock = clock(slot, stream, side)?;
     // A socket for both families has addresses of its own kind.
@@ -104,7 +106,7 @@ pub(super) fn renumber(
     sys::disconnect(&**stream)?;
     // The kernel calls that an aborted connection (net/ipv4/tcp.c, `tcp_disconnect`).
     stream.take_error()?;
-    sys::take_up(&**stream, next, received, clock, || {
+    sys::take_up(&**stream, acknowledged, delivered, clock, || {
         if !holds_port.replace(true) {
             stream.bind(&address(own))?;
         }

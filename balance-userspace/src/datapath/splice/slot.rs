@@ -46,6 +46,8 @@ pub(super) struct Standing {
     pub(super) acknowledged: u32,
     /// The number behind what the peer has sent.
     pub(super) received: u32,
+    /// The number behind what the other peer has acknowledged of that.
+    pub(super) delivered: u32,
     /// Our direction has ended already.
     pub(super) is_over: bool,
 }
@@ -201,6 +203,7 @@ impl Slot {
             next: other.end(&this.side).wrapping_add(other.side.shift),
             acknowledged: other.side.sent.acked().wrapping_add(other.side.shift),
             received: this.end(&other.side),
+            delivered: this.side.sent.acked(),
             is_over: splice.ending & (ending::FIN << (1 - side)) != 0,
         }
     }
