@@ -354,7 +354,13 @@ impl Joint {
     pub(super) fn broken(&self, i: usize, direction: &Direction) -> Option<Broken> {
         let side = match (self.slot.reset_by(i), self.doubt.suspect()) {
             (None, _) => return None,
-            (Some(_), Some(suspect)) => suspect,
+            (Some(gone), Some(suspect)) => {
+                if gone != suspect {
+                    // It believes a reset only behind all that was sent before (RFC 5961, 3.2).
+                    self.slot.deliver(suspect);
+                }
+                suspect
+            }
             (Some(side), None) => side,
         };
         let reset = io::ErrorKind::ConnectionReset.into();

@@ -130,6 +130,15 @@ impl Slot {
         let _ = snd_nxt.fetch_update(SeqCst, SeqCst, raise);
     }
 
+    /// Notes that the other peer has all that a side's peer has sent, without having said so.
+    pub(super) fn deliver(&self, side: usize) {
+        let words = self.words();
+        let snd_nxt = word!(words, AtomicU32, ways[side].side.sent.snd_nxt).load(SeqCst);
+        let snd_una = word!(words, AtomicU64, ways[side].side.sent.snd_una);
+        let raise = |seen| Some(Evidence::acknowledge(seen, snd_nxt));
+        let _ = snd_una.fetch_update(SeqCst, SeqCst, raise);
+    }
+
     /// Does not count one number of a side as a byte: the end that our socket has passed on.
     pub(super) fn count_end(&self, side: usize) {
         word!(self.words(), AtomicU64, ways[side].origin).fetch_add(1, SeqCst);
