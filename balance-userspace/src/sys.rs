@@ -283,14 +283,6 @@ pub(crate) struct Numbers {
     pub(crate) edge: u32,
 }
 
-impl Numbers {
-    /// Whether a number is within a window of what the peer may send now.
-    pub(crate) fn is_near(&self, number: u32) -> bool {
-        let from = self.received.wrapping_sub(self.own_room);
-        number.wrapping_sub(from) <= self.edge.wrapping_sub(from)
-    }
-}
-
 // include/uapi/linux/tcp.h
 const TCP_REPAIR: i32 = 19;
 const TCP_REPAIR_QUEUE: i32 = 20;
@@ -323,6 +315,17 @@ pub(crate) fn numbers(socket: &impl AsFd) -> io::Result<Numbers> {
 /// The next byte that the peer is to send. Needs CAP_NET_ADMIN.
 pub(crate) fn received(socket: &impl AsFd) -> io::Result<u32> {
     in_repair(socket, || queue_number(socket, RECEIVE_QUEUE))
+}
+
+/// The next byte that the peer is to send, and the number where the room ends that it was told to have.
+/// Leaves the send queue alone, which is skipped while it is asked (net/ipv4/tcp_output.c,
+/// `tcp_write_xmit`). Needs CAP_NET_ADMIN.
+pub(crate) fn receive_window(socket: &impl AsFd) -> io::Result<(u32, u32)> {
+    in_repair(socket, || {
+        let received = queue_number(socket, RECEIVE_QUEUE)?;
+        let [.., own_room, told_at] = repair_window(socket)?;
+        Ok((received, told_at.wrapping_add(own_room)))
+    })
 }
 
 /// The packet that last told how much room the peer has. Needs CAP_NET_ADMIN.

@@ -216,8 +216,10 @@ pub fn judge(phase: u32, this: &Side, other: &Side, packet: &Segment, intact: bo
         // Not with the packet's own number: it may be beyond the local socket's window, which
         // is told to nobody any more.
         Local::Acknowledgement(this.cut.wrapping_add(this.ahead), ack)
+    } else if intact && !is_after(packet.ack, this.written) {
+        // With its own numbers, which the local socket judges by itself.
+        Local::Acknowledgement(packet.seq, packet.ack)
     } else {
-        // The number that it would get is one that the local socket believes.
         Local::Nothing
     };
     // An acknowledgement of what the local socket has written means nothing to the other peer;
@@ -481,6 +483,14 @@ mod tests {
     }
 
     #[test]
+    fn the_local_socket_judges_an_acknowledgement_of_its_own_bytes_by_itself() {
+        let far = packet(500_000, 0, 250);
+        assert_eq!(joined(&THIS, &OTHER, far).local, Local::Acknowledgement(500_000, 250));
+        let broken = judge(phase::JOINED, &THIS, &OTHER, &far, false);
+        assert_eq!(broken.local, Local::Nothing);
+    }
+
+    #[test]
     fn what_no_peer_accepts_goes_on_as_it_is_and_settles_nothing() {
         let fine = packet(1500, 10, 310);
         let far = packet(500_000, 10, 310);
@@ -493,7 +503,7 @@ mod tests {
             (broken(fine), fine),
         ] {
             assert!(!judgement.accepted && !judgement.settles);
-            // The local socket would believe the number that it got.
+            // The local socket would believe a number that it got.
             assert_eq!(judgement.local, Local::Nothing);
             assert_eq!(judgement.forward, Some(translate(&THIS, &OTHER, &packet)));
         }

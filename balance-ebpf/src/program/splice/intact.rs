@@ -32,7 +32,9 @@ pub(crate) fn is_intact(skb: *mut __sk_buff, work: &mut Work, end: u32) -> bool 
     let sum = pseudo_sum(&work.key.source, &work.key.target, segment);
     // The sum of the pseudo header alone stands there until the packet leaves the machine, and again
     // once GRO has put it together (include/linux/skbuff.h, CHECKSUM_PARTIAL).
-    if work.now.fixed.check() == fold(sum) {
+    // Zero is written in two ways.
+    let (check, pseudo) = (work.now.fixed.check(), fold(sum));
+    if check == pseudo || check == 0 && pseudo == u16::MAX {
         return true;
     }
     // SAFETY: the context is the skb that the kernel runs us on.

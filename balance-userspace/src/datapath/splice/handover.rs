@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     datapath::{
-        Pool,
+        Pool, Traffic,
         pair::{Broken, Direction, Pair},
         pump::{self, Received},
     },
@@ -58,6 +58,9 @@ pub(super) enum Refused {
 pub(super) struct Watched {
     slot: Slot,
     clocks: [Clock; 2],
+    /// What our sockets had written when it began, by side, and the bytes that had been moved then.
+    written: [u32; 2],
+    moved: (u64, u64),
 }
 
 /// Lets the program watch a pair that is to be joined.
@@ -84,22 +87,31 @@ pub(super) fn prepare(kernel: &Arc<Kernel>, pair: &Pair) -> Result<Watched, Obst
         splice.ways[i] = Way { side, looks, addresses, head, ..Way::default() };
     }
     let slot = kernel.enter(ends.map(|end| end.path), splice)?;
+    let moved = pair.traffic.read();
+    let mut written = [0; 2];
     for (side, stream) in [&pair.client, &pair.backend].into_iter().enumerate() {
-        tell_near(&slot, side, stream).map_err(|_| Obstacle::Ended)?;
+        let numbers = sys::numbers(&**stream).map_err(|_| Obstacle::Ended)?;
+        written[side] = numbers.written;
+        slot.set_near(side, numbers.received, numbers.written);
     }
-    Ok(Watched { slot, clocks })
+    Ok(Watched { slot, clocks, written, moved })
 }
 
-/// Whether a side's peer has just sent something that could not have been passed on.
-fn sends_fragments(slot: &Slot, side: usize, numbers: &Numbers) -> bool {
-    slot.odd(side).is_some_and(|odd| numbers.is_near(odd))
+impl Watched {
+    /// What our socket of a side has written by now, as far as it is counted.
+    fn written(&self, side: usize, traffic: &Traffic) -> u32 {
+        let (sent, rcvd) = traffic.read();
+        let moved = [rcvd - self.moved.1, sent - self.moved.0];
+        self.written[side].wrapping_add(moved[side] as u32)
+    }
 }
 
-/// Tells the program where the numbers of a side are now.
-fn tell_near(slot: &Slot, side: usize, stream: &Stream) -> io::Result<Numbers> {
-    let numbers = sys::numbers(stream)?;
-    slot.set_near(side, numbers.received, numbers.written);
-    Ok(numbers)
+/// Whether a side's peer, of which our socket has received up to `received` and may receive up to `edge`,
+/// has just sent something that could not have been passed on.
+fn sends_fragments(slot: &Slot, side: usize, received: u32, edge: u32) -> bool {
+    let room = edge.wrapping_sub(received);
+    let from = received.wrapping_sub(room);
+    slot.odd(side).is_some_and(|odd| odd.wrapping_sub(from) <= edge.wrapping_sub(from))
 }
 
 /// A pair that is joined.
@@ -142,23 +154,25 @@ pub(super) async fn join(watched: Watched, pair: &Pair) -> Result<Joint, (Watche
 type Start = ([Begun; 2], [u32; 2]);
 
 async fn begin(watched: &Watched, pair: &Pair) -> io::Result<Result<Start, Refused>> {
-    let Watched { slot, clocks } = watched;
+    let Watched { slot, clocks, .. } = watched;
     let streams: [&Stream; 2] = [&pair.client, &pair.backend];
     for (side, stream) in streams.into_iter().enumerate() {
         // Asked first: what the program has seen by now is within what our socket has offered by then.
         let next = slot.next(side);
-        let numbers = tell_near(slot, side, stream)?;
-        if is_after(next, numbers.edge.wrapping_add(OVERSHOOT)) {
+        let (received, edge) = sys::receive_window(stream)?;
+        slot.set_near(side, received, watched.written(side, &pair.traffic));
+        if is_after(next, edge.wrapping_add(OVERSHOOT)) {
             // No peer has sent that. What its packets said before was forgotten with it; they have
             // arrived at our socket after a grace period.
             slot.forget_next(side);
             slot.kernel.grace.period().await;
             return Ok(Err(Refused::NotNow));
         }
-        if sends_fragments(slot, side, &numbers) {
+        if sends_fragments(slot, side, received, edge) {
             return Ok(Err(Refused::Never(Obstacle::Fragments)));
         }
-        if next == 0 || is_after(numbers.received, next) {
+        // Asked again: what has arrived since then was seen before it arrived.
+        if next == 0 || is_after(received, slot.next(side)) {
             return Ok(Err(Refused::Unseen));
         }
     }
@@ -167,7 +181,11 @@ async fn begin(watched: &Watched, pair: &Pair) -> io::Result<Result<Start, Refus
         return Ok(Err(Refused::NotNow));
     }
     let begun = [Begun::of(streams[0])?, Begun::of(streams[1])?];
-    if (0..2).any(|side| sends_fragments(slot, side, &begun[side].numbers)) {
+    let sends_fragments = |side: usize| {
+        let Numbers { received, edge, .. } = begun[side].numbers;
+        sends_fragments(slot, side, received, edge)
+    };
+    if sends_fragments(0) || sends_fragments(1) {
         return Ok(Err(Refused::Never(Obstacle::Fragments)));
     }
     let agreed = [sys::agreed(streams[0])?, sys::agreed(streams[1])?];
@@ -354,11 +372,9 @@ impl Joint {
     pub(super) fn broken(&self, i: usize, direction: &Direction) -> Option<Broken> {
         let side = match (self.slot.reset_by(i), self.doubt.suspect()) {
             (None, _) => return None,
-            (Some(gone), Some(suspect)) => {
-                if gone != suspect {
-                    // It believes a reset only behind all that was sent before (RFC 5961, 3.2).
-                    self.slot.deliver(suspect);
-                }
+            (Some(_), Some(suspect)) => {
+                // Its reset came behind all that it had sent, and the other peer has been asked.
+                self.slot.deliver(suspect);
                 suspect
             }
             (Some(side), None) => side,

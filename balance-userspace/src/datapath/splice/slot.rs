@@ -130,7 +130,7 @@ impl Slot {
         let _ = snd_nxt.fetch_update(SeqCst, SeqCst, raise);
     }
 
-    /// Notes that the other peer has all that a side's peer has sent, without having said so.
+    /// Counts all that a side's peer has sent, which the other peer has no time to acknowledge any more.
     pub(super) fn deliver(&self, side: usize) {
         let words = self.words();
         let snd_nxt = word!(words, AtomicU32, ways[side].side.sent.snd_nxt).load(SeqCst);
