@@ -46,7 +46,7 @@ const BRIEFLY: [&str; 5] = [
     "closing/passes_through",
     "failover/groups",
     "crash",
-    "lives/on_",
+    "lives/on_relay",
 ];
 
 /// A kernel, by what its version begins with.
