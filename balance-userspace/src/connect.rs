@@ -145,9 +145,8 @@ async fn finish(stream: &Rc<Stream>) -> io::Result<()> {
     if events & (libc::POLLERR | libc::POLLHUP) == 0 {
         return Ok(());
     }
-    // SO_ERROR takes the error away, and whoever reads the socket later would see a clean end. So
-    // first what TCP itself tells: it counts our SYN as acknowledged only when the server has
-    // accepted. What the server sent before it broke the connection is still to be read.
+    // Reading SO_ERROR clears the error, and a later read would report a clean end. So TCP's own count
+    // is asked first: it counts our SYN as acknowledged only when the server has accepted. What the server sent before it broke the connection is still to be read.
     if sys::send_state(&**stream)?.acked > 0 {
         stream.mark_broken(io::ErrorKind::ConnectionReset);
         return Ok(());

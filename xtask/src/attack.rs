@@ -1,10 +1,10 @@
 //! `attack`: builds balance and the harness of attacks, and becomes that.
 //!
-//! Invariant: what it installs is what the harness needs, and no more of what the tests do.
+//! Invariant: `Passed::drive_program` installs what the harness needs, and no more of what the tests do.
 
 use anyhow::Result;
 
-use crate::{build, harness::Passed, peers, setup};
+use crate::harness::Passed;
 
 /// Attacks on spliced connections by a host that sees no packet; `--help` tells more.
 #[derive(clap::Args)]
@@ -16,11 +16,5 @@ pub(crate) struct Options {
 
 /// Runs the task.
 pub(crate) fn run(Options { passed }: &Options) -> Result<()> {
-    let harness = Passed::build("tests", "attack")?;
-    if !passed.is_question() {
-        peers::install()?;
-        setup::run(&setup::Options { tests: false })?;
-        build::program()?;
-    }
-    passed.hand_over(harness, &[], "attacks need raw sockets")
+    passed.drive_program("attack", "attacks need raw sockets")
 }

@@ -1,10 +1,10 @@
 //! `faults`: builds balance and the harness of random lives, and becomes that.
 //!
-//! Invariant: what it installs is what the harness needs, and no more of what the tests do.
+//! Invariant: `Passed::drive_program` installs what the harness needs, and no more of what the tests do.
 
 use anyhow::Result;
 
-use crate::{build, harness::Passed, peers, setup};
+use crate::harness::Passed;
 
 /// Random lives of connections, broken off in all ways, through each datapath; `--help` tells more.
 #[derive(clap::Args)]
@@ -16,11 +16,5 @@ pub(crate) struct Options {
 
 /// Runs the task.
 pub(crate) fn run(Options { passed }: &Options) -> Result<()> {
-    let harness = Passed::build("tests", "faults")?;
-    if !passed.is_question() {
-        peers::install()?;
-        setup::run(&setup::Options { tests: false })?;
-        build::program()?;
-    }
-    passed.hand_over(harness, &[], "the datapaths in the kernel are left out")
+    passed.drive_program("faults", "the datapaths in the kernel are left out")
 }

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Result, anyhow};
 
-use crate::{exec, root::Root, workspace};
+use crate::{build, exec, peers, root::Root, setup, workspace};
 
 /// What is given to a harness as it is.
 #[derive(clap::Args)]
@@ -32,6 +32,17 @@ impl Passed {
         let build = ["build", "--release", "--package", package, "--bin", name];
         exec::exec(workspace::cargo().args(build))?;
         Ok(workspace::program().with_file_name(name))
+    }
+
+    /// Builds the program and a harness of the package `tests`, installs what that needs, and becomes it.
+    pub(crate) fn drive_program(&self, name: &str, without_root: &str) -> Result<()> {
+        let harness = Self::build("tests", name)?;
+        if !self.is_question() {
+            peers::install()?;
+            setup::run(&setup::Options { tests: false })?;
+            build::program()?;
+        }
+        self.hand_over(harness, &[], without_root)
     }
 
     /// Becomes the harness, with arguments of ours before those that are passed; `without_root` says

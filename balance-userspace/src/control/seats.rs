@@ -23,7 +23,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The same, with no more than so many of each.
+    /// These limits, each lowered to `count` if it is higher.
     pub(crate) fn at_most(self, count: usize) -> Self {
         Self { served: self.served.min(count), waiting: self.waiting.min(count) }
     }
