@@ -14,7 +14,7 @@ use std::{
 use tests::{binary, note, run, skip};
 
 /// Above the limit that the runner gives itself.
-const DEADLINE: Duration = Duration::from_secs(150);
+const DEADLINE: Duration = Duration::from_secs(270);
 
 #[test]
 fn differs_from_the_classic_only_on_purpose() {
