@@ -32,10 +32,14 @@ pub fn small_buffers<'s>(socket: impl Into<SockRef<'s>>) {
 
 /// Connects with [`PATIENCE`], also for all later reads and writes.
 pub fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)
-        .unwrap_or_else(|error| panic!("connecting to {address}: {error}"));
+    try_connect(address).unwrap_or_else(|error| panic!("connecting to {address}: {error}"))
+}
+
+/// The same, where the connection may be refused or reset.
+fn try_connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     patient(&stream);
-    stream
+    Ok(stream)
 }
 
 /// A listener whose `accept` gives up after [`PATIENCE`]; port 0 lets the kernel choose.
@@ -103,6 +107,6 @@ pub fn end_of(stream: &mut TcpStream) -> End {
 /// Connects, says nothing, and returns all that the other side says before it closes.
 pub fn ask(address: SocketAddr) -> io::Result<String> {
     let mut answer = String::new();
-    connect(address).read_to_string(&mut answer)?;
+    try_connect(address)?.read_to_string(&mut answer)?;
     Ok(answer)
 }
