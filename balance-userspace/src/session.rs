@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use crate::{
     connect::{Failed, connect},
-    datapath::{Cut, Pair, Pool},
+    datapath::{Pair, Pool},
     logging::NOTICE,
     server::Shared,
     stream::Stream,
@@ -26,14 +26,15 @@ use crate::{
     worker::BACK_OFF,
 };
 
-/// Serves a client, and returns how it ended.
+/// Serves a client whose first channel is `first`, and returns how the connection ended.
 pub(crate) async fn serve(
     shared: &Arc<Shared>,
     pool: &Pool,
     client: Rc<Stream>,
     address: SocketAddr,
+    first: Option<Turn>,
 ) -> Outcome {
-    let found = match shared.table.first(address, Cut::below(&shared.abort)) {
+    let found = match first {
         Some(turn) => tokio::select! {
             found = find_backend(shared, turn, &client) => found,
             () = shared.abort.cancelled() => return Outcome::Left,

@@ -20,7 +20,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::{
-    accepting::Listener, datapath::Pool, server::Shared, session, stream::Stream,
+    accepting::Listener,
+    datapath::{Cut, Pool},
+    server::Shared,
+    session,
+    stream::Stream,
     throttle::Throttle,
 };
 
@@ -163,9 +167,11 @@ impl Acceptor {
 
     fn start(&self, client: Rc<Stream>, address: SocketAddr, permit: OwnedSemaphorePermit) {
         let counted = self.shared.totals.accepted();
+        // Before the task runs, so that an accepted client is never missing in `show`.
+        let first = self.shared.table.first(address, Cut::below(&self.shared.abort));
         let (shared, pool) = (Arc::clone(&self.shared), self.pool.clone());
         self.sessions.spawn_local(async move {
-            counted.end(session::serve(&shared, &pool, client, address).await);
+            counted.end(session::serve(&shared, &pool, client, address, first).await);
             drop(permit);
         });
     }

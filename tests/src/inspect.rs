@@ -1,8 +1,24 @@
 //! What the kernel says about a process and about itself.
 
-use std::{fs, process::Command, time::Duration};
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    process::Command,
+    time::Duration,
+};
 
 use crate::{PATIENCE, run};
+
+/// An address as the tables of /proc/net have it: words of the address in the host's order.
+fn as_in_table(address: SocketAddr) -> String {
+    let words = match address.ip().to_canonical() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let word = |octets: &[u8; 4]| format!("{:08X}", u32::from_ne_bytes(*octets));
+    let words: String = words.as_chunks().0.iter().map(word).collect();
+    format!("{words}:{:04X}", address.port())
+}
 
 /// A process, looked at through `/proc`.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +40,20 @@ impl Process {
         // One that has been closed since leads nowhere.
         let target = |entry: fs::DirEntry| fs::read_link(entry.path()).unwrap_or_default();
         list.flatten().map(target).filter(|to| to.to_string_lossy().starts_with("socket:")).count()
+    }
+
+    /// Whether the kernel of its host has a connection with that client, perhaps one that nobody has
+    /// accepted yet.
+    pub fn is_connected_with(self, client: SocketAddr) -> bool {
+        let client = as_in_table(client);
+        let tables = ["tcp", "tcp6"].map(|table| format!("/proc/{}/net/{table}", self.0));
+        // A host need not have IPv6.
+        tables.iter().filter(|path| fs::exists(path).unwrap_or(true)).any(|path| {
+            let table = fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+            let remote = |line: &str| line.split_whitespace().nth(2).map(str::to_owned);
+            // A client of IPv4 at a listener for both families has more in front.
+            table.lines().filter_map(remote).any(|remote| remote.ends_with(&client))
+        })
     }
 
     /// Lets it have at most that many descriptors from now on.

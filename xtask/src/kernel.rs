@@ -46,7 +46,7 @@ const BRIEFLY: [&str; 5] = [
     "closing/passes_through",
     "failover/groups",
     "crash",
-    "lives/on_relay",
+    "lives/on_",
 ];
 
 /// A kernel, by what its version begins with.

@@ -53,8 +53,9 @@ pub(super) struct Around<'r> {
     pub(super) clients: Option<&'r Namespace>,
     /// The backends'.
     pub(super) backends: Option<&'r Namespace>,
-    /// Tells whether a lane's channels have no connection now.
-    pub(super) is_over: &'r (dyn Fn(&Lane) -> bool + Sync),
+    /// Tells whether nothing comes of a client that has left: neither the kernel nor the program has its
+    /// connection any more. A reset may be on its way when the program accepts the client.
+    pub(super) is_over: &'r (dyn Fn(&Lane, SocketAddr) -> bool + Sync),
 }
 
 /// A life that is over.
@@ -122,8 +123,13 @@ impl Lane {
         thread::scope(|scope| {
             let client = scope
                 .spawn(move || peer::play(stream, &plan.client, voices[0], voices[1], deadline));
-            let mut waiting =
-                Waiting { running: Some(client), client: Record::default(), deadline, around };
+            let mut waiting = Waiting {
+                running: Some(client),
+                address,
+                client: Record::default(),
+                deadline,
+                around,
+            };
             let mut backends = Vec::new();
             while let Some(stream) = self.receive(plan, backends.len(), &mut waiting) {
                 let record = peer::play(stream, &plan.backend, voices[1], voices[0], deadline);
@@ -174,6 +180,7 @@ impl Lane {
 /// What a lane knows while it waits for a connection to come to a backend.
 struct Waiting<'s> {
     running: Option<ScopedJoinHandle<'s, Record>>,
+    address: SocketAddr,
     client: Record,
     deadline: Instant,
     around: &'s Around<'s>,
@@ -193,7 +200,7 @@ impl Waiting<'_> {
             // It has been told that nothing comes.
             Record { end: Some(_), .. } => true,
             Record { left: Some(Ending::Close), .. } if first => false,
-            _ => (self.around.is_over)(lane),
+            _ => (self.around.is_over)(lane, self.address),
         }
     }
 

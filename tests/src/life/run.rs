@@ -26,8 +26,8 @@ use super::{
     lane::{Around, Client, Lane, Lived},
 };
 use crate::{
-    Balance, Builder, Namespace, Network, PATIENCE, Peer, ReservedPort, RunDir, Session, Topology,
-    eventually, exchange,
+    Balance, Builder, Namespace, Network, PATIENCE, Peer, Process, ReservedPort, RunDir, Session,
+    Topology, eventually, exchange,
 };
 
 /// Lives at a time. A power of two: addresses in a row come to as many lanes then.
@@ -205,7 +205,11 @@ impl Run {
         progress: &(dyn Fn(&Figures) + Sync),
     ) -> Result<Option<Figures>, Vec<Failure>> {
         let (dir, entrance) = (&world.dir, balance.address());
-        let is_over = |lane: &Lane| {
+        let process = balance.process();
+        let is_over = |lane: &Lane, client: SocketAddr| {
+            if process.is_connected_with(client) {
+                return false;
+            }
             let own = lane.doors.each_ref().map(Door::address);
             dir.show(entrance).iter().all(|row| row.current == 0 || !own.contains(&row.address))
         };
@@ -218,13 +222,12 @@ impl Run {
         let doors_of = |doors: &[Door; 2]| doors.each_ref().map(|door| door.address().port());
         let ports =
             Ports { entrance: entrance.port(), doors: doors.iter().flat_map(doors_of).collect() };
-        let lanes = find_lanes(doors, world.clients(), &around);
+        let lanes = find_lanes(doors, world.clients(), &around, process);
         // What is made once and kept has been made by then, such as a program on an interface.
         let before = Before::settled(&balance, dir, &ports);
         let start = Instant::now();
         let story = Mutex::new(Story::default());
         let next = AtomicU64::new(0);
-        let process = balance.process();
         // Memory of the program then.
         let halfway = OnceLock::new();
         thread::scope(|scope| {
@@ -339,11 +342,21 @@ impl Story {
 }
 
 /// Finds an address of clients for each pair of backends.
-fn find_lanes(doors: Vec<[Door; 2]>, clients: Vec<IpAddr>, around: &Around) -> Vec<Lane> {
+fn find_lanes(
+    doors: Vec<[Door; 2]>,
+    clients: Vec<IpAddr>,
+    around: &Around,
+    process: Process,
+) -> Vec<Lane> {
     let mut found: Vec<Option<Client>> = doors.iter().map(|_| None).collect();
     for ip in clients {
         let mut client = Client::new(ip);
         let mut stream = client.connect(around, None);
+        let address = stream.local_addr().expect("getsockname");
+        assert!(
+            process.is_connected_with(address),
+            "{address} is not found in the kernel's tables"
+        );
         let (lane, mut server) = eventually(PATIENCE, "the client comes to a backend", || {
             let mut doors = doors.iter().enumerate();
             let called = doors.find_map(|(i, [door, _])| Some((i, door.accept(Duration::ZERO)?)));
