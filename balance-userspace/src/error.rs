@@ -5,8 +5,6 @@
 
 use std::io;
 
-use crate::control::instance::InstanceError;
-
 /// Why balance does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -56,12 +54,14 @@ pub enum StartError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// Somebody is there, but does not talk to us.
-    #[error(transparent)]
-    Running(Box<crate::control::client::ClientError>),
-    /// The control socket cannot be made where it was asked for.
-    #[error(transparent)]
-    Control(InstanceError),
+    /// A running process cannot be talked to, or the control socket cannot be made.
+    #[error("{message}")]
+    Control {
+        /// What is wrong.
+        message: String,
+        /// Exit code of sysexits(3).
+        exit_code: u8,
+    },
     /// There is no such user. The caller's mistake.
     #[error("there is no user {0}")]
     NoUser(String),
@@ -116,8 +116,7 @@ impl StartError {
             Self::Unreadable { .. } => 66,
             Self::EmptyGroup(_) | Self::Unavailable { .. } => 69,
             Self::Listen { .. } | Self::Source { .. } | Self::System { .. } => 71,
-            Self::Control(_) => 73,
-            Self::Running(error) => error.exit_code(),
+            Self::Control { exit_code, .. } => *exit_code,
             Self::NoUser(_) => 67,
             Self::Forbidden { .. } | Self::Become { .. } => 77,
         }

@@ -3,44 +3,18 @@
 //!
 //! ARCHITECTURE.md follows one connection through these modules.
 
-pub mod args;
-pub mod background;
 pub mod cli;
-pub mod complete;
 pub mod control;
-pub mod datapath;
 pub mod error;
-pub mod handed;
-#[cfg(any(test, fuzzing))]
-pub mod hostile;
+pub mod instance;
+pub mod io;
 pub mod logging;
 pub mod notify;
-pub mod operand;
-pub mod resolve;
 pub mod selection;
-pub mod server;
 pub mod service;
-pub mod signals;
+pub mod sys;
+#[cfg(any(test, fuzzing))]
+pub mod untrusted_input;
 
-mod accepting;
-mod capacity;
-mod connect;
-mod idle;
-mod lifecycle;
-mod listener;
-mod loops;
-mod memory;
-mod names;
-mod privileges;
-mod ready;
-mod ring;
-mod session;
-mod settings;
-mod shortage;
-mod status;
-mod stream;
-mod sys;
-mod table;
+mod datapath;
 mod throttle;
-mod totals;
-mod worker;

@@ -8,22 +8,27 @@ use std::{
 };
 
 use balance_userspace::{
-    args::{Args, Mode},
-    background::{self, Side},
-    cli::{self, Invocation},
-    complete, control,
+    cli::{
+        self, Invocation,
+        args::{Args, Mode},
+        completion, operand,
+    },
+    control::client,
     error::{StartError, one_line},
-    handed::Handed,
+    instance::server::{self, Started},
+    io::{inherited::Handed, resolve},
     logging::{self, Sink},
-    notify, operand, resolve,
-    server::{self, Started},
-    service::{self, orders::Orders},
-    signals,
+    notify,
+    service::{self, spawn_config::Orders},
+    sys::{
+        daemon::{self, Side},
+        signals,
+    },
 };
 
 fn main() -> ExitCode {
     signals::reset();
-    if complete::answer() {
+    if completion::answer() {
         return ExitCode::SUCCESS;
     }
     let result = run();
@@ -46,8 +51,8 @@ fn run() -> Result<ExitCode, StartError> {
     let (dir, bind) = (args.run_dir.as_deref(), args.bind.as_deref());
     let port = || operand::listen_port(&args.port, &resolve::service);
     match args.mode() {
-        Mode::Command(line) => Ok(control::once(dir, bind, port()?, line, args.strict).into()),
-        Mode::Shell => Ok(control::shell(dir, bind, port()?).into()),
+        Mode::Command(line) => Ok(client::once(dir, bind, port()?, line, args.strict).into()),
+        Mode::Shell => Ok(client::shell(dir, bind, port()?).into()),
         Mode::Serve => match Orders::received()? {
             Some(orders) => supervised(&args, &orders),
             None if args.foreground || notify::is_awaited() => {
@@ -57,7 +62,7 @@ fn run() -> Result<ExitCode, StartError> {
                 served(&args, Started { handed, ..Started::default() })
             }
             // SAFETY: nothing has started a thread: only arguments and variables were read.
-            None => match unsafe { background::detach() }? {
+            None => match unsafe { daemon::detach() }? {
                 Side::Starter(code) => Ok(code.into()),
                 Side::Daemon(detached) => {
                     logging::init(Sink::Background, args.log_format, args.debug);

@@ -6,7 +6,10 @@
 
 use std::{env, error::Error, fs, io::Write as _, path::Path};
 
-use balance_userspace::{cli, complete, control::help};
+use balance_userspace::{
+    cli::{self, completion},
+    control::client::help,
+};
 use clap_mangen::{
     Man,
     roff::{Roff, bold, roman},
@@ -34,7 +37,7 @@ fn main() -> Outcome<()> {
     fs::write(dir.join("balance.conf.5"), CONFIGURATION)?;
     for (shell, file) in COMPLETIONS {
         let mut script = Vec::new();
-        if !complete::write_registration(shell, &mut script)? {
+        if !completion::write_registration(shell, &mut script)? {
             return Err(format!("no completions for {shell}").into());
         }
         // Each in a directory of its own: they share names.

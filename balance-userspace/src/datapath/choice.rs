@@ -5,9 +5,9 @@
 
 use std::{fmt, time::Duration};
 
-use super::{Datapath, object::Refusal, sockmap, splice};
+use super::{dispatch::Datapath, offload::object::Refusal, sockmap, splice};
 use crate::{
-    args::{self, Args},
+    cli::args::{self, Args},
     error::StartError,
 };
 

@@ -3,7 +3,7 @@
 //! Pure. Invariant: this decides what is counted and logged, not what the peers see: the reset is
 //! passed on either way.
 
-use super::pair::Side;
+use super::side::Side;
 
 /// The most that a side may refuse of what the other side sent last, in bytes: a closing line such
 /// as `221 Bye`, not the middle of a transfer.

@@ -6,15 +6,11 @@
 
 use std::{
     cell::Cell,
-    fmt,
     future::{Future, pending},
     io,
     pin::Pin,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,14 +18,20 @@ use tokio::{
     select,
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    Name, Traffic,
+    abort::AbortHandle,
+    direction::Direction,
+    end::{Broken, End},
     ending::{Evidence, depends_on_other_end, is_in_order},
-    patience, pump,
+    relay::{patience, pump},
+    side::Side,
+    traffic::Traffic,
 };
-use crate::{ready, ring, stream::Stream, sys};
+use crate::{
+    io::{ready, ring, stream::Stream},
+    sys,
+};
 
 /// How long the end of a side may take after the other side's reset, which is not passed on before: a
 /// server that has been told `QUIT` ends within that, one that has not does not end at all.
@@ -47,158 +49,7 @@ pub(crate) struct Pair {
     /// Counts along.
     pub(crate) traffic: Arc<Traffic>,
     /// Ends the connection from outside.
-    pub(crate) cut: Arc<Cut>,
-}
-
-/// A way to end a connection from outside, from any thread.
-#[derive(Debug, Default)]
-pub(crate) struct Cut {
-    token: CancellationToken,
-    orderly: AtomicBool,
-}
-
-impl Cut {
-    /// One that also ends, with a reset, when `token` does.
-    pub(crate) fn below(token: &CancellationToken) -> Self {
-        Self { token: token.child_token(), orderly: AtomicBool::new(false) }
-    }
-
-    /// Resets both sides.
-    pub(crate) fn reset(&self) {
-        self.token.cancel();
-    }
-
-    /// Closes both sides in an orderly way: for a connection on which nothing moves.
-    pub(crate) fn close(&self) {
-        self.orderly.store(true, SeqCst);
-        self.token.cancel();
-    }
-
-    /// Whether it is the latter.
-    pub(super) fn is_orderly(&self) -> bool {
-        self.orderly.load(SeqCst)
-    }
-}
-
-/// How a connection ended.
-#[derive(Debug)]
-pub(crate) enum End {
-    /// Both sides ended, every byte was passed on.
-    Clean,
-    /// The session was over, and a side closed it with a reset, which the other got as well if that
-    /// still had a connection.
-    Left(Side),
-    /// One side broke; the other was reset.
-    Broken(Broken),
-    /// Balance itself ended it.
-    Cut,
-}
-
-impl End {
-    /// Whether the session ended in order.
-    pub(crate) fn is_in_order(&self) -> bool {
-        matches!(self, Self::Clean | Self::Left(_))
-    }
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Clean => f.write_str("clean"),
-            Self::Left(side) => write!(f, "clean, then {side} reset"),
-            Self::Broken(broken) => broken.fmt(f),
-            Self::Cut => f.write_str("cut"),
-        }
-    }
-}
-
-/// Which side broke and how.
-#[derive(Debug)]
-pub(crate) struct Broken {
-    pub(crate) side: Side,
-    pub(crate) error: io::Error,
-}
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_reset() {
-            write!(f, "{} reset", self.side)
-        } else {
-            write!(f, "{}: {}", self.side, self.error)
-        }
-    }
-}
-
-impl Broken {
-    /// Whether it is a reset, and not an error of another kind.
-    pub(crate) fn is_reset(&self) -> bool {
-        use io::ErrorKind::{BrokenPipe, ConnectionReset};
-        matches!(self.error.kind(), ConnectionReset | BrokenPipe)
-    }
-}
-
-/// A side of a pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
-    Client,
-    Backend,
-}
-
-impl Side {
-    fn other(self) -> Self {
-        match self {
-            Self::Client => Self::Backend,
-            Self::Backend => Self::Client,
-        }
-    }
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Client => "client",
-            Self::Backend => "backend",
-        })
-    }
-}
-
-/// What became of a connection.
-#[derive(Debug)]
-pub(crate) struct Report {
-    pub(crate) datapath: Name,
-    pub(crate) end: End,
-}
-
-/// One direction of a pair, from the end that sends to the end that is written to.
-#[derive(Clone)]
-pub(crate) struct Direction {
-    pub(crate) source: Rc<Stream>,
-    pub(crate) target: Rc<Stream>,
-    from: Side,
-}
-
-impl Direction {
-    /// The side of the source.
-    pub(crate) fn from(&self) -> Side {
-        self.from
-    }
-
-    /// What the source's error means for the connection.
-    pub(crate) fn source_broke(&self, error: io::Error) -> Broken {
-        self.source.mark_broken(error.kind());
-        Broken { side: self.from, error }
-    }
-
-    /// What the target's error means for the connection.
-    pub(crate) fn target_broke(&self, error: io::Error) -> Broken {
-        self.target.mark_broken(error.kind());
-        Broken { side: self.from.other(), error }
-    }
-
-    /// Passes the source's end on. The target may be gone already, which its own direction tells.
-    pub(crate) fn end_target(&self) {
-        let _ = self.target.shutdown(std::net::Shutdown::Write);
-    }
+    pub(crate) cut: Arc<AbortHandle>,
 }
 
 impl Pair {
@@ -255,7 +106,7 @@ impl Pair {
         let end = select! {
             biased;
             result = self.both(up.as_mut(), down.as_mut(), &course) => result,
-            () = self.cut.token.cancelled() => return Some(self.close(End::Cut).await),
+            () = self.cut.cancelled() => return Some(self.close(End::Cut).await),
             () = pause => return None,
         };
         let end = match end {
@@ -268,7 +119,7 @@ impl Pair {
                     select! {
                         biased;
                         end = self.last_words(broken, up, down, &course) => end,
-                        () = self.cut.token.cancelled() => End::Broken(told),
+                        () = self.cut.cancelled() => End::Broken(told),
                         () = sleep(LAST_WORDS) => End::Broken(told),
                     }
                 })
@@ -289,7 +140,7 @@ impl Pair {
         let end = select! {
             biased;
             result = self.both(up, down, &course) => result.map_or_else(End::Broken, |()| End::Clean),
-            () = self.cut.token.cancelled() => End::Cut,
+            () = self.cut.cancelled() => End::Cut,
         };
         self.close(end).await
     }

@@ -8,7 +8,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
-use super::Name;
+use super::name::Name;
 
 /// The kernel's side of a datapath that moves bytes there.
 pub(super) trait Mover: std::fmt::Debug + Send + Sync {

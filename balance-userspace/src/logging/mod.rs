@@ -20,7 +20,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::{args::LogFormat, error::one_line};
+use crate::{cli::args::LogFormat, error::one_line};
 
 mod queue;
 mod sink;

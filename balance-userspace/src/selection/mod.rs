@@ -9,6 +9,7 @@
 mod change;
 mod channel;
 mod hash;
+mod method;
 #[cfg(test)]
 mod properties;
 mod replace;
@@ -23,10 +24,9 @@ pub use change::{Changed, MAX_GROUPS, Refused};
 use channel::Keys;
 pub use channel::{Channel, ChannelId, Key, Location, Name};
 pub use hash::client_hash;
+pub use method::Method;
 use replace::Retired;
 pub use replace::{Replaced, Server};
-
-pub use crate::operand::Method;
 
 /// A channel as it is to be.
 #[derive(Clone, Debug)]
@@ -44,6 +44,12 @@ pub struct WantedGroup {
     pub method: Method,
     /// Its channels.
     pub channels: Vec<Wanted>,
+}
+
+/// All addresses of all servers of these groups.
+pub fn addresses(groups: &[WantedGroup]) -> impl Iterator<Item = &SocketAddr> {
+    let channels = groups.iter().flat_map(|group| &group.channels);
+    channels.flat_map(|channel| channel.location.addresses.iter())
 }
 
 /// Channels that stand in for each other.

@@ -12,7 +12,13 @@ use std::{
 use tokio::task::spawn_blocking;
 
 use super::conf::{self, Conf, Line};
-use crate::{error::StartError, listener, loops, operand, privileges, resolve, server};
+use crate::{
+    cli::operand,
+    error::StartError,
+    instance::server,
+    io::{listener, loops, resolve},
+    sys::privileges,
+};
 
 /// Reads a file.
 ///
@@ -72,7 +78,7 @@ fn wrong_on(line: &Line, hosts: bool) -> BTreeSet<String> {
     let groups = operand::groups(&args.channels, name.port, &resolve::service).unwrap_or_default();
     for channel in groups.iter().flat_map(|group| &group.channels) {
         let found = resolve::location(channel);
-        look(found.and_then(|location| loops::refuse_any(own, &location.addresses)));
+        look(found.and_then(|location| loops::refuse(own, location.addresses.iter())));
     }
     wrong
 }

@@ -8,9 +8,9 @@ use std::{fmt, path::Path};
 
 use clap::{Parser as _, error::ErrorKind};
 
-use crate::{
+use crate::cli::{
     args::{Args, Mode},
-    cli::one_line,
+    one_line,
     operand::{self, Services},
 };
 

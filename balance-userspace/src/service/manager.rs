@@ -8,7 +8,11 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::{Running, UNAVAILABLE, WRONG, check, complain, complain_of, counted, say};
+use super::{
+    check,
+    output::{UNAVAILABLE, WRONG, complain, complain_of, counted, say},
+    running::Running,
+};
 use crate::{
     cli::{CONFIG, Place},
     error::StartError,

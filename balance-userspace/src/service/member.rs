@@ -17,11 +17,11 @@ use super::{
 };
 use crate::{
     control::{
-        instance::{InstanceError, Names},
+        instance_files::{InstanceError, Names},
         protocol::{InstanceRow, InstanceState},
-        rundir::{Paths, RunDir, RunDirError},
+        run_dir::{Paths, RunDir, RunDirError},
     },
-    handed::Handed,
+    io::inherited::Handed,
 };
 
 /// Whether, and why, an instance has no process.

@@ -23,11 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     conf::Line,
-    inbox::Said,
-    orders::{Orders, VARIABLE},
-    supervisor::Event,
+    event::Event,
+    notify_socket::Said,
+    spawn_config::{Orders, VARIABLE},
 };
-use crate::{handed, notify};
+use crate::{io::inherited, notify};
 
 /// What all processes are given.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl Process {
         let (leash, hand) = io::pipe()?;
         let fds = fds.chain([Ok(leash.into()), Ok(control.into())]);
         let fds = fds.collect::<io::Result<Vec<OwnedFd>>>()?;
-        let fds = (handed::FIRST..).zip(fds);
+        let fds = (inherited::FIRST..).zip(fds);
         let fds = fds.map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd }).collect();
         // Also when the file has been replaced meanwhile, by an upgrade.
         let mut command = Command::new("/proc/self/exe");

@@ -15,7 +15,7 @@
 //! process ever waits for another to let go of it. A reload has come to its end when every process of it serves or
 //! has failed, and every process that it has told to leave accepts no more.
 //!
-//! [`Names::publish`]: crate::control::instance::Names::publish
+//! [`Names::publish`]: crate::control::instance_files::Names::publish
 
 use std::{collections::HashMap, io, process::ExitStatus, time::Instant};
 
@@ -26,11 +26,12 @@ use super::{
     backoff::Backoff,
     check,
     conf::{Line, Name},
-    exchange,
+    event::Event,
+    instance_rpc,
     member::{Instance, Rest, Successor},
     plan::{Plan, Step, plan},
     process::{Process, last_words},
-    supervisor::{Event, Supervisor},
+    supervisor::Supervisor,
 };
 use crate::{
     control::protocol::{InstanceState, Reply},
@@ -128,7 +129,7 @@ impl Supervisor {
         let orders = orders.collect();
         let events = self.sender();
         tokio::spawn(async move {
-            let replies = exchange::all(orders).await;
+            let replies = instance_rpc::all(orders).await;
             for process in left {
                 process.cancelled().await;
             }

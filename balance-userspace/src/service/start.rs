@@ -17,31 +17,37 @@ use tokio::{
 use tracing::error;
 
 use super::{
-    Running, absolute, check, complain,
+    check,
     conf::Conf,
-    counted,
-    inbox::Inbox,
-    is_absence, manager, say, stop,
-    supervisor::{After, Event, Settings, Supervisor, WRONG},
+    event::Event,
+    manager,
+    notify_socket::Inbox,
+    output::{WRONG, complain, counted, say},
+    running::{Running, absolute, is_absence},
+    stop,
+    supervisor::{After, Settings, Supervisor},
 };
 use crate::{
-    args::LogFormat,
-    background::{self, Detached, Side},
-    cli::Place,
+    cli::{Place, args::LogFormat},
     control::{
-        client::ClientError,
-        instance::{self, Instance, InstanceError},
+        client::rpc::ClientError,
+        instance_files::{self, Instance, InstanceError},
         protocol::{Command, Reply, Supervised},
-        rundir::RunDir,
-        seats::{Limits, Seat},
-        server::{self, Answer},
+        run_dir::RunDir,
+        server::{
+            self, Answer,
+            client_limiter::{Limits, Seat},
+        },
     },
     error::StartError,
-    handed::{self, Handed},
+    io::inherited::{self, Handed},
     logging::{self, Sink},
     notify,
-    signals::Signals,
-    sys,
+    sys::{
+        self,
+        daemon::{self, Detached, Side},
+        signals::Signals,
+    },
 };
 
 /// How long a supervisor may be about to end or to begin, and how often that is looked at.
@@ -52,7 +58,7 @@ const LOOK: Duration = Duration::from_millis(10);
 pub(super) fn start(place: &Place, foreground: bool, form: LogFormat) -> Result<u8, StartError> {
     let foreground = foreground || notify::is_awaited();
     // What whoever started us has left open is not for instances.
-    sys::close_on_exec(handed::FIRST);
+    sys::close_on_exec(inherited::FIRST);
     // Before anything else is opened.
     let handed = if foreground { Handed::by_manager()? } else { Handed::default() };
     let Some(conf) = to_start(place)? else { return Ok(0) };
@@ -78,7 +84,7 @@ fn to_start(place: &Place) -> Result<Option<Conf>, StartError> {
         Ok((running, table)) if table.stopping => {
             say("balance is stopping: waiting for its end");
             let waited = stop::wait_for_end(running, 0);
-            waited.map_err(|error| StartError::Running(Box::new(error)))?;
+            waited?;
         }
         Ok((running, _)) => {
             let pid = running.pid();
@@ -86,7 +92,7 @@ fn to_start(place: &Place) -> Result<Option<Conf>, StartError> {
             return Ok(None);
         }
         Err(error) if is_absence(&error) => {}
-        Err(error) => return Err(StartError::Running(Box::new(error))),
+        Err(error) => return Err(error.into()),
     }
     check::read(&place.config).map(Some)
 }
@@ -113,7 +119,7 @@ fn find(place: &Place) -> Result<(Running, Supervised), ClientError> {
 fn is_locked(place: &Place) -> bool {
     RunDir::locate(place.run_dir.as_deref())
         .and_then(|dir| dir.supervisor(&absolute(&place.config)))
-        .is_ok_and(|paths| instance::is_held(&paths))
+        .is_ok_and(|paths| instance_files::is_held(&paths))
 }
 
 fn detached(place: &Place, conf: Conf) -> Result<u8, StartError> {
@@ -130,7 +136,7 @@ fn detached(place: &Place, conf: Conf) -> Result<u8, StartError> {
     let place = &place;
     let instances = counted(conf.lines.len(), "instance");
     // SAFETY: nothing has started a thread: only arguments and the file were read.
-    match unsafe { background::detach() }? {
+    match unsafe { daemon::detach() }? {
         Side::Starter(code) => {
             if code == 0 {
                 say(&format!("balance is started: {instances}"));
@@ -158,11 +164,11 @@ fn supervise(
     sys::raise_nofile().map_err(refused("raise the limit of open files"))?;
     notify::begin();
     let dir = RunDir::locate(place.run_dir.as_deref()).map_err(InstanceError::from);
-    let dir = dir.map_err(StartError::Control)?;
+    let dir = dir?;
     let file = absolute(&place.config);
-    let paths = dir.supervisor(&file).map_err(InstanceError::from).map_err(StartError::Control)?;
+    let paths = dir.supervisor(&file).map_err(InstanceError::from)?;
     let inbox_path = paths.inbox.clone();
-    let mut claim = Instance::claim(&dir, paths, None).map_err(StartError::Control)?;
+    let mut claim = Instance::claim(&dir, paths, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let after = runtime.map_err(refused("make a runtime"))?.block_on(async {
         let inbox = Inbox::bind(&inbox_path).map_err(refused("make the inbox"))?;
@@ -220,7 +226,7 @@ fn again(handed: Handed) -> StartError {
     // What an upgrade has put in its place.
     let name = program.to_string_lossy();
     let program = name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned();
-    let listeners = (handed::FIRST..).zip(handed.into_listeners());
+    let listeners = (inherited::FIRST..).zip(handed.into_listeners());
     let listeners: Vec<_> = listeners
         .map(|(child_fd, socket)| FdMapping { parent_fd: socket.into(), child_fd })
         .collect();

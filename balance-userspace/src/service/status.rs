@@ -7,13 +7,16 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Running, absolute, check, complain, is_absence, report, say};
+use super::{
+    check,
+    output::{complain, report, say},
+    running::{Running, absolute, is_absence},
+};
 use crate::{
     cli::Place,
     control::{
-        client::Client,
+        client::{rpc::Client, table::columns},
         protocol::{Command, InstanceRow, InstanceState, Reply},
-        table::columns,
     },
 };
 

@@ -10,11 +10,14 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Running, UNAVAILABLE, complain, complain_of, counted, is_absence, report, say};
+use super::{
+    output::{UNAVAILABLE, complain, complain_of, counted, report, say},
+    running::{Running, is_absence},
+};
 use crate::{
     cli::Place,
     control::{
-        client::{Client, ClientError},
+        client::rpc::{Client, ClientError},
         protocol::{Command, InstanceRow, Reply, Supervised},
     },
 };

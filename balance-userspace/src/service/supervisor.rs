@@ -7,7 +7,7 @@
 //! before the next.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     io,
     path::PathBuf,
     process::ExitStatus,
@@ -29,26 +29,30 @@ use tracing::{error, info, warn};
 
 use super::{
     conf::{Conf, Line, Name},
-    counted,
-    inbox::{Inbox, Said},
+    event::Event,
     member::{Instance, Rest},
-    orders::Orders,
-    plan::Plan,
+    notify_socket::{Inbox, Said},
+    output::{WRONG, complain, counted},
     process::{Process, Surroundings, last_words},
     reload::Reload,
+    spawn_config::Orders,
 };
 use crate::{
-    background::Detached,
     control::{
-        instance::Names,
+        instance_files::Names,
         protocol::{Command, InstanceRow, InstanceState, Reply, Supervised},
-        rundir::RunDir,
+        run_dir::RunDir,
     },
     error::StartError,
-    handed::Handed,
-    listener, notify, privileges, server,
-    signals::{Signals, Wish},
-    sys,
+    instance::server,
+    io::{inherited::Handed, listener},
+    notify,
+    sys::{
+        self,
+        daemon::Detached,
+        privileges,
+        signals::{Signals, Wish},
+    },
 };
 
 /// Between two looks at what is told to a service manager.
@@ -70,9 +74,6 @@ pub(super) struct Settings {
     pub(super) json: bool,
 }
 
-/// What a file with a mistake ends with: EX_CONFIG of sysexits(3).
-pub(super) const WRONG: u8 = 78;
-
 /// What is to come after the supervisor has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum After {
@@ -80,22 +81,6 @@ pub(super) enum After {
     Exit(u8),
     /// The same once more.
     Restart,
-}
-
-/// What the supervisor is told.
-pub(super) enum Event {
-    /// A process has ended.
-    Ended(u32, io::Result<ExitStatus>),
-    /// A process has said something.
-    Said(u32, Said),
-    /// Somebody asks for something on the control socket.
-    Asked(Command, oneshot::Sender<Reply>),
-    /// A file that is to be loaded again has been looked at: its lines, or what is wrong.
-    Checked(Result<Vec<Line>, Vec<String>>),
-    /// Processes have been told what the file asks of them: by instance, what came of it.
-    Told(Plan, HashMap<Name, Result<Reply, String>>),
-    /// A process was told to leave so long ago that it should have.
-    Overdue(u32),
 }
 
 /// A process that drains, and belongs to no line any more.
@@ -419,7 +404,7 @@ impl Supervisor {
         }
         let owner = user.map(|user| (user.uid, user.gid));
         let control = instance.control_socket(&self.settings.dir, line, owner);
-        let (control, names) = control.map_err(StartError::Control)?;
+        let (control, names) = control?;
         let orders = Orders {
             listeners: instance.listeners.len(),
             listened: instance.is_handed,
@@ -439,7 +424,7 @@ impl Supervisor {
         let wait = instance.backoff.after(served);
         let why = format!("{file}:{}: {why}", instance.line.number);
         if self.detached.is_some() {
-            super::complain(&why);
+            complain(&why);
         }
         error!(instance = %instance.line.name, again_in = wait.as_secs(), "{why}");
         instance.process = None;

@@ -11,7 +11,7 @@ use std::{
 
 use balance_ebpf::{Backlog, Flow, KERNEL, USER, fault, handover::UserWords, passed};
 
-use crate::datapath::mapped::Mapped;
+use crate::datapath::offload::mapped::Mapped;
 
 /// All flows, by slot.
 #[derive(Debug)]

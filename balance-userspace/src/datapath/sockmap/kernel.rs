@@ -17,21 +17,31 @@ use aya::{
 use balance_ebpf::{handover::UserWords as _, names};
 
 use super::{
-    LIMIT, btf,
+    btf,
     flows::{FlowRef, Flows},
     lease::Lease,
 };
 use crate::{
     datapath::{
-        Name,
-        object::{Object, Refusal, map_array, map_error, on_readable, program, take},
+        name::Name,
+        offload::{
+            object::{Object, Refusal, map_array, map_error, on_readable, program, take},
+            program_log::ProgramLog,
+            slots::Slots,
+        },
         pair::Pair,
-        programlog::ProgramLog,
-        slots::Slots,
         traffic::Mover,
     },
     sys,
 };
+
+/// How much a flow may have outstanding in the kernel, in bytes of memory.
+pub(super) const LIMIT: u32 = 2 << 20;
+
+/// Send buffer of sockets on this datapath, in bytes as the kernel counts them: what [`LIMIT`]
+/// allows, and what arrives until the program looks again. Where segments are so small that it does
+/// not suffice, user space widens it.
+pub(super) const SEND_BUFFER: i32 = (LIMIT + (3 << 19)) as i32;
 
 /// The kernel's side of the sockmap datapath.
 pub(crate) struct Kernel {

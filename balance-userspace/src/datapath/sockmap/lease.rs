@@ -6,7 +6,7 @@
 use std::{fmt, sync::Arc};
 
 use super::kernel::Kernel;
-use crate::datapath::slots::Wakers;
+use crate::datapath::offload::slots::Wakers;
 
 /// The slots of one connection, until both its sockets are closed.
 pub(crate) struct Lease {

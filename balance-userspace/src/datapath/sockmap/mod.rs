@@ -3,7 +3,7 @@
 //! Each direction is moved by the kernel or by user space, and changes hands as often as
 //! needed (see `balance_ebpf::Flow`). It starts with user space, which hands it over when both
 //! sockets are in the maps; the program hands it back when the target falls behind, so that
-//! TCP's own backpressure reaches the sender. Invariant: at most [`LIMIT`] is outstanding in the
+//! TCP's own backpressure reaches the sender. Invariant: at most [`kernel::LIMIT`] is outstanding in the
 //! kernel for a flow, in memory of the send buffer and of packets on their way to it.
 
 pub(crate) mod btf;
@@ -19,21 +19,16 @@ use std::{
 
 use aya::util::KernelVersion;
 pub(crate) use kernel::Kernel;
-pub(crate) use lease::Lease;
 pub(crate) use offload::carry;
 
 use tokio::select;
 
-use super::{Pair, Pool, object::Refusal, selftest};
-use crate::stream::SocketOptions;
-
-/// How much a flow may have outstanding in the kernel, in bytes of memory.
-const LIMIT: u32 = 2 << 20;
-
-/// Send buffer of sockets on this datapath, in bytes as the kernel counts them: what [`LIMIT`]
-/// allows, and what arrives until the program looks again. Where segments are so small that it does
-/// not suffice, user space widens it.
-const SEND_BUFFER: i32 = (LIMIT + (3 << 19)) as i32;
+use super::{
+    offload::{object::Refusal, selftest},
+    pair::Pair,
+    relay::buffers::Pool,
+};
+use crate::io::stream::SocketOptions;
 
 /// Loads the program for so many connections at a time, and proves that it works here.
 pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Duration), Refusal> {

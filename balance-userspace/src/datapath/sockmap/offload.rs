@@ -23,16 +23,26 @@ use balance_ebpf::handover::{self, UserEnd};
 use tokio::{select, sync::Notify, task::yield_now, time::sleep};
 use tracing::warn;
 
-use super::{LIMIT, SEND_BUFFER, flows::FlowRef, kernel::Kernel, lease::Lease};
+use super::{
+    flows::FlowRef,
+    kernel::{Kernel, LIMIT, SEND_BUFFER},
+    lease::Lease,
+};
 use crate::{
     datapath::{
-        Name, Pool,
-        pair::{Broken, Direction, Pair, Report},
-        patience::Patience,
-        pump::{self, Received},
-        relay,
+        direction::Direction,
+        end::{Broken, Report},
+        name::Name,
+        pair::Pair,
+        relay::{
+            self,
+            buffers::Pool,
+            patience::Patience,
+            pump::{self, Received},
+        },
     },
-    ready, sys,
+    io::ready,
+    sys,
     throttle::Throttle,
 };
 
@@ -74,8 +84,8 @@ fn enter(kernel: &Arc<Kernel>, pair: &Pair) -> io::Result<(Rc<Lease>, [bool; 2])
     let lease =
         Lease::new(kernel, cookies).ok_or_else(|| io::Error::other("all slots are taken"))?;
     let lease = Rc::new(lease);
-    pair.client.hold(Rc::clone(&lease));
-    pair.backend.hold(Rc::clone(&lease));
+    pair.client.hold(Rc::clone(&lease) as _);
+    pair.backend.hold(Rc::clone(&lease) as _);
     let judged = kernel.insert(pair, &lease)?;
     for stream in [&pair.client, &pair.backend] {
         // One that is gone by now is about to be noticed.

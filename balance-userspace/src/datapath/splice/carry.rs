@@ -12,19 +12,23 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    doubt, farewell,
-    handover::{Joint, Refused, join, prepare},
+    doubt,
+    ineligible::Obstacle,
+    join::{Joint, Refused, join, prepare},
     kernel::Kernel,
-    obstacle::Obstacle,
+    teardown,
 };
 use crate::{
     datapath::{
-        End, Name, Pool,
+        direction::Direction,
+        end::{Broken, End, Report},
         ending::is_in_order,
-        pair::{Broken, Direction, Pair, Report},
-        relay,
+        name::Name,
+        pair::Pair,
+        relay::{self, buffers::Pool},
     },
-    ring, sys,
+    io::ring,
+    sys,
 };
 
 /// Buffers that the relay moves while the program sees the first packets; then twice as many before
@@ -93,12 +97,12 @@ async fn joined(kernel: &Arc<Kernel>, joint: Joint, pair: &Pair, pool: &Pool) ->
     };
     match &end {
         End::Clean => {
-            farewell::silent(pair);
+            teardown::silent(pair);
             kernel.linger(slot);
         }
-        End::Left(_) | End::Broken(_) => farewell::break_off(slot, pair),
-        End::Cut if pair.cut.is_orderly() => farewell::end(slot, pair),
-        End::Cut => farewell::break_off(slot, pair),
+        End::Left(_) | End::Broken(_) => teardown::break_off(slot, pair),
+        End::Cut if pair.cut.is_orderly() => teardown::end(slot, pair),
+        End::Cut => teardown::break_off(slot, pair),
     }
     Report { datapath: Name::Splice, end }
 }

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{farewell, handover::Joint};
+use super::{join::Joint, teardown};
 use crate::{datapath::pair::Pair, sys};
 
 /// How often the peers are asked about one reset, as a question or its answer may be lost.
@@ -85,7 +85,7 @@ pub(super) fn ask(joint: &Joint, pair: &Pair) -> Result<(), (usize, io::Error)> 
 pub(super) fn probe(joint: &Joint, pair: &Pair, side: usize) -> io::Result<()> {
     if joint.is_idle() {
         // A reset in answer has the number that the question acknowledges.
-        farewell::renumber(&joint.slot, pair, side, &joint.doubt.holds_port[side])?;
+        teardown::renumber(&joint.slot, pair, side, &joint.doubt.holds_port[side])?;
     }
     sys::probe(&**[&pair.client, &pair.backend][side])
 }

@@ -5,7 +5,6 @@
 use std::{
     collections::{HashMap as Live, VecDeque},
     io, mem,
-    net::{IpAddr, SocketAddr},
     os::fd::AsFd as _,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -27,20 +26,24 @@ use tokio::{sync::Notify, time::sleep};
 use tracing::{error, warn};
 
 use super::{
-    devices::Devices,
-    filters::Mark,
-    grace::Grace,
-    obstacle::{Met, Obstacle},
+    attach::Devices,
+    ineligible::{Met, Obstacle},
+    legacy_tc::Mark,
+    rcu::Grace,
     routes::Changes,
-    slot::{Slot, Words},
+    slot::Slot,
+    tuple::Tuple,
+    words::Words,
 };
 use crate::{
     datapath::{
-        Name,
-        mapped::Mapped,
-        object::{Object, Refusal, map_array, map_error, on_readable, program, take},
-        programlog::ProgramLog,
-        slots::Slots,
+        name::Name,
+        offload::{
+            mapped::Mapped,
+            object::{Object, Refusal, map_array, map_error, on_readable, program, take},
+            program_log::ProgramLog,
+            slots::Slots,
+        },
         traffic::Mover,
     },
     sys,
@@ -54,13 +57,6 @@ struct Addresses(Key);
 
 // SAFETY: `Key` is plain integers without padding.
 unsafe impl aya::Pod for Addresses {}
-
-/// The addresses of one of the two connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Path {
-    pub(super) peer: SocketAddr,
-    pub(super) own: SocketAddr,
-}
 
 /// The kernel's side of the splice datapath.
 pub(crate) struct Kernel {
@@ -82,7 +78,7 @@ pub(crate) struct Kernel {
 struct Entries {
     places: HashMap<MapData, Addresses, u32>,
     /// By slot.
-    live: Live<u32, [Path; 2]>,
+    live: Live<u32, [Tuple; 2]>,
 }
 
 /// What the datapath has done.
@@ -173,7 +169,7 @@ impl Kernel {
     /// has no memory.
     pub(super) fn enter(
         self: &Arc<Self>,
-        paths: [Path; 2],
+        paths: [Tuple; 2],
         mut splice: Splice,
     ) -> Result<Slot, Obstacle> {
         for (i, out) in [1, 0].into_iter().zip(self.ways_out(&paths)) {
@@ -212,7 +208,7 @@ impl Kernel {
 
     /// The interfaces through which the two peers are reached, with the program on each; `None`
     /// where it cannot be.
-    fn ways_out(&self, paths: &[Path; 2]) -> [io::Result<Option<u32>>; 2] {
+    fn ways_out(&self, paths: &[Tuple; 2]) -> [io::Result<Option<u32>>; 2] {
         paths.map(|path| {
             let out = self.devices.routes().interface(path.own.ip(), path.peer.ip())?;
             Ok(self.devices.cover(out)?.then_some(out))
@@ -372,7 +368,7 @@ impl Kernel {
 
     fn reroute(&self) {
         self.devices.forget_lost();
-        let live: Vec<(u32, [Path; 2])> =
+        let live: Vec<(u32, [Tuple; 2])> =
             lock(&self.entries).live.iter().map(|(&number, &paths)| (number, paths)).collect();
         for (number, paths) in live {
             let ways = self.ways_out(&paths);
@@ -413,23 +409,6 @@ impl Kernel {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Path {
-    /// Whether the addresses mean something only together with an interface.
-    pub(super) fn is_link_local(&self) -> bool {
-        matches!(self.peer.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local())
-    }
-
-    /// How packets of the peer look.
-    pub(super) fn arriving(&self) -> Key {
-        Key::new(self.peer, self.own)
-    }
-
-    /// How packets to the peer look.
-    pub(super) fn leaving(&self) -> Key {
-        Key::new(self.own, self.peer)
-    }
 }
 
 impl Mover for Kernel {

@@ -5,21 +5,23 @@
 //! copied or queued here. Invariant: a connection is joined at a moment when user space holds no
 //! byte of it, or is left to the next datapath as it was.
 
+mod attach;
 mod carry;
-mod devices;
 mod doubt;
-mod farewell;
-mod filters;
-mod grace;
-mod handover;
+mod ineligible;
+mod join;
 mod kernel;
-mod numbers;
-mod obstacle;
+mod legacy_tc;
+mod mss;
+mod rcu;
 pub(crate) mod routes;
-mod segment;
+mod seq_state;
 mod slot;
+mod teardown;
 #[cfg(test)]
 mod timing;
+mod tuple;
+mod words;
 
 use std::{
     future::pending,
@@ -29,11 +31,15 @@ use std::{
 
 pub(crate) use carry::carry;
 pub(crate) use kernel::{Figures, Kernel};
-pub(crate) use segment::{for_backend, for_clients};
+pub(crate) use mss::{for_backend, for_clients};
 use tokio::select;
 
-use super::{Pair, Pool, object::Refusal, selftest};
-use crate::{ring, stream::SocketOptions};
+use super::{
+    offload::{object::Refusal, selftest},
+    pair::Pair,
+    relay::buffers::Pool,
+};
+use crate::io::{ring, stream::SocketOptions};
 
 /// Loads the program for so many connections at a time, and proves that it works here.
 pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Duration), Refusal> {

@@ -3,30 +3,19 @@
 //! Invariant: packets find the slot for as long as this lives, and not after; what both sides
 //! change are single words, changed atomically.
 
-use std::{
-    ptr::NonNull,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::SeqCst},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, AtomicU64, Ordering::SeqCst},
 };
 
 use balance_ebpf::splice::{Evidence, Key, Splice, Way, ending, extended, is_after, phase};
 
-use super::kernel::{Kernel, Path};
-use crate::datapath::{
-    ending::Evidence as ResetEvidence, mapped::Mapped, pair::Side, slots::Wakers,
+use super::{
+    kernel::Kernel,
+    tuple::Tuple,
+    words::{Words, word},
 };
-
-/// A word of a splice, by its place in that. No reference is made to more than this word, as the
-/// program writes to the others.
-macro_rules! word {
-    ($words:expr, $kind:ident, $($place:tt)+) => {
-        // SAFETY: an aligned word within the mapping, which outlives the `Words`; whoever else changes
-        // it does so as a whole. An index beyond the sides panics.
-        unsafe { $kind::from_ptr(&raw mut (*$words.splice.as_ptr()).$($place)+) }
-    };
-}
+use crate::datapath::{ending::Evidence as ResetEvidence, offload::slots::Wakers, side::Side};
 
 /// One connection.
 pub(super) struct Slot {
@@ -34,7 +23,7 @@ pub(super) struct Slot {
     pub(super) number: u32,
     /// Told when something of the end was seen.
     pub(super) ending: Wakers,
-    pub(super) paths: [Path; 2],
+    pub(super) paths: [Tuple; 2],
 }
 
 /// Where our end of a connection stands, if our socket were to say it.
@@ -249,49 +238,5 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.set_phase(phase::LOCAL);
         self.kernel.leave(self);
-    }
-}
-
-/// The words of one splice in shared memory.
-pub(super) struct Words<'a> {
-    splice: NonNull<Splice>,
-    _array: &'a Mapped<Splice>,
-}
-
-impl<'a> Words<'a> {
-    pub(super) fn of(array: &'a Mapped<Splice>, number: u32) -> Self {
-        Self { splice: array.get(number), _array: array }
-    }
-
-    /// All of them at this moment, each by itself.
-    pub(super) fn read(&self) -> Splice {
-        // SAFETY: within the mapping; plain integers, of which any are a value.
-        unsafe { self.splice.read_volatile() }
-    }
-
-    pub(super) fn phase(&self) -> &'a AtomicU32 {
-        word!(self, AtomicU32, phase)
-    }
-
-    pub(super) fn ending(&self) -> &'a AtomicU64 {
-        word!(self, AtomicU64, ending)
-    }
-
-    /// Bytes, and perhaps an end, of a side's peer that the other has acknowledged since counting began,
-    /// and the number behind them.
-    pub(super) fn acknowledged(&self, side: usize) -> (u64, u32) {
-        let snd_una = word!(self, AtomicU64, ways[side].side.sent.snd_una).load(SeqCst);
-        let origin = word!(self, AtomicU64, ways[side].origin).load(SeqCst);
-        (snd_una.saturating_sub(origin), snd_una as u32)
-    }
-
-    /// Behind a side's end, if there was one.
-    pub(super) fn fin(&self, side: usize) -> &'a AtomicU32 {
-        word!(self, AtomicU32, ways[side].fin)
-    }
-
-    /// The interface through which a side's packets leave to the other peer.
-    pub(super) fn out(&self, side: usize) -> &'a AtomicU32 {
-        word!(self, AtomicU32, ways[side].out)
     }
 }

@@ -11,8 +11,8 @@ use balance_ebpf::{
     splice::{Evidence, LOOPBACK, Side, Splice, Way, head, phase},
 };
 
-use super::kernel::{Kernel, Path};
-use crate::datapath::object::program;
+use super::{kernel::Kernel, tuple::Tuple};
+use crate::datapath::offload::object::program;
 
 /// Packets of one measurement, and measurements of which the shortest counts.
 const PACKETS: u32 = 100_000;
@@ -34,8 +34,8 @@ fn nanoseconds_for_a_packet() {
     ] {
         let at = |address: &str, port| SocketAddr::new(address.parse().expect("an address"), port);
         let paths = [
-            Path { peer: at(from, 1001), own: at(from, 1002) },
-            Path { peer: at(to, 1003), own: at(to, 1004) },
+            Tuple { peer: at(from, 1001), own: at(from, 1002) },
+            Tuple { peer: at(to, 1003), own: at(to, 1004) },
         ];
         let keys = paths.map(|path| path.arriving());
         // More than the packet has is on its way, and none of it acknowledged.
@@ -79,7 +79,7 @@ fn nanoseconds_for_a_packet() {
 }
 
 /// A frame with a segment that has timestamps. The checksum of IPv4, which the program only mends, is wrong.
-fn packet(path: Path, payload: usize) -> Vec<u8> {
+fn packet(path: Tuple, payload: usize) -> Vec<u8> {
     let (tcp, mut frame) = (32 + payload, vec![0; 12]);
     match (path.peer, path.own) {
         (SocketAddr::V4(peer), SocketAddr::V4(own)) => {

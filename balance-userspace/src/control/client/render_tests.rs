@@ -1,0 +1,203 @@
+//! Replies, and what is printed for them.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::control::{
+    client::command::{self, Parsed},
+    protocol::{ChannelRow, SessionRow, Stats},
+};
+
+fn row(group: usize, channel: usize, address: &str) -> ChannelRow {
+    ChannelRow {
+        group,
+        method: Method::RoundRobin,
+        channel,
+        enabled: true,
+        address: address.parse().unwrap(),
+        unresolved_since: None,
+        current: 0,
+        total: 0,
+        max: 0,
+        sent: 0,
+        rcvd: 0,
+    }
+}
+
+/// What is printed when this is typed in group 0 and answered so; `!` in front of a failure.
+fn shown(typed: &str, reply: Reply) -> String {
+    let Ok(Parsed::Ask { render, .. }) = command::parse(typed, 0) else { panic!("{typed}") };
+    let answer = answer(&render, &reply).unwrap();
+    format!("{}{}", if answer.failed { "!" } else { "" }, answer.text)
+}
+
+#[test]
+fn the_table_is_the_classics() {
+    let rows = vec![
+        ChannelRow { total: 2, rcvd: 30, ..row(0, 0, "127.0.1.1:2500") },
+        ChannelRow { max: 9999, ..row(0, 3, "192.0.2.100:65535") },
+        ChannelRow { method: Method::Hash, enabled: false, max: 1, ..row(1, 0, "127.0.1.4:2500") },
+    ];
+    let expected = "\
+GRP Type  #   S       ip-address  port    c      totalc maxc        sent        rcvd
+  0   RR  0 ENA        127.0.1.1  2500    0           2    0           0          30
+  0   RR  3 ENA      192.0.2.100 65535    0           0 9999           0           0
+  1 Hash  0 dis        127.0.1.4  2500    0           0    1           0           0
+";
+    assert_eq!(shown("show", Reply::Table(rows)), expected);
+}
+
+#[test]
+fn larger_values_widen_the_row() {
+    let rows = vec![ChannelRow {
+        current: 12345,
+        total: u64::MAX,
+        max: u32::MAX,
+        sent: u64::MAX,
+        rcvd: u64::MAX,
+        ..row(1000, 1000, "[2001:db8::1234:5678]:25")
+    }];
+    let text = shown("show", Reply::Table(rows));
+    let expected = "1000   RR 1000 ENA 2001:db8::1234:5678    25 12345 18446744073709551615 \
+                    4294967295 18446744073709551615 18446744073709551615";
+    assert_eq!(text.lines().nth(1), Some(expected));
+}
+
+#[test]
+fn the_table_as_json_has_a_version_and_all_columns() {
+    let text = shown("show --json", Reply::Table(vec![row(2, 1, "[::1]:25")]));
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let expected = serde_json::json!({"version": 1, "channels": [{
+        "group": 2, "channel": 1, "method": "round_robin", "enabled": true, "address": "::1",
+        "port": 25, "unresolved_since": null, "current": 0, "total": 0, "max": 0, "sent": 0, "rcvd": 0,
+    }]});
+    assert_eq!(json, expected);
+    assert!(text.starts_with("{\n  \"version\": 1,\n") && text.ends_with("}\n"), "{text}");
+}
+
+#[test]
+fn connections_stand_in_columns() {
+    let one = SessionRow {
+        client: "192.0.2.7:50000".parse().unwrap(),
+        id: Some(ChannelId { group: 0, channel: 12 }),
+        backend: Some("127.0.0.1:25".parse().unwrap()),
+        age_ms: 3_723_000,
+        sent: 1234,
+        rcvd: 5,
+        datapath: Some("sockmap".to_owned()),
+    };
+    let connecting = SessionRow {
+        client: "[::1]:1".parse().unwrap(),
+        backend: None,
+        age_ms: 1_250,
+        datapath: None,
+        ..one.clone()
+    };
+    let gone = SessionRow { id: None, age_ms: 60_000, ..one.clone() };
+    let expected = "\
+client           channel  backend         age  sent  rcvd  datapath
+192.0.2.7:50000     0.12  127.0.0.1:25  1h02m  1234     5  sockmap
+[::1]:1             0.12  -              1.2s  1234     5  -
+192.0.2.7:50000        -  127.0.0.1:25  1m00s  1234     5  sockmap
+";
+    assert_eq!(shown("sessions", Reply::Sessions(vec![one, connecting, gone])), expected);
+}
+
+#[test]
+fn every_outcome_has_the_classics_line() {
+    use Reply::{Already, Created, Done, InvalidAddress, NoSuchChannel, NoSuchGroup, NotDisabled};
+    let created = Created(ChannelId { group: 0, channel: 7 });
+    let invalid = || InvalidAddress("why".to_owned());
+    for (typed, reply, line) in [
+        ("disable 1", Done, "channel 1 disabled"),
+        ("disable 1", Already, "channel 1 already disabled"),
+        ("disable 5", NoSuchChannel, "!no such channel 5"),
+        ("disable 7.5", NoSuchGroup, "!no such channel 7.5"),
+        ("disable 2.1", Done, "channel 2.1 disabled"),
+        ("enable 1", Done, "channel 1 enabled"),
+        ("enable 1", Already, "channel 1 already enabled"),
+        ("enable 1", NoSuchGroup, "!no such channel 1"),
+        ("reset 0", Done, "channel 0 counters reset"),
+        ("reset 9", NoSuchChannel, "!no such channel 9"),
+        ("create h 1", created, "channel created"),
+        ("create h 1", invalid(), "!invalid address"),
+        ("create h 1", NoSuchGroup, "!no channel slots available"),
+        ("assign 0 h 1", Done, "channel reassigned"),
+        ("assign 0 h 1", NoSuchChannel, "!unknown channel"),
+        ("assign 0 h 1", NotDisabled, "!channel must be disabled to assign new address"),
+        ("assign 0 h 1", invalid(), "!invalid address"),
+        ("maxc 1 16", Done, "maxc of channel 1 changed to 16"),
+        ("maxc 5 1", NoSuchChannel, "!unknown channel"),
+        ("hash", Done, "group 0 set to hash"),
+        ("rr", Already, "group 0 set to round robin"),
+        ("mrtg-bytes 33 0", NoSuchGroup, "!unknown group"),
+        ("mrtg-conns 0 6", NoSuchChannel, "!unknown channel"),
+        ("drain 1", Reply::Left(0), "channel 1 drained"),
+        ("drain 1", Reply::Left(1), "!channel 1 disabled, 1 connection left"),
+        ("drain 0.1", Reply::Left(3), "!channel 0.1 disabled, 3 connections left"),
+        ("drain 9", NoSuchChannel, "!no such channel 9"),
+        ("drop 1", Reply::Left(0), "channel 1 dropped 0 connections"),
+        ("drop 1", Reply::Left(1), "channel 1 dropped 1 connection"),
+        ("drain 0", Reply::TooManyDrains, "!too many drains are waiting, try later"),
+        ("show", Reply::Refused("why".to_owned()), "!why"),
+    ] {
+        assert_eq!(shown(typed, reply), format!("{line}\n"), "{typed}");
+    }
+}
+
+#[test]
+fn graphs_get_four_lines() {
+    let row = ChannelRow { total: 7, sent: 5, rcvd: 6, ..row(1, 2, "127.0.0.1:25") };
+    let reply = || Reply::Channel(row.clone());
+    assert_eq!(shown("mrtg-bytes 1 2", reply()), "6\n5\nUNKNOWN\ngroup 1 channel 2\n");
+    assert_eq!(shown("mrtg-conns 1.2", reply()), "7\nUNKNOWN\nUNKNOWN\ngroup 1 channel 2\n");
+}
+
+#[test]
+fn a_reply_to_something_else_is_no_answer() {
+    assert_eq!(answer(&Render::Table, &Reply::Done), None);
+    assert_eq!(answer(&Render::Create, &Reply::Left(0)), None);
+    assert_eq!(answer(&Render::Assign, &Reply::Table(Vec::new())), None);
+}
+
+proptest! {
+    #[test]
+    fn a_row_has_eleven_fields_and_at_least_the_widths_of_the_header(
+        numbers in (0..100_usize, 0..100_usize, any::<u32>(), any::<u64>(), any::<u32>(), any::<u64>()),
+        address in any::<std::net::SocketAddr>(),
+    ) {
+        let (group, channel, current, total, max, sent) = numbers;
+        let row = ChannelRow {
+            address, current, total, max, sent, ..row(group, channel, "0.0.0.0:0")
+        };
+        let text = shown("show", Reply::Table(vec![row]));
+        let lines: Vec<&str> = text.lines().collect();
+        prop_assert_eq!(lines.len(), 2);
+        prop_assert_eq!(lines[1].split_whitespace().count(), 11);
+        prop_assert!(lines[1].len() >= lines[0].len());
+    }
+}
+
+#[test]
+fn what_another_process_says_moves_no_terminal() {
+    let nasty = "\u{1b}[2J\n".to_owned();
+    let stats = Stats {
+        datapath: nasty.clone(),
+        address: None,
+        open: 0,
+        accepted: 0,
+        clean: 0,
+        broken: 0,
+        unserved: 0,
+        left: 0,
+        log_lines_lost: 0,
+        splice: None,
+    };
+    for (render, reply, lines) in
+        [(Render::Create, Reply::Refused(nasty), 1), (Render::Stats, Reply::Stats(stats), 8)]
+    {
+        let text = answer(&render, &reply).unwrap().text;
+        assert_eq!(text.lines().count(), lines, "{text:?}");
+        assert!(!text.contains('\u{1b}'), "{text:?}");
+    }
+}

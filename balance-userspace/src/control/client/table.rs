@@ -1,0 +1,163 @@
+//! The tables: channels as the classic shows them and as JSON, connections.
+//!
+//! Pure. Invariant: columns of the channel table have the classic's widths and only grow with what
+//! does not fit; the JSON has a version of its own, raised when a reader would misunderstand.
+
+use std::{fmt::Write as _, net::IpAddr};
+
+use serde::Serialize;
+
+use crate::control::protocol::{ChannelRow, SessionRow, Stats};
+use crate::{error::one_line, selection::Method};
+
+/// Version of what [`channels_json`] writes.
+const JSON_VERSION: u32 = 1;
+
+const HEADER: &str =
+    "GRP Type  #   S       ip-address  port    c      totalc maxc        sent        rcvd\n";
+
+/// All channels, as `show` shows them.
+pub(super) fn channels(rows: &[ChannelRow]) -> String {
+    rows.iter().fold(HEADER.to_owned(), |mut text, row| {
+        let method = match row.method {
+            Method::RoundRobin => "RR",
+            Method::Hash => "Hash",
+        };
+        let state = if row.enabled { "ENA" } else { "dis" };
+        let ChannelRow { group, channel, current, total, max, sent, rcvd, .. } = row;
+        let (ip, port) = (row.address.ip().to_string(), row.address.port());
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "{group:>3} {method:>4} {channel:>2} {state:>3} {ip:>16} {port:>5} {current:>4} \
+             {total:>11} {max:>4} {sent:>11} {rcvd:>11}"
+        );
+        text
+    })
+}
+
+/// All channels, for programs.
+#[derive(Serialize)]
+struct Json {
+    version: u32,
+    channels: Vec<JsonChannel>,
+}
+
+#[derive(Serialize)]
+struct JsonChannel {
+    group: usize,
+    channel: usize,
+    method: Method,
+    enabled: bool,
+    address: IpAddr,
+    port: u16,
+    unresolved_since: Option<u64>,
+    current: u32,
+    total: u64,
+    max: u32,
+    sent: u64,
+    rcvd: u64,
+}
+
+/// All channels, as `show --json` shows them.
+pub(super) fn channels_json(rows: &[ChannelRow]) -> String {
+    let channels = rows
+        .iter()
+        .map(|row| JsonChannel {
+            group: row.group,
+            channel: row.channel,
+            method: row.method,
+            enabled: row.enabled,
+            address: row.address.ip(),
+            port: row.address.port(),
+            unresolved_since: row.unresolved_since,
+            current: row.current,
+            total: row.total,
+            max: row.max,
+            sent: row.sent,
+            rcvd: row.rcvd,
+        })
+        .collect();
+    let json = Json { version: JSON_VERSION, channels };
+    let text = serde_json::to_string_pretty(&json).expect("it has nothing that JSON cannot say");
+    text + "\n"
+}
+
+/// All connections, as `sessions` shows them; columns are as wide as what is in them.
+pub(super) fn sessions(rows: &[SessionRow]) -> String {
+    let none = || "-".to_owned();
+    let mut lines = vec![
+        ["client", "channel", "backend", "age", "sent", "rcvd", "datapath"].map(str::to_owned),
+    ];
+    lines.extend(rows.iter().map(|row| {
+        [
+            row.client.to_string(),
+            row.id.map_or_else(none, |id| format!("{}.{}", id.group, id.channel)),
+            row.backend.map_or_else(none, |backend| backend.to_string()),
+            age(row.age_ms),
+            row.sent.to_string(),
+            row.rcvd.to_string(),
+            row.datapath.as_deref().map_or_else(none, one_line),
+        ]
+    }));
+    columns(&lines, [false, true, false, true, true, true, false])
+}
+
+/// Cells in columns that are as wide as what is in them; some to the right.
+pub(crate) fn columns<const N: usize>(lines: &[[String; N]], right: [bool; N]) -> String {
+    let width = |i: usize| lines.iter().map(|line| line[i].chars().count()).max().unwrap_or(0);
+    lines.iter().fold(String::new(), |mut text, line| {
+        let mut row = String::new();
+        for (i, cell) in line.iter().enumerate() {
+            let width = width(i);
+            // Writing to a String cannot fail.
+            let _ = match right[i] {
+                true => write!(row, "{cell:>width$}  "),
+                false => write!(row, "{cell:<width$}  "),
+            };
+        }
+        text += row.trim_end();
+        text.push('\n');
+        text
+    })
+}
+
+/// What has been done, as `stats` shows it: a name and a number on each line.
+pub(super) fn stats(stats: &Stats) -> String {
+    let number = |name: &str, number: u64| (name.to_owned(), number.to_string());
+    let mut lines = vec![
+        ("datapath".to_owned(), one_line(&stats.datapath)),
+        number("accepted", stats.accepted),
+        number("open", stats.open),
+        number("ended in order", stats.clean),
+        number("broken", stats.broken),
+        number("unserved", stats.unserved),
+        number("left before served", stats.left),
+        number("log lines lost", stats.log_lines_lost),
+    ];
+    if let Some(splice) = &stats.splice {
+        lines.extend([
+            number("spliced now", splice.current),
+            number("spliced", splice.total),
+            number("packets spliced", splice.packets),
+            number("packets dropped", splice.dropped),
+            number("sack blocks translated", splice.sacks),
+            number("acks held back", splice.clamped),
+        ]);
+        lines.extend(splice.refused.iter().map(|(why, count)| {
+            ("not spliced".to_owned(), format!("{count} ({})", one_line(why)))
+        }));
+    }
+    lines.iter().fold(String::new(), |text, (name, value)| text + &format!("{name:<24}{value}\n"))
+}
+
+/// A time in its two largest units.
+fn age(ms: u64) -> String {
+    let s = ms / 1000;
+    match s {
+        0..60 => format!("{s}.{}s", ms % 1000 / 100),
+        60..3_600 => format!("{}m{:02}s", s / 60, s % 60),
+        3_600..86_400 => format!("{}h{:02}m", s / 3_600, s / 60 % 60),
+        _ => format!("{}d{:02}h", s / 86_400, s / 3_600 % 24),
+    }
+}

@@ -1,0 +1,274 @@
+//! What a running instance does on a command: reads the table, or changes it.
+//!
+//! Invariants: a change is made whole under the table's lock; nothing here runs on a worker, so no
+//! control client can slow one down.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::{task::spawn_blocking, time::sleep};
+use tracing::info;
+
+use super::{Answer, client_limiter::Seat, configure};
+use crate::control::protocol::{ChannelRow, Command, Reply, SessionRow, SpliceStats, Stats};
+use crate::{
+    cli::operand,
+    error::StartError,
+    instance::{
+        context::Context,
+        table::{Inner, Session},
+        totals::Counts,
+    },
+    io::{loops, resolve},
+    logging,
+    selection::{Changed, Channel, ChannelId, Key, Location, Method, Refused},
+};
+
+/// Between two looks at a channel that is drained.
+const LOOK: Duration = Duration::from_millis(50);
+
+impl Answer for Arc<Context> {
+    async fn answer(&self, seat: &mut Seat, command: Command) -> Reply {
+        answer(self, seat, command).await
+    }
+
+    async fn stopped(&self) {
+        self.stop.cancelled().await;
+    }
+}
+
+async fn answer(shared: &Arc<Context>, seat: &mut Seat, command: Command) -> Reply {
+    match command {
+        Command::Show | Command::Sessions | Command::Stats | Command::Channel(_) => {}
+        // Says itself what it changes.
+        Command::Configure { .. } => {}
+        _ => info!(?command, "control"),
+    }
+    match command {
+        Command::Show => Reply::Table(rows(&shared.table.lock())),
+        Command::Sessions => Reply::Sessions(sessions(shared)),
+        Command::Stats => Reply::Stats(stats(shared)),
+        Command::Channel(id) => channel(&shared.table.lock(), id),
+        Command::Enable(id) => changed(shared.table.lock().selector.set_enabled(id, true)),
+        Command::Disable(id) => changed(shared.table.lock().selector.set_enabled(id, false)),
+        Command::Reset(id) => done(shared.table.lock().reset(id)),
+        Command::SetMax { id, max } => done(shared.table.lock().selector.set_max(id, max)),
+        Command::SetMethod { group, method } => {
+            done(shared.table.lock().selector.set_method(group, method))
+        }
+        Command::Create { group, host, port } => match location(shared, host, port).await {
+            Ok(found) => match shared.table.lock().selector.create(group, found) {
+                Ok(id) => Reply::Created(id),
+                Err(refused) => refusal(refused),
+            },
+            Err(why) => invalid(why),
+        },
+        Command::Assign { id, host, port } => {
+            // Whether it may be is the better answer than whether the name can be resolved.
+            match shared.table.lock().selector.channel(id) {
+                Err(refused) => return refusal(refused),
+                Ok(channel) if channel.enabled => return Reply::NotDisabled,
+                Ok(_) => {}
+            }
+            match location(shared, host, port).await {
+                Ok(found) => done(shared.table.lock().selector.assign(id, found)),
+                Err(why) => invalid(why),
+            }
+        }
+        Command::Drain { id, seconds } => {
+            let drained = seat.leave_for(drain(shared, id, seconds)).await;
+            drained.unwrap_or(Reply::TooManyDrains)
+        }
+        Command::Drop(id) => drop_sessions(&shared.table.lock(), id),
+        Command::Configure { words } => configure::configure(shared, words).await,
+        Command::Kill => {
+            shared.stop.cancel();
+            Reply::Done
+        }
+        Command::Hello => unreachable!("the server says who is there"),
+        Command::Instances | Command::Reload | Command::Stop | Command::Restart => {
+            Reply::Refused("this is an instance and no supervisor".to_owned())
+        }
+    }
+}
+
+/// The client shows the classic's bare words; why is for the log.
+pub(super) fn invalid(why: String) -> Reply {
+    info!(why, "control: the address cannot be used");
+    Reply::InvalidAddress(why)
+}
+
+/// Where a server is that is given as in a channel operand, or as host and port. Blocks no one.
+async fn location(shared: &Context, host: String, port: String) -> Result<Location, String> {
+    let listener = shared.address;
+    let look_up = move || {
+        let spec = operand::host_and_port(&host, &port, &resolve::service)?;
+        let location = resolve::location(&spec)?;
+        loops::refuse(listener, &location.addresses)?;
+        Ok::<_, StartError>(location)
+    };
+    match spawn_blocking(look_up).await {
+        Ok(found) => found.map_err(|e| e.to_string()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+async fn drain(shared: &Arc<Context>, id: ChannelId, seconds: Option<u64>) -> Reply {
+    let channel = {
+        let selector = &mut shared.table.lock().selector;
+        let disabled = selector.set_enabled(id, false);
+        match disabled.and_then(|_| selector.channel(id)) {
+            Ok(channel) => channel.key,
+            Err(refused) => return refusal(refused),
+        }
+    };
+    let end = seconds.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
+    loop {
+        // Of this one, wherever it stands by now.
+        let left = shared.table.lock().selector.current(channel);
+        if left == 0 || end.is_some_and(|end| Instant::now() >= end) {
+            return Reply::Left(left);
+        }
+        tokio::select! {
+            () = sleep(LOOK) => {}
+            () = shared.stop.cancelled() => return Reply::Left(left),
+        }
+    }
+}
+
+fn drop_sessions(inner: &Inner, id: ChannelId) -> Reply {
+    let channel = match inner.selector.channel(id) {
+        Ok(channel) => channel.key,
+        Err(refused) => return refusal(refused),
+    };
+    let mut dropped = 0;
+    for session in inner.sessions_of(channel) {
+        session.cut.reset();
+        dropped += 1;
+    }
+    Reply::Left(dropped)
+}
+
+/// Every channel, with what its live connections have moved so far.
+fn rows(inner: &Inner) -> Vec<ChannelRow> {
+    let mut live: HashMap<Key, (u64, u64)> = HashMap::new();
+    for session in inner.sessions() {
+        let (sent, rcvd) = session.traffic.read();
+        let sum = live.entry(session.place().channel).or_default();
+        *sum = (sum.0 + sent, sum.1 + rcvd);
+    }
+    let groups = inner.selector.groups().iter().enumerate();
+    groups
+        .flat_map(|(number, group)| {
+            let live = &live;
+            group.channels.iter().enumerate().map(move |(i, channel)| {
+                let id = ChannelId { group: number, channel: i };
+                row(id, group.method, channel, live.get(&channel.key).copied().unwrap_or_default())
+            })
+        })
+        .collect()
+}
+
+fn channel(inner: &Inner, id: ChannelId) -> Reply {
+    let channel = match inner.selector.channel(id) {
+        Ok(channel) => channel,
+        Err(refused) => return refusal(refused),
+    };
+    let live = inner.sessions_of(channel.key).map(|session| session.traffic.read());
+    let sum = live.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    Reply::Channel(row(id, inner.selector.groups()[id.group].method, channel, sum))
+}
+
+fn row(id: ChannelId, method: Method, channel: &Channel, (sent, rcvd): (u64, u64)) -> ChannelRow {
+    ChannelRow {
+        group: id.group,
+        method,
+        channel: id.channel,
+        enabled: channel.enabled,
+        address: channel.addresses[0],
+        unresolved_since: channel.unresolved_since.map(|since| {
+            since.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+        }),
+        current: channel.current,
+        total: channel.total,
+        max: channel.max,
+        sent: channel.sent.wrapping_add(sent),
+        rcvd: channel.rcvd.wrapping_add(rcvd),
+    }
+}
+
+fn stats(shared: &Context) -> Stats {
+    let splice = shared.datapath.splice_figures().map(|figures| {
+        Box::new(SpliceStats {
+            current: figures.current,
+            total: figures.total,
+            refused: figures.refused,
+            packets: figures.packets,
+            sacks: figures.sacks,
+            clamped: figures.clamped,
+            dropped: figures.dropped,
+        })
+    });
+    let Counts { accepted, open, clean, broken, unserved, left, .. } = shared.totals.counts();
+    let datapath = shared.datapath.name().to_string();
+    let (address, log_lines_lost) = (shared.address, logging::lost());
+    Stats {
+        datapath,
+        address,
+        open,
+        accepted,
+        clean,
+        broken,
+        unserved,
+        left,
+        log_lines_lost,
+        splice,
+    }
+}
+
+fn sessions(shared: &Context) -> Vec<SessionRow> {
+    let mut live: Vec<_> = {
+        let inner = shared.table.lock();
+        let place = |session: &Arc<Session>| inner.selector.place(session.place().channel);
+        inner.sessions().map(|session| (Arc::clone(session), place(session))).collect()
+    };
+    live.sort_by_key(|(session, _)| session.since);
+    live.iter()
+        .map(|(session, id)| {
+            let (place, (sent, rcvd)) = (session.place(), session.traffic.read());
+            let name = session.traffic.datapath();
+            SessionRow {
+                client: session.client,
+                id: *id,
+                backend: place.backend,
+                age_ms: u64::try_from(session.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+                sent,
+                rcvd,
+                datapath: place.backend.map(|_| name.to_string()),
+            }
+        })
+        .collect()
+}
+
+fn changed(result: Result<Changed, Refused>) -> Reply {
+    match result {
+        Ok(Changed::Yes) => Reply::Done,
+        Ok(Changed::Already) => Reply::Already,
+        Err(refused) => refusal(refused),
+    }
+}
+
+fn done(result: Result<(), Refused>) -> Reply {
+    result.map_or_else(refusal, |()| Reply::Done)
+}
+
+fn refusal(refused: Refused) -> Reply {
+    match refused {
+        Refused::NoSuchGroup | Refused::TooManyGroups => Reply::NoSuchGroup,
+        Refused::NoSuchChannel => Reply::NoSuchChannel,
+        Refused::NotDisabled => Reply::NotDisabled,
+    }
+}

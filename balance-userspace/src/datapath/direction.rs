@@ -1,0 +1,38 @@
+//! One direction of a pair.
+
+use std::{io, rc::Rc};
+
+use super::{end::Broken, side::Side};
+use crate::io::stream::Stream;
+
+/// One direction of a pair, from the end that sends to the end that is written to.
+#[derive(Clone)]
+pub(crate) struct Direction {
+    pub(crate) source: Rc<Stream>,
+    pub(crate) target: Rc<Stream>,
+    pub(super) from: Side,
+}
+
+impl Direction {
+    /// The side of the source.
+    pub(crate) fn from(&self) -> Side {
+        self.from
+    }
+
+    /// What the source's error means for the connection.
+    pub(crate) fn source_broke(&self, error: io::Error) -> Broken {
+        self.source.mark_broken(error.kind());
+        Broken { side: self.from, error }
+    }
+
+    /// What the target's error means for the connection.
+    pub(crate) fn target_broke(&self, error: io::Error) -> Broken {
+        self.target.mark_broken(error.kind());
+        Broken { side: self.from.other(), error }
+    }
+
+    /// Passes the source's end on. The target may be gone already, which its own direction tells.
+    pub(crate) fn end_target(&self) {
+        let _ = self.target.shutdown(std::net::Shutdown::Write);
+    }
+}

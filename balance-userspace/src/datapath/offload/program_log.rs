@@ -1,0 +1,37 @@
+//! What the programs in the kernel log, when balance runs with `-d`.
+//!
+//! Invariant: without `-d` the kernel keeps nothing and nothing is waited for.
+
+use std::{
+    os::fd::AsFd as _,
+    sync::{Mutex, PoisonError},
+};
+
+use aya::Ebpf;
+use aya_log::EbpfLogger;
+
+use super::object::{Refusal, on_readable};
+
+/// The log of one object, if there is one.
+pub(crate) struct ProgramLog(Option<Mutex<EbpfLogger<&'static dyn log::Log>>>);
+
+impl ProgramLog {
+    /// The level to be set in an object before it is loaded.
+    pub(crate) fn level(debug: bool) -> u8 {
+        u8::from(debug) * log::Level::Debug as u8
+    }
+
+    /// Takes the log out of a loaded object.
+    pub(crate) fn take(object: &mut Ebpf, debug: bool) -> Result<Self, Refusal> {
+        let log = debug.then(|| EbpfLogger::init(object)).transpose().map_err(Refusal::from)?;
+        Ok(Self(log.map(Mutex::new)))
+    }
+
+    /// Passes it on to ours, for ever.
+    pub(crate) async fn follow(&self) {
+        let Some(log) = &self.0 else { return };
+        let lock = || log.lock().unwrap_or_else(PoisonError::into_inner);
+        let buffer = lock().as_fd().try_clone_to_owned();
+        on_readable(buffer, || lock().flush()).await;
+    }
+}

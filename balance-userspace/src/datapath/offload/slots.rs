@@ -1,0 +1,85 @@
+//! Slots in the kernel's maps: two for each connection, one for each direction.
+//!
+//! Invariant: a freed slot is used anew as late as possible, because a packet may be judged on
+//! another processor until then.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Notify;
+
+/// Wakes the two directions of a connection when the program tells something of it.
+pub(crate) type Wakers = Arc<[Notify; 2]>;
+
+/// Which slots are free, and whom to wake for those that are not.
+pub(crate) struct Slots {
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    /// Freed connections, longest first.
+    free: VecDeque<u32>,
+    wakers: Vec<Option<Wakers>>,
+}
+
+impl Slots {
+    /// For so many connections.
+    pub(crate) fn new(connections: u32) -> Self {
+        let wakers = vec![None; connections as usize];
+        Self { inner: Mutex::new(Inner { free: (0..connections).collect(), wakers }) }
+    }
+
+    /// Takes the slots of a connection; `None` when all are taken.
+    pub(crate) fn take(&self) -> Option<(u32, Wakers)> {
+        let mut inner = self.lock();
+        let number = inner.free.pop_front()?;
+        let wakers: Wakers = Arc::default();
+        inner.wakers[number as usize] = Some(Arc::clone(&wakers));
+        Some((number, wakers))
+    }
+
+    /// Frees the slots of a connection.
+    pub(crate) fn give_back(&self, number: u32) {
+        let mut inner = self.lock();
+        inner.wakers[number as usize] = None;
+        inner.free.push_back(number);
+    }
+
+    /// Wakes the direction that has the slot, if it is in use.
+    pub(crate) fn wake(&self, slot: u32) {
+        let wakers = self.lock().wakers.get(slot as usize / 2).cloned().flatten();
+        if let Some(wakers) = wakers {
+            wakers[slot as usize % 2].notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_freed_slot_is_used_again_after_all_others() {
+        let slots = Slots::new(3);
+        assert_eq!(slots.take().unwrap().0, 0);
+        slots.give_back(0);
+        let order: Vec<u32> = std::iter::from_fn(|| slots.take().map(|t| t.0)).collect();
+        assert_eq!(order, [1, 2, 0]);
+        assert!(slots.take().is_none());
+    }
+
+    #[test]
+    fn a_late_event_for_a_freed_slot_is_ignored() {
+        let slots = Slots::new(1);
+        let (number, _) = slots.take().unwrap();
+        slots.give_back(number);
+        slots.wake(0);
+        slots.wake(99);
+    }
+}

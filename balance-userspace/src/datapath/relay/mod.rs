@@ -1,0 +1,143 @@
+//! The relay: bytes pass through user space. Works everywhere, without privileges, and takes
+//! what the other datapaths cannot.
+//!
+//! Invariant: at most one buffer for each direction, and none while it waits for bytes.
+
+pub(crate) mod buffers;
+pub(crate) mod dump;
+pub(crate) mod patience;
+pub(crate) mod pump;
+
+use std::{
+    cell::Cell,
+    future::{pending, poll_fn},
+    pin::pin,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    task::Poll,
+};
+
+use super::{
+    direction::Direction,
+    end::{Broken, Report},
+    name::Name,
+    pair::Pair,
+    relay::{buffers::Pool, dump::Way, pump::Received},
+};
+use crate::io::ready::{self, Guard};
+
+/// Buffers that one direction may move before others of the same worker get their turn.
+const TURNS: u32 = 2;
+
+/// A direction that has moved so many buffers waits through epoll: there a connection costs a
+/// system call and a wait nothing, on the ring it is the other way round; see bench/NOTES.md.
+const OFTEN: u32 = 16;
+
+/// Carries a pair to its end, and shows its bytes on standard output if asked to.
+pub(crate) async fn carry(pair: &Pair, pool: &Pool, dump: bool) -> Report {
+    let tap = |way| dump.then_some(way);
+    let [a, b] = [Progress::default(), Progress::default()];
+    let up = pin!(one_way(pair.up(), pool, &pair.traffic.sent, tap(Way::Up), &a));
+    let down = pin!(one_way(pair.down(), pool, &pair.traffic.rcvd, tap(Way::Down), &b));
+    let end = pair.run(up, down).await;
+    Report { datapath: Name::Relay, end }
+}
+
+/// Carries a pair until so many turns have been made, if it does not end before; then it may go
+/// to another datapath: `None`. At that moment no byte is held here and neither side has ended.
+pub(crate) async fn begin(pair: &Pair, pool: &Pool, turns: u32) -> Option<Report> {
+    begin_until(pair, pool, turns, pending()).await
+}
+
+/// The same, also if fewer turns have been made when `late` is ready.
+pub(super) async fn begin_until(
+    pair: &Pair,
+    pool: &Pool,
+    turns: u32,
+    late: impl Future<Output = ()>,
+) -> Option<Report> {
+    if turns == 0 {
+        return None;
+    }
+    let [a, b] = [Progress::default(), Progress::default()];
+    let (mut late, mut is_late) = (pin!(late), false);
+    let enough = poll_fn(|context| {
+        is_late = is_late || late.as_mut().poll(context).is_ready();
+        let made = a.turns.get().saturating_add(b.turns.get());
+        // Whoever makes a turn or comes to wait wakes the task that looks at this.
+        if (is_late || made >= turns) && a.waits.get() && b.waits.get() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    });
+    let up = pin!(one_way(pair.up(), pool, &pair.traffic.sent, None, &a));
+    let down = pin!(one_way(pair.down(), pool, &pair.traffic.rcvd, None, &b));
+    let end = pair.run_until(enough, up, down).await;
+    if end.is_none() {
+        pair.client.leave_epoll();
+        pair.backend.leave_epoll();
+    }
+    Some(Report { datapath: Name::Relay, end: end? })
+}
+
+/// How far a direction has come.
+#[derive(Default)]
+struct Progress {
+    /// Buffers that it has moved.
+    turns: Cell<u32>,
+    /// Whether it waits for its source, and so holds no byte.
+    waits: Cell<bool>,
+}
+
+/// Moves bytes until the source ends, then passes the end on. `moved` counts along.
+async fn one_way(
+    direction: Direction,
+    pool: &Pool,
+    moved: &AtomicU64,
+    tap: Option<Way>,
+    progress: &Progress,
+) -> Result<(), Broken> {
+    loop {
+        progress.waits.set(true);
+        let often = progress.turns.get() >= OFTEN;
+        // Where the kernel has no room for it, the ring will do.
+        let registration = if often { direction.source.registration().ok() } else { None };
+        let mut guard = None;
+        match &registration {
+            Some(registration) => {
+                let ready = ready::readable_again(registration).await;
+                guard = Some(ready.map_err(|e| direction.source_broke(e))?);
+            }
+            None => pump::readable(&direction).await?,
+        }
+        progress.waits.set(false);
+        for _ in 0..TURNS {
+            match pump::receive(&direction, pool)? {
+                Received::Bytes(buffer, n) => {
+                    progress.turns.set(progress.turns.get().saturating_add(1));
+                    if let Some(way) = tap {
+                        dump::print(way, &buffer[..n]);
+                    }
+                    pump::send_all(&direction, &buffer[..n]).await?;
+                    moved.fetch_add(n as u64, Relaxed);
+                    if n < buffer.len() {
+                        // The source is empty, as far as one can tell.
+                        guard.iter_mut().for_each(Guard::was_short);
+                        break;
+                    }
+                }
+                Received::Nothing => {
+                    guard.iter_mut().for_each(Guard::was_empty);
+                    break;
+                }
+                Received::End => {
+                    if let Some(way) = tap {
+                        dump::print(way, &[]);
+                    }
+                    direction.end_target();
+                    return Ok(());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The main thread while workers serve: signals, the control socket, idle connections, names,
+//! the kernel program's events; and the orderly end.
+//!
+//! Invariant: a failure of one of these duties does not end the process; only a signal or the
+//! `kill` command does.
+
+use std::{os::fd::OwnedFd, pin::pin, sync::Arc, thread::JoinHandle, time::Duration};
+
+use tokio::{
+    io::AsyncReadExt as _, net::unix::pipe::Receiver, runtime::Runtime, select, sync::mpsc,
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    control::{self, instance_files::Instance},
+    error::StartError,
+    instance::{context::Context, dns_refresh, idle, status, timer::sleep_for},
+    notify,
+    sys::signals::{Signals, Wish},
+};
+
+/// Everything that the main thread looks after.
+pub(crate) struct Lifecycle {
+    runtime: Runtime,
+    signals: Signals,
+    /// A byte from the supervisor: leave. Ends when there is no supervisor any more.
+    leash: Option<Receiver>,
+    instance: Option<Instance>,
+}
+
+impl Lifecycle {
+    /// Takes hold of the signals.
+    pub(crate) fn new(
+        instance: Option<Instance>,
+        leash: Option<OwnedFd>,
+    ) -> Result<Self, StartError> {
+        let refused = |source| StartError::System { act: "wait for signals", source };
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)?;
+        let context = runtime.enter();
+        let signals = Signals::catch().map_err(refused)?;
+        let leash = leash.map(Receiver::from_owned_fd).transpose().map_err(refused)?;
+        drop(context);
+        Ok(Self { runtime, signals, leash, instance })
+    }
+
+    /// Serves until a signal or `kill`; then waits until all connections have ended. After SIGTERM that
+    /// takes the grace time at most, and a second signal ends it at once, as SIGINT does. `accepting` ends
+    /// when no worker accepts any more.
+    pub(crate) fn run(
+        self,
+        shared: &Arc<Context>,
+        threads: Vec<JoinHandle<()>>,
+        accepting: mpsc::Receiver<()>,
+    ) {
+        let Self { runtime, signals, mut instance, leash } = self;
+        let listener = instance.as_mut().and_then(Instance::take_listener);
+        runtime.block_on(async {
+            if let Some(listener) = listener {
+                tokio::spawn(control(listener, Arc::clone(shared), instance, accepting));
+            }
+            let duties = async {
+                let events = shared.datapath.dispatch();
+                let idle = idle::watch(&shared.table, shared.settings.subscribe());
+                let settings = shared.settings.subscribe();
+                let names = dns_refresh::watch(&shared.table, settings, &shared.re_resolve);
+                let status = status::watch(shared);
+                tokio::join!(events, idle, names, status);
+                // Without any of these duties there is still the end to wait for.
+                std::future::pending::<()>().await;
+            };
+            let mut joined = tokio::task::spawn_blocking(move || {
+                for thread in threads {
+                    let _ = thread.join();
+                }
+            });
+            let end = async {
+                let mut ends = Ends { signals, leash };
+                let grace = select! {
+                    end = ends.next(shared) => Some(end),
+                    () = shared.stop.cancelled() => None,
+                };
+                shared.stop.cancel();
+                info!(
+                    open = shared.open(),
+                    grace = grace.map(|grace| grace.as_secs()),
+                    "stopping: waiting for connections to end"
+                );
+                let mut is_limited = grace.is_some();
+                let mut limit = pin!(sleep_for(grace));
+                loop {
+                    select! {
+                        _ = &mut joined => return,
+                        () = &mut limit => break,
+                        grace = ends.next(shared) => {
+                            // After `kill` the first signal is the first that sets a limit.
+                            if is_limited || grace.is_zero() {
+                                break;
+                            }
+                            is_limited = true;
+                            limit.set(sleep_for(Some(grace)));
+                        }
+                    }
+                }
+                if shared.open() > 0 {
+                    warn!(open = shared.open(), "cutting connections");
+                }
+                shared.abort.cancel();
+                let _ = joined.await;
+            };
+            select! { () = duties => {} () = end => {} }
+        });
+    }
+}
+
+/// What asks for the end from outside.
+struct Ends {
+    signals: Signals,
+    leash: Option<Receiver>,
+}
+
+impl Ends {
+    /// Waits until somebody asks for the end, or there is no supervisor any more, and returns how long
+    /// connections may then go on.
+    async fn next(&mut self, shared: &Context) -> Duration {
+        loop {
+            let wish = select! {
+                wish = self.signals.next() => wish,
+                is_to_leave = pull(&mut self.leash) => {
+                    if is_to_leave {
+                        // Connections go on for as long as they like, as after `kill`.
+                        shared.stop.cancel();
+                        continue;
+                    }
+                    self.leash = None;
+                    Wish::Drain
+                }
+            };
+            match wish {
+                Wish::Drain => return shared.settings.borrow().grace,
+                Wish::End => return Duration::ZERO,
+                // There is no file to read again, but names may have changed.
+                Wish::Reload => shared.re_resolve.notify_one(),
+            }
+        }
+    }
+}
+
+/// Waits until the supervisor, if there is one, tells the process to leave, or is gone: then false.
+async fn pull(leash: &mut Option<Receiver>) -> bool {
+    match leash {
+        Some(leash) => leash.read(&mut [0]).await.is_ok_and(|n| n > 0),
+        None => std::future::pending().await,
+    }
+}
+
+/// Serves the control socket; its names are gone when the program accepts no more, and its listeners
+/// are closed: another process may then bind the addresses and claim the names.
+async fn control(
+    listener: std::os::unix::net::UnixListener,
+    shared: Arc<Context>,
+    instance: Option<Instance>,
+    mut accepting: mpsc::Receiver<()>,
+) {
+    if let Err(error) =
+        control::server::serve(listener, Arc::clone(&shared), shared.control_clients).await
+    {
+        error!(%error, "the control socket cannot be served");
+    }
+    // Nobody sends anything: it ends with the last worker that accepts.
+    let _ = accepting.recv().await;
+    drop(instance);
+    notify::released();
+}

@@ -1,0 +1,261 @@
+//! A listener with its groups, served by workers: from parsed arguments to exit.
+//!
+//! Invariant: everything that can fail is done before the first client is accepted, and before
+//! the process that the user started ends.
+
+use std::{io, net::IpAddr, rc::Rc, sync::Arc, thread};
+
+use nix::unistd::User;
+use socket2::Socket;
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    cli::{args::Args, operand},
+    control::{instance_files::Instance, run_dir::RunDir},
+    datapath::Choice,
+    error::{self, StartError},
+    instance::{
+        capacity::{self, Descriptors},
+        context::Context,
+        lifecycle::Lifecycle,
+        settings::{self, Settings},
+        shortage::Shortage,
+        table::Table,
+        worker,
+    },
+    io::{
+        accept::Listener,
+        connect::{self, Outgoing},
+        inherited::{Handed, Supervision},
+        listener,
+        loops::{self, Loops},
+        resolve, ring,
+        stream::SocketOptions,
+    },
+    logging, notify,
+    selection::{self, Method, Selector},
+    sys::{daemon::Detached, memory::Memory, privileges},
+};
+
+/// How an instance was started, beside its arguments.
+#[derive(Default)]
+pub struct Started {
+    /// In the background: to be told when it serves.
+    pub detached: Option<Detached>,
+    /// Listeners that came with the process.
+    pub handed: Handed,
+    /// What it has from its supervisor, if there is one.
+    pub supervision: Option<Supervision>,
+}
+
+/// Serves until a signal or a command ends it.
+///
+/// # Errors
+/// What keeps it from serving; nothing after it has begun.
+pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
+    let Started { detached, handed, supervision } = started;
+    if args.user.is_none() {
+        logging::begin();
+    }
+    let port = operand::listen_port(&args.port, &resolve::service)?;
+    let specs = operand::groups(&args.channels, port, &resolve::service)?;
+    let groups = resolve::groups(&specs)?;
+    let bind = listen_address(args)?;
+    loops::refuse(Some(listener::wanted(bind, port)), selection::addresses(&groups))?;
+    let selector = Selector::new(groups, settings::policy(args));
+    let source = source_address(args)?;
+    let user = args.user.as_deref().map(privileges::find).transpose()?;
+    let workers = workers(args);
+    let memory = Memory::find();
+    let files = Descriptors::raise()?;
+    let wanted = args.max_connections.map(Into::into);
+
+    let upper_bound = capacity::upper_bound(wanted, files, &memory);
+    let Choice { datapath, why } = Choice::make(args, upper_bound)?;
+    let no_socket = |source| StartError::System { act: "make a socket", source };
+    let options = SocketOptions::probe().map_err(no_socket)?;
+    let backends = selector.groups().iter().flat_map(|group| &group.channels);
+    let backends = backends.flat_map(|channel| channel.addresses.iter().copied());
+    let for_clients = options.with_segment(datapath.segment_for_clients(backends));
+    let accepted_options = (!handed.is_empty() && handed.listened()).then_some(for_clients);
+    let listeners = if handed.is_empty() {
+        listener::bind(bind, port, workers)?
+    } else {
+        handed.take_all(listener::wanted(bind, port))?
+    };
+    listener::listen(&listeners, for_clients)?;
+    let (leash, instance) = match supervision {
+        Some(Supervision { leash, control }) => (Some(leash), Some(Instance::supervised(control))),
+        None => (None, claim(args, port, user.as_ref())?),
+    };
+    notify::begin();
+    let options = match &user {
+        Some(user) => {
+            privileges::become_user(user, datapath.needs())?;
+            // What may be set has changed.
+            SocketOptions::probe().map_err(no_socket)?
+        }
+        None => options,
+    };
+    // Not before: its thread would keep the privileges.
+    logging::begin();
+    let address = listener::local(&listeners[0]);
+    let name = datapath.name();
+    let lifecycle = Lifecycle::new(instance, leash)?;
+    let sockets = listeners.len().max(workers);
+    let Crew { threads, orders, accepting } = start(listeners, workers)?;
+    // Now that everything is open.
+    let max_connections = capacity::connections(wanted, files, &memory, workers, sockets);
+    let shared = Arc::new(Context {
+        table: Table::new(selector),
+        datapath,
+        accepted_options,
+        outgoing: Outgoing::new(options, source, Loops::new(address), files.spare_attempts()),
+        settings: watch::Sender::new(Settings::of(args)),
+        active_args: Mutex::new(args.clone()),
+        permits: Arc::new(Semaphore::new(max_connections)),
+        max_connections,
+        accepts: files.accepts(sockets),
+        control_clients: files.control_clients(),
+        memory,
+        shortage: Shortage::default(),
+        totals: Arc::default(),
+        address,
+        re_resolve: Notify::new(),
+        stop: CancellationToken::new(),
+        abort: CancellationToken::new(),
+    });
+    for order in orders {
+        // A worker that is gone is seen when it is waited for.
+        let _ = order.send(Arc::clone(&shared));
+    }
+
+    if args.mmap {
+        info!("-M has no effect: there is no shared memory to be mapped");
+    }
+    info!(
+        address = %address.map_or_else(|| port.to_string(), |a| a.to_string()),
+        groups = describe(&shared), datapath = %name, why, "ready"
+    );
+    if let Some(detached) = detached {
+        detached
+            .serving(0)
+            .map_err(|source| StartError::System { act: "go to the background", source })?;
+    }
+    notify::ready();
+    lifecycle.run(&shared, threads, accepting);
+    shared.totals.tell();
+    Ok(())
+}
+
+/// The address to listen on; all of them if it is `None`.
+pub(crate) fn listen_address(args: &Args) -> Result<Option<IpAddr>, StartError> {
+    match &args.bind {
+        Some(host) => resolve::listen_address(host, args.ipv6).map(Some),
+        None if args.ipv6 && !listener::has_ipv6_address() => Err(StartError::Listen {
+            address: format!("[::]:{}", error::one_line(&args.port)),
+            source: io::Error::other("this host has no IPv6 address, and -6 asks for one"),
+        }),
+        None if args.ipv6 => Ok(Some(std::net::Ipv6Addr::UNSPECIFIED.into())),
+        None => Ok(None),
+    }
+}
+
+/// The address of `-B`, tried. That takes no port, because there may be none to choose from: a connection takes
+/// one that is free towards its server.
+pub(crate) fn source_address(args: &Args) -> Result<Option<IpAddr>, StartError> {
+    let Some(host) = &args.source else { return Ok(None) };
+    let address = resolve::addresses(host, 0)?[0];
+    let refused = |source| StartError::Source { address: address.ip(), source };
+    let socket = Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None);
+    socket.and_then(|socket| connect::bind_source(&socket, address.ip())).map_err(refused)?;
+    Ok(Some(address.ip()))
+}
+
+/// The control socket. Without one balance serves all the same, unless its place was given.
+fn claim(args: &Args, port: u16, user: Option<&User>) -> Result<Option<Instance>, StartError> {
+    let given = args.run_dir.as_deref();
+    let owner = user.map(|user| (user.uid, user.gid));
+    let claimed = RunDir::locate(given)
+        .map_err(Into::into)
+        .and_then(|dir| Instance::claim(&dir, dir.instance(args.bind.as_deref(), port)?, owner));
+    match claimed {
+        Ok(instance) => Ok(Some(instance)),
+        Err(error) if given.is_some() => Err(error.into()),
+        Err(error) => {
+            warn!(%error, "there is no control socket");
+            Ok(None)
+        }
+    }
+}
+
+/// Threads that serve connections, and listeners that are made for them.
+pub(crate) fn workers(args: &Args) -> usize {
+    let processors = || thread::available_parallelism().map_or(1, Into::into);
+    args.workers.map_or_else(processors, usize::from)
+}
+
+/// Workers that have all they need and wait for the order to serve.
+struct Crew {
+    threads: Vec<thread::JoinHandle<()>>,
+    orders: Vec<std::sync::mpsc::Sender<Arc<Context>>>,
+    /// Ends when none accepts any more.
+    accepting: mpsc::Receiver<()>,
+}
+
+/// Starts the workers; each makes its ring before this returns.
+fn start(listeners: Vec<Socket>, workers: usize) -> Result<Crew, StartError> {
+    let (is_accepting, accepting) = mpsc::channel(1);
+    let refused = |source| StartError::System { act: "start a worker with an io_uring", source };
+    let (mut threads, mut orders) = (Vec::new(), Vec::new());
+    for (i, share) in listener::share(listeners, workers).map_err(refused)?.into_iter().enumerate()
+    {
+        let (made, ready) = std::sync::mpsc::channel();
+        let (order, ordered) = std::sync::mpsc::channel();
+        let is_accepting = is_accepting.clone();
+        let thread = thread::Builder::new().name(format!("worker-{i}")).spawn(move || {
+            match ring::runtime() {
+                Ok(runtime) => runtime.block_on(async {
+                    let listeners =
+                        share.into_iter().map(|socket| Listener::new(socket).map(Rc::new));
+                    match listeners.collect() {
+                        Ok(listeners) => {
+                            let _ = made.send(Ok(()));
+                            // Blocks: there is nothing else to do. It never comes if the start fails.
+                            if let Ok(shared) = ordered.recv() {
+                                worker::run(listeners, shared, is_accepting).await;
+                            }
+                        }
+                        Err(e) => drop(made.send(Err(e))),
+                    }
+                }),
+                Err(e) => drop(made.send(Err(e))),
+            }
+        });
+        threads.push(thread.map_err(refused)?);
+        orders.push(order);
+        ready.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())).map_err(refused)?;
+    }
+    Ok(Crew { threads, orders, accepting })
+}
+
+/// Groups in the syntax of the command line.
+fn describe(shared: &Context) -> String {
+    let inner = shared.table.lock();
+    let groups = inner.selector.groups().iter().enumerate().map(|(number, group)| {
+        let mut text = format!("{number}:");
+        for channel in &group.channels {
+            text += &format!(" {}", channel.addresses[0]);
+            if channel.max > 0 {
+                text += &format!(":{}", channel.max);
+            }
+        }
+        if group.method == Method::Hash {
+            text += " %";
+        }
+        text
+    });
+    groups.collect::<Vec<_>>().join(" ! ")
+}

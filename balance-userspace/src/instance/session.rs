@@ -1,0 +1,136 @@
+//! One client, from accept to its end: find a backend, hand both to the datapath, report.
+//!
+//! Invariant: the client's turn on a channel lasts as long as its session, see
+//! [`table`](crate::instance::table).
+
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep;
+use tracing::{debug, warn};
+
+use crate::{
+    datapath::{Pair, Pool},
+    instance::{context::Context, shortage::BACK_OFF, table::Turn, totals::Outcome},
+    io::{
+        connect::{Failed, connect},
+        stream::Stream,
+    },
+    logging::NOTICE,
+    sys,
+    throttle::Throttle,
+};
+
+/// Serves a client whose first channel is `first`, and returns how the connection ended.
+pub(crate) async fn serve(
+    shared: &Arc<Context>,
+    pool: &Pool,
+    client: Rc<Stream>,
+    address: SocketAddr,
+    first: Option<Turn>,
+) -> Outcome {
+    let found = match first {
+        Some(turn) => tokio::select! {
+            found = find_backend(shared, turn, &client) => found,
+            () = shared.abort.cancelled() => return Outcome::Left,
+        },
+        None => Err(Outcome::Unserved),
+    };
+    let (turn, backend, server) = match found {
+        Ok(found) => found,
+        Err(outcome) => {
+            if outcome == Outcome::Unserved {
+                debug!(client = %address, "no channel takes the connection");
+            }
+            // As the classic did: an orderly close without a byte.
+            let _ = client.close_cleanly();
+            return outcome;
+        }
+    };
+    turn.connected(server);
+    let session = &turn.session;
+    let (traffic, cut) = (Arc::clone(&session.traffic), Arc::clone(&session.cut));
+    let report = shared.datapath.carry(Pair { client, backend, traffic, cut }, pool).await;
+    let (sent, rcvd) = session.traffic.read();
+    debug!(
+        client = %address, backend = %server, datapath = %report.datapath,
+        sent, rcvd, offloaded = session.traffic.offloaded(), end = %report.end, "session"
+    );
+    Outcome::Served { sent, rcvd, clean: report.end.is_in_order() }
+}
+
+static SHORTAGE: Throttle = Throttle::new(Duration::from_secs(10));
+
+static PORTLESS: Throttle = Throttle::new(Duration::from_secs(10));
+
+/// Tries channels in the selector's order until one takes the connection. On a shortage it waits, as
+/// long as the client does. If there is no local port for any channel that is left it waits as long as a
+/// connect may take.
+async fn find_backend(
+    shared: &Arc<Context>,
+    mut turn: Turn,
+    client: &Rc<Stream>,
+) -> Result<(Turn, Rc<Stream>, SocketAddr), Outcome> {
+    let segment = shared.datapath.segment(client);
+    let (mut portless, mut waiting) = (None, None);
+    loop {
+        let (channel, addresses) = (turn.attempt().key, Arc::clone(&turn.attempt().addresses));
+        let limit = shared.settings.borrow().connect_limit;
+        match connect(&addresses, limit, segment, &shared.outgoing).await {
+            Ok((stream, server)) => return Ok((turn, stream, server)),
+            Err(error) if error.is_shortage() => {
+                waiting.get_or_insert_with(|| shared.shortage.enter());
+                if !wait(client, &error).await {
+                    return Err(Outcome::Left);
+                }
+            }
+            Err(error) if error.is_portless() => {
+                if !turn.pass() {
+                    return Err(Outcome::Unserved);
+                }
+                if !turn.attempt().is_retry() {
+                    if let Some(held) = PORTLESS.pass(Instant::now()) {
+                        let server = error.address;
+                        warn!(%server, %error, held, "no local port is left, trying the next channel");
+                    }
+                } else if portless.get_or_insert_with(Instant::now).elapsed() >= limit {
+                    return Err(Outcome::Unserved);
+                } else if !wait(client, &error).await {
+                    return Err(Outcome::Left);
+                }
+            }
+            Err(error) => {
+                let client = turn.session.client;
+                let (place, policy) = shared.table.look(channel);
+                let (group, channel) = place.map(|id| (id.group, id.channel)).unzip();
+                let server = error.address;
+                debug!(%client, group, channel, %server, %error, "connect failed");
+                shared.re_resolve.notify_one();
+                if let Some(id) = place.filter(|_| policy.autodisable) {
+                    warn!(target: NOTICE, "connection failed group {} channel {}", id.group, id.channel);
+                    warn!(
+                        target: NOTICE,
+                        "{} needs to be enabled manually using balance -i after the problem is solved",
+                        addresses[0]
+                    );
+                }
+                if !turn.next() {
+                    return Err(Outcome::Unserved);
+                }
+            }
+        }
+    }
+}
+
+/// Waits before another attempt. False if the client has left.
+async fn wait(client: &Rc<Stream>, error: &Failed) -> bool {
+    if let Some(held) = SHORTAGE.pass(Instant::now()) {
+        warn!(%error, held, "cannot connect, waiting");
+    }
+    sleep(BACK_OFF).await;
+    sys::poll_now(&**client, 0).is_ok_and(|events| events == 0)
+}

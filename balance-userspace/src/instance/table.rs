@@ -1,0 +1,226 @@
+//! The table that all workers and the control socket share: channels and the clients on them.
+//!
+//! Invariants: one lock, held for moments and never across I/O; a client is among the sessions
+//! exactly as long as it counts in its channel, so counters and the list always agree; a turn
+//! goes back exactly once, also when its task panics or is dropped.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use slab::Slab;
+
+use crate::{
+    datapath::{AbortHandle, Traffic},
+    selection::{Attempt, ChannelId, Key, Policy, Refused, Selector, client_hash},
+};
+
+/// Channels and sessions under one lock.
+pub(crate) struct Table {
+    inner: Mutex<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) selector: Selector,
+    sessions: Slab<Arc<Session>>,
+}
+
+/// A client on a channel.
+pub(crate) struct Session {
+    pub(crate) client: SocketAddr,
+    pub(crate) since: Instant,
+    pub(crate) traffic: Arc<Traffic>,
+    pub(crate) cut: Arc<AbortHandle>,
+    place: Mutex<Place>,
+}
+
+/// Where a session is at the moment.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) channel: Key,
+    /// The server, once connected.
+    pub(crate) backend: Option<SocketAddr>,
+    /// Bytes and time when the bytes were last seen to change.
+    active: (u64, Instant),
+}
+
+impl Session {
+    pub(crate) fn place(&self) -> Place {
+        *lock(&self.place)
+    }
+
+    /// Since when no byte has moved, as far as looks like this one have seen; `None` before it
+    /// is connected.
+    pub(crate) fn idle_since(&self, now: Instant) -> Option<Instant> {
+        let (sent, rcvd) = self.traffic.read();
+        let bytes = sent + rcvd;
+        let mut place = lock(&self.place);
+        place.backend?;
+        if place.active.0 != bytes {
+            place.active = (bytes, now);
+        }
+        Some(place.active.1)
+    }
+}
+
+impl Table {
+    pub(crate) fn new(selector: Selector) -> Arc<Self> {
+        Arc::new(Self { inner: Mutex::new(Inner { selector, sessions: Slab::new() }) })
+    }
+
+    /// The table under its lock.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.inner)
+    }
+
+    /// Where a channel stands, and the choices that selection follows.
+    pub(crate) fn look(&self, channel: Key) -> (Option<ChannelId>, Policy) {
+        let inner = self.lock();
+        (inner.selector.place(channel), inner.selector.policy())
+    }
+
+    /// Gives a client its first channel; `None` if no channel is usable.
+    pub(crate) fn first(self: &Arc<Self>, client: SocketAddr, cut: AbortHandle) -> Option<Turn> {
+        let mut inner = self.lock();
+        let attempt = inner.selector.first(client_hash(client.ip().to_canonical()))?;
+        let now = Instant::now();
+        let session = Arc::new(Session {
+            client,
+            since: now,
+            traffic: Arc::default(),
+            cut: Arc::new(cut),
+            place: Mutex::new(Place { channel: attempt.key, backend: None, active: (0, now) }),
+        });
+        let key = inner.sessions.insert(Arc::clone(&session));
+        Some(Turn { table: Arc::clone(self), key, session, attempt: Some(attempt) })
+    }
+}
+
+impl Inner {
+    /// All live sessions, in no order.
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = &Arc<Session>> {
+        self.sessions.iter().map(|(_, session)| session)
+    }
+
+    /// The live sessions of a channel.
+    pub(crate) fn sessions_of(&self, channel: Key) -> impl Iterator<Item = &Arc<Session>> {
+        self.sessions().filter(move |session| session.place().channel == channel)
+    }
+
+    /// Sets the counters of a channel to zero.
+    pub(crate) fn reset(&mut self, id: ChannelId) -> Result<(), Refused> {
+        let key = self.selector.channel(id)?.key;
+        let live = self.sessions_of(key).map(|session| session.traffic.read());
+        let (sent, rcvd) = live.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        self.selector.reset(id, sent, rcvd)
+    }
+}
+
+/// A client's claim on a channel, from its first attempt to its end.
+pub(crate) struct Turn {
+    table: Arc<Table>,
+    key: usize,
+    pub(crate) session: Arc<Session>,
+    /// Taken only when the turn is over.
+    attempt: Option<Attempt>,
+}
+
+impl Turn {
+    /// Which channel to try, and where it is.
+    pub(crate) fn attempt(&self) -> &Attempt {
+        self.attempt.as_ref().expect("a turn has an attempt until it is over")
+    }
+
+    /// The attempt failed: goes on to the next channel. False if none is left.
+    pub(crate) fn next(&mut self) -> bool {
+        self.go_on(Selector::failed)
+    }
+
+    /// There is no local port for a connection to the channel: goes on to the next one, or to one
+    /// that is to be tried again. False if none is left.
+    pub(crate) fn pass(&mut self) -> bool {
+        self.go_on(Selector::portless)
+    }
+
+    fn go_on(&mut self, step: impl FnOnce(&mut Selector, Attempt) -> Option<Attempt>) -> bool {
+        let mut inner = self.table.lock();
+        let Some(failed) = self.attempt.take() else { return false };
+        self.attempt = step(&mut inner.selector, failed);
+        match &self.attempt {
+            Some(attempt) => {
+                lock(&self.session.place).channel = attempt.key;
+                true
+            }
+            None => {
+                inner.sessions.remove(self.key);
+                false
+            }
+        }
+    }
+
+    /// The attempt led to this server.
+    pub(crate) fn connected(&self, backend: SocketAddr) {
+        let mut place = lock(&self.session.place);
+        place.backend = Some(backend);
+        place.active.1 = Instant::now();
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut inner = self.table.lock();
+        if let Some(attempt) = self.attempt.take() {
+            let (sent, rcvd) = self.session.traffic.read();
+            inner.selector.ended(attempt, sent, rcvd);
+            inner.sessions.remove(self.key);
+        }
+    }
+}
+
+/// Takes a lock whose holders do no I/O and do not panic half-way, so that what another
+/// thread's panic poisoned is still sound.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::selection::{Location, Method, Wanted, WantedGroup};
+
+    fn table(channels: usize) -> Arc<Table> {
+        let location = Location { addresses: Vec::new(), name: None };
+        let channels = vec![Wanted { location, max: 1 }; channels];
+        let groups = vec![WantedGroup { method: Method::RoundRobin, channels }];
+        Table::new(Selector::new(groups, Policy::default()))
+    }
+
+    fn client() -> SocketAddr {
+        ([127, 0, 0, 1], 4000).into()
+    }
+
+    #[test]
+    fn a_session_is_listed_as_long_as_it_counts() {
+        let table = table(2);
+        let counted = |table: &Table| {
+            let inner = table.lock();
+            let current: u32 = inner.selector.groups()[0].channels.iter().map(|c| c.current).sum();
+            (current as usize, inner.sessions().count())
+        };
+        let mut first = table.first(client(), AbortHandle::default()).unwrap();
+        let second = table.first(client(), AbortHandle::default()).unwrap();
+        assert!(table.first(client(), AbortHandle::default()).is_none(), "both are full");
+        assert_eq!(counted(&table), (2, 2));
+        drop(second);
+        assert_eq!(counted(&table), (1, 1));
+        assert!(first.next());
+        let place = table.lock().selector.place(first.session.place().channel);
+        assert_eq!(place, Some(ChannelId { group: 0, channel: 1 }));
+        assert!(!first.next());
+        assert_eq!(counted(&table), (0, 0));
+        drop(first);
+        assert_eq!(counted(&table), (0, 0));
+    }
+}

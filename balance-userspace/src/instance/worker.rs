@@ -1,0 +1,157 @@
+//! A worker: one thread, one io_uring, its listeners, and the sessions accepted there.
+//!
+//! Invariants: a session never blocks the thread; when a resource runs out the worker waits a
+//! moment and says so at most once an interval, and what stands is served on.
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc::Sender},
+    time::sleep,
+};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::{
+    datapath::{AbortHandle, Pool},
+    instance::{context::Context, session, shortage::BACK_OFF},
+    io::{accept::Listener, stream::Stream},
+    throttle::Throttle,
+};
+
+static SHORTAGE: Throttle = Throttle::new(Duration::from_secs(10));
+static CROWD: Throttle = Throttle::new(Duration::from_secs(10));
+static MEMORY: Throttle = Throttle::new(Duration::from_secs(10));
+
+/// Accepts and serves until told to stop and all sessions have ended or were cut. `is_accepting` is dropped
+/// with the listeners.
+pub(crate) async fn run(
+    listeners: Vec<Rc<Listener>>,
+    shared: Arc<Context>,
+    is_accepting: Sender<()>,
+) {
+    let pool = Pool::default();
+    let sessions = TaskTracker::new();
+    let accepting = TaskTracker::new();
+    for listener in &listeners {
+        for _ in 0..shared.accepts {
+            let acceptor = Acceptor {
+                listener: Rc::clone(listener),
+                shared: Arc::clone(&shared),
+                pool: pool.clone(),
+                sessions: sessions.clone(),
+            };
+            accepting.spawn_local(acceptor.run());
+        }
+    }
+    accepting.close();
+    shared.stop.cancelled().await;
+    // Not shut down: another process may listen there too. Who comes from now on is its affair, or
+    // is refused when nobody has the listener any more.
+    for listener in &listeners {
+        listener.stop().await;
+    }
+    accepting.wait().await;
+    drop((listeners, is_accepting));
+    sessions.close();
+    sessions.wait().await;
+}
+
+struct Acceptor {
+    listener: Rc<Listener>,
+    shared: Arc<Context>,
+    pool: Pool,
+    sessions: TaskTracker,
+}
+
+impl Acceptor {
+    async fn run(self) {
+        while !self.shared.stop.is_cancelled() {
+            if self.shared.shortage.is_felt() {
+                sleep(BACK_OFF).await;
+                continue;
+            }
+            match self.listener.accept().await {
+                Ok(socket) => self.admit(socket).await,
+                Err(_) if self.shared.stop.is_cancelled() => break,
+                // The client was gone before it was accepted.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(e) => {
+                    if let Some(held) = SHORTAGE.pass(Instant::now()) {
+                        warn!(error = %e, held, "cannot accept, waiting");
+                    }
+                    sleep(BACK_OFF).await;
+                }
+            }
+        }
+    }
+
+    /// Starts a session once there is room for one.
+    async fn admit(&self, socket: OwnedFd) {
+        let client = Stream::new(socket);
+        if let Some(options) = &self.shared.accepted_options
+            && let Err(error) = options.apply(&client)
+        {
+            debug!(%error, "a client was gone before it could be served");
+            return;
+        }
+        let Ok(address) = client.peer() else { return gone() };
+        // Before it takes a place, which may be the last.
+        if self.shared.outgoing.loops.is_own(&client, address) || !self.has_memory().await {
+            return;
+        }
+        let room = Arc::clone(&self.shared.permits);
+        if let Ok(permit) = Arc::clone(&room).try_acquire_owned() {
+            return self.start(client, address, permit);
+        }
+        if let Some(held) = CROWD.pass(Instant::now()) {
+            warn!(limit = self.shared.max_connections, held, "all connections are in use, waiting");
+        }
+        tokio::select! {
+            permit = room.acquire_owned() => {
+                if client.peer().is_err() {
+                    return gone();
+                }
+                self.start(client, address, permit.expect("the semaphore is never closed"));
+            }
+            () = self.shared.abort.cancelled() => {}
+        }
+    }
+
+    /// Waits until there is memory for one more; false if everything is to end before. Where nothing
+    /// stands nothing can become free, and the client comes in.
+    async fn has_memory(&self) -> bool {
+        while self.shared.open() > 0 && !self.shared.memory.has_room(Instant::now()) {
+            if let Some(held) = MEMORY.pass(Instant::now()) {
+                warn!(held, "the control group's memory is nearly used up, waiting");
+            }
+            tokio::select! {
+                () = sleep(BACK_OFF) => {}
+                () = self.shared.abort.cancelled() => return false,
+            }
+        }
+        true
+    }
+
+    fn start(&self, client: Rc<Stream>, address: SocketAddr, permit: OwnedSemaphorePermit) {
+        let counted = self.shared.totals.accepted();
+        // Before the task runs, so that an accepted client is never missing in `show`.
+        let first = self.shared.table.first(address, AbortHandle::below(&self.shared.abort));
+        let (shared, pool) = (Arc::clone(&self.shared), self.pool.clone());
+        self.sessions.spawn_local(async move {
+            counted.end(session::serve(&shared, &pool, client, address, first).await);
+            drop(permit);
+        });
+    }
+}
+
+fn gone() {
+    debug!("a client was gone before it could be served");
+}

@@ -1,0 +1,111 @@
+//! Names to addresses and services to ports, through the system's resolver.
+//!
+//! Invariant: blocking; called before serving or on a thread of its own, never on a worker.
+
+use std::net::{IpAddr, SocketAddr};
+
+use dns_lookup::{AddrInfoHints, SockType, getaddrinfo};
+
+use crate::{
+    cli::operand::{ChannelSpec, GroupSpec},
+    error::{StartError, one_line},
+    selection::{Location, Name, Wanted, WantedGroup},
+};
+
+/// All addresses of a host, in the resolver's order of preference, each once.
+///
+/// # Errors
+/// [`StartError::Unresolved`] when there is none.
+pub fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, StartError> {
+    let unresolved = |reason: String| StartError::Unresolved { name: one_line(host), reason };
+    let mut found: Vec<SocketAddr> = Vec::new();
+    for info in lookup(Some(host), None).map_err(unresolved)? {
+        let mut address = info;
+        address.set_port(port);
+        if !found.contains(&address) {
+            found.push(address);
+        }
+    }
+    if found.is_empty() { Err(unresolved("it has no address".to_owned())) } else { Ok(found) }
+}
+
+/// Where the server of a channel is.
+///
+/// # Errors
+/// [`StartError::Unresolved`].
+pub fn location(spec: &ChannelSpec) -> Result<Location, StartError> {
+    let addresses = addresses(&spec.host, spec.port)?;
+    let literal = spec.host.parse::<IpAddr>().is_ok();
+    let name = (!literal).then(|| Name { host: spec.host.clone(), port: spec.port });
+    Ok(Location { addresses, name })
+}
+
+/// Groups as written, with the addresses that their servers have now.
+///
+/// # Errors
+/// [`StartError::Unresolved`].
+pub fn groups(specs: &[GroupSpec]) -> Result<Vec<WantedGroup>, StartError> {
+    let wanted = |spec: &ChannelSpec| {
+        Ok::<_, StartError>(Wanted { location: location(spec)?, max: spec.max })
+    };
+    let group = |spec: &GroupSpec| {
+        let channels = spec.channels.iter().map(wanted).collect::<Result<_, _>>()?;
+        Ok(WantedGroup { method: spec.method, channels })
+    };
+    specs.iter().map(group).collect()
+}
+
+/// The address to listen on: the first that the name has, of IPv6 if that is wanted and there.
+///
+/// # Errors
+/// [`StartError::Listen`] when there is none, as the address is at fault.
+pub fn listen_address(host: &str, ipv6: bool) -> Result<IpAddr, StartError> {
+    let found = addresses(host, 0).map(|found| {
+        let wanted = found.iter().find(|address| address.is_ipv6() || !ipv6);
+        wanted.unwrap_or(&found[0]).ip()
+    });
+    found.map_err(|e| StartError::Listen {
+        address: one_line(host),
+        source: std::io::Error::other(e.to_string()),
+    })
+}
+
+/// The port of a TCP service by name.
+pub fn service(name: &str) -> Option<u16> {
+    // The resolver takes no name at all for port 0.
+    lookup(None, Some(name)).ok()?.first().map(SocketAddr::port).filter(|&port| port != 0)
+}
+
+fn lookup(host: Option<&str>, service: Option<&str>) -> Result<Vec<SocketAddr>, String> {
+    let hints = AddrInfoHints { socktype: SockType::Stream.into(), ..AddrInfoHints::default() };
+    let found = getaddrinfo(host, service, Some(hints)).map_err(|e| {
+        let text = std::io::Error::from(e).to_string();
+        text.rsplit(": ").next().unwrap_or(&text).to_owned()
+    })?;
+    Ok(found.filter_map(Result::ok).map(|info| info.sockaddr).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_literal_is_its_own_address() {
+        assert_eq!(addresses("127.0.0.1", 25).unwrap(), ["127.0.0.1:25".parse().unwrap()]);
+        assert_eq!(addresses("::1", 25).unwrap(), ["[::1]:25".parse().unwrap()]);
+    }
+
+    #[test]
+    fn an_empty_name_is_no_service() {
+        assert_eq!(service(""), None);
+        assert_eq!(service("nosuchservice"), None);
+    }
+
+    #[test]
+    fn a_name_that_cannot_exist_is_named_in_one_line() {
+        let e = addresses("nosuchhost.invalid", 25).unwrap_err();
+        assert_eq!(e.exit_code(), 65);
+        assert!(e.to_string().contains("nosuchhost.invalid"), "{e}");
+        assert!(!e.to_string().contains('\n'), "{e}");
+    }
+}

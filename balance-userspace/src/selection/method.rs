@@ -1,0 +1,13 @@
+//! How a group picks a channel.
+
+use serde::{Deserialize, Serialize};
+
+/// How a group picks a channel for a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// In turn (`!`).
+    RoundRobin,
+    /// By a hash of the client's address (`%`).
+    Hash,
+}

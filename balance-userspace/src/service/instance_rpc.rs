@@ -1,0 +1,37 @@
+//! Other arguments for instances that run, told on their control sockets.
+//!
+//! Invariant: all at once, so that one that does not answer holds up no other.
+
+use std::collections::HashMap;
+
+use tokio::task::{JoinSet, spawn_blocking};
+
+use super::conf::Name;
+use crate::control::{
+    client::rpc::{Client, ClientError},
+    protocol::{Command, Reply},
+    run_dir::{Paths, RunDirError},
+};
+
+/// An instance, where it is, and the arguments that it is to take.
+type Order = (Name, Result<Paths, RunDirError>, Vec<String>);
+
+/// Tells all of them, and returns what came of it.
+pub(super) async fn all(orders: Vec<Order>) -> HashMap<Name, Result<Reply, String>> {
+    let mut asked = JoinSet::new();
+    for (name, paths, words) in orders {
+        asked.spawn(async move {
+            let reply = ask(paths, Command::Configure { words }).await;
+            (name, reply)
+        });
+    }
+    asked.join_all().await.into_iter().collect()
+}
+
+async fn ask(paths: Result<Paths, RunDirError>, command: Command) -> Result<Reply, String> {
+    let ask = move || Client::connect(&paths?.socket)?.ask(command);
+    match spawn_blocking(ask).await {
+        Ok(reply) => reply.map_err(|e: ClientError| e.to_string()),
+        Err(e) => Err(e.to_string()),
+    }
+}

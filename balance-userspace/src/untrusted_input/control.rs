@@ -1,0 +1,86 @@
+//! What is typed into the shell, and what goes over a control socket.
+
+use super::{assert_lines, assert_one_line};
+use crate::control::{
+    client::{
+        command::{self, Parsed},
+        render::{self, Render},
+        rpc::ClientError,
+    },
+    protocol::{Command, Reply, Request, VERSION},
+    server::read_request,
+};
+
+/// A line of commands, behind a byte that says in which group: the running balance understands what
+/// is made of it.
+pub fn command(data: &[u8]) {
+    let Some((&group, line)) = data.split_first() else { return };
+    let line = String::from_utf8_lossy(line);
+    let texts: Vec<&str> = command::split(&line).collect();
+    assert_eq!(texts.join(";"), line.strip_suffix(';').map_or(&*line, |_| &line));
+    for text in texts {
+        match command::parse(text, usize::from(group) % command::GROUPS) {
+            Ok(Parsed::Ask { command, .. }) => assert_understood(command),
+            Ok(Parsed::Group(group)) => assert!(group < command::GROUPS),
+            Ok(_) => {}
+            Err(wrong) => assert_one_line(&wrong.to_string()),
+        }
+    }
+}
+
+fn assert_understood(command: Command) {
+    let request = Request { version: VERSION, command };
+    let line = serde_json::to_vec(&request).expect("nothing that JSON cannot say");
+    assert!(!line.contains(&b'\n'));
+    assert_eq!(read_request(&line), Ok(request.command));
+}
+
+/// A line that a client of the control socket sends.
+pub fn request(data: &[u8]) {
+    match read_request(data) {
+        Ok(command) => assert_understood(command),
+        Err(reply) => {
+            match &reply {
+                Reply::Refused(why) => assert_one_line(why),
+                Reply::Mismatch { version } => assert_eq!(*version, VERSION),
+                other => panic!("{other:?}"),
+            }
+            assert_answered(&reply);
+        }
+    }
+}
+
+fn assert_answered(reply: &Reply) {
+    let line = serde_json::to_vec(reply).expect("nothing that JSON cannot say");
+    assert!(!line.contains(&b'\n'));
+    assert_eq!(&serde_json::from_slice::<Reply>(&line).expect("a reply"), reply);
+}
+
+/// A line that a client gets, perhaps from somebody else's balance: what is shown of it is whole
+/// lines, and leaves the terminal alone.
+pub fn reply(data: &[u8]) {
+    let Ok(reply) = serde_json::from_slice::<Reply>(data) else { return };
+    assert_answered(&reply);
+    for render in renders() {
+        if let Some(answer) = render::answer(&render, &reply) {
+            assert!(!answer.text.is_empty());
+            assert_lines(&answer.text);
+        }
+    }
+    if let Reply::Refused(why) = reply {
+        let mut told = Vec::new();
+        ClientError::Refused(why).report(&mut Vec::new(), &mut told);
+        let told = String::from_utf8(told).expect("text");
+        assert_one_line(told.strip_suffix('\n').expect("a line"));
+    }
+}
+
+/// How the replies to all commands are shown.
+fn renders() -> impl Iterator<Item = Render> {
+    let lines =
+        command::NAMES.iter().flat_map(|name| [format!("{name} 0 1 2"), format!("{name} --json")]);
+    lines.filter_map(|line| match command::parse(&line, 0) {
+        Ok(Parsed::Ask { render, .. }) => Some(render),
+        _ => None,
+    })
+}

@@ -1,0 +1,73 @@
+//! What the processes of a service tell each other, and the names by which they are found.
+
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt as _,
+    path::{Component, Path},
+};
+
+use super::assert_one_line;
+use crate::{
+    control::run_dir::{self, Paths, RunDir, RunDirError},
+    service::{notify_socket::Said, spawn_config::Orders},
+};
+
+/// What a supervisor orders and an instance says.
+pub fn supervised(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    match Orders::read(&text) {
+        Ok(orders) => assert_eq!(Orders::read(&orders.text()).expect("what has been read"), orders),
+        Err(error) => assert_one_line(&error.to_string()),
+    }
+    let said = Said::read(&text);
+    for line in text.lines() {
+        if let Some((name, _)) = line.split_once('=') {
+            // The first counts.
+            let first = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            assert_eq!(said.get(name), first);
+        }
+    }
+}
+
+/// Two texts with a zero between them, as `-b` and as configuration files: no two share a name, each
+/// stays in the run directory, and is found again there.
+pub fn names(data: &[u8]) {
+    let mut parts = data.splitn(2, |&byte| byte == 0);
+    let (one, other) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let dir = RunDir::system();
+
+    let binds = [one, other].map(String::from_utf8_lossy);
+    let names = binds.each_ref().map(|bind| {
+        let name = file_name(dir.instance(Some(bind), 25))?;
+        assert_eq!(run_dir::instance_of(&name), Some((25, bind.clone().into_owned())));
+        Some(name)
+    });
+    assert_distinct(names, binds[0] == binds[1]);
+    binds.iter().for_each(|bind| drop(run_dir::instance_of(bind)));
+
+    let is_absolute = |path: &&[u8]| path.starts_with(b"/") && !path.starts_with(b"//");
+    if [one, other].iter().all(is_absolute) {
+        let files = [one, other].map(|path| Path::new(OsStr::from_bytes(path)));
+        let names = files.map(|file| file_name(dir.supervisor(file)));
+        assert_distinct(names, one == other);
+    }
+}
+
+/// The name of the file with the process id; `None` if it would be too long.
+fn file_name(paths: Result<Paths, RunDirError>) -> Option<String> {
+    let paths = match paths {
+        Ok(paths) => paths,
+        Err(RunDirError::TooLong { .. }) => return None,
+        Err(error) => panic!("{error}"),
+    };
+    let inside = paths.pid.strip_prefix(RunDir::system().path()).expect("in the directory");
+    let mut components = inside.components();
+    assert!(matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)));
+    Some(inside.to_str().expect("text").to_owned())
+}
+
+fn assert_distinct([one, other]: [Option<String>; 2], same: bool) {
+    if let (Some(one), Some(other)) = (one, other) {
+        assert_eq!(one == other, same, "{one} {other}");
+    }
+}
