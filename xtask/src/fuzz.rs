@@ -1,4 +1,4 @@
-//! `fuzz`: has a fuzzer look for bytes for which a property of `balance-userspace/src/hostile` does not hold.
+//! `fuzz`: has a fuzzer look for bytes for which a property of `balance-userspace/src/untrusted_input` does not hold.
 //!
 //! Invariants: a run begins with the seeds that are kept and with what earlier runs have found to be
 //! of interest, and ends at the first bytes for which it does not hold; what is found is kept in `target/`.
