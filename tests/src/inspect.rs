@@ -9,6 +9,9 @@ use std::{
 
 use crate::{PATIENCE, run};
 
+/// A connection that is only remembered (include/net/tcp_states.h).
+const TIME_WAIT: &str = "06";
+
 /// An address as the tables of /proc/net have it: words of the address in the host's order.
 fn as_in_table(address: SocketAddr) -> String {
     let words = match address.ip().to_canonical() {
@@ -50,9 +53,12 @@ impl Process {
         // A host need not have IPv6.
         tables.iter().filter(|path| fs::exists(path).unwrap_or(true)).any(|path| {
             let table = fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
-            let remote = |line: &str| line.split_whitespace().nth(2).map(str::to_owned);
             // A client of IPv4 at a listener for both families has more in front.
-            table.lines().filter_map(remote).any(|remote| remote.ends_with(&client))
+            let is_clients = |line: &str| {
+                let words: Vec<&str> = line.split_whitespace().take(4).collect();
+                matches!(words[..], [_, _, remote, state] if remote.ends_with(&client) && state != TIME_WAIT)
+            };
+            table.lines().any(is_clients)
         })
     }
 
