@@ -37,10 +37,10 @@ impl Lifecycle {
         let refused = |source| StartError::System { act: "wait for signals", source };
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)?;
-        let context = runtime.enter();
+        let guard = runtime.enter();
         let signals = Signals::catch().map_err(refused)?;
         let leash = leash.map(Receiver::from_owned_fd).transpose().map_err(refused)?;
-        drop(context);
+        drop(guard);
         Ok(Self { runtime, signals, leash, instance })
     }
 
@@ -49,7 +49,7 @@ impl Lifecycle {
     /// when no worker accepts any more.
     pub(crate) fn run(
         self,
-        shared: &Arc<Context>,
+        context: &Arc<Context>,
         threads: Vec<JoinHandle<()>>,
         accepting: mpsc::Receiver<()>,
     ) {
@@ -57,14 +57,14 @@ impl Lifecycle {
         let listener = instance.as_mut().and_then(Instance::take_listener);
         runtime.block_on(async {
             if let Some(listener) = listener {
-                tokio::spawn(control(listener, Arc::clone(shared), instance, accepting));
+                tokio::spawn(control(listener, Arc::clone(context), instance, accepting));
             }
             let duties = async {
-                let events = shared.datapath.dispatch();
-                let idle = idle::watch(&shared.table, shared.settings.subscribe());
-                let settings = shared.settings.subscribe();
-                let names = dns_refresh::watch(&shared.table, settings, &shared.re_resolve);
-                let status = status::watch(shared);
+                let events = context.datapath.dispatch();
+                let idle = idle::watch(&context.table, context.settings.subscribe());
+                let settings = context.settings.subscribe();
+                let names = dns_refresh::watch(&context.table, settings, &context.re_resolve);
+                let status = status::watch(context);
                 tokio::join!(events, idle, names, status);
                 // Without any of these duties there is still the end to wait for.
                 std::future::pending::<()>().await;
@@ -77,12 +77,12 @@ impl Lifecycle {
             let end = async {
                 let mut ends = Ends { signals, leash };
                 let grace = select! {
-                    end = ends.next(shared) => Some(end),
-                    () = shared.stop.cancelled() => None,
+                    end = ends.next(context) => Some(end),
+                    () = context.stop.cancelled() => None,
                 };
-                shared.stop.cancel();
+                context.stop.cancel();
                 info!(
-                    open = shared.open(),
+                    open = context.open(),
                     grace = grace.map(|grace| grace.as_secs()),
                     "stopping: waiting for connections to end"
                 );
@@ -92,7 +92,7 @@ impl Lifecycle {
                     select! {
                         _ = &mut joined => return,
                         () = &mut limit => break,
-                        grace = ends.next(shared) => {
+                        grace = ends.next(context) => {
                             // After `kill` the first signal is the first that sets a limit.
                             if is_limited || grace.is_zero() {
                                 break;
@@ -102,10 +102,10 @@ impl Lifecycle {
                         }
                     }
                 }
-                if shared.open() > 0 {
-                    warn!(open = shared.open(), "cutting connections");
+                if context.open() > 0 {
+                    warn!(open = context.open(), "cutting connections");
                 }
-                shared.abort.cancel();
+                context.abort.cancel();
                 let _ = joined.await;
             };
             select! { () = duties => {} () = end => {} }
@@ -122,14 +122,14 @@ struct Ends {
 impl Ends {
     /// Waits until somebody asks for the end, or there is no supervisor any more, and returns how long
     /// connections may then go on.
-    async fn next(&mut self, shared: &Context) -> Duration {
+    async fn next(&mut self, context: &Context) -> Duration {
         loop {
             let wish = select! {
                 wish = self.signals.next() => wish,
                 is_to_leave = pull(&mut self.leash) => {
                     if is_to_leave {
                         // Connections go on for as long as they like, as after `kill`.
-                        shared.stop.cancel();
+                        context.stop.cancel();
                         continue;
                     }
                     self.leash = None;
@@ -137,10 +137,10 @@ impl Ends {
                 }
             };
             match wish {
-                Wish::Drain => return shared.settings.borrow().grace,
+                Wish::Drain => return context.settings.borrow().grace,
                 Wish::End => return Duration::ZERO,
                 // There is no file to read again, but names may have changed.
-                Wish::Reload => shared.re_resolve.notify_one(),
+                Wish::Reload => context.re_resolve.notify_one(),
             }
         }
     }
@@ -158,12 +158,12 @@ async fn pull(leash: &mut Option<Receiver>) -> bool {
 /// are closed: another process may then bind the addresses and claim the names.
 async fn control(
     listener: std::os::unix::net::UnixListener,
-    shared: Arc<Context>,
+    context: Arc<Context>,
     instance: Option<Instance>,
     mut accepting: mpsc::Receiver<()>,
 ) {
     if let Err(error) =
-        control::server::serve(listener, Arc::clone(&shared), shared.control_clients).await
+        control::server::serve(listener, Arc::clone(&context), context.control_clients).await
     {
         error!(%error, "the control socket cannot be served");
     }

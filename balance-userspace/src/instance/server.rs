@@ -108,7 +108,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     let Crew { threads, orders, accepting } = start(listeners, workers)?;
     // Now that everything is open.
     let max_connections = capacity::connections(wanted, files, &memory, workers, sockets);
-    let shared = Arc::new(Context {
+    let context = Arc::new(Context {
         table: Table::new(selector),
         datapath,
         accepted_options,
@@ -129,15 +129,15 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     });
     for order in orders {
         // A worker that is gone is seen when it is waited for.
-        let _ = order.send(Arc::clone(&shared));
+        let _ = order.send(Arc::clone(&context));
     }
 
     if args.mmap {
-        info!("-M has no effect: there is no shared memory to be mapped");
+        info!("-M has no effect: there is no context memory to be mapped");
     }
     info!(
         address = %address.map_or_else(|| port.to_string(), |a| a.to_string()),
-        groups = describe(&shared), datapath = %name, why, "ready"
+        groups = describe(&context), datapath = %name, why, "ready"
     );
     if let Some(detached) = detached {
         detached
@@ -145,8 +145,8 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
             .map_err(|source| StartError::System { act: "go to the background", source })?;
     }
     notify::ready();
-    lifecycle.run(&shared, threads, accepting);
-    shared.totals.tell();
+    lifecycle.run(&context, threads, accepting);
+    context.totals.tell();
     Ok(())
 }
 
@@ -224,8 +224,8 @@ fn start(listeners: Vec<Socket>, workers: usize) -> Result<Crew, StartError> {
                         Ok(listeners) => {
                             let _ = made.send(Ok(()));
                             // Blocks: there is nothing else to do. It never comes if the start fails.
-                            if let Ok(shared) = ordered.recv() {
-                                worker::run(listeners, shared, is_accepting).await;
+                            if let Ok(context) = ordered.recv() {
+                                worker::run(listeners, context, is_accepting).await;
                             }
                         }
                         Err(e) => drop(made.send(Err(e))),
@@ -242,8 +242,8 @@ fn start(listeners: Vec<Socket>, workers: usize) -> Result<Crew, StartError> {
 }
 
 /// Groups in the syntax of the command line.
-fn describe(shared: &Context) -> String {
-    let inner = shared.table.lock();
+fn describe(context: &Context) -> String {
+    let inner = context.table.lock();
     let groups = inner.selector.groups().iter().enumerate().map(|(number, group)| {
         let mut text = format!("{number}:");
         for channel in &group.channels {

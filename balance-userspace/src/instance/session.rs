@@ -27,7 +27,7 @@ use crate::{
 
 /// Serves a client whose first channel is `first`, and returns how the connection ended.
 pub(crate) async fn serve(
-    shared: &Arc<Context>,
+    context: &Arc<Context>,
     pool: &Pool,
     client: Rc<Stream>,
     address: SocketAddr,
@@ -35,8 +35,8 @@ pub(crate) async fn serve(
 ) -> Outcome {
     let found = match first {
         Some(turn) => tokio::select! {
-            found = find_backend(shared, turn, &client) => found,
-            () = shared.abort.cancelled() => return Outcome::Left,
+            found = find_backend(context, turn, &client) => found,
+            () = context.abort.cancelled() => return Outcome::Left,
         },
         None => Err(Outcome::Unserved),
     };
@@ -54,7 +54,7 @@ pub(crate) async fn serve(
     turn.connected(server);
     let session = &turn.session;
     let (traffic, cut) = (Arc::clone(&session.traffic), Arc::clone(&session.cut));
-    let report = shared.datapath.carry(Pair { client, backend, traffic, cut }, pool).await;
+    let report = context.datapath.carry(Pair { client, backend, traffic, cut }, pool).await;
     let (sent, rcvd) = session.traffic.read();
     debug!(
         client = %address, backend = %server, datapath = %report.datapath,
@@ -71,19 +71,19 @@ static PORTLESS: Throttle = Throttle::new(Duration::from_secs(10));
 /// long as the client does. If there is no local port for any channel that is left it waits as long as a
 /// connect may take.
 async fn find_backend(
-    shared: &Arc<Context>,
+    context: &Arc<Context>,
     mut turn: Turn,
     client: &Rc<Stream>,
 ) -> Result<(Turn, Rc<Stream>, SocketAddr), Outcome> {
-    let segment = shared.datapath.segment(client);
+    let segment = context.datapath.segment(client);
     let (mut portless, mut waiting) = (None, None);
     loop {
         let (channel, addresses) = (turn.attempt().key, Arc::clone(&turn.attempt().addresses));
-        let limit = shared.settings.borrow().connect_limit;
-        match connect(&addresses, limit, segment, &shared.outgoing).await {
+        let limit = context.settings.borrow().connect_limit;
+        match connect(&addresses, limit, segment, &context.outgoing).await {
             Ok((stream, server)) => return Ok((turn, stream, server)),
             Err(error) if error.is_shortage() => {
-                waiting.get_or_insert_with(|| shared.shortage.enter());
+                waiting.get_or_insert_with(|| context.shortage.enter());
                 if !wait(client, &error).await {
                     return Err(Outcome::Left);
                 }
@@ -105,11 +105,11 @@ async fn find_backend(
             }
             Err(error) => {
                 let client = turn.session.client;
-                let (place, policy) = shared.table.look(channel);
+                let (place, policy) = context.table.look(channel);
                 let (group, channel) = place.map(|id| (id.group, id.channel)).unzip();
                 let server = error.address;
                 debug!(%client, group, channel, %server, %error, "connect failed");
-                shared.re_resolve.notify_one();
+                context.re_resolve.notify_one();
                 if let Some(id) = place.filter(|_| policy.autodisable) {
                     warn!(target: NOTICE, "connection failed group {} channel {}", id.group, id.channel);
                     warn!(

@@ -13,37 +13,37 @@ use crate::{instance::context::Context, notify};
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Tells for ever.
-pub(crate) async fn watch(shared: &Arc<Context>) {
+pub(crate) async fn watch(context: &Arc<Context>) {
     if !notify::is_awaited() {
         return;
     }
     let mut told = String::new();
     loop {
-        let (text, open) = (line(shared), shared.open());
+        let (text, open) = (line(context), context.open());
         if text != told {
             notify::status(&text, open);
             told = text;
         }
         tokio::select! {
             () = sleep(LOOK) => {}
-            () = shared.stop.cancelled(), if !shared.stop.is_cancelled() => {}
+            () = context.stop.cancelled(), if !context.stop.is_cancelled() => {}
         }
-        if shared.stop.is_cancelled() {
+        if context.stop.is_cancelled() {
             notify::stopping();
         }
     }
 }
 
-fn line(shared: &Context) -> String {
-    let open = shared.open();
-    if shared.stop.is_cancelled() {
+fn line(context: &Context) -> String {
+    let open = context.open();
+    if context.stop.is_cancelled() {
         return notify::draining(open);
     }
     let (up, all) = {
-        let inner = shared.table.lock();
+        let inner = context.table.lock();
         let channels = inner.selector.groups().iter().flat_map(|group| &group.channels);
         channels.fold((0, 0), |(up, all), channel| (up + u32::from(channel.enabled), all + 1))
     };
     let s = if open == 1 { "" } else { "s" };
-    format!("{}, {up} of {all} channels up, {open} connection{s}", shared.datapath.name())
+    format!("{}, {up} of {all} channels up, {open} connection{s}", context.datapath.name())
 }

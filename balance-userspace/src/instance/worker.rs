@@ -34,17 +34,17 @@ static MEMORY: Throttle = Throttle::new(Duration::from_secs(10));
 /// with the listeners.
 pub(crate) async fn run(
     listeners: Vec<Rc<Listener>>,
-    shared: Arc<Context>,
+    context: Arc<Context>,
     is_accepting: Sender<()>,
 ) {
     let pool = Pool::default();
     let sessions = TaskTracker::new();
     let accepting = TaskTracker::new();
     for listener in &listeners {
-        for _ in 0..shared.accepts {
+        for _ in 0..context.accepts {
             let acceptor = Acceptor {
                 listener: Rc::clone(listener),
-                shared: Arc::clone(&shared),
+                context: Arc::clone(&context),
                 pool: pool.clone(),
                 sessions: sessions.clone(),
             };
@@ -52,7 +52,7 @@ pub(crate) async fn run(
         }
     }
     accepting.close();
-    shared.stop.cancelled().await;
+    context.stop.cancelled().await;
     // Not shut down: another process may listen there too. Who comes from now on is its affair, or
     // is refused when nobody has the listener any more.
     for listener in &listeners {
@@ -66,21 +66,21 @@ pub(crate) async fn run(
 
 struct Acceptor {
     listener: Rc<Listener>,
-    shared: Arc<Context>,
+    context: Arc<Context>,
     pool: Pool,
     sessions: TaskTracker,
 }
 
 impl Acceptor {
     async fn run(self) {
-        while !self.shared.stop.is_cancelled() {
-            if self.shared.shortage.is_felt() {
+        while !self.context.stop.is_cancelled() {
+            if self.context.shortage.is_felt() {
                 sleep(BACK_OFF).await;
                 continue;
             }
             match self.listener.accept().await {
                 Ok(socket) => self.admit(socket).await,
-                Err(_) if self.shared.stop.is_cancelled() => break,
+                Err(_) if self.context.stop.is_cancelled() => break,
                 // The client was gone before it was accepted.
                 Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(e) => {
@@ -96,7 +96,7 @@ impl Acceptor {
     /// Starts a session once there is room for one.
     async fn admit(&self, socket: OwnedFd) {
         let client = Stream::new(socket);
-        if let Some(options) = &self.shared.accepted_options
+        if let Some(options) = &self.context.accepted_options
             && let Err(error) = options.apply(&client)
         {
             debug!(%error, "a client was gone before it could be served");
@@ -104,15 +104,18 @@ impl Acceptor {
         }
         let Ok(address) = client.peer() else { return gone() };
         // Before it takes a place, which may be the last.
-        if self.shared.outgoing.loops.is_own(&client, address) || !self.has_memory().await {
+        if self.context.outgoing.loops.is_own(&client, address) || !self.has_memory().await {
             return;
         }
-        let room = Arc::clone(&self.shared.permits);
+        let room = Arc::clone(&self.context.permits);
         if let Ok(permit) = Arc::clone(&room).try_acquire_owned() {
             return self.start(client, address, permit);
         }
         if let Some(held) = CROWD.pass(Instant::now()) {
-            warn!(limit = self.shared.max_connections, held, "all connections are in use, waiting");
+            warn!(
+                limit = self.context.max_connections,
+                held, "all connections are in use, waiting"
+            );
         }
         tokio::select! {
             permit = room.acquire_owned() => {
@@ -121,32 +124,32 @@ impl Acceptor {
                 }
                 self.start(client, address, permit.expect("the semaphore is never closed"));
             }
-            () = self.shared.abort.cancelled() => {}
+            () = self.context.abort.cancelled() => {}
         }
     }
 
     /// Waits until there is memory for one more; false if everything is to end before. Where nothing
     /// stands nothing can become free, and the client comes in.
     async fn has_memory(&self) -> bool {
-        while self.shared.open() > 0 && !self.shared.memory.has_room(Instant::now()) {
+        while self.context.open() > 0 && !self.context.memory.has_room(Instant::now()) {
             if let Some(held) = MEMORY.pass(Instant::now()) {
                 warn!(held, "the control group's memory is nearly used up, waiting");
             }
             tokio::select! {
                 () = sleep(BACK_OFF) => {}
-                () = self.shared.abort.cancelled() => return false,
+                () = self.context.abort.cancelled() => return false,
             }
         }
         true
     }
 
     fn start(&self, client: Rc<Stream>, address: SocketAddr, permit: OwnedSemaphorePermit) {
-        let counted = self.shared.totals.accepted();
+        let counted = self.context.totals.accepted();
         // Before the task runs, so that an accepted client is never missing in `show`.
-        let first = self.shared.table.first(address, AbortHandle::below(&self.shared.abort));
-        let (shared, pool) = (Arc::clone(&self.shared), self.pool.clone());
+        let first = self.context.table.first(address, AbortHandle::below(&self.context.abort));
+        let (context, pool) = (Arc::clone(&self.context), self.pool.clone());
         self.sessions.spawn_local(async move {
-            counted.end(session::serve(&shared, &pool, client, address, first).await);
+            counted.end(session::serve(&context, &pool, client, address, first).await);
             drop(permit);
         });
     }

@@ -23,8 +23,8 @@ use crate::{
 };
 
 /// Takes the arguments that these words are, whole or not at all.
-pub(super) async fn configure(shared: &Arc<Context>, words: Vec<String>) -> Reply {
-    let mut active_args = shared.active_args.lock().await;
+pub(super) async fn configure(context: &Arc<Context>, words: Vec<String>) -> Reply {
+    let mut active_args = context.active_args.lock().await;
     let args = match read(words) {
         Ok(args) => args,
         Err(why) => return unfit(why),
@@ -35,7 +35,7 @@ pub(super) async fn configure(shared: &Arc<Context>, words: Vec<String>) -> Repl
     if !active_args.can_become(&args) {
         return unfit("an option differs that cannot change while the instance runs".to_owned());
     }
-    let (wanted, listener) = (args.clone(), shared.address);
+    let (wanted, listener) = (args.clone(), context.address);
     let groups = match spawn_blocking(move || groups(&wanted, listener)).await {
         Ok(Ok(groups)) => groups,
         Ok(Err(error @ StartError::Unresolved { .. })) => return invalid(error.to_string()),
@@ -43,8 +43,8 @@ pub(super) async fn configure(shared: &Arc<Context>, words: Vec<String>) -> Repl
         Err(error) => return unfit(error.to_string()),
     };
 
-    let replaced = shared.table.lock().selector.replace(groups, settings::policy(&args));
-    shared.settings.send_replace(Settings::of(&args));
+    let replaced = context.table.lock().selector.replace(groups, settings::policy(&args));
+    context.settings.send_replace(Settings::of(&args));
     info!(changes = changes(&active_args, &args, &replaced), "configured");
     *active_args = args;
     Reply::Done

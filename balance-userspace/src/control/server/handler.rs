@@ -40,7 +40,7 @@ impl Answer for Arc<Context> {
     }
 }
 
-async fn answer(shared: &Arc<Context>, seat: &mut Seat, command: Command) -> Reply {
+async fn answer(context: &Arc<Context>, seat: &mut Seat, command: Command) -> Reply {
     match command {
         Command::Show | Command::Sessions | Command::Stats | Command::Channel(_) => {}
         // Says itself what it changes.
@@ -48,19 +48,19 @@ async fn answer(shared: &Arc<Context>, seat: &mut Seat, command: Command) -> Rep
         _ => info!(?command, "control"),
     }
     match command {
-        Command::Show => Reply::Table(rows(&shared.table.lock())),
-        Command::Sessions => Reply::Sessions(sessions(shared)),
-        Command::Stats => Reply::Stats(stats(shared)),
-        Command::Channel(id) => channel(&shared.table.lock(), id),
-        Command::Enable(id) => changed(shared.table.lock().selector.set_enabled(id, true)),
-        Command::Disable(id) => changed(shared.table.lock().selector.set_enabled(id, false)),
-        Command::Reset(id) => done(shared.table.lock().reset(id)),
-        Command::SetMax { id, max } => done(shared.table.lock().selector.set_max(id, max)),
+        Command::Show => Reply::Table(rows(&context.table.lock())),
+        Command::Sessions => Reply::Sessions(sessions(context)),
+        Command::Stats => Reply::Stats(stats(context)),
+        Command::Channel(id) => channel(&context.table.lock(), id),
+        Command::Enable(id) => changed(context.table.lock().selector.set_enabled(id, true)),
+        Command::Disable(id) => changed(context.table.lock().selector.set_enabled(id, false)),
+        Command::Reset(id) => done(context.table.lock().reset(id)),
+        Command::SetMax { id, max } => done(context.table.lock().selector.set_max(id, max)),
         Command::SetMethod { group, method } => {
-            done(shared.table.lock().selector.set_method(group, method))
+            done(context.table.lock().selector.set_method(group, method))
         }
-        Command::Create { group, host, port } => match location(shared, host, port).await {
-            Ok(found) => match shared.table.lock().selector.create(group, found) {
+        Command::Create { group, host, port } => match location(context, host, port).await {
+            Ok(found) => match context.table.lock().selector.create(group, found) {
                 Ok(id) => Reply::Created(id),
                 Err(refused) => refusal(refused),
             },
@@ -68,24 +68,24 @@ async fn answer(shared: &Arc<Context>, seat: &mut Seat, command: Command) -> Rep
         },
         Command::Assign { id, host, port } => {
             // Whether it may be is the better answer than whether the name can be resolved.
-            match shared.table.lock().selector.channel(id) {
+            match context.table.lock().selector.channel(id) {
                 Err(refused) => return refusal(refused),
                 Ok(channel) if channel.enabled => return Reply::NotDisabled,
                 Ok(_) => {}
             }
-            match location(shared, host, port).await {
-                Ok(found) => done(shared.table.lock().selector.assign(id, found)),
+            match location(context, host, port).await {
+                Ok(found) => done(context.table.lock().selector.assign(id, found)),
                 Err(why) => invalid(why),
             }
         }
         Command::Drain { id, seconds } => {
-            let drained = seat.leave_for(drain(shared, id, seconds)).await;
+            let drained = seat.leave_for(drain(context, id, seconds)).await;
             drained.unwrap_or(Reply::TooManyDrains)
         }
-        Command::Drop(id) => drop_sessions(&shared.table.lock(), id),
-        Command::Configure { words } => configure::configure(shared, words).await,
+        Command::Drop(id) => drop_sessions(&context.table.lock(), id),
+        Command::Configure { words } => configure::configure(context, words).await,
         Command::Kill => {
-            shared.stop.cancel();
+            context.stop.cancel();
             Reply::Done
         }
         Command::Hello => unreachable!("the server says who is there"),
@@ -102,8 +102,8 @@ pub(super) fn invalid(why: String) -> Reply {
 }
 
 /// Where a server is that is given as in a channel operand, or as host and port. Blocks no one.
-async fn location(shared: &Context, host: String, port: String) -> Result<Location, String> {
-    let listener = shared.address;
+async fn location(context: &Context, host: String, port: String) -> Result<Location, String> {
+    let listener = context.address;
     let look_up = move || {
         let spec = operand::host_and_port(&host, &port, &resolve::service)?;
         let location = resolve::location(&spec)?;
@@ -116,9 +116,9 @@ async fn location(shared: &Context, host: String, port: String) -> Result<Locati
     }
 }
 
-async fn drain(shared: &Arc<Context>, id: ChannelId, seconds: Option<u64>) -> Reply {
+async fn drain(context: &Arc<Context>, id: ChannelId, seconds: Option<u64>) -> Reply {
     let channel = {
-        let selector = &mut shared.table.lock().selector;
+        let selector = &mut context.table.lock().selector;
         let disabled = selector.set_enabled(id, false);
         match disabled.and_then(|_| selector.channel(id)) {
             Ok(channel) => channel.key,
@@ -128,13 +128,13 @@ async fn drain(shared: &Arc<Context>, id: ChannelId, seconds: Option<u64>) -> Re
     let end = seconds.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
     loop {
         // Of this one, wherever it stands by now.
-        let left = shared.table.lock().selector.current(channel);
+        let left = context.table.lock().selector.current(channel);
         if left == 0 || end.is_some_and(|end| Instant::now() >= end) {
             return Reply::Left(left);
         }
         tokio::select! {
             () = sleep(LOOK) => {}
-            () = shared.stop.cancelled() => return Reply::Left(left),
+            () = context.stop.cancelled() => return Reply::Left(left),
         }
     }
 }
@@ -200,8 +200,8 @@ fn row(id: ChannelId, method: Method, channel: &Channel, (sent, rcvd): (u64, u64
     }
 }
 
-fn stats(shared: &Context) -> Stats {
-    let splice = shared.datapath.splice_figures().map(|figures| {
+fn stats(context: &Context) -> Stats {
+    let splice = context.datapath.splice_figures().map(|figures| {
         Box::new(SpliceStats {
             current: figures.current,
             total: figures.total,
@@ -212,9 +212,9 @@ fn stats(shared: &Context) -> Stats {
             dropped: figures.dropped,
         })
     });
-    let Counts { accepted, open, clean, broken, unserved, left, .. } = shared.totals.counts();
-    let datapath = shared.datapath.name().to_string();
-    let (address, log_lines_lost) = (shared.address, logging::lost());
+    let Counts { accepted, open, clean, broken, unserved, left, .. } = context.totals.counts();
+    let datapath = context.datapath.name().to_string();
+    let (address, log_lines_lost) = (context.address, logging::lost());
     Stats {
         datapath,
         address,
@@ -229,9 +229,9 @@ fn stats(shared: &Context) -> Stats {
     }
 }
 
-fn sessions(shared: &Context) -> Vec<SessionRow> {
+fn sessions(context: &Context) -> Vec<SessionRow> {
     let mut live: Vec<_> = {
-        let inner = shared.table.lock();
+        let inner = context.table.lock();
         let place = |session: &Arc<Session>| inner.selector.place(session.place().channel);
         inner.sessions().map(|session| (Arc::clone(session), place(session))).collect()
     };
