@@ -21,7 +21,7 @@ use balance_userspace::{
     notify,
     service::{self, spawn_config::Orders},
     sys::{
-        daemon::{self, Side},
+        daemon::{self, Forked},
         signals,
     },
 };
@@ -63,11 +63,11 @@ fn run() -> Result<ExitCode, StartError> {
             }
             // SAFETY: nothing has started a thread: only arguments and variables were read.
             None => match unsafe { daemon::detach() }? {
-                Side::Starter(code) => Ok(code.into()),
-                Side::Daemon(detached) => {
+                Forked::Parent(code) => Ok(code.into()),
+                Forked::Daemon(ready_notifier) => {
                     logging::init(Sink::Background, args.log_format, args.debug);
-                    let detached = Some(detached);
-                    server::serve(&args, Started { detached, ..Started::default() })?;
+                    let ready_notifier = Some(ready_notifier);
+                    server::serve(&args, Started { ready_notifier, ..Started::default() })?;
                     Ok(ExitCode::SUCCESS)
                 }
             },
@@ -79,7 +79,7 @@ fn run() -> Result<ExitCode, StartError> {
 fn supervised(args: &Args, orders: &Orders) -> Result<ExitCode, StartError> {
     let (handed, supervision) = Handed::by_supervisor(orders.listeners, orders.listened);
     logging::init(orders.sink(), orders.log_format(args.log_format), args.debug);
-    let started = Started { handed, supervision: Some(supervision), detached: None };
+    let started = Started { handed, supervision: Some(supervision), ready_notifier: None };
     served(args, started).or_else(|error| Ok(error.exit_code().into()))
 }
 

@@ -44,7 +44,7 @@ impl Limits {
         {
             if let Some(held) = HALF_CLOSED.pass(now) {
                 let (client, (sent, rcvd)) = (session.client, session.traffic.read());
-                let server = session.place().backend.map(display);
+                let server = session.target().backend.map(display);
                 let seconds = limit.as_secs();
                 info!(
                     %client, server, sent, rcvd, held,
@@ -54,7 +54,7 @@ impl Limits {
         } else {
             return;
         }
-        session.cut.close();
+        session.abort.close();
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     error::StartError,
     instance::{context::Context, dns_refresh, idle, status, timer::sleep_for},
     notify,
-    sys::signals::{Signals, Wish},
+    sys::signals::{SignalAction, Signals},
 };
 
 /// Everything that the main thread looks after.
@@ -124,8 +124,8 @@ impl Ends {
     /// connections may then go on.
     async fn next(&mut self, context: &Context) -> Duration {
         loop {
-            let wish = select! {
-                wish = self.signals.next() => wish,
+            let action = select! {
+                action = self.signals.next() => action,
                 is_to_leave = pull(&mut self.leash) => {
                     if is_to_leave {
                         // Connections go on for as long as they like, as after `kill`.
@@ -133,14 +133,14 @@ impl Ends {
                         continue;
                     }
                     self.leash = None;
-                    Wish::Drain
+                    SignalAction::Drain
                 }
             };
-            match wish {
-                Wish::Drain => return context.settings.borrow().grace,
-                Wish::End => return Duration::ZERO,
+            match action {
+                SignalAction::Drain => return context.settings.borrow().grace,
+                SignalAction::End => return Duration::ZERO,
                 // There is no file to read again, but names may have changed.
-                Wish::Reload => context.re_resolve.notify_one(),
+                SignalAction::Reload => context.re_resolve.notify_one(),
             }
         }
     }

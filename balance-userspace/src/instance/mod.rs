@@ -2,7 +2,7 @@
 //!
 //! Invariant: the workers share one [`Context`](context::Context) and nothing else.
 
-pub(crate) mod capacity;
+pub(crate) mod connection_limits;
 pub(crate) mod context;
 pub(crate) mod dns_refresh;
 pub(crate) mod idle;

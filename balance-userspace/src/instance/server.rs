@@ -17,7 +17,7 @@ use crate::{
     datapath::Choice,
     error::{self, StartError},
     instance::{
-        capacity::{self, Descriptors},
+        connection_limits::{self, Descriptors},
         context::Context,
         lifecycle::Lifecycle,
         settings::{self, Settings},
@@ -36,14 +36,14 @@ use crate::{
     },
     logging, notify,
     selection::{self, Method, Selector},
-    sys::{daemon::Detached, memory::Memory, privileges},
+    sys::{daemon::ReadyNotifier, memory::Memory, privileges},
 };
 
 /// How an instance was started, beside its arguments.
 #[derive(Default)]
 pub struct Started {
     /// In the background: to be told when it serves.
-    pub detached: Option<Detached>,
+    pub ready_notifier: Option<ReadyNotifier>,
     /// Listeners that came with the process.
     pub handed: Handed,
     /// What it has from its supervisor, if there is one.
@@ -55,7 +55,7 @@ pub struct Started {
 /// # Errors
 /// What keeps it from serving; nothing after it has begun.
 pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
-    let Started { detached, handed, supervision } = started;
+    let Started { ready_notifier, handed, supervision } = started;
     if args.user.is_none() {
         logging::begin();
     }
@@ -72,7 +72,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     let files = Descriptors::raise()?;
     let wanted = args.max_connections.map(Into::into);
 
-    let upper_bound = capacity::upper_bound(wanted, files, &memory);
+    let upper_bound = connection_limits::upper_bound(wanted, files, &memory);
     let Choice { datapath, why } = Choice::make(args, upper_bound)?;
     let no_socket = |source| StartError::System { act: "make a socket", source };
     let options = SocketOptions::probe().map_err(no_socket)?;
@@ -107,7 +107,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     let sockets = listeners.len().max(workers);
     let Crew { threads, orders, accepting } = start(listeners, workers)?;
     // Now that everything is open.
-    let max_connections = capacity::connections(wanted, files, &memory, workers, sockets);
+    let max_connections = connection_limits::connections(wanted, files, &memory, workers, sockets);
     let context = Arc::new(Context {
         table: Table::new(selector),
         datapath,
@@ -139,9 +139,9 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
         address = %address.map_or_else(|| port.to_string(), |a| a.to_string()),
         groups = describe(&context), datapath = %name, why, "ready"
     );
-    if let Some(detached) = detached {
-        detached
-            .serving(0)
+    if let Some(ready_notifier) = ready_notifier {
+        ready_notifier
+            .notify(0)
             .map_err(|source| StartError::System { act: "go to the background", source })?;
     }
     notify::ready();

@@ -1,6 +1,6 @@
 //! One client, from accept to its end: find a backend, hand both to the datapath, report.
 //!
-//! Invariant: the client's turn on a channel lasts as long as its session, see
+//! Invariant: the client's lease on a channel lasts as long as its session, see
 //! [`table`](crate::instance::table).
 
 use std::{
@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use crate::{
     datapath::{Pair, Pool},
-    instance::{context::Context, shortage::BACK_OFF, table::Turn, totals::Outcome},
+    instance::{context::Context, shortage::BACK_OFF, table::ChannelLease, totals::Outcome},
     io::{
         connect::{Failed, connect},
         stream::Stream,
@@ -31,16 +31,16 @@ pub(crate) async fn serve(
     pool: &Pool,
     client: Rc<Stream>,
     address: SocketAddr,
-    first: Option<Turn>,
+    first: Option<ChannelLease>,
 ) -> Outcome {
     let found = match first {
-        Some(turn) => tokio::select! {
-            found = find_backend(context, turn, &client) => found,
+        Some(lease) => tokio::select! {
+            found = find_backend(context, lease, &client) => found,
             () = context.abort.cancelled() => return Outcome::Left,
         },
         None => Err(Outcome::Unserved),
     };
-    let (turn, backend, server) = match found {
+    let (lease, backend, server) = match found {
         Ok(found) => found,
         Err(outcome) => {
             if outcome == Outcome::Unserved {
@@ -51,9 +51,9 @@ pub(crate) async fn serve(
             return outcome;
         }
     };
-    turn.connected(server);
-    let session = &turn.session;
-    let (traffic, cut) = (Arc::clone(&session.traffic), Arc::clone(&session.cut));
+    lease.connected(server);
+    let session = &lease.session;
+    let (traffic, cut) = (Arc::clone(&session.traffic), Arc::clone(&session.abort));
     let report = context.datapath.carry(Pair { client, backend, traffic, cut }, pool).await;
     let (sent, rcvd) = session.traffic.read();
     debug!(
@@ -72,16 +72,16 @@ static PORTLESS: Throttle = Throttle::new(Duration::from_secs(10));
 /// connect may take.
 async fn find_backend(
     context: &Arc<Context>,
-    mut turn: Turn,
+    mut lease: ChannelLease,
     client: &Rc<Stream>,
-) -> Result<(Turn, Rc<Stream>, SocketAddr), Outcome> {
+) -> Result<(ChannelLease, Rc<Stream>, SocketAddr), Outcome> {
     let segment = context.datapath.segment(client);
     let (mut portless, mut waiting) = (None, None);
     loop {
-        let (channel, addresses) = (turn.attempt().key, Arc::clone(&turn.attempt().addresses));
+        let (channel, addresses) = (lease.attempt().key, Arc::clone(&lease.attempt().addresses));
         let limit = context.settings.borrow().connect_limit;
         match connect(&addresses, limit, segment, &context.outgoing).await {
-            Ok((stream, server)) => return Ok((turn, stream, server)),
+            Ok((stream, server)) => return Ok((lease, stream, server)),
             Err(error) if error.is_shortage() => {
                 waiting.get_or_insert_with(|| context.shortage.enter());
                 if !wait(client, &error).await {
@@ -89,10 +89,10 @@ async fn find_backend(
                 }
             }
             Err(error) if error.is_portless() => {
-                if !turn.pass() {
+                if !lease.pass() {
                     return Err(Outcome::Unserved);
                 }
-                if !turn.attempt().is_retry() {
+                if !lease.attempt().is_retry() {
                     if let Some(held) = PORTLESS.pass(Instant::now()) {
                         let server = error.address;
                         warn!(%server, %error, held, "no local port is left, trying the next channel");
@@ -104,8 +104,8 @@ async fn find_backend(
                 }
             }
             Err(error) => {
-                let client = turn.session.client;
-                let (place, policy) = context.table.look(channel);
+                let client = lease.session.client;
+                let (place, policy) = context.table.find(channel);
                 let (group, channel) = place.map(|id| (id.group, id.channel)).unzip();
                 let server = error.address;
                 debug!(%client, group, channel, %server, %error, "connect failed");
@@ -118,7 +118,7 @@ async fn find_backend(
                         addresses[0]
                     );
                 }
-                if !turn.next() {
+                if !lease.next() {
                     return Err(Outcome::Unserved);
                 }
             }

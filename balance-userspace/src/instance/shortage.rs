@@ -17,22 +17,22 @@ pub(crate) struct Shortage(AtomicUsize);
 
 /// One that waits, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Waiting<'a>(&'a Shortage);
+pub(crate) struct Waiter<'a>(&'a Shortage);
 
 impl Shortage {
     /// Counts a session that waits.
-    pub(crate) fn enter(&self) -> Waiting<'_> {
+    pub(crate) fn enter(&self) -> Waiter<'_> {
         self.0.fetch_add(1, Relaxed);
-        Waiting(self)
+        Waiter(self)
     }
 
     /// Whether a session waits.
-    pub(crate) fn is_felt(&self) -> bool {
+    pub(crate) fn has_waiters(&self) -> bool {
         self.0.load(Relaxed) > 0
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Relaxed);
     }
@@ -43,12 +43,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_felt_until_the_last_session_has_what_it_waits_for() {
+    fn it_has_waiters_until_the_last_session_has_what_it_waits_for() {
         let shortage = Shortage::default();
         let (one, two) = (shortage.enter(), shortage.enter());
         drop(one);
-        assert!(shortage.is_felt());
+        assert!(shortage.has_waiters());
         drop(two);
-        assert!(!shortage.is_felt());
+        assert!(!shortage.has_waiters());
     }
 }

@@ -32,13 +32,13 @@ pub(crate) struct Session {
     pub(crate) client: SocketAddr,
     pub(crate) since: Instant,
     pub(crate) traffic: Arc<Traffic>,
-    pub(crate) cut: Arc<AbortHandle>,
-    place: Mutex<Place>,
+    pub(crate) abort: Arc<AbortHandle>,
+    target: Mutex<SessionTarget>,
 }
 
 /// Where a session is at the moment.
 #[derive(Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct SessionTarget {
     pub(crate) channel: Key,
     /// The server, once connected.
     pub(crate) backend: Option<SocketAddr>,
@@ -47,8 +47,8 @@ pub(crate) struct Place {
 }
 
 impl Session {
-    pub(crate) fn place(&self) -> Place {
-        *lock(&self.place)
+    pub(crate) fn target(&self) -> SessionTarget {
+        *lock(&self.target)
     }
 
     /// Since when no byte has moved, as far as looks like this one have seen; `None` before it
@@ -56,12 +56,12 @@ impl Session {
     pub(crate) fn idle_since(&self, now: Instant) -> Option<Instant> {
         let (sent, rcvd) = self.traffic.read();
         let bytes = sent + rcvd;
-        let mut place = lock(&self.place);
-        place.backend?;
-        if place.active.0 != bytes {
-            place.active = (bytes, now);
+        let mut target = lock(&self.target);
+        target.backend?;
+        if target.active.0 != bytes {
+            target.active = (bytes, now);
         }
-        Some(place.active.1)
+        Some(target.active.1)
     }
 }
 
@@ -76,13 +76,17 @@ impl Table {
     }
 
     /// Where a channel stands, and the choices that selection follows.
-    pub(crate) fn look(&self, channel: Key) -> (Option<ChannelId>, Policy) {
+    pub(crate) fn find(&self, channel: Key) -> (Option<ChannelId>, Policy) {
         let inner = self.lock();
         (inner.selector.place(channel), inner.selector.policy())
     }
 
     /// Gives a client its first channel; `None` if no channel is usable.
-    pub(crate) fn first(self: &Arc<Self>, client: SocketAddr, cut: AbortHandle) -> Option<Turn> {
+    pub(crate) fn first(
+        self: &Arc<Self>,
+        client: SocketAddr,
+        abort: AbortHandle,
+    ) -> Option<ChannelLease> {
         let mut inner = self.lock();
         let attempt = inner.selector.first(client_hash(client.ip().to_canonical()))?;
         let now = Instant::now();
@@ -90,11 +94,15 @@ impl Table {
             client,
             since: now,
             traffic: Arc::default(),
-            cut: Arc::new(cut),
-            place: Mutex::new(Place { channel: attempt.key, backend: None, active: (0, now) }),
+            abort: Arc::new(abort),
+            target: Mutex::new(SessionTarget {
+                channel: attempt.key,
+                backend: None,
+                active: (0, now),
+            }),
         });
         let key = inner.sessions.insert(Arc::clone(&session));
-        Some(Turn { table: Arc::clone(self), key, session, attempt: Some(attempt) })
+        Some(ChannelLease { table: Arc::clone(self), key, session, attempt: Some(attempt) })
     }
 }
 
@@ -106,7 +114,7 @@ impl Inner {
 
     /// The live sessions of a channel.
     pub(crate) fn sessions_of(&self, channel: Key) -> impl Iterator<Item = &Arc<Session>> {
-        self.sessions().filter(move |session| session.place().channel == channel)
+        self.sessions().filter(move |session| session.target().channel == channel)
     }
 
     /// Sets the counters of a channel to zero.
@@ -119,18 +127,18 @@ impl Inner {
 }
 
 /// A client's claim on a channel, from its first attempt to its end.
-pub(crate) struct Turn {
+pub(crate) struct ChannelLease {
     table: Arc<Table>,
     key: usize,
     pub(crate) session: Arc<Session>,
-    /// Taken only when the turn is over.
+    /// Taken only when the lease is over.
     attempt: Option<Attempt>,
 }
 
-impl Turn {
+impl ChannelLease {
     /// Which channel to try, and where it is.
     pub(crate) fn attempt(&self) -> &Attempt {
-        self.attempt.as_ref().expect("a turn has an attempt until it is over")
+        self.attempt.as_ref().expect("a lease has an attempt until it is over")
     }
 
     /// The attempt failed: goes on to the next channel. False if none is left.
@@ -150,7 +158,7 @@ impl Turn {
         self.attempt = step(&mut inner.selector, failed);
         match &self.attempt {
             Some(attempt) => {
-                lock(&self.session.place).channel = attempt.key;
+                lock(&self.session.target).channel = attempt.key;
                 true
             }
             None => {
@@ -162,13 +170,13 @@ impl Turn {
 
     /// The attempt led to this server.
     pub(crate) fn connected(&self, backend: SocketAddr) {
-        let mut place = lock(&self.session.place);
-        place.backend = Some(backend);
-        place.active.1 = Instant::now();
+        let mut target = lock(&self.session.target);
+        target.backend = Some(backend);
+        target.active.1 = Instant::now();
     }
 }
 
-impl Drop for Turn {
+impl Drop for ChannelLease {
     fn drop(&mut self) {
         let mut inner = self.table.lock();
         if let Some(attempt) = self.attempt.take() {
@@ -216,7 +224,7 @@ mod tests {
         drop(second);
         assert_eq!(counted(&table), (1, 1));
         assert!(first.next());
-        let place = table.lock().selector.place(first.session.place().channel);
+        let place = table.lock().selector.place(first.session.target().channel);
         assert_eq!(place, Some(ChannelId { group: 0, channel: 1 }));
         assert!(!first.next());
         assert_eq!(counted(&table), (0, 0));

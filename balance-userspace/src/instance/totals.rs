@@ -46,11 +46,11 @@ pub(crate) enum Outcome {
 
 impl Totals {
     /// Counts a client, which is open until what is returned is dropped.
-    pub(crate) fn accepted(self: &Arc<Self>) -> Counted {
+    pub(crate) fn accepted(self: &Arc<Self>) -> OpenClient {
         let mut counts = self.lock();
         counts.accepted += 1;
         counts.open += 1;
-        Counted { totals: Arc::clone(self), outcome: None }
+        OpenClient { totals: Arc::clone(self), outcome: None }
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -68,19 +68,19 @@ impl Totals {
 }
 
 /// A client that is counted as open.
-pub(crate) struct Counted {
+pub(crate) struct OpenClient {
     totals: Arc<Totals>,
     outcome: Option<Outcome>,
 }
 
-impl Counted {
+impl OpenClient {
     /// Ends it.
     pub(crate) fn end(mut self, outcome: Outcome) {
         self.outcome = Some(outcome);
     }
 }
 
-impl Drop for Counted {
+impl Drop for OpenClient {
     fn drop(&mut self) {
         let mut counts = self.totals.lock();
         counts.open -= 1;

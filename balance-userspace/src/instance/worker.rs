@@ -74,7 +74,7 @@ struct Acceptor {
 impl Acceptor {
     async fn run(self) {
         while !self.context.stop.is_cancelled() {
-            if self.context.shortage.is_felt() {
+            if self.context.shortage.has_waiters() {
                 sleep(BACK_OFF).await;
                 continue;
             }

@@ -45,7 +45,7 @@ use crate::{
     notify,
     sys::{
         self,
-        daemon::{self, Detached, Side},
+        daemon::{self, Forked, ReadyNotifier},
         signals::Signals,
     },
 };
@@ -137,15 +137,15 @@ fn detached(place: &Place, conf: Conf) -> Result<u8, StartError> {
     let instances = counted(conf.lines.len(), "instance");
     // SAFETY: nothing has started a thread: only arguments and the file were read.
     match unsafe { daemon::detach() }? {
-        Side::Starter(code) => {
+        Forked::Parent(code) => {
             if code == 0 {
                 say(&format!("balance is started: {instances}"));
             }
             Ok(code)
         }
-        Side::Daemon(detached) => {
+        Forked::Daemon(ready_notifier) => {
             logging::init(Sink::Background, LogFormat::Text, false);
-            supervise(place, conf, Handed::default(), LogFormat::Text, Some(detached))
+            supervise(place, conf, Handed::default(), LogFormat::Text, Some(ready_notifier))
         }
     }
 }
@@ -156,7 +156,7 @@ fn supervise(
     conf: Conf,
     handed: Handed,
     form: LogFormat,
-    detached: Option<Detached>,
+    ready_notifier: Option<ReadyNotifier>,
 ) -> Result<u8, StartError> {
     let refused = |act| move |source| StartError::System { act, source };
     logging::begin();
@@ -174,8 +174,8 @@ fn supervise(
         let inbox = Inbox::bind(&inbox_path).map_err(refused("make the inbox"))?;
         let mut signals = Signals::catch().map_err(refused("wait for signals"))?;
         let json = form == LogFormat::Json;
-        let settings = Settings { file, dir, background: detached.is_some(), json };
-        let supervisor = Supervisor::new(settings, conf, handed, &inbox, detached);
+        let settings = Settings { file, dir, background: ready_notifier.is_some(), json };
+        let supervisor = Supervisor::new(settings, conf, handed, &inbox, ready_notifier);
         let sender = supervisor.sender();
         let control = claim.take_listener().map(|listener| {
             let answers = Answers(sender.clone());

@@ -49,9 +49,9 @@ use crate::{
     notify,
     sys::{
         self,
-        daemon::Detached,
+        daemon::ReadyNotifier,
         privileges,
-        signals::{Signals, Wish},
+        signals::{SignalAction, Signals},
     },
 };
 
@@ -104,7 +104,7 @@ pub(super) struct Supervisor {
     events: UnboundedReceiver<Event>,
     began: u64,
     /// Held until all instances have been tried.
-    detached: Option<Detached>,
+    ready_notifier: Option<ReadyNotifier>,
     pub(super) settled: bool,
     pub(super) stopping: Option<After>,
     /// The reload that is under way.
@@ -121,7 +121,7 @@ impl Supervisor {
         conf: Conf,
         handed: Handed,
         inbox: &Inbox,
-        detached: Option<Detached>,
+        ready_notifier: Option<ReadyNotifier>,
     ) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
         let inbox = inbox.path().to_owned();
@@ -136,7 +136,7 @@ impl Supervisor {
             surroundings,
             events,
             began: sys::monotonic(),
-            detached,
+            ready_notifier,
             settled: false,
             stopping: None,
             reload: None,
@@ -180,7 +180,7 @@ impl Supervisor {
                     Some(event) => self.handle(event).await,
                     None => unreachable!("we have a sender ourselves"),
                 },
-                wish = signals.next() => self.wished(wish),
+                action = signals.next() => self.signalled(action),
                 () = sleep_until(retry.unwrap_or_else(Instant::now).into()), if retry.is_some() => {
                     self.try_again().await;
                 }
@@ -192,7 +192,7 @@ impl Supervisor {
     /// Whoever waits for the start is not to take an early end for one.
     fn early(&self, after: After) -> After {
         match after {
-            After::Exit(0) if self.detached.is_some() => After::Exit(STOPPED_EARLY),
+            After::Exit(0) if self.ready_notifier.is_some() => After::Exit(STOPPED_EARLY),
             after => after,
         }
     }
@@ -221,11 +221,11 @@ impl Supervisor {
         let _ = reply.send(answer);
     }
 
-    fn wished(&mut self, wish: Wish) {
-        match wish {
-            Wish::Drain => self.stop(Signal::SIGTERM, After::Exit(0)),
-            Wish::End => self.stop(Signal::SIGINT, After::Exit(0)),
-            Wish::Reload => self.begin_reload(None),
+    fn signalled(&mut self, action: SignalAction) {
+        match action {
+            SignalAction::Drain => self.stop(Signal::SIGTERM, After::Exit(0)),
+            SignalAction::End => self.stop(Signal::SIGINT, After::Exit(0)),
+            SignalAction::Reload => self.begin_reload(None),
         }
     }
 
@@ -276,9 +276,9 @@ impl Supervisor {
         if !left.is_empty() {
             warn!(sockets = left.join(" "), "nobody wants these sockets of the service manager");
         }
-        if let Some(detached) = self.detached.take() {
-            detached
-                .serving(code)
+        if let Some(ready_notifier) = self.ready_notifier.take() {
+            ready_notifier
+                .notify(code)
                 .map_err(|source| StartError::System { act: "go to the background", source })?;
         }
         notify::ready();
@@ -423,7 +423,7 @@ impl Supervisor {
         let instance = &mut self.instances[i];
         let wait = instance.backoff.after(served);
         let why = format!("{file}:{}: {why}", instance.line.number);
-        if self.detached.is_some() {
+        if self.ready_notifier.is_some() {
             complain(&why);
         }
         error!(instance = %instance.line.name, again_in = wait.as_secs(), "{why}");

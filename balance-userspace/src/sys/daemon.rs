@@ -16,15 +16,15 @@ use std::{
 use crate::{error::StartError, sys};
 
 /// Which of the two processes this is.
-pub enum Side {
+pub enum Forked {
     /// The one that the user started: it has only to exit with this.
-    Starter(u8),
+    Parent(u8),
     /// The daemon, which has yet to say that it serves.
-    Daemon(Detached),
+    Daemon(ReadyNotifier),
 }
 
 /// The daemon's promise to say when it serves.
-pub struct Detached {
+pub struct ReadyNotifier {
     starter: UnixStream,
 }
 
@@ -35,7 +35,7 @@ pub struct Detached {
 ///
 /// # Errors
 /// [`StartError::System`].
-pub unsafe fn detach() -> Result<Side, StartError> {
+pub unsafe fn detach() -> Result<Forked, StartError> {
     let failed = |source| StartError::System { act: "go to the background", source };
     let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
     // SAFETY: as the caller promises.
@@ -46,23 +46,23 @@ pub unsafe fn detach() -> Result<Side, StartError> {
             let mut said = [0];
             let served = ours.read(&mut said).is_ok_and(|n| n == 1);
             let code = if served { said[0] } else { sys::wait(child).map_err(failed)? };
-            Ok(Side::Starter(code))
+            Ok(Forked::Parent(code))
         }
         None => {
             drop(ours);
             sys::new_session().map_err(failed)?;
             std::env::set_current_dir("/").map_err(failed)?;
-            Ok(Side::Daemon(Detached { starter: theirs }))
+            Ok(Forked::Daemon(ReadyNotifier { starter: theirs }))
         }
     }
 }
 
-impl Detached {
+impl ReadyNotifier {
     /// Lets go of the terminal and tells the starter to end with this code.
     ///
     /// # Errors
     /// When /dev/null cannot be opened.
-    pub fn serving(mut self, code: u8) -> io::Result<()> {
+    pub fn notify(mut self, code: u8) -> io::Result<()> {
         let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
         for standard in 0..3 {
             sys::replace(null.as_fd(), standard)?;

@@ -30,7 +30,7 @@ pub fn reset() {
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wish {
+pub(crate) enum SignalAction {
     /// Accept no more, and end when what stands has ended (SIGTERM).
     Drain,
     /// End at once (SIGINT, SIGQUIT).
@@ -41,7 +41,7 @@ pub(crate) enum Wish {
 
 /// The signals that the process takes.
 pub(crate) struct Signals {
-    taken: [(Signal, Wish); 4],
+    taken: [(Signal, SignalAction); 4],
     /// Kept so that the signal does no harm: the classic's clients send it.
     _usr1: Signal,
 }
@@ -50,21 +50,21 @@ impl Signals {
     /// Takes hold of them. Within a runtime.
     pub(crate) fn catch() -> io::Result<Self> {
         let taken = [
-            (signal(SignalKind::terminate())?, Wish::Drain),
-            (signal(SignalKind::interrupt())?, Wish::End),
-            (signal(SignalKind::quit())?, Wish::End),
-            (signal(SignalKind::hangup())?, Wish::Reload),
+            (signal(SignalKind::terminate())?, SignalAction::Drain),
+            (signal(SignalKind::interrupt())?, SignalAction::End),
+            (signal(SignalKind::quit())?, SignalAction::End),
+            (signal(SignalKind::hangup())?, SignalAction::Reload),
         ];
         Ok(Self { taken, _usr1: signal(SignalKind::user_defined1())? })
     }
 
     /// Waits for the next.
-    pub(crate) async fn next(&mut self) -> Wish {
+    pub(crate) async fn next(&mut self) -> SignalAction {
         std::future::poll_fn(|context| {
             // Up to the first that has come: only then none has to wake us.
-            for (signal, wish) in &mut self.taken {
+            for (signal, action) in &mut self.taken {
                 if signal.poll_recv(context).is_ready() {
-                    return Poll::Ready(*wish);
+                    return Poll::Ready(*action);
                 }
             }
             Poll::Pending

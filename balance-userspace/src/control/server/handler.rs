@@ -146,7 +146,7 @@ fn drop_sessions(inner: &Inner, id: ChannelId) -> Reply {
     };
     let mut dropped = 0;
     for session in inner.sessions_of(channel) {
-        session.cut.reset();
+        session.abort.reset();
         dropped += 1;
     }
     Reply::Left(dropped)
@@ -157,7 +157,7 @@ fn rows(inner: &Inner) -> Vec<ChannelRow> {
     let mut live: HashMap<Key, (u64, u64)> = HashMap::new();
     for session in inner.sessions() {
         let (sent, rcvd) = session.traffic.read();
-        let sum = live.entry(session.place().channel).or_default();
+        let sum = live.entry(session.target().channel).or_default();
         *sum = (sum.0 + sent, sum.1 + rcvd);
     }
     let groups = inner.selector.groups().iter().enumerate();
@@ -232,13 +232,13 @@ fn stats(context: &Context) -> Stats {
 fn sessions(context: &Context) -> Vec<SessionRow> {
     let mut live: Vec<_> = {
         let inner = context.table.lock();
-        let place = |session: &Arc<Session>| inner.selector.place(session.place().channel);
+        let place = |session: &Arc<Session>| inner.selector.place(session.target().channel);
         inner.sessions().map(|session| (Arc::clone(session), place(session))).collect()
     };
     live.sort_by_key(|(session, _)| session.since);
     live.iter()
         .map(|(session, id)| {
-            let (place, (sent, rcvd)) = (session.place(), session.traffic.read());
+            let (place, (sent, rcvd)) = (session.target(), session.traffic.read());
             let name = session.traffic.datapath();
             SessionRow {
                 client: session.client,
