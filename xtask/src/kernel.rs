@@ -11,6 +11,7 @@ mod tally;
 mod tools;
 
 use std::{
+    collections::BTreeSet,
     env, iter, thread,
     time::{Duration, Instant},
 };
@@ -26,27 +27,27 @@ use crate::{
 /// What is run where nobody waits: test executables. What every datapath has to be good at, and what
 /// hosts and networks of their own show.
 const TESTS: [&str; 12] = [
-    "integrity",
-    "closing",
-    "stall",
-    "overlap",
-    "failover",
-    "crash",
-    "handovers",
-    "lives",
-    "unfit",
-    "splice",
-    "network",
-    "weather",
+    "datapaths/integrity::",
+    "datapaths/closing::",
+    "datapaths/stall::",
+    "datapaths/overlap::",
+    "selection/failover::",
+    "process/crash::",
+    "datapaths/handovers::",
+    "load/soak_",
+    "datapaths/self_test::",
+    "networks/splice::",
+    "networks/topologies::",
+    "networks/link_conditions::",
 ];
 
 /// What CI has time for: the same, behind a `/` which tests of them.
 const BRIEFLY: [&str; 5] = [
-    "integrity/both_sides_may_speak_at_once",
-    "closing/passes_through",
-    "failover/groups",
-    "crash",
-    "lives/on_",
+    "datapaths/both_sides_may_speak_at_once",
+    "datapaths/passes_through",
+    "selection/groups",
+    "process/crash::",
+    "load/soak_runs::on_",
 ];
 
 /// A kernel, by what its version begins with.
@@ -184,10 +185,12 @@ fn run_on(tools: &Tools, kernel: Kernel, programs: &Programs, plan: &Plan<'_>) -
 }
 
 impl Plan<'_> {
-    /// The executables alone.
+    /// The names of the test executables, each once.
     fn executables(&self) -> Vec<&str> {
         let tests = self.tests.iter();
-        tests.map(|test| test.split_once('/').map_or(*test, |(name, _)| name)).collect()
+        let names: BTreeSet<&str> =
+            tests.map(|test| test.split_once('/').map_or(*test, |(name, _)| name)).collect();
+        names.into_iter().collect()
     }
 
     /// For the first process of the machine.

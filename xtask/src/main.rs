@@ -22,7 +22,6 @@ mod demo;
 mod dist;
 mod exec;
 mod executables;
-mod faults;
 mod fuzz;
 mod harness;
 mod kernel;
@@ -36,6 +35,7 @@ mod run;
 mod sanitize;
 mod setup;
 mod skip;
+mod soak;
 mod steps;
 mod test;
 mod toolchain;
@@ -59,7 +59,7 @@ enum Task {
     Demo(demo::Options),
     Dist(dist::Options),
     Bench(bench::Options),
-    Faults(faults::Options),
+    Soak(soak::Options),
     Attack(attack::Options),
     Fuzz(fuzz::Options),
 }
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&options),
         Task::Dist(options) => dist::run(&options),
         Task::Bench(options) => bench::run(&options),
-        Task::Faults(options) => faults::run(&options),
+        Task::Soak(options) => soak::run(&options),
         Task::Attack(options) => attack::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
     };

@@ -21,8 +21,8 @@ const TESTS: [&str; 3] = ["integrity", "closing", "stall"];
 /// Run tests of a balance that is built with AddressSanitizer, by rustup's nightly.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Which files of tests to run
-    #[arg(last = true, value_name = "FILE", default_values = TESTS)]
+    /// Which modules of `tests/cases/datapaths` to run
+    #[arg(last = true, value_name = "MODULE", default_values = TESTS)]
     tests: Vec<String>,
 }
 
@@ -34,8 +34,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // Slots that linger at the end hold the kernel that holds them, which looks like a leak.
     tests.env("ASAN_OPTIONS", "detect_leaks=0");
     tests.env("BALANCE_BIN", build()?);
-    for file in &options.tests {
-        tests.args(["--test", file]);
+    tests.args(["--test", "datapaths", "--"]);
+    for module in &options.tests {
+        tests.arg(format!("{module}::"));
     }
     as_root(&mut tests)?;
     exec(&mut tests)

@@ -35,14 +35,14 @@ pub(crate) struct Options {
     #[arg(long, requires = "kernels")]
     all_datapaths: bool,
     /// Instead of all tests those that `cargo test` runs with this, for example `--test NAME` or a
-    /// part of the tests' names; with `--kernel`, which files of tests to run, `FILE/PART` for a part of the names of their tests, and with a
-    /// `-` before them names of tests not to run.
+    /// part of the tests' names; with `--kernel`, test executables, each as `NAME` or as `NAME/PART`
+    /// with a part of its tests' names, and as `-PART` the tests to leave out.
     #[arg(last = true, value_name = "CARGO_TEST_ARGS")]
     args: Vec<String>,
 }
 
 /// The test executables that take longest: they begin, so that none of them is left alone at the end.
-const FIRST: [&str; 6] = ["stall", "oracle", "long", "weather", "lives", "balance_userspace"];
+const FIRST: [&str; 6] = ["networks", "datapaths", "load", "service", "control", "program"];
 
 /// Lines of the table of the slowest test executables.
 const SLOWEST: usize = 12;

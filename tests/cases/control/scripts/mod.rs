@@ -17,11 +17,8 @@ use tests::{
     eventually, run, run_with_input,
 };
 
-#[path = "scripts/commands.rs"]
 mod commands;
-#[path = "scripts/lines.rs"]
 mod lines;
-#[path = "scripts/model.rs"]
 mod model;
 
 use commands::Say;

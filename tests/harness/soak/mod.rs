@@ -5,22 +5,22 @@
 //! *run*, which has a seed. A *script* is what one side does. Invariant: a plan depends on seed and
 //! number alone, so that a life which went wrong can be lived again by itself.
 
-mod books;
-mod door;
+mod backend_listener;
 mod figures;
 mod lane;
+mod leak_checks;
+mod payload;
 mod peer;
 mod plan;
 mod record;
 mod run;
 mod setting;
 mod verdict;
-mod voice;
 
 pub use figures::Figures;
+pub use payload::{Ear, Voice};
 pub use plan::{Act, Break, Ending, Moment, Plan, Reception, Rest, Script};
 pub use record::{End, Record};
 pub use run::{Failure, Limit, Run};
 pub use setting::Setting;
 pub use verdict::{Fault, judge};
-pub use voice::{Ear, Voice};

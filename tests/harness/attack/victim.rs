@@ -14,7 +14,7 @@ use nix::libc::{MSG_DONTWAIT, MSG_PEEK};
 use socket2::SockRef;
 
 use super::packet::{BYTE, Pair};
-use crate::{End, end_of, forge::sequence_numbers};
+use crate::{End, end_of, raw_segment::sequence_numbers};
 
 /// How long bytes may take before the connection counts as one that stands still.
 const STILL: Duration = Duration::from_secs(10);

@@ -16,7 +16,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::{
     Ending, Plan, Reception, Record,
-    door::{Door, on, set_buffers},
+    backend_listener::{Door, on, set_buffers},
     peer,
 };
 use crate::{Namespace, PATIENCE};

@@ -1,7 +1,7 @@
 //! Lives of connections at random, broken off in all ways, through each datapath: nothing is lost,
 //! nothing is made up, nothing hangs, nothing is left.
 //!
-//! The lives are the same in every run; `cargo xtask faults` draws others, for as long as one likes.
+//! The lives are the same in every run; `cargo xtask soak` draws others, for as long as one likes.
 //! The tests of this file run one at a time: they look at the whole machine.
 
 use std::{
@@ -10,15 +10,9 @@ use std::{
 };
 
 use tests::{
-    kernel_works,
-    life::{Limit, Run, Setting},
-    note,
+    kernel_works, note,
+    soak::{Limit, Run, Setting},
 };
-
-#[path = "lives/plans.rs"]
-mod plans;
-#[path = "lives/verdicts.rs"]
-mod verdicts;
 
 const SEED: u64 = 3571;
 
@@ -75,7 +69,7 @@ fn what_goes_wrong_in_a_run_names_it() {
         let [failure] = &failures[..] else { panic!("not one failure: {failures:#?}") };
         let said = failure.to_string();
         assert!(said.starts_with("on relay, seed 3571: "), "{said}");
-        let again = format!("again: cargo xtask faults --datapath relay --seed {SEED} {words}");
+        let again = format!("again: cargo xtask soak --datapath relay --seed {SEED} {words}");
         assert_eq!(said.lines().last(), Some(&*again), "{said}");
     }
 }

@@ -20,10 +20,10 @@ use nix::sys::signal::Signal;
 
 use super::{
     Figures, Plan, Setting,
-    books::{self, Before, Ports},
-    door::{Door, on},
+    backend_listener::{Door, on},
     judge,
     lane::{Around, Client, Lane, Lived},
+    leak_checks::{self, Before, Ports},
 };
 use crate::{
     Balance, Builder, Namespace, Network, PATIENCE, Peer, Process, ReservedPort, RunDir, Session,
@@ -90,7 +90,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { run: Run { setting, seed, limit }, plan, seen, .. } = self;
-        let again = format!("again: cargo xtask faults --datapath {setting} --seed {seed}");
+        let again = format!("again: cargo xtask soak --datapath {setting} --seed {seed}");
         match plan {
             // The plan is the same then, but not the moments at which things meet.
             Some(plan) => {
@@ -255,14 +255,14 @@ impl Run {
         });
         let mut story = story.into_inner().unwrap_or_else(PoisonError::into_inner);
         if story.failures.is_empty() {
-            for (address, session) in books::left_over(&balance, dir) {
+            for (address, session) in leak_checks::left_over(&balance, dir) {
                 let seen = format!("its session goes on: {session}");
                 story.fail(self, address, &seen);
             }
         }
         if story.failures.is_empty() {
             before.settle(&balance, dir, self.setting.datapath, &ports);
-            books::assert_no_growth(&balance, halfway.into_inner());
+            leak_checks::assert_no_growth(&balance, halfway.into_inner());
             self.close_books(&mut story, &mut balance, dir);
         }
         for failure in &mut story.failures {
@@ -293,7 +293,7 @@ impl Run {
         let rows = dir.show(balance.address());
         balance.signal(Signal::SIGTERM);
         let stopped = balance.farewell(PATIENCE);
-        let sessions = books::sessions(balance);
+        let sessions = leak_checks::sessions(balance);
         let sum = |of: fn(&Session) -> u64| sessions.iter().map(of).sum::<u64>();
         let (sent, rcvd) = (sum(|session| session.sent), sum(|session| session.rcvd));
         let shown = (rows.iter().map(|r| r.sent).sum(), rows.iter().map(|r| r.rcvd).sum());
@@ -305,7 +305,7 @@ impl Run {
         let mut wrong = Vec::new();
         for (address, (_, lived)) in &story.lives {
             let session = sessions.get(address).copied();
-            wrong.extend(books::disagreement(lived, session).map(|wrong| (*address, wrong)));
+            wrong.extend(leak_checks::disagreement(lived, session).map(|wrong| (*address, wrong)));
             if let Some(Session { datapath, .. }) = session {
                 *story.figures.sessions.entry(datapath.clone()).or_default() += 1;
             }

@@ -1,4 +1,4 @@
-//! Random lives of connections for as long as one likes; `cargo xtask faults` builds all that is
+//! Random lives of connections for as long as one likes; `cargo xtask soak` builds all that is
 //! needed and calls it.
 //!
 //! Invariant: whatever goes wrong can be seen again with what is printed.
@@ -20,12 +20,12 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use tests::{
     kernel_works,
-    life::{Figures, Limit, Plan, Run, Setting},
+    soak::{Figures, Limit, Plan, Run, Setting},
 };
 
 /// Random lives of connections, broken off in all ways, through each datapath.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask faults", bin_name = "cargo xtask faults", max_term_width = 100)]
+#[command(name = "cargo xtask soak", bin_name = "cargo xtask faults", max_term_width = 100)]
 struct Options {
     /// How long in all; the datapaths share it
     #[arg(long, value_name = "N", default_value = "100",

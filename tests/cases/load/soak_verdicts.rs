@@ -1,7 +1,7 @@
 //! What the verdict catches, and what it lets pass.
 
 use proptest::prelude::*;
-use tests::life::{Ear, End, Ending, Fault, Plan, Reception, Record, Voice, judge};
+use tests::soak::{Ear, End, Ending, Fault, Plan, Reception, Record, Voice, judge};
 
 /// A life in which both sides say something and end, and the two records of it.
 fn fine() -> (Plan, Record, Record) {

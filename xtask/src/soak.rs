@@ -1,4 +1,4 @@
-//! `faults`: builds balance and the harness of random lives, and becomes that.
+//! `soak`: builds balance and the soak harness, and executes the harness.
 //!
 //! Invariant: `Passed::drive_program` installs what the harness needs, and no more of what the tests do.
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::harness::Passed;
 
-/// Random lives of connections, broken off in all ways, through each datapath; `--help` tells more.
+/// Random scenarios of connections, broken off in all ways, on each datapath; see `--help`.
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Options {
@@ -16,5 +16,5 @@ pub(crate) struct Options {
 
 /// Runs the task.
 pub(crate) fn run(Options { passed }: &Options) -> Result<()> {
-    passed.drive_program("faults", "the datapaths in the kernel are left out")
+    passed.drive_program("soak", "the datapaths in the kernel are left out")
 }

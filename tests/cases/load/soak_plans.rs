@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tests::life::{Act, Ending, Plan, Script};
+use tests::soak::{Act, Ending, Plan, Script};
 
 proptest! {
     #[test]

@@ -1,0 +1,6 @@
+//! The control socket of an instance: commands, new arguments, scripts and untrusted input.
+
+mod commands;
+mod reconfigure;
+mod scripts;
+mod untrusted_input;

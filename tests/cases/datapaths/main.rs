@@ -1,0 +1,10 @@
+//! What every datapath does with bytes, ends and resets, with client, program and servers on one host.
+
+mod closing;
+mod early;
+mod families;
+mod handovers;
+mod integrity;
+mod overlap;
+mod self_test;
+mod stall;

@@ -1,0 +1,6 @@
+//! The program as its users meet it: command line, completion, the classic, and mail.
+
+mod classic;
+mod completion;
+mod mail;
+mod usage;

@@ -1,0 +1,7 @@
+//! The supervisor of several instances: verbs, sd_notify(3), reloads, and the Debian package.
+
+mod package;
+mod reload;
+mod service_manager;
+mod transcript;
+mod verbs;
