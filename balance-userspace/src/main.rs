@@ -16,7 +16,7 @@ use balance_userspace::{
     control::client,
     error::{StartError, one_line},
     instance::server::{self, Started},
-    io::{inherited::Handed, resolve},
+    io::{inherited::InheritedListeners, resolve},
     logging::{self, Sink},
     notify,
     service::{self, spawn_config::Orders},
@@ -57,7 +57,7 @@ fn run() -> Result<ExitCode, StartError> {
             Some(orders) => supervised(&args, &orders),
             None if args.foreground || notify::is_awaited() => {
                 // Before anything else is opened.
-                let handed = Handed::by_manager()?;
+                let handed = InheritedListeners::from_service_manager()?;
                 logging::init(Sink::Foreground, args.log_format, args.debug);
                 served(&args, Started { handed, ..Started::default() })
             }
@@ -77,7 +77,8 @@ fn run() -> Result<ExitCode, StartError> {
 
 /// An instance of a supervisor, which says itself what it is told.
 fn supervised(args: &Args, orders: &Orders) -> Result<ExitCode, StartError> {
-    let (handed, supervision) = Handed::by_supervisor(orders.listeners, orders.listened);
+    let (handed, supervision) =
+        InheritedListeners::from_supervisor(orders.listeners, orders.listened);
     logging::init(orders.sink(), orders.log_format(args.log_format), args.debug);
     let started = Started { handed, supervision: Some(supervision), ready_notifier: None };
     served(args, started).or_else(|error| Ok(error.exit_code().into()))

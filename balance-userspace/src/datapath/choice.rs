@@ -5,7 +5,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{dispatch::Datapath, offload::object::Refusal, sockmap, splice};
+use super::{dispatch::Datapath, offload::object::LoadError, sockmap, splice};
 use crate::{
     cli::args::{self, Args},
     error::StartError,
@@ -58,13 +58,13 @@ impl Choice {
         Self { datapath: Datapath::Relay { dump: args.dump }, why: why.to_owned() }
     }
 
-    fn sockmap(args: &Args, connections: usize) -> Result<Self, Refusal> {
+    fn sockmap(args: &Args, connections: usize) -> Result<Self, LoadError> {
         let (kernel, took) = sockmap::start(connections, args.debug)?;
         let datapath = Datapath::Sockmap { kernel, after: args.offload_after };
         Ok(Self { datapath, why: passed(took) })
     }
 
-    fn splice(args: &Args, connections: usize) -> Result<Self, Refusal> {
+    fn splice(args: &Args, connections: usize) -> Result<Self, LoadError> {
         let (kernel, took) = splice::start(connections, args.debug)?;
         let after = args.offload_after;
         let splice = |next| Self {

@@ -2,7 +2,7 @@
 
 use std::{io, rc::Rc};
 
-use super::{end::Broken, side::Side};
+use super::{end::SideError, side::Side};
 use crate::io::stream::Stream;
 
 /// One direction of a pair, from the end that sends to the end that is written to.
@@ -20,15 +20,15 @@ impl Direction {
     }
 
     /// What the source's error means for the connection.
-    pub(crate) fn source_broke(&self, error: io::Error) -> Broken {
+    pub(crate) fn source_error(&self, error: io::Error) -> SideError {
         self.source.mark_broken(error.kind());
-        Broken { side: self.from, error }
+        SideError { side: self.from, error }
     }
 
     /// What the target's error means for the connection.
-    pub(crate) fn target_broke(&self, error: io::Error) -> Broken {
+    pub(crate) fn target_error(&self, error: io::Error) -> SideError {
         self.target.mark_broken(error.kind());
-        Broken { side: self.from.other(), error }
+        SideError { side: self.from.other(), error }
     }
 
     /// Passes the source's end on. The target may be gone already, which its own direction tells.

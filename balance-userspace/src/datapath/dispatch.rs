@@ -5,10 +5,10 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use super::{
-    end::Report,
-    name::Name,
+    end::ConnectionReport,
+    name::DatapathName,
     pair::Pair,
-    relay::{self, buffers::Pool},
+    relay::{self, buffers::BufferPool},
     sockmap, splice,
 };
 use crate::{io::stream::Stream, sys::privileges::Capability};
@@ -26,11 +26,11 @@ pub(crate) enum Datapath {
 }
 
 impl Datapath {
-    pub(crate) fn name(&self) -> Name {
+    pub(crate) fn name(&self) -> DatapathName {
         match self {
-            Self::Relay { .. } => Name::Relay,
-            Self::Sockmap { .. } => Name::Sockmap,
-            Self::Splice { .. } => Name::Splice,
+            Self::Relay { .. } => DatapathName::Relay,
+            Self::Sockmap { .. } => DatapathName::Sockmap,
+            Self::Splice { .. } => DatapathName::Splice,
         }
     }
 
@@ -85,7 +85,7 @@ impl Datapath {
     }
 
     /// Moves bytes both ways until both directions have ended or one broke.
-    pub(crate) async fn carry(&self, pair: Pair, pool: &Pool) -> Report {
+    pub(crate) async fn carry(&self, pair: Pair, pool: &BufferPool) -> ConnectionReport {
         let after = match self {
             Self::Relay { dump } => return relay::carry(&pair, pool, *dump).await,
             // What has arrived is delivered; there is nothing more to carry.
@@ -100,7 +100,7 @@ impl Datapath {
     }
 
     /// Has the kernel carry a pair that user space has carried so far, as far as it can.
-    async fn take_over(&self, pair: &Pair, pool: &Pool) -> Report {
+    async fn take_over(&self, pair: &Pair, pool: &BufferPool) -> ConnectionReport {
         match self {
             Self::Relay { .. } => relay::carry(pair, pool, false).await,
             Self::Sockmap { kernel, .. } => sockmap::carry(kernel, pair, pool).await,

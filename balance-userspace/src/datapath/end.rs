@@ -1,49 +1,51 @@
-//! How a connection ended, and what is reported of it.
+//! How a connection ended, and what the datapath reports of a connection.
+//!
+//! Invariant: every connection ends in exactly one of the ways listed here.
 
 use std::{fmt, io};
 
-use super::{name::Name, side::Side};
+use super::{name::DatapathName, side::Side};
 
 /// How a connection ended.
 #[derive(Debug)]
-pub(crate) enum End {
-    /// Both sides ended, every byte was passed on.
+pub(crate) enum ConnectionEnd {
+    /// Both sides sent FIN, and every byte was delivered.
     Clean,
-    /// The session was over, and a side closed it with a reset, which the other got as well if that
-    /// still had a connection.
-    Left(Side),
-    /// One side broke; the other was reset.
-    Broken(Broken),
-    /// Balance itself ended it.
-    Cut,
+    /// The session was over when this side reset the connection. The reset was passed on to the other
+    /// side if that still had a connection.
+    ResetAfterEnd(Side),
+    /// One side failed. The other side was reset.
+    Failed(SideError),
+    /// Balance itself ended the connection.
+    Aborted,
 }
 
-impl End {
+impl ConnectionEnd {
     /// Whether the session ended in order.
     pub(crate) fn is_in_order(&self) -> bool {
-        matches!(self, Self::Clean | Self::Left(_))
+        matches!(self, Self::Clean | Self::ResetAfterEnd(_))
     }
 }
 
-impl fmt::Display for End {
+impl fmt::Display for ConnectionEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Clean => f.write_str("clean"),
-            Self::Left(side) => write!(f, "clean, then {side} reset"),
-            Self::Broken(broken) => broken.fmt(f),
-            Self::Cut => f.write_str("cut"),
+            Self::ResetAfterEnd(side) => write!(f, "clean, then {side} reset"),
+            Self::Failed(error) => error.fmt(f),
+            Self::Aborted => f.write_str("cut"),
         }
     }
 }
 
-/// Which side broke and how.
+/// The side that failed, and its error.
 #[derive(Debug)]
-pub(crate) struct Broken {
+pub(crate) struct SideError {
     pub(crate) side: Side,
     pub(crate) error: io::Error,
 }
 
-impl fmt::Display for Broken {
+impl fmt::Display for SideError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_reset() {
             write!(f, "{} reset", self.side)
@@ -53,17 +55,18 @@ impl fmt::Display for Broken {
     }
 }
 
-impl Broken {
-    /// Whether it is a reset, and not an error of another kind.
+impl SideError {
+    /// Whether the error is a reset.
     pub(crate) fn is_reset(&self) -> bool {
         use io::ErrorKind::{BrokenPipe, ConnectionReset};
         matches!(self.error.kind(), ConnectionReset | BrokenPipe)
     }
 }
 
-/// What became of a connection.
+/// What a datapath reports when a connection has ended.
 #[derive(Debug)]
-pub(crate) struct Report {
-    pub(crate) datapath: Name,
-    pub(crate) end: End,
+pub(crate) struct ConnectionReport {
+    /// The datapath that carried the connection last.
+    pub(crate) datapath: DatapathName,
+    pub(crate) end: ConnectionEnd,
 }

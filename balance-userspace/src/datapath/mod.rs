@@ -23,5 +23,5 @@ pub(crate) use abort::AbortHandle;
 pub(crate) use choice::Choice;
 pub(crate) use dispatch::Datapath;
 pub(crate) use pair::Pair;
-pub(crate) use relay::buffers::Pool;
+pub(crate) use relay::buffers::BufferPool;
 pub(crate) use traffic::Traffic;

@@ -1,16 +1,16 @@
-//! The names of the datapaths, in logs and reports.
+//! The names of the datapaths, as logs and the commands `sessions` and `stats` show them.
 
 use std::fmt;
 
-/// A datapath's name in logs and reports.
+/// The name of a datapath.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Name {
+pub(crate) enum DatapathName {
     Relay,
     Sockmap,
     Splice,
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for DatapathName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Relay => "relay",

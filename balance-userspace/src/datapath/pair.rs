@@ -22,7 +22,7 @@ use tokio::{
 use super::{
     abort::AbortHandle,
     direction::Direction,
-    end::{Broken, End},
+    end::{ConnectionEnd, SideError},
     ending::{Evidence, depends_on_other_end, is_in_order},
     relay::{patience, pump},
     side::Side,
@@ -49,7 +49,7 @@ pub(crate) struct Pair {
     /// Counts along.
     pub(crate) traffic: Arc<Traffic>,
     /// Ends the connection from outside.
-    pub(crate) cut: Arc<AbortHandle>,
+    pub(crate) abort: Arc<AbortHandle>,
 }
 
 impl Pair {
@@ -84,9 +84,9 @@ impl Pair {
     /// and make up most of what an idle connection costs.
     pub(crate) async fn run(
         &self,
-        up: Pin<&mut impl Future<Output = Result<(), Broken>>>,
-        down: Pin<&mut impl Future<Output = Result<(), Broken>>>,
-    ) -> End {
+        up: Pin<&mut impl Future<Output = Result<(), SideError>>>,
+        down: Pin<&mut impl Future<Output = Result<(), SideError>>>,
+    ) -> ConnectionEnd {
         match self.run_until(pending(), up, down).await {
             Some(end) => end,
             None => unreachable!("what is pending is never ready"),
@@ -99,28 +99,28 @@ impl Pair {
     pub(crate) async fn run_until(
         &self,
         pause: impl Future<Output = ()>,
-        mut up: Pin<&mut impl Future<Output = Result<(), Broken>>>,
-        mut down: Pin<&mut impl Future<Output = Result<(), Broken>>>,
-    ) -> Option<End> {
+        mut up: Pin<&mut impl Future<Output = Result<(), SideError>>>,
+        mut down: Pin<&mut impl Future<Output = Result<(), SideError>>>,
+    ) -> Option<ConnectionEnd> {
         let course = Course::default();
         let end = select! {
             biased;
             result = self.both(up.as_mut(), down.as_mut(), &course) => result,
-            () = self.cut.cancelled() => return Some(self.close(End::Cut).await),
+            () = self.abort.cancelled() => return Some(self.close(ConnectionEnd::Aborted).await),
             () = pause => return None,
         };
         let end = match end {
-            Ok(()) => End::Clean,
+            Ok(()) => ConnectionEnd::Clean,
             // On the heap: most connections do without.
             Err(broken) => {
                 // What is not delivered by then makes the end of the stream no better.
-                let told = Broken { side: broken.side, error: broken.error.kind().into() };
+                let told = SideError { side: broken.side, error: broken.error.kind().into() };
                 Box::pin(async {
                     select! {
                         biased;
                         end = self.last_words(broken, up, down, &course) => end,
-                        () = self.cut.cancelled() => End::Broken(told),
-                        () = sleep(LAST_WORDS) => End::Broken(told),
+                        () = self.abort.cancelled() => ConnectionEnd::Failed(told),
+                        () = sleep(LAST_WORDS) => ConnectionEnd::Failed(told),
                     }
                 })
                 .await
@@ -133,31 +133,31 @@ impl Pair {
     /// break ends both at once.
     pub(crate) async fn run_apart(
         &self,
-        up: Pin<&mut impl Future<Output = Result<(), Broken>>>,
-        down: Pin<&mut impl Future<Output = Result<(), Broken>>>,
-    ) -> End {
+        up: Pin<&mut impl Future<Output = Result<(), SideError>>>,
+        down: Pin<&mut impl Future<Output = Result<(), SideError>>>,
+    ) -> ConnectionEnd {
         let course = Course::default();
         let end = select! {
             biased;
-            result = self.both(up, down, &course) => result.map_or_else(End::Broken, |()| End::Clean),
-            () = self.cut.cancelled() => End::Cut,
+            result = self.both(up, down, &course) => result.map_or_else(ConnectionEnd::Failed, |()| ConnectionEnd::Clean),
+            () = self.abort.cancelled() => ConnectionEnd::Aborted,
         };
         self.close(end).await
     }
 
     /// Lets both streams go in the way that the end asks for.
-    async fn close(&self, end: End) -> End {
+    async fn close(&self, end: ConnectionEnd) -> ConnectionEnd {
         let orderly = match end {
-            End::Clean => true,
-            End::Cut => self.cut.is_orderly(),
-            End::Left(_) | End::Broken(_) => false,
+            ConnectionEnd::Clean => true,
+            ConnectionEnd::Aborted => self.abort.is_orderly(),
+            ConnectionEnd::ResetAfterEnd(_) | ConnectionEnd::Failed(_) => false,
         };
         if orderly {
             // A socket that is gone by now has nothing left to deliver either.
             let _ = self.client.close_cleanly();
             let _ = self.backend.close_cleanly();
         }
-        if !matches!(end, End::Clean) {
+        if !matches!(end, ConnectionEnd::Clean) {
             ring::cancel(&self.client).await;
             ring::cancel(&self.backend).await;
         }
@@ -166,10 +166,10 @@ impl Pair {
 
     async fn both(
         &self,
-        mut up: Pin<&mut impl Future<Output = Result<(), Broken>>>,
-        mut down: Pin<&mut impl Future<Output = Result<(), Broken>>>,
+        mut up: Pin<&mut impl Future<Output = Result<(), SideError>>>,
+        mut down: Pin<&mut impl Future<Output = Result<(), SideError>>>,
         course: &Course,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), SideError> {
         select! {
             biased;
             result = &mut up => {
@@ -206,11 +206,11 @@ impl Pair {
     /// Delivers what the side that broke has sent before, and says how the connection ended.
     async fn last_words(
         &self,
-        broken: Broken,
-        up: Pin<&mut impl Future<Output = Result<(), Broken>>>,
-        down: Pin<&mut impl Future<Output = Result<(), Broken>>>,
+        broken: SideError,
+        up: Pin<&mut impl Future<Output = Result<(), SideError>>>,
+        down: Pin<&mut impl Future<Output = Result<(), SideError>>>,
         course: &Course,
-    ) -> End {
+    ) -> ConnectionEnd {
         let side = broken.side;
         if !course.is_over(side) {
             // Its break may have been found by writing to it, with its last bytes unread.
@@ -222,14 +222,14 @@ impl Pair {
         }
         patience::acknowledged(self.stream(side.other())).await;
         if !broken.is_reset() {
-            return End::Broken(broken);
+            return ConnectionEnd::Failed(broken);
         }
         if self.evidence(side, course).is_some_and(depends_on_other_end) {
             let _ = timeout(MOMENT, ready::ended(self.stream(side.other()))).await;
         }
         match self.evidence(side, course) {
-            Some(evidence) if is_in_order(evidence) => End::Left(side),
-            _ => End::Broken(broken),
+            Some(evidence) if is_in_order(evidence) => ConnectionEnd::ResetAfterEnd(side),
+            _ => ConnectionEnd::Failed(broken),
         }
     }
 
@@ -269,7 +269,7 @@ struct Course {
 
 impl Course {
     /// Notes how a direction ended.
-    fn note(&self, side: Side, result: &Result<(), Broken>) {
+    fn note(&self, side: Side, result: &Result<(), SideError>) {
         self.over[side as usize].set(true);
         self.ended[side as usize].set(result.is_ok());
     }

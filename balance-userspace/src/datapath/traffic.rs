@@ -8,12 +8,12 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
-use super::name::Name;
+use super::name::DatapathName;
 
 /// The kernel's side of a datapath that moves bytes there.
-pub(super) trait Mover: std::fmt::Debug + Send + Sync {
+pub(super) trait OffloadCounters: std::fmt::Debug + Send + Sync {
     /// The datapath's name.
-    fn name(&self) -> Name;
+    fn name(&self) -> DatapathName;
 
     /// Bytes that it has moved one way.
     fn moved(&self, way: u32) -> u64;
@@ -23,7 +23,7 @@ pub(super) trait Mover: std::fmt::Debug + Send + Sync {
 }
 
 /// Who counts for a connection, and where.
-type Followed = (Arc<dyn Mover>, [u32; 2]);
+type Followed = (Arc<dyn OffloadCounters>, [u32; 2]);
 
 /// Counters of one connection.
 #[derive(Debug, Default)]
@@ -67,9 +67,9 @@ impl Traffic {
     }
 
     /// What moves the bytes.
-    pub(crate) fn datapath(&self) -> Name {
+    pub(crate) fn datapath(&self) -> DatapathName {
         let followed = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        followed.as_ref().map_or(Name::Relay, |(kernel, _)| kernel.name())
+        followed.as_ref().map_or(DatapathName::Relay, |(kernel, _)| kernel.name())
     }
 
     /// Whether the kernel moves the bytes of both directions at this moment.
@@ -81,9 +81,9 @@ impl Traffic {
     }
 
     /// From now on these count beside us, from 0.
-    pub(super) fn follow(&self, kernel: &Arc<impl Mover + 'static>, ways: [u32; 2]) {
+    pub(super) fn follow(&self, kernel: &Arc<impl OffloadCounters + 'static>, ways: [u32; 2]) {
         let mut followed = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        *followed = Some((Arc::clone(kernel) as Arc<dyn Mover>, ways));
+        *followed = Some((Arc::clone(kernel) as Arc<dyn OffloadCounters>, ways));
     }
 
     /// Takes over what they have counted, before they count for others; says how much.

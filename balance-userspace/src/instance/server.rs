@@ -28,7 +28,7 @@ use crate::{
     io::{
         accept::Listener,
         connect::{self, Outgoing},
-        inherited::{Handed, Supervision},
+        inherited::{InheritedListeners, Supervision},
         listener,
         loops::{self, Loops},
         resolve, ring,
@@ -45,7 +45,7 @@ pub struct Started {
     /// In the background: to be told when it serves.
     pub ready_notifier: Option<ReadyNotifier>,
     /// Listeners that came with the process.
-    pub handed: Handed,
+    pub handed: InheritedListeners,
     /// What it has from its supervisor, if there is one.
     pub supervision: Option<Supervision>,
 }

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use crate::{
-    datapath::{Pair, Pool},
+    datapath::{BufferPool, Pair},
     instance::{context::Context, shortage::BACK_OFF, table::ChannelLease, totals::Outcome},
     io::{
         connect::{Failed, connect},
@@ -28,7 +28,7 @@ use crate::{
 /// Serves a client whose first channel is `first`, and returns how the connection ended.
 pub(crate) async fn serve(
     context: &Arc<Context>,
-    pool: &Pool,
+    pool: &BufferPool,
     client: Rc<Stream>,
     address: SocketAddr,
     first: Option<ChannelLease>,
@@ -53,8 +53,8 @@ pub(crate) async fn serve(
     };
     lease.connected(server);
     let session = &lease.session;
-    let (traffic, cut) = (Arc::clone(&session.traffic), Arc::clone(&session.abort));
-    let report = context.datapath.carry(Pair { client, backend, traffic, cut }, pool).await;
+    let (traffic, abort) = (Arc::clone(&session.traffic), Arc::clone(&session.abort));
+    let report = context.datapath.carry(Pair { client, backend, traffic, abort }, pool).await;
     let (sent, rcvd) = session.traffic.read();
     debug!(
         client = %address, backend = %server, datapath = %report.datapath,

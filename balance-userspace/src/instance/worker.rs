@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::{
-    datapath::{AbortHandle, Pool},
+    datapath::{AbortHandle, BufferPool},
     instance::{context::Context, session, shortage::BACK_OFF},
     io::{accept::Listener, stream::Stream},
     throttle::Throttle,
@@ -37,7 +37,7 @@ pub(crate) async fn run(
     context: Arc<Context>,
     is_accepting: Sender<()>,
 ) {
-    let pool = Pool::default();
+    let pool = BufferPool::default();
     let sessions = TaskTracker::new();
     let accepting = TaskTracker::new();
     for listener in &listeners {
@@ -67,7 +67,7 @@ pub(crate) async fn run(
 struct Acceptor {
     listener: Rc<Listener>,
     context: Arc<Context>,
-    pool: Pool,
+    pool: BufferPool,
     sessions: TaskTracker,
 }
 

@@ -31,7 +31,7 @@ pub struct Supervision {
 
 /// Listeners that were made by somebody else.
 #[derive(Debug, Default)]
-pub struct Handed {
+pub struct InheritedListeners {
     listeners: Vec<Socket>,
     /// Somebody may have connected before our options were set.
     listened: bool,
@@ -39,12 +39,12 @@ pub struct Handed {
     is_certain: bool,
 }
 
-impl Handed {
+impl InheritedListeners {
     /// Those of the service manager, none if there is none. To be called once, at the start.
     ///
     /// # Errors
     /// When the manager says what cannot be.
-    pub fn by_manager() -> Result<Self, StartError> {
+    pub fn from_service_manager() -> Result<Self, StartError> {
         let failed = |source| StartError::System { act: "take the sockets of LISTEN_FDS", source };
         let listeners = sd_notify::listen_fds().map_err(failed)?;
         let listeners = listeners.map(|fd| own(fd).into()).collect();
@@ -53,14 +53,14 @@ impl Handed {
 
     /// So many from our supervisor, which may have them from a service manager, and what comes with them. To be
     /// called once, at the start.
-    pub fn by_supervisor(count: usize, listened: bool) -> (Self, Supervision) {
+    pub fn from_supervisor(count: usize, listened: bool) -> (Self, Supervision) {
         let end = FIRST + RawFd::try_from(count).unwrap_or(0);
         let listeners = (FIRST..end).map(|fd| own(fd).into()).collect();
         let supervision = Supervision { leash: own(end), control: own(end + 1).into() };
         (Self { listeners, listened, is_certain: true }, supervision)
     }
 
-    /// Gives listeners back that [`Handed::take`] has taken: they cannot be had again elsewhere.
+    /// Gives listeners back that [`InheritedListeners::take`] has taken: they cannot be had again elsewhere.
     pub(crate) fn give_back(&mut self, listeners: &mut Vec<Socket>) {
         self.listeners.append(listeners);
     }
@@ -141,7 +141,8 @@ mod tests {
         let (one, other) = (socket(), socket());
         let at = listener::local(&one).unwrap();
         let mapped = SocketAddr::new("::ffff:127.0.0.1".parse().unwrap(), at.port());
-        let mut handed = Handed { listeners: vec![other, one], listened: true, is_certain: false };
+        let mut handed =
+            InheritedListeners { listeners: vec![other, one], listened: true, is_certain: false };
         assert!(handed.take(SocketAddr::new([127, 0, 0, 2].into(), at.port())).is_empty());
         assert_eq!(handed.take(mapped).len(), 1);
         assert!(handed.take(at).is_empty());

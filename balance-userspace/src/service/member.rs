@@ -21,7 +21,7 @@ use crate::{
         protocol::{InstanceRow, InstanceState},
         run_dir::{Paths, RunDir, RunDirError},
     },
-    io::inherited::Handed,
+    io::inherited::InheritedListeners,
 };
 
 /// Whether, and why, an instance has no process.
@@ -142,7 +142,7 @@ impl Instance {
     }
 
     /// Closes its listeners, or gives them back to where they came from.
-    pub(super) fn let_go(&mut self, handed: &mut Handed) {
+    pub(super) fn let_go(&mut self, handed: &mut InheritedListeners) {
         if self.is_handed {
             handed.give_back(&mut self.listeners);
         }
@@ -152,7 +152,7 @@ impl Instance {
 
     /// If its process drains, and no other is to take its place: an operator has asked for that, and clients are not
     /// to wait for a process that never accepts.
-    pub(super) fn heed_drain(&mut self, handed: &mut Handed) {
+    pub(super) fn heed_drain(&mut self, handed: &mut InheritedListeners) {
         let Some(process) = self.process.as_ref().filter(|process| process.is_draining) else {
             return;
         };
@@ -167,13 +167,13 @@ impl Instance {
     }
 
     /// The same, and its names.
-    pub(super) fn give_up(&mut self, handed: &mut Handed) {
+    pub(super) fn give_up(&mut self, handed: &mut InheritedListeners) {
         self.let_go(handed);
         self.names = None;
     }
 
     /// The same, unless there is a process that is to have them.
-    pub(super) fn give_up_unless_taken_over(&mut self, handed: &mut Handed) {
+    pub(super) fn give_up_unless_taken_over(&mut self, handed: &mut InheritedListeners) {
         if self.successor.is_none() {
             self.give_up(handed);
         }

@@ -40,7 +40,7 @@ use crate::{
         },
     },
     error::StartError,
-    io::inherited::{self, Handed},
+    io::inherited::{self, InheritedListeners},
     logging::{self, Sink},
     notify,
     sys::{
@@ -60,7 +60,11 @@ pub(super) fn start(place: &Place, foreground: bool, form: LogFormat) -> Result<
     // What whoever started us has left open is not for instances.
     sys::close_on_exec(inherited::FIRST);
     // Before anything else is opened.
-    let handed = if foreground { Handed::by_manager()? } else { Handed::default() };
+    let handed = if foreground {
+        InheritedListeners::from_service_manager()?
+    } else {
+        InheritedListeners::default()
+    };
     let Some(conf) = to_start(place)? else { return Ok(0) };
     if !foreground && manager::is_in_charge(place) {
         return manager::start(place);
@@ -145,7 +149,13 @@ fn detached(place: &Place, conf: Conf) -> Result<u8, StartError> {
         }
         Forked::Daemon(ready_notifier) => {
             logging::init(Sink::Background, LogFormat::Text, false);
-            supervise(place, conf, Handed::default(), LogFormat::Text, Some(ready_notifier))
+            supervise(
+                place,
+                conf,
+                InheritedListeners::default(),
+                LogFormat::Text,
+                Some(ready_notifier),
+            )
         }
     }
 }
@@ -154,7 +164,7 @@ fn detached(place: &Place, conf: Conf) -> Result<u8, StartError> {
 fn supervise(
     place: &Place,
     conf: Conf,
-    handed: Handed,
+    handed: InheritedListeners,
     form: LogFormat,
     ready_notifier: Option<ReadyNotifier>,
 ) -> Result<u8, StartError> {
@@ -217,7 +227,7 @@ async fn hear(inbox: &Inbox, sender: &UnboundedSender<Event>) {
 
 /// Begins anew in this process, with the program as it is on the disk now and the service manager's
 /// listeners; returns why not.
-fn again(handed: Handed) -> StartError {
+fn again(handed: InheritedListeners) -> StartError {
     let failed = |source| StartError::System { act: "begin anew", source };
     let program = match std::env::current_exe() {
         Ok(path) => path,

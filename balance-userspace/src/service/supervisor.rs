@@ -45,7 +45,7 @@ use crate::{
     },
     error::StartError,
     instance::server,
-    io::{inherited::Handed, listener},
+    io::{inherited::InheritedListeners, listener},
     notify,
     sys::{
         self,
@@ -99,7 +99,7 @@ pub(super) struct Supervisor {
     pub(super) leavers: Vec<Leaver>,
     /// Lines that are wrong, as `FILE:LINE: WHY`.
     pub(super) wrong: Vec<String>,
-    pub(super) handed: Handed,
+    pub(super) handed: InheritedListeners,
     surroundings: Surroundings,
     events: UnboundedReceiver<Event>,
     began: u64,
@@ -119,7 +119,7 @@ impl Supervisor {
     pub(super) fn new(
         settings: Settings,
         conf: Conf,
-        handed: Handed,
+        handed: InheritedListeners,
         inbox: &Inbox,
         ready_notifier: Option<ReadyNotifier>,
     ) -> Self {
@@ -158,7 +158,7 @@ impl Supervisor {
     pub(super) async fn run(
         mut self,
         signals: &mut Signals,
-    ) -> Result<(After, Handed), StartError> {
+    ) -> Result<(After, InheritedListeners), StartError> {
         for wrong in &self.wrong {
             error!("{wrong}");
         }

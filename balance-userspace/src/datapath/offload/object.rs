@@ -1,6 +1,6 @@
 //! The BPF objects inside this program, and what their refusal means.
 //!
-//! Invariant: every way in which a kernel says no becomes a [`Refusal`] that names the reason and
+//! Invariant: every way in which a kernel says no becomes a [`LoadError`] that names the reason and
 //! tells permission from inability.
 
 use std::{
@@ -36,50 +36,50 @@ pub(crate) enum Object {
 }
 
 impl Object {
-    pub(crate) fn bytes(self) -> Result<&'static [u8], Refusal> {
+    pub(crate) fn bytes(self) -> Result<&'static [u8], LoadError> {
         #[cfg(bpf_objects)]
         return Ok(match self {
             Self::Verdict => built::VERDICT,
             Self::Splice => built::SPLICE,
         });
         #[cfg(not(bpf_objects))]
-        Err(Refusal::NotBuilt)
+        Err(LoadError::NotBuilt)
     }
 }
 
 /// Why a datapath is not used.
 #[derive(Debug)]
-pub(crate) enum Refusal {
+pub(crate) enum LoadError {
     /// This build has no BPF object in it.
     #[cfg_attr(bpf_objects, expect(dead_code, reason = "this build has them"))]
     NotBuilt,
     /// The kernel does not let this user do it.
-    Forbidden(String),
+    NotPermitted(String),
     /// The kernel lacks something, or did not move the bytes as it should.
-    Unfit(String),
+    Unsupported(String),
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotBuilt => {
                 f.write_str("this binary was built without the BPF objects (cargo xtask build)")
             }
-            Self::Forbidden(why) => {
+            Self::NotPermitted(why) => {
                 write!(f, "{why} (needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN)")
             }
-            Self::Unfit(why) => f.write_str(why),
+            Self::Unsupported(why) => f.write_str(why),
         }
     }
 }
 
-impl Refusal {
+impl LoadError {
     /// For the user who asked for the datapath by `name`.
     pub(crate) fn into_start_error(self, name: &'static str) -> StartError {
         let reason = self.to_string();
         match self {
-            Self::Forbidden(_) => StartError::Forbidden { name, reason },
-            Self::NotBuilt | Self::Unfit(_) => StartError::Unavailable { name, reason },
+            Self::NotPermitted(_) => StartError::Forbidden { name, reason },
+            Self::NotBuilt | Self::Unsupported(_) => StartError::Unavailable { name, reason },
         }
     }
 
@@ -99,7 +99,7 @@ impl Refusal {
             chain = cause.source();
         }
         let text = text.join(": ");
-        if forbidden { Self::Forbidden(text) } else { Self::Unfit(text) }
+        if forbidden { Self::NotPermitted(text) } else { Self::Unsupported(text) }
     }
 }
 
@@ -129,11 +129,11 @@ fn reason(error: &str) -> String {
 pub(crate) fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
     object: &mut Ebpf,
     name: &str,
-) -> Result<T, Refusal> {
+) -> Result<T, LoadError> {
     let map = object
         .take_map(name)
-        .ok_or_else(|| Refusal::Unfit(format!("the BPF object has no map {name}")))?;
-    map.try_into().map_err(Refusal::from)
+        .ok_or_else(|| LoadError::Unsupported(format!("the BPF object has no map {name}")))?;
+    map.try_into().map_err(LoadError::from)
 }
 
 /// Takes an array of `count` elements that was made mappable, and maps it.
@@ -141,24 +141,24 @@ pub(crate) fn map_array<T>(
     object: &mut Ebpf,
     name: &str,
     count: usize,
-) -> Result<Mapped<T>, Refusal> {
+) -> Result<Mapped<T>, LoadError> {
     match object.take_map(name) {
         Some(aya::maps::Map::Array(array)) => {
-            Mapped::map(array.fd().as_fd(), count).map_err(Refusal::from)
+            Mapped::map(array.fd().as_fd(), count).map_err(LoadError::from)
         }
-        _ => Err(Refusal::Unfit(format!("the BPF object has no array {name}"))),
+        _ => Err(LoadError::Unsupported(format!("the BPF object has no array {name}"))),
     }
 }
 
 /// A program of an object, as one of its type.
-pub(crate) fn program<'a, P>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut P, Refusal>
+pub(crate) fn program<'a, P>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut P, LoadError>
 where
     &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
 {
     let program = object
         .program_mut(name)
-        .ok_or_else(|| Refusal::Unfit(format!("the BPF object has no program {name}")))?;
-    program.try_into().map_err(Refusal::from)
+        .ok_or_else(|| LoadError::Unsupported(format!("the BPF object has no program {name}")))?;
+    program.try_into().map_err(LoadError::from)
 }
 
 /// What the kernel said to a map operation.

@@ -10,7 +10,7 @@ use std::{
 use aya::Ebpf;
 use aya_log::EbpfLogger;
 
-use super::object::{Refusal, on_readable};
+use super::object::{LoadError, on_readable};
 
 /// The log of one object, if there is one.
 pub(crate) struct ProgramLog(Option<Mutex<EbpfLogger<&'static dyn log::Log>>>);
@@ -22,8 +22,8 @@ impl ProgramLog {
     }
 
     /// Takes the log out of a loaded object.
-    pub(crate) fn take(object: &mut Ebpf, debug: bool) -> Result<Self, Refusal> {
-        let log = debug.then(|| EbpfLogger::init(object)).transpose().map_err(Refusal::from)?;
+    pub(crate) fn take(object: &mut Ebpf, debug: bool) -> Result<Self, LoadError> {
+        let log = debug.then(|| EbpfLogger::init(object)).transpose().map_err(LoadError::from)?;
         Ok(Self(log.map(Mutex::new)))
     }
 

@@ -20,9 +20,9 @@ use socket2::SockRef;
 use peers::LIMIT;
 
 use crate::datapath::{
-    end::{End, Report},
+    end::{ConnectionEnd, ConnectionReport},
     pair::Pair,
-    relay::buffers::Pool,
+    relay::buffers::BufferPool,
     traffic::Traffic,
 };
 use crate::{
@@ -41,7 +41,7 @@ const BUFFER: usize = 256 << 10;
 /// What was not as it should be.
 pub(crate) fn run(
     options: SocketOptions,
-    carry: impl AsyncFnOnce(&Pair, &Pool) -> Report,
+    carry: impl AsyncFnOnce(&Pair, &BufferPool) -> ConnectionReport,
 ) -> Result<(), String> {
     let pair = || pair(options).map_err(|e| format!("no loopback connection: {e}"));
     let (mut client, near_client) = pair()?;
@@ -71,14 +71,14 @@ pub(crate) fn run(
     let report = report?;
     let moved = traffic.read();
     match report {
-        Report { end: End::Clean, .. } if moved == expected => {
+        ConnectionReport { end: ConnectionEnd::Clean, .. } if moved == expected => {
             if traffic.offloaded() == 0 {
                 Err("the program saw no packet".to_owned())
             } else {
                 Ok(())
             }
         }
-        Report { end, .. } => Err(format!(
+        ConnectionReport { end, .. } => Err(format!(
             "{} of {} and {} of {} bytes counted, end: {end}",
             moved.0, expected.0, moved.1, expected.1
         )),
@@ -87,20 +87,20 @@ pub(crate) fn run(
 
 /// Carries the pair on a ring of its own.
 fn drive(
-    carry: impl AsyncFnOnce(&Pair, &Pool) -> Report,
+    carry: impl AsyncFnOnce(&Pair, &BufferPool) -> ConnectionReport,
     client: TcpStream,
     backend: TcpStream,
     traffic: &Arc<Traffic>,
-) -> Result<Report, String> {
+) -> Result<ConnectionReport, String> {
     let runtime = ring::runtime().map_err(|e| format!("no io_uring: {e}"))?;
     runtime.block_on(async {
         let pair = Pair {
             client: Stream::new(client),
             backend: Stream::new(backend),
             traffic: Arc::clone(traffic),
-            cut: Arc::default(),
+            abort: Arc::default(),
         };
-        let pool = Pool::default();
+        let pool = BufferPool::default();
         tokio::select! {
             report = carry(&pair, &pool) => Ok(report),
             () = tokio::time::sleep(LIMIT) => Err("it took too long".to_owned()),

@@ -18,9 +18,9 @@ const KEPT: usize = 4;
 
 /// The free buffers of one worker.
 #[derive(Clone, Default)]
-pub(crate) struct Pool(Rc<RefCell<Vec<Box<[u8]>>>>);
+pub(crate) struct BufferPool(Rc<RefCell<Vec<Box<[u8]>>>>);
 
-impl Pool {
+impl BufferPool {
     /// A free buffer, or a new one: there are never more than connections with bytes to send.
     pub(crate) fn take(&self) -> Buffer {
         let bytes = self.0.borrow_mut().pop().unwrap_or_else(|| vec![0; SIZE].into_boxed_slice());
@@ -31,7 +31,7 @@ impl Pool {
 /// A buffer on loan; it goes back when dropped.
 pub(crate) struct Buffer {
     bytes: Box<[u8]>,
-    pool: Pool,
+    pool: BufferPool,
 }
 
 impl Deref for Buffer {
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn a_buffer_that_was_given_back_is_used_again() {
-        let pool = Pool::default();
+        let pool = BufferPool::default();
         let first = pool.take();
         let address = first.as_ptr();
         drop(first);
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_worker_keeps_only_a_few_buffers() {
-        let pool = Pool::default();
+        let pool = BufferPool::default();
         let loan: Vec<Buffer> = (0..3 * KEPT).map(|_| pool.take()).collect();
         drop(loan);
         assert_eq!(pool.0.borrow().len(), KEPT);

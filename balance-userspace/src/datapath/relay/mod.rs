@@ -18,10 +18,10 @@ use std::{
 
 use super::{
     direction::Direction,
-    end::{Broken, Report},
-    name::Name,
+    end::{ConnectionReport, SideError},
+    name::DatapathName,
     pair::Pair,
-    relay::{buffers::Pool, dump::Way, pump::Received},
+    relay::{buffers::BufferPool, dump::Way, pump::Received},
 };
 use crate::io::ready::{self, Guard};
 
@@ -33,28 +33,28 @@ const TURNS: u32 = 2;
 const OFTEN: u32 = 16;
 
 /// Carries a pair to its end, and shows its bytes on standard output if asked to.
-pub(crate) async fn carry(pair: &Pair, pool: &Pool, dump: bool) -> Report {
+pub(crate) async fn carry(pair: &Pair, pool: &BufferPool, dump: bool) -> ConnectionReport {
     let tap = |way| dump.then_some(way);
     let [a, b] = [Progress::default(), Progress::default()];
     let up = pin!(one_way(pair.up(), pool, &pair.traffic.sent, tap(Way::Up), &a));
     let down = pin!(one_way(pair.down(), pool, &pair.traffic.rcvd, tap(Way::Down), &b));
     let end = pair.run(up, down).await;
-    Report { datapath: Name::Relay, end }
+    ConnectionReport { datapath: DatapathName::Relay, end }
 }
 
 /// Carries a pair until so many turns have been made, if it does not end before; then it may go
 /// to another datapath: `None`. At that moment no byte is held here and neither side has ended.
-pub(crate) async fn begin(pair: &Pair, pool: &Pool, turns: u32) -> Option<Report> {
+pub(crate) async fn begin(pair: &Pair, pool: &BufferPool, turns: u32) -> Option<ConnectionReport> {
     begin_until(pair, pool, turns, pending()).await
 }
 
 /// The same, also if fewer turns have been made when `late` is ready.
 pub(super) async fn begin_until(
     pair: &Pair,
-    pool: &Pool,
+    pool: &BufferPool,
     turns: u32,
     late: impl Future<Output = ()>,
-) -> Option<Report> {
+) -> Option<ConnectionReport> {
     if turns == 0 {
         return None;
     }
@@ -77,7 +77,7 @@ pub(super) async fn begin_until(
         pair.client.leave_epoll();
         pair.backend.leave_epoll();
     }
-    Some(Report { datapath: Name::Relay, end: end? })
+    Some(ConnectionReport { datapath: DatapathName::Relay, end: end? })
 }
 
 /// How far a direction has come.
@@ -92,11 +92,11 @@ struct Progress {
 /// Moves bytes until the source ends, then passes the end on. `moved` counts along.
 async fn one_way(
     direction: Direction,
-    pool: &Pool,
+    pool: &BufferPool,
     moved: &AtomicU64,
     tap: Option<Way>,
     progress: &Progress,
-) -> Result<(), Broken> {
+) -> Result<(), SideError> {
     loop {
         progress.waits.set(true);
         let often = progress.turns.get() >= OFTEN;
@@ -106,7 +106,7 @@ async fn one_way(
         match &registration {
             Some(registration) => {
                 let ready = ready::readable_again(registration).await;
-                guard = Some(ready.map_err(|e| direction.source_broke(e))?);
+                guard = Some(ready.map_err(|e| direction.source_error(e))?);
             }
             None => pump::readable(&direction).await?,
         }

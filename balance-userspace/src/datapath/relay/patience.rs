@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{select, time::sleep};
 
-use crate::datapath::{direction::Direction, end::Broken};
+use crate::datapath::{direction::Direction, end::SideError};
 use crate::{
     io::{ready, stream::Stream},
     sys,
@@ -45,8 +45,8 @@ impl Patience {
 }
 
 /// Waits for room at the target of a direction whose source has broken as told.
-pub(crate) async fn room(direction: &Direction, broken: Broken) -> Result<(), Broken> {
-    let broke = |e| direction.target_broke(e);
+pub(crate) async fn room(direction: &Direction, broken: SideError) -> Result<(), SideError> {
+    let broke = |e| direction.target_error(e);
     let target = &direction.target;
     let mut patience =
         Patience::new(sys::send_state(&**target).map_err(broke)?.acked, Instant::now());

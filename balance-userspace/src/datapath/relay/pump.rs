@@ -8,10 +8,10 @@ use std::{io, time::Duration};
 use tokio::{select, time::sleep};
 
 use super::{
-    buffers::{Buffer, Pool},
+    buffers::{Buffer, BufferPool},
     patience,
 };
-use crate::datapath::{direction::Direction, end::Broken};
+use crate::datapath::{direction::Direction, end::SideError};
 use crate::{io::ready, sys};
 
 /// What a turn of the pump found at the source.
@@ -25,24 +25,24 @@ pub(crate) enum Received {
 }
 
 /// Takes what the source has, without waiting.
-pub(crate) fn receive(direction: &Direction, pool: &Pool) -> Result<Received, Broken> {
+pub(crate) fn receive(direction: &Direction, pool: &BufferPool) -> Result<Received, SideError> {
     let mut buffer = pool.take();
     match sys::recv(&*direction.source, &mut buffer) {
         // The kernel tells an error once, to whichever call comes first, and an end from then on.
         Ok(0) if direction.source.is_broken() => {
-            Err(direction.source_broke(io::ErrorKind::ConnectionReset.into()))
+            Err(direction.source_error(io::ErrorKind::ConnectionReset.into()))
         }
         Ok(0) => Ok(Received::End),
         Ok(n) => Ok(Received::Bytes(buffer, n)),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Received::Nothing),
-        Err(e) => Err(direction.source_broke(e)),
+        Err(e) => Err(direction.source_error(e)),
     }
 }
 
 /// Writes all of `bytes` to the target, waiting for room as often as needed. A source that breaks
 /// meanwhile is not read until there is room, which may be never: so it is watched, and once it has
 /// broken the target has to take something now and then.
-pub(crate) async fn send_all(direction: &Direction, mut bytes: &[u8]) -> Result<(), Broken> {
+pub(crate) async fn send_all(direction: &Direction, mut bytes: &[u8]) -> Result<(), SideError> {
     while !bytes.is_empty() {
         match sys::send(&*direction.target, bytes) {
             Ok(n) => bytes = &bytes[n..],
@@ -52,12 +52,12 @@ pub(crate) async fn send_all(direction: &Direction, mut bytes: &[u8]) -> Result<
                 select! {
                     biased;
                     room = ready::writable(&direction.target) => {
-                        room.map_err(|e| direction.target_broke(e))?;
+                        room.map_err(|e| direction.target_error(e))?;
                     }
                     broken = broken => patience::room(direction, broken).await?,
                 }
             }
-            Err(e) => return Err(direction.target_broke(e)),
+            Err(e) => return Err(direction.target_error(e)),
         }
     }
     Ok(())
@@ -68,38 +68,38 @@ pub(crate) async fn send_all(direction: &Direction, mut bytes: &[u8]) -> Result<
 const LINGERING: Duration = Duration::from_millis(20);
 
 /// Waits until a source that is not read breaks.
-pub(crate) async fn watch(direction: &Direction) -> Broken {
+pub(crate) async fn watch(direction: &Direction) -> SideError {
     if direction.source.is_broken() {
         return why_broken(direction);
     }
     sleep(LINGERING).await;
     match ready::broken(&direction.source).await {
         Ok(()) => why_broken(direction),
-        Err(error) => direction.source_broke(error),
+        Err(error) => direction.source_error(error),
     }
 }
 
 /// Whether a source that is not read has broken by now.
-pub(crate) fn look(direction: &Direction) -> Result<(), Broken> {
+pub(crate) fn look(direction: &Direction) -> Result<(), SideError> {
     if direction.source.is_broken() {
         return Err(why_broken(direction));
     }
     match sys::poll_now(&*direction.source, 0) {
         Ok(events) if events & libc::POLLERR == 0 => Ok(()),
         Ok(_) => Err(why_broken(direction)),
-        Err(error) => Err(direction.source_broke(error)),
+        Err(error) => Err(direction.source_error(error)),
     }
 }
 
 /// What a source that has broken says of it.
-fn why_broken(direction: &Direction) -> Broken {
-    direction.source_broke(match direction.source.take_error() {
+fn why_broken(direction: &Direction) -> SideError {
+    direction.source_error(match direction.source.take_error() {
         Ok(Some(error)) | Err(error) => error,
         Ok(None) => io::ErrorKind::ConnectionReset.into(),
     })
 }
 
 /// Waits until the source has bytes or has ended.
-pub(crate) async fn readable(direction: &Direction) -> Result<(), Broken> {
-    ready::readable(&direction.source).await.map_err(|e| direction.source_broke(e))
+pub(crate) async fn readable(direction: &Direction) -> Result<(), SideError> {
+    ready::readable(&direction.source).await.map_err(|e| direction.source_error(e))
 }

@@ -23,14 +23,14 @@ use super::{
 };
 use crate::{
     datapath::{
-        name::Name,
+        name::DatapathName,
         offload::{
-            object::{Object, Refusal, map_array, map_error, on_readable, program, take},
+            object::{LoadError, Object, map_array, map_error, on_readable, program, take},
             program_log::ProgramLog,
             slots::Slots,
         },
         pair::Pair,
-        traffic::Mover,
+        traffic::OffloadCounters,
     },
     sys,
 };
@@ -62,11 +62,12 @@ struct Maps {
 
 impl Kernel {
     /// Loads the object with room for so many connections.
-    pub(super) fn load(connections: usize, debug: bool) -> Result<Self, Refusal> {
+    pub(super) fn load(connections: usize, debug: bool) -> Result<Self, LoadError> {
         let object = Object::Verdict.bytes()?;
         let offset = |of, field| {
-            let missing =
-                || Refusal::Unfit(format!("the kernel's type information has no {of}.{field}"));
+            let missing = || {
+                LoadError::Unsupported(format!("the kernel's type information has no {of}.{field}"))
+            };
             btf::field_offset(of, field).ok_or_else(missing)
         };
         let offsets = [
@@ -77,8 +78,9 @@ impl Kernel {
             offset("sock", "sk_wmem_queued")?,
         ];
         sys::lift_memlock();
-        let connections = u32::try_from(connections)
-            .map_err(|_| Refusal::Unfit(format!("{connections} connections are too many")))?;
+        let connections = u32::try_from(connections).map_err(|_| {
+            LoadError::Unsupported(format!("{connections} connections are too many"))
+        })?;
         let level = ProgramLog::level(debug);
         let mut loader = EbpfLoader::new();
         loader.btf(None);
@@ -90,12 +92,12 @@ impl Kernel {
             .override_global(names::OFFSETS, &offsets, true)
             .override_global(names::LOG_LEVEL, &level, true)
             .load(object)
-            .map_err(Refusal::from)?;
+            .map_err(LoadError::from)?;
         let log = ProgramLog::take(&mut object, debug)?;
         let sources: SockMap<_> = take(&mut object, names::SOURCES)?;
         let program: &mut SkSkb = program(&mut object, names::VERDICT)?;
-        program.load().map_err(Refusal::from)?;
-        program.attach(sources.fd()).map_err(Refusal::from)?;
+        program.load().map_err(LoadError::from)?;
+        program.attach(sources.fd()).map_err(LoadError::from)?;
         let flows = Flows(map_array(&mut object, names::FLOWS, connections as usize * 2)?);
         Ok(Self {
             flows,
@@ -181,9 +183,9 @@ impl Kernel {
     }
 }
 
-impl Mover for Kernel {
-    fn name(&self) -> Name {
-        Name::Sockmap
+impl OffloadCounters for Kernel {
+    fn name(&self) -> DatapathName {
+        DatapathName::Sockmap
     }
 
     fn moved(&self, way: u32) -> u64 {

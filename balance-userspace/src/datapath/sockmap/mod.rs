@@ -24,27 +24,28 @@ pub(crate) use offload::carry;
 use tokio::select;
 
 use super::{
-    offload::{object::Refusal, selftest},
+    offload::{object::LoadError, selftest},
     pair::Pair,
-    relay::buffers::Pool,
+    relay::buffers::BufferPool,
 };
 use crate::io::stream::SocketOptions;
 
 /// Loads the program for so many connections at a time, and proves that it works here.
-pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Duration), Refusal> {
+pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Duration), LoadError> {
     // The program calls bpf_loop.
     if KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(5, 17, 0)) {
-        return Err(Refusal::Unfit("needs Linux 5.17 or later".to_owned()));
+        return Err(LoadError::Unsupported("needs Linux 5.17 or later".to_owned()));
     }
     let kernel = Arc::new(Kernel::load(connections, debug)?);
     let begun = Instant::now();
-    let options = SocketOptions::probe().map_err(Refusal::from)?;
-    let carry = async |pair: &Pair, pool: &Pool| {
+    let options = SocketOptions::probe().map_err(LoadError::from)?;
+    let carry = async |pair: &Pair, pool: &BufferPool| {
         select! {
             report = carry(&kernel, pair, pool) => report,
             () = kernel.dispatch() => unreachable!("events are waited for without end"),
         }
     };
-    selftest::run(options, carry).map_err(|e| Refusal::Unfit(format!("self-test failed: {e}")))?;
+    selftest::run(options, carry)
+        .map_err(|e| LoadError::Unsupported(format!("self-test failed: {e}")))?;
     Ok((kernel, begun.elapsed()))
 }

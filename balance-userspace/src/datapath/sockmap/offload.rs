@@ -31,12 +31,12 @@ use super::{
 use crate::{
     datapath::{
         direction::Direction,
-        end::{Broken, Report},
-        name::Name,
+        end::{ConnectionReport, SideError},
+        name::DatapathName,
         pair::Pair,
         relay::{
             self,
-            buffers::Pool,
+            buffers::BufferPool,
             patience::Patience,
             pump::{self, Received},
         },
@@ -64,7 +64,11 @@ const MOST_LOOKS: u32 = 5_000;
 static SHORTAGE: Throttle = Throttle::new(Duration::from_secs(10));
 
 /// Carries a pair to its end; on the relay if the maps cannot take it.
-pub(crate) async fn carry(kernel: &Arc<Kernel>, pair: &Pair, pool: &Pool) -> Report {
+pub(crate) async fn carry(
+    kernel: &Arc<Kernel>,
+    pair: &Pair,
+    pool: &BufferPool,
+) -> ConnectionReport {
     match enter(kernel, pair) {
         Ok((lease, judged)) => return offload(kernel, pair, lease, judged, pool).await,
         // Not established any more: one side has ended already, or is gone.
@@ -99,8 +103,8 @@ async fn offload(
     pair: &Pair,
     lease: Rc<Lease>,
     judged: [bool; 2],
-    pool: &Pool,
-) -> Report {
+    pool: &BufferPool,
+) -> ConnectionReport {
     pair.traffic.follow(kernel, [lease.slot(0), lease.slot(1)]);
     let relayed = [&pair.traffic.sent, &pair.traffic.rcvd];
     let way = |i: usize, direction: Direction| OneWay {
@@ -116,7 +120,7 @@ async fn offload(
     let both = Both { ways: [way(0, pair.up()), way(1, pair.down())] };
     let end = pair.run(pin!(both.run(0)), pin!(both.run(1))).await;
     pair.traffic.settle();
-    Report { datapath: Name::Sockmap, end }
+    ConnectionReport { datapath: DatapathName::Sockmap, end }
 }
 
 /// The two directions of a connection: 0 from client to backend, 1 back.
@@ -132,7 +136,7 @@ enum Next {
 }
 
 impl Both<'_> {
-    async fn run(&self, i: usize) -> Result<(), Broken> {
+    async fn run(&self, i: usize) -> Result<(), SideError> {
         let way = &self.ways[i];
         // One poll for the end of the source, kept over all stretches in the kernel.
         let mut ended = pin!(ready::ended(&way.direction.source));
@@ -154,7 +158,7 @@ impl Both<'_> {
     }
 
     /// Moves what the program passes up, until nothing is left and the kernel can take over.
-    async fn in_user_space(&self, i: usize) -> Result<Next, Broken> {
+    async fn in_user_space(&self, i: usize) -> Result<Next, SideError> {
         let way = &self.ways[i];
         for turn in 1.. {
             way.sound()?;
@@ -182,7 +186,7 @@ impl Both<'_> {
     }
 
     /// The source has ended: moves what is left of it. The flow stays where it is.
-    async fn read_to_end(&self, i: usize) -> Result<(), Broken> {
+    async fn read_to_end(&self, i: usize) -> Result<(), SideError> {
         let way = &self.ways[i];
         loop {
             way.sound()?;
@@ -197,7 +201,7 @@ impl Both<'_> {
 
     /// Waits until what was redirected to the source of a direction is out of the way of what the
     /// source passes up. What a source that has broken has passed up is read all the same.
-    async fn clear_source(&self, i: usize) -> Result<(), Broken> {
+    async fn clear_source(&self, i: usize) -> Result<(), SideError> {
         match self.ways[1 - i].settle().await {
             Err(broken) if broken.side != self.ways[i].direction.from() => Err(broken),
             _ => Ok(()),
@@ -205,7 +209,7 @@ impl Both<'_> {
     }
 
     /// Hands a flow to the kernel if nothing is left to relay, and the other one with it.
-    fn promote(&self, i: usize) -> Result<bool, Broken> {
+    fn promote(&self, i: usize) -> Result<bool, SideError> {
         let flows = [&self.ways[0].flow, &self.ways[1].flow];
         let gone = handover::promote(flows, i, |j| self.ways[j].room())?;
         if gone[1 - i] {
@@ -223,13 +227,13 @@ struct OneWay<'a> {
     /// Whether the source is in the map with the program.
     judged: bool,
     direction: Direction,
-    pool: &'a Pool,
+    pool: &'a BufferPool,
     /// Bytes that user space has moved in all.
     relayed: &'a AtomicU64,
     /// Looks in vain at a source that is gone, since something was relayed.
     looks: Cell<u32>,
     /// How the source broke: told when all that it had sent before has been written.
-    broken: Cell<Option<Broken>>,
+    broken: Cell<Option<SideError>>,
 }
 
 impl OneWay<'_> {
@@ -245,16 +249,16 @@ impl OneWay<'_> {
     async fn in_kernel(
         &self,
         ended: Pin<&mut impl Future<Output = io::Result<()>>>,
-    ) -> Result<Next, Broken> {
+    ) -> Result<Next, SideError> {
         select! {
             biased;
             () = self.changed.notified() => Ok(Next::User),
-            result = ended => result.map(|()| Next::End).map_err(|e| self.direction.source_broke(e)),
+            result = ended => result.map(|()| Next::End).map_err(|e| self.direction.source_error(e)),
         }
     }
 
     /// Waits in user space until there is something to do.
-    async fn wait(&self) -> Result<(), Broken> {
+    async fn wait(&self) -> Result<(), SideError> {
         select! {
             biased;
             () = self.changed.notified() => Ok(()),
@@ -268,15 +272,15 @@ impl OneWay<'_> {
         !self.judged || self.flow.has_relayed_all()
     }
 
-    async fn wait_for_passed(&self) -> Result<(), Broken> {
+    async fn wait_for_passed(&self) -> Result<(), SideError> {
         let state =
-            sys::send_state(&*self.direction.source).map_err(|e| self.direction.source_broke(e))?;
+            sys::send_state(&*self.direction.source).map_err(|e| self.direction.source_error(e))?;
         // A reset is told by the reading. A source that has got its end after ours was acknowledged
         // closes at once (net/ipv4/tcp_input.c, tcp_fin), with what it has passed yet to come, as late as
         // the kernel's worker gets to run.
         if state.closed {
             if self.looks.get() == MOST_LOOKS {
-                return Err(self.direction.source_broke(io::ErrorKind::ConnectionReset.into()));
+                return Err(self.direction.source_error(io::ErrorKind::ConnectionReset.into()));
             }
             self.looks.set(self.looks.get() + 1);
         }
@@ -285,15 +289,15 @@ impl OneWay<'_> {
     }
 
     /// Fails if the program had to give the flow up.
-    fn sound(&self) -> Result<(), Broken> {
+    fn sound(&self) -> Result<(), SideError> {
         match self.flow.words.fault() {
             None => Ok(()),
-            Some(fault) => Err(self.direction.source_broke(io::Error::other(fault))),
+            Some(fault) => Err(self.direction.source_error(io::Error::other(fault))),
         }
     }
 
     /// Sends bytes that were passed, behind all that was redirected before them.
-    async fn relay(&self, bytes: &[u8]) -> Result<(), Broken> {
+    async fn relay(&self, bytes: &[u8]) -> Result<(), SideError> {
         self.settle().await?;
         pump::send_all(&self.direction, bytes).await?;
         let n = bytes.len() as u64;
@@ -304,9 +308,9 @@ impl OneWay<'_> {
     }
 
     /// What the target has written, if it can take what the kernel may redirect.
-    fn room(&self) -> Result<Option<u64>, Broken> {
+    fn room(&self) -> Result<Option<u64>, SideError> {
         let target = &*self.direction.target;
-        let broke = |e| self.direction.target_broke(e);
+        let broke = |e| self.direction.target_error(e);
         if sys::send_memory(target).map_err(broke)? > ROOM {
             return Ok(None);
         }
@@ -316,8 +320,8 @@ impl OneWay<'_> {
 
     /// Waits until the target has written all that was redirected to it. If its send buffer is
     /// too small for that, because small segments cost more than they carry, it is widened.
-    async fn settle(&self) -> Result<(), Broken> {
-        let broke = |e| self.direction.target_broke(e);
+    async fn settle(&self) -> Result<(), SideError> {
+        let broke = |e| self.direction.target_error(e);
         let mut patience: Option<Patience> = None;
         for tries in 1u32.. {
             let Some(redirected) = self.flow.unsettled() else { break };

@@ -20,7 +20,7 @@ use tracing::warn;
 
 use super::{legacy_tc::Mark, routes::Routes};
 use crate::{
-    datapath::offload::object::{Refusal, program},
+    datapath::offload::object::{LoadError, program},
     sys,
     throttle::Throttle,
 };
@@ -48,8 +48,8 @@ const MOST: u32 = u16::MAX as u32;
 impl Devices {
     /// Takes the object whose program has been loaded, and attaches it to loopback, where the
     /// self-test is.
-    pub(super) fn new(object: Ebpf, mark: Option<Mark>) -> Result<Self, Refusal> {
-        let routes = Routes::open().map_err(Refusal::from)?;
+    pub(super) fn new(object: Ebpf, mark: Option<Mark>) -> Result<Self, LoadError> {
+        let routes = Routes::open().map_err(LoadError::from)?;
         let mut attached = Attached { object, devices: HashMap::new(), mark, is_behind: false };
         attached.add(LOOPBACK, "lo")?;
         Ok(Self { routes, attached: Mutex::new(attached) })
@@ -122,20 +122,20 @@ impl Devices {
 }
 
 impl Attached {
-    fn add(&mut self, interface: u32, name: &str) -> Result<(), Refusal> {
+    fn add(&mut self, interface: u32, name: &str) -> Result<(), LoadError> {
         if self.devices.contains_key(&interface) {
             return Ok(());
         }
         let program: &mut SchedClassifier = program(&mut self.object, names::SPLICE)?;
         let link = match &self.mark {
-            None => program.attach(name, TcAttachType::Ingress).map_err(Refusal::from)?,
+            None => program.attach(name, TcAttachType::Ingress).map_err(LoadError::from)?,
             Some(mark) => mark.attach(program, name)?,
         };
         if interface == LOOPBACK {
             // Not before: another may be attached at the same moment. Where it cannot be asked, it
             // may be so.
             let first = sys::first_on_ingress(LOOPBACK).ok().flatten();
-            self.is_behind = first != Some(program.info().map_err(Refusal::from)?.id());
+            self.is_behind = first != Some(program.info().map_err(LoadError::from)?.id());
         }
         self.devices.insert(interface, link);
         Ok(())

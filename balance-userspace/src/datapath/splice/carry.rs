@@ -21,11 +21,11 @@ use super::{
 use crate::{
     datapath::{
         direction::Direction,
-        end::{Broken, End, Report},
+        end::{ConnectionEnd, ConnectionReport, SideError},
         ending::is_in_order,
-        name::Name,
+        name::DatapathName,
         pair::Pair,
-        relay::{self, buffers::Pool},
+        relay::{self, buffers::BufferPool},
     },
     io::ring,
     sys,
@@ -45,7 +45,11 @@ const MOST_QUIET: Duration = Duration::from_secs(60);
 const ATTEMPTS: u32 = 8;
 
 /// Carries a pair to its end; `None` if it cannot be joined.
-pub(crate) async fn carry(kernel: &Arc<Kernel>, pair: &Pair, pool: &Pool) -> Option<Report> {
+pub(crate) async fn carry(
+    kernel: &Arc<Kernel>,
+    pair: &Pair,
+    pool: &BufferPool,
+) -> Option<ConnectionReport> {
     let refuse = |obstacle: Obstacle| {
         debug!(why = %obstacle, "not spliced");
         kernel.refuse(obstacle);
@@ -79,35 +83,53 @@ pub(crate) async fn carry(kernel: &Arc<Kernel>, pair: &Pair, pool: &Pool) -> Opt
     }
 }
 
-async fn joined(kernel: &Arc<Kernel>, joint: Joint, pair: &Pair, pool: &Pool) -> Report {
+async fn joined(
+    kernel: &Arc<Kernel>,
+    joint: Joint,
+    pair: &Pair,
+    pool: &BufferPool,
+) -> ConnectionReport {
     kernel.joined();
     let end = until_end(kernel, &joint, pair, pool).await;
     // A socket of ours that is in the way of a new connection is reset by the program.
     let end = match end {
-        End::Broken(_) if joint.slot.is_over(0) && joint.slot.is_over(1) => End::Clean,
-        End::Broken(broken) => End::Broken(joint.broken(0, &pair.up()).unwrap_or(broken)),
+        ConnectionEnd::Failed(_) if joint.slot.is_over(0) && joint.slot.is_over(1) => {
+            ConnectionEnd::Clean
+        }
+        ConnectionEnd::Failed(broken) => {
+            ConnectionEnd::Failed(joint.broken(0, &pair.up()).unwrap_or(broken))
+        }
         other => other,
     };
     let Joint { slot, .. } = joint;
     let end = match end {
-        End::Broken(broken) if broken.is_reset() && is_in_order(slot.evidence(broken.side)) => {
-            End::Left(broken.side)
+        ConnectionEnd::Failed(broken)
+            if broken.is_reset() && is_in_order(slot.evidence(broken.side)) =>
+        {
+            ConnectionEnd::ResetAfterEnd(broken.side)
         }
         end => end,
     };
     match &end {
-        End::Clean => {
+        ConnectionEnd::Clean => {
             teardown::silent(pair);
             kernel.linger(slot);
         }
-        End::Left(_) | End::Broken(_) => teardown::break_off(slot, pair),
-        End::Cut if pair.cut.is_orderly() => teardown::end(slot, pair),
-        End::Cut => teardown::break_off(slot, pair),
+        ConnectionEnd::ResetAfterEnd(_) | ConnectionEnd::Failed(_) => {
+            teardown::break_off(slot, pair)
+        }
+        ConnectionEnd::Aborted if pair.abort.is_orderly() => teardown::end(slot, pair),
+        ConnectionEnd::Aborted => teardown::break_off(slot, pair),
     }
-    Report { datapath: Name::Splice, end }
+    ConnectionReport { datapath: DatapathName::Splice, end }
 }
 
-async fn until_end(kernel: &Arc<Kernel>, joint: &Joint, pair: &Pair, pool: &Pool) -> End {
+async fn until_end(
+    kernel: &Arc<Kernel>,
+    joint: &Joint,
+    pair: &Pair,
+    pool: &BufferPool,
+) -> ConnectionEnd {
     // The relay's last waits would keep the streams open: nothing that ends them comes any more.
     ring::cancel(&pair.client).await;
     ring::cancel(&pair.backend).await;
@@ -126,15 +148,15 @@ async fn one_way(
     joint: &Joint,
     i: usize,
     direction: Direction,
-    pool: &Pool,
+    pool: &BufferPool,
     pair: &Pair,
-) -> Result<(), Broken> {
+) -> Result<(), SideError> {
     let ended = joint.empty(kernel, i, &direction, pool, pair).await?;
     select! {
         biased;
         result = end_of(joint, i, &direction, ended, pair) => result,
         broken = joint.late(kernel, i, &direction), if !ended => Err(broken),
-        error = vanishing(joint, i, &direction, pair) => Err(direction.source_broke(error)),
+        error = vanishing(joint, i, &direction, pair) => Err(direction.source_error(error)),
     }
 }
 
@@ -145,7 +167,7 @@ async fn end_of(
     direction: &Direction,
     ended: bool,
     pair: &Pair,
-) -> Result<(), Broken> {
+) -> Result<(), SideError> {
     let slot = &joint.slot;
     loop {
         joint.release(pair);
@@ -157,8 +179,8 @@ async fn end_of(
             return Ok(());
         }
         doubt::ask(joint, pair).map_err(|(side, error)| match side == i {
-            true => direction.source_broke(error),
-            false => direction.target_broke(error),
+            true => direction.source_error(error),
+            false => direction.target_error(error),
         })?;
         // The other side's own direction may be over already.
         if let Some(broken) = joint.broken(i, direction) {

@@ -26,10 +26,10 @@ use super::{
 use crate::{
     datapath::{
         direction::Direction,
-        end::Broken,
+        end::SideError,
         pair::Pair,
         relay::{
-            buffers::Pool,
+            buffers::BufferPool,
             pump::{self, Received},
         },
         traffic::Traffic,
@@ -324,16 +324,16 @@ impl Joint {
         kernel: &Kernel,
         i: usize,
         direction: &Direction,
-        pool: &Pool,
+        pool: &BufferPool,
         pair: &Pair,
-    ) -> Result<bool, Broken> {
-        let broke = |error| direction.source_broke(error);
+    ) -> Result<bool, SideError> {
+        let broke = |error| direction.source_error(error);
         // Each direction settles both sides, if it is the first.
         let cuts = self.ready.get_or_try_init(|| self.settle(kernel, pair)).await;
         let cuts = cuts.map_err(|(side, error)| {
             let broke = match side == i {
-                true => direction.source_broke(error),
-                false => direction.target_broke(error),
+                true => direction.source_error(error),
+                false => direction.target_error(error),
             };
             self.blame(i, direction, broke)
         })?;
@@ -348,7 +348,7 @@ impl Joint {
 
     /// For a source that has not ended: fails if it is gone or something has arrived behind the cut-off,
     /// when nothing can be under way to our socket any more.
-    pub(super) async fn late(&self, kernel: &Kernel, i: usize, direction: &Direction) -> Broken {
+    pub(super) async fn late(&self, kernel: &Kernel, i: usize, direction: &Direction) -> SideError {
         kernel.grace.period().await;
         let cut = self.ready.get().expect("nothing is passed on before the cut-offs are final")[i];
         match self.is_there(i, direction).and_then(|()| self.has_no_more(i, cut, direction)) {
@@ -361,20 +361,20 @@ impl Joint {
     }
 
     /// Fails if the source is gone.
-    fn is_there(&self, i: usize, direction: &Direction) -> Result<(), Broken> {
+    fn is_there(&self, i: usize, direction: &Direction) -> Result<(), SideError> {
         let there = self.not_reset(i, &direction.source);
-        there.map_err(|error| self.blame(i, direction, direction.source_broke(error)))
+        there.map_err(|error| self.blame(i, direction, direction.source_error(error)))
     }
 
     /// Who has reset the connection, if the program has seen that: a peer that was told of the other's
     /// reset answers what our socket says with one.
-    fn blame(&self, i: usize, direction: &Direction, broke: Broken) -> Broken {
+    fn blame(&self, i: usize, direction: &Direction, broke: SideError) -> SideError {
         self.broken(i, direction).unwrap_or(broke)
     }
 
     /// Who has reset the connection, if the program has seen it; `direction` is the one from side `i`. A
     /// peer that answers a question with a reset may have been reset itself by the one in doubt.
-    pub(super) fn broken(&self, i: usize, direction: &Direction) -> Option<Broken> {
+    pub(super) fn broken(&self, i: usize, direction: &Direction) -> Option<SideError> {
         let side = match (self.slot.reset_by(i), self.doubt.suspect()) {
             (None, _) => return None,
             (Some(_), Some(suspect)) => {
@@ -386,8 +386,8 @@ impl Joint {
         };
         let reset = io::ErrorKind::ConnectionReset.into();
         Some(match side == i {
-            true => direction.source_broke(reset),
-            false => direction.target_broke(reset),
+            true => direction.source_error(reset),
+            false => direction.target_error(reset),
         })
     }
 
@@ -407,8 +407,8 @@ impl Joint {
     }
 
     /// Fails if the source has got more than it was to: its sender takes that for delivered.
-    fn has_no_more(&self, i: usize, cut: u32, direction: &Direction) -> Result<(), Broken> {
-        let broke = |error| direction.source_broke(error);
+    fn has_no_more(&self, i: usize, cut: u32, direction: &Direction) -> Result<(), SideError> {
+        let broke = |error| direction.source_error(error);
         if self.slot.is_over(i) || sys::received(&*direction.source).map_err(broke)? == cut {
             return Ok(());
         }
@@ -464,9 +464,9 @@ impl Joint {
         i: usize,
         cut: u32,
         direction: &Direction,
-        pool: &Pool,
+        pool: &BufferPool,
         pair: &Pair,
-    ) -> Result<bool, Broken> {
+    ) -> Result<bool, SideError> {
         let counter = if i == 0 { &pair.traffic.sent } else { &pair.traffic.rcvd };
         // The program counts from where it began.
         counter.fetch_add(self.begun[i].unread.into(), Relaxed);
@@ -477,7 +477,7 @@ impl Joint {
                 Received::Bytes(buffer, n) => {
                     pump::send_all(direction, &buffer[..n]).await?;
                     rest = rest.checked_sub(n as u32).ok_or_else(|| {
-                        direction.source_broke(io::Error::other("more arrived than was to"))
+                        direction.source_error(io::Error::other("more arrived than was to"))
                     })?;
                 }
                 // The end takes a number as well.
@@ -488,7 +488,7 @@ impl Joint {
                 }
                 Received::Nothing | Received::End => {
                     let error = io::Error::other("less arrived than was to");
-                    return Err(direction.source_broke(error));
+                    return Err(direction.source_error(error));
                 }
             }
         }

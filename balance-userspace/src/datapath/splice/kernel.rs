@@ -37,14 +37,14 @@ use super::{
 };
 use crate::{
     datapath::{
-        name::Name,
+        name::DatapathName,
         offload::{
             mapped::Mapped,
-            object::{Object, Refusal, map_array, map_error, on_readable, program, take},
+            object::{LoadError, Object, map_array, map_error, on_readable, program, take},
             program_log::ProgramLog,
             slots::Slots,
         },
-        traffic::Mover,
+        traffic::OffloadCounters,
     },
     sys,
     throttle::Throttle,
@@ -125,22 +125,23 @@ static SHORTAGE: Throttle = Throttle::new(Duration::from_secs(10));
 
 impl Kernel {
     /// Loads the object with room for so many connections, and attaches it for the self-test.
-    pub(super) fn load(connections: usize, debug: bool) -> Result<Self, Refusal> {
+    pub(super) fn load(connections: usize, debug: bool) -> Result<Self, LoadError> {
         let bytes = Object::Splice.bytes()?;
-        let mark = Mark::find().map_err(Refusal::from)?;
+        let mark = Mark::find().map_err(LoadError::from)?;
         sys::lift_memlock();
-        let connections = u32::try_from(connections)
-            .map_err(|_| Refusal::Unfit(format!("{connections} connections are too many")))?;
+        let connections = u32::try_from(connections).map_err(|_| {
+            LoadError::Unsupported(format!("{connections} connections are too many"))
+        })?;
         let mut loader = EbpfLoader::new();
         loader.btf(None);
         loader.map_max_entries(names::PLACES, connections * 2);
         loader.map_max_entries(names::SPLICES, connections);
         let level = ProgramLog::level(debug);
         loader.override_global(names::LOG_LEVEL, &level, true);
-        let mut object = loader.load(bytes).map_err(Refusal::from)?;
+        let mut object = loader.load(bytes).map_err(LoadError::from)?;
         let log = ProgramLog::take(&mut object, debug)?;
         let program: &mut SchedClassifier = program(&mut object, names::SPLICE)?;
-        program.load().map_err(Refusal::from)?;
+        program.load().map_err(LoadError::from)?;
         // Only now: the program is loaded with the maps that the object has.
         let splices = map_array(&mut object, names::SPLICES, connections as usize)?;
         let common = map_array(&mut object, names::COMMON, 1)?;
@@ -411,9 +412,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Mover for Kernel {
-    fn name(&self) -> Name {
-        Name::Splice
+impl OffloadCounters for Kernel {
+    fn name(&self) -> DatapathName {
+        DatapathName::Splice
     }
 
     fn moved(&self, way: u32) -> u64 {

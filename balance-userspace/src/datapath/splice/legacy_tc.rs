@@ -29,7 +29,7 @@ use nix::net::if_::if_nameindex;
 use tracing::debug;
 
 use super::routes::{self, Filter};
-use crate::datapath::offload::object::Refusal;
+use crate::datapath::offload::object::LoadError;
 
 /// The first kernel that needs no filter; aya's `attach` asks the same.
 const TCX: KernelVersion = KernelVersion::new(6, 6, 0);
@@ -67,14 +67,14 @@ impl Mark {
         &self,
         program: &mut SchedClassifier,
         interface: &str,
-    ) -> Result<SchedClassifierLinkId, Refusal> {
+    ) -> Result<SchedClassifierLinkId, LoadError> {
         // A filter needs a qdisc, which stays when we are gone: only where we are, and only if nobody
         // has made it.
         let _ = tc::qdisc_add_clsact(interface);
         let handle = TcHandle::from(self.number);
         let options = TcAttachOptions::Netlink(NlOptions { handle, ..NlOptions::default() });
         let attached = program.attach_with_options(interface, TcAttachType::Ingress, options);
-        attached.map_err(Refusal::from)
+        attached.map_err(LoadError::from)
     }
 }
 

@@ -35,21 +35,21 @@ pub(crate) use mss::{for_backend, for_clients};
 use tokio::select;
 
 use super::{
-    offload::{object::Refusal, selftest},
+    offload::{object::LoadError, selftest},
     pair::Pair,
-    relay::buffers::Pool,
+    relay::buffers::BufferPool,
 };
 use crate::io::{ring, stream::SocketOptions};
 
 /// Loads the program for so many connections at a time, and proves that it works here.
-pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Duration), Refusal> {
+pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Duration), LoadError> {
     // Before, what waits in a ring for a socket could only be ended by shutting that down.
     if !ring::can_cancel() {
-        return Err(Refusal::Unfit("needs Linux 5.19 or later".to_owned()));
+        return Err(LoadError::Unsupported("needs Linux 5.19 or later".to_owned()));
     }
     let kernel = Arc::new(Kernel::load(connections, debug)?);
     let begun = Instant::now();
-    let carry = async |pair: &Pair, pool: &Pool| {
+    let carry = async |pair: &Pair, pool: &BufferPool| {
         let carry = async {
             match carry(&kernel, pair, pool).await {
                 Some(report) => report,
@@ -61,9 +61,9 @@ pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Dur
             () = kernel.dispatch() => unreachable!("events are waited for without end"),
         }
     };
-    let options = SocketOptions::probe().map_err(Refusal::from)?;
+    let options = SocketOptions::probe().map_err(LoadError::from)?;
     let passed = selftest::run(options, carry);
     kernel.clear();
-    passed.map_err(|e| Refusal::Unfit(format!("self-test failed: {e}")))?;
+    passed.map_err(|e| LoadError::Unsupported(format!("self-test failed: {e}")))?;
     Ok((kernel, begun.elapsed()))
 }

@@ -9,15 +9,15 @@ use std::{
 };
 
 use super::*;
-use crate::datapath::{name::Name, traffic::Mover};
+use crate::datapath::{name::DatapathName, traffic::OffloadCounters};
 
 /// A kernel that moves bytes at any moment; how many, each way.
 #[derive(Debug, Default)]
 struct Kernel([AtomicU64; 2]);
 
-impl Mover for Kernel {
-    fn name(&self) -> Name {
-        Name::Sockmap
+impl OffloadCounters for Kernel {
+    fn name(&self) -> DatapathName {
+        DatapathName::Sockmap
     }
 
     fn moved(&self, way: u32) -> u64 {
@@ -31,7 +31,7 @@ impl Mover for Kernel {
 
 /// Runs the test on a datapath that has a thread move each direction, as `up` and `copy` do.
 fn run_on(up: impl Fn(TcpStream, TcpStream, &AtomicU64) + Send) -> Result<(), String> {
-    run(SocketOptions::default(), async |pair: &Pair, _: &Pool| {
+    run(SocketOptions::default(), async |pair: &Pair, _: &BufferPool| {
         let kernel = Arc::new(Kernel::default());
         pair.traffic.follow(&kernel, [0, 1]);
         let stream = |end: &Stream| end.try_clone().map(TcpStream::from).expect("a descriptor");
@@ -46,7 +46,7 @@ fn run_on(up: impl Fn(TcpStream, TcpStream, &AtomicU64) + Send) -> Result<(), St
         let _ = pair.client.close_cleanly();
         let _ = pair.backend.close_cleanly();
         pair.traffic.settle();
-        Report { datapath: Name::Sockmap, end: End::Clean }
+        ConnectionReport { datapath: DatapathName::Sockmap, end: ConnectionEnd::Clean }
     })
 }
 
@@ -141,7 +141,7 @@ fn one_that_miscounts_is_refused() {
 
 #[test]
 fn one_through_which_the_program_sees_nothing_is_refused() {
-    let result = run(SocketOptions::default(), async |pair: &Pair, pool: &Pool| {
+    let result = run(SocketOptions::default(), async |pair: &Pair, pool: &BufferPool| {
         pair.traffic.follow(&Arc::new(Kernel::default()), [0, 1]);
         let report = crate::datapath::relay::carry(pair, pool, false).await;
         pair.traffic.settle();
