@@ -14,7 +14,7 @@ use crate::{
 /// A datapath that is ready, and why it is this one.
 pub(crate) struct Choice {
     pub(crate) datapath: Datapath,
-    pub(crate) why: String,
+    pub(crate) reason: String,
 }
 
 impl Choice {
@@ -54,14 +54,14 @@ impl Choice {
         Self::relay(args, &format!("no splice: {no_splice}; no sockmap: {no_sockmap}"))
     }
 
-    fn relay(args: &Args, why: &str) -> Self {
-        Self { datapath: Datapath::Relay { dump: args.dump }, why: why.to_owned() }
+    fn relay(args: &Args, reason: &str) -> Self {
+        Self { datapath: Datapath::Relay { dump: args.dump }, reason: reason.to_owned() }
     }
 
     fn sockmap(args: &Args, connections: usize) -> Result<Self, LoadError> {
         let (kernel, took) = sockmap::start(connections, args.debug)?;
         let datapath = Datapath::Sockmap { kernel, after: args.offload_after };
-        Ok(Self { datapath, why: passed(took) })
+        Ok(Self { datapath, reason: passed(took) })
     }
 
     fn splice(args: &Args, connections: usize) -> Result<Self, LoadError> {
@@ -69,7 +69,7 @@ impl Choice {
         let after = args.offload_after;
         let splice = |next| Self {
             datapath: Datapath::Splice { kernel, after, next: Box::new(next) },
-            why: passed(took),
+            reason: passed(took),
         };
         Ok(match Self::sockmap(args, connections) {
             Ok(next) => splice(next.datapath),
@@ -80,7 +80,7 @@ impl Choice {
     }
 
     fn but(mut self, what: &str) -> Self {
-        self.why = format!("{}; {what}", self.why);
+        self.reason = format!("{}; {what}", self.reason);
         self
     }
 }

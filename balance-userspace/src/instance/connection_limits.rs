@@ -102,9 +102,15 @@ pub(crate) fn connections(
     let Some(wanted) = wanted else { return allowed };
     if wanted > by_files {
         let open_files = files.0;
-        warn!(wanted, allowed, open_files, "the limit of open files allows fewer connections");
+        warn!(
+            requested = wanted,
+            allowed, open_files, "open-file limit allows fewer connections than requested"
+        );
     } else if wanted > allowed {
-        warn!(wanted, allowed, "the control group's limit of memory allows fewer connections");
+        warn!(
+            requested = wanted,
+            allowed, "control group memory limit allows fewer connections than requested"
+        );
     }
     wanted.min(allowed)
 }

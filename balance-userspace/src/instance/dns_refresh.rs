@@ -67,7 +67,7 @@ async fn round(table: &Arc<Table>, failing: &mut BTreeSet<String>) {
             }
         };
         if failing.remove(&host) {
-            info!(host, "a name resolves again");
+            info!(host, "server name resolves again");
         }
         let mut changed = false;
         for (key, name) in &channels {
@@ -76,14 +76,14 @@ async fn round(table: &Arc<Table>, failing: &mut BTreeSet<String>) {
             changed |= table.lock().selector.resolved(*key, name, addresses) == Changed::Yes;
         }
         if changed {
-            info!(host, address = %addresses[0].ip(), "a name has other addresses now");
+            info!(host, address = %addresses[0].ip(), "server address changed");
         }
     }
 }
 
 fn tell_failure(failing: &mut BTreeSet<String>, host: String, error: &StartError) {
     if !failing.contains(&host) {
-        warn!(host, %error, "a name does not resolve, its last addresses stay in use");
+        warn!(host, %error, "cannot resolve server name, keeping its last addresses");
         failing.insert(host);
     }
 }

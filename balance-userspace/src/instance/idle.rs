@@ -42,13 +42,13 @@ impl Limits {
         } else if let Some(limit) = self.half_closed.filter(is_over)
             && session.traffic.is_half_closed()
         {
-            if let Some(held) = HALF_CLOSED.pass(now) {
+            if let Some(suppressed) = HALF_CLOSED.pass(now) {
                 let (client, (sent, rcvd)) = (session.client, session.traffic.read());
                 let server = session.target().backend.map(display);
                 let seconds = limit.as_secs();
                 info!(
-                    %client, server, sent, rcvd, held,
-                    "half-closed connection timed out after {seconds} seconds"
+                    %client, server, sent, rcvd, seconds, suppressed,
+                    "half-closed connection timed out"
                 );
             }
         } else {

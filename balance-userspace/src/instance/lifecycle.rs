@@ -103,7 +103,7 @@ impl Lifecycle {
                     }
                 }
                 if context.open() > 0 {
-                    warn!(open = context.open(), "cutting connections");
+                    warn!(open = context.open(), "aborting open connections");
                 }
                 context.abort.cancel();
                 let _ = joined.await;
@@ -165,7 +165,7 @@ async fn control(
     if let Err(error) =
         control::server::serve(listener, Arc::clone(&context), context.control_clients).await
     {
-        error!(%error, "the control socket cannot be served");
+        error!(%error, "cannot serve the control socket");
     }
     // Nobody sends anything: it ends with the last worker that accepts.
     let _ = accepting.recv().await;

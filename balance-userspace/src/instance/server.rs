@@ -73,7 +73,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     let wanted = args.max_connections.map(Into::into);
 
     let upper_bound = connection_limits::upper_bound(wanted, files, &memory);
-    let Choice { datapath, why } = Choice::make(args, upper_bound)?;
+    let Choice { datapath, reason } = Choice::make(args, upper_bound)?;
     let no_socket = |source| StartError::System { act: "make a socket", source };
     let options = SocketOptions::probe().map_err(no_socket)?;
     let backends = selector.groups().iter().flat_map(|group| &group.channels);
@@ -133,11 +133,11 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     }
 
     if args.mmap {
-        info!("-M has no effect: there is no context memory to be mapped");
+        info!("-M has no effect: there is no shared memory to map");
     }
     info!(
-        address = %address.map_or_else(|| port.to_string(), |a| a.to_string()),
-        groups = describe(&context), datapath = %name, why, "ready"
+        listener = %address.map_or_else(|| port.to_string(), |a| a.to_string()),
+        groups = describe(&context), datapath = %name, reason, "ready"
     );
     if let Some(ready_notifier) = ready_notifier {
         ready_notifier
@@ -185,7 +185,7 @@ fn claim(args: &Args, port: u16, user: Option<&User>) -> Result<Option<Instance>
         Ok(instance) => Ok(Some(instance)),
         Err(error) if given.is_some() => Err(error.into()),
         Err(error) => {
-            warn!(%error, "there is no control socket");
+            warn!(%error, "cannot create the control socket, commands are unavailable");
             Ok(None)
         }
     }

@@ -44,7 +44,7 @@ pub(crate) async fn serve(
         Ok(found) => found,
         Err(outcome) => {
             if outcome == Outcome::Unserved {
-                debug!(client = %address, "no channel takes the connection");
+                debug!(client = %address, "no usable channel");
             }
             // As the classic did: an orderly close without a byte.
             let _ = client.close_cleanly();
@@ -57,7 +57,7 @@ pub(crate) async fn serve(
     let report = context.datapath.carry(Pair { client, backend, traffic, abort }, pool).await;
     let (sent, rcvd) = session.traffic.read();
     debug!(
-        client = %address, backend = %server, datapath = %report.datapath,
+        client = %address, server = %server, datapath = %report.datapath,
         sent, rcvd, offloaded = session.traffic.offloaded(), end = %report.end, "session"
     );
     Outcome::Served { sent, rcvd, clean: report.end.is_in_order() }
@@ -93,9 +93,9 @@ async fn find_backend(
                     return Err(Outcome::Unserved);
                 }
                 if !lease.attempt().is_retry() {
-                    if let Some(held) = PORTLESS.pass(Instant::now()) {
+                    if let Some(suppressed) = PORTLESS.pass(Instant::now()) {
                         let server = error.address;
-                        warn!(%server, %error, held, "no local port is left, trying the next channel");
+                        warn!(%server, %error, suppressed, "no local port available, trying the next channel");
                     }
                 } else if portless.get_or_insert_with(Instant::now).elapsed() >= limit {
                     return Err(Outcome::Unserved);
@@ -128,8 +128,8 @@ async fn find_backend(
 
 /// Waits before another attempt. False if the client has left.
 async fn wait(client: &Rc<Stream>, error: &Failed) -> bool {
-    if let Some(held) = SHORTAGE.pass(Instant::now()) {
-        warn!(%error, held, "cannot connect, waiting");
+    if let Some(suppressed) = SHORTAGE.pass(Instant::now()) {
+        warn!(%error, suppressed, "cannot connect, retrying");
     }
     sleep(BACK_OFF).await;
     sys::poll_now(&**client, 0).is_ok_and(|events| events == 0)

@@ -84,8 +84,8 @@ impl Acceptor {
                 // The client was gone before it was accepted.
                 Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(e) => {
-                    if let Some(held) = SHORTAGE.pass(Instant::now()) {
-                        warn!(error = %e, held, "cannot accept, waiting");
+                    if let Some(suppressed) = SHORTAGE.pass(Instant::now()) {
+                        warn!(error = %e, suppressed, "cannot accept, retrying");
                     }
                     sleep(BACK_OFF).await;
                 }
@@ -99,7 +99,7 @@ impl Acceptor {
         if let Some(options) = &self.context.accepted_options
             && let Err(error) = options.apply(&client)
         {
-            debug!(%error, "a client was gone before it could be served");
+            debug!(%error, "client disconnected before it was served");
             return;
         }
         let Ok(address) = client.peer() else { return gone() };
@@ -111,10 +111,10 @@ impl Acceptor {
         if let Ok(permit) = Arc::clone(&room).try_acquire_owned() {
             return self.start(client, address, permit);
         }
-        if let Some(held) = CROWD.pass(Instant::now()) {
+        if let Some(suppressed) = CROWD.pass(Instant::now()) {
             warn!(
                 limit = self.context.max_connections,
-                held, "all connections are in use, waiting"
+                suppressed, "connection limit reached, new clients wait"
             );
         }
         tokio::select! {
@@ -132,8 +132,8 @@ impl Acceptor {
     /// stands nothing can become free, and the client comes in.
     async fn has_memory(&self) -> bool {
         while self.context.open() > 0 && !self.context.memory.has_room(Instant::now()) {
-            if let Some(held) = MEMORY.pass(Instant::now()) {
-                warn!(held, "the control group's memory is nearly used up, waiting");
+            if let Some(suppressed) = MEMORY.pass(Instant::now()) {
+                warn!(suppressed, "control group memory nearly exhausted, new clients wait");
             }
             tokio::select! {
                 () = sleep(BACK_OFF) => {}
@@ -156,5 +156,5 @@ impl Acceptor {
 }
 
 fn gone() {
-    debug!("a client was gone before it could be served");
+    debug!("client disconnected before it was served");
 }

@@ -197,8 +197,8 @@ fn asked_for(client: &Stream, address: SocketAddr) -> Option<SocketAddr> {
 
 /// Says so, and is the error of the connect.
 fn leads_back(server: SocketAddr) -> io::Error {
-    if let Some(held) = TOLD.pass(Instant::now()) {
-        warn!(%server, held, "a server leads back to this instance, not connecting");
+    if let Some(suppressed) = TOLD.pass(Instant::now()) {
+        warn!(%server, suppressed, "server address leads back to this instance, not connecting");
     }
     io::Error::other("the address leads back to this instance")
 }

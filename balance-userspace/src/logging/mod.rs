@@ -89,7 +89,7 @@ pub fn init(sink: Sink, form: LogFormat, debug: bool) {
 /// Starts the thread that writes the log, where there is a log and none writes it yet. The thread keeps
 /// the privileges that the process has at this moment.
 pub(crate) fn begin() {
-    let recovered = |lost| warn!(lost, "log lines were lost because the log was not read");
+    let recovered = |lost| warn!(lost, "log lines lost because the log was not read");
     match SINK.get() {
         Some(Sink::Foreground) => {
             LINES.begin("log", |line| sink::write(io::stderr(), line), recovered)
@@ -106,8 +106,7 @@ pub(crate) fn lost() -> u64 {
 
 /// Writes a piece of the packet dump on standard output, or loses it if that is not read.
 pub(crate) fn dump(piece: &[u8]) {
-    let recovered =
-        |lost| warn!(lost, "pieces of the packet dump were lost because it was not read");
+    let recovered = |lost| warn!(lost, "packet dump lost because standard output was not read");
     DUMP.push(piece);
     DUMP.begin("dump", |piece| sink::write(io::stdout(), piece), recovered);
 }

@@ -439,7 +439,7 @@ fn assert_serves_without_socket(
     let log = BufReader::new(program.0.stderr.take().expect("piped"));
     let mut lines = log.lines().map(|line| line.expect("a line"));
     let warning = lines.next().expect("a warning");
-    assert!(warning.contains("there is no control socket"), "{warning}");
+    assert!(warning.contains("cannot create the control socket"), "{warning}");
     assert!(lines.any(|line| line.contains("ready")), "{warning}");
     let entries = fs::read_dir(folder(program.0.id())).expect("the directory").flatten();
     entries.map(|entry| entry.path()).collect()

@@ -51,7 +51,7 @@ fn the_relay_serves(misbehaving: fn(Builder) -> Builder) {
     let link = Link::with(builder, (Ipv4Addr::LOCALHOST, 0).into());
     let ready = link.balance.wait_for("ready");
     assert_eq!(ready.text("datapath"), "relay", "{ready:?}");
-    assert!(ready.text("why").contains("no sockmap: self-test failed: "), "{ready:?}");
+    assert!(ready.text("reason").contains("no sockmap: self-test failed: "), "{ready:?}");
     carries(link, "relay");
 }
 
@@ -64,7 +64,7 @@ fn the_relay_serves_beside_splice(misbehaving: fn(Builder) -> Builder) {
     let link = Link::with(builder, (Ipv4Addr::LOCALHOST, 0).into());
     let ready = link.balance.wait_for("ready");
     assert_eq!(ready.text("datapath"), "splice", "{ready:?}");
-    assert!(ready.text("why").contains("; no sockmap: self-test failed: "), "{ready:?}");
+    assert!(ready.text("reason").contains("; no sockmap: self-test failed: "), "{ready:?}");
     carries(link, "relay");
 }
 

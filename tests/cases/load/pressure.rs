@@ -124,14 +124,14 @@ mod maps_that_take_no_more_leave_new_connections_to_the_next_datapath {
     #[test]
     fn on_sockmap() {
         if kernel_works() {
-            leave_to_the_next(Datapath::Sockmap, "relay", "it is relayed");
+            leave_to_the_next(Datapath::Sockmap, "relay", "is relayed");
         }
     }
 
     #[test]
     fn on_splice() {
         if kernel_works() {
-            leave_to_the_next(Datapath::Splice, "sockmap", "it is not spliced");
+            leave_to_the_next(Datapath::Splice, "sockmap", "is not spliced");
         }
     }
 }
@@ -143,7 +143,7 @@ fn at_the_limit_of_connections_commands_are_answered(datapath: Datapath) {
         let builder = dir.given_to(Builder::new(datapath)).quiet().option(&["--workers", "2"]);
         let balance = builder.descriptors(limit).channel(server.address()).start();
         let clients: Vec<_> = (0..limit / 2 + 20).map(|_| connect(balance.address())).collect();
-        balance.wait_for("all connections are in use, waiting");
+        balance.wait_for("connection limit reached, new clients wait");
         let mut served: Vec<_> = clients.into_iter().filter_map(greeted).collect();
         served.iter_mut().for_each(echo);
         let stats = || dir.ask(balance.address(), &serde_json::json!("stats"))["stats"].take();
@@ -204,7 +204,7 @@ fn leave_to_the_next(datapath: Datapath, next: &str, told: &str) {
         end(other);
         junk.take_one_out();
     }
-    link.balance.wait_for(&format!("the kernel's maps do not take a connection, {told}"));
+    link.balance.wait_for(&format!("BPF map insert failed, connection {told}"));
     drop(junk);
     let other = link.settled_pair();
     both_ways(&other.0, &other.1, (SOME, SOME), WHOLE);
@@ -265,7 +265,7 @@ fn out_of_ports(datapath: Datapath, ip: IpAddr, options: &[&str]) {
         let mut standing: Vec<_> = (0..FEW).map(|i| served(client(i))).collect();
         settle(&dir, &balance, datapath, &mut standing);
         let mut waiting = client(FEW);
-        balance.wait_for("cannot connect, waiting");
+        balance.wait_for("cannot connect, retrying");
         let rows = dir.show(listen);
         assert!(rows[0].enabled && rows[0].current == u64::from(FEW) + 1, "{rows:?}");
         echo_bulk(&standing);
@@ -346,7 +346,7 @@ fn out_of_ports_to_one_server_a_client_goes_to_the_next_at_once(datapath: Datapa
         // Only now a client has to wait, for a port to either server.
         for server in [b'3', b'1'] {
             let mut waiting = client();
-            balance.wait_for("cannot connect, waiting");
+            balance.wait_for("cannot connect, retrying");
             let i = standing.iter().position(|(name, _)| *name == server).expect("a connection");
             drop(standing.swap_remove(i));
             let mut name = [0];
@@ -397,7 +397,7 @@ fn short_of_memory_it_serves_what_stands_and_recovers(datapath: Datapath) {
     note(&format!("{datapath:?}: {used} bytes used by {} connections", standing.len()));
     let beside = hold(&group, NEARLY - used);
     let mut waiting = connect(balance.address());
-    balance.wait_for("the control group's memory is nearly used up, waiting");
+    balance.wait_for("control group memory nearly exhausted, new clients wait");
     let mut more: Vec<_> = (0..CLIENTS).map(|_| connect(balance.address())).collect();
     echo_bulk(&standing[..MOVING]);
     settle(&dir, &balance, datapath, &mut standing);

@@ -82,7 +82,7 @@ fn a_full_pipe_holds_nothing_up_and_what_is_lost_is_told_when_it_is_read_again()
     kill(Pid::from_raw(program.0.id().cast_signed()), Signal::SIGINT).expect("a signal");
     assert_eq!(finish(&mut program.0, PATIENCE, "the program").code(), Some(0));
     let events = follow.join().expect("the reader");
-    let told = "log lines were lost because the log was not read";
+    let told = "log lines lost because the log was not read";
     let lost = events.iter().find(|event| event.message == told);
     assert!(lost.is_some_and(|event| event.number("lost") > 0), "{} lines", events.len());
     assert!(events.iter().any(|event| event.message == "ready"), "the first lines are kept");

@@ -26,7 +26,7 @@ fn without_privileges_the_relay_serves_and_says_why() {
     let balance = builder.channel(server.address()).start();
     let ready = balance.wait_for("ready");
     assert_eq!(ready.text("datapath"), "relay", "{ready:?}");
-    assert!(ready.text("why").len() > 5, "{ready:?}");
+    assert!(ready.text("reason").len() > 5, "{ready:?}");
     assert_eq!(ask(balance.address()).expect("an answer"), "A");
     assert_eq!(balance.sessions(1)[0].datapath, "relay");
     balance.stop();
@@ -59,7 +59,7 @@ fn with_privileges_the_kernel_path_serves_by_itself() {
     let balance = Builder::auto().channel(server.address()).start();
     let ready = balance.wait_for("ready");
     assert_eq!(ready.text("datapath"), "splice", "{ready:?}");
-    assert!(ready.text("why").len() > 5, "{ready:?}");
+    assert!(ready.text("reason").len() > 5, "{ready:?}");
 }
 
 /// The same program as a user without any capability.

@@ -125,7 +125,7 @@ fn every_line_of_a_json_log_is_an_event() {
     }
     let ready = balance.wait_for("ready");
     assert_eq!(ready.level, "INFO");
-    assert_eq!(ready.text("address"), balance.address().to_string());
+    assert_eq!(ready.text("listener"), balance.address().to_string());
     assert_eq!(ready.text("groups"), format!("0: {}", server.address()));
 }
 
@@ -155,10 +155,10 @@ fn a_text_log_says_the_same_in_one_line_each() {
     let address = balance.address();
     for part in [
         " INFO ".to_owned(),
-        format!(" address={address} "),
+        format!(" listener={address} "),
         format!(r#" groups="0: {a} {b} ! 1: {c}" "#),
         " datapath=relay ".to_owned(),
-        r#" why=""#.to_owned(),
+        r#" reason=""#.to_owned(),
     ] {
         assert!(ready.contains(&part), "{part:?} is not in {ready:?}");
     }

@@ -157,7 +157,7 @@ fn service_names_stand_for_their_ports() {
         .operand("127.0.0.1:http-alt:7")
         .start();
     let ready = balance.wait_for("ready");
-    assert_eq!(ready.text("address"), format!("127.77.0.{last}:{port}"));
+    assert_eq!(ready.text("listener"), format!("127.77.0.{last}:{port}"));
     assert!(ready.text("groups").contains(&format!("127.0.0.1:{port}")), "{ready:?}");
     balance.stop();
 }

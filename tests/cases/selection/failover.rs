@@ -89,7 +89,7 @@ fn a_server_that_leads_back_is_a_failed_connect(datapath: Datapath) {
                 other => Err(format!("{back} {source:?}: {other:?}")),
             });
             expect(&balance, "A A A A");
-            balance.wait_for("a server leads back to this instance, not connecting");
+            balance.wait_for("server address leads back to this instance, not connecting");
             // With all that came back, and none is left.
             let stopped = balance.stop();
             assert!(stopped.connections < 40, "{stopped:?}");
@@ -429,12 +429,12 @@ fn a_name_is_told_when_it_changes_and_when_it_does_not_resolve() {
     };
     // The addresses of the one are rotated, the other has another one.
     have("127.1.1.3 a.test b.test\n127.1.1.2 a.test\n");
-    balance.wait_for("a name has other addresses now");
-    assert_eq!(told("a name has other addresses now"), ["b.test"]);
+    balance.wait_for("server address changed");
+    assert_eq!(told("server address changed"), ["b.test"]);
     assert_eq!(since(), [None; 3]);
     // One is gone.
     have("127.1.1.3 b.test\n");
-    balance.wait_for("a name does not resolve, its last addresses stay in use");
+    balance.wait_for("cannot resolve server name, keeping its last addresses");
     let gone = since();
     assert!(gone[0].is_some_and(|since| since > 1_600_000_000), "{gone:?}");
     assert_eq!((gone[1], gone[2]), (None, gone[0]));
@@ -443,18 +443,18 @@ fn a_name_is_told_when_it_changes_and_when_it_does_not_resolve() {
     // Another round: it is not told again.
     have("127.1.1.4 b.test\n");
     eventually(Duration::from_secs(30), "another round", || {
-        match told("a name has other addresses now").len() {
+        match told("server address changed").len() {
             2.. => Ok(()),
             _ => Err("not yet".to_owned()),
         }
     });
     assert_eq!(since(), gone);
     have("127.1.1.3 a.test\n127.1.1.2 a.test\n127.1.1.4 b.test\n");
-    balance.wait_for("a name resolves again");
+    balance.wait_for("server name resolves again");
     assert_eq!(since(), [None; 3]);
-    assert_eq!(told("a name does not resolve, its last addresses stay in use"), ["a.test"]);
-    assert_eq!(told("a name resolves again"), ["a.test"]);
-    assert_eq!(told("a name has other addresses now").len(), 2);
+    assert_eq!(told("cannot resolve server name, keeping its last addresses"), ["a.test"]);
+    assert_eq!(told("server name resolves again"), ["a.test"]);
+    assert_eq!(told("server address changed").len(), 2);
 }
 
 /// Asserts who answers the next clients, one after the other.

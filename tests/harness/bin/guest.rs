@@ -129,7 +129,7 @@ fn datapaths(everywhere: bool) -> io::Result<Vec<Datapath>> {
         }
     }
     let ready = Builder::auto().start().wait_for("ready");
-    let (taken, why) = (ready.text("datapath"), ready.text("why"));
+    let (taken, why) = (ready.text("datapath"), ready.text("reason"));
     println!("guest: auto takes {taken}: {why}");
     if works.contains(&Datapath::Sockmap) {
         works.push(Datapath::Handover);
@@ -146,7 +146,7 @@ fn start(builder: Builder) -> io::Result<(bool, String)> {
     let mut said = String::new();
     for line in log.lines() {
         said = line?;
-        if let Some((_, why)) = said.split_once(" why=") {
+        if let Some((_, why)) = said.split_once(" reason=") {
             return Ok((true, why.trim_matches('"').to_owned()));
         }
     }

@@ -70,7 +70,7 @@ impl Session {
     pub(super) fn of(event: &Event) -> Option<Self> {
         (event.message == "session").then(|| Self {
             client: event.address("client"),
-            backend: event.address("backend"),
+            backend: event.address("server"),
             datapath: event.text("datapath"),
             sent: event.number("sent"),
             rcvd: event.number("rcvd"),

@@ -51,7 +51,7 @@ pub(super) async fn configure(context: &Arc<Context>, words: Vec<String>) -> Rep
 }
 
 fn unfit(why: String) -> Reply {
-    info!(why, "control: these arguments cannot be taken");
+    info!(reason = why, "configuration rejected");
     Reply::Unfit(why)
 }
 

@@ -97,7 +97,7 @@ async fn answer(context: &Arc<Context>, seat: &mut Seat, command: Command) -> Re
 
 /// The client shows the classic's bare words; why is for the log.
 pub(super) fn invalid(why: String) -> Reply {
-    info!(why, "control: the address cannot be used");
+    info!(reason = why, "server address rejected");
     Reply::InvalidAddress(why)
 }
 

@@ -75,7 +75,7 @@ async fn converse(stream: UnixStream, answers: &impl Answer, mut seat: Seat) -> 
     let user = stream.peer_cred()?.uid();
     let heard = user == 0 || user == sys::effective_user();
     if !heard {
-        warn!(user, "refused a control client");
+        warn!(user, "control client refused");
     }
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read);

@@ -180,7 +180,7 @@ pub(crate) async fn on_readable(buffer: io::Result<OwnedFd>, act: impl Fn()) {
     }
     .await;
     if let Err(error) = result {
-        error!(%error, "cannot hear the kernel: connections may stall");
+        error!(%error, "cannot read BPF events, connections may stall");
     }
     std::future::pending().await
 }

@@ -74,8 +74,8 @@ pub(crate) async fn carry(
         // Not established any more: one side has ended already, or is gone.
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
         Err(error) => {
-            if let Some(held) = SHORTAGE.pass(Instant::now()) {
-                warn!(%error, held, "the kernel's maps do not take a connection, it is relayed");
+            if let Some(suppressed) = SHORTAGE.pass(Instant::now()) {
+                warn!(%error, suppressed, "BPF map insert failed, connection is relayed");
             }
         }
     }

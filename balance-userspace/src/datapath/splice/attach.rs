@@ -80,8 +80,8 @@ impl Devices {
         let Some(name) = self.routes.ethernet(interface)? else { return Ok(false) };
         let added = self.lock().add(interface, &name);
         added.map_err(|refusal| {
-            if let Some(held) = TROUBLE.pass(Instant::now()) {
-                warn!(interface = %name, error = %refusal, held, "no program on an interface");
+            if let Some(suppressed) = TROUBLE.pass(Instant::now()) {
+                warn!(interface = %name, error = %refusal, suppressed, "cannot attach the BPF program to an interface");
             }
             io::Error::other(refusal.to_string())
         })?;

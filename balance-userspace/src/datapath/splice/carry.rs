@@ -51,7 +51,7 @@ pub(crate) async fn carry(
     pool: &BufferPool,
 ) -> Option<ConnectionReport> {
     let refuse = |obstacle: Obstacle| {
-        debug!(why = %obstacle, "not spliced");
+        debug!(reason = %obstacle, "not spliced");
         kernel.refuse(obstacle);
     };
     let mut watched = prepare(kernel, pair).map_err(refuse).ok()?;

@@ -196,9 +196,9 @@ impl Kernel {
                 entries.places.insert(Addresses(slot.key(side)), number * 2 + side as u32, 0);
             if let Err(error) = inserted {
                 drop(entries);
-                if let Some(held) = SHORTAGE.pass(Instant::now()) {
+                if let Some(suppressed) = SHORTAGE.pass(Instant::now()) {
                     let error = map_error(error);
-                    warn!(%error, held, "the kernel's maps do not take a connection, it is not spliced");
+                    warn!(%error, suppressed, "BPF map insert failed, connection is not spliced");
                 }
                 return Err(Obstacle::Room);
             }
@@ -347,7 +347,7 @@ impl Kernel {
         let (changes, descriptor) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                error!(%error, "cannot hear of routes that change");
+                error!(%error, "cannot read route changes");
                 return;
             }
         };

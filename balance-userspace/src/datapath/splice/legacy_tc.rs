@@ -93,7 +93,7 @@ fn remove_left() -> io::Result<()> {
             filters.iter().try_for_each(|filter| remove_if_left(&name, filter))
         });
         if let Err(error) = removed {
-            debug!(interface = %name, %error, "cannot look for what a killed balance has left");
+            debug!(interface = %name, %error, "cannot check for filters of a killed process");
         }
     }
     Ok(())

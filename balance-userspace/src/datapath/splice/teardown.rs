@@ -145,7 +145,7 @@ fn say(slot: Slot, pair: &Pair, words: [Option<Word>; 2], how: impl Fn(&Socket) 
             how(&socket)
         };
         if let Err(error) = speak() {
-            debug!(peer = %path.peer, %error, "cannot tell a peer of the end");
+            debug!(peer = %path.peer, %error, "cannot notify a peer of the end of its connection");
         }
     }
 }
