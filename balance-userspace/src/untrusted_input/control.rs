@@ -13,7 +13,7 @@ use crate::control::{
 
 /// A line of commands, behind a byte that says in which group: the running balance understands what
 /// is made of it.
-pub fn command(data: &[u8]) {
+pub fn shell_command(data: &[u8]) {
     let Some((&group, line)) = data.split_first() else { return };
     let line = String::from_utf8_lossy(line);
     let texts: Vec<&str> = command::split(&line).collect();
@@ -36,7 +36,7 @@ fn assert_understood(command: Command) {
 }
 
 /// A line that a client of the control socket sends.
-pub fn request(data: &[u8]) {
+pub fn control_request(data: &[u8]) {
     match read_request(data) {
         Ok(command) => assert_understood(command),
         Err(reply) => {
@@ -58,7 +58,7 @@ fn assert_answered(reply: &Reply) {
 
 /// A line that a client gets, perhaps from somebody else's balance: what is shown of it is whole
 /// lines, and leaves the terminal alone.
-pub fn reply(data: &[u8]) {
+pub fn control_reply(data: &[u8]) {
     let Ok(reply) = serde_json::from_slice::<Reply>(data) else { return };
     assert_answered(&reply);
     for render in renders() {

@@ -5,38 +5,38 @@
 //! them on the seeds that are kept in `tests/fuzz/seeds` and on what is made of those; `cargo xtask
 //! fuzz` has a fuzzer look for more.
 
+mod command_lines;
 mod control;
 mod kernel;
 mod packets;
 mod service;
 #[cfg(test)]
 mod tests;
-mod words;
 
-pub use control::{command, reply, request};
-pub use kernel::{routes, types};
-pub use packets::{dump, judgement, options};
-pub use service::{names, supervised};
-pub use words::{arguments, channels, configuration};
+pub use command_lines::{channel_arguments, command_line, configuration};
+pub use control::{control_reply, control_request, shell_command};
+pub use kernel::{btf, rtnetlink};
+pub use packets::{dump, splice_decision, tcp_options};
+pub use service::{run_dir_names, supervisor_messages};
 
 /// What must hold whatever the bytes are.
 pub type Property = fn(&[u8]);
 
 /// All of them, each with the name of its fuzzer and of the folder with its seeds.
 pub const PROPERTIES: [(&str, Property); 13] = [
-    ("arguments", arguments),
-    ("channels", channels),
-    ("command", command),
+    ("btf", btf),
+    ("channel_arguments", channel_arguments),
+    ("command_line", command_line),
     ("configuration", configuration),
+    ("control_reply", control_reply),
+    ("control_request", control_request),
     ("dump", dump),
-    ("judgement", judgement),
-    ("names", names),
-    ("options", options),
-    ("reply", reply),
-    ("request", request),
-    ("routes", routes),
-    ("supervised", supervised),
-    ("types", types),
+    ("rtnetlink", rtnetlink),
+    ("run_dir_names", run_dir_names),
+    ("shell_command", shell_command),
+    ("splice_decision", splice_decision),
+    ("supervisor_messages", supervisor_messages),
+    ("tcp_options", tcp_options),
 ];
 
 /// Text that is told in one line must be one, and leave the terminal alone.

@@ -9,7 +9,7 @@ use super::Numbers;
 use crate::datapath::relay::dump::{Way, render};
 
 /// The options of a packet: there and back they are the same, and nothing behind their end is touched.
-pub fn options(data: &[u8]) {
+pub fn tcp_options(data: &[u8]) {
     let mut numbers = Numbers(data);
     let len = usize::from(numbers.byte()) % (MOST_OPTIONS + 1);
     let known = numbers.byte();
@@ -54,7 +54,7 @@ pub fn options(data: &[u8]) {
 
 /// A packet, whatever the two sides have come to: only an accepted one settles a side, and a socket that
 /// has done its duty hears of nothing but what it must answer.
-pub fn judgement(data: &[u8]) {
+pub fn splice_decision(data: &[u8]) {
     let mut numbers = Numbers(data);
     let phase = [phase::OPENING, phase::JOINED, phase::LINGERING][usize::from(numbers.byte()) % 3];
     let this = side(&mut numbers);

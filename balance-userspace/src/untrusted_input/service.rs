@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What a supervisor orders and an instance says.
-pub fn supervised(data: &[u8]) {
+pub fn supervisor_messages(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     match Orders::read(&text) {
         Ok(orders) => assert_eq!(Orders::read(&orders.text()).expect("what has been read"), orders),
@@ -31,7 +31,7 @@ pub fn supervised(data: &[u8]) {
 
 /// Two texts with a zero between them, as `-b` and as configuration files: no two share a name, each
 /// stays in the run directory, and is found again there.
-pub fn names(data: &[u8]) {
+pub fn run_dir_names(data: &[u8]) {
     let mut parts = data.splitn(2, |&byte| byte == 0);
     let (one, other) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let dir = RunDir::system();

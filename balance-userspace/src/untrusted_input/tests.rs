@@ -117,19 +117,19 @@ macro_rules! on_seeds {
 }
 
 on_seeds!(
-    arguments,
-    channels,
-    command,
+    btf,
+    channel_arguments,
+    command_line,
     configuration,
+    control_reply,
+    control_request,
     dump,
-    judgement,
-    names,
-    options,
-    reply,
-    request,
-    routes,
-    supervised,
-    types,
+    rtnetlink,
+    run_dir_names,
+    shell_command,
+    splice_decision,
+    supervisor_messages,
+    tcp_options,
 );
 
 #[test]

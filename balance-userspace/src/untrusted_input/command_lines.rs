@@ -21,7 +21,7 @@ fn services(name: &str) -> Option<u16> {
 
 /// Ports and channels, one on each line: those that are read can be used, and mean the same when
 /// they are written down and read again.
-pub fn channels(data: &[u8]) {
+pub fn channel_arguments(data: &[u8]) {
     let words = words(data);
     for word in &words {
         match operand::listen_port(word, &services) {
@@ -60,13 +60,13 @@ fn written(group: &GroupSpec) -> Vec<String> {
 }
 
 /// A whole command line, a word on each line, and its completion.
-pub fn arguments(data: &[u8]) {
+pub fn command_line(data: &[u8]) {
     let words = data.split(|&byte| byte == b'\n').map(|word| OsString::from_vec(word.to_vec()));
     let line: Vec<OsString> = std::iter::once("balance".into()).chain(words).collect();
     // What can stand next is looked for on every line, also on one that makes no sense.
     let _ = completion::command(&line);
     match cli::parse(line) {
-        Ok(Invocation::Instance(args)) => assert!(args.can_become(&args)),
+        Ok(Invocation::Instance(args)) => assert!(args.can_reload_to(&args)),
         Ok(Invocation::Verb(_)) => {}
         Ok(Invocation::Print(text)) => assert!(!text.is_empty()),
         Err(error) => assert_one_line(&error.to_string()),

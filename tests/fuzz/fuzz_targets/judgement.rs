@@ -1,4 +1,0 @@
-//! Looks for bytes for which `judgement` does not hold.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| balance_userspace::untrusted_input::judgement(data));
