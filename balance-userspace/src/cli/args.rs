@@ -205,7 +205,7 @@ impl Args {
 
     /// Whether an instance with these arguments can take the other ones while it runs. An option
     /// that is not named here cannot change.
-    pub fn can_become(&self, other: &Self) -> bool {
+    pub fn can_reload_to(&self, other: &Self) -> bool {
         let changed = Self {
             channels: other.channels.clone(),
             hash_failover: other.hash_failover,
@@ -277,17 +277,17 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_can_become_what_differs_in_what_can_change_only() {
+    fn a_running_instance_takes_only_changes_of_reloadable_options() {
         let plain = read("25");
-        assert!(plain.can_become(&plain));
+        assert!(plain.can_reload_to(&plain));
         for argument in Args::command().get_arguments() {
             let (words, can_change) = example(argument.get_id().as_str());
             let other = read(words);
             assert_ne!(plain, other, "{words}");
-            assert_eq!(plain.can_become(&other), can_change, "to {words}");
-            assert_eq!(other.can_become(&plain), can_change, "from {words}");
+            assert_eq!(plain.can_reload_to(&other), can_change, "to {words}");
+            assert_eq!(other.can_reload_to(&plain), can_change, "from {words}");
             let more = read(&format!("{words} -t 8"));
-            assert_eq!(plain.can_become(&more), can_change, "to {words} and another");
+            assert_eq!(plain.can_reload_to(&more), can_change, "to {words} and another");
         }
     }
 }

@@ -101,7 +101,7 @@ pub enum Command {
     /// End all connections of a channel with a reset. Answered by [`Reply::Left`].
     Drop(ChannelId),
     /// Take other arguments while running: other servers, and other values of the options that can
-    /// change ([`Args::can_become`](crate::cli::args::Args::can_become)). What stands is not touched.
+    /// change ([`Args::can_reload_to`](crate::cli::args::Args::can_reload_to)). What stands is not touched.
     /// Those that are in force already change nothing, also where other commands have changed the
     /// table since. Refused as a whole by [`Reply::Unfit`] or [`Reply::InvalidAddress`].
     Configure {

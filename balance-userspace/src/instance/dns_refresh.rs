@@ -22,7 +22,7 @@ use crate::{
     error::StartError,
     instance::{settings::Settings, table::Table, timer::sleep_for},
     io::resolve,
-    selection::{Changed, Key, Name},
+    selection::{ChannelKey, Effect, ServerName},
 };
 
 /// The shortest time between two rounds, however many connects fail.
@@ -46,8 +46,8 @@ pub(crate) async fn watch(
 /// Resolves each host once, for all channels that lead there. `failing` are the hosts that did not
 /// resolve in the last round.
 async fn round(table: &Arc<Table>, failing: &mut BTreeSet<String>) {
-    let mut hosts: BTreeMap<String, Vec<(Key, Name)>> = BTreeMap::new();
-    for (key, name) in table.lock().selector.named() {
+    let mut hosts: BTreeMap<String, Vec<(ChannelKey, ServerName)>> = BTreeMap::new();
+    for (key, name) in table.lock().selector.named_channels() {
         hosts.entry(name.host.clone()).or_default().push((key, name));
     }
     failing.retain(|host| hosts.contains_key(host));
@@ -73,7 +73,7 @@ async fn round(table: &Arc<Table>, failing: &mut BTreeSet<String>) {
         for (key, name) in &channels {
             let mut addresses = addresses.clone();
             addresses.iter_mut().for_each(|address| address.set_port(name.port));
-            changed |= table.lock().selector.resolved(*key, name, addresses) == Changed::Yes;
+            changed |= table.lock().selector.resolved(*key, name, addresses) == Effect::Changed;
         }
         if changed {
             info!(host, address = %addresses[0].ip(), "server address changed");

@@ -14,7 +14,7 @@ use slab::Slab;
 
 use crate::{
     datapath::{AbortHandle, Traffic},
-    selection::{Attempt, ChannelId, Key, Policy, Refused, Selector, client_hash},
+    selection::{Attempt, ChangeError, ChannelId, ChannelKey, Policy, Selector, client_hash},
 };
 
 /// Channels and sessions under one lock.
@@ -39,7 +39,7 @@ pub(crate) struct Session {
 /// Where a session is at the moment.
 #[derive(Clone, Copy)]
 pub(crate) struct SessionTarget {
-    pub(crate) channel: Key,
+    pub(crate) channel: ChannelKey,
     /// The server, once connected.
     pub(crate) backend: Option<SocketAddr>,
     /// Bytes and time when the bytes were last seen to change.
@@ -76,9 +76,9 @@ impl Table {
     }
 
     /// Where a channel stands, and the choices that selection follows.
-    pub(crate) fn find(&self, channel: Key) -> (Option<ChannelId>, Policy) {
+    pub(crate) fn find(&self, channel: ChannelKey) -> (Option<ChannelId>, Policy) {
         let inner = self.lock();
-        (inner.selector.place(channel), inner.selector.policy())
+        (inner.selector.position(channel), inner.selector.policy())
     }
 
     /// Gives a client its first channel; `None` if no channel is usable.
@@ -113,12 +113,12 @@ impl Inner {
     }
 
     /// The live sessions of a channel.
-    pub(crate) fn sessions_of(&self, channel: Key) -> impl Iterator<Item = &Arc<Session>> {
+    pub(crate) fn sessions_of(&self, channel: ChannelKey) -> impl Iterator<Item = &Arc<Session>> {
         self.sessions().filter(move |session| session.target().channel == channel)
     }
 
     /// Sets the counters of a channel to zero.
-    pub(crate) fn reset(&mut self, id: ChannelId) -> Result<(), Refused> {
+    pub(crate) fn reset(&mut self, id: ChannelId) -> Result<(), ChangeError> {
         let key = self.selector.channel(id)?.key;
         let live = self.sessions_of(key).map(|session| session.traffic.read());
         let (sent, rcvd) = live.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
@@ -143,13 +143,13 @@ impl ChannelLease {
 
     /// The attempt failed: goes on to the next channel. False if none is left.
     pub(crate) fn next(&mut self) -> bool {
-        self.go_on(Selector::failed)
+        self.go_on(Selector::connect_failed)
     }
 
     /// There is no local port for a connection to the channel: goes on to the next one, or to one
     /// that is to be tried again. False if none is left.
     pub(crate) fn pass(&mut self) -> bool {
-        self.go_on(Selector::portless)
+        self.go_on(Selector::no_local_port)
     }
 
     fn go_on(&mut self, step: impl FnOnce(&mut Selector, Attempt) -> Option<Attempt>) -> bool {
@@ -181,7 +181,7 @@ impl Drop for ChannelLease {
         let mut inner = self.table.lock();
         if let Some(attempt) = self.attempt.take() {
             let (sent, rcvd) = self.session.traffic.read();
-            inner.selector.ended(attempt, sent, rcvd);
+            inner.selector.end(attempt, sent, rcvd);
             inner.sessions.remove(self.key);
         }
     }
@@ -196,12 +196,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::selection::{Location, Method, Wanted, WantedGroup};
+    use crate::selection::{ChannelConfig, GroupConfig, Method, ResolvedServer};
 
     fn table(channels: usize) -> Arc<Table> {
-        let location = Location { addresses: Vec::new(), name: None };
-        let channels = vec![Wanted { location, max: 1 }; channels];
-        let groups = vec![WantedGroup { method: Method::RoundRobin, channels }];
+        let server = ResolvedServer { addresses: Vec::new(), name: None };
+        let channels = vec![ChannelConfig { server, max: 1 }; channels];
+        let groups = vec![GroupConfig { method: Method::RoundRobin, channels }];
         Table::new(Selector::new(groups, Policy::default()))
     }
 
@@ -224,7 +224,7 @@ mod tests {
         drop(second);
         assert_eq!(counted(&table), (1, 1));
         assert!(first.next());
-        let place = table.lock().selector.place(first.session.target().channel);
+        let place = table.lock().selector.position(first.session.target().channel);
         assert_eq!(place, Some(ChannelId { group: 0, channel: 1 }));
         assert!(!first.next());
         assert_eq!(counted(&table), (0, 0));

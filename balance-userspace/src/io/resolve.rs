@@ -9,7 +9,7 @@ use dns_lookup::{AddrInfoHints, SockType, getaddrinfo};
 use crate::{
     cli::operand::{ChannelSpec, GroupSpec},
     error::{StartError, one_line},
-    selection::{Location, Name, Wanted, WantedGroup},
+    selection::{ChannelConfig, GroupConfig, ResolvedServer, ServerName},
 };
 
 /// All addresses of a host, in the resolver's order of preference, each once.
@@ -33,24 +33,24 @@ pub fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, StartError> {
 ///
 /// # Errors
 /// [`StartError::Unresolved`].
-pub fn location(spec: &ChannelSpec) -> Result<Location, StartError> {
+pub fn server(spec: &ChannelSpec) -> Result<ResolvedServer, StartError> {
     let addresses = addresses(&spec.host, spec.port)?;
     let literal = spec.host.parse::<IpAddr>().is_ok();
-    let name = (!literal).then(|| Name { host: spec.host.clone(), port: spec.port });
-    Ok(Location { addresses, name })
+    let name = (!literal).then(|| ServerName { host: spec.host.clone(), port: spec.port });
+    Ok(ResolvedServer { addresses, name })
 }
 
 /// Groups as written, with the addresses that their servers have now.
 ///
 /// # Errors
 /// [`StartError::Unresolved`].
-pub fn groups(specs: &[GroupSpec]) -> Result<Vec<WantedGroup>, StartError> {
-    let wanted = |spec: &ChannelSpec| {
-        Ok::<_, StartError>(Wanted { location: location(spec)?, max: spec.max })
+pub fn groups(specs: &[GroupSpec]) -> Result<Vec<GroupConfig>, StartError> {
+    let channel = |spec: &ChannelSpec| {
+        Ok::<_, StartError>(ChannelConfig { server: server(spec)?, max: spec.max })
     };
     let group = |spec: &GroupSpec| {
-        let channels = spec.channels.iter().map(wanted).collect::<Result<_, _>>()?;
-        Ok(WantedGroup { method: spec.method, channels })
+        let channels = spec.channels.iter().map(channel).collect::<Result<_, _>>()?;
+        Ok(GroupConfig { method: spec.method, channels })
     };
     specs.iter().map(group).collect()
 }

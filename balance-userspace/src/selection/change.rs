@@ -1,4 +1,4 @@
-//! Changes to the table while connections run on it.
+//! Changes to the selector while connections run on it.
 //!
 //! Invariants: channels and groups are added and never removed here, so a [`ChannelId`] stays what
 //! it is until the whole list is replaced; no change touches a connection that stands; what is
@@ -6,11 +6,11 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, time::SystemTime};
 
-use super::{Channel, ChannelId, Group, Key, Location, Method, Name, Selector};
+use super::{Channel, ChannelId, ChannelKey, Group, Method, ResolvedServer, Selector, ServerName};
 
 /// Why a change is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum ChangeError {
     /// There is no such group.
     NoSuchGroup,
     /// There is no such channel in the group.
@@ -23,11 +23,11 @@ pub enum Refused {
 
 /// Whether a change that was not refused made a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Changed {
-    /// It did.
-    Yes,
-    /// It was so before.
-    Already,
+pub enum Effect {
+    /// The value is new.
+    Changed,
+    /// The value was the same before.
+    Unchanged,
 }
 
 /// Groups that may exist: as each number up to the highest takes memory, there is a bound.
@@ -37,25 +37,25 @@ impl Selector {
     /// The channel there, for reading.
     ///
     /// # Errors
-    /// [`Refused::NoSuchGroup`], [`Refused::NoSuchChannel`].
-    pub fn channel(&self, id: ChannelId) -> Result<&Channel, Refused> {
-        let group = self.groups.get(id.group).ok_or(Refused::NoSuchGroup)?;
-        group.channels.get(id.channel).ok_or(Refused::NoSuchChannel)
+    /// [`ChangeError::NoSuchGroup`], [`ChangeError::NoSuchChannel`].
+    pub fn channel(&self, id: ChannelId) -> Result<&Channel, ChangeError> {
+        let group = self.groups.get(id.group).ok_or(ChangeError::NoSuchGroup)?;
+        group.channels.get(id.channel).ok_or(ChangeError::NoSuchChannel)
     }
 
-    fn channel_mut(&mut self, id: ChannelId) -> Result<&mut Channel, Refused> {
-        let group = self.groups.get_mut(id.group).ok_or(Refused::NoSuchGroup)?;
-        group.channels.get_mut(id.channel).ok_or(Refused::NoSuchChannel)
+    fn channel_mut(&mut self, id: ChannelId) -> Result<&mut Channel, ChangeError> {
+        let group = self.groups.get_mut(id.group).ok_or(ChangeError::NoSuchGroup)?;
+        group.channels.get_mut(id.channel).ok_or(ChangeError::NoSuchChannel)
     }
 
     /// Lets a channel take new connections, or not.
     ///
     /// # Errors
     /// When it is not there.
-    pub fn set_enabled(&mut self, id: ChannelId, enabled: bool) -> Result<Changed, Refused> {
+    pub fn set_enabled(&mut self, id: ChannelId, enabled: bool) -> Result<Effect, ChangeError> {
         let channel = self.channel_mut(id)?;
         let before = std::mem::replace(&mut channel.enabled, enabled);
-        Ok(if before == enabled { Changed::Already } else { Changed::Yes })
+        Ok(if before == enabled { Effect::Unchanged } else { Effect::Changed })
     }
 
     /// Starts counting attempts and bytes anew; `sent` and `rcvd` are those that live
@@ -63,7 +63,7 @@ impl Selector {
     ///
     /// # Errors
     /// When it is not there.
-    pub fn reset(&mut self, id: ChannelId, sent: u64, rcvd: u64) -> Result<(), Refused> {
+    pub fn reset(&mut self, id: ChannelId, sent: u64, rcvd: u64) -> Result<(), ChangeError> {
         let channel = self.channel_mut(id)?;
         channel.total = 0;
         channel.sent = 0u64.wrapping_sub(sent);
@@ -74,30 +74,34 @@ impl Selector {
     /// Adds a channel, disabled, to a group, which may be new.
     ///
     /// # Errors
-    /// [`Refused::TooManyGroups`].
-    pub fn create(&mut self, group: usize, location: Location) -> Result<ChannelId, Refused> {
+    /// [`ChangeError::TooManyGroups`].
+    pub fn create(
+        &mut self,
+        group: usize,
+        server: ResolvedServer,
+    ) -> Result<ChannelId, ChangeError> {
         self.group_or_new(group)?;
         let key = self.keys.next();
-        Ok(self.put(group, Channel { enabled: false, ..Channel::new(key, location, 0) }))
+        Ok(self.push(group, Channel { enabled: false, ..Channel::new(key, server, 0) }))
     }
 
     /// Makes a disabled channel lead to another server.
     ///
     /// # Errors
     /// When it is not there, or not disabled.
-    pub fn assign(&mut self, id: ChannelId, location: Location) -> Result<(), Refused> {
+    pub fn assign(&mut self, id: ChannelId, server: ResolvedServer) -> Result<(), ChangeError> {
         let channel = self.channel_mut(id)?;
         if channel.enabled {
-            return Err(Refused::NotDisabled);
+            return Err(ChangeError::NotDisabled);
         }
-        channel.addresses = location.addresses.into();
-        channel.name = location.name;
+        channel.addresses = server.addresses.into();
+        channel.name = server.name;
         channel.unresolved_since = None;
         Ok(())
     }
 
     /// Every channel that was given by name, with that name.
-    pub fn named(&self) -> Vec<(Key, Name)> {
+    pub fn named_channels(&self) -> Vec<(ChannelKey, ServerName)> {
         let channels = self.groups.iter().flat_map(|group| &group.channels);
         channels.filter_map(|channel| Some((channel.key, channel.name.clone()?))).collect()
     }
@@ -105,26 +109,31 @@ impl Selector {
     /// Gives a channel the addresses that its name has now, unless it was assigned elsewhere
     /// while the name was resolved. The same addresses in another order, which name servers rotate,
     /// change nothing.
-    pub fn resolved(&mut self, key: Key, name: &Name, addresses: Vec<SocketAddr>) -> Changed {
-        let Some(channel) = self.named_mut(key, name) else { return Changed::Already };
+    pub fn resolved(
+        &mut self,
+        key: ChannelKey,
+        name: &ServerName,
+        addresses: Vec<SocketAddr>,
+    ) -> Effect {
+        let Some(channel) = self.named_mut(key, name) else { return Effect::Unchanged };
         channel.unresolved_since = None;
         if BTreeSet::from_iter(&*channel.addresses) == BTreeSet::from_iter(&addresses) {
-            return Changed::Already;
+            return Effect::Unchanged;
         }
         channel.addresses = addresses.into();
-        Changed::Yes
+        Effect::Changed
     }
 
     /// Notes that the name of a channel does not resolve. It keeps the addresses that it has.
-    pub fn unresolved(&mut self, key: Key, name: &Name, now: SystemTime) {
+    pub fn unresolved(&mut self, key: ChannelKey, name: &ServerName, now: SystemTime) {
         if let Some(channel) = self.named_mut(key, name) {
             channel.unresolved_since.get_or_insert(now);
         }
     }
 
     /// A channel that still has this name.
-    fn named_mut(&mut self, key: Key, name: &Name) -> Option<&mut Channel> {
-        let channel = self.channel_mut(self.place(key)?).ok()?;
+    fn named_mut(&mut self, key: ChannelKey, name: &ServerName) -> Option<&mut Channel> {
+        let channel = self.channel_mut(self.position(key)?).ok()?;
         (channel.name.as_ref() == Some(name)).then_some(channel)
     }
 
@@ -132,7 +141,7 @@ impl Selector {
     ///
     /// # Errors
     /// When it is not there.
-    pub fn set_max(&mut self, id: ChannelId, max: u32) -> Result<(), Refused> {
+    pub fn set_max(&mut self, id: ChannelId, max: u32) -> Result<(), ChangeError> {
         self.channel_mut(id)?.max = max;
         Ok(())
     }
@@ -140,15 +149,15 @@ impl Selector {
     /// Sets how a group picks; it may be new.
     ///
     /// # Errors
-    /// [`Refused::TooManyGroups`].
-    pub fn set_method(&mut self, group: usize, method: Method) -> Result<(), Refused> {
+    /// [`ChangeError::TooManyGroups`].
+    pub fn set_method(&mut self, group: usize, method: Method) -> Result<(), ChangeError> {
         self.group_or_new(group)?.method = method;
         Ok(())
     }
 
-    fn group_or_new(&mut self, group: usize) -> Result<&mut Group, Refused> {
+    fn group_or_new(&mut self, group: usize) -> Result<&mut Group, ChangeError> {
         if group >= MAX_GROUPS {
-            return Err(Refused::TooManyGroups);
+            return Err(ChangeError::TooManyGroups);
         }
         while self.groups.len() <= group {
             self.groups.push(Group::new(Method::RoundRobin, Vec::new()));
@@ -160,7 +169,7 @@ impl Selector {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::selection::{Policy, Wanted, WantedGroup};
+    use crate::selection::{ChannelConfig, GroupConfig, Policy};
 
     const FIRST: ChannelId = ChannelId { group: 0, channel: 0 };
 
@@ -168,102 +177,105 @@ mod tests {
         vec![([127, 0, 0, 1], port).into()]
     }
 
-    fn literal(port: u16) -> Location {
-        Location { addresses: address(port), name: None }
+    fn literal(port: u16) -> ResolvedServer {
+        ResolvedServer { addresses: address(port), name: None }
     }
 
-    fn of(method: Method, channels: Vec<Wanted>) -> Selector {
-        Selector::new(vec![WantedGroup { method, channels }], Policy::default())
+    fn of(method: Method, channels: Vec<ChannelConfig>) -> Selector {
+        Selector::new(vec![GroupConfig { method, channels }], Policy::default())
     }
 
-    fn name(host: &str) -> Name {
-        Name { host: host.to_owned(), port: 1 }
+    fn name(host: &str) -> ServerName {
+        ServerName { host: host.to_owned(), port: 1 }
     }
 
     #[test]
     fn a_created_channel_takes_nothing_until_it_is_enabled() {
-        let mut table = Selector::default();
-        let id = table.create(5, literal(25)).unwrap();
+        let mut selector = Selector::default();
+        let id = selector.create(5, literal(25)).unwrap();
         assert_eq!(id, ChannelId { group: 5, channel: 0 });
-        assert!(table.first(0).is_none());
-        assert_eq!(table.set_enabled(id, true), Ok(Changed::Yes));
-        assert_eq!(table.set_enabled(id, true), Ok(Changed::Already));
-        let attempt = table.first(0).unwrap();
-        assert_eq!(table.place(attempt.key), Some(id));
-        table.ended(attempt, 0, 0);
+        assert!(selector.first(0).is_none());
+        assert_eq!(selector.set_enabled(id, true), Ok(Effect::Changed));
+        assert_eq!(selector.set_enabled(id, true), Ok(Effect::Unchanged));
+        let attempt = selector.first(0).unwrap();
+        assert_eq!(selector.position(attempt.key), Some(id));
+        selector.end(attempt, 0, 0);
     }
 
     #[test]
     fn only_a_disabled_channel_is_assigned_and_a_refusal_changes_nothing() {
-        let mut table = of(Method::RoundRobin, vec![Wanted { location: literal(1), max: 0 }]);
-        assert_eq!(table.assign(FIRST, literal(2)), Err(Refused::NotDisabled));
-        assert_eq!(*table.channel(FIRST).unwrap().addresses, *address(1));
-        table.set_enabled(FIRST, false).unwrap();
-        assert_eq!(table.assign(FIRST, literal(2)), Ok(()));
-        assert_eq!(*table.channel(FIRST).unwrap().addresses, *address(2));
+        let mut selector =
+            of(Method::RoundRobin, vec![ChannelConfig { server: literal(1), max: 0 }]);
+        assert_eq!(selector.assign(FIRST, literal(2)), Err(ChangeError::NotDisabled));
+        assert_eq!(*selector.channel(FIRST).unwrap().addresses, *address(1));
+        selector.set_enabled(FIRST, false).unwrap();
+        assert_eq!(selector.assign(FIRST, literal(2)), Ok(()));
+        assert_eq!(*selector.channel(FIRST).unwrap().addresses, *address(2));
     }
 
     #[test]
     fn what_is_not_there_is_told_apart() {
-        let mut table = of(Method::Hash, Vec::new());
-        assert_eq!(table.set_max(FIRST, 1), Err(Refused::NoSuchChannel));
+        let mut selector = of(Method::Hash, Vec::new());
+        assert_eq!(selector.set_max(FIRST, 1), Err(ChangeError::NoSuchChannel));
         let id = ChannelId { group: 7, channel: 0 };
-        assert_eq!(table.set_enabled(id, true), Err(Refused::NoSuchGroup));
-        assert_eq!(table.create(MAX_GROUPS, literal(1)), Err(Refused::TooManyGroups));
-        assert_eq!(table.groups().len(), 1);
+        assert_eq!(selector.set_enabled(id, true), Err(ChangeError::NoSuchGroup));
+        assert_eq!(selector.create(MAX_GROUPS, literal(1)), Err(ChangeError::TooManyGroups));
+        assert_eq!(selector.groups().len(), 1);
     }
 
     #[test]
     fn after_a_reset_the_bytes_of_live_connections_count_from_there() {
-        let mut table = Selector::default();
-        let id = table.create(0, literal(1)).unwrap();
-        table.set_enabled(id, true).unwrap();
-        let attempt = table.first(0).unwrap();
-        table.reset(id, 100, 7).unwrap();
-        table.ended(attempt, 150, 8);
-        let channel = table.channel(id).unwrap();
+        let mut selector = Selector::default();
+        let id = selector.create(0, literal(1)).unwrap();
+        selector.set_enabled(id, true).unwrap();
+        let attempt = selector.first(0).unwrap();
+        selector.reset(id, 100, 7).unwrap();
+        selector.end(attempt, 150, 8);
+        let channel = selector.channel(id).unwrap();
         assert_eq!((channel.total, channel.sent, channel.rcvd, channel.current), (0, 50, 1, 0));
     }
 
     #[test]
     fn addresses_in_another_order_are_the_same_addresses() {
-        let mut table = Selector::default();
+        let mut selector = Selector::default();
         let ports =
             |ports: &[u16]| ports.iter().flat_map(|&port| address(port)).collect::<Vec<_>>();
-        let mx1 = Location { addresses: ports(&[1, 2, 3]), name: Some(name("mx1")) };
-        let id = table.create(0, mx1).unwrap();
-        let key = table.channel(id).unwrap().key;
-        assert_eq!(table.resolved(key, &name("mx1"), ports(&[3, 1, 2])), Changed::Already);
-        assert_eq!(*table.channel(id).unwrap().addresses, *ports(&[1, 2, 3]));
-        assert_eq!(table.resolved(key, &name("mx1"), ports(&[3, 1])), Changed::Yes);
-        assert_eq!(table.resolved(key, &name("mx1"), ports(&[3, 1, 4])), Changed::Yes);
-        assert_eq!(*table.channel(id).unwrap().addresses, *ports(&[3, 1, 4]));
+        let mx1 = ResolvedServer { addresses: ports(&[1, 2, 3]), name: Some(name("mx1")) };
+        let id = selector.create(0, mx1).unwrap();
+        let key = selector.channel(id).unwrap().key;
+        assert_eq!(selector.resolved(key, &name("mx1"), ports(&[3, 1, 2])), Effect::Unchanged);
+        assert_eq!(*selector.channel(id).unwrap().addresses, *ports(&[1, 2, 3]));
+        assert_eq!(selector.resolved(key, &name("mx1"), ports(&[3, 1])), Effect::Changed);
+        assert_eq!(selector.resolved(key, &name("mx1"), ports(&[3, 1, 4])), Effect::Changed);
+        assert_eq!(*selector.channel(id).unwrap().addresses, *ports(&[3, 1, 4]));
     }
 
     #[test]
     fn a_name_is_resolved_until_its_channel_is_assigned_elsewhere() {
-        let mut table = Selector::default();
-        let mx1 = Location { addresses: address(1), name: Some(name("mx1")) };
-        let id = table.create(0, mx1).unwrap();
-        table.create(0, literal(9)).unwrap();
-        let key = table.channel(id).unwrap().key;
-        assert_eq!(table.named(), [(key, name("mx1"))]);
-        assert_eq!(table.resolved(key, &name("mx1"), address(1)), Changed::Already);
+        let mut selector = Selector::default();
+        let mx1 = ResolvedServer { addresses: address(1), name: Some(name("mx1")) };
+        let id = selector.create(0, mx1).unwrap();
+        selector.create(0, literal(9)).unwrap();
+        let key = selector.channel(id).unwrap().key;
+        assert_eq!(selector.named_channels(), [(key, name("mx1"))]);
+        assert_eq!(selector.resolved(key, &name("mx1"), address(1)), Effect::Unchanged);
         let now = SystemTime::UNIX_EPOCH;
-        table.unresolved(key, &name("mx2"), now);
-        assert_eq!(table.channel(id).unwrap().unresolved_since, None);
-        table.unresolved(key, &name("mx1"), now);
-        table.unresolved(key, &name("mx1"), now + std::time::Duration::from_secs(1));
-        assert_eq!(table.channel(id).unwrap().unresolved_since, Some(now));
-        assert_eq!(*table.channel(id).unwrap().addresses, *address(1));
-        assert_eq!(table.resolved(key, &name("mx1"), address(2)), Changed::Yes);
-        assert_eq!(table.channel(id).unwrap().unresolved_since, None);
-        assert_eq!(*table.channel(id).unwrap().addresses, *address(2));
-        table.assign(id, literal(3)).unwrap();
-        assert_eq!(table.resolved(key, &name("mx1"), address(2)), Changed::Already);
-        assert_eq!(*table.channel(id).unwrap().addresses, *address(3));
-        assert_eq!(table.named(), []);
-        table.assign(id, Location { addresses: address(4), name: Some(name("mx2")) }).unwrap();
-        assert_eq!(table.named(), [(key, name("mx2"))]);
+        selector.unresolved(key, &name("mx2"), now);
+        assert_eq!(selector.channel(id).unwrap().unresolved_since, None);
+        selector.unresolved(key, &name("mx1"), now);
+        selector.unresolved(key, &name("mx1"), now + std::time::Duration::from_secs(1));
+        assert_eq!(selector.channel(id).unwrap().unresolved_since, Some(now));
+        assert_eq!(*selector.channel(id).unwrap().addresses, *address(1));
+        assert_eq!(selector.resolved(key, &name("mx1"), address(2)), Effect::Changed);
+        assert_eq!(selector.channel(id).unwrap().unresolved_since, None);
+        assert_eq!(*selector.channel(id).unwrap().addresses, *address(2));
+        selector.assign(id, literal(3)).unwrap();
+        assert_eq!(selector.resolved(key, &name("mx1"), address(2)), Effect::Unchanged);
+        assert_eq!(*selector.channel(id).unwrap().addresses, *address(3));
+        assert_eq!(selector.named_channels(), []);
+        selector
+            .assign(id, ResolvedServer { addresses: address(4), name: Some(name("mx2")) })
+            .unwrap();
+        assert_eq!(selector.named_channels(), [(key, name("mx2"))]);
     }
 }

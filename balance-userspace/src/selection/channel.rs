@@ -1,14 +1,14 @@
 //! A channel: which one it is, where its server is, how many connections it takes, what it has
 //! done.
 //!
-//! Invariant: a [`Key`] is given to one channel and never again, so whoever holds it means that
+//! Invariant: a [`ChannelKey`] is given to one channel and never again, so whoever holds it means that
 //! channel, wherever it stands by now.
 
 use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-/// Where a channel stands in the table at the moment.
+/// Where a channel stands in the selector at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ChannelId {
     /// Number of the group, from 0.
@@ -19,22 +19,22 @@ pub struct ChannelId {
 
 /// Which channel, wherever it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key(u64);
+pub struct ChannelKey(u64);
 
 /// Makes each key once.
 #[derive(Debug, Default)]
-pub(super) struct Keys(u64);
+pub(super) struct ChannelKeys(u64);
 
-impl Keys {
-    pub(super) fn next(&mut self) -> Key {
+impl ChannelKeys {
+    pub(super) fn next(&mut self) -> ChannelKey {
         self.0 += 1;
-        Key(self.0)
+        ChannelKey(self.0)
     }
 }
 
 /// A server given by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Name {
+pub struct ServerName {
     /// What the resolver takes.
     pub host: String,
     /// TCP port.
@@ -43,22 +43,22 @@ pub struct Name {
 
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Location {
+pub struct ResolvedServer {
     /// At least one address.
     pub addresses: Vec<SocketAddr>,
     /// Its name, if that is how it was given.
-    pub name: Option<Name>,
+    pub name: Option<ServerName>,
 }
 
 /// A server and its counters.
 #[derive(Clone, Debug)]
 pub struct Channel {
     /// Which channel this is.
-    pub key: Key,
+    pub key: ChannelKey,
     /// Where to connect: all addresses of its name, best first.
     pub addresses: Arc<[SocketAddr]>,
     /// What is to be resolved again now and then; nothing if it was given as an address.
-    pub name: Option<Name>,
+    pub name: Option<ServerName>,
     /// Since when the name does not resolve, if it does not.
     pub unresolved_since: Option<SystemTime>,
     /// Connections at a time; 0 means no limit.
@@ -78,7 +78,11 @@ pub struct Channel {
 
 impl Channel {
     /// One that is enabled and idle.
-    pub(super) fn new(key: Key, Location { addresses, name }: Location, max: u32) -> Self {
+    pub(super) fn new(
+        key: ChannelKey,
+        ResolvedServer { addresses, name }: ResolvedServer,
+        max: u32,
+    ) -> Self {
         Self {
             key,
             addresses: addresses.into(),
@@ -93,7 +97,7 @@ impl Channel {
         }
     }
 
-    pub(super) fn usable(&self) -> bool {
+    pub(super) fn is_usable(&self) -> bool {
         self.enabled && (self.max == 0 || self.current < self.max)
     }
 }

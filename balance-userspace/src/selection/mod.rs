@@ -3,8 +3,8 @@
 //! Pure: no I/O, no clock. The driver asks for an [`Attempt`], tries it and says how it went.
 //! Invariants: the connections of a channel never exceed its maximum; no channel is tried
 //! twice for one client, except when all others have failed one for which there was no local port; every
-//! attempt is given back exactly once (by [`Selector::failed`] or
-//! [`Selector::ended`]), so that the counters always add up.
+//! attempt is given back exactly once (by [`Selector::connect_failed`] or
+//! [`Selector::end`]), so that the counters always add up.
 
 mod change;
 mod channel;
@@ -20,36 +20,36 @@ use std::{
     sync::Arc,
 };
 
-pub use change::{Changed, MAX_GROUPS, Refused};
-use channel::Keys;
-pub use channel::{Channel, ChannelId, Key, Location, Name};
+pub use change::{ChangeError, Effect, MAX_GROUPS};
+use channel::ChannelKeys;
+pub use channel::{Channel, ChannelId, ChannelKey, ResolvedServer, ServerName};
 pub use hash::client_hash;
 pub use method::Method;
-use replace::Retired;
-pub use replace::{Replaced, Server};
+use replace::RetiredChannel;
+pub use replace::{ChannelDiff, ServerIdentity};
 
 /// A channel as it is to be.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct ChannelConfig {
     /// Its server.
-    pub location: Location,
+    pub server: ResolvedServer,
     /// Connections at a time; 0 means no limit.
     pub max: u32,
 }
 
 /// A group as it is to be.
 #[derive(Clone, Debug)]
-pub struct WantedGroup {
+pub struct GroupConfig {
     /// How it picks.
     pub method: Method,
     /// Its channels.
-    pub channels: Vec<Wanted>,
+    pub channels: Vec<ChannelConfig>,
 }
 
 /// All addresses of all servers of these groups.
-pub fn addresses(groups: &[WantedGroup]) -> impl Iterator<Item = &SocketAddr> {
+pub fn addresses(groups: &[GroupConfig]) -> impl Iterator<Item = &SocketAddr> {
     let channels = groups.iter().flat_map(|group| &group.channels);
-    channels.flat_map(|channel| channel.location.addresses.iter())
+    channels.flat_map(|channel| channel.server.addresses.iter())
 }
 
 /// Channels that stand in for each other.
@@ -71,14 +71,14 @@ impl Group {
 
     /// The channel for a client that has tried those in `tried` already, and moves the turn on
     /// behind it; when there is none the turn goes back to the start.
-    fn pick(&mut self, client: u32, tried: &[Key], policy: Policy) -> Option<usize> {
+    fn pick(&mut self, client: u32, tried: &[ChannelKey], policy: Policy) -> Option<usize> {
         let n = self.channels.len();
         if n == 0 {
             return None;
         }
         let usable = |i: &usize| {
             let channel = &self.channels[*i];
-            channel.usable() && !tried.contains(&channel.key)
+            channel.is_usable() && !tried.contains(&channel.key)
         };
         let from = |start: usize| (0..n).map(move |step| (start + step) % n);
         let hashed = client as usize % n;
@@ -97,16 +97,16 @@ impl Group {
 #[must_use = "an attempt stays counted in its channel until it is given back"]
 pub struct Attempt {
     /// The channel to try.
-    pub key: Key,
+    pub key: ChannelKey,
     /// Where to connect.
     pub addresses: Arc<[SocketAddr]>,
     client: u32,
     /// The channel's group, in which it stays.
     group: usize,
     /// Channels of this group that have failed for this client.
-    tried: Vec<Key>,
+    tried: Vec<ChannelKey>,
     /// Channels of all groups for which this client found no local port, the longest wait first.
-    portless: VecDeque<Key>,
+    no_local_port: VecDeque<ChannelKey>,
     is_retry: bool,
 }
 
@@ -132,19 +132,19 @@ pub struct Policy {
 pub struct Selector {
     groups: Vec<Group>,
     /// Where each channel of the groups stands.
-    places: HashMap<Key, ChannelId>,
+    positions: HashMap<ChannelKey, ChannelId>,
     /// Channels in no group that still have connections.
-    retired: BTreeMap<Key, Retired>,
-    keys: Keys,
+    retired: BTreeMap<ChannelKey, RetiredChannel>,
+    keys: ChannelKeys,
     policy: Policy,
 }
 
 impl Selector {
     /// Starts with these groups, first one first.
-    pub fn new(groups: Vec<WantedGroup>, policy: Policy) -> Self {
-        let mut table = Self::default();
-        table.replace(groups, policy);
-        table
+    pub fn new(groups: Vec<GroupConfig>, policy: Policy) -> Self {
+        let mut selector = Self::default();
+        selector.replace(groups, policy);
+        selector
     }
 
     /// The groups as they stand.
@@ -158,13 +158,13 @@ impl Selector {
     }
 
     /// Where a channel stands; `None` if it is in no group any more.
-    pub fn place(&self, key: Key) -> Option<ChannelId> {
-        self.places.get(&key).copied()
+    pub fn position(&self, key: ChannelKey) -> Option<ChannelId> {
+        self.positions.get(&key).copied()
     }
 
     /// Connections that a channel has now, wherever it stands.
-    pub fn current(&self, key: Key) -> u32 {
-        match self.place(key) {
+    pub fn current(&self, key: ChannelKey) -> u32 {
+        match self.position(key) {
             Some(id) => self.groups[id.group].channels[id.channel].current,
             None => self.retired.get(&key).map_or(0, |retired| retired.channel.current),
         }
@@ -177,30 +177,34 @@ impl Selector {
 
     /// The connect failed: the next channel for the same client, in the same group while one
     /// is left that it has not tried, then in the groups after it, then one that had no local port.
-    pub fn failed(&mut self, attempt: Attempt) -> Option<Attempt> {
+    pub fn connect_failed(&mut self, attempt: Attempt) -> Option<Attempt> {
         let autodisable = self.policy.autodisable;
-        self.go_on(attempt, |channel| channel.enabled &= !autodisable)
+        self.next_attempt(attempt, |channel| channel.enabled &= !autodisable)
     }
 
     /// There is no local port for a connection to the channel: the next one, as after a failure. If none
     /// is left the channels without a port are tried again, one after the other.
-    pub fn portless(&mut self, mut attempt: Attempt) -> Option<Attempt> {
-        attempt.portless.push_back(attempt.key);
-        self.go_on(attempt, |_| {})
+    pub fn no_local_port(&mut self, mut attempt: Attempt) -> Option<Attempt> {
+        attempt.no_local_port.push_back(attempt.key);
+        self.next_attempt(attempt, |_| {})
     }
 
-    fn go_on(&mut self, attempt: Attempt, note: impl FnOnce(&mut Channel)) -> Option<Attempt> {
-        let Attempt { key, client, group, mut tried, portless, is_retry, .. } = attempt;
-        self.release(key, note);
+    fn next_attempt(
+        &mut self,
+        attempt: Attempt,
+        update: impl FnOnce(&mut Channel),
+    ) -> Option<Attempt> {
+        let Attempt { key, client, group, mut tried, no_local_port, is_retry, .. } = attempt;
+        self.release(key, update);
         if is_retry {
-            return self.retry(client, portless);
+            return self.retry(client, no_local_port);
         }
         tried.push(key);
-        self.search(group, client, tried, portless)
+        self.search(group, client, tried, no_local_port)
     }
 
     /// The connection is over, after `sent` bytes to the channel and `rcvd` bytes from it.
-    pub fn ended(&mut self, attempt: Attempt, sent: u64, rcvd: u64) {
+    pub fn end(&mut self, attempt: Attempt, sent: u64, rcvd: u64) {
         self.release(attempt.key, |channel| {
             channel.sent = channel.sent.wrapping_add(sent);
             channel.rcvd = channel.rcvd.wrapping_add(rcvd);
@@ -211,8 +215,8 @@ impl Selector {
         &mut self,
         group: usize,
         client: u32,
-        mut tried: Vec<Key>,
-        portless: VecDeque<Key>,
+        mut tried: Vec<ChannelKey>,
+        no_local_port: VecDeque<ChannelKey>,
     ) -> Option<Attempt> {
         let policy = self.policy;
         for (number, group) in self.groups.iter_mut().enumerate().skip(group) {
@@ -226,49 +230,58 @@ impl Selector {
                     client,
                     group: number,
                     tried,
-                    portless,
+                    no_local_port,
                     is_retry: false,
                 });
             }
             tried.clear();
         }
-        self.retry(client, portless)
+        self.retry(client, no_local_port)
     }
 
     /// Tries again the first usable of the channels that had no local port. It is counted as the same
     /// attempt.
-    fn retry(&mut self, client: u32, mut portless: VecDeque<Key>) -> Option<Attempt> {
-        let usable = |key: &Key| {
-            self.place(*key).is_some_and(|id| self.groups[id.group].channels[id.channel].usable())
+    fn retry(&mut self, client: u32, mut no_local_port: VecDeque<ChannelKey>) -> Option<Attempt> {
+        let usable = |key: &ChannelKey| {
+            self.position(*key)
+                .is_some_and(|id| self.groups[id.group].channels[id.channel].is_usable())
         };
-        let i = portless.iter().position(usable)?;
-        let key = portless.remove(i)?;
-        let group = self.place(key)?.group;
-        let channel = &mut self.groups[group].channels[self.places[&key].channel];
+        let i = no_local_port.iter().position(usable)?;
+        let key = no_local_port.remove(i)?;
+        let group = self.position(key)?.group;
+        let channel = &mut self.groups[group].channels[self.positions[&key].channel];
         channel.current += 1;
         let addresses = Arc::clone(&channel.addresses);
-        Some(Attempt { key, addresses, client, group, tried: Vec::new(), portless, is_retry: true })
+        Some(Attempt {
+            key,
+            addresses,
+            client,
+            group,
+            tried: Vec::new(),
+            no_local_port,
+            is_retry: true,
+        })
     }
 
     /// Takes an attempt off its channel, and notes there what came of it.
-    fn release(&mut self, key: Key, note: impl FnOnce(&mut Channel)) {
-        let channel = match self.places.get(&key) {
+    fn release(&mut self, key: ChannelKey, update: impl FnOnce(&mut Channel)) {
+        let channel = match self.positions.get(&key) {
             Some(id) => &mut self.groups[id.group].channels[id.channel],
             None => &mut self.retired.get_mut(&key).expect("it has this attempt").channel,
         };
         debug_assert!(channel.current > 0, "{key:?} given back more often than taken");
         channel.current -= 1;
-        note(channel);
+        update(channel);
         if channel.current == 0 {
             self.retired.remove(&key);
         }
     }
 
     /// Puts a channel behind those of a group.
-    fn put(&mut self, group: usize, channel: Channel) -> ChannelId {
+    fn push(&mut self, group: usize, channel: Channel) -> ChannelId {
         let channels = &mut self.groups[group].channels;
         let id = ChannelId { group, channel: channels.len() };
-        self.places.insert(channel.key, id);
+        self.positions.insert(channel.key, id);
         channels.push(channel);
         id
     }

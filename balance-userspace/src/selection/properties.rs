@@ -6,43 +6,43 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn channel(max: u32) -> Wanted {
-    Wanted { location: Location { addresses: Vec::new(), name: None }, max }
+fn channel(max: u32) -> ChannelConfig {
+    ChannelConfig { server: ResolvedServer { addresses: Vec::new(), name: None }, max }
 }
 
-fn group(method: Method, maxima: &[u32]) -> WantedGroup {
-    WantedGroup { method, channels: maxima.iter().map(|&max| channel(max)).collect() }
+fn group(method: Method, maxima: &[u32]) -> GroupConfig {
+    GroupConfig { method, channels: maxima.iter().map(|&max| channel(max)).collect() }
 }
 
-fn round_robin(n: usize) -> WantedGroup {
+fn round_robin(n: usize) -> GroupConfig {
     group(Method::RoundRobin, &vec![0; n])
 }
 
-fn table(groups: Vec<WantedGroup>) -> Selector {
+fn selector(groups: Vec<GroupConfig>) -> Selector {
     Selector::new(groups, Policy::default())
 }
 
 /// Group and number of the channel that is to be tried.
-fn at(table: &Selector, attempt: &Attempt) -> (usize, usize) {
-    let id = table.place(attempt.key).expect("a channel of a group");
+fn at(selector: &Selector, attempt: &Attempt) -> (usize, usize) {
+    let id = selector.position(attempt.key).expect("a channel of a group");
     (id.group, id.channel)
 }
 
 /// Connects one client after another; channels in `dead` refuse. Where each client ended up.
 fn run(
-    table: &mut Selector,
+    selector: &mut Selector,
     clients: usize,
     dead: &[(usize, usize)],
 ) -> Vec<Option<(usize, usize)>> {
     let mut taken = Vec::new();
     for client in 0..clients {
-        let mut attempt = table.first(client as u32);
+        let mut attempt = selector.first(client as u32);
         while let Some(a) = attempt.take() {
-            let at = at(table, &a);
+            let at = at(selector, &a);
             if dead.contains(&at) {
-                attempt = table.failed(a);
+                attempt = selector.connect_failed(a);
             } else {
-                table.ended(a, 0, 0);
+                selector.end(a, 0, 0);
                 taken.push(Some(at));
                 break;
             }
@@ -56,61 +56,63 @@ fn run(
 
 #[test]
 fn channels_take_turns() {
-    let mut table = table(vec![round_robin(3)]);
-    let order: Vec<_> = run(&mut table, 6, &[]).into_iter().map(|at| at.unwrap().1).collect();
+    let mut selector = selector(vec![round_robin(3)]);
+    let order: Vec<_> = run(&mut selector, 6, &[]).into_iter().map(|at| at.unwrap().1).collect();
     assert_eq!(order, [0, 1, 2, 0, 1, 2]);
 }
 
 #[test]
 fn the_reference_vector_of_a_dead_channel_before_two_good_ones() {
-    let mut table = table(vec![round_robin(3)]);
-    let order: Vec<_> = run(&mut table, 4, &[(0, 0)]).into_iter().map(|at| at.unwrap().1).collect();
+    let mut selector = selector(vec![round_robin(3)]);
+    let order: Vec<_> =
+        run(&mut selector, 4, &[(0, 0)]).into_iter().map(|at| at.unwrap().1).collect();
     assert_eq!(order, [1, 2, 1, 2]);
-    let totals: Vec<_> = table.groups()[0].channels.iter().map(|c| c.total).collect();
+    let totals: Vec<_> = selector.groups()[0].channels.iter().map(|c| c.total).collect();
     assert_eq!(totals, [2, 2, 2]);
 }
 
 #[test]
 fn the_next_group_stands_in_only_for_a_whole_group() {
-    let mut table = table(vec![round_robin(2), round_robin(2)]);
-    let taken = run(&mut table, 3, &[(0, 0), (0, 1)]);
+    let mut selector = selector(vec![round_robin(2), round_robin(2)]);
+    let taken = run(&mut selector, 3, &[(0, 0), (0, 1)]);
     assert_eq!(taken, [Some((1, 0)), Some((1, 1)), Some((1, 0))]);
-    assert_eq!(run(&mut table, 2, &[(0, 0)]), [Some((0, 1)), Some((0, 1))]);
-    assert_eq!(run(&mut table, 1, &[(0, 0), (0, 1), (1, 0), (1, 1)]), [None]);
+    assert_eq!(run(&mut selector, 2, &[(0, 0)]), [Some((0, 1)), Some((0, 1))]);
+    assert_eq!(run(&mut selector, 1, &[(0, 0), (0, 1), (1, 0), (1, 1)]), [None]);
 }
 
 #[test]
 fn a_full_channel_is_passed_over_also_in_a_later_group() {
-    let mut table = table(vec![group(Method::RoundRobin, &[1]), group(Method::RoundRobin, &[1])]);
-    let first = table.first(0).unwrap();
-    let second = table.first(0).unwrap();
+    let mut selector =
+        selector(vec![group(Method::RoundRobin, &[1]), group(Method::RoundRobin, &[1])]);
+    let first = selector.first(0).unwrap();
+    let second = selector.first(0).unwrap();
     assert_eq!((first.group, second.group), (0, 1));
-    assert!(table.first(0).is_none());
-    table.ended(first, 1, 2);
-    assert_eq!(table.first(0).unwrap().group, 0);
+    assert!(selector.first(0).is_none());
+    selector.end(first, 1, 2);
+    assert_eq!(selector.first(0).unwrap().group, 0);
 }
 
 #[test]
 fn a_hash_group_gives_a_client_the_same_channel_or_none() {
-    let mut table = table(vec![group(Method::Hash, &[0; 4]), round_robin(1)]);
+    let mut selector = selector(vec![group(Method::Hash, &[0; 4]), round_robin(1)]);
     for _ in 0..3 {
-        let a = table.first(7).unwrap();
-        assert_eq!(at(&table, &a), (0, 3));
-        let b = table.failed(a).unwrap();
-        assert_eq!(at(&table, &b), (1, 0));
-        table.ended(b, 0, 0);
+        let a = selector.first(7).unwrap();
+        assert_eq!(at(&selector, &a), (0, 3));
+        let b = selector.connect_failed(a).unwrap();
+        assert_eq!(at(&selector, &b), (1, 0));
+        selector.end(b, 0, 0);
     }
 }
 
 #[test]
 fn with_hash_failover_the_neighbour_stands_in_before_the_next_group() {
     let policy = Policy { hash_failover: true, ..Policy::default() };
-    let mut table = Selector::new(vec![group(Method::Hash, &[0; 3]), round_robin(1)], policy);
+    let mut selector = Selector::new(vec![group(Method::Hash, &[0; 3]), round_robin(1)], policy);
     let mut order = Vec::new();
-    let mut attempt = table.first(5);
+    let mut attempt = selector.first(5);
     while let Some(a) = attempt {
-        order.push(at(&table, &a));
-        attempt = table.failed(a);
+        order.push(at(&selector, &a));
+        attempt = selector.connect_failed(a);
     }
     assert_eq!(order, [(0, 2), (0, 0), (0, 1), (1, 0)]);
 }
@@ -118,34 +120,34 @@ fn with_hash_failover_the_neighbour_stands_in_before_the_next_group() {
 #[test]
 fn with_autodisable_a_failed_channel_is_not_tried_again() {
     let policy = Policy { autodisable: true, ..Policy::default() };
-    let mut table = Selector::new(vec![round_robin(2)], policy);
-    assert_eq!(run(&mut table, 3, &[(0, 0)]), [Some((0, 1)); 3]);
-    let channels = &table.groups()[0].channels;
+    let mut selector = Selector::new(vec![round_robin(2)], policy);
+    assert_eq!(run(&mut selector, 3, &[(0, 0)]), [Some((0, 1)); 3]);
+    let channels = &selector.groups()[0].channels;
     assert_eq!((channels[0].enabled, channels[0].total, channels[1].total), (false, 1, 3));
 }
 
 #[test]
 fn a_channel_without_a_port_is_tried_again_when_no_other_is_left() {
-    let mut table = table(vec![round_robin(2), group(Method::Hash, &[0]), round_robin(1)]);
-    let attempt = table.first(0).unwrap();
-    let attempt = table.portless(attempt).unwrap();
-    assert_eq!((at(&table, &attempt), attempt.is_retry()), ((0, 1), false));
-    let attempt = table.failed(attempt).unwrap();
-    assert_eq!((at(&table, &attempt), attempt.is_retry()), ((1, 0), false));
-    let attempt = table.portless(attempt).unwrap();
-    assert_eq!((at(&table, &attempt), attempt.is_retry()), ((2, 0), false));
-    let mut attempt = table.failed(attempt).unwrap();
+    let mut selector = selector(vec![round_robin(2), group(Method::Hash, &[0]), round_robin(1)]);
+    let attempt = selector.first(0).unwrap();
+    let attempt = selector.no_local_port(attempt).unwrap();
+    assert_eq!((at(&selector, &attempt), attempt.is_retry()), ((0, 1), false));
+    let attempt = selector.connect_failed(attempt).unwrap();
+    assert_eq!((at(&selector, &attempt), attempt.is_retry()), ((1, 0), false));
+    let attempt = selector.no_local_port(attempt).unwrap();
+    assert_eq!((at(&selector, &attempt), attempt.is_retry()), ((2, 0), false));
+    let mut attempt = selector.connect_failed(attempt).unwrap();
     for place in [(0, 0), (1, 0), (0, 0)] {
-        assert_eq!((at(&table, &attempt), attempt.is_retry()), (place, true));
-        attempt = table.portless(attempt).unwrap();
+        assert_eq!((at(&selector, &attempt), attempt.is_retry()), (place, true));
+        attempt = selector.no_local_port(attempt).unwrap();
     }
     // One that fails now is not tried again, nor one that is disabled.
-    assert_eq!(at(&table, &attempt), (1, 0));
-    let attempt = table.failed(attempt).unwrap();
-    assert_eq!(at(&table, &attempt), (0, 0));
-    table.set_enabled(ChannelId { group: 0, channel: 0 }, false).unwrap();
-    assert!(table.portless(attempt).is_none());
-    let channels: Vec<_> = table.groups().iter().flat_map(|group| &group.channels).collect();
+    assert_eq!(at(&selector, &attempt), (1, 0));
+    let attempt = selector.connect_failed(attempt).unwrap();
+    assert_eq!(at(&selector, &attempt), (0, 0));
+    selector.set_enabled(ChannelId { group: 0, channel: 0 }, false).unwrap();
+    assert!(selector.no_local_port(attempt).is_none());
+    let channels: Vec<_> = selector.groups().iter().flat_map(|group| &group.channels).collect();
     assert!(channels.iter().all(|channel| (channel.current, channel.total) == (0, 1)));
 }
 
@@ -154,7 +156,7 @@ fn an_empty_table_serves_nobody() {
     assert!(Selector::default().first(0).is_none());
 }
 
-/// One event in the life of a table.
+/// One event in the life of a selector.
 #[derive(Clone, Debug)]
 enum Event {
     Connect(u32),
@@ -162,7 +164,7 @@ enum Event {
     NoPort(usize),
     End(usize),
     Toggle(usize, usize),
-    Replace(Vec<WantedGroup>, Policy),
+    Replace(Vec<GroupConfig>, Policy),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -182,32 +184,32 @@ fn policies() -> impl Strategy<Value = Policy> {
 }
 
 /// Groups of servers of which there are few, so that lists have some in common and some twice.
-fn tables(least: usize) -> impl Strategy<Value = Vec<WantedGroup>> {
-    let wanted = (0u16..5, 0u32..4).prop_map(|(port, max)| {
+fn tables(least: usize) -> impl Strategy<Value = Vec<GroupConfig>> {
+    let config = (0u16..5, 0u32..4).prop_map(|(port, max)| {
         let addresses = vec![([127, 0, 0, 1], port).into()];
-        Wanted { location: Location { addresses, name: None }, max }
+        ChannelConfig { server: ResolvedServer { addresses, name: None }, max }
     });
     let group =
-        (any::<bool>(), prop::collection::vec(wanted, least..5)).prop_map(|(hash, channels)| {
-            WantedGroup { method: if hash { Method::Hash } else { Method::RoundRobin }, channels }
+        (any::<bool>(), prop::collection::vec(config, least..5)).prop_map(|(hash, channels)| {
+            GroupConfig { method: if hash { Method::Hash } else { Method::RoundRobin }, channels }
         });
     prop::collection::vec(group, least..4)
 }
 
-/// What is to be true of a table, kept by other means.
+/// What is to be true of a selector, kept by other means.
 #[derive(Default)]
 struct Model {
     /// Attempts that are out, each with the channels that its client has tried.
     live: Vec<(Attempt, Tried)>,
     /// Attempts and ends of each channel so far.
-    counts: HashMap<Key, (u64, u64)>,
+    counts: HashMap<ChannelKey, (u64, u64)>,
 }
 
 /// The channels that a client has tried, and those of them that may be tried again.
 #[derive(Default)]
 struct Tried {
-    all: HashSet<Key>,
-    portless: HashSet<Key>,
+    all: HashSet<ChannelKey>,
+    no_local_port: HashSet<ChannelKey>,
 }
 
 impl Model {
@@ -215,19 +217,19 @@ impl Model {
         (!self.live.is_empty()).then(|| self.live.swap_remove(i % self.live.len()))
     }
 
-    fn current(&self, key: Key) -> usize {
+    fn current(&self, key: ChannelKey) -> usize {
         self.live.iter().filter(|(attempt, _)| attempt.key == key).count()
     }
 
-    /// The keys that a list is to have, a new one being `None`, beside those of a table as it is.
-    fn keys(before: &Selector, wanted: &[WantedGroup]) -> Vec<Vec<Option<Key>>> {
+    /// The keys that a list is to have, a new one being `None`, beside those of a selector as it is.
+    fn keys(before: &Selector, config: &[GroupConfig]) -> Vec<Vec<Option<ChannelKey>>> {
         let mut keys = Vec::new();
-        for (number, group) in wanted.iter().enumerate() {
+        for (number, group) in config.iter().enumerate() {
             let standing = before.groups.get(number).map_or(&[][..], |group| &group.channels);
             let retired = before.retired.values().filter(|retired| retired.group == number);
             let mut left: Vec<_> = standing.iter().chain(retired.map(|r| &r.channel)).collect();
-            let mut find = |wanted: &Wanted| {
-                let same = |c: &&Channel| *c.addresses == *wanted.location.addresses;
+            let mut find = |config: &ChannelConfig| {
+                let same = |c: &&Channel| *c.addresses == *config.server.addresses;
                 left.iter().position(same).map(|i| left.remove(i).key)
             };
             keys.push(group.channels.iter().map(&mut find).collect());
@@ -235,28 +237,28 @@ impl Model {
         keys
     }
 
-    fn check(&self, table: &Selector) -> Result<(), TestCaseError> {
-        let standing = table.groups.iter().flat_map(|group| &group.channels);
-        let retired = table.retired.values().map(|retired| &retired.channel);
+    fn check(&self, selector: &Selector) -> Result<(), TestCaseError> {
+        let standing = selector.groups.iter().flat_map(|group| &group.channels);
+        let retired = selector.retired.values().map(|retired| &retired.channel);
         for channel in standing.chain(retired) {
             let (attempts, ends) = self.counts.get(&channel.key).copied().unwrap_or_default();
             prop_assert_eq!(channel.current as usize, self.current(channel.key));
-            prop_assert_eq!(table.current(channel.key), channel.current);
+            prop_assert_eq!(selector.current(channel.key), channel.current);
             prop_assert_eq!(
                 (channel.total, channel.sent, channel.rcvd),
                 (attempts, ends * 3, ends * 4)
             );
         }
-        for (number, group) in table.groups.iter().enumerate() {
+        for (number, group) in selector.groups.iter().enumerate() {
             prop_assert!(group.next < group.channels.len().max(1));
             for (i, channel) in group.channels.iter().enumerate() {
                 let id = ChannelId { group: number, channel: i };
-                prop_assert_eq!(table.place(channel.key), Some(id));
+                prop_assert_eq!(selector.position(channel.key), Some(id));
             }
         }
         let gone = self.live.iter().map(|(attempt, _)| attempt.key);
-        let gone: BTreeSet<_> = gone.filter(|key| table.place(*key).is_none()).collect();
-        prop_assert!(gone.iter().eq(table.retired.keys()), "no other is known than those");
+        let gone: BTreeSet<_> = gone.filter(|key| selector.position(*key).is_none()).collect();
+        prop_assert!(gone.iter().eq(selector.retired.keys()), "no other is known than those");
         Ok(())
     }
 }
@@ -271,26 +273,26 @@ proptest! {
         policy in policies(),
         events in prop::collection::vec(event(), 1..300),
     ) {
-        let mut table = Selector::new(groups, policy);
+        let mut selector = Selector::new(groups, policy);
         let mut model = Model::default();
         let mut keys = HashSet::new();
         for event in events {
             let next = match event {
-                Event::Connect(client) => table.first(client).map(|a| (a, Tried::default())),
+                Event::Connect(client) => selector.first(client).map(|a| (a, Tried::default())),
                 Event::Fail(i) | Event::NoPort(i) => model.take(i).and_then(|(attempt, mut tried)| {
                     let (from, key, was_retry) = (attempt.group, attempt.key, attempt.is_retry());
                     let next = if matches!(event, Event::NoPort(_)) {
-                        tried.portless.insert(key);
-                        table.portless(attempt)
+                        tried.no_local_port.insert(key);
+                        selector.no_local_port(attempt)
                     } else {
-                        tried.portless.remove(&key);
-                        table.failed(attempt)
+                        tried.no_local_port.remove(&key);
+                        selector.connect_failed(attempt)
                     };
                     if next.is_none() {
-                        let is_usable = |key: &Key| table.place(*key).is_some_and(|id| {
-                            table.groups[id.group].channels[id.channel].usable()
+                        let is_usable = |key: &ChannelKey| selector.position(*key).is_some_and(|id| {
+                            selector.groups[id.group].channels[id.channel].is_usable()
                         });
-                        assert!(!tried.portless.iter().any(is_usable), "one could be tried again");
+                        assert!(!tried.no_local_port.iter().any(is_usable), "one could be tried again");
                     }
                     let next = next?;
                     assert!(next.is_retry() || next.group >= from, "backwards");
@@ -300,29 +302,29 @@ proptest! {
                 Event::End(i) => {
                     if let Some((attempt, _)) = model.take(i) {
                         model.counts.get_mut(&attempt.key).expect("an attempt").1 += 1;
-                        table.ended(attempt, 3, 4);
+                        selector.end(attempt, 3, 4);
                     }
                     None
                 }
                 Event::Toggle(g, c) => {
-                    if let Some(channel) = table.groups.get_mut(g).and_then(|g| g.channels.get_mut(c)) {
+                    if let Some(channel) = selector.groups.get_mut(g).and_then(|g| g.channels.get_mut(c)) {
                         channel.enabled = !channel.enabled;
                     }
                     None
                 }
                 Event::Replace(groups, policy) => {
-                    let standing = table.groups.iter().flat_map(|group| &group.channels);
+                    let standing = selector.groups.iter().flat_map(|group| &group.channels);
                     let enabled: HashMap<_, _> = standing.map(|c| (c.key, c.enabled)).collect();
                     keys.extend(enabled.keys().copied());
-                    let expected = Model::keys(&table, &groups);
-                    table.replace(groups.clone(), policy);
-                    prop_assert_eq!(table.groups.len(), groups.len());
-                    for ((group, wanted), expected) in table.groups.iter().zip(&groups).zip(expected) {
-                        prop_assert_eq!(group.method, wanted.method);
-                        prop_assert_eq!(group.channels.len(), wanted.channels.len());
-                        for ((channel, wanted), key) in group.channels.iter().zip(&wanted.channels).zip(expected) {
-                            prop_assert_eq!(channel.max, wanted.max);
-                            prop_assert_eq!(&*channel.addresses, &*wanted.location.addresses);
+                    let expected = Model::keys(&selector, &groups);
+                    selector.replace(groups.clone(), policy);
+                    prop_assert_eq!(selector.groups.len(), groups.len());
+                    for ((group, config), expected) in selector.groups.iter().zip(&groups).zip(expected) {
+                        prop_assert_eq!(group.method, config.method);
+                        prop_assert_eq!(group.channels.len(), config.channels.len());
+                        for ((channel, config), key) in group.channels.iter().zip(&config.channels).zip(expected) {
+                            prop_assert_eq!(channel.max, config.max);
+                            prop_assert_eq!(&*channel.addresses, &*config.server.addresses);
                             match key {
                                 Some(key) => prop_assert_eq!(channel.key, key),
                                 None => prop_assert!(keys.insert(channel.key), "a key is given twice"),
@@ -335,26 +337,26 @@ proptest! {
             };
             if let Some((attempt, mut tried)) = next {
                 if attempt.is_retry() {
-                    prop_assert!(tried.portless.contains(&attempt.key), "it has failed");
+                    prop_assert!(tried.no_local_port.contains(&attempt.key), "it has failed");
                 } else {
                     model.counts.entry(attempt.key).or_default().0 += 1;
                     prop_assert!(tried.all.insert(attempt.key), "tried twice");
                 }
-                let (group, channel) = at(&table, &attempt);
-                let channel = &table.groups[group].channels[channel];
+                let (group, channel) = at(&selector, &attempt);
+                let channel = &selector.groups[group].channels[channel];
                 prop_assert_eq!(attempt.group, group);
                 prop_assert!(channel.enabled);
                 prop_assert!(channel.max == 0 || channel.current <= channel.max);
                 model.live.push((attempt, tried));
             }
-            model.check(&table)?;
+            model.check(&selector)?;
         }
         while let Some((attempt, _)) = model.take(0) {
             model.counts.get_mut(&attempt.key).expect("an attempt").1 += 1;
-            table.ended(attempt, 3, 4);
-            model.check(&table)?;
+            selector.end(attempt, 3, 4);
+            model.check(&selector)?;
         }
-        prop_assert!(table.retired.is_empty());
+        prop_assert!(selector.retired.is_empty());
     }
 
     /// However connects and ends interleave, channels that are up get the same number, to one.
@@ -363,19 +365,19 @@ proptest! {
         n in 1usize..6,
         ends in prop::collection::vec((any::<bool>(), any::<usize>()), 1..200),
     ) {
-        let mut table = table(vec![round_robin(n)]);
+        let mut selector = selector(vec![round_robin(n)]);
         let mut live = Vec::new();
         for (end, i) in ends {
             if end && !live.is_empty() {
-                table.ended(live.swap_remove(i % live.len()), 0, 0);
+                selector.end(live.swap_remove(i % live.len()), 0, 0);
             } else {
-                live.push(table.first(i as u32).unwrap());
+                live.push(selector.first(i as u32).unwrap());
             }
         }
-        let totals: Vec<_> = table.groups()[0].channels.iter().map(|c| c.total).collect();
+        let totals: Vec<_> = selector.groups()[0].channels.iter().map(|c| c.total).collect();
         prop_assert!(totals.iter().max().unwrap() - totals.iter().min().unwrap() <= 1);
         for attempt in live {
-            table.ended(attempt, 0, 0);
+            selector.end(attempt, 0, 0);
         }
     }
 
@@ -383,9 +385,9 @@ proptest! {
     #[test]
     fn dead_channels_burden_their_neighbours_evenly(n in 2usize..6, dead in 0usize..6, clients in 1usize..200) {
         let dead = dead % n;
-        let mut table = table(vec![round_robin(n)]);
-        run(&mut table, clients, &[(0, dead)]);
-        let totals: Vec<_> = table.groups()[0].channels.iter().enumerate()
+        let mut selector = selector(vec![round_robin(n)]);
+        run(&mut selector, clients, &[(0, dead)]);
+        let totals: Vec<_> = selector.groups()[0].channels.iter().enumerate()
             .filter(|(i, _)| *i != dead).map(|(_, c)| c.total).collect();
         prop_assert!(totals.iter().max().unwrap() - totals.iter().min().unwrap() <= 1, "{totals:?}");
     }

@@ -77,8 +77,8 @@ fn wrong_on(line: &Line, hosts: bool) -> BTreeSet<String> {
     // That they can be read is known.
     let groups = operand::groups(&args.channels, name.port, &resolve::service).unwrap_or_default();
     for channel in groups.iter().flat_map(|group| &group.channels) {
-        let found = resolve::location(channel);
-        look(found.and_then(|location| loops::refuse(own, location.addresses.iter())));
+        let found = resolve::server(channel);
+        look(found.and_then(|server| loops::refuse(own, server.addresses.iter())));
     }
     wrong
 }

@@ -36,7 +36,7 @@ pub(crate) fn plan<'a>(running: impl Iterator<Item = &'a Line>, wanted: Vec<Line
     let step = |line: &Line| match running.iter().find(|other| other.name == line.name) {
         None => Step::Start,
         Some(other) if other.words == line.words => Step::Keep,
-        Some(other) if other.args.can_become(&line.args) => Step::Configure,
+        Some(other) if other.args.can_reload_to(&line.args) => Step::Configure,
         Some(_) => Step::Replace,
     };
     let steps = wanted.iter().map(step).collect::<Vec<_>>();

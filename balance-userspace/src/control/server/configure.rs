@@ -19,7 +19,7 @@ use crate::{
         settings::{self, Settings},
     },
     io::{loops, resolve},
-    selection::{self, Replaced, Server, WantedGroup},
+    selection::{self, ChannelDiff, GroupConfig, ServerIdentity},
 };
 
 /// Takes the arguments that these words are, whole or not at all.
@@ -32,7 +32,7 @@ pub(super) async fn configure(context: &Arc<Context>, words: Vec<String>) -> Rep
     if args == *active_args {
         return Reply::Already;
     }
-    if !active_args.can_become(&args) {
+    if !active_args.can_reload_to(&args) {
         return unfit("an option differs that cannot change while the instance runs".to_owned());
     }
     let (wanted, listener) = (args.clone(), context.address);
@@ -66,7 +66,7 @@ fn read(words: Vec<String>) -> Result<Args, String> {
 }
 
 /// The groups of a command line, as at a start. Blocks.
-fn groups(args: &Args, listener: Option<SocketAddr>) -> Result<Vec<WantedGroup>, StartError> {
+fn groups(args: &Args, listener: Option<SocketAddr>) -> Result<Vec<GroupConfig>, StartError> {
     let port = operand::listen_port(&args.port, &resolve::service)?;
     let groups = resolve::groups(&operand::groups(&args.channels, port, &resolve::service)?)?;
     loops::refuse(listener, selection::addresses(&groups))?;
@@ -74,7 +74,7 @@ fn groups(args: &Args, listener: Option<SocketAddr>) -> Result<Vec<WantedGroup>,
 }
 
 /// What is other than before, for the log.
-fn changes(old: &Args, new: &Args, replaced: &Replaced) -> String {
+fn changes(old: &Args, new: &Args, replaced: &ChannelDiff) -> String {
     let mut texts = Vec::new();
     let mut option = |name: &str, [old, new]: [String; 2]| {
         if old != new {
@@ -91,7 +91,7 @@ fn changes(old: &Args, new: &Args, replaced: &Replaced) -> String {
     option("--resolve-interval", both.map(|args| args.resolve_interval.to_string()));
     option("-M", both.map(|args| on(args.mmap)));
     option("-f", both.map(|args| on(args.foreground)));
-    let mut servers = |what: &str, servers: &[(usize, Server)]| {
+    let mut servers = |what: &str, servers: &[(usize, ServerIdentity)]| {
         texts.extend(
             servers.iter().map(|(group, server)| format!("{what} {server} in group {group}")),
         );
@@ -111,7 +111,7 @@ fn on(flag: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::selection::Name;
+    use crate::selection::ServerName;
 
     fn args(words: &str) -> Args {
         read(words.split(' ').map(str::to_owned).collect()).unwrap()
@@ -145,18 +145,18 @@ mod tests {
             ("25 b -Ha", "-H on (was off), -a on (was off), servers b"),
         ] {
             let new = args(words);
-            assert!(old.can_become(&new), "{words}");
-            assert_eq!(changes(&old, &new, &Replaced::default()), told);
+            assert!(old.can_reload_to(&new), "{words}");
+            assert_eq!(changes(&old, &new, &ChannelDiff::default()), told);
         }
     }
 
     #[test]
     fn servers_that_come_and_go_are_told() {
         let (old, new) = (args("25 a"), args("25 127.0.0.1"));
-        let name = Name { host: "a".to_owned(), port: 25 };
-        let replaced = Replaced {
-            added: vec![(0, Server::Addresses(vec![([127, 0, 0, 1], 25).into()]))],
-            removed: vec![(1, Server::Name(name))],
+        let name = ServerName { host: "a".to_owned(), port: 25 };
+        let replaced = ChannelDiff {
+            added: vec![(0, ServerIdentity::Addresses(vec![([127, 0, 0, 1], 25).into()]))],
+            removed: vec![(1, ServerIdentity::Name(name))],
         };
         let told = "added 127.0.0.1:25 in group 0, removed a:25 in group 1, servers 127.0.0.1";
         assert_eq!(changes(&old, &new, &replaced), told);

@@ -24,7 +24,7 @@ use crate::{
     },
     io::{loops, resolve},
     logging,
-    selection::{Changed, Channel, ChannelId, Key, Location, Method, Refused},
+    selection::{ChangeError, Channel, ChannelId, ChannelKey, Effect, Method, ResolvedServer},
 };
 
 /// Between two looks at a channel that is drained.
@@ -59,7 +59,7 @@ async fn answer(context: &Arc<Context>, seat: &mut Seat, command: Command) -> Re
         Command::SetMethod { group, method } => {
             done(context.table.lock().selector.set_method(group, method))
         }
-        Command::Create { group, host, port } => match location(context, host, port).await {
+        Command::Create { group, host, port } => match resolve_server(context, host, port).await {
             Ok(found) => match context.table.lock().selector.create(group, found) {
                 Ok(id) => Reply::Created(id),
                 Err(refused) => refusal(refused),
@@ -73,7 +73,7 @@ async fn answer(context: &Arc<Context>, seat: &mut Seat, command: Command) -> Re
                 Ok(channel) if channel.enabled => return Reply::NotDisabled,
                 Ok(_) => {}
             }
-            match location(context, host, port).await {
+            match resolve_server(context, host, port).await {
                 Ok(found) => done(context.table.lock().selector.assign(id, found)),
                 Err(why) => invalid(why),
             }
@@ -102,13 +102,17 @@ pub(super) fn invalid(why: String) -> Reply {
 }
 
 /// Where a server is that is given as in a channel operand, or as host and port. Blocks no one.
-async fn location(context: &Context, host: String, port: String) -> Result<Location, String> {
+async fn resolve_server(
+    context: &Context,
+    host: String,
+    port: String,
+) -> Result<ResolvedServer, String> {
     let listener = context.address;
     let look_up = move || {
         let spec = operand::host_and_port(&host, &port, &resolve::service)?;
-        let location = resolve::location(&spec)?;
-        loops::refuse(listener, &location.addresses)?;
-        Ok::<_, StartError>(location)
+        let server = resolve::server(&spec)?;
+        loops::refuse(listener, &server.addresses)?;
+        Ok::<_, StartError>(server)
     };
     match spawn_blocking(look_up).await {
         Ok(found) => found.map_err(|e| e.to_string()),
@@ -154,7 +158,7 @@ fn drop_sessions(inner: &Inner, id: ChannelId) -> Reply {
 
 /// Every channel, with what its live connections have moved so far.
 fn rows(inner: &Inner) -> Vec<ChannelRow> {
-    let mut live: HashMap<Key, (u64, u64)> = HashMap::new();
+    let mut live: HashMap<ChannelKey, (u64, u64)> = HashMap::new();
     for session in inner.sessions() {
         let (sent, rcvd) = session.traffic.read();
         let sum = live.entry(session.target().channel).or_default();
@@ -232,7 +236,7 @@ fn stats(context: &Context) -> Stats {
 fn sessions(context: &Context) -> Vec<SessionRow> {
     let mut live: Vec<_> = {
         let inner = context.table.lock();
-        let place = |session: &Arc<Session>| inner.selector.place(session.target().channel);
+        let place = |session: &Arc<Session>| inner.selector.position(session.target().channel);
         inner.sessions().map(|session| (Arc::clone(session), place(session))).collect()
     };
     live.sort_by_key(|(session, _)| session.since);
@@ -253,22 +257,22 @@ fn sessions(context: &Context) -> Vec<SessionRow> {
         .collect()
 }
 
-fn changed(result: Result<Changed, Refused>) -> Reply {
+fn changed(result: Result<Effect, ChangeError>) -> Reply {
     match result {
-        Ok(Changed::Yes) => Reply::Done,
-        Ok(Changed::Already) => Reply::Already,
+        Ok(Effect::Changed) => Reply::Done,
+        Ok(Effect::Unchanged) => Reply::Already,
         Err(refused) => refusal(refused),
     }
 }
 
-fn done(result: Result<(), Refused>) -> Reply {
+fn done(result: Result<(), ChangeError>) -> Reply {
     result.map_or_else(refusal, |()| Reply::Done)
 }
 
-fn refusal(refused: Refused) -> Reply {
+fn refusal(refused: ChangeError) -> Reply {
     match refused {
-        Refused::NoSuchGroup | Refused::TooManyGroups => Reply::NoSuchGroup,
-        Refused::NoSuchChannel => Reply::NoSuchChannel,
-        Refused::NotDisabled => Reply::NotDisabled,
+        ChangeError::NoSuchGroup | ChangeError::TooManyGroups => Reply::NoSuchGroup,
+        ChangeError::NoSuchChannel => Reply::NoSuchChannel,
+        ChangeError::NotDisabled => Reply::NotDisabled,
     }
 }
