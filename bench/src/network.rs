@@ -9,8 +9,6 @@
 //!
 //! Invariant: nothing of it outlives its guard and the processes in it, see [`Namespace`].
 
-mod namespace;
-
 use std::{
     net::{Ipv4Addr, SocketAddr},
     process::Command,
@@ -18,7 +16,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use self::namespace::Namespace;
+use netns::Namespace;
+
 use crate::{port, process::find};
 
 /// Where the ends are when they are apart; the middle is `.1` of the same subnet.
@@ -53,11 +52,11 @@ impl Network {
     /// `forwards`: then the client reaches the server without any peer. An error if we are not
     /// root, or `ip` is missing.
     pub(crate) fn apart(forwards: bool) -> Result<Self> {
-        let [client, server] = [Namespace::new(false)?, Namespace::new(false)?];
-        let middle = Namespace::new(forwards)?;
+        let [client, server] = [namespace(false)?, namespace(false)?];
+        let middle = namespace(forwards)?;
         for (name, ip, end) in [("client", CLIENT, &client), ("server", SERVER, &server)] {
             let (here, there) = link(name, ip, &end.path());
-            middle.ip(&here).and_then(|()| end.ip(&there)).with_context(|| {
+            middle.try_ip(&here).and_then(|()| end.try_ip(&there)).with_context(|| {
                 format!("cannot join the namespaces of the middle and the {name}")
             })?;
         }
@@ -79,7 +78,7 @@ impl Place {
     /// Lets the command run there.
     pub(crate) fn enter(&self, command: &mut Command) {
         if let Some(namespace) = &self.namespace {
-            namespace.enter(command);
+            namespace.enter_command(command);
         }
     }
 }
@@ -94,18 +93,25 @@ pub(crate) fn missing_package() -> Option<&'static str> {
 fn link(name: &str, ip: Ipv4Addr, namespace: &str) -> (String, String) {
     let gateway = gateway(ip);
     let here = format!(
-        "link set lo up\n\
-         link add {name} type veth peer name middle netns {namespace}\n\
+        "link add {name} type veth peer name middle netns {namespace}\n\
          address add {gateway}/24 dev {name}\n\
          link set {name} up\n"
     );
     let there = format!(
-        "link set lo up\n\
-         address add {ip}/24 dev middle\n\
+        "address add {ip}/24 dev middle\n\
          link set middle up\n\
          route add default via {gateway}\n"
     );
     (here, there)
+}
+
+/// Creates a namespace in which the kernel forwards packets between interfaces if `forwards`: the
+/// default depends on the machine.
+fn namespace(forwards: bool) -> Result<Namespace> {
+    let namespace = Namespace::new()
+        .context("cannot make a network namespace, which needs root (CAP_SYS_ADMIN)")?;
+    namespace.try_set("ipv4/ip_forward", if forwards { "1" } else { "0" })?;
+    Ok(namespace)
 }
 
 /// The middle's address beside that of an end.

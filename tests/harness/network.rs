@@ -12,13 +12,12 @@ use std::{
 
 use crate::skip;
 
-mod namespace;
 mod packet;
 mod router;
 mod tap;
 mod wire;
 
-pub use namespace::Namespace;
+pub use netns::Namespace;
 pub use packet::Packet;
 pub use wire::{Faults, Weather};
 

@@ -25,7 +25,7 @@ use tests::{
 
 /// Random lives of connections, broken off in all ways, through each datapath.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask soak", bin_name = "cargo xtask faults", max_term_width = 100)]
+#[command(name = "cargo xtask soak", bin_name = "cargo xtask soak", max_term_width = 100)]
 struct Options {
     /// How long in all; the datapaths share it
     #[arg(long, value_name = "N", default_value = "100",
