@@ -1,7 +1,7 @@
-//! The README's section on installing, done step by step in a system of its own: what is printed
-//! there is what is printed here.
+//! Runs the transcripts of the README and of balance.conf(5) in a Debian system of their own.
 //!
-//! Process ids and numbers of bytes and attempts are not compared, nor is the width of columns.
+//! Invariant: each command prints what the document shows. Process ids, numbers of bytes and
+//! attempts, and the width of columns are not compared.
 
 use std::{
     fs,
@@ -16,25 +16,35 @@ use tests::{KillOnDrop, Namespace, PATIENCE, Root, eventually, package, run};
 const SERVERS: [(&str, &str); 2] =
     [("smtp1.example.com", "192.0.2.1"), ("smtp2.example.com", "192.0.2.2")];
 
-/// A section of the README, from its heading to the next of the same kind.
-fn readme_section(heading: &str) -> String {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
-    let text = fs::read_to_string(path).expect("the README");
-    let (_, rest) = text.split_once(&format!("\n{heading}\n")).expect("that section");
-    rest.split("\n## ").next().unwrap_or_default().to_owned()
-}
-
-/// What is typed, and what is printed then.
-struct Step {
-    typed: String,
-    printed: String,
-}
-
-/// The steps of each block of a section.
-fn blocks(section: &str) -> Vec<Vec<Step>> {
+/// The transcripts of a section of the README, one for each block of code.
+fn readme_blocks(heading: &str) -> Vec<Vec<Step>> {
+    let section = section("README.md", &format!("## {heading}"), "## ");
     let blocks = section.split("```console\n").skip(1);
     let blocks = blocks.map(|block| block.split("```").next().expect("the end of a block"));
     blocks.map(steps).collect()
+}
+
+/// The transcripts of a section of balance.conf(5), one for each block without filling.
+fn manual_blocks(heading: &str) -> Vec<Vec<Step>> {
+    let path = "balance-userspace/manual/balance.conf.5";
+    let section = section(path, &format!(".SH {heading}"), ".SH ").replace("\\-", "-");
+    let blocks = section.split(".nf\n").skip(1);
+    let blocks = blocks.map(|block| block.split(".fi").next().expect("the end of a block"));
+    blocks.map(steps).collect()
+}
+
+/// A section of a document, from the line `heading` to the next line that begins with `next`.
+fn section(document: &str, heading: &str, next: &str) -> String {
+    let path = format!("{}/../{document}", env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(&path).expect("the document");
+    let (_, rest) = text.split_once(&format!("\n{heading}\n")).expect("the section");
+    rest.split(&format!("\n{next}")).next().unwrap_or_default().to_owned()
+}
+
+/// A command and its output.
+struct Step {
+    typed: String,
+    printed: String,
 }
 
 fn steps(block: &str) -> Vec<Step> {
@@ -88,7 +98,7 @@ fn server(network: &Namespace, name: &str, address: &str) -> KillOnDrop<Child> {
 }
 
 #[test]
-fn what_the_readme_says_of_installing_is_what_happens() {
+fn the_transcripts_of_the_documents_are_true() {
     let (Some(package), Some(root)) = (package(), Root::unpack()) else { return };
     let servers = Namespace::new().expect("a network of its own");
     let relay = root.network();
@@ -103,16 +113,17 @@ fn what_the_readme_says_of_installing_is_what_happens() {
     }
     let hosts = SERVERS.map(|(name, address)| format!("{address} {name}\n")).concat();
     root.write("/etc/hosts", &format!("127.0.0.1 localhost\n::1 localhost\n{hosts}"));
-    let running = SERVERS.map(|(name, address)| server(&servers, name, address));
-    let [first, _second] = running;
-
-    let section = readme_section("## Install");
-    let blocks = blocks(&section);
-    assert_eq!(blocks.len(), 2, "the one before and the one after a server is down");
     root.install(&package);
-    replay(&root, &blocks[0]);
-    drop(first);
-    replay(&root, &blocks[1]);
+    let documents = [readme_blocks("A run with two servers"), manual_blocks("EXAMPLE SESSION")];
+    for blocks in documents {
+        let [before, after] = &blocks[..] else {
+            panic!("not two blocks, before and after a failure")
+        };
+        let [first, _second] = SERVERS.map(|(name, address)| server(&servers, name, address));
+        replay(&root, before);
+        drop(first);
+        replay(&root, after);
+    }
 }
 
 fn replay(root: &Root, steps: &[Step]) {

@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Bytes of a buffer: large, because each turn costs system calls, wake-ups and a window update;
-/// see bench/NOTES.md. Pages that a turn does not fill are never touched.
+/// see bench/README.md. Pages that a turn does not fill are never touched.
 const SIZE: usize = 1 << 20;
 
 /// Free buffers that a worker keeps.

@@ -29,7 +29,7 @@ use crate::io::ready::{self, Guard};
 const TURNS: u32 = 2;
 
 /// A direction that has moved so many buffers waits through epoll: there a connection costs a
-/// system call and a wait nothing, on the ring it is the other way round; see bench/NOTES.md.
+/// system call and a wait nothing, on the ring it is the other way round; see bench/README.md.
 const OFTEN: u32 = 16;
 
 /// Carries a pair to its end, and shows its bytes on standard output if asked to.
