@@ -237,27 +237,20 @@ pub struct Stats {
     /// Lines that the log has lost because it was not read.
     #[serde(default)]
     pub log_lines_lost: u64,
-    /// What the splice datapath has done, where it runs.
-    pub splice: Option<Box<SpliceStats>>,
+    /// The datapath's own counters, in the order in which they are shown.
+    #[serde(default)]
+    pub counters: Vec<CounterRow>,
 }
 
-/// What the splice datapath has done since the start.
+/// A counter of a datapath.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SpliceStats {
-    /// Connections that are spliced now.
-    pub current: u64,
-    /// Connections that have been so far.
-    pub total: u64,
-    /// How many could not be, by reason.
-    pub refused: Vec<(String, u64)>,
-    /// Packets that were passed on.
-    pub packets: u64,
-    /// Blocks of selective acknowledgements that were translated.
-    pub sacks: u64,
-    /// Acknowledgements that were held back while a connection was handed over.
-    pub clamped: u64,
-    /// Packets that could not be passed on.
-    pub dropped: u64,
+pub struct CounterRow {
+    /// Its name in the output of `stats`.
+    pub name: String,
+    /// Its value since the start.
+    pub value: u64,
+    /// What tells apart several counters with one name.
+    pub reason: Option<String>,
 }
 
 /// A live connection.

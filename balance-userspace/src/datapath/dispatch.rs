@@ -1,10 +1,11 @@
-//! Which datapath carries a connection.
+//! Which datapath carries a connection. The only file that names every datapath.
 //!
 //! Invariant: a connection that one datapath cannot take goes to the next.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, future::pending, net::SocketAddr, sync::Arc};
 
 use super::{
+    counter::Counter,
     end::ConnectionReport,
     name::DatapathName,
     pair::Pair,
@@ -16,12 +17,14 @@ use crate::{io::stream::Stream, sys::privileges::Capability};
 /// What moves the bytes of new connections.
 #[derive(Clone)]
 pub(crate) enum Datapath {
-    /// In user space; with the bytes on standard output (`-p`) or without.
+    /// User space moves the bytes. With `dump` it also writes them to standard output (`-p`).
     Relay { dump: bool },
-    /// In the kernel, by a sockmap program, once user space has made so many turns.
+    /// A BPF program redirects the bytes between sockets inside the kernel. User space moves the first
+    /// `after` buffers of a connection.
     Sockmap { kernel: Arc<sockmap::Kernel>, after: u32 },
-    /// By the peers themselves: a program makes the packets of one connection packets of the other,
-    /// once user space has made so many turns; by the next datapath if that cannot be.
+    /// A BPF program rewrites the packets of one connection into packets of the other, so that the two
+    /// peers talk to each other directly. User space moves the first `after` buffers of a connection.
+    /// A connection that cannot be spliced goes to `next`.
     Splice { kernel: Arc<splice::Kernel>, after: u32, next: Box<Datapath> },
 }
 
@@ -34,80 +37,97 @@ impl Datapath {
         }
     }
 
-    /// What it goes on to need when everything is loaded.
-    pub(crate) fn needs(&self) -> &'static [Capability] {
+    /// The capabilities that the datapath still needs when everything is loaded.
+    pub(crate) fn required_capabilities(&self) -> &'static [Capability] {
         match self {
             Self::Relay { .. } => &[],
-            // For buffers beyond the system's limits, and for maps before Linux 5.19.
+            // For socket buffers beyond the system's limits, and for map updates before Linux 5.19.
             Self::Sockmap { .. } => &[Capability::CAP_NET_ADMIN, Capability::CAP_BPF],
-            // For TCP_REPAIR, and to attach the program where new connections are to go.
+            // For TCP_REPAIR, and to attach the program to the interfaces of new connections.
             Self::Splice { .. } => &[Capability::CAP_NET_ADMIN, Capability::CAP_BPF],
         }
     }
 
-    /// What the splice datapath has done, where it runs.
-    pub(crate) fn splice_figures(&self) -> Option<splice::Figures> {
+    /// The counters of the datapath since the start, for `stats`, in the order in which they are
+    /// shown. Empty for a datapath that counts nothing beside [`Traffic`](super::Traffic).
+    pub(crate) fn counters(&self) -> Vec<Counter> {
         match self {
-            Self::Splice { kernel, .. } => Some(kernel.figures()),
-            Self::Relay { .. } | Self::Sockmap { .. } => None,
+            Self::Splice { kernel, .. } => splice_counters(kernel.figures()),
+            Self::Relay { .. } | Self::Sockmap { .. } => Vec::new(),
         }
     }
 
-    /// The largest segment that the backend of this client may be told to send, in bytes, so that it
-    /// fits the client's path; `None` where it does not matter.
-    pub(crate) fn segment(&self, client: &Stream) -> Option<u32> {
+    /// The maximum segment size, in bytes, to announce to the server of this client, so that the
+    /// server's segments fit the client's path. `None`: the kernel's own choice is right.
+    pub(crate) fn mss_for_server(&self, client: &Stream) -> Option<u32> {
         match self {
             Self::Splice { .. } => splice::for_backend(client),
             Self::Relay { .. } | Self::Sockmap { .. } => None,
         }
     }
 
-    /// The same for clients of these backends, as far as they are known when it begins to listen.
-    pub(crate) fn segment_for_clients(
-        &self,
-        backends: impl Iterator<Item = SocketAddr>,
-    ) -> Option<u32> {
+    /// The maximum segment size, in bytes, to announce to all clients, so that their segments fit the
+    /// paths to these servers. `None`: the kernel's own choice is right.
+    pub(crate) fn mss_for_clients(&self, servers: impl Iterator<Item = SocketAddr>) -> Option<u32> {
         match self {
-            Self::Splice { .. } => splice::for_clients(backends),
+            Self::Splice { .. } => splice::for_clients(servers),
             Self::Relay { .. } | Self::Sockmap { .. } => None,
         }
     }
 
-    /// Looks after what the kernel's programs tell, for ever.
-    pub(crate) async fn dispatch(&self) {
+    /// Handles the events of the BPF programs. Never returns.
+    pub(crate) async fn handle_events(&self) -> Infallible {
         match self {
-            Self::Relay { .. } => {}
-            Self::Sockmap { kernel, .. } => kernel.dispatch().await,
+            Self::Relay { .. } => pending().await,
+            Self::Sockmap { kernel, .. } => kernel.handle_events().await,
             Self::Splice { kernel, next, .. } => {
-                tokio::join!(kernel.dispatch(), Box::pin(next.dispatch()));
+                tokio::join!(kernel.handle_events(), Box::pin(next.handle_events())).0
             }
         }
     }
 
-    /// Moves bytes both ways until both directions have ended or one broke.
+    /// Moves bytes both ways until both directions have ended or one side has failed.
     pub(crate) async fn carry(&self, pair: Pair, pool: &BufferPool) -> ConnectionReport {
         let after = match self {
             Self::Relay { dump } => return relay::carry(&pair, pool, *dump).await,
-            // What has arrived is delivered; there is nothing more to carry.
+            // Only what has arrived is left to deliver.
             _ if pair.backend.is_broken() => return relay::carry(&pair, pool, false).await,
             Self::Sockmap { after, .. } | Self::Splice { after, .. } => *after,
         };
         match relay::begin(&pair, pool, after).await {
             Some(report) => report,
-            // On the heap, as it is large and most connections never get here.
-            None => Box::pin(self.take_over(&pair, pool)).await,
+            // Boxed: the future is large, and most connections never get here.
+            None => Box::pin(self.offload(&pair, pool)).await,
         }
     }
 
-    /// Has the kernel carry a pair that user space has carried so far, as far as it can.
-    async fn take_over(&self, pair: &Pair, pool: &BufferPool) -> ConnectionReport {
+    /// Moves a pair from user space to the kernel, as far as the kernel takes it.
+    async fn offload(&self, pair: &Pair, pool: &BufferPool) -> ConnectionReport {
         match self {
             Self::Relay { .. } => relay::carry(pair, pool, false).await,
             Self::Sockmap { kernel, .. } => sockmap::carry(kernel, pair, pool).await,
             Self::Splice { kernel, next, .. } => match splice::carry(kernel, pair, pool).await {
                 Some(report) => report,
-                None => Box::pin(next.take_over(pair, pool)).await,
+                None => Box::pin(next.offload(pair, pool)).await,
             },
         }
     }
+}
+
+fn splice_counters(figures: splice::Figures) -> Vec<Counter> {
+    let counters = [
+        ("spliced now", figures.current),
+        ("spliced", figures.total),
+        ("packets spliced", figures.packets),
+        ("packets dropped", figures.dropped),
+        ("sack blocks translated", figures.sacks),
+        ("acks held back", figures.clamped),
+    ];
+    let counters = counters.map(|(name, value)| Counter { name, value, reason: None });
+    let refused = figures.refused.into_iter().map(|(reason, value)| Counter {
+        name: "not spliced",
+        value,
+        reason: Some(reason),
+    });
+    counters.into_iter().chain(refused).collect()
 }

@@ -8,6 +8,7 @@ use tracing::warn;
 
 use crate::{
     control::server::client_limiter::Limits,
+    datapath,
     error::StartError,
     io::connect,
     sys::{self, memory::Memory},
@@ -25,9 +26,6 @@ const PER_WORKER: usize = 3;
 
 /// Name resolution, syslog and the files that they read.
 const LOOK_UPS: usize = 5;
-
-/// Interfaces that the splice datapath attaches its program to while it serves.
-const INTERFACES: usize = 8;
 
 /// Limits beyond this are a formality, and the maps are made for all connections.
 const MOST: usize = 1 << 20;
@@ -79,7 +77,7 @@ impl Descriptors {
             + control.waiting
             + self.spare_attempts()
             + LOOK_UPS
-            + INTERFACES;
+            + datapath::LATE_DESCRIPTORS;
         (self.0.saturating_sub(open + duties) / PER_CONNECTION).max(1)
     }
 }

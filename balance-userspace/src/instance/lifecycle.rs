@@ -60,14 +60,13 @@ impl Lifecycle {
                 tokio::spawn(control(listener, Arc::clone(context), instance, accepting));
             }
             let duties = async {
-                let events = context.datapath.dispatch();
+                let events = context.datapath.handle_events();
                 let idle = idle::watch(&context.table, context.settings.subscribe());
                 let settings = context.settings.subscribe();
                 let names = dns_refresh::watch(&context.table, settings, &context.re_resolve);
                 let status = status::watch(context);
-                tokio::join!(events, idle, names, status);
-                // Without any of these duties there is still the end to wait for.
-                std::future::pending::<()>().await;
+                // The handling of events never ends, so a duty that ends does not end the others.
+                tokio::join!(events, idle, names, status).0
             };
             let mut joined = tokio::task::spawn_blocking(move || {
                 for thread in threads {
@@ -108,7 +107,7 @@ impl Lifecycle {
                 context.abort.cancel();
                 let _ = joined.await;
             };
-            select! { () = duties => {} () = end => {} }
+            select! { never = duties => match never {}, () = end => {} }
         });
     }
 }

@@ -78,7 +78,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     let options = SocketOptions::probe().map_err(no_socket)?;
     let backends = selector.groups().iter().flat_map(|group| &group.channels);
     let backends = backends.flat_map(|channel| channel.addresses.iter().copied());
-    let for_clients = options.with_segment(datapath.segment_for_clients(backends));
+    let for_clients = options.with_segment(datapath.mss_for_clients(backends));
     let accepted_options = (!handed.is_empty() && handed.listened()).then_some(for_clients);
     let listeners = if handed.is_empty() {
         listener::bind(bind, port, workers)?
@@ -93,7 +93,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     notify::begin();
     let options = match &user {
         Some(user) => {
-            privileges::become_user(user, datapath.needs())?;
+            privileges::become_user(user, datapath.required_capabilities())?;
             // What may be set has changed.
             SocketOptions::probe().map_err(no_socket)?
         }

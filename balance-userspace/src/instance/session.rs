@@ -75,7 +75,7 @@ async fn find_backend(
     mut lease: ChannelLease,
     client: &Rc<Stream>,
 ) -> Result<(ChannelLease, Rc<Stream>, SocketAddr), Outcome> {
-    let segment = context.datapath.segment(client);
+    let segment = context.datapath.mss_for_server(client);
     let (mut portless, mut waiting) = (None, None);
     loop {
         let (channel, addresses) = (lease.attempt().key, Arc::clone(&lease.attempt().addresses));

@@ -6,7 +6,7 @@ use balance_ebpf::splice::{
 };
 
 use super::Numbers;
-use crate::datapath::relay::dump::{Way, render};
+use crate::datapath::parsers;
 
 /// The options of a packet: there and back they are the same, and nothing behind their end is touched.
 pub fn tcp_options(data: &[u8]) {
@@ -121,7 +121,7 @@ fn side(numbers: &mut Numbers<'_>) -> Side {
 
 /// Bytes that `-p` shows can be read off what is shown, which leaves the terminal alone.
 pub fn dump(data: &[u8]) {
-    let shown = String::from_utf8(render(Way::Up, data)).expect("text");
+    let shown = String::from_utf8(parsers::render_dump(parsers::Side::Client, data)).expect("text");
     super::assert_lines(&shown);
     let (head, body) = shown.split_once('\n').expect("a first line");
     assert_eq!(head, format!("-> {}", data.len()));

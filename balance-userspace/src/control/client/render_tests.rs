@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::control::{
     client::command::{self, Parsed},
-    protocol::{ChannelRow, SessionRow, Stats},
+    protocol::{ChannelRow, CounterRow, SessionRow, Stats},
 };
 
 fn row(group: usize, channel: usize, address: &str) -> ChannelRow {
@@ -191,10 +191,10 @@ fn what_another_process_says_moves_no_terminal() {
         unserved: 0,
         left: 0,
         log_lines_lost: 0,
-        splice: None,
+        counters: vec![CounterRow { name: nasty.clone(), value: 1, reason: Some(nasty.clone()) }],
     };
     for (render, reply, lines) in
-        [(Render::Create, Reply::Refused(nasty), 1), (Render::Stats, Reply::Stats(stats), 8)]
+        [(Render::Create, Reply::Refused(nasty), 1), (Render::Stats, Reply::Stats(stats), 9)]
     {
         let text = answer(&render, &reply).unwrap().text;
         assert_eq!(text.lines().count(), lines, "{text:?}");

@@ -135,19 +135,13 @@ pub(super) fn stats(stats: &Stats) -> String {
         number("left before served", stats.left),
         number("log lines lost", stats.log_lines_lost),
     ];
-    if let Some(splice) = &stats.splice {
-        lines.extend([
-            number("spliced now", splice.current),
-            number("spliced", splice.total),
-            number("packets spliced", splice.packets),
-            number("packets dropped", splice.dropped),
-            number("sack blocks translated", splice.sacks),
-            number("acks held back", splice.clamped),
-        ]);
-        lines.extend(splice.refused.iter().map(|(why, count)| {
-            ("not spliced".to_owned(), format!("{count} ({})", one_line(why)))
-        }));
-    }
+    lines.extend(stats.counters.iter().map(|counter| {
+        let value = match &counter.reason {
+            Some(reason) => format!("{} ({})", counter.value, one_line(reason)),
+            None => counter.value.to_string(),
+        };
+        (one_line(&counter.name), value)
+    }));
     lines.iter().fold(String::new(), |text, (name, value)| text + &format!("{name:<24}{value}\n"))
 }
 

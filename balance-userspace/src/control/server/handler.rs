@@ -13,7 +13,7 @@ use tokio::{task::spawn_blocking, time::sleep};
 use tracing::info;
 
 use super::{Answer, client_limiter::Seat, configure};
-use crate::control::protocol::{ChannelRow, Command, Reply, SessionRow, SpliceStats, Stats};
+use crate::control::protocol::{ChannelRow, Command, CounterRow, Reply, SessionRow, Stats};
 use crate::{
     cli::operand,
     error::StartError,
@@ -205,16 +205,10 @@ fn row(id: ChannelId, method: Method, channel: &Channel, (sent, rcvd): (u64, u64
 }
 
 fn stats(context: &Context) -> Stats {
-    let splice = context.datapath.splice_figures().map(|figures| {
-        Box::new(SpliceStats {
-            current: figures.current,
-            total: figures.total,
-            refused: figures.refused,
-            packets: figures.packets,
-            sacks: figures.sacks,
-            clamped: figures.clamped,
-            dropped: figures.dropped,
-        })
+    let counters = context.datapath.counters().into_iter().map(|counter| CounterRow {
+        name: counter.name.to_owned(),
+        value: counter.value,
+        reason: counter.reason,
     });
     let Counts { accepted, open, clean, broken, unserved, left, .. } = context.totals.counts();
     let datapath = context.datapath.name().to_string();
@@ -229,7 +223,7 @@ fn stats(context: &Context) -> Stats {
         unserved,
         left,
         log_lines_lost,
-        splice,
+        counters: counters.collect(),
     }
 }
 

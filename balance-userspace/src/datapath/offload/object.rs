@@ -4,7 +4,10 @@
 //! tells permission from inability.
 
 use std::{
-    fmt, io,
+    convert::Infallible,
+    fmt,
+    future::pending,
+    io,
     os::fd::{AsFd as _, OwnedFd},
 };
 
@@ -169,10 +172,11 @@ pub(crate) fn map_error(error: MapError) -> io::Error {
     }
 }
 
-/// Calls `act` whenever a descriptor of the kernel's has something to read, for ever.
-pub(crate) async fn on_readable(buffer: io::Result<OwnedFd>, act: impl Fn()) {
+/// Calls `act` whenever the descriptor `events` of the kernel is readable. Never returns. After an
+/// error `act` is not called any more.
+pub(crate) async fn on_readable(events: io::Result<OwnedFd>, act: impl Fn()) -> Infallible {
     let result: io::Result<()> = async {
-        let registered = ready::register(buffer?, Interest::READABLE)?;
+        let registered = ready::register(events?, Interest::READABLE)?;
         loop {
             registered.readable().await?.clear_ready();
             act();
@@ -182,7 +186,7 @@ pub(crate) async fn on_readable(buffer: io::Result<OwnedFd>, act: impl Fn()) {
     if let Err(error) = result {
         error!(%error, "cannot read BPF events, connections may stall");
     }
-    std::future::pending().await
+    pending().await
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! Invariant: without `-d` the kernel keeps nothing and nothing is waited for.
 
 use std::{
+    convert::Infallible,
+    future::pending,
     os::fd::AsFd as _,
     sync::{Mutex, PoisonError},
 };
@@ -28,10 +30,10 @@ impl ProgramLog {
     }
 
     /// Passes it on to ours, for ever.
-    pub(crate) async fn follow(&self) {
-        let Some(log) = &self.0 else { return };
+    pub(crate) async fn follow(&self) -> Infallible {
+        let Some(log) = &self.0 else { return pending().await };
         let lock = || log.lock().unwrap_or_else(PoisonError::into_inner);
         let buffer = lock().as_fd().try_clone_to_owned();
-        on_readable(buffer, || lock().flush()).await;
+        on_readable(buffer, || lock().flush()).await
     }
 }

@@ -2,30 +2,22 @@
 //!
 //! Invariant: one chunk is written whole or not at all, chunks of several connections do not mix.
 
-use crate::logging;
+use crate::{datapath::side::Side, logging};
 
 /// Width after which a line is broken.
 const COLUMN: usize = 80;
 
-/// Which way a chunk goes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Way {
-    /// From client to backend.
-    Up,
-    /// From backend to client.
-    Down,
+/// Prints a chunk that came from the side `from`. An empty chunk says that the side has ended. Never
+/// waits for the reader of standard output: without room there the chunk is lost.
+pub(crate) fn print(from: Side, bytes: &[u8]) {
+    logging::dump(&render(from, bytes));
 }
 
-/// Writes a chunk, an empty one when the source has ended. Does not wait for the reader: without room the
-/// chunk is lost.
-pub(crate) fn print(way: Way, bytes: &[u8]) {
-    logging::dump(&render(way, bytes));
-}
-
-pub(crate) fn render(way: Way, bytes: &[u8]) -> Vec<u8> {
-    let arrow = match way {
-        Way::Up => "->",
-        Way::Down => "-<",
+/// The text of a chunk.
+pub(crate) fn render(from: Side, bytes: &[u8]) -> Vec<u8> {
+    let arrow = match from {
+        Side::Client => "->",
+        Side::Backend => "-<",
     };
     let mut text = format!("{arrow} {}\n", bytes.len()).into_bytes();
     let mut column = 0;
@@ -50,25 +42,25 @@ pub(crate) fn render(way: Way, bytes: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn text(way: Way, bytes: &[u8]) -> String {
-        String::from_utf8(render(way, bytes)).unwrap()
+    fn text(from: Side, bytes: &[u8]) -> String {
+        String::from_utf8(render(from, bytes)).unwrap()
     }
 
     #[test]
     fn a_chunk_is_dumped_as_the_classic_did() {
-        assert_eq!(text(Way::Down, b"B0\n"), "-< 3\nB0\\0A\n\n");
-        assert_eq!(text(Way::Up, b"hello world\n"), "-> 12\nhello world\\0A\n\n");
-        assert_eq!(text(Way::Up, b""), "-> 0\n\n");
-        assert_eq!(text(Way::Up, b"\\\x7f\xff"), "-> 3\n\\\\\\7F\\FF\n");
+        assert_eq!(text(Side::Backend, b"B0\n"), "-< 3\nB0\\0A\n\n");
+        assert_eq!(text(Side::Client, b"hello world\n"), "-> 12\nhello world\\0A\n\n");
+        assert_eq!(text(Side::Client, b""), "-> 0\n\n");
+        assert_eq!(text(Side::Client, b"\\\x7f\xff"), "-> 3\n\\\\\\7F\\FF\n");
     }
 
     #[test]
     fn a_line_breaks_behind_the_character_that_passes_the_column() {
         let a = "a".repeat(80);
-        assert_eq!(text(Way::Up, a.as_bytes()), format!("-> 80\n{a}\n"));
+        assert_eq!(text(Side::Client, a.as_bytes()), format!("-> 80\n{a}\n"));
         let b = "b".repeat(81);
-        assert_eq!(text(Way::Up, b.as_bytes()), format!("-> 81\n{b}\n\n"));
+        assert_eq!(text(Side::Client, b.as_bytes()), format!("-> 81\n{b}\n\n"));
         let c = "c".repeat(82);
-        assert_eq!(text(Way::Up, c.as_bytes()), format!("-> 82\n{}\nc\n", "c".repeat(81)));
+        assert_eq!(text(Side::Client, c.as_bytes()), format!("-> 82\n{}\nc\n", "c".repeat(81)));
     }
 }

@@ -21,7 +21,7 @@ use super::{
     end::{ConnectionReport, SideError},
     name::DatapathName,
     pair::Pair,
-    relay::{buffers::BufferPool, dump::Way, pump::Received},
+    relay::{buffers::BufferPool, pump::Received},
 };
 use crate::io::ready::{self, Guard};
 
@@ -34,10 +34,9 @@ const OFTEN: u32 = 16;
 
 /// Carries a pair to its end, and shows its bytes on standard output if asked to.
 pub(crate) async fn carry(pair: &Pair, pool: &BufferPool, dump: bool) -> ConnectionReport {
-    let tap = |way| dump.then_some(way);
     let [a, b] = [Progress::default(), Progress::default()];
-    let up = pin!(one_way(pair.up(), pool, &pair.traffic.sent, tap(Way::Up), &a));
-    let down = pin!(one_way(pair.down(), pool, &pair.traffic.rcvd, tap(Way::Down), &b));
+    let up = pin!(one_way(pair.up(), pool, &pair.traffic.sent, dump, &a));
+    let down = pin!(one_way(pair.down(), pool, &pair.traffic.rcvd, dump, &b));
     let end = pair.run(up, down).await;
     ConnectionReport { datapath: DatapathName::Relay, end }
 }
@@ -70,8 +69,8 @@ pub(super) async fn begin_until(
             Poll::Pending
         }
     });
-    let up = pin!(one_way(pair.up(), pool, &pair.traffic.sent, None, &a));
-    let down = pin!(one_way(pair.down(), pool, &pair.traffic.rcvd, None, &b));
+    let up = pin!(one_way(pair.up(), pool, &pair.traffic.sent, false, &a));
+    let down = pin!(one_way(pair.down(), pool, &pair.traffic.rcvd, false, &b));
     let end = pair.run_until(enough, up, down).await;
     if end.is_none() {
         pair.client.leave_epoll();
@@ -94,7 +93,7 @@ async fn one_way(
     direction: Direction,
     pool: &BufferPool,
     moved: &AtomicU64,
-    tap: Option<Way>,
+    dump: bool,
     progress: &Progress,
 ) -> Result<(), SideError> {
     loop {
@@ -115,8 +114,8 @@ async fn one_way(
             match pump::receive(&direction, pool)? {
                 Received::Bytes(buffer, n) => {
                     progress.turns.set(progress.turns.get().saturating_add(1));
-                    if let Some(way) = tap {
-                        dump::print(way, &buffer[..n]);
+                    if dump {
+                        dump::print(direction.from(), &buffer[..n]);
                     }
                     pump::send_all(&direction, &buffer[..n]).await?;
                     moved.fetch_add(n as u64, Relaxed);
@@ -131,8 +130,8 @@ async fn one_way(
                     break;
                 }
                 Received::End => {
-                    if let Some(way) = tap {
-                        dump::print(way, &[]);
+                    if dump {
+                        dump::print(direction.from(), &[]);
                     }
                     direction.end_target();
                     return Ok(());

@@ -4,6 +4,7 @@
 //! process, as nothing is pinned.
 
 use std::{
+    convert::Infallible,
     io,
     os::fd::{AsFd as _, AsRawFd as _},
     sync::{Mutex, PoisonError},
@@ -162,11 +163,12 @@ impl Kernel {
         }
     }
 
-    /// Wakes the flows that the program hands over, for ever. Runs in one place at a time.
-    pub(crate) async fn dispatch(&self) {
+    /// Wakes the directions that the program hands back to user space. Never returns; at most one
+    /// call runs at a time.
+    pub(crate) async fn handle_events(&self) -> Infallible {
         let events =
             on_readable(self.lock_events().as_fd().try_clone_to_owned(), || self.wake_all());
-        tokio::join!(events, self.log.follow());
+        tokio::join!(events, self.log.follow()).0
     }
 
     fn wake_all(&self) {

@@ -42,7 +42,7 @@ pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Dur
     let carry = async |pair: &Pair, pool: &BufferPool| {
         select! {
             report = carry(&kernel, pair, pool) => report,
-            () = kernel.dispatch() => unreachable!("events are waited for without end"),
+            never = kernel.handle_events() => match never {},
         }
     };
     selftest::run(options, carry)

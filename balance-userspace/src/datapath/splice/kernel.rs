@@ -4,6 +4,7 @@
 
 use std::{
     collections::{HashMap as Live, VecDeque},
+    convert::Infallible,
     io, mem,
     os::fd::AsFd as _,
     sync::{
@@ -300,11 +301,11 @@ impl Kernel {
 
     /// Does what nobody else does, for ever: wakes the connections that the program tells the end
     /// of, lets entries go, and follows the routes.
-    pub(crate) async fn dispatch(&self) {
-        tokio::join!(self.wake(), self.look(), self.follow_routes(), self.log.follow());
+    pub(crate) async fn handle_events(&self) -> Infallible {
+        tokio::join!(self.wake(), self.look(), self.follow_routes(), self.log.follow()).0
     }
 
-    async fn wake(&self) {
+    async fn wake(&self) -> Infallible {
         let buffer = lock(&self.endings).as_fd().try_clone_to_owned();
         on_readable(buffer, || {
             let mut endings = lock(&self.endings);
@@ -314,7 +315,7 @@ impl Kernel {
                 }
             }
         })
-        .await;
+        .await
     }
 
     fn wake_slot(&self, number: u32) {

@@ -58,7 +58,7 @@ pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Dur
         };
         select! {
             report = carry => report,
-            () = kernel.dispatch() => unreachable!("events are waited for without end"),
+            never = kernel.handle_events() => match never {},
         }
     };
     let options = SocketOptions::probe().map_err(LoadError::from)?;
