@@ -19,7 +19,7 @@ use balance_userspace::{
     io::{inherited::InheritedListeners, resolve},
     logging::{self, Sink},
     notify,
-    service::{self, spawn_config::Orders},
+    service::{self, spawn_config::SpawnConfig},
     sys::{
         daemon::{self, Forked},
         signals,
@@ -53,8 +53,8 @@ fn run() -> Result<ExitCode, StartError> {
     match args.mode() {
         Mode::Command(line) => Ok(client::once(dir, bind, port()?, line, args.strict).into()),
         Mode::Shell => Ok(client::shell(dir, bind, port()?).into()),
-        Mode::Serve => match Orders::received()? {
-            Some(orders) => supervised(&args, &orders),
+        Mode::Serve => match SpawnConfig::from_env()? {
+            Some(config) => supervised(&args, &config),
             None if args.foreground || notify::is_awaited() => {
                 // Before anything else is opened.
                 let handed = InheritedListeners::from_service_manager()?;
@@ -76,10 +76,10 @@ fn run() -> Result<ExitCode, StartError> {
 }
 
 /// An instance of a supervisor, which says itself what it is told.
-fn supervised(args: &Args, orders: &Orders) -> Result<ExitCode, StartError> {
+fn supervised(args: &Args, config: &SpawnConfig) -> Result<ExitCode, StartError> {
     let (handed, supervision) =
-        InheritedListeners::from_supervisor(orders.listeners, orders.listened);
-    logging::init(orders.sink(), orders.log_format(args.log_format), args.debug);
+        InheritedListeners::from_supervisor(config.listeners, config.listened);
+    logging::init(config.sink(), config.log_format(args.log_format), args.debug);
     let started = Started { handed, supervision: Some(supervision), ready_notifier: None };
     served(args, started).or_else(|error| Ok(error.exit_code().into()))
 }

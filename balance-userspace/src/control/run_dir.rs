@@ -95,7 +95,7 @@ pub struct Paths {
     /// Locked for as long as the instance runs, by itself or by its supervisor.
     pub lock: PathBuf,
     /// Where a supervisor hears of its instances.
-    pub inbox: PathBuf,
+    pub notify_socket: PathBuf,
 }
 
 /// A run directory.
@@ -179,7 +179,7 @@ impl RunDir {
             next: with("next"),
             pid: with("pid"),
             lock: with("lock"),
-            inbox: with("in"),
+            notify_socket: with("in"),
         };
         if paths.socket.as_os_str().as_bytes().len() > SOCKET_PATH {
             return Err(RunDirError::TooLong { path: paths.socket });

@@ -24,7 +24,7 @@ pub(crate) struct Lifecycle {
     runtime: Runtime,
     signals: Signals,
     /// A byte from the supervisor: leave. Ends when there is no supervisor any more.
-    leash: Option<Receiver>,
+    parent_death_pipe: Option<Receiver>,
     instance: Option<Instance>,
 }
 
@@ -32,16 +32,17 @@ impl Lifecycle {
     /// Takes hold of the signals.
     pub(crate) fn new(
         instance: Option<Instance>,
-        leash: Option<OwnedFd>,
+        parent_death_pipe: Option<OwnedFd>,
     ) -> Result<Self, StartError> {
         let refused = |source| StartError::System { act: "wait for signals", source };
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)?;
         let guard = runtime.enter();
         let signals = Signals::catch().map_err(refused)?;
-        let leash = leash.map(Receiver::from_owned_fd).transpose().map_err(refused)?;
+        let parent_death_pipe =
+            parent_death_pipe.map(Receiver::from_owned_fd).transpose().map_err(refused)?;
         drop(guard);
-        Ok(Self { runtime, signals, leash, instance })
+        Ok(Self { runtime, signals, parent_death_pipe, instance })
     }
 
     /// Serves until a signal or `kill`; then waits until all connections have ended. After SIGTERM that
@@ -53,7 +54,7 @@ impl Lifecycle {
         threads: Vec<JoinHandle<()>>,
         accepting: mpsc::Receiver<()>,
     ) {
-        let Self { runtime, signals, mut instance, leash } = self;
+        let Self { runtime, signals, mut instance, parent_death_pipe } = self;
         let listener = instance.as_mut().and_then(Instance::take_listener);
         runtime.block_on(async {
             if let Some(listener) = listener {
@@ -74,7 +75,7 @@ impl Lifecycle {
                 }
             });
             let end = async {
-                let mut ends = Ends { signals, leash };
+                let mut ends = Ends { signals, parent_death_pipe };
                 let grace = select! {
                     end = ends.next(context) => Some(end),
                     () = context.stop.cancelled() => None,
@@ -115,7 +116,7 @@ impl Lifecycle {
 /// What asks for the end from outside.
 struct Ends {
     signals: Signals,
-    leash: Option<Receiver>,
+    parent_death_pipe: Option<Receiver>,
 }
 
 impl Ends {
@@ -125,13 +126,13 @@ impl Ends {
         loop {
             let action = select! {
                 action = self.signals.next() => action,
-                is_to_leave = pull(&mut self.leash) => {
-                    if is_to_leave {
+                is_drain_requested = drain_requested(&mut self.parent_death_pipe) => {
+                    if is_drain_requested {
                         // Connections go on for as long as they like, as after `kill`.
                         context.stop.cancel();
                         continue;
                     }
-                    self.leash = None;
+                    self.parent_death_pipe = None;
                     SignalAction::Drain
                 }
             };
@@ -146,9 +147,9 @@ impl Ends {
 }
 
 /// Waits until the supervisor, if there is one, tells the process to leave, or is gone: then false.
-async fn pull(leash: &mut Option<Receiver>) -> bool {
-    match leash {
-        Some(leash) => leash.read(&mut [0]).await.is_ok_and(|n| n > 0),
+async fn drain_requested(parent_death_pipe: &mut Option<Receiver>) -> bool {
+    match parent_death_pipe {
+        Some(parent_death_pipe) => parent_death_pipe.read(&mut [0]).await.is_ok_and(|n| n > 0),
         None => std::future::pending().await,
     }
 }

@@ -86,8 +86,10 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
         handed.take_all(listener::wanted(bind, port))?
     };
     listener::listen(&listeners, for_clients)?;
-    let (leash, instance) = match supervision {
-        Some(Supervision { leash, control }) => (Some(leash), Some(Instance::supervised(control))),
+    let (parent_death_pipe, instance) = match supervision {
+        Some(Supervision { parent_death_pipe, control }) => {
+            (Some(parent_death_pipe), Some(Instance::supervised(control)))
+        }
         None => (None, claim(args, port, user.as_ref())?),
     };
     notify::begin();
@@ -103,7 +105,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     logging::begin();
     let address = listener::local(&listeners[0]);
     let name = datapath.name();
-    let lifecycle = Lifecycle::new(instance, leash)?;
+    let lifecycle = Lifecycle::new(instance, parent_death_pipe)?;
     let sockets = listeners.len().max(workers);
     let Crew { threads, orders, accepting } = start(listeners, workers)?;
     // Now that everything is open.

@@ -24,7 +24,7 @@ pub(crate) const FIRST: RawFd = 3;
 #[derive(Debug)]
 pub struct Supervision {
     /// A pipe: a byte tells the process to leave, its end that the supervisor is gone.
-    pub leash: OwnedFd,
+    pub parent_death_pipe: OwnedFd,
     /// The control socket that it serves; the supervisor has its name.
     pub control: UnixListener,
 }
@@ -56,7 +56,7 @@ impl InheritedListeners {
     pub fn from_supervisor(count: usize, listened: bool) -> (Self, Supervision) {
         let end = FIRST + RawFd::try_from(count).unwrap_or(0);
         let listeners = (FIRST..end).map(|fd| own(fd).into()).collect();
-        let supervision = Supervision { leash: own(end), control: own(end + 1).into() };
+        let supervision = Supervision { parent_death_pipe: own(end), control: own(end + 1).into() };
         (Self { listeners, listened, is_certain: true }, supervision)
     }
 

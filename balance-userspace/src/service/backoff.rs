@@ -6,13 +6,13 @@
 use std::time::Duration;
 
 /// Who has run for so long ran well.
-const WELL: Duration = Duration::from_secs(60);
+const HEALTHY_RUN: Duration = Duration::from_secs(60);
 
 /// The first wait after one that did not help; each is twice as long as the one before.
-const FIRST: Duration = Duration::from_secs(1);
+const MIN_WAIT: Duration = Duration::from_secs(1);
 
 /// The longest.
-const MOST: Duration = Duration::from_secs(30);
+const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// The waits of one instance.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,12 +23,12 @@ pub(super) struct Backoff {
 impl Backoff {
     /// How long to wait after a process that served for so long, or not at all.
     pub(super) fn after(&mut self, served: Option<Duration>) -> Duration {
-        if served.is_some_and(|time| time >= WELL) {
+        if served.is_some_and(|time| time >= HEALTHY_RUN) {
             self.next = Duration::ZERO;
         }
         // What never served will not do so at once.
-        let wait = if served.is_none() { self.next.max(FIRST) } else { self.next };
-        self.next = (wait * 2).clamp(FIRST, MOST);
+        let wait = if served.is_none() { self.next.max(MIN_WAIT) } else { self.next };
+        self.next = (wait * 2).clamp(MIN_WAIT, MAX_WAIT);
         wait
     }
 }
@@ -48,7 +48,7 @@ mod tests {
         let short = Some(Duration::from_secs(1));
         assert_eq!(backoff.after(short).as_secs(), 30);
         let mut crashing =
-            [Some(WELL), short, short, None].map(|served| backoff.after(served)).into_iter();
+            [Some(HEALTHY_RUN), short, short, None].map(|served| backoff.after(served)).into_iter();
         assert_eq!(seconds(&mut crashing), [0, 1, 2, 4]);
     }
 }

@@ -16,14 +16,14 @@ use crate::cli::{
 
 /// What tells instances apart: the port and the literal text of `-b`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Name {
+pub struct InstanceName {
     /// The port to listen on.
     pub port: u16,
     /// The address to listen on, as written; all of them without.
     pub bind: Option<String>,
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for InstanceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.bind {
             None => write!(f, "{}", self.port),
@@ -39,7 +39,7 @@ pub struct Line {
     /// Where it stands: the first of its lines, from 1.
     pub number: usize,
     /// Which instance it is.
-    pub name: Name,
+    pub name: InstanceName,
     /// Its arguments, without the program's name.
     pub words: Vec<String>,
     /// The same, understood.
@@ -145,7 +145,7 @@ fn line(number: usize, text: &str, services: Services<'_>) -> Result<Option<Line
     let wrong = |e: crate::error::StartError| e.to_string();
     let port = operand::listen_port(&args.port, services).map_err(wrong)?;
     operand::groups(&args.channels, port, services).map_err(wrong)?;
-    let name = Name { port, bind: args.bind.clone() };
+    let name = InstanceName { port, bind: args.bind.clone() };
     Ok(Some(Line { number, name, words, args }))
 }
 

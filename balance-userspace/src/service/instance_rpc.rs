@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use tokio::task::{JoinSet, spawn_blocking};
 
-use super::conf::Name;
+use super::conf::InstanceName;
 use crate::control::{
     client::rpc::{Client, ClientError},
     protocol::{Command, Reply},
@@ -14,10 +14,12 @@ use crate::control::{
 };
 
 /// An instance, where it is, and the arguments that it is to take.
-type Order = (Name, Result<Paths, RunDirError>, Vec<String>);
+type ConfigureRequest = (InstanceName, Result<Paths, RunDirError>, Vec<String>);
 
 /// Tells all of them, and returns what came of it.
-pub(super) async fn all(orders: Vec<Order>) -> HashMap<Name, Result<Reply, String>> {
+pub(super) async fn configure_all(
+    orders: Vec<ConfigureRequest>,
+) -> HashMap<InstanceName, Result<Reply, String>> {
     let mut asked = JoinSet::new();
     for (name, paths, words) in orders {
         asked.spawn(async move {

@@ -10,8 +10,8 @@ use std::{
 
 use super::{
     check,
-    output::{UNAVAILABLE, WRONG, complain, complain_of, counted, say},
-    running::Running,
+    output::{UNAVAILABLE, WRONG, plural, print, print_error, print_failures},
+    running::RunningSupervisor,
 };
 use crate::{
     cli::{CONFIG, Place},
@@ -26,10 +26,10 @@ const UNIT: &str = "balance.service";
 pub(super) fn is_in_charge(place: &Place) -> bool {
     let is_packaged = place.config == Path::new(CONFIG) && place.run_dir.is_none();
     let may_ask = is_packaged && sys::effective_user() == 0;
-    may_ask && sd_notify::booted().unwrap_or(false) && knows_unit()
+    may_ask && sd_notify::booted().unwrap_or(false) && has_unit()
 }
 
-fn knows_unit() -> bool {
+fn has_unit() -> bool {
     let mut systemctl = Command::new("systemctl");
     systemctl.args(["cat", UNIT]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     systemctl.status().is_ok_and(|status| status.success())
@@ -43,14 +43,14 @@ pub(super) fn start(place: &Place) -> Result<u8, StartError> {
     let status = systemctl.args(["start", UNIT]).stdin(Stdio::null()).status();
     let started = status.map_err(|source| StartError::System { act: "run systemctl", source })?;
     if !started.success() {
-        wrong.iter().for_each(|line| complain(line));
+        wrong.iter().for_each(|line| print_error(line));
         return Ok(if wrong.is_empty() { UNAVAILABLE } else { WRONG });
     }
-    let table = Running::find(place).and_then(|mut running| running.table());
-    let code = table.map_or(UNAVAILABLE, |table| complain_of(&table));
+    let table = RunningSupervisor::find(place).and_then(|mut running| running.table());
+    let code = table.map_or(UNAVAILABLE, |table| print_failures(&table));
     if code != 0 {
         return Ok(code);
     }
-    say(&format!("balance is started by systemd: {}", counted(conf.lines.len(), "instance")));
+    print(&format!("balance is started by systemd: {}", plural(conf.lines.len(), "instance")));
     Ok(0)
 }

@@ -12,7 +12,7 @@ use tracing::error;
 
 use super::{
     backoff::Backoff,
-    conf::{Line, Name},
+    conf::{InstanceName, Line},
     process::Process,
 };
 use crate::{
@@ -26,9 +26,9 @@ use crate::{
 
 /// Whether, and why, an instance has no process.
 #[derive(Debug)]
-pub(super) enum Rest {
+pub(super) enum Inactive {
     /// It failed, and will be tried again.
-    Until(Instant),
+    RetryAt(Instant),
     /// An operator ended it, in an orderly way.
     Stopped,
 }
@@ -43,17 +43,17 @@ pub(super) struct Successor {
 }
 
 /// A line of the file that runs, or should.
-pub(super) struct Instance {
+pub(super) struct ManagedInstance {
     pub(super) line: Line,
     /// Empty if it has none at the moment.
     pub(super) listeners: Vec<Socket>,
     /// They are the service manager's, and cannot be had again.
-    pub(super) is_handed: bool,
+    pub(super) is_inherited: bool,
     /// Where it is found; nothing if it has no process and is to have none.
     pub(super) names: Option<Names>,
     pub(super) process: Option<Process>,
     pub(super) successor: Option<Successor>,
-    pub(super) rest: Option<Rest>,
+    pub(super) inactive: Option<Inactive>,
     /// Why it rests.
     pub(super) why: String,
     /// The exit code that goes with it.
@@ -61,37 +61,37 @@ pub(super) struct Instance {
     pub(super) backoff: Backoff,
 }
 
-impl Instance {
+impl ManagedInstance {
     pub(super) fn new(line: Line) -> Self {
         Self {
             line,
             listeners: Vec::new(),
-            is_handed: false,
+            is_inherited: false,
             names: None,
             process: None,
             successor: None,
-            rest: None,
+            inactive: None,
             why: String::new(),
             code: 0,
             backoff: Backoff::default(),
         }
     }
 
-    pub(super) fn name(&self) -> &Name {
+    pub(super) fn name(&self) -> &InstanceName {
         &self.line.name
     }
 
     pub(super) fn state(&self) -> InstanceState {
-        match (&self.process, &self.rest) {
+        match (&self.process, &self.inactive) {
             (Some(process), _) if process.is_draining => InstanceState::Draining,
-            (Some(process), Some(Rest::Stopped)) if process.serving.is_some() => {
+            (Some(process), Some(Inactive::Stopped)) if process.serving.is_some() => {
                 InstanceState::Draining
             }
             (Some(process), _) if process.serving.is_some() => InstanceState::Running,
             (Some(_), _) | (None, None) => InstanceState::Starting,
             (None, Some(_)) if self.successor.is_some() => InstanceState::Starting,
-            (None, Some(Rest::Until(_))) => InstanceState::Failed,
-            (None, Some(Rest::Stopped)) => InstanceState::Stopped,
+            (None, Some(Inactive::RetryAt(_))) => InstanceState::Failed,
+            (None, Some(Inactive::Stopped)) => InstanceState::Stopped,
         }
     }
 
@@ -110,8 +110,8 @@ impl Instance {
 
     /// When it is to be tried again.
     pub(super) fn next_try(&self) -> Option<Instant> {
-        match self.rest {
-            Some(Rest::Until(until)) if self.successor.is_none() => Some(until),
+        match self.inactive {
+            Some(Inactive::RetryAt(until)) if self.successor.is_none() => Some(until),
             _ => None,
         }
     }
@@ -142,17 +142,17 @@ impl Instance {
     }
 
     /// Closes its listeners, or gives them back to where they came from.
-    pub(super) fn let_go(&mut self, handed: &mut InheritedListeners) {
-        if self.is_handed {
-            handed.give_back(&mut self.listeners);
+    pub(super) fn release_listeners(&mut self, inherited_listeners: &mut InheritedListeners) {
+        if self.is_inherited {
+            inherited_listeners.give_back(&mut self.listeners);
         }
         self.listeners.clear();
-        self.is_handed = false;
+        self.is_inherited = false;
     }
 
     /// If its process drains, and no other is to take its place: an operator has asked for that, and clients are not
     /// to wait for a process that never accepts.
-    pub(super) fn heed_drain(&mut self, handed: &mut InheritedListeners) {
+    pub(super) fn release_if_draining(&mut self, inherited_listeners: &mut InheritedListeners) {
         let Some(process) = self.process.as_ref().filter(|process| process.is_draining) else {
             return;
         };
@@ -160,22 +160,22 @@ impl Instance {
             return;
         }
         let is_released = process.released.is_cancelled();
-        self.let_go(handed);
+        self.release_listeners(inherited_listeners);
         if is_released {
             self.names = None;
         }
     }
 
     /// The same, and its names.
-    pub(super) fn give_up(&mut self, handed: &mut InheritedListeners) {
-        self.let_go(handed);
+    pub(super) fn release(&mut self, inherited_listeners: &mut InheritedListeners) {
+        self.release_listeners(inherited_listeners);
         self.names = None;
     }
 
     /// The same, unless there is a process that is to have them.
-    pub(super) fn give_up_unless_taken_over(&mut self, handed: &mut InheritedListeners) {
+    pub(super) fn release_unless_replaced(&mut self, inherited_listeners: &mut InheritedListeners) {
         if self.successor.is_none() {
-            self.give_up(handed);
+            self.release(inherited_listeners);
         }
     }
 

@@ -23,18 +23,18 @@ use crate::control::instance_files::private_socket;
 /// Bytes of the longest message that is read whole.
 const MESSAGE: usize = 4096;
 
-/// Where it is said. The socket is gone when it is dropped.
-pub(super) struct Inbox {
+/// The datagram socket to which instances send their status. Dropping it removes the file.
+pub(super) struct NotifySocket {
     socket: UnixDatagram,
     path: PathBuf,
 }
 
 /// A message: lines of `NAME=VALUE`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Said(Vec<(String, String)>);
+pub(crate) struct Notification(Vec<(String, String)>);
 
-impl Said {
-    pub(crate) fn read(text: &str) -> Self {
+impl Notification {
+    pub(crate) fn parse(text: &str) -> Self {
         let pairs = text.lines().filter_map(|line| line.split_once('='));
         Self(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
@@ -45,7 +45,7 @@ impl Said {
     }
 }
 
-impl Inbox {
+impl NotifySocket {
     /// Makes the socket, in place of one that was left behind. The caller holds the lock that goes
     /// with it.
     pub(super) fn bind(path: &Path) -> io::Result<Self> {
@@ -62,7 +62,7 @@ impl Inbox {
     }
 
     /// Waits for the next message, and who has sent it.
-    pub(super) async fn next(&self) -> io::Result<(u32, Said)> {
+    pub(super) async fn next(&self) -> io::Result<(u32, Notification)> {
         loop {
             self.socket.readable().await?;
             let received = self.socket.try_io(Interest::READABLE, || receive(&self.socket));
@@ -76,14 +76,14 @@ impl Inbox {
     }
 }
 
-impl Drop for Inbox {
+impl Drop for NotifySocket {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
 }
 
 /// One message; `None` if it cannot be told who has sent it.
-fn receive(socket: &UnixDatagram) -> io::Result<Option<(u32, Said)>> {
+fn receive(socket: &UnixDatagram) -> io::Result<Option<(u32, Notification)>> {
     let mut bytes = [0; MESSAGE];
     let mut parts = [IoSliceMut::new(&mut bytes)];
     let mut space = cmsg_space!(UnixCredentials);
@@ -94,7 +94,7 @@ fn receive(socket: &UnixDatagram) -> io::Result<Option<(u32, Said)>> {
         _ => None,
     });
     let len = message.bytes;
-    Ok(sender.map(|pid| (pid, Said::read(&String::from_utf8_lossy(&bytes[..len])))))
+    Ok(sender.map(|pid| (pid, Notification::parse(&String::from_utf8_lossy(&bytes[..len])))))
 }
 
 #[cfg(test)]
@@ -104,13 +104,13 @@ mod tests {
     #[tokio::test]
     async fn what_is_said_comes_with_who_said_it() {
         let dir = tempfile::tempdir().unwrap();
-        let inbox = Inbox::bind(&dir.path().join("inbox")).unwrap();
+        let notify_socket = NotifySocket::bind(&dir.path().join("notify_socket")).unwrap();
         let sender = UnixDatagram::unbound().unwrap();
-        sender.send_to(b"READY=1\nSTATUS=a=b\nnonsense\n", inbox.path()).await.unwrap();
-        let (pid, said) = inbox.next().await.unwrap();
+        sender.send_to(b"READY=1\nSTATUS=a=b\nnonsense\n", notify_socket.path()).await.unwrap();
+        let (pid, notification) = notify_socket.next().await.unwrap();
         assert_eq!(pid, std::process::id());
-        assert_eq!(said.get("READY"), Some("1"));
-        assert_eq!(said.get("STATUS"), Some("a=b"));
-        assert_eq!(said.get("nonsense"), None);
+        assert_eq!(notification.get("READY"), Some("1"));
+        assert_eq!(notification.get("STATUS"), Some("a=b"));
+        assert_eq!(notification.get("nonsense"), None);
     }
 }

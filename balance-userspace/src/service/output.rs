@@ -20,11 +20,11 @@ pub(super) const NOT_RUNNING: u8 = 7;
 pub(super) const UNAVAILABLE: u8 = 69;
 
 /// Says what does not serve, and returns the exit code that goes with it.
-pub(super) fn complain_of(table: &Supervised) -> u8 {
+pub(super) fn print_failures(table: &Supervised) -> u8 {
     let failed = table.instances.iter().filter(|row| row.state == InstanceState::Failed);
     let failed: Vec<_> = failed.collect();
-    failed.iter().for_each(|row| complain(&row.status));
-    table.wrong.iter().for_each(|line| complain(line));
+    failed.iter().for_each(|row| print_error(&row.status));
+    table.wrong.iter().for_each(|line| print_error(line));
     match (table.wrong.is_empty(), failed.is_empty()) {
         (true, true) => 0,
         (false, _) => WRONG,
@@ -37,16 +37,16 @@ pub(super) fn report(error: &ClientError) -> u8 {
 }
 
 /// Lines for who has given the verb; nobody may be listening.
-pub(super) fn say(lines: &str) {
+pub(super) fn print(lines: &str) {
     let text: String = lines.lines().map(|line| one_line(line) + "\n").collect();
     let _ = stdout().write_all(text.as_bytes());
 }
 
 /// The same about something that is wrong, which may be told in the words of whoever did it.
-pub(super) fn complain(line: &str) {
+pub(super) fn print_error(line: &str) {
     let _ = stderr().write_all(format!("{}\n", one_line(line)).as_bytes());
 }
 
-pub(super) fn counted(count: usize, what: &str) -> String {
+pub(super) fn plural(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

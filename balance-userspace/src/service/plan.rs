@@ -3,7 +3,7 @@
 //! Pure. Invariants: every line of the new file has exactly one step, in its order; an instance that
 //! no line is about leaves; what has not changed is not touched.
 
-use super::conf::{Line, Name};
+use super::conf::{InstanceName, Line};
 
 /// What to do for a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub(crate) enum Step {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Plan {
     /// Instances that are to leave.
-    pub(crate) leave: Vec<Name>,
+    pub(crate) remove: Vec<InstanceName>,
     /// All others.
     pub(crate) steps: Vec<(Line, Step)>,
 }
@@ -31,8 +31,8 @@ pub(crate) struct Plan {
 pub(crate) fn plan<'a>(running: impl Iterator<Item = &'a Line>, wanted: Vec<Line>) -> Plan {
     let running: Vec<&Line> = running.collect();
     let is_wanted = |line: &&&Line| wanted.iter().any(|other| other.name == line.name);
-    let leave = running.iter().filter(|line| !is_wanted(line)).map(|line| line.name.clone());
-    let leave = leave.collect();
+    let remove = running.iter().filter(|line| !is_wanted(line)).map(|line| line.name.clone());
+    let remove = remove.collect();
     let step = |line: &Line| match running.iter().find(|other| other.name == line.name) {
         None => Step::Start,
         Some(other) if other.words == line.words => Step::Keep,
@@ -40,7 +40,7 @@ pub(crate) fn plan<'a>(running: impl Iterator<Item = &'a Line>, wanted: Vec<Line
         Some(_) => Step::Replace,
     };
     let steps = wanted.iter().map(step).collect::<Vec<_>>();
-    Plan { leave, steps: wanted.into_iter().zip(steps).collect() }
+    Plan { remove, steps: wanted.into_iter().zip(steps).collect() }
 }
 
 #[cfg(test)]
@@ -55,7 +55,7 @@ mod tests {
     fn planned(old: &str, new: &str) -> (Vec<String>, Vec<(String, Step)>) {
         let plan = plan(lines(old).iter(), lines(new));
         let steps = plan.steps.iter().map(|(line, step)| (line.name.to_string(), *step));
-        (plan.leave.iter().map(Name::to_string).collect(), steps.collect())
+        (plan.remove.iter().map(InstanceName::to_string).collect(), steps.collect())
     }
 
     #[test]
@@ -63,8 +63,8 @@ mod tests {
         use Step::{Configure, Keep, Replace, Start};
         let old = "25 a b\n-b ::1 25 a\n26 a\n27 a\n28 a";
         let new = "29 a\n27 a -t 2\n25 a   b # the same\n26 a b ! c %\n-b ::1 25 a --workers 1";
-        let (leave, steps) = planned(old, new);
-        assert_eq!(leave, ["28"]);
+        let (remove, steps) = planned(old, new);
+        assert_eq!(remove, ["28"]);
         let expected = [
             ("29", Start),
             ("27", Configure),
@@ -84,11 +84,11 @@ mod tests {
             let text = |ports: &std::collections::BTreeMap<u16, u8>| {
                 ports.iter().fold(String::new(), |text, (port, how)| text + &format!("{port} a -t {}\n", how + 1))
             };
-            let (leave, steps) = planned(&text(&old), &text(&new));
+            let (remove, steps) = planned(&text(&old), &text(&new));
             prop_assert_eq!(steps.len(), new.len());
-            prop_assert_eq!(leave.len(), old.keys().filter(|port| !new.contains_key(port)).count());
-            let (leave, steps) = planned(&text(&old), &text(&old));
-            prop_assert!(leave.is_empty() && steps.iter().all(|(_, step)| *step == Step::Keep));
+            prop_assert_eq!(remove.len(), old.keys().filter(|port| !new.contains_key(port)).count());
+            let (remove, steps) = planned(&text(&old), &text(&old));
+            prop_assert!(remove.is_empty() && steps.iter().all(|(_, step)| *step == Step::Keep));
         }
     }
 }

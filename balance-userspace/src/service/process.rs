@@ -1,8 +1,8 @@
 //! The process of one instance.
 //!
 //! Invariants: it is a child of the supervisor, which alone is told of its end; it has the supervisor's
-//! listeners, its control socket and the end of its leash, and no other descriptor, and drains and ends when the
-//! supervisor is gone.
+//! listeners, its control socket and the read end of its parent death pipe, and no other descriptor, and drains
+//! and ends when the supervisor is gone.
 
 use std::{
     io::{self, PipeWriter, Write as _},
@@ -24,16 +24,16 @@ use tokio_util::sync::CancellationToken;
 use super::{
     conf::Line,
     event::Event,
-    notify_socket::Said,
-    spawn_config::{Orders, VARIABLE},
+    notify_socket::Notification,
+    spawn_config::{SpawnConfig, VARIABLE},
 };
 use crate::{io::inherited, notify};
 
 /// What all processes are given.
 #[derive(Debug)]
-pub(super) struct Surroundings {
+pub(super) struct SpawnContext {
     /// Where they say how they are.
-    pub(super) inbox: PathBuf,
+    pub(super) notify_socket: PathBuf,
     /// Where their ends are told.
     pub(super) events: UnboundedSender<Event>,
 }
@@ -54,7 +54,7 @@ pub(super) struct Process {
     pub(super) released: CancellationToken,
     /// A byte tells it to leave. Closed when it has ended, or with the supervisor's process, however that goes: then
     /// it leaves within its grace time.
-    leash: PipeWriter,
+    parent_death_pipe: PipeWriter,
 }
 
 impl Process {
@@ -63,12 +63,12 @@ impl Process {
         line: &Line,
         listeners: &[Socket],
         control: UnixListener,
-        orders: &Orders,
-        surroundings: &Surroundings,
+        config: &SpawnConfig,
+        spawn_context: &SpawnContext,
     ) -> io::Result<Self> {
         let fds = listeners.iter().map(|listener| Ok(listener.try_clone()?.into()));
-        let (leash, hand) = io::pipe()?;
-        let fds = fds.chain([Ok(leash.into()), Ok(control.into())]);
+        let (parent_death_pipe, hand) = io::pipe()?;
+        let fds = fds.chain([Ok(parent_death_pipe.into()), Ok(control.into())]);
         let fds = fds.collect::<io::Result<Vec<OwnedFd>>>()?;
         let fds = (inherited::FIRST..).zip(fds);
         let fds = fds.map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd }).collect();
@@ -77,24 +77,24 @@ impl Process {
         command
             .arg0("balance")
             .args(&line.words)
-            .env(VARIABLE, orders.text())
-            .env("NOTIFY_SOCKET", &surroundings.inbox)
+            .env(VARIABLE, config.to_json())
+            .env("NOTIFY_SOCKET", &spawn_context.notify_socket)
             .env_remove("LISTEN_PID")
             .env_remove("LISTEN_FDS")
             .env_remove("LISTEN_FDNAMES")
             .env_remove("WATCHDOG_USEC")
             .stdin(Stdio::null());
-        if orders.background {
+        if config.background {
             command.stdout(Stdio::null()).stderr(Stdio::null());
         }
         command.fd_mappings(fds).map_err(io::Error::other)?;
         let mut child = command.spawn()?;
         let pid = child.id().ok_or(io::ErrorKind::NotFound)?;
-        let events = surroundings.events.clone();
+        let events = spawn_context.events.clone();
         tokio::spawn(async move {
             let status = child.wait().await;
             // The supervisor may be on its way out.
-            let _ = events.send(Event::Ended(pid, status));
+            let _ = events.send(Event::Exited(pid, status));
         });
         Ok(Self {
             pid,
@@ -103,31 +103,31 @@ impl Process {
             status: String::new(),
             connections: 0,
             released: CancellationToken::new(),
-            leash: hand,
+            parent_death_pipe: hand,
         })
     }
 
     /// Takes in what it says of itself.
-    pub(super) fn hear(&mut self, said: &Said) {
-        if said.get("READY").is_some() && self.serving.is_none() {
+    pub(super) fn apply(&mut self, notification: &Notification) {
+        if notification.get("READY").is_some() && self.serving.is_none() {
             self.serving = Some(Instant::now());
         }
-        self.is_draining |= said.get("STOPPING").is_some();
-        if said.get(notify::RELEASED).is_some() {
+        self.is_draining |= notification.get("STOPPING").is_some();
+        if notification.get(notify::RELEASED).is_some() {
             self.released.cancel();
         }
-        if let Some(status) = said.get("STATUS") {
+        if let Some(status) = notification.get("STATUS") {
             status.clone_into(&mut self.status);
         }
-        if let Some(connections) = said.get(notify::CONNECTIONS) {
+        if let Some(connections) = notification.get(notify::CONNECTIONS) {
             self.connections = connections.parse().unwrap_or_default();
         }
     }
 
     /// Tells it to accept no more, and to end when its connections have, however long that takes.
-    pub(super) fn leave(&mut self) {
+    pub(super) fn request_drain(&mut self) {
         // One that has ended meanwhile has left.
-        let _ = self.leash.write_all(&[0]);
+        let _ = self.parent_death_pipe.write_all(&[0]);
     }
 
     /// Sends it a signal.
@@ -141,7 +141,7 @@ impl Process {
 }
 
 /// Why a process has ended, as it said last if it never served, and the code to go on with.
-pub(super) fn last_words(process: Process, status: &io::Result<ExitStatus>) -> (String, u8) {
+pub(super) fn exit_reason(process: Process, status: &io::Result<ExitStatus>) -> (String, u8) {
     let (described, code) = describe(status);
     let has_said = process.serving.is_none() && !process.status.is_empty();
     (if has_said { process.status } else { described }, code)

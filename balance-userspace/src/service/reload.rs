@@ -1,14 +1,14 @@
 //! A reload: what runs follows the file.
 //!
 //! Order: the file is read and everything in it looked up, which changes nothing. Processes that can take their new
-//! arguments are told them; those of lines that are gone leave, and are waited for until their addresses are free.
+//! arguments are told them; those of lines that are gone drain, and are waited for until their addresses are free.
 //! Then processes for other lines are started. Where one is to take the place of another, both accept from the same
 //! listeners for a while:
 //!
 //! 1. The new process starts beside the old one, which serves on and is found on the control socket.
 //! 2. The new process serves, and says so. From then on it is the instance's.
 //! 3. Its control socket takes the name of the old one's, at once ([`Names::publish`]).
-//! 4. The old process is told to leave on its leash, stops accepting, says so, and ends with its connections.
+//! 4. The old process is asked to drain over its parent death pipe, stops accepting, says so, and ends with its connections.
 //!
 //! A new process that ends before 2 changes nothing. An old process that does not serve yet is told to leave before
 //! the new one starts, and never gets the name. The supervisor holds the lock of the instance all along, so no
@@ -25,12 +25,12 @@ use tracing::{error, info, warn};
 use super::{
     backoff::Backoff,
     check,
-    conf::{Line, Name},
+    conf::{InstanceName, Line},
     event::Event,
     instance_rpc,
-    member::{Instance, Rest, Successor},
+    member::{Inactive, ManagedInstance, Successor},
     plan::{Plan, Step, plan},
-    process::{Process, last_words},
+    process::{Process, exit_reason},
     supervisor::Supervisor,
 };
 use crate::{
@@ -46,13 +46,13 @@ pub(super) struct Reload {
     /// Where the answer goes; `None` for a signal.
     reply: Option<oneshot::Sender<Reply>>,
     /// What it has done for each instance, in order; nothing before it has begun to.
-    steps: Option<Vec<(Name, Done)>>,
+    steps: Option<Vec<(InstanceName, StepResult)>>,
     /// New processes that did not come up beside the old one: by instance why, and the exit code that goes with it.
-    refused: HashMap<Name, (String, u8)>,
+    refused: HashMap<InstanceName, (String, u8)>,
 }
 
 /// What a reload has done for an instance.
-enum Done {
+enum StepResult {
     /// This, to its end.
     Changed(&'static str),
     /// This has begun, with a process that is started for it.
@@ -66,7 +66,7 @@ impl Supervisor {
     /// takes time comes back as an event.
     pub(super) fn begin_reload(&mut self, reply: Option<oneshot::Sender<Reply>>) {
         if self.reload.is_some() {
-            self.later.push_back(reply);
+            self.queued_reloads.push_back(reply);
             return;
         }
         notify::reloading();
@@ -108,18 +108,18 @@ impl Supervisor {
     }
 
     /// Tells processes that run what is asked of them: to take other arguments, or to leave.
-    pub(super) fn tell_processes(&mut self, lines: Vec<Line>) {
+    pub(super) fn configure_processes(&mut self, lines: Vec<Line>) {
         if self.stopping.is_some() {
             self.give_up_reload();
             return;
         }
         let plan = self.plan(lines);
         let mut left = Vec::new();
-        for name in &plan.leave {
+        for name in &plan.remove {
             let Some(i) = self.instances.iter().position(|i| i.name() == name) else { continue };
             let mut instance = self.instances.remove(i);
-            instance.give_up(&mut self.handed);
-            left.extend(instance.process.map(|process| self.retire(name.clone(), process)));
+            instance.release(&mut self.inherited_listeners);
+            left.extend(instance.process.map(|process| self.drain(name.clone(), process)));
         }
         let configure = plan.steps.iter().filter(|(_, step)| *step == Step::Configure);
         let orders = configure.filter_map(|(line, _)| {
@@ -129,19 +129,19 @@ impl Supervisor {
         let orders = orders.collect();
         let events = self.sender();
         tokio::spawn(async move {
-            let replies = instance_rpc::all(orders).await;
+            let replies = instance_rpc::configure_all(orders).await;
             for process in left {
                 process.cancelled().await;
             }
-            let _ = events.send(Event::Told(plan, replies));
+            let _ = events.send(Event::Configured(plan, replies));
         });
     }
 
     /// Does what is left to do when the processes have been told: starts others.
-    pub(super) async fn carry_out(
+    pub(super) async fn start_processes(
         &mut self,
         plan: Plan,
-        replies: HashMap<Name, Result<Reply, String>>,
+        replies: HashMap<InstanceName, Result<Reply, String>>,
     ) {
         if self.stopping.is_some() {
             self.give_up_reload();
@@ -149,25 +149,26 @@ impl Supervisor {
         }
         self.wrong.clear();
         let mut steps: Vec<_> =
-            plan.leave.into_iter().map(|name| (name, Done::Changed("stopped"))).collect();
+            plan.remove.into_iter().map(|name| (name, StepResult::Changed("stopped"))).collect();
         let mut order = Vec::new();
         for (line, step) in plan.steps {
             let name = line.name.clone();
             order.push(name.clone());
             let done = match self.instances.iter().position(|i| *i.name() == name) {
                 None => {
-                    self.instances.push(Instance::new(line));
+                    self.instances.push(ManagedInstance::new(line));
                     self.start(self.instances.len() - 1).await;
-                    Done::Begun("started")
+                    StepResult::Begun("started")
                 }
-                Some(i) => match self.follow(i, line, step, replies.get(&name)).await {
+                Some(i) => match self.apply_step(i, line, step, replies.get(&name)).await {
                     Some(done) => done,
                     None => continue,
                 },
             };
             steps.push((name, done));
         }
-        let place = |instance: &Instance| order.iter().position(|name| name == instance.name());
+        let place =
+            |instance: &ManagedInstance| order.iter().position(|name| name == instance.name());
         self.instances.sort_by_key(place);
         if let Some(reload) = &mut self.reload {
             reload.steps = Some(steps);
@@ -175,13 +176,13 @@ impl Supervisor {
     }
 
     /// Has an instance follow its line; nothing if there is nothing to do.
-    async fn follow(
+    async fn apply_step(
         &mut self,
         i: usize,
         line: Line,
         step: Step,
         reply: Option<&Result<Reply, String>>,
-    ) -> Option<Done> {
+    ) -> Option<StepResult> {
         match (step, reply) {
             (Step::Keep, _) => {
                 self.instances[i].line.number = line.number;
@@ -189,17 +190,17 @@ impl Supervisor {
             }
             (Step::Configure, Some(Ok(Reply::Done | Reply::Already))) => {
                 self.instances[i].line = line;
-                Some(Done::Changed("changed"))
+                Some(StepResult::Changed("changed"))
             }
             (Step::Configure, Some(Ok(Reply::InvalidAddress(why)) | Err(why))) => {
                 let file = self.settings.file.display();
-                Some(Done::Failed(format!("{file}:{}: {why}", line.number)))
+                Some(StepResult::Failed(format!("{file}:{}: {why}", line.number)))
             }
             // Also where the process that runs says that it takes another one after all.
             (Step::Configure | Step::Replace | Step::Start, _) => {
-                let did = if self.instances[i].rest.is_none() { "replaced" } else { "started" };
+                let did = if self.instances[i].inactive.is_none() { "replaced" } else { "started" };
                 self.replace(i, line).await;
-                Some(Done::Begun(did))
+                Some(StepResult::Begun(did))
             }
         }
     }
@@ -223,7 +224,7 @@ impl Supervisor {
             // It drains, as an operator has asked for, or does not serve yet: then no name leads to it, and its
             // socket is removed for that of the new one.
             let name = instance.name().clone();
-            let _ = self.retire(name, process);
+            let _ = self.drain(name, process);
         }
         self.start(i).await;
     }
@@ -234,14 +235,14 @@ impl Supervisor {
         let Some(Successor { line, process, names }) = instance.successor.take() else { return };
         let name = line.name.clone();
         info!(instance = %name, pid = process.pid, "has taken over");
-        (instance.line, instance.backoff, instance.rest) = (line, Backoff::default(), None);
+        (instance.line, instance.backoff, instance.inactive) = (line, Backoff::default(), None);
         let old = instance.process.replace(process);
         let before = names.and_then(|names| instance.names.replace(names));
         instance.publish();
         // Only now: clients find a process in one directory or the other.
         drop(before);
         if let Some(old) = old {
-            let _ = self.retire(name, old);
+            let _ = self.drain(name, old);
         }
     }
 
@@ -252,12 +253,12 @@ impl Supervisor {
         if self.stopping.is_some() {
             return;
         }
-        match (&instance.process, &mut instance.rest) {
-            (None, Some(Rest::Until(again))) => *again = Instant::now(),
-            (None, _) => instance.give_up(&mut self.handed),
-            (Some(_), _) => instance.heed_drain(&mut self.handed),
+        match (&instance.process, &mut instance.inactive) {
+            (None, Some(Inactive::RetryAt(again))) => *again = Instant::now(),
+            (None, _) => instance.release(&mut self.inherited_listeners),
+            (Some(_), _) => instance.release_if_draining(&mut self.inherited_listeners),
         }
-        let (why, code) = last_words(process, status);
+        let (why, code) = exit_reason(process, status);
         self.refuse(i, &line, &why, code);
     }
 
@@ -282,14 +283,14 @@ impl Supervisor {
             self.give_up_reload();
             return;
         }
-        let is_begun = |name: &Name| {
-            steps.iter().any(|(other, done)| other == name && matches!(done, Done::Begun(_)))
+        let is_begun = |name: &InstanceName| {
+            steps.iter().any(|(other, done)| other == name && matches!(done, StepResult::Begun(_)))
         };
-        let is_open = |instance: &Instance| {
+        let is_open = |instance: &ManagedInstance| {
             is_begun(instance.name()) && (instance.is_starting() || instance.successor.is_some())
         };
         let leaves = |process: &Process| !process.released.is_cancelled();
-        if self.instances.iter().any(is_open) || self.leavers.iter().any(|l| leaves(&l.process)) {
+        if self.instances.iter().any(is_open) || self.draining.iter().any(|l| leaves(&l.process)) {
             return;
         }
         let Some(mut reload) = self.reload.take() else { return };
@@ -298,11 +299,13 @@ impl Supervisor {
             let instance = self.instances.iter().find(|instance| *instance.name() == name);
             let instance = instance.filter(|instance| instance.has_failed());
             let outcome = match (done, reload.refused.remove(&name), instance) {
-                (Done::Failed(why), ..) => Err((why, UNRESOLVED)),
-                (Done::Changed(what), ..) => Ok(what),
-                (Done::Begun(_), Some(refused), _) => Err(refused),
-                (Done::Begun(_), None, Some(failed)) => Err((failed.why.clone(), failed.code)),
-                (Done::Begun(what), None, None) => Ok(what),
+                (StepResult::Failed(why), ..) => Err((why, UNRESOLVED)),
+                (StepResult::Changed(what), ..) => Ok(what),
+                (StepResult::Begun(_), Some(refused), _) => Err(refused),
+                (StepResult::Begun(_), None, Some(failed)) => {
+                    Err((failed.why.clone(), failed.code))
+                }
+                (StepResult::Begun(what), None, None) => Ok(what),
             };
             match outcome {
                 Ok(what) => changed.push(format!("{name}: {what}")),
@@ -332,15 +335,15 @@ impl Supervisor {
             Reply::Wrong(wrong) => warn!(wrong = wrong.join("; "), "not reloaded"),
             _ => warn!("not reloaded"),
         }
-        if self.settled {
+        if self.is_started {
             notify::ready();
         }
-        self.told.clear();
+        self.last_status.clear();
         if let Some(Reload { reply: Some(asker), .. }) = self.reload.take() {
             // Who asked may be gone.
             let _ = asker.send(reply);
         }
-        if let Some(next) = self.later.pop_front() {
+        if let Some(next) = self.queued_reloads.pop_front() {
             self.begin_reload(next);
         }
     }

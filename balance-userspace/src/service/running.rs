@@ -11,9 +11,9 @@ use crate::{
 };
 
 /// A supervisor that runs.
-pub(super) struct Running(Master);
+pub(super) struct RunningSupervisor(Master);
 
-impl Running {
+impl RunningSupervisor {
     pub(super) fn find(place: &Place) -> Result<Self, ClientError> {
         Master::supervisor(place.run_dir.as_deref(), &absolute(&place.config)).map(Self)
     }

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{cli::args::LogFormat, error::StartError, logging::Sink};
 
-/// The variable that has the orders, as JSON.
+/// The environment variable that carries the [`SpawnConfig`] as JSON.
 pub(super) const VARIABLE: &str = "BALANCE_SUPERVISED";
 
-/// The orders.
+/// What the supervisor tells the new process beside its arguments.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Orders {
+pub struct SpawnConfig {
     /// Listeners that it inherits, from descriptor 3 on.
     pub listeners: usize,
     /// Somebody may have connected to them before, as to those of a service manager.
@@ -24,25 +24,25 @@ pub struct Orders {
     pub json: bool,
 }
 
-impl Orders {
+impl SpawnConfig {
     /// Those that this process was started with, if it was started by a supervisor.
     ///
     /// # Errors
     /// [`StartError::Usage`] when they make no sense.
-    pub fn received() -> Result<Option<Self>, StartError> {
+    pub fn from_env() -> Result<Option<Self>, StartError> {
         let text = env::var_os(VARIABLE);
         // What is no UTF-8 is no JSON either.
-        text.map(|text| Self::read(&text.to_string_lossy())).transpose()
+        text.map(|text| Self::parse(&text.to_string_lossy())).transpose()
     }
 
     /// Reads what the variable has.
-    pub(crate) fn read(text: &str) -> Result<Self, StartError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, StartError> {
         serde_json::from_str(text)
             .map_err(|why| StartError::Usage(format!("{VARIABLE} makes no sense: {why}")))
     }
 
     /// As the variable has them.
-    pub(crate) fn text(&self) -> String {
+    pub(crate) fn to_json(&self) -> String {
         serde_json::to_string(self).expect("it has nothing that JSON cannot say")
     }
 

@@ -21,11 +21,11 @@ use super::{
     conf::Conf,
     event::Event,
     manager,
-    notify_socket::Inbox,
-    output::{WRONG, complain, counted, say},
-    running::{Running, absolute, is_absence},
+    notify_socket::NotifySocket,
+    output::{WRONG, plural, print, print_error},
+    running::{RunningSupervisor, absolute, is_absence},
     stop,
-    supervisor::{After, Settings, Supervisor},
+    supervisor::{StopAction, Supervisor, SupervisorSettings},
 };
 use crate::{
     cli::{Place, args::LogFormat},
@@ -51,8 +51,8 @@ use crate::{
 };
 
 /// How long a supervisor may be about to end or to begin, and how often that is looked at.
-const CHANGING: Duration = Duration::from_secs(5);
-const LOOK: Duration = Duration::from_millis(10);
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Starts all instances of a file.
 pub(super) fn start(place: &Place, foreground: bool, form: LogFormat) -> Result<u8, StartError> {
@@ -60,7 +60,7 @@ pub(super) fn start(place: &Place, foreground: bool, form: LogFormat) -> Result<
     // What whoever started us has left open is not for instances.
     sys::close_on_exec(inherited::FIRST);
     // Before anything else is opened.
-    let handed = if foreground {
+    let inherited_listeners = if foreground {
         InheritedListeners::from_service_manager()?
     } else {
         InheritedListeners::default()
@@ -71,7 +71,7 @@ pub(super) fn start(place: &Place, foreground: bool, form: LogFormat) -> Result<
     }
     if foreground {
         logging::init(Sink::Foreground, form, false);
-        return supervise(place, conf, handed, form, None);
+        return supervise(place, conf, inherited_listeners, form, None);
     }
     detached(place, conf)
 }
@@ -86,13 +86,13 @@ pub(super) fn in_background(place: &Place) -> Result<u8, StartError> {
 fn to_start(place: &Place) -> Result<Option<Conf>, StartError> {
     match find(place) {
         Ok((running, table)) if table.stopping => {
-            say("balance is stopping: waiting for its end");
+            print("balance is stopping: waiting for its end");
             let waited = stop::wait_for_end(running, 0);
             waited?;
         }
         Ok((running, _)) => {
             let pid = running.pid();
-            say(&format!("balance is already running (pid {pid}); reload reads its file again"));
+            print(&format!("balance is already running (pid {pid}); reload reads its file again"));
             return Ok(None);
         }
         Err(error) if is_absence(&error) => {}
@@ -103,16 +103,18 @@ fn to_start(place: &Place) -> Result<Option<Conf>, StartError> {
 
 /// Finds the supervisor that runs. One that ends has its lock for a moment longer than its socket, and one
 /// that starts has it for a moment before.
-fn find(place: &Place) -> Result<(Running, Supervised), ClientError> {
+fn find(place: &Place) -> Result<(RunningSupervisor, Supervised), ClientError> {
     let begun = Instant::now();
     loop {
-        let found = Running::find(place).and_then(|mut running| {
+        let found = RunningSupervisor::find(place).and_then(|mut running| {
             let table = running.table()?;
             Ok((running, table))
         });
         match found {
-            Err(error) if is_absence(&error) && is_locked(place) && begun.elapsed() < CHANGING => {
-                thread::sleep(LOOK);
+            Err(error)
+                if is_absence(&error) && is_locked(place) && begun.elapsed() < START_TIMEOUT =>
+            {
+                thread::sleep(POLL_INTERVAL);
             }
             found => return found,
         }
@@ -127,7 +129,7 @@ fn is_locked(place: &Place) -> bool {
 }
 
 fn detached(place: &Place, conf: Conf) -> Result<u8, StartError> {
-    conf.wrong(&place.config).iter().for_each(|wrong| complain(wrong));
+    conf.wrong(&place.config).iter().for_each(|wrong| print_error(wrong));
     if conf.lines.is_empty() && !conf.mistakes.is_empty() {
         return Ok(WRONG);
     }
@@ -138,12 +140,12 @@ fn detached(place: &Place, conf: Conf) -> Result<u8, StartError> {
         .map_err(|source| StartError::System { act: "find out where we are", source })?;
     let place = Place { config: absolute(&place.config), run_dir };
     let place = &place;
-    let instances = counted(conf.lines.len(), "instance");
+    let instances = plural(conf.lines.len(), "instance");
     // SAFETY: nothing has started a thread: only arguments and the file were read.
     match unsafe { daemon::detach() }? {
         Forked::Parent(code) => {
             if code == 0 {
-                say(&format!("balance is started: {instances}"));
+                print(&format!("balance is started: {instances}"));
             }
             Ok(code)
         }
@@ -164,7 +166,7 @@ fn detached(place: &Place, conf: Conf) -> Result<u8, StartError> {
 fn supervise(
     place: &Place,
     conf: Conf,
-    handed: InheritedListeners,
+    inherited_listeners: InheritedListeners,
     form: LogFormat,
     ready_notifier: Option<ReadyNotifier>,
 ) -> Result<u8, StartError> {
@@ -177,18 +179,18 @@ fn supervise(
     let dir = dir?;
     let file = absolute(&place.config);
     let paths = dir.supervisor(&file).map_err(InstanceError::from)?;
-    let inbox_path = paths.inbox.clone();
+    let inbox_path = paths.notify_socket.clone();
     let mut claim = Instance::claim(&dir, paths, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let after = runtime.map_err(refused("make a runtime"))?.block_on(async {
-        let inbox = Inbox::bind(&inbox_path).map_err(refused("make the inbox"))?;
+        let notify_socket = NotifySocket::bind(&inbox_path).map_err(refused("make the notify_socket"))?;
         let mut signals = Signals::catch().map_err(refused("wait for signals"))?;
         let json = form == LogFormat::Json;
-        let settings = Settings { file, dir, background: ready_notifier.is_some(), json };
-        let supervisor = Supervisor::new(settings, conf, handed, &inbox, ready_notifier);
+        let settings = SupervisorSettings { file, dir, background: ready_notifier.is_some(), json };
+        let supervisor = Supervisor::new(settings, conf, inherited_listeners, &notify_socket, ready_notifier);
         let sender = supervisor.sender();
         let control = claim.take_listener().map(|listener| {
-            let answers = Answers(sender.clone());
+            let answers = SupervisorHandler(sender.clone());
             async move { server::serve(listener, answers, Limits::default()).await }
         });
         let listen = async {
@@ -201,22 +203,22 @@ fn supervise(
         };
         select! {
             after = supervisor.run(&mut signals) => after,
-            () = hear(&inbox, &sender) => unreachable!("it goes on for ever"),
+            () = forward_notifications(&notify_socket, &sender) => unreachable!("it goes on for ever"),
             () = listen => unreachable!("it goes on for ever"),
         }
     })?;
     drop(claim);
     match after {
-        (After::Exit(code), _) => Ok(code),
-        (After::Restart, handed) => Err(again(handed)),
+        (StopAction::Exit(code), _) => Ok(code),
+        (StopAction::Restart, inherited_listeners) => Err(re_exec(inherited_listeners)),
     }
 }
 
 /// Passes on what instances say of themselves, for ever.
-async fn hear(inbox: &Inbox, sender: &UnboundedSender<Event>) {
+async fn forward_notifications(notify_socket: &NotifySocket, sender: &UnboundedSender<Event>) {
     loop {
-        match inbox.next().await {
-            Ok((pid, said)) => drop(sender.send(Event::Said(pid, said))),
+        match notify_socket.next().await {
+            Ok((pid, notification)) => drop(sender.send(Event::Notified(pid, notification))),
             Err(error) => {
                 error!(%error, "what instances say cannot be heard");
                 tokio::time::sleep(std::time::Duration::from_secs(1)).await;
@@ -227,7 +229,7 @@ async fn hear(inbox: &Inbox, sender: &UnboundedSender<Event>) {
 
 /// Begins anew in this process, with the program as it is on the disk now and the service manager's
 /// listeners; returns why not.
-fn again(handed: InheritedListeners) -> StartError {
+fn re_exec(inherited_listeners: InheritedListeners) -> StartError {
     let failed = |source| StartError::System { act: "begin anew", source };
     let program = match std::env::current_exe() {
         Ok(path) => path,
@@ -236,7 +238,7 @@ fn again(handed: InheritedListeners) -> StartError {
     // What an upgrade has put in its place.
     let name = program.to_string_lossy();
     let program = name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned();
-    let listeners = (inherited::FIRST..).zip(handed.into_listeners());
+    let listeners = (inherited::FIRST..).zip(inherited_listeners.into_listeners());
     let listeners: Vec<_> = listeners
         .map(|(child_fd, socket)| FdMapping { parent_fd: socket.into(), child_fd })
         .collect();
@@ -255,13 +257,13 @@ fn again(handed: InheritedListeners) -> StartError {
 
 /// The control socket's side of the supervisor: orders go to it one by one.
 #[derive(Clone)]
-struct Answers(UnboundedSender<Event>);
+struct SupervisorHandler(UnboundedSender<Event>);
 
-impl Answer for Answers {
+impl Answer for SupervisorHandler {
     async fn answer(&self, _: &mut Seat, command: Command) -> Reply {
         let (reply, answer) = oneshot::channel();
         let gone = || Reply::Refused("balance is on its way out".to_owned());
-        if self.0.send(Event::Asked(command, reply)).is_err() {
+        if self.0.send(Event::Command(command, reply)).is_err() {
             return gone();
         }
         answer.await.unwrap_or_else(|_| gone())

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::{
     check,
-    output::{complain, report, say},
-    running::{Running, absolute, is_absence},
+    output::{print, print_error, report},
+    running::{RunningSupervisor, absolute, is_absence},
 };
 use crate::{
     cli::Place,
@@ -24,14 +24,14 @@ use crate::{
 const STOPPED: u8 = 3;
 
 /// The supervisor runs, but not all instances do; LSB leaves the codes from 150 on to applications.
-const PARTLY: u8 = 150;
+const DEGRADED: u8 = 150;
 
 /// Version of what `--json` writes.
 const JSON_VERSION: u32 = 1;
 
 /// What is shown.
 #[derive(Debug, Serialize)]
-struct Report {
+struct StatusReport {
     version: u32,
     config: String,
     running: bool,
@@ -57,12 +57,12 @@ struct Row {
 /// Shows the instances of a file.
 pub(super) fn status(place: &Place, json: bool) -> u8 {
     let config = absolute(&place.config);
-    let found = Running::find(place).and_then(|mut running| {
+    let found = RunningSupervisor::find(place).and_then(|mut running| {
         let pid = running.pid();
         running.table().map(|table| (pid, table))
     });
     let report = match found {
-        Ok((pid, table)) => Report {
+        Ok((pid, table)) => StatusReport {
             version: JSON_VERSION,
             config: config.display().to_string(),
             running: true,
@@ -75,7 +75,7 @@ pub(super) fn status(place: &Place, json: bool) -> u8 {
     };
     if json {
         let text = serde_json::to_string_pretty(&report).expect("nothing that JSON cannot say");
-        say(&text);
+        print(&text);
     } else {
         report.show();
     }
@@ -83,10 +83,10 @@ pub(super) fn status(place: &Place, json: bool) -> u8 {
 }
 
 /// What the file says, when nothing runs.
-fn stopped(config: &Path) -> Report {
+fn stopped(config: &Path) -> StatusReport {
     let conf = check::read(config).unwrap_or_default();
     let instances = conf.lines.iter().map(|line| Row::stopped(line.name.to_string()));
-    Report {
+    StatusReport {
         version: JSON_VERSION,
         config: config.display().to_string(),
         running: false,
@@ -96,7 +96,7 @@ fn stopped(config: &Path) -> Report {
     }
 }
 
-impl Report {
+impl StatusReport {
     fn code(&self) -> u8 {
         // One that drains is on its way out as it should be.
         let wanted = self.instances.iter().filter(|row| row.state != InstanceState::Draining);
@@ -107,15 +107,15 @@ impl Report {
         let all = self.wrong.is_empty() && !is_idle && wanted.all(runs);
         match self.running {
             true if all => 0,
-            true => PARTLY,
+            true => DEGRADED,
             false => STOPPED,
         }
     }
 
     fn show(&self) {
         match self.pid {
-            Some(pid) => say(&format!("balance is running (pid {pid}, {})", self.config)),
-            None => say(&format!("balance is stopped ({})", self.config)),
+            Some(pid) => print(&format!("balance is running (pid {pid}, {})", self.config)),
+            None => print(&format!("balance is stopped ({})", self.config)),
         }
         if !self.instances.is_empty() {
             let head =
@@ -123,10 +123,10 @@ impl Report {
             let mut lines = vec![head.map(str::to_owned)];
             lines.extend(self.instances.iter().map(Row::cells));
             let right = [false, false, true, false, false, true, true];
-            say(columns(&lines, right).trim_end());
+            print(columns(&lines, right).trim_end());
         }
         let why = self.instances.iter().filter_map(|row| row.why.as_ref());
-        why.chain(&self.wrong).for_each(|line| complain(line));
+        why.chain(&self.wrong).for_each(|line| print_error(line));
     }
 }
 

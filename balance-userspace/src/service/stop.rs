@@ -11,8 +11,8 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
-    output::{UNAVAILABLE, complain, complain_of, counted, report, say},
-    running::{Running, is_absence},
+    output::{UNAVAILABLE, plural, print, print_error, print_failures, report},
+    running::{RunningSupervisor, is_absence},
 };
 use crate::{
     cli::Place,
@@ -23,15 +23,15 @@ use crate::{
 };
 
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long a supervisor may be gone while it begins anew.
-const AWAY: Duration = Duration::from_secs(10);
+const RESTART_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Stops the instances of a file, and their supervisor.
 pub(super) fn stop(place: &Place) -> u8 {
     let begun = Instant::now();
-    let stopped = Running::find(place).and_then(|mut running| {
+    let stopped = RunningSupervisor::find(place).and_then(|mut running| {
         // What they say of themselves is up to a second old.
         let open: u64 = running.table()?.instances.iter().map(connections_now).sum();
         match running.ask(Command::Stop) {
@@ -44,11 +44,11 @@ pub(super) fn stop(place: &Place) -> u8 {
     });
     match stopped {
         Ok(open) => {
-            say(&format!("balance is stopped{}", waited(open, begun)));
+            print(&format!("balance is stopped{}", waited(open, begun)));
             0
         }
         Err(error) if is_absence(&error) => {
-            say("balance is not running");
+            print("balance is not running");
             0
         }
         Err(error) => report(&error),
@@ -57,7 +57,7 @@ pub(super) fn stop(place: &Place) -> u8 {
 
 /// Waits until a supervisor that was told to stop has ended; returns how many connections that was for,
 /// of `open` that are known of.
-pub(super) fn wait_for_end(mut running: Running, open: u64) -> Result<u64, ClientError> {
+pub(super) fn wait_for_end(mut running: RunningSupervisor, open: u64) -> Result<u64, ClientError> {
     let progress = Progress::begin();
     let mut most = open;
     loop {
@@ -71,7 +71,7 @@ pub(super) fn wait_for_end(mut running: Running, open: u64) -> Result<u64, Clien
             Err(ClientError::Refused(_)) => {}
             Err(error) => return Err(error),
         }
-        sleep(LOOK);
+        sleep(POLL_INTERVAL);
     }
     running.wait_for_end();
     Ok(most)
@@ -79,7 +79,11 @@ pub(super) fn wait_for_end(mut running: Running, open: u64) -> Result<u64, Clien
 
 /// Has a supervisor in the foreground begin anew; it stays the same process, as whoever runs it
 /// expects.
-pub(super) fn restart_in_place(place: &Place, mut running: Running, before: &Supervised) -> u8 {
+pub(super) fn restart_in_place(
+    place: &Place,
+    mut running: RunningSupervisor,
+    before: &Supervised,
+) -> u8 {
     let begun = Instant::now();
     let mut most: u64 = before.instances.iter().map(connections_now).sum();
     match running.ask(Command::Restart) {
@@ -91,26 +95,26 @@ pub(super) fn restart_in_place(place: &Place, mut running: Running, before: &Sup
     let mut seen = Instant::now();
     let table = loop {
         // Each time anew: the one that answered may have another in its place.
-        match Running::find(place).and_then(|mut running| running.table()) {
+        match RunningSupervisor::find(place).and_then(|mut running| running.table()) {
             Ok(table) if table.began != before.began && table.settled => break table,
             Ok(table) => {
                 most = most.max(open(&table));
                 progress.show(&table);
                 seen = Instant::now();
             }
-            Err(error) if is_absence(&error) && seen.elapsed() > AWAY => {
-                complain("balance has stopped and does not come back: its log says why");
+            Err(error) if is_absence(&error) && seen.elapsed() > RESTART_TIMEOUT => {
+                print_error("balance has stopped and does not come back: its log says why");
                 return UNAVAILABLE;
             }
             Err(_) => {}
         }
-        sleep(LOOK);
+        sleep(POLL_INTERVAL);
     };
     drop(progress);
-    let code = complain_of(&table);
+    let code = print_failures(&table);
     match code {
-        0 => say(&format!("balance is restarted{}", waited(most, begun))),
-        _ => say("balance is restarted, but not all of it serves"),
+        0 => print(&format!("balance is restarted{}", waited(most, begun))),
+        _ => print("balance is restarted, but not all of it serves"),
     }
     code
 }
@@ -137,7 +141,7 @@ fn waited(open: u64, since: Instant) -> String {
 }
 
 fn connections(open: u64) -> String {
-    counted(usize::try_from(open).unwrap_or(usize::MAX), "connection")
+    plural(usize::try_from(open).unwrap_or(usize::MAX), "connection")
 }
 
 /// What is waited for, shown on a terminal only.
@@ -155,7 +159,7 @@ impl Progress {
     fn show(&self, table: &Supervised) {
         let ending = table.instances.iter().filter(|row| row.pid.is_some()).count();
         let open = connections(open(table));
-        self.0.set_message(format!("waiting for {open} of {}", counted(ending, "instance")));
+        self.0.set_message(format!("waiting for {open} of {}", plural(ending, "instance")));
         self.0.tick();
     }
 }

@@ -28,14 +28,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    conf::{Conf, Line, Name},
+    conf::{Conf, InstanceName, Line},
     event::Event,
-    member::{Instance, Rest},
-    notify_socket::{Inbox, Said},
-    output::{WRONG, complain, counted},
-    process::{Process, Surroundings, last_words},
+    member::{Inactive, ManagedInstance},
+    notify_socket::{Notification, NotifySocket},
+    output::{WRONG, plural, print_error},
+    process::{Process, SpawnContext, exit_reason},
     reload::Reload,
-    spawn_config::Orders,
+    spawn_config::SpawnConfig,
 };
 use crate::{
     control::{
@@ -56,14 +56,14 @@ use crate::{
 };
 
 /// Between two looks at what is told to a service manager.
-const TELL: Duration = Duration::from_secs(1);
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a supervisor in the background ends with that was told to stop before all had been tried:
 /// EX_UNAVAILABLE of sysexits(3).
 const STOPPED_EARLY: u8 = 69;
 
 /// What a supervisor was started with.
-pub(super) struct Settings {
+pub(super) struct SupervisorSettings {
     /// The configuration file, by its absolute path.
     pub(super) file: PathBuf,
     /// Where control sockets are.
@@ -76,7 +76,7 @@ pub(super) struct Settings {
 
 /// What is to come after the supervisor has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum After {
+pub(super) enum StopAction {
     /// Nothing: the process ends with this code.
     Exit(u8),
     /// The same once more.
@@ -84,70 +84,70 @@ pub(super) enum After {
 }
 
 /// A process that drains, and belongs to no line any more.
-pub(super) struct Leaver {
-    name: Name,
+pub(super) struct DrainingProcess {
+    name: InstanceName,
     pub(super) process: Process,
 }
 
 /// How long a process may take to stop accepting.
-const LEAVE: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The supervisor.
 pub(super) struct Supervisor {
-    pub(super) settings: Settings,
-    pub(super) instances: Vec<Instance>,
-    pub(super) leavers: Vec<Leaver>,
+    pub(super) settings: SupervisorSettings,
+    pub(super) instances: Vec<ManagedInstance>,
+    pub(super) draining: Vec<DrainingProcess>,
     /// Lines that are wrong, as `FILE:LINE: WHY`.
     pub(super) wrong: Vec<String>,
-    pub(super) handed: InheritedListeners,
-    surroundings: Surroundings,
+    pub(super) inherited_listeners: InheritedListeners,
+    spawn_context: SpawnContext,
     events: UnboundedReceiver<Event>,
     began: u64,
     /// Held until all instances have been tried.
     ready_notifier: Option<ReadyNotifier>,
-    pub(super) settled: bool,
-    pub(super) stopping: Option<After>,
+    pub(super) is_started: bool,
+    pub(super) stopping: Option<StopAction>,
     /// The reload that is under way.
     pub(super) reload: Option<Reload>,
     /// Those that are to come after it.
-    pub(super) later: VecDeque<Option<oneshot::Sender<Reply>>>,
-    pub(super) told: String,
+    pub(super) queued_reloads: VecDeque<Option<oneshot::Sender<Reply>>>,
+    pub(super) last_status: String,
 }
 
 impl Supervisor {
     /// A supervisor of what a file says, with the listeners of a service manager.
     pub(super) fn new(
-        settings: Settings,
+        settings: SupervisorSettings,
         conf: Conf,
-        handed: InheritedListeners,
-        inbox: &Inbox,
+        inherited_listeners: InheritedListeners,
+        notify_socket: &NotifySocket,
         ready_notifier: Option<ReadyNotifier>,
     ) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
-        let inbox = inbox.path().to_owned();
-        let surroundings = Surroundings { inbox, events: sender };
+        let notify_socket = notify_socket.path().to_owned();
+        let spawn_context = SpawnContext { notify_socket, events: sender };
         let wrong = conf.wrong(&settings.file);
         Self {
             settings,
-            instances: conf.lines.into_iter().map(Instance::new).collect(),
-            leavers: Vec::new(),
+            instances: conf.lines.into_iter().map(ManagedInstance::new).collect(),
+            draining: Vec::new(),
             wrong,
-            handed,
-            surroundings,
+            inherited_listeners,
+            spawn_context,
             events,
             began: sys::monotonic(),
             ready_notifier,
-            settled: false,
+            is_started: false,
             stopping: None,
             reload: None,
-            later: VecDeque::new(),
-            told: String::new(),
+            queued_reloads: VecDeque::new(),
+            last_status: String::new(),
         }
     }
 
     /// Where events are sent to.
     pub(super) fn sender(&self) -> UnboundedSender<Event> {
-        self.surroundings.events.clone()
+        self.spawn_context.events.clone()
     }
 
     /// Starts all instances, and supervises them until it is to stop and all have ended; returns the
@@ -158,7 +158,7 @@ impl Supervisor {
     pub(super) async fn run(
         mut self,
         signals: &mut Signals,
-    ) -> Result<(After, InheritedListeners), StartError> {
+    ) -> Result<(StopAction, InheritedListeners), StartError> {
         for wrong in &self.wrong {
             error!("{wrong}");
         }
@@ -166,14 +166,14 @@ impl Supervisor {
             self.start(i).await;
         }
         loop {
-            self.settle()?;
+            self.report_started()?;
             self.finish_reload();
             if let Some(after) = self.stopping
                 && self.processes().next().is_none()
             {
-                return Ok((self.early(after), self.handed));
+                return Ok((self.stop_action(after), self.inherited_listeners));
             }
-            self.tell();
+            self.report_status();
             let retry = self.next_try();
             select! {
                 event = self.events.recv() => match event {
@@ -184,37 +184,37 @@ impl Supervisor {
                 () = sleep_until(retry.unwrap_or_else(Instant::now).into()), if retry.is_some() => {
                     self.try_again().await;
                 }
-                () = sleep(TELL), if notify::is_awaited() => {}
+                () = sleep(STATUS_INTERVAL), if notify::is_awaited() => {}
             }
         }
     }
 
     /// Whoever waits for the start is not to take an early end for one.
-    fn early(&self, after: After) -> After {
+    fn stop_action(&self, after: StopAction) -> StopAction {
         match after {
-            After::Exit(0) if self.ready_notifier.is_some() => After::Exit(STOPPED_EARLY),
+            StopAction::Exit(0) if self.ready_notifier.is_some() => StopAction::Exit(STOPPED_EARLY),
             after => after,
         }
     }
 
     async fn handle(&mut self, event: Event) {
         match event {
-            Event::Ended(pid, status) => self.ended(pid, &status),
-            Event::Overdue(pid) => self.overdue(pid),
-            Event::Said(pid, said) => self.said(pid, &said),
-            Event::Asked(command, reply) => self.asked(command, reply),
-            Event::Checked(Ok(lines)) => self.tell_processes(lines),
+            Event::Exited(pid, status) => self.on_exit(pid, &status),
+            Event::DrainOverdue(pid) => self.on_drain_overdue(pid),
+            Event::Notified(pid, notification) => self.on_notification(pid, &notification),
+            Event::Command(command, reply) => self.on_command(command, reply),
+            Event::Checked(Ok(lines)) => self.configure_processes(lines),
             Event::Checked(Err(wrong)) => self.end_reload(Reply::Wrong(wrong)),
-            Event::Told(plan, replies) => self.carry_out(plan, replies).await,
+            Event::Configured(plan, replies) => self.start_processes(plan, replies).await,
         }
     }
 
-    fn asked(&mut self, command: Command, reply: oneshot::Sender<Reply>) {
+    fn on_command(&mut self, command: Command, reply: oneshot::Sender<Reply>) {
         let answer = match command {
             Command::Instances => Reply::Instances(self.table()),
             Command::Reload => return self.begin_reload(Some(reply)),
-            Command::Stop => self.told_to_stop(After::Exit(0)),
-            Command::Restart => self.told_to_stop(After::Restart),
+            Command::Stop => self.stop_by_command(StopAction::Exit(0)),
+            Command::Restart => self.stop_by_command(StopAction::Restart),
             _ => Reply::Refused("this is a supervisor and no instance".to_owned()),
         };
         // Who asked may be gone.
@@ -223,14 +223,14 @@ impl Supervisor {
 
     fn signalled(&mut self, action: SignalAction) {
         match action {
-            SignalAction::Drain => self.stop(Signal::SIGTERM, After::Exit(0)),
-            SignalAction::End => self.stop(Signal::SIGINT, After::Exit(0)),
+            SignalAction::Drain => self.stop(Signal::SIGTERM, StopAction::Exit(0)),
+            SignalAction::End => self.stop(Signal::SIGINT, StopAction::Exit(0)),
             SignalAction::Reload => self.begin_reload(None),
         }
     }
 
     /// By a command: asking twice does not cut connections, as a second signal does.
-    fn told_to_stop(&mut self, after: After) -> Reply {
+    fn stop_by_command(&mut self, after: StopAction) -> Reply {
         if self.stopping.is_none() {
             self.stop(Signal::SIGTERM, after);
             return Reply::Done;
@@ -239,27 +239,27 @@ impl Supervisor {
         Reply::Already
     }
 
-    fn stop(&mut self, signal: Signal, after: After) {
+    fn stop(&mut self, signal: Signal, after: StopAction) {
         info!(open = self.connections(), "stopping");
         self.stopping = Some(after);
-        if after == After::Restart {
+        if after == StopAction::Restart {
             // To a service manager it stays what it is.
             notify::reloading();
         }
         for instance in &mut self.instances {
-            instance.let_go(&mut self.handed);
-            instance.rest = Some(Rest::Stopped);
+            instance.release_listeners(&mut self.inherited_listeners);
+            instance.inactive = Some(Inactive::Stopped);
         }
         self.processes().for_each(|process| process.signal(signal));
     }
 
     /// Once all have been tried: says so to whoever waits for it.
-    fn settle(&mut self) -> Result<(), StartError> {
+    fn report_started(&mut self) -> Result<(), StartError> {
         let is_settled = self.instances.iter().all(|instance| !instance.is_starting());
-        if self.settled || !is_settled || self.stopping.is_some() {
+        if self.is_started || !is_settled || self.stopping.is_some() {
             return Ok(());
         }
-        self.settled = true;
+        self.is_started = true;
         let serving = self.serving();
         let all = self.instances.len() + self.wrong.len();
         info!(serving, of = all, file = %self.settings.file.display(), "supervising");
@@ -268,11 +268,11 @@ impl Supervisor {
         if serving == 0 && all > 0 {
             // Nobody is helped by a supervisor of nothing. A service manager tries again, unless
             // all that is wrong is the file.
-            self.stop(Signal::SIGTERM, After::Exit(failed.unwrap_or(WRONG)));
+            self.stop(Signal::SIGTERM, StopAction::Exit(failed.unwrap_or(WRONG)));
             return Ok(());
         }
         let code = if self.wrong.is_empty() { failed.unwrap_or(0) } else { WRONG };
-        let left = self.handed.left();
+        let left = self.inherited_listeners.left();
         if !left.is_empty() {
             warn!(sockets = left.join(" "), "nobody wants these sockets of the service manager");
         }
@@ -294,19 +294,19 @@ impl Supervisor {
     }
 
     fn processes(&self) -> impl Iterator<Item = &Process> {
-        let leavers = self.leavers.iter().map(|leaver| &leaver.process);
-        self.instances.iter().flat_map(Instance::processes).chain(leavers)
+        let draining = self.draining.iter().map(|drained| &drained.process);
+        self.instances.iter().flat_map(ManagedInstance::processes).chain(draining)
     }
 
     /// Tells a service manager how it is.
-    fn tell(&mut self) {
+    fn report_status(&mut self) {
         if !notify::is_awaited() {
             return;
         }
         let open = usize::try_from(self.connections()).unwrap_or(usize::MAX);
         match self.stopping {
-            Some(After::Exit(_)) => notify::stopping(),
-            None if self.settled => {}
+            Some(StopAction::Exit(_)) => notify::stopping(),
+            None if self.is_started => {}
             _ => notify::starting(),
         }
         let all = self.instances.len() + self.wrong.len();
@@ -314,39 +314,39 @@ impl Supervisor {
             Some(_) => notify::draining(open),
             None => {
                 let serving = self.serving();
-                format!("{serving} of {all} instances serve, {}", counted(open, "connection"))
+                format!("{serving} of {all} instances serve, {}", plural(open, "connection"))
             }
         };
-        if text != self.told {
+        if text != self.last_status {
             notify::status(&text, open);
-            self.told = text;
+            self.last_status = text;
         }
     }
 
     fn table(&self) -> Supervised {
         let dir = &self.settings.dir;
         let rows = self.instances.iter().map(|instance| instance.row(dir));
-        let leavers = self.leavers.iter().map(|leaver| InstanceRow {
-            name: leaver.name.to_string(),
+        let draining = self.draining.iter().map(|drained| InstanceRow {
+            name: drained.name.to_string(),
             state: InstanceState::Draining,
-            pid: Some(leaver.process.pid),
+            pid: Some(drained.process.pid),
             socket: None,
-            connections: leaver.process.connections,
-            status: leaver.process.status.clone(),
+            connections: drained.process.connections,
+            status: drained.process.status.clone(),
         });
         Supervised {
             foreground: !self.settings.background,
             began: self.began,
-            settled: self.settled,
+            settled: self.is_started,
             stopping: self.stopping.is_some(),
             wrong: self.wrong.clone(),
-            instances: rows.chain(leavers).collect(),
+            instances: rows.chain(draining).collect(),
         }
     }
 
     /// When the next instance is to be tried again.
     fn next_try(&self) -> Option<Instant> {
-        self.instances.iter().filter_map(Instance::next_try).min()
+        self.instances.iter().filter_map(ManagedInstance::next_try).min()
     }
 
     async fn try_again(&mut self) {
@@ -368,7 +368,7 @@ impl Supervisor {
                 info!(instance = %instance.line.name, pid = process.pid, "started");
                 instance.process = Some(process);
                 instance.names = names.or(instance.names.take());
-                instance.rest = None;
+                instance.inactive = None;
             }
             Err(why) => self.failed(i, &why.to_string(), why.exit_code(), None),
         }
@@ -396,23 +396,23 @@ impl Supervisor {
         let (address, user) = look_up.await.map_err(broken)??;
         if !is_bound {
             let port = line.name.port;
-            instance.listeners = self.handed.take(listener::wanted(address, port));
-            instance.is_handed = !instance.listeners.is_empty();
-            if !instance.is_handed {
+            instance.listeners = self.inherited_listeners.take(listener::wanted(address, port));
+            instance.is_inherited = !instance.listeners.is_empty();
+            if !instance.is_inherited {
                 instance.listeners = listener::bind(address, port, server::workers(&line.args))?;
             }
         }
         let owner = user.map(|user| (user.uid, user.gid));
         let control = instance.control_socket(&self.settings.dir, line, owner);
         let (control, names) = control?;
-        let orders = Orders {
+        let config = SpawnConfig {
             listeners: instance.listeners.len(),
-            listened: instance.is_handed,
+            listened: instance.is_inherited,
             background: self.settings.background,
             json: self.settings.json,
         };
         let process =
-            Process::spawn(line, &instance.listeners, control, &orders, &self.surroundings)
+            Process::spawn(line, &instance.listeners, control, &config, &self.spawn_context)
                 .map_err(|source| StartError::System { act: "start a process", source })?;
         Ok((process, names))
     }
@@ -424,36 +424,37 @@ impl Supervisor {
         let wait = instance.backoff.after(served);
         let why = format!("{file}:{}: {why}", instance.line.number);
         if self.ready_notifier.is_some() {
-            complain(&why);
+            print_error(&why);
         }
         error!(instance = %instance.line.name, again_in = wait.as_secs(), "{why}");
         instance.process = None;
-        instance.rest = Some(Rest::Until(Instant::now() + wait));
+        instance.inactive = Some(Inactive::RetryAt(Instant::now() + wait));
         (instance.why, instance.code) = (why, code);
         match &instance.names {
             // They are for the successor.
             _ if instance.successor.is_some() => {}
             Some(names) if served.is_some() => names.clear(),
             // Clients are to go elsewhere.
-            _ => instance.give_up(&mut self.handed),
+            _ => instance.release(&mut self.inherited_listeners),
         }
     }
 
-    fn ended(&mut self, pid: u32, status: &io::Result<ExitStatus>) {
-        if let Some(i) = self.leavers.iter().position(|leaver| leaver.process.pid == pid) {
-            let leaver = self.leavers.remove(i);
-            leaver.process.released.cancel();
-            info!(instance = %leaver.name, pid, "has left");
+    fn on_exit(&mut self, pid: u32, status: &io::Result<ExitStatus>) {
+        if let Some(i) = self.draining.iter().position(|drained| drained.process.pid == pid) {
+            let drained = self.draining.remove(i);
+            drained.process.released.cancel();
+            info!(instance = %drained.name, pid, "has left");
             return;
         }
-        let is_successor = |instance: &Instance| {
+        let is_successor = |instance: &ManagedInstance| {
             instance.successor.as_ref().is_some_and(|next| next.process.pid == pid)
         };
         if let Some(i) = self.instances.iter().position(is_successor) {
             self.successor_ended(i, status);
             return;
         }
-        let is_it = |instance: &Instance| instance.process.as_ref().is_some_and(|p| p.pid == pid);
+        let is_it =
+            |instance: &ManagedInstance| instance.process.as_ref().is_some_and(|p| p.pid == pid);
         let Some(i) = self.instances.iter().position(is_it) else { return };
         let instance = &mut self.instances[i];
         let Some(process) = instance.process.take() else { return };
@@ -461,28 +462,29 @@ impl Supervisor {
         let is_orderly = status.as_ref().is_ok_and(ExitStatus::success);
         if self.stopping.is_some() || is_orderly {
             info!(instance = %instance.line.name, pid, "has ended");
-            instance.rest = Some(Rest::Stopped);
+            instance.inactive = Some(Inactive::Stopped);
             instance.why = "it was told to end".to_owned();
-            instance.give_up_unless_taken_over(&mut self.handed);
+            instance.release_unless_replaced(&mut self.inherited_listeners);
             return;
         }
         let served = process.serving.map(|since| since.elapsed());
-        let (why, code) = last_words(process, status);
+        let (why, code) = exit_reason(process, status);
         self.failed(i, &why, code, served);
     }
 
-    fn said(&mut self, pid: u32, said: &Said) {
+    fn on_notification(&mut self, pid: u32, notification: &Notification) {
         let is_it = |process: &&mut Process| process.pid == pid;
-        let leaver = self.leavers.iter_mut().map(|leaver| &mut leaver.process).find(is_it);
-        if let Some(process) = leaver {
-            process.hear(said);
+        let drained = self.draining.iter_mut().map(|drained| &mut drained.process).find(is_it);
+        if let Some(process) = drained {
+            process.apply(notification);
             return;
         }
-        let of = |instance: &Instance| instance.processes().any(|process| process.pid == pid);
+        let of =
+            |instance: &ManagedInstance| instance.processes().any(|process| process.pid == pid);
         let Some(i) = self.instances.iter().position(of) else { return };
         let instance = &mut self.instances[i];
         if let Some(next) = instance.successor.as_mut().filter(|next| next.process.pid == pid) {
-            next.process.hear(said);
+            next.process.apply(notification);
             if next.process.serving.is_some() && self.stopping.is_none() {
                 self.take_over(i);
             }
@@ -490,34 +492,34 @@ impl Supervisor {
         }
         let Some(process) = &mut instance.process else { return };
         let served = process.serving.is_some();
-        process.hear(said);
+        process.apply(notification);
         if !served && process.serving.is_some() {
             instance.publish();
         }
-        instance.heed_drain(&mut self.handed);
+        instance.release_if_draining(&mut self.inherited_listeners);
     }
 
     /// Tells a process to accept no more. It belongs to no line any more, and ends with its connections.
-    pub(super) fn retire(&mut self, name: Name, mut process: Process) -> CancellationToken {
-        process.leave();
+    pub(super) fn drain(&mut self, name: InstanceName, mut process: Process) -> CancellationToken {
+        process.request_drain();
         let (pid, released) = (process.pid, process.released.clone());
         let (has_left, events) = (released.clone(), self.sender());
         tokio::spawn(async move {
-            if timeout(LEAVE, has_left.cancelled()).await.is_err() {
-                let _ = events.send(Event::Overdue(pid));
+            if timeout(DRAIN_TIMEOUT, has_left.cancelled()).await.is_err() {
+                let _ = events.send(Event::DrainOverdue(pid));
             }
         });
-        self.leavers.push(Leaver { name, process });
+        self.draining.push(DrainingProcess { name, process });
         released
     }
 
-    fn overdue(&mut self, pid: u32) {
-        let Some(leaver) = self.leavers.iter().find(|leaver| leaver.process.pid == pid) else {
+    fn on_drain_overdue(&mut self, pid: u32) {
+        let Some(drained) = self.draining.iter().find(|drained| drained.process.pid == pid) else {
             return;
         };
-        warn!(instance = %leaver.name, pid, "does not leave");
-        leaver.process.signal(Signal::SIGTERM);
+        warn!(instance = %drained.name, pid, "does not leave");
+        drained.process.signal(Signal::SIGTERM);
         // Nothing waits for it any more.
-        leaver.process.released.cancel();
+        drained.process.released.cancel();
     }
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::{
     check,
-    output::{NOT_RUNNING, WRONG, complain, counted, report, say},
-    running::{Running, is_absence},
+    output::{NOT_RUNNING, WRONG, plural, print, print_error, report},
+    running::{RunningSupervisor, is_absence},
     start, status, stop,
 };
 use crate::{
@@ -40,11 +40,11 @@ fn check_file(file: &Path, no_dns: bool) -> Result<u8, StartError> {
     let conf = check::read(file)?;
     let mut wrong = conf.wrong(file);
     wrong.extend(check::lines(&conf.lines, file, !no_dns));
-    wrong.iter().for_each(|wrong| complain(wrong));
+    wrong.iter().for_each(|wrong| print_error(wrong));
     if !wrong.is_empty() {
         return Ok(WRONG);
     }
-    say(&format!("{}: {}, nothing wrong", file.display(), counted(conf.lines.len(), "instance")));
+    print(&format!("{}: {}, nothing wrong", file.display(), plural(conf.lines.len(), "instance")));
     Ok(0)
 }
 
@@ -54,11 +54,11 @@ fn restart(place: &Place) -> Result<u8, StartError> {
     let mut wrong = conf.wrong(&place.config);
     wrong.extend(check::lines(&conf.lines, &place.config, true));
     if !wrong.is_empty() {
-        wrong.iter().for_each(|wrong| complain(wrong));
-        say("balance is not restarted");
+        wrong.iter().for_each(|wrong| print_error(wrong));
+        print("balance is not restarted");
         return Ok(WRONG);
     }
-    match Running::find(place) {
+    match RunningSupervisor::find(place) {
         Ok(mut running) => match running.table() {
             Ok(table) if table.foreground => Ok(stop::restart_in_place(place, running, &table)),
             Ok(_) => match stop::stop(place) {
@@ -73,32 +73,32 @@ fn restart(place: &Place) -> Result<u8, StartError> {
 }
 
 fn reload(place: &Place) -> u8 {
-    let asked = Running::find(place).and_then(|mut running| running.ask(Command::Reload));
+    let asked = RunningSupervisor::find(place).and_then(|mut running| running.ask(Command::Reload));
     match asked {
         Ok(Reply::Changed(changed)) if changed.is_empty() => {
-            say("balance is reloaded: nothing has changed");
+            print("balance is reloaded: nothing has changed");
             0
         }
         Ok(Reply::Changed(changed)) => {
-            changed.iter().for_each(|line| say(line));
-            say("balance is reloaded");
+            changed.iter().for_each(|line| print(line));
+            print("balance is reloaded");
             0
         }
         Ok(Reply::Partly { changed, failed, code }) => {
-            changed.iter().for_each(|line| say(line));
-            failed.iter().for_each(|line| complain(line));
+            changed.iter().for_each(|line| print(line));
+            failed.iter().for_each(|line| print_error(line));
             let how = if changed.is_empty() { "not reloaded" } else { "reloaded in part" };
-            complain(&format!("balance is {how}"));
+            print_error(&format!("balance is {how}"));
             code
         }
         Ok(Reply::Wrong(wrong)) => {
-            wrong.iter().for_each(|wrong| complain(wrong));
-            complain("balance is not reloaded");
+            wrong.iter().for_each(|wrong| print_error(wrong));
+            print_error("balance is not reloaded");
             WRONG
         }
         Ok(_) => report(&ClientError::Unreadable),
         Err(error) if is_absence(&error) => {
-            say("balance is not running");
+            print("balance is not running");
             NOT_RUNNING
         }
         Err(error) => report(&error),

@@ -81,7 +81,7 @@ pub fn configuration(data: &[u8]) {
     let steps = |old: &[Line], new: &[Line]| {
         let plan = plan::plan(old.iter(), new.to_vec());
         let is_left = |line: &&Line| new.iter().all(|other| other.name != line.name);
-        assert_eq!(plan.leave.len(), old.iter().filter(is_left).count());
+        assert_eq!(plan.remove.len(), old.iter().filter(is_left).count());
         let names = plan.steps.iter().map(|(line, _)| &line.name);
         assert!(names.eq(new.iter().map(|line| &line.name)));
         plan.steps.into_iter().map(|(_, step)| step).collect::<Vec<_>>()

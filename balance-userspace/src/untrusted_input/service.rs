@@ -9,22 +9,24 @@ use std::{
 use super::assert_one_line;
 use crate::{
     control::run_dir::{self, Paths, RunDir, RunDirError},
-    service::{notify_socket::Said, spawn_config::Orders},
+    service::{notify_socket::Notification, spawn_config::SpawnConfig},
 };
 
-/// What a supervisor orders and an instance says.
+/// A [`SpawnConfig`] survives a round trip; a [`Notification`] returns the first value of each name.
 pub fn supervisor_messages(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    match Orders::read(&text) {
-        Ok(orders) => assert_eq!(Orders::read(&orders.text()).expect("what has been read"), orders),
+    match SpawnConfig::parse(&text) {
+        Ok(config) => {
+            assert_eq!(SpawnConfig::parse(&config.to_json()).expect("what has been read"), config)
+        }
         Err(error) => assert_one_line(&error.to_string()),
     }
-    let said = Said::read(&text);
+    let notification = Notification::parse(&text);
     for line in text.lines() {
         if let Some((name, _)) = line.split_once('=') {
             // The first counts.
             let first = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-            assert_eq!(said.get(name), first);
+            assert_eq!(notification.get(name), first);
         }
     }
 }
