@@ -21,13 +21,13 @@ impl Direction {
 
     /// What the source's error means for the connection.
     pub(crate) fn source_error(&self, error: io::Error) -> SideError {
-        self.source.mark_broken(error.kind());
+        self.source.record_error(error.kind());
         SideError { side: self.from, error }
     }
 
     /// What the target's error means for the connection.
     pub(crate) fn target_error(&self, error: io::Error) -> SideError {
-        self.target.mark_broken(error.kind());
+        self.target.record_error(error.kind());
         SideError { side: self.from.other(), error }
     }
 

@@ -250,7 +250,7 @@ impl Pair {
     fn has_ended(&self, side: Side, course: &Course) -> bool {
         let stream = self.stream(side);
         course.has_ended(side)
-            || match stream.broken() {
+            || match stream.error() {
                 // What the kernel says of a reset after a FIN (net/ipv4/tcp_input.c, tcp_reset).
                 Some(kind) => kind == io::ErrorKind::BrokenPipe,
                 None => sys::poll_now(&**stream, libc::POLLRDHUP).is_ok_and(|events| {

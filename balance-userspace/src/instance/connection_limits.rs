@@ -59,8 +59,8 @@ impl Descriptors {
     }
 
     /// Attempts at further addresses of servers at a time.
-    pub(crate) fn spare_attempts(self) -> usize {
-        connect::spare_attempts(self.0)
+    pub(crate) fn extra_attempts(self) -> usize {
+        connect::extra_attempts(self.0)
     }
 
     /// No more connections than this, whatever else is opened.
@@ -75,7 +75,7 @@ impl Descriptors {
             + listeners * self.accepts(listeners)
             + control.served
             + control.waiting
-            + self.spare_attempts()
+            + self.extra_attempts()
             + LOOK_UPS
             + datapath::LATE_DESCRIPTORS;
         (self.0.saturating_sub(open + duties) / PER_CONNECTION).max(1)

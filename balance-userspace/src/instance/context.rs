@@ -13,7 +13,7 @@ use crate::{
     control::server::client_limiter,
     datapath::Datapath,
     instance::{settings::Settings, shortage::Shortage, table::Table, totals::Totals},
-    io::{connect::Outgoing, stream::SocketOptions},
+    io::{connect::Connector, stream::SocketOptions},
     sys::memory::Memory,
 };
 
@@ -21,7 +21,7 @@ use crate::{
 pub(crate) struct Context {
     pub(crate) table: Arc<Table>,
     pub(crate) datapath: Datapath,
-    pub(crate) outgoing: Outgoing,
+    pub(crate) connector: Connector,
     pub(crate) settings: watch::Sender<Settings>,
     /// The arguments that table and settings have been made from last. Who changes them holds this
     /// until all is changed.

@@ -27,10 +27,10 @@ use crate::{
     },
     io::{
         accept::Listener,
-        connect::{self, Outgoing},
+        connect::{self, Connector},
         inherited::{InheritedListeners, Supervision},
         listener,
-        loops::{self, Loops},
+        loops::{self, LoopDetector},
         resolve, ring,
         stream::SocketOptions,
     },
@@ -63,7 +63,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     let specs = operand::groups(&args.channels, port, &resolve::service)?;
     let groups = resolve::groups(&specs)?;
     let bind = listen_address(args)?;
-    loops::refuse(Some(listener::wanted(bind, port)), selection::addresses(&groups))?;
+    loops::check_servers(Some(listener::wanted(bind, port)), selection::addresses(&groups))?;
     let selector = Selector::new(groups, settings::policy(args));
     let source = source_address(args)?;
     let user = args.user.as_deref().map(privileges::find).transpose()?;
@@ -78,7 +78,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     let options = SocketOptions::probe().map_err(no_socket)?;
     let backends = selector.groups().iter().flat_map(|group| &group.channels);
     let backends = backends.flat_map(|channel| channel.addresses.iter().copied());
-    let for_clients = options.with_segment(datapath.mss_for_clients(backends));
+    let for_clients = options.with_mss(datapath.mss_for_clients(backends));
     let accepted_options = (!handed.is_empty() && handed.listened()).then_some(for_clients);
     let listeners = if handed.is_empty() {
         listener::bind(bind, port, workers)?
@@ -114,7 +114,12 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
         table: Table::new(selector),
         datapath,
         accepted_options,
-        outgoing: Outgoing::new(options, source, Loops::new(address), files.spare_attempts()),
+        connector: Connector::new(
+            options,
+            source,
+            LoopDetector::new(address),
+            files.extra_attempts(),
+        ),
         settings: watch::Sender::new(Settings::of(args)),
         active_args: Mutex::new(args.clone()),
         permits: Arc::new(Semaphore::new(max_connections)),

@@ -16,10 +16,7 @@ use tracing::{debug, warn};
 use crate::{
     datapath::{BufferPool, Pair},
     instance::{context::Context, shortage::BACK_OFF, table::ChannelLease, totals::Outcome},
-    io::{
-        connect::{Failed, connect},
-        stream::Stream,
-    },
+    io::{connect::ConnectError, stream::Stream},
     logging::NOTICE,
     sys,
     throttle::Throttle,
@@ -75,12 +72,12 @@ async fn find_backend(
     mut lease: ChannelLease,
     client: &Rc<Stream>,
 ) -> Result<(ChannelLease, Rc<Stream>, SocketAddr), Outcome> {
-    let segment = context.datapath.mss_for_server(client);
+    let mss = context.datapath.mss_for_server(client);
     let (mut portless, mut waiting) = (None, None);
     loop {
         let (channel, addresses) = (lease.attempt().key, Arc::clone(&lease.attempt().addresses));
         let limit = context.settings.borrow().connect_limit;
-        match connect(&addresses, limit, segment, &context.outgoing).await {
+        match context.connector.connect(&addresses, limit, mss).await {
             Ok((stream, server)) => return Ok((lease, stream, server)),
             Err(error) if error.is_shortage() => {
                 waiting.get_or_insert_with(|| context.shortage.enter());
@@ -88,7 +85,7 @@ async fn find_backend(
                     return Err(Outcome::Left);
                 }
             }
-            Err(error) if error.is_portless() => {
+            Err(error) if error.is_port_exhaustion() => {
                 if !lease.pass() {
                     return Err(Outcome::Unserved);
                 }
@@ -127,7 +124,7 @@ async fn find_backend(
 }
 
 /// Waits before another attempt. False if the client has left.
-async fn wait(client: &Rc<Stream>, error: &Failed) -> bool {
+async fn wait(client: &Rc<Stream>, error: &ConnectError) -> bool {
     if let Some(suppressed) = SHORTAGE.pass(Instant::now()) {
         warn!(%error, suppressed, "cannot connect, retrying");
     }

@@ -104,7 +104,7 @@ impl Acceptor {
         }
         let Ok(address) = client.peer() else { return gone() };
         // Before it takes a place, which may be the last.
-        if self.context.outgoing.loops.is_own(&client, address) || !self.has_memory().await {
+        if self.context.connector.loops.is_own(&client, address) || !self.has_memory().await {
             return;
         }
         let room = Arc::clone(&self.context.permits);

@@ -1,8 +1,8 @@
-//! Accepting clients: with operations that wait in the worker's io_uring, or through the runtime's
-//! epoll on kernels whose ring can end such an operation only by shutting the listener down.
+//! Accepts clients: by operations in the worker's io_uring, or through the runtime's epoll on
+//! kernels whose ring can end a pending accept only by a shutdown of the listener.
 //!
-//! Invariants: a listener is never shut down, because another process may listen there too; and
-//! no connection that the kernel has handed out is lost.
+//! Invariants: a listener is never shut down, because another process may listen on the same socket.
+//! No connection that the kernel has accepted is lost.
 
 use std::{io, os::fd::OwnedFd, rc::Rc};
 
@@ -11,44 +11,44 @@ use tokio::{io::unix::AsyncFd, select};
 use tokio_util::sync::CancellationToken;
 
 use crate::io::{
-    ready::{self, Registered},
+    epoll::{self, Registered},
     ring,
 };
 
-/// A listener of a worker.
+/// A listener of one worker.
 pub(crate) struct Listener {
     socket: Rc<Socket>,
-    wait: Wait,
+    backend: Backend,
 }
 
-/// How a client is waited for.
-enum Wait {
+/// The means by which a listener waits.
+enum Backend {
     Ring,
     Epoll { ready: AsyncFd<Registered<Rc<Socket>>>, stop: CancellationToken },
 }
 
 impl Listener {
-    /// Prepares a listener for the worker whose runtime this is called in.
+    /// Prepares a listener. Must be called inside the runtime of its worker.
     ///
     /// # Errors
-    /// When the kernel has no memory for it.
+    /// When the kernel has no memory.
     pub(crate) fn new(socket: Socket) -> io::Result<Self> {
         let socket = Rc::new(socket);
-        let wait = if ring::can_cancel() {
-            Wait::Ring
+        let backend = if ring::can_cancel() {
+            Backend::Ring
         } else {
-            // The ring would not wait on such a listener, but nobody waits there on this kernel.
+            // A ring does not wait on a non-blocking listener, but on this kernel no ring is asked to.
             socket.set_nonblocking(true)?;
-            let ready = ready::register(Rc::clone(&socket), tokio::io::Interest::READABLE)?;
-            Wait::Epoll { ready, stop: CancellationToken::new() }
+            let ready = epoll::register(Rc::clone(&socket), tokio::io::Interest::READABLE)?;
+            Backend::Epoll { ready, stop: CancellationToken::new() }
         };
-        Ok(Self { socket, wait })
+        Ok(Self { socket, backend })
     }
 
-    /// Accepts a connection. Must run to completion, which [`Listener::stop`] brings about: a
-    /// connection that arrives for a dropped future could be lost.
+    /// Accepts a connection. The future must run to completion: a connection that arrives for a
+    /// dropped future could be lost. [`Listener::stop`] completes it.
     pub(crate) async fn accept(&self) -> io::Result<OwnedFd> {
-        let Wait::Epoll { ready, stop } = &self.wait else {
+        let Backend::Epoll { ready, stop } = &self.backend else {
             return ring::accept(&self.socket).await;
         };
         loop {
@@ -63,11 +63,11 @@ impl Listener {
         }
     }
 
-    /// Ends all accepts that wait.
+    /// Ends all pending accepts.
     pub(crate) async fn stop(&self) {
-        match &self.wait {
-            Wait::Ring => ring::cancel_accepts(&self.socket).await,
-            Wait::Epoll { stop, .. } => stop.cancel(),
+        match &self.backend {
+            Backend::Ring => ring::cancel_accepts(&self.socket).await,
+            Backend::Epoll { stop, .. } => stop.cancel(),
         }
     }
 }

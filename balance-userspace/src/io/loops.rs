@@ -1,10 +1,12 @@
-//! Servers that are this instance itself: a connection to one would fill all seats with one client.
+//! Detects servers that are this instance itself. A connection to such a server would come back as a
+//! client, again and again, until one client holds all connections.
 //!
-//! Invariants: an address that is known to lead to the own listener is not connected to; an outgoing
-//! connection is known by both of its addresses for as long as its socket is open, so that it is
-//! recognized where it is accepted, whatever has translated its addresses on the way. Both addresses
-//! count, because a client on this host may have the same one as an outgoing connection elsewhere. A
-//! connection that comes back before it is entered is missed once; the next one is recognized.
+//! Invariants: an address that is known to lead to the instance's own listener is not connected to. An
+//! outgoing connection is registered, by its local address and its server's, while its socket is open.
+//! So it is recognized when it is accepted, even if its addresses were translated on the way. Both
+//! addresses must match, because a client on this host may have the address of an outgoing connection
+//! to another server. A connection that comes back before it is registered is missed once; the next
+//! one is recognized.
 
 use std::{
     collections::HashMap,
@@ -22,19 +24,19 @@ use tracing::warn;
 
 use crate::{error::StartError, io::stream::Stream, throttle::Throttle};
 
-/// For how long an address is not connected to after a connection to it has come back.
-const AVOIDED: Duration = Duration::from_secs(60);
+/// The time for which an address is not connected to after a connection to it has come back.
+const AVOID_TIME: Duration = Duration::from_secs(60);
 
-/// Locks, so that workers seldom meet.
+/// The number of locks over the outgoing connections. Workers seldom need the same one.
 const SHARDS: usize = 64;
 
-static TOLD: Throttle = Throttle::new(Duration::from_secs(10));
+static LOOP_WARNING: Throttle = Throttle::new(Duration::from_secs(10));
 
-/// Refuses servers that are the listener itself, as far as can be seen before connecting.
+/// Refuses servers that are the listener itself, as far as their addresses show.
 ///
 /// # Errors
 /// [`StartError::OwnListener`].
-pub(crate) fn refuse<'a>(
+pub(crate) fn check_servers<'a>(
     listener: Option<SocketAddr>,
     servers: impl IntoIterator<Item = &'a SocketAddr>,
 ) -> Result<(), StartError> {
@@ -51,13 +53,14 @@ fn leads_to(listener: SocketAddr, server: SocketAddr, is_local: impl Fn(IpAddr) 
         return false;
     }
     let (own, ip) = (listener.ip().to_canonical(), destination(server).ip());
-    // A listener on all addresses of IPv6 has those of IPv4 as well.
+    // A listener on [::] also accepts IPv4.
     let covers = own == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
         || own == IpAddr::V4(Ipv4Addr::UNSPECIFIED) && ip.is_ipv4();
     own == ip || covers && (ip.is_loopback() || is_local(ip))
 }
 
-/// Where the kernel connects to when it is asked for an address.
+/// The address that the kernel connects to when it is asked for `server`: loopback in place of the
+/// unspecified address.
 fn destination(server: SocketAddr) -> SocketAddr {
     let ip = match server.ip().to_canonical() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
@@ -77,27 +80,27 @@ fn is_local(ip: IpAddr) -> bool {
     })
 }
 
-/// What is known of connections that could come back.
+/// Detects connections of this instance to itself.
 #[derive(Debug)]
-pub(crate) struct Loops {
+pub(crate) struct LoopDetector {
     listener: Option<SocketAddr>,
-    /// Outgoing connections: from our addresses to those that were asked for.
+    /// The servers of the outgoing connections, by the connection's local address.
     outgoing: [Mutex<HashMap<SocketAddr, Vec<SocketAddr>>>; SHARDS],
-    /// Addresses that have led back, and when.
+    /// Servers whose connections have come back, and when.
     avoided: Mutex<HashMap<SocketAddr, Instant>>,
     has_avoided: AtomicBool,
 }
 
-/// An outgoing connection that is known. Kept with its socket.
+/// A registered outgoing connection. Its stream holds this object; dropping it ends the registration.
 #[derive(Debug)]
-pub(crate) struct Known {
-    loops: Arc<Loops>,
-    own: SocketAddr,
+pub(crate) struct OutgoingConnection {
+    detector: Arc<LoopDetector>,
+    local: SocketAddr,
     server: SocketAddr,
 }
 
-impl Loops {
-    /// Of an instance that listens there.
+impl LoopDetector {
+    /// A detector for an instance that listens on `listener`.
     pub(crate) fn new(listener: Option<SocketAddr>) -> Arc<Self> {
         Arc::new(Self {
             listener,
@@ -107,87 +110,88 @@ impl Loops {
         })
     }
 
-    /// To be asked before a server is connected to.
+    /// Checks a server before a connect(2).
     ///
     /// # Errors
-    /// When the address is known to lead back.
-    pub(crate) fn before(&self, server: SocketAddr) -> io::Result<()> {
+    /// When the address is known to lead back to this instance.
+    pub(crate) fn check(&self, server: SocketAddr) -> io::Result<()> {
         let server = destination(server);
         let avoided = self.has_avoided.load(Relaxed) && self.is_avoided(server);
         if avoided || self.listener.is_some_and(|own| leads_to(own, server, |_| false)) {
-            return Err(leads_back(server));
+            return Err(report_loop(server));
         }
         Ok(())
     }
 
-    /// To be asked when it has its own address: as soon as connect(2) has returned.
+    /// Registers an outgoing connection as soon as connect(2) has given it a local address.
     ///
     /// # Errors
-    /// When it leads back, or is a connection with itself, which TCP allows.
-    pub(crate) fn after(
+    /// When the connection leads back to this instance, or is a connection of a socket with itself,
+    /// which TCP allows.
+    pub(crate) fn register(
         self: &Arc<Self>,
-        own: SocketAddr,
+        local: SocketAddr,
         server: SocketAddr,
-    ) -> io::Result<Known> {
+    ) -> io::Result<OutgoingConnection> {
         let server = destination(server);
-        if own == server {
+        if local == server {
             return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
         }
-        // The kernel connects to an address of this host from that address, unless a route or -B says
-        // otherwise, and from loopback to no other host.
-        let is_local = |ip| own.ip() == ip || own.ip().is_loopback();
+        // A connection to an address of this host starts at the same address, unless a route or -B says
+        // otherwise. A connection from loopback never leaves this host.
+        let is_local = |ip| local.ip() == ip || local.ip().is_loopback();
         if self.listener.is_some_and(|listener| leads_to(listener, server, is_local)) {
-            return Err(leads_back(server));
+            return Err(report_loop(server));
         }
-        self.shard(own).entry(own).or_default().push(server);
-        Ok(Known { loops: Arc::clone(self), own, server })
+        self.shard(local).entry(local).or_default().push(server);
+        Ok(OutgoingConnection { detector: Arc::clone(self), local, server })
     }
 
-    /// Whether a client that was accepted is an outgoing connection of this process. Its server is then
-    /// not connected to for a while.
+    /// Whether an accepted client is an outgoing connection of this process. If so, its server is
+    /// avoided for [`AVOID_TIME`].
     pub(crate) fn is_own(&self, client: &Stream, address: SocketAddr) -> bool {
         let servers = match self.shard(address).get(&address) {
             None => return false,
             Some(servers) => servers.clone(),
         };
-        let destinations = [client.own().ok(), asked_for(client, address)];
+        let destinations = [client.local().ok(), original_destination(client, address)];
         let found = servers.iter().find(|&&server| destinations.contains(&Some(server)));
         let Some(&server) = found else { return false };
         lock(&self.avoided).insert(server, Instant::now());
         self.has_avoided.store(true, Relaxed);
-        let _ = leads_back(server);
+        let _ = report_loop(server);
         true
     }
 
     fn is_avoided(&self, server: SocketAddr) -> bool {
         let mut avoided = lock(&self.avoided);
-        avoided.retain(|_, since| since.elapsed() < AVOIDED);
+        avoided.retain(|_, since| since.elapsed() < AVOID_TIME);
         self.has_avoided.store(!avoided.is_empty(), Relaxed);
         avoided.contains_key(&server)
     }
 
-    fn shard(&self, own: SocketAddr) -> MutexGuard<'_, HashMap<SocketAddr, Vec<SocketAddr>>> {
-        lock(&self.outgoing[usize::from(own.port()) % SHARDS])
+    fn shard(&self, local: SocketAddr) -> MutexGuard<'_, HashMap<SocketAddr, Vec<SocketAddr>>> {
+        lock(&self.outgoing[usize::from(local.port()) % SHARDS])
     }
 }
 
-impl Drop for Known {
+impl Drop for OutgoingConnection {
     fn drop(&mut self) {
-        let mut shard = self.loops.shard(self.own);
-        if let Some(servers) = shard.get_mut(&self.own) {
+        let mut shard = self.detector.shard(self.local);
+        if let Some(servers) = shard.get_mut(&self.local) {
             if let Some(i) = servers.iter().position(|server| *server == self.server) {
                 servers.swap_remove(i);
             }
             if servers.is_empty() {
-                shard.remove(&self.own);
+                shard.remove(&self.local);
             }
         }
     }
 }
 
-/// Where a client wanted to connect before a rule of netfilter led it here, if the kernel knows. It does
-/// not for a client of IPv4 at a listener for both families.
-fn asked_for(client: &Stream, address: SocketAddr) -> Option<SocketAddr> {
+/// The destination of a client before a netfilter rule redirected it here, if the kernel knows it. It
+/// does not for an IPv4 client of a dual-stack listener.
+fn original_destination(client: &Stream, address: SocketAddr) -> Option<SocketAddr> {
     let found = match address {
         SocketAddr::V4(_) => client.original_dst_v4(),
         SocketAddr::V6(_) => client.original_dst_v6(),
@@ -195,9 +199,9 @@ fn asked_for(client: &Stream, address: SocketAddr) -> Option<SocketAddr> {
     found.ok()?.as_socket()
 }
 
-/// Says so, and is the error of the connect.
-fn leads_back(server: SocketAddr) -> io::Error {
-    if let Some(suppressed) = TOLD.pass(Instant::now()) {
+/// Logs that a server is this instance, and returns the error of the connect.
+fn report_loop(server: SocketAddr) -> io::Error {
+    if let Some(suppressed) = LOOP_WARNING.pass(Instant::now()) {
         warn!(%server, suppressed, "server address leads back to this instance, not connecting");
     }
     io::Error::other("the address leads back to this instance")
@@ -216,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_the_listener_is_seen() {
+    fn a_server_that_is_the_listener_is_detected() {
         let ours: IpAddr = "192.0.2.7".parse().unwrap();
         let leads = |listener, server| leads_to(at(listener), at(server), |ip| ip == ours);
         for (listener, server) in [
@@ -252,23 +256,23 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_interfaces_are_local() {
+    fn an_address_of_an_interface_is_local() {
         assert!(is_local(Ipv4Addr::LOCALHOST.into()));
         assert!(!is_local("192.0.2.77".parse().unwrap()));
     }
 
     #[test]
-    fn a_connection_is_known_as_long_as_it_is_kept() {
-        let loops = Loops::new(Some(at("0.0.0.0:25")));
-        let (own, a, b) = (at("192.0.2.7:4000"), at("192.0.2.8:25"), at("192.0.2.9:25"));
-        assert!(loops.after(own, own).is_err(), "a connection with itself");
-        assert!(loops.after(own, at("192.0.2.7:25")).is_err());
-        let first = loops.after(own, a).unwrap();
-        let second = loops.after(own, b).unwrap();
-        assert_eq!(loops.shard(own)[&own], [a, b]);
+    fn a_connection_stays_registered_until_its_socket_is_closed() {
+        let loops = LoopDetector::new(Some(at("0.0.0.0:25")));
+        let (local, a, b) = (at("192.0.2.7:4000"), at("192.0.2.8:25"), at("192.0.2.9:25"));
+        assert!(loops.register(local, local).is_err(), "a connection with itself");
+        assert!(loops.register(local, at("192.0.2.7:25")).is_err());
+        let first = loops.register(local, a).unwrap();
+        let second = loops.register(local, b).unwrap();
+        assert_eq!(loops.shard(local)[&local], [a, b]);
         drop(first);
-        assert_eq!(loops.shard(own)[&own], [b]);
+        assert_eq!(loops.shard(local)[&local], [b]);
         drop(second);
-        assert!(loops.shard(own).is_empty());
+        assert!(loops.shard(local).is_empty());
     }
 }

@@ -1,9 +1,11 @@
-//! Sockets: how they are opened, accepted, connected and waited for, on io_uring.
+//! Sockets: bind, listen, accept, connect, and wait on io_uring or epoll.
 //!
-//! Invariant: nothing here knows of channels, datapaths or commands.
+//! Invariant: apart from [`resolve`], which turns the operands of the command line into addresses,
+//! no file here knows channels, datapaths or commands.
 
 pub(crate) mod accept;
 pub(crate) mod connect;
+pub(crate) mod epoll;
 pub mod inherited;
 pub(crate) mod listener;
 pub(crate) mod loops;

@@ -1,76 +1,73 @@
-//! Waiting for a stream to become ready.
+//! Waits for the readiness of a stream.
 //!
-//! Through the worker's io_uring where that can be; its polls always report the end of the
-//! peer's side as well (io_uring/poll.c, IO_POLL_UNMASK), so two waits on a half-closed stream
-//! go through the runtime's epoll, as do waits that come in great numbers. Invariant: no wait
-//! returns before what it is for, or an error, has come; so no caller spins.
+//! A wait uses the worker's io_uring where that is possible. A poll of the ring always completes on
+//! the peer's FIN as well (io_uring/poll.c, IO_POLL_UNMASK), so two waits use the runtime's epoll
+//! instead: waits for anything else on a half-closed stream, and waits that are frequent.
+//!
+//! Invariant: a wait returns only after its event or an error, so no caller spins.
 
-use std::{
-    io,
-    os::fd::{AsFd, AsRawFd, RawFd},
-    rc::Rc,
-};
+use std::{io, rc::Rc};
 
 use socket2::Socket;
-use tokio::io::{
-    Interest,
-    unix::{AsyncFd, AsyncFdReadyGuard},
-};
+use tokio::io::{Interest, unix::AsyncFdReadyGuard};
 
 use crate::{
     io::{
+        epoll::Registered,
         ring,
         stream::{Registration, Stream},
     },
     sys,
 };
 
-/// Waits until there is something to read, or the peer has ended its side.
+/// Waits until the stream has bytes to read or the peer has sent FIN.
 pub(crate) async fn readable(stream: &Rc<Stream>) -> io::Result<()> {
     ring::poll(stream, libc::POLLIN).await.map(drop)
 }
 
-/// Waits as [`readable`] does, through the runtime's epoll, which is told once where the ring is
-/// told each time: for a stream that is waited on again and again.
-pub(crate) async fn readable_again(stream: &Registration) -> io::Result<Guard<'_>> {
-    Ok(Guard(stream.ready(Interest::READABLE | Interest::PRIORITY).await?))
+/// Waits like [`readable`], through the runtime's epoll. Epoll needs a system call to register a
+/// stream, the ring needs one for each wait, so this is for streams with many waits.
+pub(crate) async fn readable_epoll(stream: &Registration) -> io::Result<ReadGuard<'_>> {
+    Ok(ReadGuard(stream.ready(Interest::READABLE | Interest::PRIORITY).await?))
 }
 
-/// A wait that is over. The next one is over at once unless this one was said to be used up.
-pub(crate) struct Guard<'a>(AsyncFdReadyGuard<'a, Registered<Rc<Socket>>>);
+/// A completed [`readable_epoll`]. The next wait completes at once, unless one of the methods here
+/// has cleared the readiness.
+pub(crate) struct ReadGuard<'a>(AsyncFdReadyGuard<'a, Registered<Rc<Socket>>>);
 
-impl Guard<'_> {
-    /// There was less to read than there was room for, so the next wait is for something new.
-    /// Not so where there is urgent data: a read ends before it (net/ipv4/tcp.c,
-    /// tcp_recvmsg_locked).
-    pub(crate) fn was_short(&mut self) {
+impl ReadGuard<'_> {
+    /// The read returned fewer bytes than the buffer has room for: the next wait is for new bytes.
+    /// With urgent data the readiness stays, because a read ends in front of the urgent byte
+    /// (net/ipv4/tcp.c, tcp_recvmsg_locked).
+    pub(crate) fn read_was_short(&mut self) {
         if !self.0.ready().is_priority() {
             self.0.clear_ready();
         }
     }
 
-    /// There was nothing to read.
-    pub(crate) fn was_empty(&mut self) {
+    /// The read found nothing: the next wait is for new bytes.
+    pub(crate) fn read_would_block(&mut self) {
         self.0.clear_ready();
     }
 }
 
-/// Waits until the peer has ended its side. Data alone does not wake this one up.
+/// Waits until the peer has sent FIN. Data alone does not complete the wait.
 pub(crate) async fn ended(stream: &Rc<Stream>) -> io::Result<()> {
     ring::poll(stream, libc::POLLRDHUP).await.map(drop)
 }
 
-/// Waits until there is room to write.
+/// Waits until the send buffer has room.
 pub(crate) async fn writable(stream: &Rc<Stream>) -> io::Result<()> {
-    let settled = libc::POLLOUT | libc::POLLERR | libc::POLLHUP;
-    if ring::poll(stream, libc::POLLOUT).await? & settled != 0 {
+    let wanted = libc::POLLOUT | libc::POLLERR | libc::POLLHUP;
+    if ring::poll(stream, libc::POLLOUT).await? & wanted != 0 {
         return Ok(());
     }
+    // The ring completed on the peer's FIN.
     let registration = stream.registration()?;
     loop {
         let mut ready = registration.writable().await?;
-        // What the runtime remembers may be from an earlier wait.
-        let now = ready.try_io(|_| match sys::poll_now(&**stream, settled)? & settled {
+        // The runtime may remember the readiness of an earlier wait, so poll(2) has the last word.
+        let now = ready.try_io(|_| match sys::poll_now(&**stream, wanted)? & wanted {
             0 => Err(io::ErrorKind::WouldBlock.into()),
             _ => Ok(()),
         });
@@ -80,27 +77,7 @@ pub(crate) async fn writable(stream: &Rc<Stream>) -> io::Result<()> {
     }
 }
 
-/// Waits until the connection is broken, whether or not the peer has ended its side.
+/// Waits until the socket has an error. The peer's FIN does not complete the wait.
 pub(crate) async fn broken(stream: &Rc<Stream>) -> io::Result<()> {
     stream.registration()?.ready(Interest::ERROR).await.map(drop)
-}
-
-/// Registers a descriptor with the runtime's epoll, for as long as the result is kept. One
-/// descriptor can be registered once at a time.
-pub(crate) fn register<T: AsFd>(
-    owner: T,
-    interest: Interest,
-) -> io::Result<AsyncFd<Registered<T>>> {
-    // SAFETY: the result owns `owner`, which keeps its descriptor open and the same.
-    Ok(unsafe { AsyncFd::register_with_interest(Registered(owner), interest) }?)
-}
-
-/// Something whose descriptor is registered.
-#[derive(Debug)]
-pub(crate) struct Registered<T>(T);
-
-impl<T: AsFd> AsRawFd for Registered<T> {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
 }

@@ -78,7 +78,7 @@ fn wrong_on(line: &Line, hosts: bool) -> BTreeSet<String> {
     let groups = operand::groups(&args.channels, name.port, &resolve::service).unwrap_or_default();
     for channel in groups.iter().flat_map(|group| &group.channels) {
         let found = resolve::server(channel);
-        look(found.and_then(|server| loops::refuse(own, server.addresses.iter())));
+        look(found.and_then(|server| loops::check_servers(own, server.addresses.iter())));
     }
     wrong
 }

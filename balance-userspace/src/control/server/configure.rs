@@ -69,7 +69,7 @@ fn read(words: Vec<String>) -> Result<Args, String> {
 fn groups(args: &Args, listener: Option<SocketAddr>) -> Result<Vec<GroupConfig>, StartError> {
     let port = operand::listen_port(&args.port, &resolve::service)?;
     let groups = resolve::groups(&operand::groups(&args.channels, port, &resolve::service)?)?;
-    loops::refuse(listener, selection::addresses(&groups))?;
+    loops::check_servers(listener, selection::addresses(&groups))?;
     Ok(groups)
 }
 

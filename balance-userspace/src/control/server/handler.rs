@@ -111,7 +111,7 @@ async fn resolve_server(
     let look_up = move || {
         let spec = operand::host_and_port(&host, &port, &resolve::service)?;
         let server = resolve::server(&spec)?;
-        loops::refuse(listener, &server.addresses)?;
+        loops::check_servers(listener, &server.addresses)?;
         Ok::<_, StartError>(server)
     };
     match spawn_blocking(look_up).await {

@@ -20,7 +20,7 @@ use tokio::io::Interest;
 use tracing::error;
 
 use super::mapped::Mapped;
-use crate::{error::StartError, io::ready, sys};
+use crate::{error::StartError, io::epoll, sys};
 
 /// The objects, when this build has them; see build.rs.
 #[cfg(bpf_objects)]
@@ -176,7 +176,7 @@ pub(crate) fn map_error(error: MapError) -> io::Error {
 /// error `act` is not called any more.
 pub(crate) async fn on_readable(events: io::Result<OwnedFd>, act: impl Fn()) -> Infallible {
     let result: io::Result<()> = async {
-        let registered = ready::register(events?, Interest::READABLE)?;
+        let registered = epoll::register(events?, Interest::READABLE)?;
         loop {
             registered.readable().await?.clear_ready();
             act();

@@ -23,7 +23,7 @@ use super::{
     pair::Pair,
     relay::{buffers::BufferPool, pump::Received},
 };
-use crate::io::ready::{self, Guard};
+use crate::io::ready::{self, ReadGuard};
 
 /// Buffers that one direction may move before others of the same worker get their turn.
 const TURNS: u32 = 2;
@@ -104,7 +104,7 @@ async fn one_way(
         let mut guard = None;
         match &registration {
             Some(registration) => {
-                let ready = ready::readable_again(registration).await;
+                let ready = ready::readable_epoll(registration).await;
                 guard = Some(ready.map_err(|e| direction.source_error(e))?);
             }
             None => pump::readable(&direction).await?,
@@ -121,12 +121,12 @@ async fn one_way(
                     moved.fetch_add(n as u64, Relaxed);
                     if n < buffer.len() {
                         // The source is empty, as far as one can tell.
-                        guard.iter_mut().for_each(Guard::was_short);
+                        guard.iter_mut().for_each(ReadGuard::read_was_short);
                         break;
                     }
                 }
                 Received::Nothing => {
-                    guard.iter_mut().for_each(Guard::was_empty);
+                    guard.iter_mut().for_each(ReadGuard::read_would_block);
                     break;
                 }
                 Received::End => {

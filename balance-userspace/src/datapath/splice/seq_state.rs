@@ -28,7 +28,7 @@ impl End {
     /// # Errors
     /// When the connection is gone.
     pub(super) fn of(stream: &Stream) -> io::Result<Self> {
-        let path = Tuple { peer: stream.peer()?, own: stream.own()? };
+        let path = Tuple { peer: stream.peer()?, own: stream.local()? };
         let (hops, class) = sys::hops_and_class(stream, path.peer.is_ipv4())?;
         Ok(Self { path, agreed: sys::agreed(stream)?, head: head(hops, class) })
     }
