@@ -11,9 +11,9 @@ use aya::{
 
 /// Ids of programs, maps and links.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct InKernel([BTreeSet<u32>; 3]);
+pub struct BpfObjects([BTreeSet<u32>; 3]);
 
-impl InKernel {
+impl BpfObjects {
     /// What a process has now.
     pub fn of(process: u32) -> Self {
         let mut found = Self::default();

@@ -16,12 +16,12 @@ use crate::{Backend, End, connect, end_of};
 
 /// Connections that a server has.
 #[derive(Debug, Default)]
-pub struct Seats {
+pub struct ClientCounter {
     now: AtomicUsize,
     most: AtomicUsize,
 }
 
-impl Seats {
+impl ClientCounter {
     /// A server on a port of 127.0.0.1, and its seats.
     pub fn server() -> (Backend, Arc<Self>) {
         let seats = Arc::<Self>::default();

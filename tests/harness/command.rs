@@ -53,14 +53,14 @@ fn drain(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<String> {
 }
 
 /// The same command as a careless parent runs it: with signals that are blocked, and others that are ignored.
-pub fn by_careless_parent(command: &Command) -> Command {
+pub fn with_signals_masked(command: &Command) -> Command {
     let mut careless = Command::new("env");
-    careless.args(CARELESS).arg(command.get_program()).args(command.get_args());
+    careless.args(SIGNAL_OPTIONS).arg(command.get_program()).args(command.get_args());
     careless
 }
 
-/// What env(1) does to the signals of [`by_careless_parent`].
-pub const CARELESS: [&str; 2] = [
+/// What env(1) does to the signals of [`with_signals_masked`].
+pub const SIGNAL_OPTIONS: [&str; 2] = [
     "--block-signal=TERM,INT,QUIT,HUP,USR1,CHLD,PIPE",
     "--ignore-signal=TERM,INT,QUIT,HUP,CHLD,PIPE",
 ];

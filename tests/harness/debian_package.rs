@@ -4,7 +4,7 @@ use std::{env, path::PathBuf, process::Command};
 
 use tempfile::TempDir;
 
-use crate::{PATIENCE, run, skip};
+use crate::{TIMEOUT, run, skip};
 
 /// Where it is: `BALANCE_DEB`; nothing, after saying so, if there is none.
 pub fn package() -> Option<PathBuf> {
@@ -20,7 +20,7 @@ pub fn unpacked() -> Option<TempDir> {
     let package = package()?;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut dpkg = Command::new("dpkg-deb");
-    let outcome = run(dpkg.arg("--extract").arg(package).arg(folder.path()), PATIENCE);
+    let outcome = run(dpkg.arg("--extract").arg(package).arg(folder.path()), TIMEOUT);
     assert!(outcome.status.success(), "{outcome:?}");
     Some(folder)
 }

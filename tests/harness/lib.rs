@@ -17,7 +17,7 @@ mod command;
 mod data;
 mod datapath;
 mod debian_package;
-mod full_notify_socket;
+mod held_notifications;
 mod link;
 mod log_sinks;
 mod maps;
@@ -38,28 +38,30 @@ mod wait;
 
 pub use backend::Backend;
 pub use blackhole::Blackhole;
-pub use bpf_objects::InKernel;
+pub use bpf_objects::BpfObjects;
 pub use cgroup::ControlGroup;
-pub use client_counter::{Seats, visit};
-pub use command::{CARELESS, KillOnDrop, Outcome, by_careless_parent, finish, run, run_with_input};
+pub use client_counter::{ClientCounter, visit};
+pub use command::{
+    KillOnDrop, Outcome, SIGNAL_OPTIONS, finish, run, run_with_input, with_signals_masked,
+};
 pub use data::{Digest, Pattern, Receiver, receive_all, receive_exactly, send};
 pub use datapath::{Datapath, has_tcx, kernel_obstacle, kernel_works};
 pub use debian_package::{package, unpacked};
-pub use full_notify_socket::HeldInbox;
+pub use held_notifications::HeldNotifications;
 pub use link::{Link, both_ways, exchange};
 pub use log_sinks::{Syslog, full_pipe};
-pub use maps::{Junk, kernel_entries};
+pub use maps::{FillerEntries, kernel_entries};
 pub use net::{End, accept, ask, connect, end_of, listen, listen_small, reset, small_buffers};
 pub use network::{
-    Cable, Family, Faults, Namespace, Network, Packet, Peer, Switch, Topology, Weather,
+    Cable, Family, LinkConditions, LinkFaults, Namespace, Network, Packet, Peer, Switch, Topology,
 };
 pub use port::ReservedPort;
 pub use process_stats::{KernelMemory, Process, is_listening};
-pub use program::{Balance, Builder, Event, Session, Stopped, binary};
-pub use raw_segment::{flag, forge};
+pub use program::{Balance, Builder, Event, Session, StopSummary, binary};
+pub use raw_segment::{flag, send_segment};
 pub use report::{note, skip};
 pub use root::Root;
-pub use run_dir::{Daemons, Row, RunDir};
+pub use run_dir::{ChannelRow, DaemonGuard, RunDir};
 pub use sending::Sending;
 pub use smtp::{Client, Sink, SinkCount, postfix_tools};
 pub use supervisor::{InstanceStatus, Service};
@@ -68,7 +70,7 @@ pub use wait::{SetOnDrop, eventually};
 use std::{ops::Range, time::Duration};
 
 /// Lengths of writes where a test does not care: whole chunks.
-pub const WHOLE: Range<usize> = 65_536..65_537;
+pub const WHOLE_CHUNKS: Range<usize> = 65_536..65_537;
 
 /// How long a single socket operation may take before it counts as a hang.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);

@@ -10,7 +10,7 @@ use std::{
 use socket2::{Domain, Socket, Type};
 
 use crate::{
-    Balance, Builder, Datapath, Network, PATIENCE, Pattern, Peer, ReservedPort, accept, connect,
+    Balance, Builder, Datapath, Network, Pattern, Peer, ReservedPort, TIMEOUT, accept, connect,
     listen, listen_small,
     net::{patient, small_buffers},
     receive_exactly, send,
@@ -164,7 +164,7 @@ impl Link {
             socket.bind(&SocketAddr::new(own, 0).into()).expect("bind");
             let own = socket.local_addr().expect("getsockname").as_socket();
             before(own.expect("an IP address"));
-            socket.connect_timeout(&address.into(), PATIENCE).expect("connecting to the program");
+            socket.connect_timeout(&address.into(), TIMEOUT).expect("connecting to the program");
             TcpStream::from(socket)
         });
         patient(&client);

@@ -24,7 +24,7 @@ pub fn kernel_entries(process: u32, datapath: Datapath) -> Result<usize, String>
 
 /// Entries of nobody in that map, as many as it takes; gone when dropped.
 #[derive(Debug)]
-pub struct Junk(Filled);
+pub struct FillerEntries(Filled);
 
 #[derive(Debug)]
 enum Filled {
@@ -32,7 +32,7 @@ enum Filled {
     Places(HashMap<MapData, [u8; 40], u32>, u32),
 }
 
-impl Junk {
+impl FillerEntries {
     /// Fills the map of a process by which a datapath in the kernel finds connections.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl Junk {
     }
 }
 
-impl Drop for Junk {
+impl Drop for FillerEntries {
     fn drop(&mut self) {
         while self.count() > 0 {
             self.take_one_out();

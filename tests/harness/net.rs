@@ -8,7 +8,7 @@ use std::{
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::PATIENCE;
+use crate::TIMEOUT;
 
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,19 +30,19 @@ pub fn small_buffers<'s>(socket: impl Into<SockRef<'s>>) {
     socket.set_recv_buffer_size(SMALL).expect("SO_RCVBUF");
 }
 
-/// Connects with [`PATIENCE`], also for all later reads and writes.
+/// Connects with [`TIMEOUT`], also for all later reads and writes.
 pub fn connect(address: SocketAddr) -> TcpStream {
     try_connect(address).unwrap_or_else(|error| panic!("connecting to {address}: {error}"))
 }
 
 /// The same, where the connection may be refused or reset.
 fn try_connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     patient(&stream);
     Ok(stream)
 }
 
-/// A listener whose `accept` gives up after [`PATIENCE`]; port 0 lets the kernel choose.
+/// A listener whose `accept` gives up after [`TIMEOUT`]; port 0 lets the kernel choose.
 pub fn listen(address: SocketAddr) -> TcpListener {
     let listener = bind(address);
     listener.listen(1024).expect("listen");
@@ -63,7 +63,7 @@ pub(crate) fn bind(address: SocketAddr) -> Socket {
     socket.set_reuse_address(true).expect("SO_REUSEADDR");
     socket.bind(&address.into()).unwrap_or_else(|error| panic!("binding {address}: {error}"));
     // On Linux this limits accept as well.
-    socket.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+    socket.set_read_timeout(Some(TIMEOUT)).expect("SO_RCVTIMEO");
     socket
 }
 
@@ -71,15 +71,15 @@ pub(crate) fn bind(address: SocketAddr) -> Socket {
 pub fn accept(listener: &TcpListener) -> TcpStream {
     let (stream, _) = listener
         .accept()
-        .unwrap_or_else(|error| panic!("no connection arrived within {PATIENCE:?}: {error}"));
+        .unwrap_or_else(|error| panic!("no connection arrived within {TIMEOUT:?}: {error}"));
     patient(&stream);
     stream
 }
 
 /// Sets the timeouts that every stream of a test has, and turns off Nagle's delay.
 pub(crate) fn patient(stream: &TcpStream) {
-    stream.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
-    stream.set_write_timeout(Some(PATIENCE)).expect("SO_SNDTIMEO");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("SO_RCVTIMEO");
+    stream.set_write_timeout(Some(TIMEOUT)).expect("SO_SNDTIMEO");
     stream.set_nodelay(true).expect("TCP_NODELAY");
 }
 

@@ -19,7 +19,7 @@ mod wire;
 
 pub use netns::Namespace;
 pub use packet::Packet;
-pub use wire::{Faults, Weather};
+pub use wire::{LinkConditions, LinkFaults};
 
 use tap::Tap;
 use wire::Wire;
@@ -32,15 +32,15 @@ pub enum Topology {
     /// Client and server on hosts of their own, both behind the only device of the program's.
     OneInterface,
     /// Client and server on one host, at one address.
-    Together,
+    SharedPeerHost,
     /// The server on the program's host, at the address that clients connect to as well.
-    ServerHere,
+    ServerOnBalancer,
     /// The server at the loopback of the program's host.
     ServerOnLoopback,
     /// The client on the program's host.
-    ClientHere,
+    ClientOnBalancer,
     /// Client and server on the program's host, at its loopback.
-    AllHere,
+    SingleHost,
 }
 
 /// Version of IP.
@@ -59,21 +59,21 @@ pub struct Cable {
     pub mtu: usize,
     /// What happens to frames on it; nothing, on a pair of devices with all the kernel's
     /// offloads, if `None`.
-    pub weather: Option<Weather>,
+    pub conditions: Option<LinkConditions>,
 }
 
 impl Cable {
     /// A pair of devices inside the kernel.
-    pub const PLAIN: Self = Self { mtu: 1500, weather: None };
+    pub const PLAIN: Self = Self { mtu: 1500, conditions: None };
 
-    /// A cable that can be watched, with nothing else about it.
-    pub fn watched() -> Self {
-        Self::with(Weather::default())
+    /// A cable that can be observed, with nothing else about it.
+    pub fn observed() -> Self {
+        Self::with(LinkConditions::default())
     }
 
-    /// A cable with weather.
-    pub fn with(weather: Weather) -> Self {
-        Self { weather: Some(weather), ..Self::PLAIN }
+    /// A cable with conditions.
+    pub fn with(conditions: LinkConditions) -> Self {
+        Self { conditions: Some(conditions), ..Self::PLAIN }
     }
 
     /// One for packets of another size.
@@ -93,30 +93,30 @@ pub enum Peer {
 
 /// A number that no device's other end has: only then does the kernel take it for one at once
 /// that has another end, and not after a second.
-const OTHER: &str = "index 100";
+const PEER_INDEX: &str = "index 100";
 
 /// The hosts, and what is between them.
 #[derive(Debug)]
 pub struct Network {
     topology: Topology,
     family: Family,
-    proxy: Namespace,
+    balancer: Namespace,
     /// The client's host and the server's, unless they are the program's.
     peers: [Option<Namespace>; 2],
     /// Hosts of more servers.
-    others: Vec<Namespace>,
-    /// A host that is on no path between the others.
-    stranger: Option<Namespace>,
+    extra_servers: Vec<Namespace>,
+    /// A host that is on no path between the extra_servers.
+    off_path_host: Option<Namespace>,
     /// What joins them.
     switch: Option<Namespace>,
     wires: [Option<Wire>; 2],
 }
 
 /// The subnet of the first of more servers.
-const OTHERS: u8 = 3;
+const EXTRA_SUBNET: u8 = 3;
 
 /// The subnet of a host that is on no path.
-const STRANGERS: u8 = 99;
+const OFF_PATH_SUBNET: u8 = 99;
 
 /// State of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,9 +128,9 @@ pub enum Switch {
 }
 
 /// Subnet and number in it of a host's address.
-struct Place(u8, u8);
+struct HostAddress(u8, u8);
 
-impl Place {
+impl HostAddress {
     fn of(&self, family: Family) -> IpAddr {
         let &Self(subnet, host) = self;
         match family {
@@ -152,20 +152,20 @@ impl Place {
 }
 
 impl Peer {
-    fn place(self, topology: Topology) -> Place {
+    fn address(self, topology: Topology) -> HostAddress {
         match (self, topology) {
-            (Peer::Client, _) => Place(1, 2),
-            (Peer::Server, Topology::OneInterface) => Place(1, 3),
-            (Peer::Server, Topology::Together) => Place(1, 2),
-            (Peer::Server, _) => Place(2, 2),
+            (Peer::Client, _) => HostAddress(1, 2),
+            (Peer::Server, Topology::OneInterface) => HostAddress(1, 3),
+            (Peer::Server, Topology::SharedPeerHost) => HostAddress(1, 2),
+            (Peer::Server, _) => HostAddress(2, 2),
         }
     }
 
     /// The program's address towards it, if it is on a host of its own.
-    fn gate(self, topology: Topology) -> Place {
+    fn gateway(self, topology: Topology) -> HostAddress {
         match (self, topology) {
-            (Peer::Server, Topology::Apart | Topology::ClientHere) => Place(2, 1),
-            _ => Place(1, 1),
+            (Peer::Server, Topology::Apart | Topology::ClientOnBalancer) => HostAddress(2, 1),
+            _ => HostAddress(1, 1),
         }
     }
 
@@ -201,10 +201,10 @@ impl Network {
         let mut network = Self {
             topology,
             family,
-            proxy: host()?,
+            balancer: host()?,
             peers: [None, None],
-            others: Vec::new(),
-            stranger: None,
+            extra_servers: Vec::new(),
+            off_path_host: None,
             switch: None,
             wires: [None, None],
         };
@@ -213,50 +213,50 @@ impl Network {
                 network.join(Peer::Client, cables[0])?;
                 network.join(Peer::Server, cables[1])?;
             }
-            Topology::Together | Topology::ServerHere | Topology::ServerOnLoopback => {
+            Topology::SharedPeerHost | Topology::ServerOnBalancer | Topology::ServerOnLoopback => {
                 network.join(Peer::Client, cables[0])?;
             }
-            Topology::ClientHere => network.join(Peer::Server, cables[1])?,
-            Topology::OneInterface => network.gather()?,
-            Topology::AllHere => {}
+            Topology::ClientOnBalancer => network.join(Peer::Server, cables[1])?,
+            Topology::OneInterface => network.join_by_switch()?,
+            Topology::SingleHost => {}
         }
         Ok(network)
     }
 
     /// Makes a peer's host and joins it to the program's.
-    fn join(&mut self, peer: Peer, Cable { mtu, weather }: Cable) -> io::Result<()> {
+    fn join(&mut self, peer: Peer, Cable { mtu, conditions }: Cable) -> io::Result<()> {
         let host = host()?;
         let device = peer.device();
-        match weather {
+        match conditions {
             None => host.ip(&format!(
-                "link add eth0 {OTHER} mtu {mtu} type veth peer name {device} mtu {mtu} netns {}",
-                self.proxy.path()
+                "link add eth0 {PEER_INDEX} mtu {mtu} type veth peer name {device} mtu {mtu} netns {}",
+                self.balancer.path()
             )),
-            Some(weather) => {
-                let ends = [Tap::new(&host, "eth0"), Tap::new(&self.proxy, device)];
-                // Long queues: no frame is lost but those that the weather takes.
+            Some(conditions) => {
+                let ends = [Tap::new(&host, "eth0"), Tap::new(&self.balancer, device)];
+                // Long queues: no frame is lost but those that the conditions takes.
                 host.ip(&format!("link set eth0 mtu {mtu} txqueuelen 10000"));
-                self.proxy.ip(&format!("link set {device} mtu {mtu} txqueuelen 10000"));
-                self.wires[peer as usize] = Some(Wire::new(ends, mtu, weather));
+                self.balancer.ip(&format!("link set {device} mtu {mtu} txqueuelen 10000"));
+                self.wires[peer as usize] = Some(Wire::new(ends, mtu, conditions));
             }
         }
-        host.ip(&peer.place(self.topology).up("eth0", self.family));
-        self.proxy.ip(&peer.gate(self.topology).up(device, self.family));
+        host.ip(&peer.address(self.topology).up("eth0", self.family));
+        self.balancer.ip(&peer.gateway(self.topology).up(device, self.family));
         self.peers[peer as usize] = Some(host);
         Ok(())
     }
 
     /// Makes both peers' hosts and joins them and the program's by a switch.
-    fn gather(&mut self) -> io::Result<()> {
+    fn join_by_switch(&mut self) -> io::Result<()> {
         let switch = host()?;
         switch.ip("link add bridge type bridge stp_state 0 mcast_snooping 0\nlink set bridge up");
-        let plug = |host: &Namespace, port: &str, place: &Place| {
-            plug(&switch, host, port, place, self.family);
+        let plug = |host: &Namespace, port: &str, address: &HostAddress| {
+            plug(&switch, host, port, address, self.family);
         };
-        plug(&self.proxy, "proxy", &Peer::Client.gate(self.topology));
+        plug(&self.balancer, "balancer", &Peer::Client.gateway(self.topology));
         for (peer, port) in [(Peer::Client, "client"), (Peer::Server, "server")] {
             let host = host()?;
-            plug(&host, port, &peer.place(self.topology));
+            plug(&host, port, &peer.address(self.topology));
             self.peers[peer as usize] = Some(host);
         }
         self.switch = Some(switch);
@@ -268,79 +268,79 @@ impl Network {
     ///
     /// # Errors
     /// When the system does not let us.
-    pub fn add_stranger(&mut self) -> io::Result<()> {
-        const DEVICE: &str = "to-stranger";
+    pub fn add_off_path_host(&mut self) -> io::Result<()> {
+        const DEVICE: &str = "to-off_path_host";
 
-        if self.topology == Topology::AllHere {
+        if self.topology == Topology::SingleHost {
             return Ok(());
         }
         let (host, device) = (host()?, if self.switch.is_some() { "eth0" } else { DEVICE });
         if let Some(switch) = &self.switch {
-            let place = Place(Peer::Client.place(self.topology).0, 9);
-            plug(switch, &host, "stranger", &place, self.family);
+            let address = HostAddress(Peer::Client.address(self.topology).0, 9);
+            plug(switch, &host, "off_path_host", &address, self.family);
         } else {
             host.ip(&format!(
-                "link add eth0 {OTHER} type veth peer name {DEVICE} netns {}",
-                self.proxy.path()
+                "link add eth0 {PEER_INDEX} type veth peer name {DEVICE} netns {}",
+                self.balancer.path()
             ));
-            let gate = Place(STRANGERS, 1);
-            host.ip(&Place(STRANGERS, 2).up("eth0", self.family));
-            self.proxy.ip(&gate.up(DEVICE, self.family));
-            host.ip(&format!("route add default via {}", gate.of(self.family)));
+            let gateway = HostAddress(OFF_PATH_SUBNET, 1);
+            host.ip(&HostAddress(OFF_PATH_SUBNET, 2).up("eth0", self.family));
+            self.balancer.ip(&gateway.up(DEVICE, self.family));
+            host.ip(&format!("route add default via {}", gateway.of(self.family)));
         }
         for which in ["all", device] {
-            self.proxy.set(&format!("ipv4/conf/{which}/rp_filter"), "0");
+            self.balancer.set(&format!("ipv4/conf/{which}/rp_filter"), "0");
         }
-        self.stranger = Some(host);
+        self.off_path_host = Some(host);
         Ok(())
     }
 
     /// The host that is on no path, or the program's if everything is there.
-    pub fn stranger(&self) -> &Namespace {
-        self.stranger.as_ref().unwrap_or(&self.proxy)
+    pub fn off_path_host(&self) -> &Namespace {
+        self.off_path_host.as_ref().unwrap_or(&self.balancer)
     }
 
     /// All hosts.
     pub fn hosts(&self) -> impl Iterator<Item = &Namespace> {
-        [&self.proxy].into_iter().chain(self.peers.iter().flatten()).chain(&self.others)
+        [&self.balancer].into_iter().chain(self.peers.iter().flatten()).chain(&self.extra_servers)
     }
 
     /// One more server's host, joined to the program's by a cable of its own; returns its number,
     /// from 0.
-    pub fn another_server(&mut self) -> io::Result<usize> {
-        let number = self.others.len();
+    pub fn add_server(&mut self) -> io::Result<usize> {
+        let number = self.extra_servers.len();
         let (host, device) = (host()?, format!("to-other-{number}"));
         host.ip(&format!(
-            "link add eth0 {OTHER} type veth peer name {device} netns {}",
-            self.proxy.path()
+            "link add eth0 {PEER_INDEX} type veth peer name {device} netns {}",
+            self.balancer.path()
         ));
-        let subnet = OTHERS + number as u8;
-        host.ip(&Place(subnet, 2).up("eth0", self.family));
-        self.proxy.ip(&Place(subnet, 1).up(&device, self.family));
-        self.others.push(host);
+        let subnet = EXTRA_SUBNET + number as u8;
+        host.ip(&HostAddress(subnet, 2).up("eth0", self.family));
+        self.balancer.ip(&HostAddress(subnet, 1).up(&device, self.family));
+        self.extra_servers.push(host);
         Ok(number)
     }
 
     /// Host of one more server, and where it listens; any port.
-    pub fn other_server(&self, number: usize) -> (&Namespace, SocketAddr) {
-        let address = Place(OTHERS + number as u8, 2).of(self.family);
-        (&self.others[number], (address, 0).into())
+    pub fn extra_server(&self, number: usize) -> (&Namespace, SocketAddr) {
+        let address = HostAddress(EXTRA_SUBNET + number as u8, 2).of(self.family);
+        (&self.extra_servers[number], (address, 0).into())
     }
 
     /// Lets every packet between the program's host and the server's get lost without a word, or
     /// no longer.
-    pub fn cut_off_server(&self, is_cut: bool) {
+    pub fn set_server_cut_off(&self, is_cut: bool) {
         // To a link address that nobody has.
         let what = match is_cut {
             true => "replace",
             false => "delete",
         };
-        let act = |host: &Namespace, device: &str, place: Place| {
+        let act = |host: &Namespace, device: &str, address: HostAddress| {
             let lost = "lladdr 02:00:00:00:00:99 nud permanent";
-            host.ip(&format!("neigh {what} {} dev {device} {lost}", place.of(self.family)));
+            host.ip(&format!("neigh {what} {} dev {device} {lost}", address.of(self.family)));
         };
-        act(&self.proxy, Peer::Server.device(), Peer::Server.place(self.topology));
-        act(self.peer(Peer::Server), "eth0", Peer::Server.gate(self.topology));
+        act(&self.balancer, Peer::Server.device(), Peer::Server.address(self.topology));
+        act(self.peer(Peer::Server), "eth0", Peer::Server.gateway(self.topology));
     }
 
     /// Switches the device of a peer's host off, or on again.
@@ -353,51 +353,51 @@ impl Network {
     }
 
     /// Gives the program's host one more address towards the server.
-    pub fn another_address(&self) -> IpAddr {
-        let place = Place(Peer::Server.gate(self.topology).0, 9);
-        self.proxy.ip(&place.up(Peer::Server.device(), self.family));
-        place.of(self.family)
+    pub fn add_balancer_address(&self) -> IpAddr {
+        let address = HostAddress(Peer::Server.gateway(self.topology).0, 9);
+        self.balancer.ip(&address.up(Peer::Server.device(), self.family));
+        address.of(self.family)
     }
 
     /// Gives the client's host more addresses: of these numbers, in its subnet.
-    pub fn more_clients(&self, numbers: Range<u8>) -> Vec<IpAddr> {
-        let subnet = Peer::Client.place(self.topology).0;
-        let places: Vec<_> = numbers.map(|number| Place(subnet, number)).collect();
-        let up: Vec<_> = places.iter().map(|place| place.up("eth0", self.family)).collect();
+    pub fn add_client_addresses(&self, numbers: Range<u8>) -> Vec<IpAddr> {
+        let subnet = Peer::Client.address(self.topology).0;
+        let places: Vec<_> = numbers.map(|number| HostAddress(subnet, number)).collect();
+        let up: Vec<_> = places.iter().map(|address| address.up("eth0", self.family)).collect();
         self.peer(Peer::Client).ip(&up.join("\n"));
-        places.iter().map(|place| place.of(self.family)).collect()
+        places.iter().map(|address| address.of(self.family)).collect()
     }
 
     /// The program's host.
-    pub fn proxy(&self) -> &Namespace {
-        &self.proxy
+    pub fn balancer(&self) -> &Namespace {
+        &self.balancer
     }
 
     /// The host of a peer.
     pub fn peer(&self, peer: Peer) -> &Namespace {
         let peer = match self.topology {
-            Topology::Together => Peer::Client,
+            Topology::SharedPeerHost => Peer::Client,
             _ => peer,
         };
-        self.peers[peer as usize].as_ref().unwrap_or(&self.proxy)
+        self.peers[peer as usize].as_ref().unwrap_or(&self.balancer)
     }
 
     /// Where the program listens; any port.
-    pub fn entrance(&self) -> SocketAddr {
+    pub fn listen_address(&self) -> SocketAddr {
         let peer = match self.topology {
-            Topology::AllHere => return (self.loopback(), 0).into(),
-            Topology::ClientHere => Peer::Server,
+            Topology::SingleHost => return (self.loopback(), 0).into(),
+            Topology::ClientOnBalancer => Peer::Server,
             _ => Peer::Client,
         };
-        (peer.gate(self.topology).of(self.family), 0).into()
+        (peer.gateway(self.topology).of(self.family), 0).into()
     }
 
     /// Where the server listens; any port.
     pub fn backend(&self) -> SocketAddr {
         let address = match (self.topology, self.family) {
-            (Topology::ServerHere, _) => Peer::Client.gate(self.topology).of(self.family),
-            (Topology::ServerOnLoopback | Topology::AllHere, _) => self.loopback(),
-            _ => Peer::Server.place(self.topology).of(self.family),
+            (Topology::ServerOnBalancer, _) => Peer::Client.gateway(self.topology).of(self.family),
+            (Topology::ServerOnLoopback | Topology::SingleHost, _) => self.loopback(),
+            _ => Peer::Server.address(self.topology).of(self.family),
         };
         (address, 0).into()
     }
@@ -405,9 +405,9 @@ impl Network {
     /// The address that a client has.
     pub fn client_ip(&self) -> IpAddr {
         match self.topology {
-            Topology::AllHere => self.loopback(),
-            Topology::ClientHere => self.entrance().ip(),
-            _ => Peer::Client.place(self.topology).of(self.family),
+            Topology::SingleHost => self.loopback(),
+            Topology::ClientOnBalancer => self.listen_address().ip(),
+            _ => Peer::Client.address(self.topology).of(self.family),
         }
     }
 
@@ -427,37 +427,37 @@ impl Network {
         }
     }
 
-    /// Has a router on the way to a peer, over a cable with weather, take packets of no more than so many bytes.
+    /// Has a router on the direction to a peer, over a cable with conditions, take packets of no more than so many bytes.
     pub fn set_path_mtu(&self, peer: Peer, mtu: usize) {
         self.wire(peer).set_path(mtu);
     }
 
     /// TCP packets so far that have come to the program's host from a peer, over a cable with
-    /// weather.
+    /// conditions.
     pub fn arrived_from(&self, peer: Peer) -> Vec<Packet> {
         self.wire(peer).seen(0)
     }
 
-    /// TCP packets so far that have left the program's host for a peer, over a cable with weather.
+    /// TCP packets so far that have left the program's host for a peer, over a cable with conditions.
     pub fn left_for(&self, peer: Peer) -> Vec<Packet> {
         self.wire(peer).seen(1)
     }
 
-    /// What the weather has done so far, on all cables together.
-    pub fn faults(&self) -> Faults {
-        self.wires.iter().flatten().map(Wire::faults).fold(Faults::default(), Faults::add)
+    /// What the conditions has done so far, on all cables together.
+    pub fn faults(&self) -> LinkFaults {
+        self.wires.iter().flatten().map(Wire::faults).fold(LinkFaults::default(), LinkFaults::add)
     }
 
     fn wire(&self, peer: Peer) -> &Wire {
-        self.wires[peer as usize].as_ref().expect("a cable that can be watched")
+        self.wires[peer as usize].as_ref().expect("a cable that can be observed")
     }
 }
 
 /// Joins a host to a switch.
-fn plug(switch: &Namespace, host: &Namespace, port: &str, place: &Place, family: Family) {
+fn plug(switch: &Namespace, host: &Namespace, port: &str, address: &HostAddress, family: Family) {
     host.ip(&format!("link add eth0 type veth peer name {port} netns {}", switch.path()));
     switch.ip(&format!("link set {port} master bridge\nlink set {port} up"));
-    host.ip(&place.up("eth0", family));
+    host.ip(&address.up("eth0", family));
 }
 
 /// A host that forwards nothing.
@@ -484,9 +484,9 @@ fn obstacle(family: Family, cables: [Cable; 2]) -> Option<String> {
     if family == Family::V6 && !has_ipv6() {
         return Some("no IPv6 here".into());
     }
-    let has_weather = cables.iter().any(|cable| cable.weather.is_some());
+    let has_weather = cables.iter().any(|cable| cable.conditions.is_some());
     if has_weather && !Path::new(tap::DEVICE).exists() {
-        return Some(format!("cables with weather need {}", tap::DEVICE));
+        return Some(format!("cables with conditions need {}", tap::DEVICE));
     }
     None
 }

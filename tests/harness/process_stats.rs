@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{PATIENCE, run};
+use crate::{TIMEOUT, run};
 
 /// A connection that is only remembered (include/net/tcp_states.h).
 const TIME_WAIT: &str = "06";
@@ -67,7 +67,7 @@ impl Process {
         let mut command = Command::new("prlimit");
         command.args(["--pid", &self.0.to_string()]);
         command.arg(format!("--nofile={limit}:{limit}"));
-        let outcome = run(&mut command, PATIENCE);
+        let outcome = run(&mut command, TIMEOUT);
         assert!(outcome.status.success(), "{command:?}: {outcome:?}");
     }
 

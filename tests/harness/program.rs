@@ -24,10 +24,10 @@ mod builder;
 mod event;
 
 pub use builder::Builder;
-pub use event::{Event, Session, Stopped};
+pub use event::{Event, Session, StopSummary};
 
 /// How long the program may take to get ready, or to end when nothing holds it.
-const SOON: Duration = Duration::from_secs(30);
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where the program is: `BALANCE_BIN`, or where the workspace builds it.
 pub fn binary() -> PathBuf {
@@ -126,7 +126,7 @@ impl Balance {
     /// The first event with that message, once it has come.
     pub fn wait_for(&self, message: &str) -> Event {
         let what = format!("the program logs {message:?}");
-        eventually(SOON, &what, || {
+        eventually(READY_TIMEOUT, &what, || {
             // In this order: what it wrote before it ended counts.
             let ended = self.ended();
             let found = self.events().into_iter().find(|e| e.message == message);
@@ -146,7 +146,7 @@ impl Balance {
     /// The connections that have ended, once there are `count` of them.
     pub fn sessions(&self, count: usize) -> Vec<Session> {
         let what = format!("{count} connections have ended");
-        eventually(SOON, &what, || {
+        eventually(READY_TIMEOUT, &what, || {
             let events = self.events();
             let sessions: Vec<_> = events.iter().filter_map(Session::of).collect();
             match sessions.len() {
@@ -193,18 +193,18 @@ impl Balance {
     }
 
     /// Asks it to end, with no connection standing, and returns what it says about its life.
-    pub fn stop(mut self) -> Stopped {
+    pub fn stop(mut self) -> StopSummary {
         self.signal(Signal::SIGTERM);
-        self.farewell(SOON)
+        self.wait_stopped(READY_TIMEOUT)
     }
 
     /// Waits for an end without error, and returns what it says about its life.
-    pub fn farewell(&mut self, deadline: Duration) -> Stopped {
+    pub fn wait_stopped(&mut self, deadline: Duration) -> StopSummary {
         let status = self.wait(deadline);
         assert_eq!(status.code(), Some(0), "{status}");
         let events = self.events();
         let stopped = events.iter().rfind(|event| event.message == "stopped");
-        Stopped::of(stopped.expect("a last line that says stopped"))
+        StopSummary::of(stopped.expect("a last line that says stopped"))
     }
 }
 

@@ -31,7 +31,7 @@ pub mod flag {
 ///
 /// # Errors
 /// When the system does not let us.
-pub fn forge(stream: &TcpStream, back: u32, payload: &[u8], flags: u8) -> io::Result<()> {
+pub fn send_segment(stream: &TcpStream, back: u32, payload: &[u8], flags: u8) -> io::Result<()> {
     let (SocketAddr::V4(from), SocketAddr::V4(to)) = (stream.local_addr()?, stream.peer_addr()?)
     else {
         return Err(io::ErrorKind::Unsupported.into());

@@ -16,7 +16,7 @@ use nix::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{Balance, Builder, Outcome, PATIENCE, binary, eventually, run};
+use crate::{Balance, Builder, Outcome, TIMEOUT, binary, eventually, run};
 
 /// A run directory; removed when dropped.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl RunDir {
     }
 
     /// Lets a program that is yet to be started use it.
-    pub fn given_to(&self, builder: Builder) -> Builder {
+    pub fn use_in(&self, builder: Builder) -> Builder {
         builder.option(&["--run-dir", self.path().to_str().expect("a path in UTF-8")])
     }
 
@@ -57,13 +57,13 @@ impl RunDir {
     }
 
     /// Gives it that line and returns what came of it.
-    pub fn give(&self, address: SocketAddr, line: &str) -> Outcome {
-        run(&mut self.command(address, line), PATIENCE)
+    pub fn run(&self, address: SocketAddr, line: &str) -> Outcome {
+        run(&mut self.command(address, line), TIMEOUT)
     }
 
     /// Gives it that line, which must succeed, and returns what is printed.
-    pub fn say(&self, address: SocketAddr, line: &str) -> String {
-        let outcome = run(self.command(address, line).arg("--strict"), PATIENCE);
+    pub fn run_ok(&self, address: SocketAddr, line: &str) -> String {
+        let outcome = run(self.command(address, line).arg("--strict"), TIMEOUT);
         assert_eq!(outcome.status.code(), Some(0), "{line}: {outcome:?}");
         assert_eq!(outcome.stderr, "", "{line}");
         outcome.stdout
@@ -73,7 +73,7 @@ impl RunDir {
     pub fn ask(&self, address: SocketAddr, command: &Value) -> Value {
         let mut stream =
             UnixStream::connect(self.file(address, "sock")).expect("connecting to the socket");
-        stream.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("SO_RCVTIMEO");
         let request = json!({"version": 1, "command": command});
         stream.write_all(format!("{request}\n").as_bytes()).expect("the request");
         let mut reply = String::new();
@@ -102,20 +102,20 @@ impl RunDir {
 
     /// What carries each connection that stands, as `sessions` says.
     pub fn carriers(&self, address: SocketAddr) -> Vec<String> {
-        let text = self.say(address, "sessions");
+        let text = self.run_ok(address, "sessions");
         let last = |line: &str| line.split_whitespace().next_back().map(str::to_owned);
         text.lines().skip(1).filter_map(last).collect()
     }
 
     /// What `show` says of each channel, in its order.
-    pub fn show(&self, address: SocketAddr) -> Vec<Row> {
-        let text = self.say(address, "show");
-        text.lines().skip(1).map(|line| Row::parse(line, &text)).collect()
+    pub fn show(&self, address: SocketAddr) -> Vec<ChannelRow> {
+        let text = self.run_ok(address, "show");
+        text.lines().skip(1).map(|line| ChannelRow::parse(line, &text)).collect()
     }
 
     /// The same when all connections have ended, which has to be soon.
-    pub fn show_at_rest(&self, address: SocketAddr) -> Vec<Row> {
-        eventually(PATIENCE, "all connections have ended", || {
+    pub fn show_at_rest(&self, address: SocketAddr) -> Vec<ChannelRow> {
+        eventually(TIMEOUT, "all connections have ended", || {
             let rows = self.show(address);
             let ended = rows.iter().all(|row| row.current == 0);
             if ended { Ok(rows) } else { Err(format!("{rows:?}")) }
@@ -131,12 +131,12 @@ impl Default for RunDir {
 
 /// Kills what a test left running in its run directory.
 #[derive(Debug)]
-pub struct Daemons<'d>(
+pub struct DaemonGuard<'d>(
     /// That directory.
     pub &'d RunDir,
 );
 
-impl Drop for Daemons<'_> {
+impl Drop for DaemonGuard<'_> {
     fn drop(&mut self) {
         for pid in self.0.processes() {
             // It may have ended meanwhile.
@@ -147,7 +147,7 @@ impl Drop for Daemons<'_> {
 
 /// A channel as `show` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
+pub struct ChannelRow {
     /// Its group.
     pub group: usize,
     /// `RR` or `Hash`.
@@ -170,7 +170,7 @@ pub struct Row {
     pub rcvd: u64,
 }
 
-impl Row {
+impl ChannelRow {
     fn parse(line: &str, text: &str) -> Self {
         let words: Vec<&str> = line.split_whitespace().collect();
         let &[group, method, channel, state, ip, port, current, total, max, sent, rcvd] =

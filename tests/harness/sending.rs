@@ -1,4 +1,4 @@
-//! A sender that runs beside its test, and can be watched.
+//! A sender that runs beside its test, and can be observed.
 
 use std::{
     net::{Shutdown, TcpStream},
@@ -11,10 +11,10 @@ use std::{
     time::Instant,
 };
 
-use crate::{Digest, PATIENCE, Pattern, WHOLE, eventually, send};
+use crate::{Digest, Pattern, TIMEOUT, WHOLE_CHUNKS, eventually, send};
 
 /// A sender that has got nothing through for so many milliseconds has stopped.
-const STILL: u64 = 1500;
+const STALL_MILLISECONDS: u64 = 1500;
 
 /// A thread that sends seeded data and then ends its direction.
 #[derive(Debug)]
@@ -44,14 +44,14 @@ impl Progress {
     }
 
     fn is_still(&self) -> bool {
-        self.now().saturating_sub(self.last.load(Ordering::Relaxed)) >= STILL
+        self.now().saturating_sub(self.last.load(Ordering::Relaxed)) >= STALL_MILLISECONDS
     }
 }
 
 impl Sending {
     /// Sends `len` bytes.
     pub fn start(stream: &TcpStream, len: u64) -> Self {
-        Self::start_with(stream, len, WHOLE, |_| {})
+        Self::start_with(stream, len, WHOLE_CHUNKS, |_| {})
     }
 
     /// The same in writes of lengths taken from `writes`; calls `pause` after each.
@@ -87,7 +87,7 @@ impl Sending {
 
     /// What has been sent once nothing more gets through, or nothing is left.
     pub fn wait_until_still(&self) -> u64 {
-        eventually(PATIENCE, "the sender stops", || {
+        eventually(TIMEOUT, "the sender stops", || {
             let still = self.progress.is_still();
             match self.so_far() {
                 now if still || now == self.len => Ok(now),

@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use crate::{PATIENCE, ReservedPort, connect, eventually, is_listening, skip};
+use crate::{ReservedPort, TIMEOUT, connect, eventually, is_listening, skip};
 
 /// True where Postfix's test tools are installed; a test that gets false ends at once, and the
 /// reason has been printed.
@@ -72,7 +72,7 @@ impl Sink {
             }
         });
         let sink = Self { port, child, count };
-        eventually(PATIENCE, "smtp-sink listens", || match is_listening(sink.port.port()) {
+        eventually(TIMEOUT, "smtp-sink listens", || match is_listening(sink.port.port()) {
             true => Ok(()),
             false => Err("it does not".into()),
         });
@@ -91,7 +91,7 @@ impl Sink {
 
     /// What it has taken, once `sessions` have ended.
     pub fn count_after(&self, sessions: u64) -> SinkCount {
-        eventually(PATIENCE, &format!("{sessions} sessions end"), || match self.count() {
+        eventually(TIMEOUT, &format!("{sessions} sessions end"), || match self.count() {
             count if count.sessions >= sessions => Ok(count),
             count => Err(format!("{count:?}")),
         })

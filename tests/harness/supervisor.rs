@@ -16,7 +16,7 @@ use nix::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Outcome, PATIENCE, binary, eventually, run};
+use crate::{Outcome, TIMEOUT, binary, eventually, run};
 
 /// All instances of a file.
 #[derive(Debug)]
@@ -74,13 +74,13 @@ impl Service {
     }
 
     /// Gives a verb, and returns what came of it.
-    pub fn give(&self, words: &[&str]) -> Outcome {
-        run(&mut self.command(words), PATIENCE)
+    pub fn run(&self, words: &[&str]) -> Outcome {
+        run(&mut self.command(words), TIMEOUT)
     }
 
     /// Gives a verb that must succeed without a complaint, and returns what is printed.
-    pub fn say(&self, words: &[&str]) -> String {
-        let outcome = self.give(words);
+    pub fn run_ok(&self, words: &[&str]) -> String {
+        let outcome = self.run(words);
         assert_eq!((outcome.status.code(), &*outcome.stderr), (Some(0), ""), "{outcome:?}");
         outcome.stdout
     }
@@ -95,7 +95,7 @@ impl Service {
 
     /// What `status` says of each instance.
     pub fn status(&self) -> Vec<InstanceStatus> {
-        let outcome = self.give(&["status", "--json"]);
+        let outcome = self.run(&["status", "--json"]);
         let json: Value = serde_json::from_str(&outcome.stdout)
             .unwrap_or_else(|error| panic!("{error}: {outcome:?}"));
         let rows = json["instances"].as_array().expect("instances");
@@ -108,7 +108,7 @@ impl Service {
         what: &str,
         is_so: impl Fn(&[InstanceStatus]) -> bool,
     ) -> Vec<InstanceStatus> {
-        eventually(PATIENCE, what, || {
+        eventually(TIMEOUT, what, || {
             let status = self.status();
             if is_so(&status) { Ok(status) } else { Err(format!("{status:?}")) }
         })

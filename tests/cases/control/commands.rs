@@ -22,9 +22,9 @@ use nix::{
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 use tests::{
-    Backend, Balance, Builder, Daemons, Datapath, End, Link, PATIENCE, ReservedPort, Row, RunDir,
-    Seats, WHOLE, ask, binary, both_ways, connect, end_of, eventually, exchange, listen, note,
-    on_each_datapath, reset, run, skip, visit,
+    Backend, Balance, Builder, ChannelRow, ClientCounter, DaemonGuard, Datapath, End, Link,
+    ReservedPort, RunDir, TIMEOUT, WHOLE_CHUNKS, ask, binary, both_ways, connect, end_of,
+    eventually, exchange, listen, note, on_each_datapath, reset, run, skip, visit,
 };
 
 /// The user `nobody`.
@@ -39,9 +39,9 @@ fn connections_and_bytes_are_shown_while_they_run_and_after(datapath: Datapath) 
     let link = link(&dir, Builder::new(datapath));
     let address = link.balance.address();
     let (client, server) = link.pair();
-    both_ways(&client, &server, (1_000_000, 3_000_000), WHOLE);
+    both_ways(&client, &server, (1_000_000, 3_000_000), WHOLE_CHUNKS);
     await_row(&dir, address, |row| counts(row) == (1, 1, 1_000_001, 3_000_001));
-    both_ways(&client, &server, (7, 0), WHOLE);
+    both_ways(&client, &server, (7, 0), WHOLE_CHUNKS);
     await_row(&dir, address, |row| counts(row) == (1, 1, 1_000_008, 3_000_001));
     drop((client, server));
     await_row(&dir, address, |row| counts(row) == (0, 1, 1_000_008, 3_000_001));
@@ -53,13 +53,13 @@ fn a_reset_in_the_middle_counts_from_there(datapath: Datapath) {
     let link = link(&dir, Builder::new(datapath));
     let address = link.balance.address();
     let (client, server) = link.pair();
-    both_ways(&client, &server, (100_000, 300_000), WHOLE);
+    both_ways(&client, &server, (100_000, 300_000), WHOLE_CHUNKS);
     await_row(&dir, address, |row| counts(row) == (1, 1, 100_001, 300_001));
-    assert_eq!(dir.say(address, "reset 0"), "channel 0 counters reset\n");
+    assert_eq!(dir.run_ok(address, "reset 0"), "channel 0 counters reset\n");
     assert_eq!(counts(&dir.show(address)[0]), (1, 0, 0, 0));
-    both_ways(&client, &server, (300, 70), WHOLE);
+    both_ways(&client, &server, (300, 70), WHOLE_CHUNKS);
     await_row(&dir, address, |row| counts(row) == (1, 0, 300, 70));
-    assert_eq!(dir.say(address, "mrtg-bytes 0 0"), "70\n300\nUNKNOWN\ngroup 0 channel 0\n");
+    assert_eq!(dir.run_ok(address, "mrtg-bytes 0 0"), "70\n300\nUNKNOWN\ngroup 0 channel 0\n");
     drop((client, server));
     await_row(&dir, address, |row| counts(row) == (0, 0, 300, 70));
     link.balance.assert_all_on_its_datapath(1);
@@ -71,7 +71,7 @@ fn sessions_are_listed_and_dropped_on_both_sides(datapath: Datapath) {
     let address = link.balance.address();
     let (mut client, mut server) = link.pair();
     let mut said = 1;
-    eventually(PATIENCE, "the connection is listed", || {
+    eventually(TIMEOUT, "the connection is listed", || {
         if datapath == Datapath::Splice {
             // It is not handed over before it has said something.
             exchange(&mut client, &mut server);
@@ -85,7 +85,7 @@ fn sessions_are_listed_and_dropped_on_both_sides(datapath: Datapath) {
             said.to_string(),
             datapath.name().into(),
         ];
-        let text = dir.say(address, "sessions");
+        let text = dir.run_ok(address, "sessions");
         let mut lines = text.lines().skip(1).map(|line| {
             let mut words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
             words.remove(3);
@@ -96,15 +96,15 @@ fn sessions_are_listed_and_dropped_on_both_sides(datapath: Datapath) {
             _ => Err(text),
         }
     });
-    assert_eq!(dir.say(address, "drop 0"), "channel 0 dropped 1 connection\n");
+    assert_eq!(dir.run_ok(address, "drop 0"), "channel 0 dropped 1 connection\n");
     assert_eq!(end_of(&mut client), End::Reset);
     assert_eq!(end_of(&mut server), End::Reset);
     await_row(&dir, address, |row| row.current == 0);
-    assert_eq!(dir.say(address, "drop 0"), "channel 0 dropped 0 connections\n");
-    assert_eq!(dir.say(address, "sessions").lines().count(), 1);
+    assert_eq!(dir.run_ok(address, "drop 0"), "channel 0 dropped 0 connections\n");
+    assert_eq!(dir.run_ok(address, "sessions").lines().count(), 1);
     // It is not disabled.
     let (client, server) = link.pair();
-    both_ways(&client, &server, (1000, 1000), WHOLE);
+    both_ways(&client, &server, (1000, 1000), WHOLE_CHUNKS);
     drop((client, server));
     link.balance.assert_all_on_its_datapath(2);
 }
@@ -113,12 +113,12 @@ fn a_drain_waits_for_the_standing_connection_and_lets_no_new_one_in(datapath: Da
     let dir = RunDir::new();
     let (a, b) = (Backend::echo("A"), Backend::greeter("B"));
     let builder = Builder::new(datapath).channel(a.address()).channel(b.address());
-    let balance = dir.given_to(builder).start();
+    let balance = dir.use_in(builder).start();
     let address = balance.address();
     let mut standing = connect(address);
     assert_eq!(byte(&mut standing), b'A');
     let mut command = dir.command(address, "drain 0 30");
-    let drain = thread::spawn(move || run(command.arg("--strict"), 2 * PATIENCE));
+    let drain = thread::spawn(move || run(command.arg("--strict"), 2 * TIMEOUT));
     await_row(&dir, address, |row| !row.enabled);
     for _ in 0..8 {
         assert_eq!(ask(address).expect("an answer"), "B");
@@ -151,18 +151,18 @@ fn an_idle_connection_is_closed_in_time_and_a_busy_one_is_not(datapath: Datapath
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     // One direction alone keeps a connection, whichever it is.
                     let bytes = if round == 0 { (1, 0) } else { (0, 1) };
-                    both_ways(&busy.0, &busy.1, bytes, WHOLE);
+                    both_ways(&busy.0, &busy.1, bytes, WHOLE_CHUNKS);
                 }
                 other => panic!("{other:?}"),
             }
-            assert!(start.elapsed() < PATIENCE, "it is never closed");
+            assert!(start.elapsed() < TIMEOUT, "it is never closed");
         }
         let took = start.elapsed();
         assert!(took >= Duration::from_millis(900), "{took:?}");
         assert!(took <= Duration::from_secs(3), "{took:?}");
         end_of(&mut server);
     }
-    both_ways(&busy.0, &busy.1, (100_000, 100_000), WHOLE);
+    both_ways(&busy.0, &busy.1, (100_000, 100_000), WHOLE_CHUNKS);
     drop(busy);
     link.balance.assert_all_on_its_datapath(3);
 }
@@ -181,7 +181,7 @@ fn a_connection_that_one_side_has_ended_is_closed_when_it_stays_idle(datapath: D
             ended.set_read_timeout(Some(Duration::from_millis(250))).expect("SO_RCVTIMEO");
             let paused = ended.read(&mut [0]).map_err(|error| error.kind());
             assert_eq!(paused, Err(ErrorKind::WouldBlock));
-            ended.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+            ended.set_read_timeout(Some(TIMEOUT)).expect("SO_RCVTIMEO");
             silent.write_all(b"x").expect("the way back is open");
             assert_eq!(byte(&mut ended), b'x');
         }
@@ -192,7 +192,7 @@ fn a_connection_that_one_side_has_ended_is_closed_when_it_stays_idle(datapath: D
         assert!(took <= Duration::from_secs(3), "{took:?}");
     }
     // Nobody has ended this one.
-    both_ways(&whole.0, &whole.1, (1000, 1000), WHOLE);
+    both_ways(&whole.0, &whole.1, (1000, 1000), WHOLE_CHUNKS);
     drop(whole);
     link.balance.assert_all_on_its_datapath(3);
     let events = link.balance.events();
@@ -216,7 +216,7 @@ fn the_source_address_is_what_the_server_sees(datapath: Datapath) {
         let (client, server) = link.pair();
         let source = server.peer_addr().expect("getpeername");
         assert_eq!(source.ip(), Ipv4Addr::new(127, 0, 0, 9));
-        both_ways(&client, &server, (1000, 1000), WHOLE);
+        both_ways(&client, &server, (1000, 1000), WHOLE_CHUNKS);
     }
     link.balance.assert_all_on_its_datapath(3);
 }
@@ -227,12 +227,12 @@ fn no_server_ever_has_more_connections_than_its_maximum(datapath: Datapath) {
     const MAX: usize = 5;
 
     let dir = RunDir::new();
-    let servers = [(); 3].map(|()| Seats::server());
+    let servers = [(); 3].map(|()| ClientCounter::server());
     let mut builder = Builder::new(datapath).quiet();
     for (server, _) in &servers {
         builder = builder.operand(&format!("{}:{MAX}", server.address()));
     }
-    let balance = dir.given_to(builder).start();
+    let balance = dir.use_in(builder).start();
     let address = balance.address();
     let served: usize = thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
@@ -273,11 +273,11 @@ fn a_drain_that_takes_too_long_says_how_many_are_left() {
     let link = link(&dir, Builder::auto());
     let (client, server) = link.pair();
     let start = Instant::now();
-    let outcome = run(dir.command(link.balance.address(), "drain 0 1").arg("--strict"), PATIENCE);
+    let outcome = run(dir.command(link.balance.address(), "drain 0 1").arg("--strict"), TIMEOUT);
     assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
     assert_eq!(outcome.status.code(), Some(1), "{outcome:?}");
     assert_eq!(outcome.stdout, "channel 0 disabled, 1 connection left\n");
-    both_ways(&client, &server, (1000, 1000), WHOLE);
+    both_ways(&client, &server, (1000, 1000), WHOLE_CHUNKS);
 }
 
 #[test]
@@ -296,7 +296,7 @@ fn waiting_drains_keep_nobody_out() {
     let drains = || -> Vec<UnixStream> {
         let asked = (0..DRAINS).map(|_| {
             let mut stream = UnixStream::connect(&socket).expect("connecting to the socket");
-            stream.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+            stream.set_read_timeout(Some(TIMEOUT)).expect("SO_RCVTIMEO");
             stream.write_all(DRAIN).expect("the request");
             stream
         });
@@ -306,13 +306,13 @@ fn waiting_drains_keep_nobody_out() {
     let given_up = drains();
     assert!(!dir.show(address)[0].enabled);
     drop(given_up);
-    eventually(PATIENCE, "nobody waits for a drain", || match process.descriptors() {
+    eventually(TIMEOUT, "nobody waits for a drain", || match process.descriptors() {
         now if now <= before => Ok(()),
         now => Err(format!("{now} descriptors, {before} before")),
     });
     let waiting = drains();
     assert_eq!(dir.show(address)[0].current, 1);
-    both_ways(&client, &server, (1000, 1000), WHOLE);
+    both_ways(&client, &server, (1000, 1000), WHOLE_CHUNKS);
     drop((client, server));
     for stream in waiting {
         let mut reply = String::new();
@@ -325,15 +325,15 @@ fn waiting_drains_keep_nobody_out() {
 fn disable_and_enable_count_at_once() {
     let (dir, balance, _servers) = greeters();
     let address = balance.address();
-    assert_eq!(dir.say(address, "disable 1"), "channel 1 disabled\n");
+    assert_eq!(dir.run_ok(address, "disable 1"), "channel 1 disabled\n");
     assert_eq!(answers(address, 4), "AAAA");
-    assert_eq!(dir.say(address, "disable 1"), "channel 1 already disabled\n");
-    assert_eq!(dir.say(address, "disable 0"), "channel 0 disabled\n");
+    assert_eq!(dir.run_ok(address, "disable 1"), "channel 1 already disabled\n");
+    assert_eq!(dir.run_ok(address, "disable 0"), "channel 0 disabled\n");
     assert_eq!(answers(address, 1), "");
-    assert_eq!(dir.say(address, "enable 1"), "channel 1 enabled\n");
+    assert_eq!(dir.run_ok(address, "enable 1"), "channel 1 enabled\n");
     assert_eq!(answers(address, 4), "BBBB");
     assert_eq!(
-        dir.say(address, "enable 0; enable 0.1"),
+        dir.run_ok(address, "enable 0; enable 0.1"),
         "channel 0 enabled\nchannel 0.1 already enabled\n"
     );
     assert_eq!(sorted(&answers(address, 4)), "AABB");
@@ -344,8 +344,8 @@ fn a_disabled_channel_keeps_its_connections() {
     let dir = RunDir::new();
     let link = link(&dir, Builder::auto());
     let (client, server) = link.pair();
-    dir.say(link.balance.address(), "disable 0; maxc 0 1; hash; rr; reset 0");
-    both_ways(&client, &server, (100_000, 100_000), WHOLE);
+    dir.run_ok(link.balance.address(), "disable 0; maxc 0 1; hash; rr; reset 0");
+    both_ways(&client, &server, (100_000, 100_000), WHOLE_CHUNKS);
     assert_eq!(ask(link.balance.address()).expect("an orderly close"), "");
 }
 
@@ -354,10 +354,10 @@ fn a_maximum_counts_at_once() {
     let dir = RunDir::new();
     let servers = ["A", "B"].map(Backend::echo);
     let [a, b] = servers.each_ref().map(Backend::address);
-    let balance = dir.given_to(Builder::auto().channel(a).channel(b)).start();
+    let balance = dir.use_in(Builder::auto().channel(a).channel(b)).start();
     let address = balance.address();
     assert_eq!(
-        dir.say(address, "maxc 0 1; maxc 1 2"),
+        dir.run_ok(address, "maxc 0 1; maxc 1 2"),
         "maxc of channel 0 changed to 1\nmaxc of channel 1 changed to 2\n"
     );
     let mut standing = Vec::new();
@@ -369,7 +369,7 @@ fn a_maximum_counts_at_once() {
     }
     assert_eq!(sorted(&names), "ABB");
     assert_eq!(ask(address).expect("an orderly close"), "");
-    dir.say(address, "maxc 0 0");
+    dir.run_ok(address, "maxc 0 0");
     for _ in 0..5 {
         let mut client = connect(address);
         assert_eq!(byte(&mut client), b'A');
@@ -385,17 +385,17 @@ fn created_and_reassigned_channels_take_connections_when_enabled() {
     let address = balance.address();
     let [c, d] = ["C", "D"].map(Backend::greeter);
     let port = c.address().port();
-    assert_eq!(dir.say(address, &format!("create 127.0.0.1 {port}")), "channel created\n");
+    assert_eq!(dir.run_ok(address, &format!("create 127.0.0.1 {port}")), "channel created\n");
     let row = dir.show(address).pop().expect("three rows");
     assert_eq!((row.channel, row.enabled, row.address), (2, false, c.address()));
     assert_eq!(sorted(&answers(address, 4)), "AABB");
-    dir.say(address, "enable 2; disable 0; disable 1");
+    dir.run_ok(address, "enable 2; disable 0; disable 1");
     assert_eq!(answers(address, 3), "CCC");
     let port = d.address().port();
-    let text = dir.say(address, &format!("assign 1 localhost {port}; disable 2; enable 1"));
+    let text = dir.run_ok(address, &format!("assign 1 localhost {port}; disable 2; enable 1"));
     assert!(text.starts_with("channel reassigned\n"), "{text}");
     assert_eq!(answers(address, 3), "DDD");
-    dir.say(address, "create [::1] 99; assign 0 [::1] 98");
+    dir.run_ok(address, "create [::1] 99; assign 0 [::1] 98");
     let rows = dir.show(address);
     let addresses = [rows[0].address, rows[3].address];
     assert_eq!(addresses, [98, 99].map(|port| (Ipv6Addr::LOCALHOST, port).into()));
@@ -407,11 +407,11 @@ fn an_assigned_channel_is_not_led_back_by_its_old_name() {
     let [a, b] = ["A", "B"].map(Backend::greeter);
     let port = a.address().port();
     let builder = Builder::auto().option(&["--resolve-interval", "1"]);
-    let balance = dir.given_to(builder.operand(&format!("localhost:{port}"))).start();
+    let balance = dir.use_in(builder.operand(&format!("localhost:{port}"))).start();
     let address = balance.address();
     assert_eq!(answers(address, 1), "A");
     let assign = format!("disable 0; assign 0 127.0.0.1 {}; enable 0", b.address().port());
-    dir.say(address, &assign);
+    dir.run_ok(address, &assign);
     // A round of resolving fits into this.
     let end = Instant::now() + Duration::from_secs(3);
     while Instant::now() < end {
@@ -434,8 +434,8 @@ fn an_option_without_effect_is_told_once() {
 fn a_given_run_directory_that_others_can_write_to_is_refused_and_left_as_it_is() {
     let dir = RunDir::new();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).expect("chmod");
-    let (mut command, ..) = dir.given_to(Builder::auto().quiet().operand("127.0.0.1:9")).command();
-    let outcome = run(&mut command, PATIENCE);
+    let (mut command, ..) = dir.use_in(Builder::auto().quiet().operand("127.0.0.1:9")).command();
+    let outcome = run(&mut command, TIMEOUT);
     assert_eq!(outcome.status.code(), Some(CANNOT_CREATE), "{outcome:?}");
     assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
     assert!(outcome.stderr.contains("others can write to it"), "{outcome:?}");
@@ -447,11 +447,11 @@ fn a_given_run_directory_that_others_can_write_to_is_refused_and_left_as_it_is()
 fn hash_and_rr_count_at_once() {
     let (dir, balance, _servers) = greeters();
     let address = balance.address();
-    assert_eq!(dir.say(address, "hash"), "group 0 set to hash\n");
+    assert_eq!(dir.run_ok(address, "hash"), "group 0 set to hash\n");
     let hashed = answers(address, 6);
     assert!(["AAAAAA", "BBBBBB"].contains(&hashed.as_str()), "{hashed}");
     assert!(dir.show(address).iter().all(|row| row.method == "Hash"));
-    assert_eq!(dir.say(address, "rr"), "group 0 set to round robin\n");
+    assert_eq!(dir.run_ok(address, "rr"), "group 0 set to round robin\n");
     assert_eq!(sorted(&answers(address, 6)), "AAABBB");
 }
 
@@ -461,13 +461,13 @@ fn a_line_can_work_on_another_group() {
     let address = balance.address();
     let c = Backend::greeter("C");
     let port = c.address().port();
-    dir.say(address, &format!("group 1; create 127.0.0.1 {port}; enable 0; maxc 0 7; hash"));
+    dir.run_ok(address, &format!("group 1; create 127.0.0.1 {port}; enable 0; maxc 0 7; hash"));
     assert_eq!(sorted(&answers(address, 4)), "AABB");
     let row = dir.show(address).pop().expect("three rows");
     assert_eq!((row.group, row.channel, row.max, row.method.as_str()), (1, 0, 7, "Hash"));
-    dir.say(address, "disable 0; disable 1");
+    dir.run_ok(address, "disable 0; disable 1");
     assert_eq!(answers(address, 3), "CCC");
-    dir.say(address, "disable 1.0; group 1; enable 0.1");
+    dir.run_ok(address, "disable 1.0; group 1; enable 0.1");
     assert_eq!(answers(address, 3), "BBB");
 }
 
@@ -476,7 +476,7 @@ fn what_fails_changes_nothing_and_tells_only_the_strict() {
     let (dir, balance, servers) = greeters();
     let address = balance.address();
     assert_eq!(sorted(&answers(address, 4)), "AABB");
-    let before = eventually(PATIENCE, "all connections have ended", || {
+    let before = eventually(TIMEOUT, "all connections have ended", || {
         let rows = dir.show(address);
         if rows.iter().all(|row| row.current == 0) { Ok(rows) } else { Err(format!("{rows:?}")) }
     });
@@ -514,11 +514,11 @@ fn what_fails_changes_nothing_and_tells_only_the_strict() {
         ("reset 9; disable 0", "no such channel 9"),
         ("mrtg-bytes 0 9", "unknown channel"),
     ] {
-        let outcome = dir.give(address, line);
+        let outcome = dir.run(address, line);
         assert_eq!(outcome.status.code(), Some(0), "{line}: {outcome:?}");
         assert!(outcome.stdout.starts_with(says), "{line}: {outcome:?}");
         assert_eq!(outcome.stdout.lines().count(), 1, "{line}: {outcome:?}");
-        let strict = run(dir.command(address, line).arg("--strict"), PATIENCE);
+        let strict = run(dir.command(address, line).arg("--strict"), TIMEOUT);
         assert_eq!(strict.status.code(), Some(1), "{line}: {strict:?}");
         assert_eq!(strict.stdout, outcome.stdout, "{line}");
         assert_eq!(dir.show(address), before, "{line}");
@@ -530,9 +530,9 @@ fn what_fails_changes_nothing_and_tells_only_the_strict() {
 fn the_table_as_json_says_the_same() {
     let (dir, balance, _servers) = greeters();
     let address = balance.address();
-    dir.say(address, "disable 1; maxc 1 3");
+    dir.run_ok(address, "disable 1; maxc 1 3");
     let json: serde_json::Value =
-        serde_json::from_str(&dir.say(address, "show --json")).expect("JSON");
+        serde_json::from_str(&dir.run_ok(address, "show --json")).expect("JSON");
     let channels = json["channels"].as_array().expect("a list");
     let rows = dir.show(address);
     assert_eq!(channels.len(), rows.len());
@@ -554,7 +554,7 @@ fn the_statistics_say_where_it_listens_and_what_is_open() {
     let standing = [link.pair(), link.pair()];
     assert_eq!(stats()["open"], 2);
     drop(standing);
-    eventually(PATIENCE, "none is open", || match stats() {
+    eventually(TIMEOUT, "none is open", || match stats() {
         stats if stats["open"] == 0 => Ok(()),
         stats => Err(stats.to_string()),
     });
@@ -563,7 +563,7 @@ fn the_statistics_say_where_it_listens_and_what_is_open() {
 /// Each client that was accepted is in exactly one of the sums, whatever becomes of it.
 fn what_was_accepted_is_the_sum_of_what_is_listed(datapath: Datapath) {
     let (dir, server, full) = (RunDir::new(), Backend::echo("x"), Backend::echo("y"));
-    let builder = dir.given_to(Builder::new(datapath)).channel(server.address());
+    let builder = dir.use_in(Builder::new(datapath)).channel(server.address());
     let balance = builder.operand(&format!("{}:4", full.address())).start();
     let address = balance.address();
     let stats = || dir.ask(address, &serde_json::json!("stats"))["stats"].take();
@@ -602,7 +602,7 @@ fn what_was_accepted_is_the_sum_of_what_is_listed(datapath: Datapath) {
         for turn in 0.. {
             for (channel, disabled) in disabled[turn % 3].into_iter().enumerate() {
                 let verb = if disabled { "disable" } else { "enable" };
-                dir.give(address, &format!("{verb} {channel}"));
+                dir.run(address, &format!("{verb} {channel}"));
             }
             let stats = stats();
             assert_eq!(stats["accepted"], sums(&stats).iter().sum::<u64>(), "{stats}");
@@ -611,14 +611,14 @@ fn what_was_accepted_is_the_sum_of_what_is_listed(datapath: Datapath) {
             }
         }
     });
-    let last = eventually(PATIENCE, "none is open", || match stats() {
+    let last = eventually(TIMEOUT, "none is open", || match stats() {
         stats if stats["open"] == 0 => Ok(stats),
         stats => Err(stats.to_string()),
     });
     let [_, clean, broken, unserved, left] = sums(&last);
     note(&format!("{datapath:?}: {last}"));
     assert!(clean > 0 && broken > 0 && unserved > 0, "{last}");
-    let text = dir.say(address, "stats");
+    let text = dir.run_ok(address, "stats");
     for line in ["accepted", "open", "ended in order", "broken", "unserved", "left before served"] {
         assert!(text.contains(&format!("\n{line}  ")), "{line}: {text}");
     }
@@ -632,11 +632,11 @@ on_each_datapath!(what_was_accepted_is_the_sum_of_what_is_listed);
 fn the_background_serves_as_a_daemon_until_it_is_killed() {
     let dir = RunDir::new();
     let server = Backend::greeter("A");
-    let builder = dir.given_to(Builder::auto().background().channel(server.address()));
+    let builder = dir.use_in(Builder::auto().background().channel(server.address()));
     let (mut command, _port, address) = builder.command();
-    let _guard = Daemons(&dir);
+    let _guard = DaemonGuard(&dir);
     // Reads its outputs to the end, which is there only when the daemon has let go of them.
-    let outcome = run(&mut command, PATIENCE);
+    let outcome = run(&mut command, TIMEOUT);
     assert_eq!(ask(address).expect("it serves as soon as its starter has ended"), "A");
     assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
     assert_eq!(outcome.stdout, "");
@@ -653,14 +653,14 @@ fn the_background_serves_as_a_daemon_until_it_is_killed() {
     }
     assert_eq!(link("cwd"), Path::new("/"));
 
-    assert_eq!(dir.say(address, "kill"), "shutdown complete, exiting.\n");
-    eventually(PATIENCE, "the daemon ends", || match dir.processes() {
+    assert_eq!(dir.run_ok(address, "kill"), "shutdown complete, exiting.\n");
+    eventually(TIMEOUT, "the daemon ends", || match dir.processes() {
         none if none.is_empty() => Ok(()),
         some => Err(format!("{some:?} run")),
     });
     assert!(!socket.exists());
     assert!(!pid_file.exists());
-    let outcome = dir.give(address, "show");
+    let outcome = dir.run(address, "show");
     assert_eq!(outcome.status.code(), Some(69), "{outcome:?}");
 }
 
@@ -669,14 +669,14 @@ fn a_background_start_that_fails_says_so_and_leaves_no_daemon() {
     let dir = RunDir::new();
     let listener = listen((Ipv4Addr::LOCALHOST, 0).into());
     let taken = listener.local_addr().expect("getsockname");
-    let background = || dir.given_to(Builder::auto().background());
+    let background = || dir.use_in(Builder::auto().background());
     for (builder, code, naming) in [
         (background().listen(taken).operand("127.0.0.1:9"), SYSTEM, taken.to_string()),
         (background().operand("nosuchhost.invalid:9"), DATA, "nosuchhost.invalid".into()),
     ] {
-        let _guard = Daemons(&dir);
+        let _guard = DaemonGuard(&dir);
         let (mut command, _port, address) = builder.command();
-        let outcome = run(&mut command, PATIENCE);
+        let outcome = run(&mut command, TIMEOUT);
         assert_eq!(dir.processes(), [0; 0], "{outcome:?}");
         assert_eq!(outcome.status.code(), Some(code), "{outcome:?}");
         assert_eq!(outcome.status.signal(), None);
@@ -693,8 +693,8 @@ fn a_source_address_that_is_not_ours_is_an_error() {
     let dir = RunDir::new();
     // From the block for documentation.
     let builder = Builder::auto().quiet().option(&["-B", "192.0.2.1"]).operand("127.0.0.1:9");
-    let (mut command, _port, _) = dir.given_to(builder).command();
-    let outcome = run(&mut command, PATIENCE);
+    let (mut command, _port, _) = dir.use_in(builder).command();
+    let outcome = run(&mut command, TIMEOUT);
     assert_eq!(outcome.status.code(), Some(SYSTEM), "{outcome:?}");
     assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
     assert!(outcome.stderr.contains("192.0.2.1"), "{outcome:?}");
@@ -735,7 +735,7 @@ fn silent_clients_harm_nobody() {
     let silent = |count| -> Vec<Socket> {
         let connected = (0..count).map(|_| {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None).expect("socket");
-            socket.set_write_timeout(Some(PATIENCE)).expect("SO_SNDTIMEO");
+            socket.set_write_timeout(Some(TIMEOUT)).expect("SO_SNDTIMEO");
             socket.connect(&path).expect("connecting to the socket");
             socket
         });
@@ -757,8 +757,8 @@ fn a_second_instance_does_not_touch_the_first_ones_socket() {
     let pid = fs::read_to_string(dir.file(address, "pid")).expect("a pid file");
     for builder in [Builder::auto(), Builder::auto().background()] {
         let builder = builder.quiet().listen(address).operand("127.0.0.1:9");
-        let (mut command, ..) = dir.given_to(builder).command();
-        let outcome = run(&mut command, PATIENCE);
+        let (mut command, ..) = dir.use_in(builder).command();
+        let outcome = run(&mut command, TIMEOUT);
         assert_eq!(outcome.status.code(), Some(SYSTEM), "{outcome:?}");
         assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
         assert_eq!(dir.show(address).len(), 2);
@@ -782,12 +782,12 @@ fn an_instance_of_another_network_does_not_touch_the_first_ones_socket() {
     let before = seen();
     let builder = Builder::auto()
         .quiet()
-        .through(["unshare", "--net", "sh", "-e", "-c"])
-        .through([r#"ip link set lo up; exec "$@""#, "sh"])
+        .wrapped_by(["unshare", "--net", "sh", "-e", "-c"])
+        .wrapped_by([r#"ip link set lo up; exec "$@""#, "sh"])
         .listen(address)
         .operand("127.0.0.1:9");
-    let (mut command, ..) = dir.given_to(builder).command();
-    let outcome = run(&mut command, PATIENCE);
+    let (mut command, ..) = dir.use_in(builder).command();
+    let outcome = run(&mut command, TIMEOUT);
     let said = "balance: another balance runs here (it holds ";
     assert!(outcome.stderr.starts_with(said), "{outcome:?}");
     assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
@@ -803,13 +803,13 @@ fn after_a_kill_the_next_instance_takes_the_stale_socket_over() {
     let port = ReservedPort::new();
     let address = port.address();
     let server = Backend::greeter("A");
-    let builder = || dir.given_to(Builder::auto().listen(address).channel(server.address()));
+    let builder = || dir.use_in(Builder::auto().listen(address).channel(server.address()));
     let mut first = builder().start();
     assert_eq!(answers(address, 2), "AA");
     first.signal(Signal::SIGKILL);
-    assert_eq!(first.wait(PATIENCE).signal(), Some(9));
+    assert_eq!(first.wait(TIMEOUT).signal(), Some(9));
     assert!(dir.file(address, "sock").exists());
-    let outcome = dir.give(address, "show");
+    let outcome = dir.run(address, "show");
     assert_eq!(outcome.status.code(), Some(69), "{outcome:?}");
     let second = builder().start();
     assert_eq!(counts(&dir.show(address)[0]), (0, 0, 0, 0));
@@ -833,7 +833,7 @@ fn another_user_cannot_control_it() {
     // Not by ourselves: another test's child, just forked, would hold the copy open for writing,
     // and such a file cannot be run.
     let mut install = Command::new("install");
-    let outcome = run(install.args(["-m", "755"]).args([&binary(), &program]), PATIENCE);
+    let outcome = run(install.args(["-m", "755"]).args([&binary(), &program]), TIMEOUT);
     assert!(outcome.status.success(), "{outcome:?}");
     let before = dir.show(address);
     let socket = dir.file(address, "sock");
@@ -843,7 +843,7 @@ fn another_user_cannot_control_it() {
         fs::set_permissions(&socket, fs::Permissions::from_mode(mode)).expect("chmod");
         for line in ["show", "disable 0", "kill"] {
             let mut command = dir.command_of(&program, address, line);
-            let outcome = run(command.uid(NOBODY).gid(NOBODY), PATIENCE);
+            let outcome = run(command.uid(NOBODY).gid(NOBODY), TIMEOUT);
             assert_eq!(outcome.status.code(), Some(SYSTEM), "{line}: {outcome:?}");
             assert_eq!(outcome.stdout, "", "{line}");
             assert_eq!(outcome.stderr.lines().count(), 1, "{line}: {outcome:?}");
@@ -854,7 +854,7 @@ fn another_user_cannot_control_it() {
 
 /// A program with one backend, which is the test itself.
 fn link(dir: &RunDir, builder: Builder) -> Link {
-    Link::with(dir.given_to(builder), (Ipv4Addr::LOCALHOST, 0).into())
+    Link::with(dir.use_in(builder), (Ipv4Addr::LOCALHOST, 0).into())
 }
 
 /// A program with two servers, which say A and B.
@@ -862,7 +862,7 @@ fn greeters() -> (RunDir, Balance, [Backend; 2]) {
     let dir = RunDir::new();
     let servers = ["A", "B"].map(Backend::greeter);
     let [a, b] = servers.each_ref().map(Backend::address);
-    let balance = dir.given_to(Builder::auto().channel(a).channel(b)).start();
+    let balance = dir.use_in(Builder::auto().channel(a).channel(b)).start();
     (dir, balance, servers)
 }
 
@@ -878,13 +878,13 @@ fn sorted(text: &str) -> String {
 }
 
 /// Connections now and in all, bytes from clients and to them.
-fn counts(row: &Row) -> (u64, u64, u64, u64) {
+fn counts(row: &ChannelRow) -> (u64, u64, u64, u64) {
     (row.current, row.total, row.sent, row.rcvd)
 }
 
 /// Waits until the first channel is as wanted.
-fn await_row(dir: &RunDir, address: SocketAddr, wanted: impl Fn(&Row) -> bool) {
-    eventually(PATIENCE, "channel 0 is shown as it has to be", || {
+fn await_row(dir: &RunDir, address: SocketAddr, wanted: impl Fn(&ChannelRow) -> bool) {
+    eventually(TIMEOUT, "channel 0 is shown as it has to be", || {
         let row = dir.show(address).swap_remove(0);
         if wanted(&row) { Ok(()) } else { Err(format!("{row:?}")) }
     });
@@ -899,8 +899,8 @@ fn byte(stream: &mut TcpStream) -> u8 {
 /// Sends that to a control socket, nothing after it, and returns what comes until the end.
 fn talk(path: &Path, bytes: &[u8]) -> String {
     let mut stream = UnixStream::connect(path).expect("connecting to the socket");
-    stream.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
-    stream.set_write_timeout(Some(PATIENCE)).expect("SO_SNDTIMEO");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("SO_RCVTIMEO");
+    stream.set_write_timeout(Some(TIMEOUT)).expect("SO_SNDTIMEO");
     if let Err(error) = stream.write_all(bytes) {
         assert!(broken_off(error.kind()), "writing: {error}");
     }

@@ -12,7 +12,7 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tests::{
-    Backend, Blackhole, Builder, Datapath, End, Link, PATIENCE, ReservedPort, RunDir, ask, connect,
+    Backend, Blackhole, Builder, Datapath, End, Link, ReservedPort, RunDir, TIMEOUT, ask, connect,
     end_of, eventually, exchange, on_each_datapath,
 };
 
@@ -33,7 +33,7 @@ fn connections_stand_and_all_clients_are_served_while_servers_change(datapath: D
         &[&b, &b, &a, &d, "-T", "3000"],
         &[&c],
     ];
-    let balance = dir.given_to(Builder::new(datapath).quiet().operand(&a)).start();
+    let balance = dir.use_in(Builder::new(datapath).quiet().operand(&a)).start();
     let address = balance.address();
     let (over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
@@ -57,7 +57,7 @@ fn connections_stand_and_all_clients_are_served_while_servers_change(datapath: D
             }
             stood.iter_mut().for_each(assert_talks);
             let before = served.load(SeqCst);
-            eventually(PATIENCE, "others are served", || match served.load(SeqCst) {
+            eventually(TIMEOUT, "others are served", || match served.load(SeqCst) {
                 now if now > before + CLIENTS => Ok(()),
                 _ if clients.iter().any(|client| client.is_finished()) => {
                     panic!("a client was not served")
@@ -77,7 +77,7 @@ fn a_removed_server_gets_no_new_client_and_keeps_its_old_one(datapath: Datapath)
     let (a, b) = (Backend::echo("A"), Backend::echo("B"));
     let (at_a, at_b) = (a.address().to_string(), b.address().to_string());
     let builder = Builder::new(datapath).channel(a.address()).channel(b.address());
-    let balance = dir.given_to(builder).start();
+    let balance = dir.use_in(builder).start();
     let address = balance.address();
     let (mut old, name) = standing(address);
     let (mut other, other_name) = standing(address);
@@ -92,7 +92,7 @@ fn a_removed_server_gets_no_new_client_and_keeps_its_old_one(datapath: Datapath)
     assert_eq!(channel_of(&dir, address, &other), "0.0");
     assert_talks(&mut old);
     // Of the channel that has its number now.
-    assert!(dir.say(address, "drop 0").starts_with("channel 0 dropped"));
+    assert!(dir.run_ok(address, "drop 0").starts_with("channel 0 dropped"));
     assert_eq!(end_of(&mut other), End::Reset);
     assert_talks(&mut old);
 
@@ -119,10 +119,10 @@ fn a_server_that_stays_keeps_its_counters_and_stays_disabled(datapath: Datapath)
     let [a, b, c] = servers.each_ref().map(|server| server.address().to_string());
     let by_name = format!("localhost:{}", servers[2].address().port());
     let builder = Builder::new(datapath).operand(&a).operand(&b).operand(&by_name);
-    let balance = dir.given_to(builder).start();
+    let balance = dir.use_in(builder).start();
     let address = balance.address();
     names(address, 7);
-    dir.say(address, "disable 1; maxc 0 5");
+    dir.run_ok(address, "disable 1; maxc 0 5");
     let before = dir.show_at_rest(address);
     assert_eq!(before.iter().map(|row| row.total).collect::<Vec<_>>(), [3, 2, 2]);
 
@@ -143,8 +143,8 @@ fn a_server_that_stays_keeps_its_counters_and_stays_disabled(datapath: Datapath)
         }
     }
     // Commands find it by its new number.
-    assert_eq!(dir.say(address, "enable 2"), "channel 2 enabled\n");
-    assert_eq!(dir.say(address, "drain 3 30"), "channel 3 drained\n");
+    assert_eq!(dir.run_ok(address, "enable 2"), "channel 2 enabled\n");
+    assert_eq!(dir.run_ok(address, "drain 3 30"), "channel 3 drained\n");
     let enabled: Vec<_> = dir.show(address).iter().map(|row| row.enabled).collect();
     assert_eq!(enabled, [true, true, true, false]);
 }
@@ -182,10 +182,10 @@ fn what_is_refused_changes_nothing() {
     let dir = RunDir::new();
     let servers = ["A", "B"].map(Backend::echo);
     let [a, b] = servers.each_ref().map(|server| server.address().to_string());
-    let balance = dir.given_to(Builder::auto().operand(&a).operand(&b)).start();
+    let balance = dir.use_in(Builder::auto().operand(&a).operand(&b)).start();
     let address = balance.address();
     names(address, 2);
-    dir.say(address, "disable 1; maxc 0 5");
+    dir.run_ok(address, "disable 1; maxc 0 5");
     let before = dir.show_at_rest(address);
     let refused: [(&str, &[&str]); 12] = [
         ("unfit", &["-x"]),
@@ -226,7 +226,7 @@ fn what_is_refused_changes_nothing() {
 #[test]
 fn what_changes_is_logged_in_one_line() {
     let (dir, balance) = (RunDir::new(), Builder::auto().operand("127.0.0.1:9"));
-    let balance = dir.given_to(balance).start();
+    let balance = dir.use_in(balance).start();
     let words = ["127.0.0.1:8", "-t", "7", "-f"];
     assert_eq!(dir.configure(&balance, &words), json!("done"));
     assert_eq!(dir.configure(&balance, &words), json!("already"));
@@ -244,7 +244,7 @@ fn a_connect_timeout_counts_for_the_next_connect() {
     let (hole, server) = (Blackhole::open(), Backend::greeter("A"));
     let builder = Builder::auto().option(&["-t", "86400"]);
     let builder = builder.channel(hole.address()).channel(server.address());
-    let balance = dir.given_to(builder).start();
+    let balance = dir.use_in(builder).start();
     let words = [&hole.address().to_string(), &server.address().to_string(), "-t", "1"];
     assert_eq!(dir.configure(&balance, &words), json!("done"));
     assert_eq!(ask(balance.address()).expect("an answer"), "A");
@@ -256,7 +256,7 @@ fn a_failed_connect_disables_its_server_from_when_that_is_wanted() {
     let dir = RunDir::new();
     let (dead, server) = (ReservedPort::new(), Backend::greeter("A"));
     let builder = Builder::auto().channel(dead.address()).channel(server.address());
-    let balance = dir.given_to(builder).start();
+    let balance = dir.use_in(builder).start();
     let address = balance.address();
     let servers = [dead.address().to_string(), server.address().to_string()];
     for (option, enabled) in [(None, true), (Some("-a"), false)] {
@@ -278,10 +278,10 @@ fn another_server_stands_in_by_hash_from_when_that_is_wanted() {
     let servers = ["A", "B"].map(Backend::greeter);
     let [a, b] = servers.each_ref().map(|server| server.address().to_string());
     let builder = Builder::auto().operand(&a).operand(&b).operand("%");
-    let balance = dir.given_to(builder).start();
+    let balance = dir.use_in(builder).start();
     let address = balance.address();
     let own = ask(address).expect("an answer");
-    dir.say(address, if own == "A" { "disable 0" } else { "disable 1" });
+    dir.run_ok(address, if own == "A" { "disable 0" } else { "disable 1" });
     assert_eq!(ask(address).expect("an orderly close"), "");
     assert_eq!(dir.configure(&balance, &[&a, &b, "%", "-H"]), json!("done"));
     let other = if own == "A" { "B" } else { "A" };
@@ -298,13 +298,13 @@ fn the_grace_in_force_counts_at_the_end() {
     let backend = server.local_addr().expect("getsockname").to_string();
     assert_eq!(dir.configure(&link.balance, &[&backend, "--grace", "0"]), json!("done"));
     link.balance.signal(Signal::SIGTERM);
-    link.balance.farewell(PATIENCE);
+    link.balance.wait_stopped(TIMEOUT);
     assert_eq!(end_of(&mut client), End::Reset);
 }
 
 /// A program with one backend, which is the test itself.
 fn link(dir: &RunDir, builder: Builder) -> Link {
-    Link::with(dir.given_to(builder), (Ipv4Addr::LOCALHOST, 0).into())
+    Link::with(dir.use_in(builder), (Ipv4Addr::LOCALHOST, 0).into())
 }
 
 /// Sets a flag when dropped.
@@ -344,7 +344,7 @@ fn assert_ends(mut stream: TcpStream) {
 /// What `sessions` says of the channel of a client's connection.
 fn channel_of(dir: &RunDir, address: SocketAddr, client: &TcpStream) -> String {
     let client = client.local_addr().expect("getsockname").to_string();
-    let text = dir.say(address, "sessions");
+    let text = dir.run_ok(address, "sessions");
     let line = text.lines().find(|line| line.starts_with(&format!("{client} ")));
     let line = line.unwrap_or_else(|| panic!("no {client} in {text}"));
     line.split_whitespace().nth(1).expect("a channel").to_owned()

@@ -22,8 +22,8 @@ use std::{
 
 use nix::{libc, unistd::Uid};
 use tests::{
-    Backend, Balance, Builder, KillOnDrop, Link, Outcome, PATIENCE, Process, ReservedPort, RunDir,
-    Service, ask, binary, eventually, run, skip,
+    Backend, Balance, Builder, KillOnDrop, Link, Outcome, Process, ReservedPort, RunDir, Service,
+    TIMEOUT, ask, binary, eventually, run, skip,
 };
 
 /// The user `nobody`.
@@ -53,14 +53,14 @@ trait Attacked: Sync {
 
     /// Asserts that an operator is, too.
     fn assert_answers(&self) {
-        let outcome = run(&mut self.look(), PATIENCE);
+        let outcome = run(&mut self.look(), TIMEOUT);
         assert_eq!((outcome.status.code(), &*outcome.stderr), (Some(0), ""), "{outcome:?}");
     }
 
     fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(self.socket()).expect("connecting to the socket");
-        stream.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
-        stream.set_write_timeout(Some(PATIENCE)).expect("SO_SNDTIMEO");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("SO_RCVTIMEO");
+        stream.set_write_timeout(Some(TIMEOUT)).expect("SO_SNDTIMEO");
         stream
     }
 }
@@ -74,7 +74,7 @@ struct Instance {
 impl Instance {
     fn start() -> Self {
         let (dir, server) = (RunDir::new(), Backend::greeter("A"));
-        let balance = dir.given_to(Builder::auto().channel(server.address())).start();
+        let balance = dir.use_in(Builder::auto().channel(server.address())).start();
         Self { dir, balance, _server: server }
     }
 }
@@ -184,7 +184,7 @@ fn assert_is_cut_off(mut stream: UnixStream, bytes: &[u8]) {
         if let Err(error) = stream.write_all(bytes) {
             break error;
         }
-        assert!(start.elapsed() < PATIENCE, "it is never cut off");
+        assert!(start.elapsed() < TIMEOUT, "it is never cut off");
     };
     assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
 }
@@ -200,7 +200,7 @@ fn a_line_that_comes_byte_by_byte_is_cut_off(attacked: &impl Attacked) {
             Err(error) if error.kind() == ErrorKind::WouldBlock && written.is_ok() => {}
             _ => break,
         }
-        assert!(start.elapsed() < PATIENCE, "it is never cut off");
+        assert!(start.elapsed() < TIMEOUT, "it is never cut off");
     }
     attacked.assert_answers();
 }
@@ -218,7 +218,7 @@ fn who_never_reads_is_cut_off_and_takes_no_memory(attacked: &impl Attacked) {
     });
     let growth = process.resident().saturating_sub(before);
     assert!(growth <= 16 * MIB, "{growth} bytes more");
-    eventually(PATIENCE, "their descriptors are closed", || match process.descriptors() {
+    eventually(TIMEOUT, "their descriptors are closed", || match process.descriptors() {
         now if now <= descriptors => Ok(()),
         now => Err(format!("{now}, {descriptors} before")),
     });
@@ -259,7 +259,7 @@ fn a_thousand_connections_keep_no_client_out_and_an_operator_is_served_or_told(
                 .expect("a thread");
         }
         begin.wait();
-        eventually(PATIENCE, "they have taken all seats", || {
+        eventually(TIMEOUT, "they have taken all seats", || {
             match attacked.process().descriptors() {
                 now if now >= descriptors + SEATS => Ok(()),
                 now => Err(format!("{now} descriptors, {descriptors} before")),
@@ -270,7 +270,7 @@ fn a_thousand_connections_keep_no_client_out_and_an_operator_is_served_or_told(
         }
         let now = attacked.process().descriptors();
         assert!(now <= descriptors + 2 * SEATS, "{now} descriptors, {descriptors} before");
-        assert_served_or_told(&run(&mut attacked.look(), PATIENCE));
+        assert_served_or_told(&run(&mut attacked.look(), TIMEOUT));
         attacked.assert_serves();
         drop(not_over);
     });
@@ -312,7 +312,7 @@ fn as_nobody<A: Attacked>(attacked: &A) -> io::Result<String> {
         let done = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
         assert_eq!(done, 0, "setresuid: {}", io::Error::last_os_error());
         let mut stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         stream.write_all(A::REQUEST.as_bytes())?;
         let mut reply = String::new();
         BufReader::new(stream).read_line(&mut reply)?;
@@ -355,7 +355,7 @@ fn what_waits_keeps_nothing_of_its_request() {
     const DRAIN: &str = "{\"version\":1,\"command\":{\"drain\":{\"id\":{\"group\":0,\"channel\":0},\"seconds\":null}}}";
 
     let dir = RunDir::new();
-    let link = Link::with(dir.given_to(Builder::auto()), (Ipv4Addr::LOCALHOST, 0).into());
+    let link = Link::with(dir.use_in(Builder::auto()), (Ipv4Addr::LOCALHOST, 0).into());
     let (client, server) = link.pair();
     let process = link.balance.process();
     let (before, descriptors) = (process.resident(), process.descriptors());
@@ -367,12 +367,12 @@ fn what_waits_keeps_nothing_of_its_request() {
         .map(|_| {
             let mut stream =
                 UnixStream::connect(dir.file(link.balance.address(), "sock")).expect("connecting");
-            stream.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+            stream.set_read_timeout(Some(TIMEOUT)).expect("SO_RCVTIMEO");
             stream.write_all(&request).expect("the request");
             stream
         })
         .collect();
-    eventually(PATIENCE, "all wait", || match process.descriptors() - descriptors {
+    eventually(TIMEOUT, "all wait", || match process.descriptors() - descriptors {
         WAITING => Ok(()),
         now => Err(format!("{now} do")),
     });
@@ -408,7 +408,7 @@ fn the_default_run_directory_is_closed_to_others_or_not_used() {
         let program = KillOnDrop(command.arg(port.port().to_string()).spawn().expect("unshare"));
         let run = PathBuf::from(format!("/proc/{}/root/run/balance", program.0.id()));
         let pid_file = run.join(format!("balance.{}.127.0.0.1.pid", port.port()));
-        eventually(PATIENCE, "it serves", || match fs::exists(&pid_file) {
+        eventually(TIMEOUT, "it serves", || match fs::exists(&pid_file) {
             Ok(true) => Ok(()),
             other => Err(format!("{other:?}")),
         });
@@ -470,7 +470,7 @@ fn the_default_run_directory_of_a_session_is_closed_to_others_or_not_used() {
     let (mut command, _port, address) = start();
     let _program = KillOnDrop(command.spawn().expect("the program"));
     let pid_file = own.join(format!("balance.{}.{}.pid", address.port(), address.ip()));
-    eventually(PATIENCE, "it serves", || match fs::exists(&pid_file) {
+    eventually(TIMEOUT, "it serves", || match fs::exists(&pid_file) {
         Ok(true) => Ok(()),
         other => Err(format!("{other:?}")),
     });
@@ -485,7 +485,7 @@ fn program_for_all() -> (PathBuf, tempfile::TempDir) {
     // Not by ourselves: another test's child, just forked, would hold the copy open for writing,
     // and such a file cannot be run.
     let mut install = Command::new("install");
-    let outcome = run(install.args(["-m", "755"]).args([&binary(), &program]), PATIENCE);
+    let outcome = run(install.args(["-m", "755"]).args([&binary(), &program]), TIMEOUT);
     assert!(outcome.status.success(), "{outcome:?}");
     (program, folder)
 }

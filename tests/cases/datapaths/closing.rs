@@ -16,8 +16,8 @@ use nix::{
 };
 use socket2::{Domain, SockRef, Socket, Type};
 use tests::{
-    Backend, Builder, Datapath, End, Link, PATIENCE, Pattern, RunDir, WHOLE, both_ways, end_of,
-    eventually, note, on_all_datapaths, receive_all, receive_exactly, reset, send,
+    Backend, Builder, Datapath, End, Link, Pattern, RunDir, TIMEOUT, WHOLE_CHUNKS, both_ways,
+    end_of, eventually, note, on_all_datapaths, receive_all, receive_exactly, reset, send,
 };
 
 /// More than all buffers on the way hold.
@@ -63,7 +63,7 @@ fn both_sides_may_end_at_once_and_lose_nothing(datapath: Datapath) {
 fn the_server_sees_the_clients_reset(datapath: Datapath) {
     let link = Link::new(datapath);
     let (client, mut server) = link.pair();
-    both_ways(&client, &server, (100_000, 100_000), WHOLE);
+    both_ways(&client, &server, (100_000, 100_000), WHOLE_CHUNKS);
     reset(client);
     assert_eq!(end_of(&mut server), End::Reset);
     expect_end(&link, datapath, "client reset");
@@ -72,7 +72,7 @@ fn the_server_sees_the_clients_reset(datapath: Datapath) {
 fn the_client_sees_the_servers_reset(datapath: Datapath) {
     let link = Link::new(datapath);
     let (mut client, server) = link.pair();
-    both_ways(&client, &server, (100_000, 100_000), WHOLE);
+    both_ways(&client, &server, (100_000, 100_000), WHOLE_CHUNKS);
     reset(server);
     assert_eq!(end_of(&mut client), End::Reset);
     expect_end(&link, datapath, "backend reset");
@@ -170,13 +170,13 @@ fn an_answer_before_a_reset_arrives_while_its_receiver_sends(datapath: Datapath)
     for turn in 0..TIMES {
         let (client, server) = link.pair();
         let (mut from, mut to) = if turn % 2 == 0 { (server, client) } else { (client, server) };
-        let answering = thread::spawn(move || {
+        let with_fake_syscall = thread::spawn(move || {
             receive_exactly(&from, 3 << 20).expect("the first part");
             from.write_all(BYE).expect("the answer");
             reset(from);
         });
         while to.write_all(&[7; 64 << 10]).is_ok() {}
-        answering.join().expect("the sender");
+        with_fake_syscall.join().expect("the sender");
         let mut got = Vec::new();
         // The write has been told of the reset.
         let _ = to.read_to_end(&mut got);
@@ -195,9 +195,9 @@ fn what_waits_for_room_before_a_reset_arrives(datapath: Datapath) {
     for turn in 0..4 {
         let (client, server) = link.small_pair();
         let (from, to) = if turn % 2 == 0 { (server, client) } else { (client, server) };
-        let sent = send(&from, Pattern::new(LEN, LEN), WHOLE, |_| {}).expect("sending");
+        let sent = send(&from, Pattern::new(LEN, LEN), WHOLE_CHUNKS, |_| {}).expect("sending");
         // What its own kernel still has is lost by a reset.
-        eventually(PATIENCE, "all has been acknowledged", || match unacknowledged(&from) {
+        eventually(TIMEOUT, "all has been acknowledged", || match unacknowledged(&from) {
             0 => Ok(()),
             len => Err(format!("{len} bytes have not")),
         });
@@ -223,7 +223,7 @@ fn a_client_may_close_with_the_last_line_unread(datapath: Datapath) {
     let (client, mut server) = link.settled_pair();
     server.write_all(BYE).expect("the last line");
     drop(server);
-    eventually(PATIENCE, "the server's end", || {
+    eventually(TIMEOUT, "the server's end", || {
         let mut entry = [PollFd::new(client.as_fd(), PollFlags::from_bits_retain(libc::POLLRDHUP))];
         match poll(&mut entry, PollTimeout::ZERO).expect("poll") {
             0 => Err("not there".to_owned()),
@@ -316,7 +316,7 @@ fn rejected(datapath: Datapath, ip: IpAddr, saying: &[u8]) {
         reset(stream);
     });
     let dir = RunDir::new();
-    let builder = dir.given_to(Builder::new(datapath)).option(&["-a"]).channel(server.address());
+    let builder = dir.use_in(Builder::new(datapath)).option(&["-a"]).channel(server.address());
     let balance = builder.start();
     for _ in 0..CLIENTS {
         let mut client = hasty(balance.address());
@@ -342,8 +342,8 @@ fn hasty(address: SocketAddr) -> TcpStream {
     socket.set_nonblocking(true).expect("O_NONBLOCK");
     let _ = socket.connect(&address.into());
     socket.set_nonblocking(false).expect("O_NONBLOCK");
-    socket.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
-    socket.set_write_timeout(Some(PATIENCE)).expect("SO_SNDTIMEO");
+    socket.set_read_timeout(Some(TIMEOUT)).expect("SO_RCVTIMEO");
+    socket.set_write_timeout(Some(TIMEOUT)).expect("SO_SNDTIMEO");
     socket.into()
 }
 
@@ -352,7 +352,7 @@ fn hasty(address: SocketAddr) -> TcpStream {
 fn reset_after_filling(mut from: TcpStream, to: &TcpStream) {
     fill(&mut from);
     reset(from);
-    eventually(PATIENCE, "the receiver is told", || match to.take_error().expect("SO_ERROR") {
+    eventually(TIMEOUT, "the receiver is told", || match to.take_error().expect("SO_ERROR") {
         Some(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
         other => Err(format!("{other:?}")),
     });
@@ -383,7 +383,7 @@ fn until_reset(mut from: &TcpStream) -> Vec<u8> {
 
 /// Waits until a stream that may have ended is told of a reset.
 fn expect_told(stream: &TcpStream) {
-    eventually(PATIENCE, "an error", || match stream.take_error().expect("SO_ERROR") {
+    eventually(TIMEOUT, "an error", || match stream.take_error().expect("SO_ERROR") {
         Some(_) => Ok(()),
         None => Err("none".to_owned()),
     });
@@ -411,7 +411,7 @@ const STILL: Duration = Duration::from_millis(300);
 
 /// Sends `len` bytes and ends that direction.
 fn say_all(stream: &TcpStream, len: u64) -> tests::Digest {
-    let digest = send(stream, Pattern::new(len, len), WHOLE, |_| {}).expect("sending");
+    let digest = send(stream, Pattern::new(len, len), WHOLE_CHUNKS, |_| {}).expect("sending");
     stream.shutdown(Shutdown::Write).expect("shutdown");
     digest
 }

@@ -8,8 +8,8 @@ use std::{
 };
 
 use tests::{
-    Backend, Blackhole, Builder, Datapath, Digest, End, Link, Pattern, WHOLE, both_ways, connect,
-    end_of, on_all_datapaths, receive_all, receive_exactly, reset, send,
+    Backend, Blackhole, Builder, Datapath, Digest, End, Link, Pattern, WHOLE_CHUNKS, both_ways,
+    connect, end_of, on_all_datapaths, receive_all, receive_exactly, reset, send,
 };
 
 fn data_sent_before_the_backend_is_connected_arrives(datapath: Datapath) {
@@ -17,11 +17,11 @@ fn data_sent_before_the_backend_is_connected_arrives(datapath: Datapath) {
     let (link, _blackhole) = slow_link(datapath);
     let client = link.connect();
     thread::scope(|scope| {
-        let sent = scope.spawn(|| say(&client, SIZE));
+        let sent = scope.spawn(|| send_pattern(&client, SIZE));
         let server = link.accept();
         let got = receive_exactly(&server, SIZE).expect("the request");
         assert_eq!(got, sent.join().expect("the client"));
-        both_ways(&client, &server, (SIZE, SIZE), WHOLE);
+        both_ways(&client, &server, (SIZE, SIZE), WHOLE_CHUNKS);
     });
     drop(client);
     link.balance.assert_all_on_its_datapath(1);
@@ -30,7 +30,7 @@ fn data_sent_before_the_backend_is_connected_arrives(datapath: Datapath) {
 fn a_client_that_closes_before_the_backend_is_connected_loses_no_byte(datapath: Datapath) {
     let (link, _blackhole) = slow_link(datapath);
     for size in [1, (1 << 20) + 7] {
-        let sent = say(&link.connect(), size);
+        let sent = send_pattern(&link.connect(), size);
         let server = link.accept();
         assert_eq!(receive_all(&server).expect("what the client said"), sent);
     }
@@ -40,7 +40,7 @@ fn clients_that_send_and_close_at_once_lose_no_byte(datapath: Datapath) {
     let link = Link::new(datapath);
     let mut sizes = fastrand::Rng::with_seed(3);
     for _ in 0..ROUNDS {
-        let sent = say(&link.connect(), sizes.u64(0..200_000));
+        let sent = send_pattern(&link.connect(), sizes.u64(0..200_000));
         let mut server = link.accept();
         assert_eq!(receive_all(&server).expect("what the client said"), sent);
         assert_eq!(end_of(&mut server), End::Clean);
@@ -52,7 +52,7 @@ fn servers_that_send_and_close_at_once_lose_no_byte(datapath: Datapath) {
     let mut sizes = fastrand::Rng::with_seed(5);
     for _ in 0..ROUNDS {
         let mut client = link.connect();
-        let sent = say(&link.accept(), sizes.u64(0..200_000));
+        let sent = send_pattern(&link.accept(), sizes.u64(0..200_000));
         assert_eq!(receive_all(&client).expect("what the server said"), sent);
         assert_eq!(end_of(&mut client), End::Clean);
     }
@@ -63,11 +63,11 @@ fn clients_that_end_their_direction_at_once_get_their_answer(datapath: Datapath)
     let mut sizes = fastrand::Rng::with_seed(7);
     for _ in 0..ROUNDS {
         let client = link.connect();
-        let request = say(&client, sizes.u64(0..2000));
+        let request = send_pattern(&client, sizes.u64(0..2000));
         client.shutdown(Shutdown::Write).expect("shutdown");
         let server = link.accept();
         assert_eq!(receive_all(&server).expect("the request"), request);
-        let answer = say(&server, sizes.u64(0..200_000));
+        let answer = send_pattern(&server, sizes.u64(0..200_000));
         drop(server);
         assert_eq!(receive_all(&client).expect("the answer"), answer);
     }
@@ -114,6 +114,6 @@ fn slow_link(datapath: Datapath) -> (Link, Blackhole) {
     (link, blackhole)
 }
 
-fn say(stream: &TcpStream, len: u64) -> Digest {
-    send(stream, Pattern::new(len, len), WHOLE, |_| {}).expect("sending")
+fn send_pattern(stream: &TcpStream, len: u64) -> Digest {
+    send(stream, Pattern::new(len, len), WHOLE_CHUNKS, |_| {}).expect("sending")
 }

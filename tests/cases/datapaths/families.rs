@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tests::{
-    Builder, Datapath, Link, Namespace, ReservedPort, WHOLE, both_ways, connect, end_of,
+    Builder, Datapath, Link, Namespace, ReservedPort, WHOLE_CHUNKS, both_ways, connect, end_of,
     on_each_datapath, skip,
 };
 
@@ -31,7 +31,7 @@ fn without_a_listen_address_both_families_are_served(datapath: Datapath) {
     for address in clients {
         let client = connect(address);
         let server = link.accept();
-        both_ways(&client, &server, (1 << 20, 1 << 20), WHOLE);
+        both_ways(&client, &server, (1 << 20, 1 << 20), WHOLE_CHUNKS);
     }
     link.balance.assert_all_on_its_datapath(2);
 }
@@ -64,7 +64,7 @@ fn crossing(datapath: Datapath, listen: std::net::IpAddr, backend: std::net::IpA
     let builder = Builder::new(datapath).listen(port.address());
     let link = Link::with(builder, (backend, 0).into());
     let (client, mut server) = link.pair();
-    both_ways(&client, &server, (5 << 20, 5 << 20), WHOLE);
+    both_ways(&client, &server, (5 << 20, 5 << 20), WHOLE_CHUNKS);
     drop(client);
     end_of(&mut server);
     drop(server);

@@ -4,7 +4,8 @@ use std::{io::Read as _, net::TcpStream, thread};
 
 use socket2::SockRef;
 use tests::{
-    Datapath, End, Link, Pattern, WHOLE, both_ways, end_of, on_all_datapaths, receive_exactly, send,
+    Datapath, End, Link, Pattern, WHOLE_CHUNKS, both_ways, end_of, on_all_datapaths,
+    receive_exactly, send,
 };
 
 /// From less than a packet to more than any buffer on the way.
@@ -15,7 +16,8 @@ fn a_client_that_speaks_first_is_heard_and_answered(datapath: Datapath) {
     for size in SIZES {
         let client = link.connect();
         let sending = in_background(&client, move |client| {
-            send(client, Pattern::new(size, size), WHOLE, |_| {}).expect("the client's request")
+            send(client, Pattern::new(size, size), WHOLE_CHUNKS, |_| {})
+                .expect("the client's request")
         });
         let server = link.accept();
         let request = receive_exactly(&server, size).expect("the request");
@@ -31,7 +33,8 @@ fn a_server_that_speaks_first_is_heard_and_answered(datapath: Datapath) {
         let client = link.connect();
         let server = link.accept();
         let sending = in_background(&server, move |server| {
-            send(server, Pattern::new(size, size), WHOLE, |_| {}).expect("the server's greeting")
+            send(server, Pattern::new(size, size), WHOLE_CHUNKS, |_| {})
+                .expect("the server's greeting")
         });
         let greeting = receive_exactly(&client, size).expect("the greeting");
         assert_eq!(greeting, sending.join().expect("the server"));
@@ -45,7 +48,7 @@ fn both_sides_may_speak_at_once(datapath: Datapath) {
     for size in SIZES {
         let client = link.connect();
         let server = link.accept();
-        both_ways(&client, &server, (size, size), WHOLE);
+        both_ways(&client, &server, (size, size), WHOLE_CHUNKS);
     }
     finish(link);
 }
@@ -54,7 +57,7 @@ fn two_hundred_megabytes_each_way_at_once_arrive(datapath: Datapath) {
     const SIZE: u64 = 200_000_000;
     let link = Link::new(datapath);
     let (client, server) = link.pair();
-    both_ways(&client, &server, (SIZE, SIZE), WHOLE);
+    both_ways(&client, &server, (SIZE, SIZE), WHOLE_CHUNKS);
     drop((client, server));
     link.balance.assert_all_on_its_datapath(1);
     let stopped = link.balance.stop();
@@ -155,10 +158,10 @@ fn in_background<T: Send + 'static>(
 /// Sends `size` bytes back, then closes the side that asked; the other has to see that.
 fn answer(from: &TcpStream, mut to: TcpStream, size: u64) {
     let sending = in_background(from, move |from| {
-        send(from, Pattern::new(!size, size), WHOLE, |_| {}).expect("the answer")
+        send(from, Pattern::new(!size, size), WHOLE_CHUNKS, |_| {}).expect("the answer")
     });
     let received = receive_exactly(&to, size).expect("the answer");
-    assert_eq!(received, sending.join().expect("the answering side"));
+    assert_eq!(received, sending.join().expect("the with_fake_syscall side"));
     to.shutdown(std::net::Shutdown::Write).expect("shutdown");
     let mut from = from.try_clone().expect("dup");
     assert_eq!(end_of(&mut from), End::Clean);

@@ -3,7 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 
-use tests::{Datapath, End, Link, end_of, flag, forge, note, on_all_datapaths, skip};
+use tests::{Datapath, End, Link, end_of, flag, note, on_all_datapaths, send_segment, skip};
 
 fn bytes_that_a_packet_repeats_are_delivered_once(datapath: Datapath) {
     let link = Link::new(datapath);
@@ -17,7 +17,8 @@ fn bytes_that_a_packet_repeats_are_delivered_once(datapath: Datapath) {
         client.write_all(&data[..repeated]).expect("the first bytes");
         server.read_exact(&mut got[..repeated]).expect("the first bytes");
         // What the client is about to send, with what it has sent before it.
-        if let Err(e) = forge(&client, repeated as u32, &data[..repeated + fresh], flag::ACK) {
+        if let Err(e) = send_segment(&client, repeated as u32, &data[..repeated + fresh], flag::ACK)
+        {
             return skip(&format!("cannot put a segment on the wire: {e}"));
         }
         server.read_exact(&mut got[repeated..][..fresh]).expect("what the forged segment adds");
@@ -40,7 +41,7 @@ fn a_packet_whose_only_news_is_its_fin_ends_one_direction_and_no_more(datapath: 
     let data = [b'z'; 1000];
     client.write_all(&data).expect("the data");
     server.read_exact(&mut [0; 1000]).expect("the data");
-    if let Err(e) = forge(&client, 1000, &data, flag::ACK | flag::FIN) {
+    if let Err(e) = send_segment(&client, 1000, &data, flag::ACK | flag::FIN) {
         return skip(&format!("cannot put a segment on the wire: {e}"));
     }
     assert!(matches!(end_of(&mut server), End::Clean), "the client's end");

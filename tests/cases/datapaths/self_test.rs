@@ -11,7 +11,8 @@ use std::{
 
 use nix::libc;
 use tests::{
-    Builder, Datapath, Link, PATIENCE, ReservedPort, WHOLE, both_ways, kernel_works, run, skip,
+    Builder, Datapath, Link, ReservedPort, TIMEOUT, WHOLE_CHUNKS, both_ways, kernel_works, run,
+    skip,
 };
 
 /// Of bpf(2): attaches a program to a map of sockets.
@@ -21,25 +22,25 @@ const TYPES: &str = "/sys/kernel/btf/vmlinux";
 
 /// Sockets go into the map, and what arrives at them passes by the program.
 fn takes_the_program_and_never_runs_it(builder: Builder) -> Builder {
-    builder.answering(libc::SYS_bpf, BPF_PROG_ATTACH, 0)
+    builder.with_fake_syscall(libc::SYS_bpf, BPF_PROG_ATTACH, 0)
 }
 
 /// The program takes another number for that of the bytes which have been read, and loses some.
 fn has_another_layout_than_it_says(builder: Builder) -> Builder {
     let mut types = fs::read(TYPES).expect("the kernel's type information");
     swap(&mut types, b"\0copied_seq\0", b"\0max_window\0");
-    builder.replacing(TYPES, &types)
+    builder.with_file_content(TYPES, &types)
 }
 
 /// Nor does it let anybody attach the program of the splice datapath.
 fn without_splice(builder: Builder) -> Builder {
-    builder.answering(libc::SYS_socket, libc::AF_NETLINK, libc::EAFNOSUPPORT)
+    builder.with_fake_syscall(libc::SYS_socket, libc::AF_NETLINK, libc::EAFNOSUPPORT)
 }
 
 fn sockmap_is_refused(misbehaving: fn(Builder) -> Builder) {
     let builder = misbehaving(Builder::new(Datapath::Sockmap).quiet()).operand("127.0.0.1:9");
     let (mut command, _port, _) = builder.command();
-    let outcome = run(&mut command, PATIENCE);
+    let outcome = run(&mut command, TIMEOUT);
     assert_eq!(outcome.status.code(), Some(69), "{outcome:?}");
     let said = "balance: datapath sockmap does not work here: self-test failed: ";
     assert!(outcome.stderr.starts_with(said), "{outcome:?}");
@@ -71,7 +72,7 @@ fn the_relay_serves_beside_splice(misbehaving: fn(Builder) -> Builder) {
 /// Bytes pass through it, and it says on which datapath.
 fn carries(link: Link, datapath: &str) {
     let (client, server) = link.pair();
-    both_ways(&client, &server, (4 << 20, 4 << 20), WHOLE);
+    both_ways(&client, &server, (4 << 20, 4 << 20), WHOLE_CHUNKS);
     drop((client, server));
     let session = &link.balance.sessions(1)[0];
     assert_eq!(session.datapath, datapath, "{session:?}");

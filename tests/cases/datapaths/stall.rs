@@ -12,8 +12,8 @@ use std::{
 
 use socket2::{Domain, Socket, Type};
 use tests::{
-    Backend, Builder, Datapath, KernelMemory, Link, Pattern, Receiver, Sending, WHOLE, eventually,
-    note, on_all_datapaths, receive_all, receive_exactly, send,
+    Backend, Builder, Datapath, KernelMemory, Link, Pattern, Receiver, Sending, WHOLE_CHUNKS,
+    eventually, note, on_all_datapaths, receive_all, receive_exactly, send,
 };
 
 /// What the program and the kernel on its behalf may hold of one direction of a connection.
@@ -107,7 +107,7 @@ fn a_flood_of_tiny_packets_to_a_stopped_receiver_takes_little_memory(datapath: D
     // More than a send buffer holds, less than what stops the sender: from here on the kernel cannot
     // join packets on their way out. Where there is no such buffer the receiver itself stops the sender.
     let filled = if datapath == Datapath::Splice { 1 } else { 5 << 20 };
-    let filling = send(&client, Pattern::new(1, filled), WHOLE, |_| {}).expect("filling");
+    let filling = send(&client, Pattern::new(1, filled), WHOLE_CHUNKS, |_| {}).expect("filling");
     let flood = Sending::start_with(&client, PACKETS, 1..2, |_| {});
     let sent = flood.wait_until_still();
     let growth = memory_settles(&link, before, MEMORY);
@@ -159,7 +159,7 @@ fn stalled_connections_do_not_hold_others_up(datapath: Datapath) {
     }
     let (mut client, server) = link.pair();
     let start = Instant::now();
-    tests::both_ways(&client, &server, (20 << 20, 20 << 20), WHOLE);
+    tests::both_ways(&client, &server, (20 << 20, 20 << 20), WHOLE_CHUNKS);
     note(&format!("{datapath:?}: 20 MiB each way in {:?}", start.elapsed()));
     client.write_all(b"still here").expect("writing");
     drop((client, server));
@@ -230,7 +230,7 @@ fn memory(link: &Link) -> (KernelMemory, u64) {
 /// What both take more than `before`, once that is below `limit`. Memory behind a receiver that
 /// does not read stays taken; what other processes take meanwhile goes away again.
 fn memory_settles(link: &Link, before: (KernelMemory, u64), limit: u64) -> u64 {
-    eventually(tests::PATIENCE, &format!("less than {limit} bytes of memory more"), || {
+    eventually(tests::TIMEOUT, &format!("less than {limit} bytes of memory more"), || {
         let (kernel, resident) = memory(link);
         match kernel.growth_since(before.0) + resident.saturating_sub(before.1) {
             growth if growth < limit => Ok(growth),

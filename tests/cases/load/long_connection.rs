@@ -28,7 +28,7 @@ fn five_gib_each_way_at_once_on_one_connection(datapath: Datapath) {
         for (from, to, pattern) in
             [(&client, &server, &patterns[0]), (&server, &client, &patterns[1])]
         {
-            scope.spawn(move || say(from, pattern).expect("sending"));
+            scope.spawn(move || send_repeatedly(from, pattern).expect("sending"));
             scope.spawn(move || hear(to, pattern).expect("receiving"));
         }
     });
@@ -55,7 +55,7 @@ fn at(pattern: &[u8], position: u64) -> &[u8] {
     &pattern[start..start + CHUNK.min((SIZE - position) as usize)]
 }
 
-fn say(mut stream: &TcpStream, pattern: &[u8]) -> io::Result<()> {
+fn send_repeatedly(mut stream: &TcpStream, pattern: &[u8]) -> io::Result<()> {
     let mut position = 0;
     while position < SIZE {
         position += stream.write(at(pattern, position))? as u64;

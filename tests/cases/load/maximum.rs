@@ -12,7 +12,7 @@ use std::{
 };
 
 use tests::{
-    Builder, Datapath, PATIENCE, RunDir, Seats, eventually, note, on_each_datapath, visit,
+    Builder, ClientCounter, Datapath, RunDir, TIMEOUT, eventually, note, on_each_datapath, visit,
 };
 
 const CHANNELS: usize = 3;
@@ -24,12 +24,12 @@ fn a_maximum_holds_under_twice_the_load(datapath: Datapath) {
     let connections = std::env::var("BALANCE_TEST_CONNECTIONS")
         .map_or(CONNECTIONS, |text| text.parse().expect("a number of connections"));
     let dir = RunDir::new();
-    let servers = [(); CHANNELS].map(|()| Seats::server());
+    let servers = [(); CHANNELS].map(|()| ClientCounter::server());
     let mut builder = Builder::new(datapath).quiet();
     for (server, _) in &servers {
         builder = builder.operand(&format!("{}:{MAX}", server.address()));
     }
-    let balance = dir.given_to(builder).start();
+    let balance = dir.use_in(builder).start();
     let address = balance.address();
 
     let start = Instant::now();
@@ -105,7 +105,7 @@ fn client(address: SocketAddr, course: &Course) -> usize {
 }
 
 fn until(flag: &AtomicBool, what: &str) {
-    eventually(PATIENCE, what, || if flag.load(SeqCst) { Ok(()) } else { Err("not yet".into()) });
+    eventually(TIMEOUT, what, || if flag.load(SeqCst) { Ok(()) } else { Err("not yet".into()) });
 }
 
 /// What `show` said under load.
@@ -116,7 +116,7 @@ struct Shown {
 
 /// Looks at the channels while all are full, and from then on until it is over.
 fn watch(dir: &RunDir, address: SocketAddr, course: &Course) -> Shown {
-    eventually(PATIENCE, "all clients have an answer", || match course.answered.load(SeqCst) {
+    eventually(TIMEOUT, "all clients have an answer", || match course.answered.load(SeqCst) {
         CLIENTS => Ok(()),
         some => Err(format!("{some} of {CLIENTS} have")),
     });

@@ -13,16 +13,16 @@ use std::{
 use socket2::{Domain, Socket, Type};
 use tempfile::NamedTempFile;
 use tests::{
-    Backend, Balance, Builder, ControlGroup, Datapath, End, Family, Junk, KillOnDrop, Link,
-    Namespace, Network, PATIENCE, Pattern, Process, RunDir, Topology, WHOLE, both_ways, connect,
-    end_of, eventually, exchange, finish, kernel_entries, kernel_works, note, on_each_datapath,
-    receive_exactly, run, send, skip,
+    Backend, Balance, Builder, ControlGroup, Datapath, End, Family, FillerEntries, KillOnDrop,
+    Link, Namespace, Network, Pattern, Process, RunDir, TIMEOUT, Topology, WHOLE_CHUNKS, both_ways,
+    connect, end_of, eventually, exchange, finish, kernel_entries, kernel_works, note,
+    on_each_datapath, receive_exactly, run, send, skip,
 };
 
 fn with_few_descriptors_it_serves_what_it_can_and_recovers(datapath: Datapath) {
     let (server, dir) = (Backend::echo("x"), RunDir::new());
     let balance = dir
-        .given_to(Builder::new(datapath))
+        .use_in(Builder::new(datapath))
         .quiet()
         .option(&["--workers", "2"])
         .descriptors(160)
@@ -44,7 +44,7 @@ fn with_few_descriptors_it_serves_what_it_can_and_recovers(datapath: Datapath) {
 fn out_of_descriptors_it_serves_what_stands_and_recovers(datapath: Datapath) {
     let (server, dir) = (Backend::echo("x"), RunDir::new());
     let balance = dir
-        .given_to(Builder::new(datapath))
+        .use_in(Builder::new(datapath))
         .quiet()
         .option(&["--workers", "2"])
         .channel(server.address())
@@ -60,7 +60,7 @@ fn out_of_descriptors_it_serves_what_stands_and_recovers(datapath: Datapath) {
     assert_eq!(turned_away, 0, "clients were closed for want of descriptors");
     drop(waiting);
     // Not at once: those who came and went are still in the queue.
-    eventually(PATIENCE, "a new client is served", || {
+    eventually(TIMEOUT, "a new client is served", || {
         match connect(balance.address()).read(&mut [0]) {
             Ok(1) => Ok(()),
             other => Err(format!("{other:?}")),
@@ -140,7 +140,7 @@ mod maps_that_take_no_more_leave_new_connections_to_the_next_datapath {
 fn at_the_limit_of_connections_commands_are_answered(datapath: Datapath) {
     for limit in [64, 128, 256, 512, 1024] {
         let (server, dir) = (Backend::echo("x"), RunDir::new());
-        let builder = dir.given_to(Builder::new(datapath)).quiet().option(&["--workers", "2"]);
+        let builder = dir.use_in(Builder::new(datapath)).quiet().option(&["--workers", "2"]);
         let balance = builder.descriptors(limit).channel(server.address()).start();
         let clients: Vec<_> = (0..limit / 2 + 20).map(|_| connect(balance.address())).collect();
         balance.wait_for("connection limit reached, new clients wait");
@@ -154,18 +154,18 @@ fn at_the_limit_of_connections_commands_are_answered(datapath: Datapath) {
         // Those that wait in a drain have their own.
         let mut waiting = dir.command(balance.address(), "drain 0");
         let mut waiting = KillOnDrop(waiting.stdout(Stdio::null()).spawn().expect("a drain"));
-        eventually(PATIENCE, "the channel is disabled", || {
+        eventually(TIMEOUT, "the channel is disabled", || {
             match dir.show(balance.address())[0].enabled {
                 false => Ok(()),
                 true => Err("enabled".to_owned()),
             }
         });
-        dir.say(balance.address(), "enable 0");
+        dir.run_ok(balance.address(), "enable 0");
         served.iter_mut().for_each(echo);
         let log = balance.log();
         assert!(!log.iter().any(|line| line.contains("os error 24")), "{limit}: {log:#?}");
         drop(served);
-        finish(&mut waiting.0, PATIENCE, "the drain");
+        finish(&mut waiting.0, TIMEOUT, "the drain");
         balance.stop();
     }
 }
@@ -174,7 +174,7 @@ fn at_the_limit_of_connections_commands_are_answered(datapath: Datapath) {
 fn greeted(mut client: TcpStream) -> Option<TcpStream> {
     client.set_read_timeout(Some(Duration::from_millis(20))).expect("SO_RCVTIMEO");
     client.read_exact(&mut [0]).ok()?;
-    client.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+    client.set_read_timeout(Some(TIMEOUT)).expect("SO_RCVTIMEO");
     Some(client)
 }
 
@@ -185,17 +185,17 @@ const SOME: u64 = 1 << 20;
 /// them, then for one.
 fn leave_to_the_next(datapath: Datapath, next: &str, told: &str) {
     let dir = RunDir::new();
-    let builder = dir.given_to(Builder::new(datapath)).option(&["--max-connections", "8"]);
+    let builder = dir.use_in(Builder::new(datapath)).option(&["--max-connections", "8"]);
     let link = Link::with(builder, (Ipv4Addr::LOCALHOST, 0).into());
     let process = link.balance.process().0;
     let carriers = || dir.carriers(link.balance.address());
     let (client, server) = link.settled_pair();
-    let mut junk = Junk::fill(process, datapath).expect("the datapath's map");
+    let mut junk = FillerEntries::fill(process, datapath).expect("the datapath's map");
     assert_eq!(junk.count(), 2 * 8 - 2, "entries beside those of one connection");
     for _ in 0..2 {
         let other = link.settled_pair();
-        both_ways(&client, &server, (SOME, SOME), WHOLE);
-        both_ways(&other.0, &other.1, (SOME, SOME), WHOLE);
+        both_ways(&client, &server, (SOME, SOME), WHOLE_CHUNKS);
+        both_ways(&other.0, &other.1, (SOME, SOME), WHOLE_CHUNKS);
         let mut names = carriers();
         names.sort();
         let mut expected = [datapath.name(), next];
@@ -207,10 +207,10 @@ fn leave_to_the_next(datapath: Datapath, next: &str, told: &str) {
     link.balance.wait_for(&format!("BPF map insert failed, connection {told}"));
     drop(junk);
     let other = link.settled_pair();
-    both_ways(&other.0, &other.1, (SOME, SOME), WHOLE);
+    both_ways(&other.0, &other.1, (SOME, SOME), WHOLE_CHUNKS);
     assert_eq!(carriers(), [datapath.name(); 2]);
     end(other);
-    both_ways(&client, &server, (SOME, SOME), WHOLE);
+    both_ways(&client, &server, (SOME, SOME), WHOLE_CHUNKS);
     end((client, server));
     let sessions = link.balance.sessions(4);
     let names: Vec<_> = sessions.iter().map(|session| session.datapath.as_str()).collect();
@@ -256,7 +256,7 @@ fn out_of_ports(datapath: Datapath, ip: IpAddr, options: &[&str]) {
     let server = host.enter(|| Backend::echo_at((ip, 0).into(), "x"));
     host.enter(|| {
         let dir = RunDir::new();
-        let builder = dir.given_to(Builder::new(datapath)).option(&["-a", "-t", "60"]);
+        let builder = dir.use_in(Builder::new(datapath)).option(&["-a", "-t", "60"]);
         let listen = (ip, 30000).into();
         let balance = builder.option(options).listen(listen).channel(server.address()).start();
         // Not before: the server and the self-test have taken their ports.
@@ -302,7 +302,7 @@ fn out_of_ports_to_choose_from_it_starts_and_serves(datapath: Datapath) {
             let client = connect(balance.address());
             let (served, from) = server.accept().expect("a connection");
             assert_eq!(from.ip(), ip);
-            both_ways(&client, &served, (1 << 20, 1 << 20), WHOLE);
+            both_ways(&client, &served, (1 << 20, 1 << 20), WHOLE_CHUNKS);
         });
     }
 }
@@ -319,7 +319,7 @@ fn out_of_ports_to_one_server_a_client_goes_to_the_next_at_once(datapath: Datapa
         let dir = RunDir::new();
         let listen = (ip, 30000).into();
         let balance = dir
-            .given_to(Builder::new(datapath))
+            .use_in(Builder::new(datapath))
             .option(&["-a", "-t", "60", "-B", "127.0.0.2"])
             .listen(listen)
             .channel(first.address())
@@ -370,7 +370,7 @@ fn client_from(ip: IpAddr, port: u16, listen: SocketAddr) -> TcpStream {
     socket.set_reuse_address(true).expect("SO_REUSEADDR");
     socket.bind(&SocketAddr::from((ip, port)).into()).expect("bind");
     socket.connect(&listen.into()).expect("connect");
-    socket.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+    socket.set_read_timeout(Some(TIMEOUT)).expect("SO_RCVTIMEO");
     TcpStream::from(socket)
 }
 
@@ -389,7 +389,7 @@ fn short_of_memory_it_serves_what_stands_and_recovers(datapath: Datapath) {
         Err(error) => return skip(&format!("no control group with a limit of memory: {error}")),
     };
     let (server, dir) = (Backend::echo("x"), RunDir::new());
-    let builder = dir.given_to(Builder::new(datapath)).quiet().control_group(&group);
+    let builder = dir.use_in(Builder::new(datapath)).quiet().control_group(&group);
     let balance = builder.channel(server.address()).start();
     let mut standing: Vec<_> = (0..20).map(|_| served(connect(balance.address()))).collect();
     settle(&dir, &balance, datapath, &mut standing);
@@ -427,7 +427,7 @@ fn a_crowd_that_does_not_fit_the_memory_waits() {
     let balance = builder.channel(server.address()).start();
     let mut crowd: Vec<_> = (0..3000).map(|_| connect(balance.address())).collect();
     let told = |message: &str| message.ends_with(", waiting");
-    eventually(PATIENCE, "the program says that clients wait", || {
+    eventually(TIMEOUT, "the program says that clients wait", || {
         let messages: Vec<_> = balance.events().into_iter().map(|e| e.message).collect();
         if messages.iter().any(|message| told(message)) { Ok(()) } else { Err(messages.join("; ")) }
     });
@@ -451,7 +451,7 @@ fn hold(group: &ControlGroup, bytes: u64) -> NamedTempFile {
     let mut command = Command::new("sh");
     command.args(["-e", "-c", r#"echo $$ > "$1"; head -c "$2" /dev/zero > "$3""#, "sh"]);
     command.arg(group.processes()).arg(bytes.to_string()).arg(file.path());
-    let outcome = run(&mut command, PATIENCE);
+    let outcome = run(&mut command, TIMEOUT);
     assert!(outcome.status.success(), "{command:?}: {outcome:?}");
     file
 }
@@ -514,7 +514,7 @@ fn served(mut client: TcpStream) -> TcpStream {
 
 /// Has clients talk until each is carried by the datapath, and nobody else is.
 fn settle(dir: &RunDir, balance: &Balance, datapath: Datapath, clients: &mut [TcpStream]) {
-    eventually(PATIENCE, "all are carried by the datapath", || {
+    eventually(TIMEOUT, "all are carried by the datapath", || {
         clients.iter_mut().for_each(echo);
         let carriers = dir.carriers(balance.address());
         let expected = vec![datapath.name(); clients.len()];
@@ -530,7 +530,9 @@ fn echo_bulk(clients: &[TcpStream]) {
             .iter()
             .map(|client| {
                 (
-                    scope.spawn(move || send(client, pattern(), WHOLE, |_| {}).expect("sending")),
+                    scope.spawn(move || {
+                        send(client, pattern(), WHOLE_CHUNKS, |_| {}).expect("sending")
+                    }),
                     scope.spawn(move || receive_exactly(client, BULK).expect("receiving")),
                 )
             })

@@ -1,7 +1,7 @@
 //! What a `show` every 10 ms costs those who are served: not a test but a measurement, to be run
 //! on a machine that does nothing else.
 //!
-//! `cargo test --release -p tests --test watched -- --ignored --nocapture --test-threads 1`
+//! `cargo test --release -p tests --test observed -- --ignored --nocapture --test-threads 1`
 //!
 //! Rounds with and without looks alternate on the same connections of one running program, and
 //! each is compared with its neighbour, so that what else the machine does hits both alike. A
@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tests::{Backend, Builder, Datapath, PATIENCE, RunDir, connect, kernel_works, note};
+use tests::{Backend, Builder, Datapath, RunDir, TIMEOUT, connect, kernel_works, note};
 
 const CONNECTIONS: usize = 64;
 const REQUEST: usize = 64;
@@ -29,7 +29,7 @@ const INTERVAL: Duration = Duration::from_millis(10);
 fn cost_of_looking(datapath: Datapath) {
     let dir = RunDir::new();
     let server = Backend::echo("A");
-    let balance = dir.given_to(Builder::new(datapath).quiet().channel(server.address())).start();
+    let balance = dir.use_in(Builder::new(datapath).quiet().channel(server.address())).start();
     let (address, socket) = (balance.address(), dir.file(balance.address(), "sock"));
     let (done, over) = (AtomicU64::new(0), AtomicBool::new(false));
     let mut pairs = thread::scope(|scope| {
@@ -51,7 +51,7 @@ fn cost_of_looking(datapath: Datapath) {
         pairs
     });
     let mean = pairs.iter().map(|(plain, _)| plain).sum::<f64>() / PAIRS as f64;
-    let loss = |&(plain, watched): &(f64, f64)| (1.0 - watched / plain) * 100.0;
+    let loss = |&(plain, observed): &(f64, f64)| (1.0 - observed / plain) * 100.0;
     pairs.sort_by(|a, b| loss(a).total_cmp(&loss(b)));
     let losses: Vec<f64> = pairs.iter().map(loss).collect();
     note(&format!(
@@ -95,7 +95,7 @@ fn round(done: &AtomicU64, looks: bool, socket: &Path) -> f64 {
 /// What a client of the control socket says for a `show`.
 fn look(socket: &Path) {
     let stream = UnixStream::connect(socket).expect("connecting to the socket");
-    stream.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("SO_RCVTIMEO");
     let mut replies = BufReader::new(&stream);
     for (command, expected) in [("hello", "{\"hello\""), ("show", "{\"table\"")] {
         let request = format!("{{\"version\":1,\"command\":\"{command}\"}}\n");

@@ -9,7 +9,7 @@ proptest! {
     #[test]
     fn a_plan_comes_from_seed_and_number_alone(seed: u64, number in 0u64..1 << 40) {
         prop_assert_eq!(Plan::new(seed, number), Plan::new(seed, number));
-        prop_assert_ne!(Plan::new(seed, number).client_voice(), Plan::new(seed, number).backend_voice());
+        prop_assert_ne!(Plan::new(seed, number).client_payload(), Plan::new(seed, number).backend_payload());
     }
 
     #[test]
@@ -39,8 +39,8 @@ proptest! {
     #[test]
     fn rests_are_in_the_order_of_their_places(seed: u64, number in 0u64..10_000) {
         let Plan { client, backend, .. } = Plan::new(seed, number);
-        for Script { rests, .. } in [client, backend] {
-            prop_assert!(rests.is_sorted_by_key(|rest| rest.after), "{rests:?}");
+        for Script { read_pauses, .. } in [client, backend] {
+            prop_assert!(read_pauses.is_sorted_by_key(|rest| rest.after), "{read_pauses:?}");
         }
     }
 }
@@ -55,7 +55,7 @@ fn all_kinds_come_up() {
         (200, share(|plan| plan.backend.breaks.is_some())),
         (50, share(|plan| plan.client.stalls() || plan.backend.stalls())),
         (50, share(|plan| plan.client.acts.contains(&Act::Urgent))),
-        (200, share(|plan| plan.backend.acts.contains(&Act::HearEnd))),
+        (200, share(|plan| plan.backend.acts.contains(&Act::AwaitEnd))),
         (50, share(|plan| plan.client.bytes() > 1 << 20)),
         (50, share(|plan| plan.client.bytes() == 0)),
     ] {
@@ -65,18 +65,18 @@ fn all_kinds_come_up() {
 
 /// Whether both sides say everything if nothing between them is ever full.
 fn comes_to_its_end(scripts: [&Script; 2]) -> bool {
-    let (mut at, mut said) = ([0; 2], [0; 2]);
+    let (mut at, mut sent) = ([0; 2], [0; 2]);
     loop {
         let before = at;
         for side in 0..2 {
             let acts = &scripts[side].acts;
             while let Some(act) = acts.get(at[side]) {
                 match *act {
-                    Act::Say { bytes, .. } => said[side] += bytes,
-                    Act::Urgent => said[side] += 1,
-                    Act::Hear(bytes) if said[1 - side] < bytes => break,
-                    Act::HearEnd if at[1 - side] < scripts[1 - side].acts.len() => break,
-                    Act::Hear(_) | Act::HearEnd | Act::Pause(_) => {}
+                    Act::Send { bytes, .. } => sent[side] += bytes,
+                    Act::Urgent => sent[side] += 1,
+                    Act::AwaitBytes(bytes) if sent[1 - side] < bytes => break,
+                    Act::AwaitEnd if at[1 - side] < scripts[1 - side].acts.len() => break,
+                    Act::AwaitBytes(_) | Act::AwaitEnd | Act::Pause(_) => {}
                 }
                 at[side] += 1;
             }

@@ -6,32 +6,32 @@ use std::time::Duration;
 use tests::{
     Datapath, Family, Peer,
     attack::{
-        Attack, Harm, Kind, Known, Load, Place, Setting, before_the_first_word, compare,
-        while_idle, while_joined, while_vanished,
+        Attack, AttackKind, HarmReport, KnownPair, Load, Placement, SceneConfig,
+        before_the_first_byte, compare, during_join, while_idle, with_vanished_client,
     },
     kernel_works, note,
 };
 
-const fn spliced(place: Place, family: Family) -> Setting {
-    Setting::new(place, family, Datapath::Splice)
+const fn spliced(place: Placement, family: Family) -> SceneConfig {
+    SceneConfig::new(place, family, Datapath::Splice)
 }
 
-const HERE: Setting = spliced(Place::Loopback, Family::V4);
-const HERE_V6: Setting = spliced(Place::Loopback, Family::V6);
-const SWITCH: Setting = spliced(Place::Switch, Family::V4);
-const SWITCH_V6: Setting = spliced(Place::Switch, Family::V6);
-const APART: Setting = spliced(Place::Apart, Family::V4);
+const HERE: SceneConfig = spliced(Placement::Loopback, Family::V4);
+const HERE_V6: SceneConfig = spliced(Placement::Loopback, Family::V6);
+const SWITCH: SceneConfig = spliced(Placement::Switch, Family::V4);
+const SWITCH_V6: SceneConfig = spliced(Placement::Switch, Family::V6);
+const APART: SceneConfig = spliced(Placement::Apart, Family::V4);
 
-const fn without_timestamps(setting: Setting) -> Setting {
-    Setting { stamps: false, ..setting }
+const fn without_timestamps(setting: SceneConfig) -> SceneConfig {
+    SceneConfig { stamps: false, ..setting }
 }
 
-/// Attacks with these numbers of packets, and asserts that they do no harm.
-fn attack(kind: Kind, attacks: &[(Known, Setting, u64)]) {
+/// Attacks with these numbers of packets, and asserts that they do no report.
+fn attack(kind: AttackKind, attacks: &[(KnownPair, SceneConfig, u64)]) {
     attack_when(false, kind, attacks);
 }
 
-fn attack_when(is_half_closed: bool, kind: Kind, attacks: &[(Known, Setting, u64)]) {
+fn attack_when(is_half_closed: bool, kind: AttackKind, attacks: &[(KnownPair, SceneConfig, u64)]) {
     if !kernel_works() {
         return;
     }
@@ -44,11 +44,11 @@ fn attack_when(is_half_closed: bool, kind: Kind, attacks: &[(Known, Setting, u64
 }
 
 /// Asserts that none of the connections was harmed, and that most were spliced.
-fn assert_unharmed(harm: Option<Harm>) {
-    let Some(harm) = harm else { return };
-    note(&format!("{harm:?}"));
-    assert!(harm.wrong.is_empty(), "{harm:#?}");
-    assert!(harm.carried > harm.connections / 2, "{harm:?}");
+fn assert_unharmed(report: Option<HarmReport>) {
+    let Some(report) = report else { return };
+    note(&format!("{report:?}"));
+    assert!(report.wrong.is_empty(), "{report:#?}");
+    assert!(report.carried > report.connections / 2, "{report:?}");
 }
 
 #[test]
@@ -57,54 +57,67 @@ fn resets_behind_data_break_nothing() {
     const ALL: u64 = 150_000;
 
     let here = without_timestamps(HERE);
-    attack(Kind::Reset, &[(Known::Client, here, ALL), (Known::Server, SWITCH_V6, ALL)]);
+    attack(
+        AttackKind::Reset,
+        &[(KnownPair::Client, here, ALL), (KnownPair::Server, SWITCH_V6, ALL)],
+    );
 }
 
 #[test]
 fn resets_break_nothing_where_both_pairs_are_known() {
     let settings = [HERE, HERE_V6, SWITCH, APART, without_timestamps(SWITCH_V6)];
-    attack(Kind::Reset, &settings.map(|setting| (Known::Both, setting, 10_000)));
+    attack(AttackKind::Reset, &settings.map(|setting| (KnownPair::Both, setting, 10_000)));
 }
 
 #[test]
 fn ends_neither_end_nor_count_anything() {
     attack(
-        Kind::Fin,
+        AttackKind::Fin,
         &[
-            (Known::Client, HERE, 20_000),
-            (Known::Server, SWITCH, 20_000),
-            (Known::Both, HERE_V6, 20_000),
-            (Known::Both, without_timestamps(APART), 20_000),
+            (KnownPair::Client, HERE, 20_000),
+            (KnownPair::Server, SWITCH, 20_000),
+            (KnownPair::Both, HERE_V6, 20_000),
+            (KnownPair::Both, without_timestamps(APART), 20_000),
         ],
     );
 }
 
 #[test]
 fn a_direction_goes_on_when_the_other_has_ended() {
-    for kind in [Kind::Mixed, Kind::Checksum] {
-        attack_when(true, kind, &[(Known::Both, HERE, 10_000), (Known::Both, SWITCH_V6, 10_000)]);
+    for kind in [AttackKind::Mixed, AttackKind::Checksum] {
+        attack_when(
+            true,
+            kind,
+            &[(KnownPair::Both, HERE, 10_000), (KnownPair::Both, SWITCH_V6, 10_000)],
+        );
     }
 }
 
 #[test]
 fn resets_alone_break_nothing() {
-    attack(Kind::Rst, &[(Known::Both, HERE, 30_000), (Known::Both, SWITCH_V6, 30_000)]);
+    attack(
+        AttackKind::Rst,
+        &[(KnownPair::Both, HERE, 30_000), (KnownPair::Both, SWITCH_V6, 30_000)],
+    );
 }
 
 #[test]
 fn beginnings_break_nothing() {
-    attack(Kind::Syn, &[(Known::Both, HERE_V6, 30_000), (Known::Both, SWITCH, 30_000)]);
+    attack(
+        AttackKind::Syn,
+        &[(KnownPair::Both, HERE_V6, 30_000), (KnownPair::Both, SWITCH, 30_000)],
+    );
 }
 
 #[test]
 fn acknowledgements_hold_nothing_up() {
     attack(
-        Kind::Ack,
+        AttackKind::Ack,
         &[
-            (Known::Client, HERE, 20_000),
-            (Known::Server, HERE_V6, 20_000),
-            (Known::Both, SWITCH, 20_000),
-            (Known::Both, without_timestamps(APART), 20_000),
+            (KnownPair::Client, HERE, 20_000),
+            (KnownPair::Server, HERE_V6, 20_000),
+            (KnownPair::Both, SWITCH, 20_000),
+            (KnownPair::Both, without_timestamps(APART), 20_000),
         ],
     );
 }
@@ -115,8 +128,10 @@ fn a_transfer_is_no_slower_than_on_the_relay_under_acknowledgements() {
     if !kernel_works() {
         return;
     }
-    let (setting, time) = (Setting { is_wide: true, ..HERE }, Duration::from_millis(400));
-    let Some(figures) = compare(setting, Load::Bulk, Known::Both, 2000, 3, time) else { return };
+    let (setting, time) = (SceneConfig { is_wide: true, ..HERE }, Duration::from_millis(400));
+    let Some(figures) = compare(setting, Load::Bulk, KnownPair::Both, 2000, 3, time) else {
+        return;
+    };
     note(&figures.to_string());
     let [_, attacked] = figures.ratios();
     assert!(attacked > 0.9, "{figures}");
@@ -125,18 +140,18 @@ fn a_transfer_is_no_slower_than_on_the_relay_under_acknowledgements() {
 #[test]
 fn nothing_follows_from_a_packet_with_a_wrong_checksum() {
     let settings = [HERE, HERE_V6, SWITCH, APART, without_timestamps(SWITCH_V6)];
-    attack(Kind::Checksum, &settings.map(|setting| (Known::Both, setting, 2000)));
+    attack(AttackKind::Checksum, &settings.map(|setting| (KnownPair::Both, setting, 2000)));
 }
 
 #[test]
 fn packets_that_are_no_whole_segments_change_nothing() {
     attack(
-        Kind::Odd,
+        AttackKind::Odd,
         &[
-            (Known::Both, HERE, 30_000),
-            (Known::Both, HERE_V6, 30_000),
-            (Known::Both, SWITCH, 30_000),
-            (Known::Both, SWITCH_V6, 30_000),
+            (KnownPair::Both, HERE, 30_000),
+            (KnownPair::Both, HERE_V6, 30_000),
+            (KnownPair::Both, SWITCH, 30_000),
+            (KnownPair::Both, SWITCH_V6, 30_000),
         ],
     );
 }
@@ -149,17 +164,17 @@ fn nothing_breaks_while_a_pair_is_joined() {
     for (setting, turns) in
         [(HERE, Some(0)), (SWITCH_V6, None), (without_timestamps(APART), Some(0))]
     {
-        let setting = Setting { offload_after: turns, ..setting };
-        assert_unharmed(while_joined(setting, Kind::Mixed, 40));
+        let setting = SceneConfig { offload_after: turns, ..setting };
+        assert_unharmed(during_join(setting, AttackKind::Mixed, 40));
     }
 }
 
 #[test]
 fn fragments_break_nothing_while_a_pair_is_joined() {
     if kernel_works()
-        && let Some(harm) = while_joined(HERE, Kind::Odd, 20)
+        && let Some(report) = during_join(HERE, AttackKind::Odd, 20)
     {
-        assert!(harm.wrong.is_empty(), "{harm:#?}");
+        assert!(report.wrong.is_empty(), "{report:#?}");
     }
 }
 
@@ -171,7 +186,7 @@ fn the_first_word_after_a_banner_arrives() {
     for (setting, packets, first) in
         [(HERE, 6, Peer::Server), (HERE_V6, 1, Peer::Server), (SWITCH, 6, Peer::Client)]
     {
-        assert_unharmed(before_the_first_word(setting, 16, packets, first));
+        assert_unharmed(before_the_first_byte(setting, 16, packets, first));
     }
 }
 
@@ -180,9 +195,9 @@ fn an_idle_connection_ends_in_time() {
     if !kernel_works() {
         return;
     }
-    for (setting, kind) in [(HERE, Kind::Ack), (SWITCH_V6, Kind::Mixed)] {
-        let setting = Setting { idle: Some(1), ..setting };
-        let Some(outcome) = while_idle(setting, kind, Known::Both) else { return };
+    for (setting, kind) in [(HERE, AttackKind::Ack), (SWITCH_V6, AttackKind::Mixed)] {
+        let setting = SceneConfig { idle: Some(1), ..setting };
+        let Some(outcome) = while_idle(setting, kind, KnownPair::Both) else { return };
         assert_eq!(outcome, Ok(()), "{setting}");
     }
 }
@@ -190,7 +205,7 @@ fn an_idle_connection_ends_in_time() {
 #[test]
 fn a_vanished_peer_is_found() {
     if kernel_works()
-        && let Some(outcome) = while_vanished(SWITCH, Kind::Ack)
+        && let Some(outcome) = with_vanished_client(SWITCH, AttackKind::Ack)
     {
         assert_eq!(outcome, Ok(()));
     }

@@ -12,8 +12,8 @@ use std::{
 use socket2::SockRef;
 
 use tests::{
-    Builder, Cable, Datapath, End, Family, Link, Network, PATIENCE, Packet, Peer, Topology, WHOLE,
-    both_ways, end_of, eventually, note, on_all_datapaths,
+    Builder, Cable, Datapath, End, Family, Link, Network, Packet, Peer, TIMEOUT, Topology,
+    WHOLE_CHUNKS, both_ways, end_of, eventually, note, on_all_datapaths,
 };
 
 fn packets_over_ipv4_are_those_of_who_says_so(datapath: Datapath) {
@@ -31,18 +31,18 @@ fn nothing_is_said_again_to_peers_on_one_host(datapath: Datapath) {
     /// Longer than it takes until something not acknowledged is said again (TCP_RTO_MIN is 200 ms), and
     /// once more.
     const AGAIN: Duration = Duration::from_secs(1);
-    let cables = [Cable::watched(); 2];
-    let Some(network) = Network::with(Topology::Together, Family::V4, cables) else { return };
+    let cables = [Cable::observed(); 2];
+    let Some(network) = Network::with(Topology::SharedPeerHost, Family::V4, cables) else { return };
     let link = Link::across(network, Builder::new(datapath));
     for turn in 1..=5 {
         let (client, server) = link.pair();
         // Joined while much is under way.
-        both_ways(&client, &server, (4 << 20, 4 << 20), WHOLE);
+        both_ways(&client, &server, (4 << 20, 4 << 20), WHOLE_CHUNKS);
         let talk = |time| {
             let start = Instant::now();
             while start.elapsed() < time {
-                say(&client, &server, 100);
-                say(&server, &client, 100);
+                transfer(&client, &server, 100);
+                transfer(&server, &client, 100);
             }
         };
         talk(SETTLING);
@@ -86,12 +86,12 @@ const CAPABLE: u8 = 2;
 
 /// Watches a connection from its first packet to its last.
 fn watch(datapath: Datapath, family: Family) {
-    let cables = [Cable::watched(); 2];
+    let cables = [Cable::observed(); 2];
     let Some(network) = Network::with(Topology::Apart, family, cables) else { return };
     for (peer, ttl, _) in DIRECTIONS {
         network.set_ttl(peer, ttl);
     }
-    for host in [network.peer(Peer::Client), network.proxy(), network.peer(Peer::Server)] {
+    for host in [network.peer(Peer::Client), network.balancer(), network.peer(Peer::Server)] {
         host.set("ipv4/tcp_ecn", "1");
     }
     let link = Link::across(network, Builder::new(datapath));
@@ -106,8 +106,8 @@ fn watch(datapath: Datapath, family: Family) {
     let mut lengths = fastrand::Rng::with_seed(17);
     let mut talk = |rounds| {
         for _ in 0..rounds {
-            say(&client, &server, lengths.usize(1..4000));
-            say(&server, &client, lengths.usize(1..4000));
+            transfer(&client, &server, lengths.usize(1..4000));
+            transfer(&server, &client, lengths.usize(1..4000));
         }
     };
     let start = Instant::now();
@@ -121,7 +121,7 @@ fn watch(datapath: Datapath, family: Family) {
         (link.network().arrived_from(from).len(), link.network().left_for(to).len())
     });
     talk(400);
-    both_ways(&client, &server, (2 << 20, 2 << 20), WHOLE);
+    both_ways(&client, &server, (2 << 20, 2 << 20), WHOLE_CHUNKS);
     for (from, to) in [(&client, &server), (&server, &client)] {
         from.shutdown(Shutdown::Write).expect("shutdown");
         assert_eq!(end_of(&mut to.try_clone().expect("dup")), End::Clean);
@@ -140,7 +140,7 @@ fn watch(datapath: Datapath, family: Family) {
 }
 
 /// Says `len` bytes, and hears them.
-fn say(mut from: &TcpStream, mut to: &TcpStream, len: usize) {
+fn transfer(mut from: &TcpStream, mut to: &TcpStream, len: usize) {
     let mut got = vec![0; len];
     from.write_all(&vec![b'x'; len]).expect("writing");
     to.read_exact(&mut got).expect("reading");
@@ -151,7 +151,7 @@ fn say(mut from: &TcpStream, mut to: &TcpStream, len: usize) {
 /// has left, in its turn.
 fn expect_forwarded(network: &Network, (from, to): (Peer, Peer), (arrived, left): (usize, usize)) {
     assert!(network.left_for(to).len() > left + 500, "hardly anything has left");
-    eventually(PATIENCE, &format!("all packets from {from:?} have left for {to:?}"), || {
+    eventually(TIMEOUT, &format!("all packets from {from:?} have left for {to:?}"), || {
         let mut arrived = network.arrived_from(from).split_off(arrived);
         for packet in &mut arrived {
             (packet.ttl, packet.class) = (OWN, packet.class & ECN);

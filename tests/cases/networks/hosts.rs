@@ -8,9 +8,9 @@ use std::{
 };
 
 use tests::{
-    Backend, Balance, Builder, Datapath, End, Family, Link, Network, PATIENCE, Peer, ReservedPort,
-    Sending, Switch, Topology, WHOLE, both_ways, connect, end_of, eventually, on_all_datapaths,
-    receive_all,
+    Backend, Balance, Builder, Datapath, End, Family, Link, Network, Peer, ReservedPort, Sending,
+    Switch, TIMEOUT, Topology, WHOLE_CHUNKS, both_ways, connect, end_of, eventually,
+    on_all_datapaths, receive_all,
 };
 
 fn a_server_that_is_cut_off_is_passed_over_over_ipv4(datapath: Datapath) {
@@ -50,18 +50,18 @@ on_all_datapaths!(
 fn cut_off(datapath: Datapath, family: Family) {
     let Some(site) = Site::new(datapath, family) else { return };
     let (mut across, mut beside) = (site.client("A"), site.client("B"));
-    site.network.cut_off_server(true);
+    site.network.set_server_cut_off(true);
     across.write_all(b"are you there?").expect("to the server that is cut off");
     for _ in 0..2 {
         // The turn comes to either server.
         drop(site.client("B"));
     }
     exchange(&mut beside, b"still here");
-    site.network.cut_off_server(false);
+    site.network.set_server_cut_off(false);
     let mut answer = [0; 14];
     across.read_exact(&mut answer).expect("from the server that is back");
     assert_eq!(&answer, b"are you there?");
-    eventually(PATIENCE, "the server that is back gets new clients", || match site.next_client() {
+    eventually(TIMEOUT, "the server that is back gets new clients", || match site.next_client() {
         (_, 'A') => Ok(()),
         (_, other) => Err(format!("{other} was next")),
     });
@@ -86,7 +86,7 @@ fn flap(datapath: Datapath, family: Family) {
             let receiver = server.try_clone().expect("dup");
             let got = scope.spawn(move || receive_all(&receiver).expect("all of it"));
             let sending = Sending::start(&client, SIZE);
-            eventually(PATIENCE, "some of it is on its way", || match sending.so_far() {
+            eventually(TIMEOUT, "some of it is on its way", || match sending.so_far() {
                 bytes if bytes >= SIZE / 4 => Ok(()),
                 bytes => Err(format!("{bytes} bytes are")),
             });
@@ -106,12 +106,12 @@ fn flap(datapath: Datapath, family: Family) {
 
 fn other_address(datapath: Datapath, family: Family) {
     let Some(network) = Network::new(Topology::Apart, family) else { return };
-    let address = network.another_address();
+    let address = network.add_balancer_address();
     let builder = Builder::new(datapath).option(&["-B", &address.to_string()]);
     let link = Link::across(network, builder);
     let (client, server) = link.settled_pair();
     assert_eq!(server.peer_addr().expect("getpeername").ip(), address);
-    both_ways(&client, &server, (1 << 20, 1 << 20), WHOLE);
+    both_ways(&client, &server, (1 << 20, 1 << 20), WHOLE_CHUNKS);
     drop((client, server));
     link.balance.assert_all_handed_over(1);
 }
@@ -127,10 +127,10 @@ struct Site {
 impl Site {
     fn new(datapath: Datapath, family: Family) -> Option<Self> {
         let mut network = Network::new(Topology::Apart, family)?;
-        let other = network.another_server().expect("one more host");
+        let other = network.add_server().expect("one more host");
         let at = network.backend();
         let a = network.peer(Peer::Server).enter(|| Backend::echo_at(at, "A"));
-        let (host, at) = network.other_server(other);
+        let (host, at) = network.extra_server(other);
         let b = host.enter(|| Backend::echo_at(at, "B"));
         let builder = Builder::new(datapath).option(&["-t", "1"]);
         let builder = builder.channel(a.address()).channel(b.address());

@@ -4,34 +4,35 @@
 use std::{net::Shutdown, time::Duration};
 
 use tests::{
-    Builder, Cable, Datapath, End, Family, Link, Network, RunDir, Topology, WHOLE, Weather,
-    both_ways, end_of, exchange, note, on_all_datapaths,
+    Builder, Cable, Datapath, End, Family, Link, LinkConditions, Network, RunDir, Topology,
+    WHOLE_CHUNKS, both_ways, end_of, exchange, note, on_all_datapaths,
 };
 
 fn cables_that_lose_one_frame_in_a_hundred(datapath: Datapath) {
-    let cable = Cable::with(Weather { lost: 1, ..Weather::default() });
+    let cable = Cable::with(LinkConditions { lost: 1, ..LinkConditions::default() });
     handed_over(talk(datapath, Family::V4, [cable; 2], 4 << 20));
 }
 
 fn cables_that_lose_one_frame_in_a_hundred_over_ipv6(datapath: Datapath) {
-    let cable = Cable::with(Weather { lost: 1, ..Weather::default() });
+    let cable = Cable::with(LinkConditions { lost: 1, ..LinkConditions::default() });
     handed_over(talk(datapath, Family::V6, [cable; 2], 4 << 20));
 }
 
 fn frames_that_come_late_and_twice(datapath: Datapath) {
-    let cable = Cable::with(Weather { late: 3, twice: 2, ..Weather::default() });
+    let cable = Cable::with(LinkConditions { late: 3, twice: 2, ..LinkConditions::default() });
     handed_over(talk(datapath, Family::V4, [cable; 2], 4 << 20));
 }
 
 fn a_server_that_is_fifty_milliseconds_away(datapath: Datapath) {
-    let far = Weather { delay: Duration::from_millis(50), ..Weather::default() };
-    handed_over(talk(datapath, Family::V4, [Cable::watched(), Cable::with(far)], 2 << 20));
+    let far = LinkConditions { delay: Duration::from_millis(50), ..LinkConditions::default() };
+    handed_over(talk(datapath, Family::V4, [Cable::observed(), Cable::with(far)], 2 << 20));
 }
 
 fn everything_at_once(datapath: Datapath) {
     let delay = Duration::from_millis(5);
-    let weather = Weather { lost: 1, late: 3, twice: 2, delay, ..Weather::default() };
-    handed_over(talk(datapath, Family::V6, [Cable::with(weather); 2], 1 << 20));
+    let conditions =
+        LinkConditions { lost: 1, late: 3, twice: 2, delay, ..LinkConditions::default() };
+    handed_over(talk(datapath, Family::V6, [Cable::with(conditions); 2], 1 << 20));
 }
 
 fn shorter_packets_on_the_clients_side(datapath: Datapath) {
@@ -45,21 +46,21 @@ fn shorter_packets_on_the_servers_side(datapath: Datapath) {
 /// A network that takes shorter packets than it says and cuts longer ones to pieces, although they
 /// forbid it. Pieces cannot be passed on as packets.
 fn packets_that_come_in_fragments(datapath: Datapath) {
-    let cable = Cable::with(Weather { split: Some(1000), ..Weather::default() });
+    let cable = Cable::with(LinkConditions { split: Some(1000), ..LinkConditions::default() });
     let Some(network) = Network::with(Topology::Apart, Family::V4, [cable; 2]) else { return };
     let dir = RunDir::new();
-    let link = Link::across(network, dir.given_to(Builder::new(datapath).offload_after(4)));
+    let link = Link::across(network, dir.use_in(Builder::new(datapath).offload_after(4)));
     let (mut client, mut server) = link.pair();
     // What comes first is so much that it is looked at while it comes.
     for size in [16 << 20, 1 << 20] {
-        both_ways(&client, &server, (size, size + 1), WHOLE);
+        both_ways(&client, &server, (size, size + 1), WHOLE_CHUNKS);
         // When little is under way it is easiest to join.
         (0..Link::SETTLED).for_each(|_| exchange(&mut client, &mut server));
     }
     let faults = link.network().faults();
     assert!(faults.split > 0, "{faults:?}");
     if datapath == Datapath::Splice {
-        let stats = dir.say(link.balance.address(), "stats");
+        let stats = dir.run_ok(link.balance.address(), "stats");
         let why = "1 (a peer's packets come in fragments, or with headers that are not read)";
         assert!(stats.contains(why), "{stats}");
     }
@@ -81,20 +82,22 @@ on_all_datapaths!(
 );
 
 /// Moves `size` bytes both ways at once and ends one direction after the other, on a connection
-/// across these cables, which have to have had their weather.
+/// across these cables, which have to have had their conditions.
 fn talk(datapath: Datapath, family: Family, cables: [Cable; 2], size: u64) -> Option<Link> {
     let network = Network::with(Topology::Apart, family, cables)?;
     let link = Link::across(network, Builder::new(datapath));
-    // So many exchanges that splicing has begun: it is what the weather is to meet.
+    // So many exchanges that splicing has begun: it is what the conditions is to meet.
     let (client, server) = link.pair_after(30);
-    both_ways(&client, &server, (size, size + 1), WHOLE);
+    both_ways(&client, &server, (size, size + 1), WHOLE_CHUNKS);
     for (from, to) in [(&client, &server), (&server, &client)] {
         from.shutdown(Shutdown::Write).expect("shutdown");
         assert_eq!(end_of(&mut to.try_clone().expect("dup")), End::Clean);
     }
     let faults = link.network().faults();
     note(&format!("{faults:?}"));
-    for Weather { lost, late, twice, .. } in cables.into_iter().filter_map(|cable| cable.weather) {
+    for LinkConditions { lost, late, twice, .. } in
+        cables.into_iter().filter_map(|cable| cable.conditions)
+    {
         for (share, count) in [(lost, faults.lost), (late, faults.late), (twice, faults.twice)] {
             assert!(share == 0 || count > 0, "{share} of a hundred: {faults:?}");
         }
@@ -111,7 +114,7 @@ fn handed_over(link: Option<Link>) {
 /// A connection whose two sides have cables for packets of other sizes: with the kernel's offloads
 /// and without.
 fn short_packets(datapath: Datapath, mtus: [usize; 2]) {
-    for cable in [Cable::PLAIN, Cable::watched()] {
+    for cable in [Cable::PLAIN, Cable::observed()] {
         for family in [Family::V4, Family::V6] {
             let cables = mtus.map(|mtu| cable.mtu(mtu));
             let Some(link) = talk(datapath, family, cables, 4 << 20) else { return };

@@ -12,9 +12,9 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use socket2::{Domain, Socket, Type};
 
 use tests::{
-    Backend, Builder, Cable, Datapath, End, Family, InKernel, Link, Network, PATIENCE, Peer,
-    RunDir, Topology, WHOLE, both_ways, connect, end_of, eventually, exchange, flag, forge,
-    has_tcx, kernel_works, note, reset, skip,
+    Backend, BpfObjects, Builder, Cable, Datapath, End, Family, Link, Network, Peer, RunDir,
+    TIMEOUT, Topology, WHOLE_CHUNKS, both_ways, connect, end_of, eventually, exchange, flag,
+    has_tcx, kernel_works, note, reset, send_segment, skip,
 };
 
 #[test]
@@ -28,7 +28,7 @@ fn programs_one_behind_the_other_all_splice() {
     let middle = Builder::new(Datapath::Splice).channel(inner.balance.address()).start();
     let outer = Builder::new(Datapath::Splice).channel(middle.address()).start();
     let (client, server) = inner.settle(connect(outer.address()));
-    both_ways(&client, &server, (4 << 20, 4 << 20), WHOLE);
+    both_ways(&client, &server, (4 << 20, 4 << 20), WHOLE_CHUNKS);
     drop((client, server));
     for balance in [&inner.balance, &middle, &outer] {
         balance.assert_all_handed_over(1);
@@ -48,7 +48,7 @@ fn a_transfer_is_not_held_up_while_it_is_being_joined() {
         for (link, took) in links.iter().zip(&mut took) {
             let (client, server) = link.pair();
             let begun = Instant::now();
-            both_ways(&client, &server, (20 << 20, 20 << 20), WHOLE);
+            both_ways(&client, &server, (20 << 20, 20 << 20), WHOLE_CHUNKS);
             *took += begun.elapsed();
         }
     }
@@ -77,10 +77,10 @@ fn packets_of_loopback_pass_it_by_until_a_connection_is_spliced() {
 /// How many programs of a process see what arrives on loopback.
 fn on_loopback(process: u32) -> usize {
     // That of somebody else may go while it is looked at.
-    let (_, there) = eventually(PATIENCE, "the programs on loopback are told", || {
+    let (_, there) = eventually(TIMEOUT, "the programs on loopback are told", || {
         SchedClassifier::query_tcx("lo", TcAttachType::Ingress).map_err(|error| error.to_string())
     });
-    let own = InKernel::of(process);
+    let own = BpfObjects::of(process);
     there.iter().filter(|program| own.programs().contains(&program.id())).count()
 }
 
@@ -91,25 +91,25 @@ fn what_is_spliced_and_what_not_and_why_is_told() {
     }
     let dir = RunDir::new();
     let link =
-        Link::with(dir.given_to(Builder::new(Datapath::Splice)), (Ipv4Addr::LOCALHOST, 0).into());
+        Link::with(dir.use_in(Builder::new(Datapath::Splice)), (Ipv4Addr::LOCALHOST, 0).into());
     let address = link.balance.address();
     let (mut client, mut server) = link.settled_pair();
-    eventually(PATIENCE, "the connection is counted", || {
+    eventually(TIMEOUT, "the connection is counted", || {
         exchange(&mut client, &mut server);
-        let stats = dir.say(address, "stats");
+        let stats = dir.run_ok(address, "stats");
         match (number(&stats, "spliced now"), number(&stats, "spliced")) {
             (Some(1), Some(1)) => Ok(()),
             _ => Err(stats),
         }
     });
-    let stats = dir.say(address, "stats");
+    let stats = dir.run_ok(address, "stats");
     assert!(number(&stats, "packets spliced") > Some(10), "{stats}");
     assert_eq!(number(&stats, "packets dropped"), Some(0), "{stats}");
     assert_eq!(number(&stats, "accepted"), Some(1), "{stats}");
     assert!(stats.starts_with("datapath                splice\n"), "{stats}");
     drop((client, server));
     link.balance.assert_all_handed_over(1);
-    let stats = dir.say(address, "stats");
+    let stats = dir.run_ok(address, "stats");
     assert_eq!(number(&stats, "spliced now"), Some(0), "{stats}");
     assert_eq!(number(&stats, "spliced"), Some(1), "{stats}");
 }
@@ -123,14 +123,14 @@ fn a_client_of_the_other_family_takes_the_next_datapath() {
         return skip("no IPv6 here");
     };
     let dir = RunDir::new();
-    let builder = dir.given_to(Builder::new(Datapath::Splice)).listen(port.address());
+    let builder = dir.use_in(Builder::new(Datapath::Splice)).listen(port.address());
     let link = Link::with(builder, (Ipv4Addr::LOCALHOST, 0).into());
     let (client, server) = link.settled_pair();
-    both_ways(&client, &server, (1 << 20, 1 << 20), WHOLE);
+    both_ways(&client, &server, (1 << 20, 1 << 20), WHOLE_CHUNKS);
     drop((client, server));
     let session = link.balance.sessions(1).remove(0);
     assert_eq!((session.datapath.as_str(), session.end.as_str()), ("sockmap", "clean"));
-    let stats = dir.say(link.balance.address(), "stats");
+    let stats = dir.run_ok(link.balance.address(), "stats");
     let line = stats.lines().find(|line| line.starts_with("not spliced"));
     assert_eq!(
         line,
@@ -146,7 +146,7 @@ fn with_room(bytes: usize, address: SocketAddr) -> TcpStream {
     socket.connect(&address.into()).expect("connecting to the program");
     let client = TcpStream::from(socket);
     client.set_nodelay(true).expect("TCP_NODELAY");
-    client.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+    client.set_read_timeout(Some(TIMEOUT)).expect("SO_RCVTIMEO");
     client
 }
 
@@ -159,7 +159,7 @@ fn a_client_with_less_room_than_a_segment_takes_the_next_datapath() {
     let link = Link::new(Datapath::Splice);
     for _ in 0..10 {
         let (client, server) = link.settle(with_room(52_000, link.balance.address()));
-        both_ways(&client, &server, (1000, 65_536), WHOLE);
+        both_ways(&client, &server, (1000, 65_536), WHOLE_CHUNKS);
     }
     let sessions = link.balance.sessions(10);
     assert!(sessions.iter().all(|session| session.datapath == "sockmap"), "{sessions:?}");
@@ -174,7 +174,7 @@ fn a_client_with_hardly_room_for_a_segment_does_not_wait_for_probes() {
     let link = Link::new(Datapath::Splice);
     let (client, server) = link.settle(with_room(65_536, link.balance.address()));
     let begun = Instant::now();
-    both_ways(&client, &server, (1000, 4 << 20), WHOLE);
+    both_ways(&client, &server, (1000, 4 << 20), WHOLE_CHUNKS);
     // Of its 64 segments each would wait for 200 ms.
     assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
 }
@@ -201,10 +201,10 @@ fn strangers_who_do_not_know_the_numbers_break_nothing() {
         (5000, "", flag::FIN | flag::ACK),
         (ahead.wrapping_neg(), "", flag::FIN | flag::ACK),
     ] {
-        if let Err(e) = forge(&client, back, payload.as_bytes(), flags) {
+        if let Err(e) = send_segment(&client, back, payload.as_bytes(), flags) {
             return skip(&format!("cannot put a segment on the wire: {e}"));
         }
-        both_ways(&client, &server, (100_000, 100_000), WHOLE);
+        both_ways(&client, &server, (100_000, 100_000), WHOLE_CHUNKS);
     }
     drop((client, server));
     link.balance.assert_all_handed_over(1);
@@ -220,7 +220,7 @@ fn a_reset_with_the_right_number_breaks_it() {
     }
     let link = Link::new(Datapath::Splice);
     let (client, mut server) = link.settled_pair();
-    if let Err(e) = forge(&client, 0, &[], flag::RST | flag::ACK) {
+    if let Err(e) = send_segment(&client, 0, &[], flag::RST | flag::ACK) {
         return skip(&format!("cannot put a segment on the wire: {e}"));
     }
     assert_eq!(end_of(&mut server), End::Reset);
@@ -289,16 +289,16 @@ fn a_peer_that_has_vanished_is_found_as_by_keepalive() {
     if !kernel_works() {
         return;
     }
-    let cables = [Cable::watched(); 2];
+    let cables = [Cable::observed(); 2];
     let Some(network) = Network::with(Topology::Apart, Family::V4, cables) else { return };
     for (name, value) in [("time", "1"), ("intvl", "1"), ("probes", "2")] {
-        network.proxy().set(&format!("ipv4/tcp_keepalive_{name}"), value);
+        network.balancer().set(&format!("ipv4/tcp_keepalive_{name}"), value);
     }
     let link = Link::across(network, Builder::new(Datapath::Splice));
     let (mut client, mut server) = link.settled_pair();
     // As long as they answer, peers may be silent.
     let before = link.network().left_for(Peer::Client).len();
-    eventually(PATIENCE, "the silent client has been asked", || {
+    eventually(TIMEOUT, "the silent client has been asked", || {
         match link.network().left_for(Peer::Client).len() - before {
             asked @ 0..3 => Err(asked.to_string()),
             _ => Ok(()),
@@ -404,13 +404,13 @@ fn a_port_is_used_again_as_soon_as_its_connection_is_over() {
     }
     let Some(network) = Network::new(Topology::Apart, Family::V4) else { return };
     let link = Link::across(network, Builder::new(Datapath::Splice));
-    let (entrance, here) = (link.balance.address(), (Ipv4Addr::UNSPECIFIED, 0).into());
+    let (listen_address, here) = (link.balance.address(), (Ipv4Addr::UNSPECIFIED, 0).into());
     let mut from: SocketAddr = here;
     let begin = Instant::now();
     for over in 0..5 {
         // The program has let go of the one before.
         link.balance.sessions(over);
-        let client = link.network().peer(Peer::Client).enter(|| connect_from(from, entrance));
+        let client = link.network().peer(Peer::Client).enter(|| connect_from(from, listen_address));
         from.set_port(client.local_addr().expect("getsockname").port());
         let (mut client, mut server) = link.settle(client);
         // Who ends first keeps the addresses for a while: not the client.
@@ -428,9 +428,9 @@ fn connect_from(from: SocketAddr, to: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
     socket.set_reuse_address(true).expect("SO_REUSEADDR");
     socket.bind(&from.into()).unwrap_or_else(|error| panic!("binding {from}: {error}"));
-    socket.connect_timeout(&to.into(), PATIENCE).expect("connecting to the program");
+    socket.connect_timeout(&to.into(), TIMEOUT).expect("connecting to the program");
     let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("SO_RCVTIMEO");
     stream.set_nodelay(true).expect("TCP_NODELAY");
     stream
 }

@@ -11,9 +11,9 @@ use std::{
 use socket2::{Domain, Socket, Type};
 
 use tests::{
-    Builder, Cable, Datapath, End, Family, Link, Network, PATIENCE, Pattern, Peer, Sending,
-    Topology, WHOLE, both_ways, end_of, eventually, exchange, note, on_all_datapaths, receive_all,
-    reset, send,
+    Builder, Cable, Datapath, End, Family, Link, Network, Pattern, Peer, Sending, TIMEOUT,
+    Topology, WHOLE_CHUNKS, both_ways, end_of, eventually, exchange, note, on_all_datapaths,
+    receive_all, reset, send,
 };
 
 fn hosts_apart_over_ipv4(datapath: Datapath) {
@@ -33,19 +33,19 @@ fn hosts_behind_one_interface_over_ipv6(datapath: Datapath) {
 }
 
 fn peers_on_one_host_over_ipv4(datapath: Datapath) {
-    converse(datapath, Topology::Together, Family::V4);
+    converse(datapath, Topology::SharedPeerHost, Family::V4);
 }
 
 fn peers_on_one_host_over_ipv6(datapath: Datapath) {
-    converse(datapath, Topology::Together, Family::V6);
+    converse(datapath, Topology::SharedPeerHost, Family::V6);
 }
 
 fn a_server_beside_the_program_over_ipv4(datapath: Datapath) {
-    converse(datapath, Topology::ServerHere, Family::V4);
+    converse(datapath, Topology::ServerOnBalancer, Family::V4);
 }
 
 fn a_server_beside_the_program_over_ipv6(datapath: Datapath) {
-    converse(datapath, Topology::ServerHere, Family::V6);
+    converse(datapath, Topology::ServerOnBalancer, Family::V6);
 }
 
 fn a_server_on_the_programs_loopback_over_ipv4(datapath: Datapath) {
@@ -57,11 +57,11 @@ fn a_server_on_the_programs_loopback_over_ipv6(datapath: Datapath) {
 }
 
 fn a_client_beside_the_program_over_ipv4(datapath: Datapath) {
-    converse(datapath, Topology::ClientHere, Family::V4);
+    converse(datapath, Topology::ClientOnBalancer, Family::V4);
 }
 
 fn a_client_beside_the_program_over_ipv6(datapath: Datapath) {
-    converse(datapath, Topology::ClientHere, Family::V6);
+    converse(datapath, Topology::ClientOnBalancer, Family::V6);
 }
 
 fn a_window_that_was_full_opens_again(datapath: Datapath) {
@@ -101,19 +101,19 @@ fn narrow(datapath: Datapath, family: Family) {
 
     for (topology, narrow) in [
         (Topology::Apart, [Client, Server].as_slice()),
-        (Topology::Together, &[Client]),
-        (Topology::ServerHere, &[Client]),
+        (Topology::SharedPeerHost, &[Client]),
+        (Topology::ServerOnBalancer, &[Client]),
         (Topology::ServerOnLoopback, &[Client]),
-        (Topology::ClientHere, &[Server]),
+        (Topology::ClientOnBalancer, &[Server]),
     ] {
-        let cables = [Cable::watched(); 2];
+        let cables = [Cable::observed(); 2];
         let Some(network) = Network::with(topology, family, cables) else { return };
         let link = Link::across(network, Builder::new(datapath));
         let (client, server) = link.pair_after(30);
         for mtu in [1400, 1300] {
             narrow.iter().for_each(|&peer| link.network().set_path_mtu(peer, mtu));
             note(&format!("{topology:?}, {narrow:?}, {mtu} bytes"));
-            both_ways(&client, &server, (1 << 19, 1 << 19), WHOLE);
+            both_ways(&client, &server, (1 << 19, 1 << 19), WHOLE_CHUNKS);
         }
         drop((client, server));
         link.balance.assert_all_handed_over(1);
@@ -133,13 +133,13 @@ fn a_port_is_used_again_at_once(datapath: Datapath) {
         (Topology::Apart, Family::V4, true),
         (Topology::Apart, Family::V6, true),
         (Topology::ServerOnLoopback, Family::V4, false),
-        (Topology::ClientHere, Family::V6, false),
+        (Topology::ClientOnBalancer, Family::V6, false),
     ] {
         let Some(network) = Network::new(topology, family) else { return };
         let link = Link::across(network, Builder::new(datapath));
         if is_short_of_ports {
             // Only now: the self-test needs more.
-            link.network().proxy().set("ipv4/ip_local_port_range", "40000 40001");
+            link.network().balancer().set("ipv4/ip_local_port_range", "40000 40001");
         }
         let mut from = match family {
             Family::V4 => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -170,18 +170,18 @@ fn a_port_is_used_again_at_once(datapath: Datapath) {
 /// Connects, and says when that began: as soon as the client's kernel has no old socket on these addresses,
 /// whose end has yet to be acknowledged.
 fn connect_from(from: SocketAddr, to: SocketAddr) -> (TcpStream, Instant) {
-    let (stream, begun) = eventually(PATIENCE, "the old socket is gone", || {
+    let (stream, begun) = eventually(TIMEOUT, "the old socket is gone", || {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).expect("socket");
         socket.set_reuse_address(true).expect("SO_REUSEADDR");
         socket.bind(&from.into()).unwrap_or_else(|error| panic!("binding {from}: {error}"));
         let begun = Instant::now();
-        match socket.connect_timeout(&to.into(), PATIENCE) {
+        match socket.connect_timeout(&to.into(), TIMEOUT) {
             Ok(()) => Ok((TcpStream::from(socket), begun)),
             Err(error) if error.kind() == ErrorKind::AddrNotAvailable => Err(error.to_string()),
             Err(error) => panic!("connecting to the program: {error}"),
         }
     });
-    stream.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("SO_RCVTIMEO");
     stream.set_nodelay(true).expect("TCP_NODELAY");
     (stream, begun)
 }
@@ -215,7 +215,7 @@ fn converse(datapath: Datapath, topology: Topology, family: Family) {
     let link = Link::across(network, Builder::new(datapath));
     for client_ends_first in [true, false] {
         let (client, server) = link.pair_after(GREETING);
-        both_ways(&client, &server, (SIZE, SIZE + 1), WHOLE);
+        both_ways(&client, &server, (SIZE, SIZE + 1), WHOLE_CHUNKS);
         let (first, second) = match client_ends_first {
             true => (&client, &server),
             false => (&server, &client),
@@ -233,7 +233,7 @@ fn converse(datapath: Datapath, topology: Topology, family: Family) {
 fn say_all(from: &TcpStream, to: &TcpStream, len: u64) {
     thread::scope(|scope| {
         let got = scope.spawn(|| receive_all(to).expect("the last part"));
-        let sent = send(from, Pattern::new(len, len), WHOLE, |_| {}).expect("sending");
+        let sent = send(from, Pattern::new(len, len), WHOLE_CHUNKS, |_| {}).expect("sending");
         from.shutdown(Shutdown::Write).expect("shutdown");
         assert_eq!(got.join().expect("the receiver"), sent);
     });

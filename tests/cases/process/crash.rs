@@ -15,9 +15,9 @@ use std::{
 
 use nix::sys::signal::Signal;
 use tests::{
-    Backend, Builder, Datapath, Digest, Family, InKernel, Link, Network, PATIENCE, Pattern,
-    Receiver, ReservedPort, RunDir, Topology, WHOLE, connect, eventually, has_tcx, is_listening,
-    note, on_each_datapath, send, skip,
+    Backend, BpfObjects, Builder, Datapath, Digest, Family, Link, Network, Pattern, Receiver,
+    ReservedPort, RunDir, TIMEOUT, Topology, WHOLE_CHUNKS, connect, eventually, has_tcx,
+    is_listening, note, on_each_datapath, send, skip,
 };
 
 /// Connections that are in the middle of something.
@@ -45,7 +45,7 @@ fn talk_until_it_ends(mut stream: TcpStream) -> bool {
 fn killed_under_load_it_leaves_nothing_and_its_place_is_free(datapath: Datapath) {
     let (server, port, dir) = (Backend::echo("A"), ReservedPort::new(), RunDir::new());
     let start = || {
-        let builder = dir.given_to(Builder::new(datapath)).listen(port.address());
+        let builder = dir.use_in(Builder::new(datapath)).listen(port.address());
         builder.channel(server.address()).start()
     };
     let mut balance = start();
@@ -57,12 +57,12 @@ fn killed_under_load_it_leaves_nothing_and_its_place_is_free(datapath: Datapath)
         })
         .collect();
     wait_until_carried(&dir, port.address(), datapath, BUSY);
-    let in_kernel = InKernel::of(balance.process().0);
+    let in_kernel = BpfObjects::of(balance.process().0);
     assert_eq!(in_kernel.left(), in_kernel);
-    assert_eq!(in_kernel == InKernel::default(), datapath == Datapath::Relay);
+    assert_eq!(in_kernel == BpfObjects::default(), datapath == Datapath::Relay);
 
     balance.signal(Signal::SIGKILL);
-    balance.wait(PATIENCE);
+    balance.wait(TIMEOUT);
     // Whatever is still being told to the peers of the first, and whoever still listens: the kernel
     // takes rings down by themselves, a moment after the process that had them (io_uring/io_uring.c,
     // io_ring_exit_work).
@@ -75,8 +75,8 @@ fn killed_under_load_it_leaves_nothing_and_its_place_is_free(datapath: Datapath)
     for client in clients {
         assert!(client.join().expect("the client"), "a clean end of a broken connection");
     }
-    eventually(PATIENCE, "nothing of it is left in the kernel", || match in_kernel.left() {
-        none if none == InKernel::default() => Ok(()),
+    eventually(TIMEOUT, "nothing of it is left in the kernel", || match in_kernel.left() {
+        none if none == BpfObjects::default() => Ok(()),
         some => Err(format!("{some:?}")),
     });
     second.stop();
@@ -108,7 +108,7 @@ fn cut_off(datapath: Datapath, link: impl FnOnce(Builder) -> Link) {
         return skip("before Linux 6.6 a spliced connection goes on until another program starts");
     }
     let dir = RunDir::new();
-    let mut link = link(dir.given_to(Builder::new(datapath)));
+    let mut link = link(dir.use_in(Builder::new(datapath)));
     let pairs: Vec<_> = (0..2 * STREAMS).map(|_| link.settled_pair()).collect();
     wait_until_carried(&dir, link.balance.address(), datapath, pairs.len());
     let streams = pairs.iter().enumerate().map(|(i, (client, server))| match i % 2 {
@@ -125,19 +125,19 @@ fn cut_off(datapath: Datapath, link: impl FnOnce(Builder) -> Link) {
                 (name, came, sender, receiver)
             })
             .collect();
-        eventually(PATIENCE, "all are in the middle of it", || {
+        eventually(TIMEOUT, "all are in the middle of it", || {
             let came: Vec<_> =
                 streams.iter().map(|(_, came, ..)| came.load(Ordering::Relaxed)).collect();
             if came.iter().all(|&came| came >= MIDDLE) { Ok(()) } else { Err(format!("{came:?}")) }
         });
         wait_until_carried(&dir, link.balance.address(), datapath, streams.len());
         link.balance.signal(Signal::SIGKILL);
-        link.balance.wait(PATIENCE);
+        link.balance.wait(TIMEOUT);
         for (name, _, sender, receiver) in streams {
             let sent = sender.join().expect("the sender");
             let got = receiver.join().expect("the receiver");
             note(&format!("{datapath:?}, {name}: {sent} bytes sent, {} received", got.len));
-            let prefix = send(sink(), Pattern::new(SEED, got.len), WHOLE, |_| {});
+            let prefix = send(sink(), Pattern::new(SEED, got.len), WHOLE_CHUNKS, |_| {});
             assert_eq!(got, prefix.expect("a prefix"), "{name}");
             assert!(got.len <= sent, "{name}: {sent} bytes sent, {got:?} received");
         }
@@ -147,8 +147,9 @@ fn cut_off(datapath: Datapath, link: impl FnOnce(Builder) -> Link) {
 /// Sends for ever; returns how much once that fails.
 fn send_until_it_breaks(stream: &TcpStream) -> u64 {
     let mut sent = 0;
-    let error = send(stream, Pattern::new(SEED, u64::MAX), WHOLE, |written| sent += written as u64)
-        .expect_err("nobody sends so much");
+    let error =
+        send(stream, Pattern::new(SEED, u64::MAX), WHOLE_CHUNKS, |written| sent += written as u64)
+            .expect_err("nobody sends so much");
     let broken = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe].contains(&error.kind());
     assert!(broken, "sending: {error}");
     sent
@@ -157,11 +158,11 @@ fn send_until_it_breaks(stream: &TcpStream) -> u64 {
 /// Receives until there is a reset; says something when nothing comes only where it would not hear of
 /// it otherwise.
 fn receive_until_it_breaks(stream: &TcpStream, datapath: Datapath, came: &AtomicU64) -> Digest {
-    let patience = if datapath == Datapath::Splice { WAIT } else { PATIENCE };
+    let patience = if datapath == Datapath::Splice { WAIT } else { TIMEOUT };
     stream.set_read_timeout(Some(patience)).expect("SO_RCVTIMEO");
     let mut receiver = Receiver::new();
     loop {
-        let wanted = came.load(Ordering::Relaxed) + WHOLE.start as u64;
+        let wanted = came.load(Ordering::Relaxed) + WHOLE_CHUNKS.start as u64;
         let mut outcome = receiver.read_up_to(stream, wanted);
         let got = receiver.digest();
         came.store(got.len, Ordering::Relaxed);
@@ -181,7 +182,7 @@ fn receive_until_it_breaks(stream: &TcpStream, datapath: Datapath, came: &Atomic
 
 /// Waits until so many connections, and no more, are carried by the datapath.
 fn wait_until_carried(dir: &RunDir, address: SocketAddr, datapath: Datapath, count: usize) {
-    eventually(PATIENCE, "all are carried by the datapath", || {
+    eventually(TIMEOUT, "all are carried by the datapath", || {
         let carriers = dir.carriers(address);
         let on_it = carriers.iter().filter(|&name| name == datapath.name()).count();
         if on_it == count { Ok(()) } else { Err(carriers.join(" ")) }

@@ -12,9 +12,9 @@ use nix::{
     unistd::{Pid, Uid},
 };
 use tests::{
-    Backend, Builder, Daemons, End, Event, KillOnDrop, PATIENCE, ReservedPort, RunDir, Service,
-    Syslog, WHOLE, ask, binary, both_ways, connect, end_of, eventually, finish, full_pipe, listen,
-    run, skip,
+    Backend, Builder, DaemonGuard, End, Event, KillOnDrop, ReservedPort, RunDir, Service, Syslog,
+    TIMEOUT, WHOLE_CHUNKS, ask, binary, both_ways, connect, end_of, eventually, finish, full_pipe,
+    listen, run, skip,
 };
 
 #[test]
@@ -46,7 +46,7 @@ fn clients_are_treated_as_ever_when_nobody_reads_the_log() {
 /// Without its log.
 fn wait_until_it_serves(address: SocketAddr) {
     let connected = || TcpStream::connect(address).map_err(|error| error.to_string());
-    drop(eventually(PATIENCE, "it serves", connected));
+    drop(eventually(TIMEOUT, "it serves", connected));
     assert_eq!(ask(address).expect("it serves"), "A");
 }
 
@@ -59,7 +59,7 @@ const LONG: usize = 100_000;
 #[test]
 fn a_full_pipe_holds_nothing_up_and_what_is_lost_is_told_when_it_is_read_again() {
     let (server, dir) = (Backend::greeter("A"), RunDir::new());
-    let builder = dir.given_to(Builder::auto().channel(server.address()));
+    let builder = dir.use_in(Builder::auto().channel(server.address()));
     let (mut command, _port, address) = builder.command();
     let (reader, writer) = full_pipe();
     let mut program = KillOnDrop(command.stderr(writer).spawn().expect("the program"));
@@ -80,7 +80,7 @@ fn a_full_pipe_holds_nothing_up_and_what_is_lost_is_told_when_it_is_read_again()
     });
     // Its end is what ends the log.
     kill(Pid::from_raw(program.0.id().cast_signed()), Signal::SIGINT).expect("a signal");
-    assert_eq!(finish(&mut program.0, PATIENCE, "the program").code(), Some(0));
+    assert_eq!(finish(&mut program.0, TIMEOUT, "the program").code(), Some(0));
     let events = follow.join().expect("the reader");
     let told = "log lines lost because the log was not read";
     let lost = events.iter().find(|event| event.message == told);
@@ -97,7 +97,7 @@ fn a_program_whose_log_is_never_read_ends_all_the_same() {
         let mut program = KillOnDrop(command.stderr(writer).spawn().expect("the program"));
         wait_until_it_serves(address);
         kill(Pid::from_raw(program.0.id().cast_signed()), signal).expect("a signal");
-        assert_eq!(finish(&mut program.0, PATIENCE, "the program").code(), Some(0), "{signal}");
+        assert_eq!(finish(&mut program.0, TIMEOUT, "the program").code(), Some(0), "{signal}");
     }
 }
 
@@ -107,7 +107,7 @@ fn a_program_that_cannot_start_ends_when_nobody_reads_why() {
     let mut command = Command::new(binary());
     command.args(["-f", "-b", "192.0.2.1", "1"]).stderr(writer);
     let mut program = KillOnDrop(command.spawn().expect("the program"));
-    assert_eq!(finish(&mut program.0, PATIENCE, "the program").code(), Some(71));
+    assert_eq!(finish(&mut program.0, TIMEOUT, "the program").code(), Some(71));
 }
 
 #[test]
@@ -115,20 +115,20 @@ fn a_dump_that_is_not_read_holds_no_connection_up() {
     let server = listen(([127, 0, 0, 1], 0).into());
     let (reader, writer) = full_pipe();
     let dir = RunDir::new();
-    let builder = dir.given_to(Builder::auto()).option(&["-p"]);
+    let builder = dir.use_in(Builder::auto()).option(&["-p"]);
     let builder = builder.channel(server.local_addr().expect("getsockname"));
     let (mut command, _port, address) = builder.command();
     command.stdout(writer).stderr(Stdio::null());
     let _program = KillOnDrop(command.spawn().expect("the program"));
-    eventually(PATIENCE, "it serves", || match dir.file(address, "sock").exists() {
+    eventually(TIMEOUT, "it serves", || match dir.file(address, "sock").exists() {
         true => Ok(()),
         false => Err("no control socket".to_owned()),
     });
     let client = connect(address);
     let (other, _) = server.accept().expect("accept");
-    both_ways(&client, &other, (4 << 20, 4 << 20), WHOLE);
+    both_ways(&client, &other, (4 << 20, 4 << 20), WHOLE_CHUNKS);
     drop(reader);
-    both_ways(&client, &other, (1000, 1000), WHOLE);
+    both_ways(&client, &other, (1000, 1000), WHOLE_CHUNKS);
 }
 
 #[test]
@@ -141,18 +141,18 @@ fn a_supervisor_whose_log_is_not_read_answers_and_its_instances_serve() {
         command.stderr(writer).stdout(Stdio::null());
     }));
     let is_running = |rows: &[tests::InstanceStatus]| rows.iter().all(|row| row.state == "running");
-    eventually(PATIENCE, "it answers", || match service.give(&["status"]).status.code() {
+    eventually(TIMEOUT, "it answers", || match service.run(&["status"]).status.code() {
         Some(0) => Ok(()),
         code => Err(format!("{code:?}")),
     });
     for more in [" -t 7", " -B 127.0.0.1", " -t 8"] {
         service.write(&text(more));
-        assert_eq!(service.give(&["reload"]).status.code(), Some(0), "{more}");
+        assert_eq!(service.run(&["reload"]).status.code(), Some(0), "{more}");
         service.status_when("it runs", is_running);
         assert_eq!(ask(port.address()).expect("it serves"), "A");
     }
-    assert_eq!(service.give(&["stop"]).status.code(), Some(0));
-    assert_eq!(finish(&mut supervisor.0, PATIENCE, "the supervisor").code(), Some(0));
+    assert_eq!(service.run(&["stop"]).status.code(), Some(0));
+    assert_eq!(finish(&mut supervisor.0, TIMEOUT, "the supervisor").code(), Some(0));
 }
 
 #[test]
@@ -172,10 +172,10 @@ fn a_syslog_that_does_not_read_holds_nothing_up() {
         }
     };
     assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
-    let builder = dir.given_to(Builder::auto().text().background().channel(server.address()));
+    let builder = dir.use_in(Builder::auto().text().background().channel(server.address()));
     let (command, _port, address) = builder.command();
-    let _guard = Daemons(&dir);
-    let outcome = run(&mut syslog.in_front_of(&command), PATIENCE);
+    let _guard = DaemonGuard(&dir);
+    let outcome = run(&mut syslog.in_front_of(&command), TIMEOUT);
     assert!(outcome.status.success(), "{outcome:?}");
     for _ in 0..100 {
         assert_eq!(ask(address).expect("it serves"), "A");
@@ -183,7 +183,7 @@ fn a_syslog_that_does_not_read_holds_nothing_up() {
     for pid in dir.processes() {
         kill(Pid::from_raw(pid), Signal::SIGINT).expect("a signal");
     }
-    eventually(PATIENCE, "it has ended", || match dir.processes() {
+    eventually(TIMEOUT, "it has ended", || match dir.processes() {
         left if left.is_empty() => Ok(()),
         left => Err(format!("{left:?}")),
     });

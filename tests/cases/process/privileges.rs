@@ -11,8 +11,8 @@ use std::{
 
 use nix::sys::signal::Signal;
 use tests::{
-    Backend, Builder, Datapath, Family, KillOnDrop, Link, Network, PATIENCE, ReservedPort, RunDir,
-    Service, Topology, WHOLE, ask, binary, both_ways, connect, eventually, exchange, finish,
+    Backend, Builder, Datapath, Family, KillOnDrop, Link, Network, ReservedPort, RunDir, Service,
+    TIMEOUT, Topology, WHOLE_CHUNKS, ask, binary, both_ways, connect, eventually, exchange, finish,
     has_tcx, is_listening, kernel_works, run, skip,
 };
 
@@ -42,7 +42,7 @@ fn without_privileges_the_kernel_path_is_refused_in_one_line() {
 fn refused(datapath: Datapath) {
     let (_folder, builder) = unprivileged(Builder::new(datapath));
     let (mut command, _port, _) = builder.operand("127.0.0.1:9").command();
-    let outcome = run(&mut command, PATIENCE);
+    let outcome = run(&mut command, TIMEOUT);
     assert_eq!(outcome.status.code(), Some(77), "{outcome:?}");
     assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
     assert!(outcome.stderr.starts_with("balance: "), "{outcome:?}");
@@ -82,7 +82,7 @@ fn readable(builder: Builder) -> (Option<tempfile::TempDir>, Builder) {
     // and such a file cannot be run.
     let mut copy = Command::new("install");
     copy.args(["-m", "755"]).args([&binary(), &path]);
-    let outcome = run(&mut copy, PATIENCE);
+    let outcome = run(&mut copy, TIMEOUT);
     assert!(outcome.status.success(), "{outcome:?}");
     (Some(folder), builder.binary(&path))
 }
@@ -124,22 +124,22 @@ fn with_what_the_unit_gives_it_every_datapath_serves_and_root_may_command() {
         command.arg(folder.path().join("balance")).args(["start", "-f", "--config"]).arg(&config);
         command.env("RUNTIME_DIRECTORY", &run_dir).stdin(Stdio::null()).stderr(Stdio::null());
         let mut child = KillOnDrop(command.spawn().expect("starting setpriv"));
-        eventually(PATIENCE, "it listens", || match is_listening(port.port()) {
+        eventually(TIMEOUT, "it listens", || match is_listening(port.port()) {
             true => Ok(()),
             false => Err("it does not".to_owned()),
         });
         assert_eq!(ask(port.address()).expect("an answer"), "A");
         let mut status = Command::new(binary());
         status.args(["status", "--json", "--run-dir"]).arg(&run_dir).arg("--config").arg(&config);
-        eventually(PATIENCE, "it says that it runs, on that datapath", || {
-            let outcome = run(&mut status, PATIENCE);
+        eventually(TIMEOUT, "it says that it runs, on that datapath", || {
+            let outcome = run(&mut status, TIMEOUT);
             let is_so = outcome.stdout.contains(&format!("\"datapath\": \"{datapath}\""));
             if is_so { Ok(()) } else { Err(format!("{outcome:?}")) }
         });
         let mut stop = Command::new(binary());
         stop.args(["stop", "--run-dir"]).arg(&run_dir).arg("--config").arg(&config);
-        assert_eq!(run(&mut stop, PATIENCE).stdout, "balance is stopped\n");
-        assert_eq!(finish(&mut child.0, PATIENCE, "the service").code(), Some(0));
+        assert_eq!(run(&mut stop, TIMEOUT).stdout, "balance is stopped\n");
+        assert_eq!(finish(&mut child.0, TIMEOUT, "the service").code(), Some(0));
         fs::remove_dir_all(&run_dir).expect("removing a folder");
     }
 }
@@ -159,7 +159,7 @@ fn as_another_user_it_keeps_what_its_datapath_needs_and_no_more() {
         (Datapath::Splice, NET_ADMIN | BPF),
     ] {
         let dir = RunDir::new();
-        let builder = dir.given_to(Builder::new(datapath)).option(&["--user", "nobody"]);
+        let builder = dir.use_in(Builder::new(datapath)).option(&["--user", "nobody"]);
         let mut link = Link::with(builder, (Ipv4Addr::LOCALHOST, 0).into());
         assert_keeps(&link, datapath, keeps);
         for status in statuses(&link) {
@@ -167,12 +167,12 @@ fn as_another_user_it_keeps_what_its_datapath_needs_and_no_more() {
         }
         // Connections are taken over by the kernel as ever, root may command, and the end is orderly.
         let (client, server) = link.settled_pair();
-        both_ways(&client, &server, (4 << 20, 4 << 20), WHOLE);
+        both_ways(&client, &server, (4 << 20, 4 << 20), WHOLE_CHUNKS);
         assert_eq!(dir.show(link.balance.address()).len(), 1);
         drop((client, server));
         link.balance.assert_all_handed_over(1);
         link.balance.signal(Signal::SIGTERM);
-        link.balance.farewell(PATIENCE);
+        link.balance.wait_stopped(TIMEOUT);
     }
 }
 
@@ -189,8 +189,9 @@ fn as_another_user_it_knows_that_it_is_alone_on_loopback() {
     let Some(network) = Network::new(Topology::ServerOnLoopback, Family::V4) else { return };
     let builder = Builder::new(Datapath::Splice).option(&["--user", "nobody"]);
     let link = Link::across(network, builder);
-    let entrance = link.balance.address();
-    let (mut client, mut server) = link.settle(link.network().proxy().enter(|| connect(entrance)));
+    let listen_address = link.balance.address();
+    let (mut client, mut server) =
+        link.settle(link.network().balancer().enter(|| connect(listen_address)));
     let before = arrived_on_loopback(&link);
     for _ in 0..EXCHANGES {
         exchange(&mut client, &mut server);
@@ -252,12 +253,14 @@ fn as_the_user_that_it_is_already_it_keeps_no_more_either() {
         // It has to be able to read the program.
         let (_folder, builder) = readable(builder);
         let builder = builder
-            .through(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"])
-            .through(["--inh-caps", "--ambient-caps"].map(|set| format!("{set}={capabilities}")));
+            .wrapped_by(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"])
+            .wrapped_by(
+                ["--inh-caps", "--ambient-caps"].map(|set| format!("{set}={capabilities}")),
+            );
         let link = Link::with(builder, (Ipv4Addr::LOCALHOST, 0).into());
         assert_keeps(&link, datapath, keeps);
         let (client, server) = link.settled_pair();
-        both_ways(&client, &server, (4 << 20, 4 << 20), WHOLE);
+        both_ways(&client, &server, (4 << 20, 4 << 20), WHOLE_CHUNKS);
         drop((client, server));
         link.balance.assert_all_handed_over(1);
     }
@@ -268,7 +271,7 @@ fn a_user_that_is_not_there_or_cannot_be_become_is_told() {
     let give = |builder: Builder, user: &str| {
         let builder = builder.option(&["--user", user]).operand("127.0.0.1:9");
         let (mut command, _port, _) = builder.command();
-        let outcome = run(&mut command, PATIENCE);
+        let outcome = run(&mut command, TIMEOUT);
         (outcome.status.code(), outcome.stderr)
     };
     let nobody = (Some(67), "balance: there is no user nosuchuser\n".to_owned());
@@ -292,11 +295,11 @@ fn under_a_supervisor_another_user_leaves_nothing_behind() {
     let (server, port) = (Backend::greeter("A"), ReservedPort::new());
     let line = format!("--user nobody -b 127.0.0.1 {} {}\n", port.port(), server.address());
     let service = Service::new(&line);
-    assert_eq!(service.say(&["start"]), "balance is started: 1 instance\n");
+    assert_eq!(service.run_ok(&["start"]), "balance is started: 1 instance\n");
     assert_eq!(ask(port.address()).expect("an answer"), "A");
     service.write(&line.replace("--user", "-t 2 --user"));
-    assert!(service.say(&["reload"]).contains(": changed\n"));
-    service.say(&["stop"]);
+    assert!(service.run_ok(&["reload"]).contains(": changed\n"));
+    service.run_ok(&["stop"]);
     let left = fs::read_dir(service.run_dir()).expect("the run directory").flatten();
     let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
     assert!(left.iter().all(|name| name.to_string_lossy().ends_with(".lock")), "{left:?}");

@@ -12,8 +12,8 @@ use std::{
 
 use nix::unistd::Uid;
 use tests::{
-    Builder, Daemons, Datapath, End, KillOnDrop, PATIENCE, RunDir, Syslog, accept, connect, end_of,
-    eventually, listen, on_each_datapath, reset, run, skip,
+    Builder, DaemonGuard, Datapath, End, KillOnDrop, RunDir, Syslog, TIMEOUT, accept, connect,
+    end_of, eventually, listen, on_each_datapath, reset, run, skip,
 };
 
 /// What the client says, and what the server says.
@@ -79,13 +79,13 @@ fn no_byte_gets_to_syslog() {
     let dir = RunDir::new();
     let syslog = Syslog::new();
     let socket = syslog.socket.try_clone().expect("dup");
-    socket.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+    socket.set_read_timeout(Some(TIMEOUT)).expect("SO_RCVTIMEO");
 
     let server = listen((Ipv4Addr::LOCALHOST, 0).into());
-    let builder = dir.given_to(Builder::auto().quiet().text().background());
+    let builder = dir.use_in(Builder::auto().quiet().text().background());
     let builder = builder.channel(server.local_addr().expect("getsockname"));
     let (command, _port, address) = builder.command();
-    let _guard = Daemons(&dir);
+    let _guard = DaemonGuard(&dir);
     // From the beginning: what there is no room for is lost.
     let (lines, read) = mpsc::channel();
     let reader = thread::spawn(move || {
@@ -99,10 +99,10 @@ fn no_byte_gets_to_syslog() {
             }
         }
     });
-    let outcome = run(syslog.in_front_of(&command).env("BALANCE_LOG", EVERYTHING), PATIENCE);
+    let outcome = run(syslog.in_front_of(&command).env("BALANCE_LOG", EVERYTHING), TIMEOUT);
     assert!(outcome.status.success(), "{outcome:?}");
     talk(&server, || connect(address));
-    assert_eq!(dir.say(address, "kill"), "shutdown complete, exiting.\n");
+    assert_eq!(dir.run_ok(address, "kill"), "shutdown complete, exiting.\n");
     reader.join().expect("the reader");
     let log: String = read.iter().map(|line| line + "\n").collect();
     assert!(log.contains("stopped connections=3"), "{log}");
@@ -115,8 +115,8 @@ fn talk(server: &TcpListener, connect: impl Fn() -> TcpStream) {
         let mut client = connect();
         let mut other = accept(server);
         for _ in 0..TIMES {
-            say(&mut client, &mut other, SECRETS[0]);
-            say(&mut other, &mut client, SECRETS[1]);
+            transfer(&mut client, &mut other, SECRETS[0]);
+            transfer(&mut other, &mut client, SECRETS[1]);
         }
         match ending {
             Ending::Clean => {
@@ -135,7 +135,7 @@ fn talk(server: &TcpListener, connect: impl Fn() -> TcpStream) {
     }
 }
 
-fn say(from: &mut TcpStream, to: &mut TcpStream, secret: &str) {
+fn transfer(from: &mut TcpStream, to: &mut TcpStream, secret: &str) {
     from.write_all(secret.as_bytes()).expect("a secret");
     let mut heard = vec![0; secret.len()];
     to.read_exact(&mut heard).expect("the secret");
@@ -185,7 +185,7 @@ impl Logged {
 
     /// Waits until that is in so many lines of its log.
     fn wait_for(&self, what: &str, times: usize) {
-        eventually(PATIENCE, &format!("it logs {what:?}"), || {
+        eventually(TIMEOUT, &format!("it logs {what:?}"), || {
             let [_, err] = self.read();
             let count = err.lines().filter(|line| line.contains(what)).count();
             if count >= times { Ok(()) } else { Err(err) }
@@ -197,7 +197,7 @@ impl Logged {
         let pid = i32::try_from(self.child.0.id()).expect("a process id");
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)
             .expect("sending a signal");
-        let status = tests::finish(&mut self.child.0, PATIENCE, "the program");
+        let status = tests::finish(&mut self.child.0, TIMEOUT, "the program");
         assert_eq!(status.code(), Some(0), "{status}");
         let [out, err] = self.read();
         (out, err)

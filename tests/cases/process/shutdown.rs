@@ -8,8 +8,8 @@ use std::{
 
 use nix::sys::signal::Signal;
 use tests::{
-    Backend, Builder, CARELESS, Datapath, End, Event, Link, PATIENCE, WHOLE, both_ways,
-    by_careless_parent, end_of, eventually, is_listening, on_each_datapath, run,
+    Backend, Builder, Datapath, End, Event, Link, SIGNAL_OPTIONS, TIMEOUT, WHOLE_CHUNKS, both_ways,
+    end_of, eventually, is_listening, on_each_datapath, run, with_signals_masked,
 };
 
 fn after_sigterm_no_client_is_taken_but_standing_connections_finish(datapath: Datapath) {
@@ -21,7 +21,7 @@ fn sigint_ends_it_at_once(datapath: Datapath) {
     let mut link = Link::with(builder, ([127, 0, 0, 1], 0).into());
     let (mut client, mut server) = link.pair();
     link.balance.signal(Signal::SIGINT);
-    link.balance.farewell(Duration::from_secs(5));
+    link.balance.wait_stopped(Duration::from_secs(5));
     assert_eq!(end_of(&mut client), End::Reset);
     assert_eq!(end_of(&mut server), End::Reset);
 }
@@ -31,10 +31,10 @@ fn sighup_and_sigusr1_do_no_harm(datapath: Datapath) {
     let (client, server) = link.pair();
     for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGPIPE] {
         link.balance.signal(signal);
-        both_ways(&client, &server, (1000, 1000), WHOLE);
+        both_ways(&client, &server, (1000, 1000), WHOLE_CHUNKS);
     }
     let (client, server) = link.pair();
-    both_ways(&client, &server, (1000, 1000), WHOLE);
+    both_ways(&client, &server, (1000, 1000), WHOLE_CHUNKS);
 }
 
 fn connections_that_outlast_the_grace_are_reset(datapath: Datapath) {
@@ -43,7 +43,7 @@ fn connections_that_outlast_the_grace_are_reset(datapath: Datapath) {
     let (mut client, mut server) = link.pair();
     link.balance.signal(Signal::SIGTERM);
     let start = Instant::now();
-    let stopped = link.balance.farewell(Duration::from_secs(10));
+    let stopped = link.balance.wait_stopped(Duration::from_secs(10));
     let took = start.elapsed();
     assert!(took >= Duration::from_millis(900), "{took:?}");
     assert!(took <= Duration::from_secs(6), "{took:?}");
@@ -58,9 +58,9 @@ fn a_second_signal_ends_it_at_once(datapath: Datapath) {
     let (mut client, server) = link.pair();
     link.balance.signal(Signal::SIGTERM);
     wait_until_refused(link.balance.address());
-    both_ways(&client, &server, (1000, 1000), WHOLE);
+    both_ways(&client, &server, (1000, 1000), WHOLE_CHUNKS);
     link.balance.signal(Signal::SIGTERM);
-    link.balance.farewell(Duration::from_secs(5));
+    link.balance.wait_stopped(Duration::from_secs(5));
     assert_eq!(end_of(&mut client), End::Reset);
 }
 
@@ -75,20 +75,20 @@ on_each_datapath!(
 #[test]
 fn signals_that_the_parent_has_blocked_or_ignored_end_it_all_the_same() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
-        let builder = Builder::auto().through(["env"]).through(CARELESS);
+        let builder = Builder::auto().wrapped_by(["env"]).wrapped_by(SIGNAL_OPTIONS);
         let mut balance = builder.operand("127.0.0.1:9").start();
         // SIGHUP looks names up again, and does not end it.
         balance.signal(Signal::SIGHUP);
         balance.signal(Signal::SIGUSR1);
         balance.signal(signal);
-        balance.farewell(Duration::from_secs(5));
+        balance.wait_stopped(Duration::from_secs(5));
     }
 }
 
 #[test]
 fn signals_that_the_parent_has_ignored_do_not_hide_why_the_background_failed() {
     let (command, _port, _) = Builder::auto().background().operand("a.invalid").command();
-    let outcome = run(&mut by_careless_parent(&command), PATIENCE);
+    let outcome = run(&mut with_signals_masked(&command), TIMEOUT);
     assert_eq!(outcome.status.code(), Some(65), "{outcome:?}");
     assert!(outcome.stderr.contains("cannot resolve [a.invalid]"), "{outcome:?}");
 }
@@ -97,7 +97,7 @@ fn signals_that_the_parent_has_ignored_do_not_hide_why_the_background_failed() {
 fn without_connections_it_ends_at_once() {
     let mut balance = Builder::auto().operand("127.0.0.1:9").start();
     balance.signal(Signal::SIGTERM);
-    let stopped = balance.farewell(Duration::from_secs(5));
+    let stopped = balance.wait_stopped(Duration::from_secs(5));
     assert_eq!(stopped.connections, 0);
 }
 
@@ -108,7 +108,7 @@ fn a_client_that_waits_for_a_server_does_not_hold_up_the_end() {
         Builder::auto().option(&["-t", "600", "--grace", "1"]).channel(hole.address()).start();
     let mut client = tests::connect(balance.address());
     balance.signal(Signal::SIGTERM);
-    balance.farewell(Duration::from_secs(10));
+    balance.wait_stopped(Duration::from_secs(10));
     end_of(&mut client);
 }
 
@@ -118,7 +118,7 @@ fn every_line_of_a_json_log_is_an_event() {
     let mut balance = Builder::auto().channel(server.address()).start();
     tests::ask(balance.address()).expect("an answer");
     balance.signal(Signal::SIGTERM);
-    balance.farewell(PATIENCE);
+    balance.wait_stopped(TIMEOUT);
     let lines = balance.log();
     for line in &lines {
         assert!(Event::parse(line).is_some(), "{line}");
@@ -142,7 +142,7 @@ fn a_text_log_says_the_same_in_one_line_each() {
         .channel(c)
         .spawn();
     let line = |word: &str, count: usize| {
-        eventually(PATIENCE, &format!("a line with {word}"), || {
+        eventually(TIMEOUT, &format!("a line with {word}"), || {
             let lines = balance.log();
             let found: Vec<_> = lines.iter().filter(|l| l.contains(word)).cloned().collect();
             match found.len() == count {
@@ -164,7 +164,7 @@ fn a_text_log_says_the_same_in_one_line_each() {
     }
     tests::ask(address).expect("an answer");
     balance.signal(Signal::SIGTERM);
-    assert_eq!(balance.wait(PATIENCE).code(), Some(0));
+    assert_eq!(balance.wait(TIMEOUT).code(), Some(0));
     let last = balance.log().pop().unwrap_or_default();
     for part in [" stopped ", "connections=1", "unserved=0", "sent=0", "rcvd=1"] {
         assert!(last.contains(part), "{part:?} is not in {last:?}");
@@ -177,19 +177,19 @@ fn finishes_after(signal: Signal, datapath: Datapath) {
     let (client, server) = link.pair();
     link.balance.signal(signal);
     wait_until_refused(link.balance.address());
-    both_ways(&client, &server, (3 << 20, 3 << 20), WHOLE);
+    both_ways(&client, &server, (3 << 20, 3 << 20), WHOLE_CHUNKS);
     drop((client, server));
-    let stopped = link.balance.farewell(Duration::from_secs(10));
+    let stopped = link.balance.wait_stopped(Duration::from_secs(10));
     assert_eq!((stopped.sent, stopped.rcvd), ((3 << 20) + 1, (3 << 20) + 1));
     link.balance.assert_all_on_its_datapath(1);
 }
 
 /// Waits without connecting: a client that is still taken would be one to wait for.
 fn wait_until_refused(address: SocketAddr) {
-    eventually(PATIENCE, "the listeners are closed", || match is_listening(address.port()) {
+    eventually(TIMEOUT, "the listeners are closed", || match is_listening(address.port()) {
         true => Err("one is open".to_owned()),
         false => Ok(()),
     });
-    let refused = TcpStream::connect_timeout(&address, PATIENCE).expect_err("a late client");
+    let refused = TcpStream::connect_timeout(&address, TIMEOUT).expect_err("a late client");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
 }

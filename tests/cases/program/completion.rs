@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use nix::sys::signal::Signal;
-use tests::{Balance, Builder, PATIENCE, binary, run};
+use tests::{Balance, Builder, TIMEOUT, binary, run};
 
 #[test]
 fn verbs_come_first_and_options_when_asked_for() {
@@ -57,13 +57,13 @@ fn instances_that_run_are_offered_to_commands_and_those_that_died_are_not() {
     assert_eq!(ask(&["-c", "show", &port(&one)]), [""; 0]);
 
     other.signal(Signal::SIGKILL);
-    other.wait(PATIENCE);
+    other.wait(TIMEOUT);
     assert_eq!(ask(&["-b", &bind, "-c", "show", ""]), [port(&one)]);
 }
 
 #[test]
 fn what_means_something_to_others_does_not_keep_it_from_its_work() {
-    let outcome = run(Command::new(binary()).arg("--version").env("COMPLETE", "1"), PATIENCE);
+    let outcome = run(Command::new(binary()).arg("--version").env("COMPLETE", "1"), TIMEOUT);
     assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
     assert!(outcome.stdout.starts_with("balance "), "{outcome:?}");
 }
@@ -73,7 +73,7 @@ fn offers(words: &[&str]) -> Vec<String> {
     let mut shell = Command::new(binary());
     shell.args(["--", "balance"]).args(words).env("COMPLETE", "bash");
     shell.env("_CLAP_IFS", "\n").env("_CLAP_COMPLETE_INDEX", words.len().to_string());
-    let outcome = run(&mut shell, PATIENCE);
+    let outcome = run(&mut shell, TIMEOUT);
     assert_eq!(outcome.status.code(), Some(0), "{words:?}: {outcome:?}");
     assert_eq!(outcome.stderr, "", "{words:?}");
     outcome.stdout.lines().map(str::to_owned).collect()

@@ -11,8 +11,8 @@ use std::{
 use socket2::{Domain, Socket, Type};
 use tempfile::NamedTempFile;
 use tests::{
-    Backend, Balance, Blackhole, Builder, Cable, Datapath, End, Family, Namespace, Network,
-    PATIENCE, Peer, ReservedPort, RunDir, Topology, Weather, ask, connect, end_of, eventually,
+    Backend, Balance, Blackhole, Builder, Cable, Datapath, End, Family, LinkConditions, Namespace,
+    Network, Peer, ReservedPort, RunDir, TIMEOUT, Topology, ask, connect, end_of, eventually,
     on_each_datapath, run, skip,
 };
 
@@ -38,7 +38,7 @@ fn a_server_that_is_the_listener_is_refused_at_the_start() {
     ] {
         let builder = Builder::auto().listen(listen).operand("127.0.0.1:1").operand(&server);
         let (mut command, ..) = builder.command();
-        let outcome = run(&mut command, PATIENCE);
+        let outcome = run(&mut command, TIMEOUT);
         assert_eq!(outcome.status.code(), Some(64), "{outcome:?}");
         let told = format!(":{} is the listener ", own.port());
         assert!(outcome.stderr.contains(&told), "{outcome:?}");
@@ -75,7 +75,7 @@ fn a_server_that_leads_back_is_a_failed_connect(datapath: Datapath) {
         host.enter(|| {
             let (server, dir) = (Backend::greeter("A"), RunDir::new());
             let ip: IpAddr = back.parse().expect("an address");
-            let builder = dir.given_to(Builder::new(datapath)).quiet();
+            let builder = dir.use_in(Builder::new(datapath)).quiet();
             let builder = builder.listen((Ipv6Addr::UNSPECIFIED, PORT).into());
             let options: Vec<_> = source.into_iter().flat_map(|ip| ["-B", ip]).collect();
             let builder = builder.option(&options).channel((ip, PORT).into()).operand("!");
@@ -84,7 +84,7 @@ fn a_server_that_leads_back_is_a_failed_connect(datapath: Datapath) {
             if is_seen {
                 assert_eq!(ask(address).expect("the other channel"), "A", "{back}");
             }
-            eventually(PATIENCE, "clients are served", || match ask(address) {
+            eventually(TIMEOUT, "clients are served", || match ask(address) {
                 Ok(answer) if answer == "A" => Ok(()),
                 other => Err(format!("{back} {source:?}: {other:?}")),
             });
@@ -114,7 +114,7 @@ fn a_connection_with_itself_is_a_refused_connect(datapath: Datapath) {
                 let socket = socket.expect("a socket");
                 socket.bind(&SocketAddr::from((ip, PORT + 100 + i)).into()).expect("bind");
                 socket.connect(&listen.into()).expect("connect");
-                socket.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+                socket.set_read_timeout(Some(TIMEOUT)).expect("SO_RCVTIMEO");
                 let mut client = TcpStream::from(socket);
                 client.write_all(b"hello").expect("writing");
                 let mut answer = Vec::new();
@@ -326,7 +326,7 @@ fn every_address_of_a_name_is_tried() {
 fn a_far_server_with_many_addresses_is_reached() {
     // From end to end and back, longer than its share of the limit would be.
     let delay = Duration::from_millis(100);
-    let far = Cable::with(Weather { delay, ..Weather::default() });
+    let far = Cable::with(LinkConditions { delay, ..LinkConditions::default() });
     let cables = [Cable::PLAIN, far];
     let Some(network) = Network::with(Topology::Apart, Family::V4, cables) else { return };
     let server = network.peer(Peer::Server).enter(|| Backend::greeter_at(network.backend(), "A"));
@@ -348,7 +348,7 @@ fn addresses_that_do_not_answer_hold_up_the_next_for_a_moment_only() {
     let mut hosts = String::new();
     for i in 0..holes {
         // A neighbour that is not there; so near that the resolver prefers its address.
-        network.proxy().ip(&format!(
+        network.balancer().ip(&format!(
             "link add hole{i} type veth peer name other{i}\nlink set other{i} up\n\
              address add dev hole{i} 10.77.{i}.0/31\nlink set hole{i} up\n\
              neighbour add 10.77.{i}.1 lladdr 02:00:00:00:00:01 dev hole{i}"
@@ -410,8 +410,8 @@ fn a_name_is_told_when_it_changes_and_when_it_does_not_resolve() {
     have("127.1.1.2 a.test b.test\n127.1.1.3 a.test\n");
     let dir = RunDir::new();
     let balance = dir
-        .given_to(Builder::auto().quiet())
-        .replacing_by("/etc/hosts", file.path())
+        .use_in(Builder::auto().quiet())
+        .with_file("/etc/hosts", file.path())
         .option(&["--resolve-interval", "1"])
         .operand("a.test:9")
         .operand("b.test:9")
@@ -422,7 +422,7 @@ fn a_name_is_told_when_it_changes_and_when_it_does_not_resolve() {
         events.map(|event| event.text("host")).collect::<Vec<_>>()
     };
     let since = || {
-        let json = dir.say(balance.address(), "show --json");
+        let json = dir.run_ok(balance.address(), "show --json");
         let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         let channels = json["channels"].as_array().expect("channels").clone();
         channels.iter().map(|channel| channel["unresolved_since"].as_u64()).collect::<Vec<_>>()

@@ -56,7 +56,7 @@ fn a_hundred_reloads_drop_nothing_and_refuse_nobody() {
         format!("{options} -b 127.0.0.1 {} {}\n", port.port(), words.join(" "))
     };
     let service = Service::new(&text(0));
-    service.say(&["start"]);
+    service.run_ok(&["start"]);
     let mut standing: Vec<_> = (0..STANDING).map(|_| arrive(port.address()).0).collect();
     let socket = format!("balance.{}.127.0.0.1.sock", port.port());
     let socket = service.run_dir().join(socket);
@@ -80,7 +80,7 @@ fn a_hundred_reloads_drop_nothing_and_refuse_nobody() {
         let _over = SetOnDrop(&over);
         for i in 1..=RELOADS {
             service.write(&text(i));
-            let said = service.say(&["reload"]);
+            let said = service.run_ok(&["reload"]);
             assert!(said.ends_with("balance is reloaded\n"), "{said}");
             assert!(said.contains(": changed\n") || said.contains(": replaced\n"), "{said}");
             for _ in 0..3 {
@@ -99,5 +99,5 @@ fn a_hundred_reloads_drop_nothing_and_refuse_nobody() {
     note(&format!("{RELOADS} reloads, {} visits meanwhile", visits.load(Relaxed)));
     // Those that were replaced have left, with their last connection.
     service.status_when("one process is left", |rows| rows.len() == 1);
-    service.say(&["stop"]);
+    service.run_ok(&["stop"]);
 }

@@ -16,7 +16,7 @@ use nix::{
 };
 use tempfile::TempDir;
 use tests::{
-    Backend, KillOnDrop, PATIENCE, ReservedPort, Service, ask, binary, connect, eventually, finish,
+    Backend, KillOnDrop, ReservedPort, Service, TIMEOUT, ask, binary, connect, eventually, finish,
     is_listening, skip,
 };
 
@@ -49,7 +49,7 @@ impl Manager {
     fn until(&self, wanted: &str) -> Vec<String> {
         let mut messages = Vec::new();
         loop {
-            let text = self.messages.recv_timeout(PATIENCE).unwrap_or_else(|error| {
+            let text = self.messages.recv_timeout(TIMEOUT).unwrap_or_else(|error| {
                 panic!("{error}: no {wanted} among {messages:?}");
             });
             let found = text.lines().any(|line| line.contains(wanted));
@@ -86,7 +86,7 @@ fn a_manager_is_told_of_the_start_of_reloads_and_of_the_end() {
     // A restart is no end to a manager, which would count the time from then on.
     drop(stream);
     manager.until("STATUS=1 of 1 instances serve, 0 connections");
-    assert_eq!(service.say(&["restart"]), "balance is restarted\n");
+    assert_eq!(service.run_ok(&["restart"]), "balance is restarted\n");
     let messages = manager.until("READY=1");
     assert!(!messages.concat().contains("STOPPING"), "{messages:?}");
     let mut stream = connect(one.address());
@@ -94,7 +94,7 @@ fn a_manager_is_told_of_the_start_of_reloads_and_of_the_end() {
     manager.until("STATUS=1 of 1 instances serve, 1 connection");
 
     service.write(&(line(&one) + &line(&two)));
-    service.say(&["reload"]);
+    service.run_ok(&["reload"]);
     let messages = manager.until("READY=1");
     let reloading = messages.iter().find(|text| text.contains("RELOADING=1"));
     assert!(reloading.is_some_and(|text| text.contains("MONOTONIC_USEC=")), "{messages:?}");
@@ -108,7 +108,7 @@ fn a_manager_is_told_of_the_start_of_reloads_and_of_the_end() {
     stream.write_all(b"?").expect("a byte to the server");
     stream.read_exact(&mut [0]).expect("a byte from the server");
     drop(stream);
-    assert_eq!(finish(&mut child.0, PATIENCE, "the supervisor").code(), Some(0));
+    assert_eq!(finish(&mut child.0, TIMEOUT, "the supervisor").code(), Some(0));
 }
 
 #[test]
@@ -130,11 +130,11 @@ fn an_instance_by_itself_speaks_with_a_manager_as_well() {
     term(&child.0);
     manager.until("STOPPING=1");
     term(&child.0);
-    assert_eq!(finish(&mut child.0, PATIENCE, "the instance").code(), Some(0));
+    assert_eq!(finish(&mut child.0, TIMEOUT, "the instance").code(), Some(0));
 
     let mut child = start("a.invalid");
     manager.until("STATUS=cannot resolve [a.invalid]");
-    assert_eq!(finish(&mut child.0, PATIENCE, "the instance").code(), Some(65));
+    assert_eq!(finish(&mut child.0, TIMEOUT, "the instance").code(), Some(65));
 }
 
 /// systemd's own: it listens, and starts a program when somebody connects.
@@ -154,7 +154,7 @@ fn activate(port: &ReservedPort, words: &[&str]) -> KillOnDrop<Child> {
     command.arg("-l").arg(port.address().to_string()).arg(binary()).args(words);
     let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("the activator");
     let child = KillOnDrop(child);
-    eventually(PATIENCE, "it listens", || match is_listening(port.port()) {
+    eventually(TIMEOUT, "it listens", || match is_listening(port.port()) {
         true => Ok(()),
         false => Err("it does not".to_owned()),
     });
@@ -178,13 +178,13 @@ fn an_instance_takes_the_socket_that_was_there_before_it() {
         assert_eq!(ask(port.address()).expect("an answer"), "A");
     }
     term(&child.0);
-    assert_eq!(finish(&mut child.0, PATIENCE, "the instance").code(), Some(0));
+    assert_eq!(finish(&mut child.0, TIMEOUT, "the instance").code(), Some(0));
 
     // A socket for something else is not silently left alone.
     let other = ReservedPort::new();
     let mut child = activate(&other, &words);
     let _ = std::net::TcpStream::connect(other.address());
-    assert_eq!(finish(&mut child.0, PATIENCE, "the instance").code(), Some(71));
+    assert_eq!(finish(&mut child.0, TIMEOUT, "the instance").code(), Some(71));
 }
 
 #[test]
@@ -215,13 +215,13 @@ fn a_supervisor_hands_the_sockets_of_the_manager_on() {
     });
     assert_eq!(ask(one.address()).expect("an answer"), "A");
     // Nor does it end with a restart, or with a reload that has no line for it for a while.
-    assert_eq!(service.say(&["restart"]), "balance is restarted\n");
+    assert_eq!(service.run_ok(&["restart"]), "balance is restarted\n");
     assert_eq!(ask(one.address()).expect("an answer"), "A");
     service.write(&line(&two, &b));
-    service.say(&["reload"]);
+    service.run_ok(&["reload"]);
     service.write(&(line(&one, &a) + &line(&two, &b)));
-    service.say(&["reload"]);
+    service.run_ok(&["reload"]);
     assert_eq!(ask(one.address()).expect("an answer"), "A");
     term(&child.0);
-    assert_eq!(finish(&mut child.0, PATIENCE, "the supervisor").code(), Some(0));
+    assert_eq!(finish(&mut child.0, TIMEOUT, "the supervisor").code(), Some(0));
 }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tests::{KillOnDrop, Namespace, PATIENCE, Root, eventually, package, run};
+use tests::{KillOnDrop, Namespace, Root, TIMEOUT, eventually, package, run};
 
 /// Where the servers are.
 const SERVERS: [(&str, &str); 2] =
@@ -90,7 +90,7 @@ fn server(network: &Namespace, name: &str, address: &str) -> KillOnDrop<Child> {
     let child = network.enter(|| command.spawn()).expect("starting smtp-sink");
     let child = KillOnDrop(child);
     let address: SocketAddr = format!("{address}:25").parse().expect("an address");
-    eventually(PATIENCE, "smtp-sink listens", || {
+    eventually(TIMEOUT, "smtp-sink listens", || {
         let connect = || TcpStream::connect_timeout(&address, Duration::from_secs(1));
         network.enter(connect).map(drop).map_err(|error| error.to_string())
     });
@@ -132,7 +132,7 @@ fn replay(root: &Root, steps: &[Step]) {
             // Not part of a small system; it is as if it were typed there.
             let mut shell = Command::new("sh");
             shell.args(["-c", typed]);
-            let outcome = root.network().enter(|| run(&mut shell, PATIENCE));
+            let outcome = root.network().enter(|| run(&mut shell, TIMEOUT));
             outcome.stdout + &outcome.stderr
         } else {
             root.ends_with(0, typed)

@@ -18,8 +18,9 @@ use nix::{
     unistd::Pid,
 };
 use tests::{
-    Backend, End, HeldInbox, InstanceStatus, PATIENCE, Process, ReservedPort, Service, SetOnDrop,
-    ask, binary, by_careless_parent, connect, end_of, eventually, finish, is_listening, run,
+    Backend, End, HeldNotifications, InstanceStatus, Process, ReservedPort, Service, SetOnDrop,
+    TIMEOUT, ask, binary, connect, end_of, eventually, finish, is_listening, run,
+    with_signals_masked,
 };
 
 /// A line for an instance at a reserved port.
@@ -60,20 +61,20 @@ fn start_status_restart_and_stop_say_what_they_do() {
     let text = format!("# two\n{}\n{}", line(&one, &[&a, &b]), line(&two, &[&b]));
     let service = Service::new(&text);
 
-    let before = service.give(&["status"]);
+    let before = service.run(&["status"]);
     assert_eq!(before.status.code(), Some(3), "{before:?}");
     assert!(before.stdout.starts_with("balance is stopped ("), "{before:?}");
-    assert_eq!(service.say(&["stop"]), "balance is not running\n");
-    assert_eq!(service.give(&["reload"]).status.code(), Some(7));
+    assert_eq!(service.run_ok(&["stop"]), "balance is not running\n");
+    assert_eq!(service.run(&["reload"]).status.code(), Some(7));
 
-    assert_eq!(service.say(&["start"]), "balance is started: 2 instances\n");
+    assert_eq!(service.run_ok(&["start"]), "balance is started: 2 instances\n");
     let answers = [ask(one.address()), ask(one.address()), ask(two.address())];
     assert_eq!(answers.map(|answer| answer.expect("an answer")), ["A", "B", "B"]);
-    let again = service.say(&["start"]);
+    let again = service.run_ok(&["start"]);
     let running = format!("balance is already running (pid {})", service.supervisor());
     assert_eq!(again, running + "; reload reads its file again\n");
 
-    let status = service.say(&["status"]);
+    let status = service.run_ok(&["status"]);
     assert!(status.starts_with("balance is running (pid "), "{status}");
     let rows = service.status();
     assert_eq!(rows.len(), 2);
@@ -85,17 +86,17 @@ fn start_status_restart_and_stop_say_what_they_do() {
         assert!(status.lines().any(|line| line.contains(&pid) && line.contains("running")));
     }
 
-    assert_eq!(service.say(&["reload"]), "balance is reloaded: nothing has changed\n");
+    assert_eq!(service.run_ok(&["reload"]), "balance is reloaded: nothing has changed\n");
     assert_eq!(service.status(), rows);
-    let restarted = service.say(&["restart"]);
+    let restarted = service.run_ok(&["restart"]);
     assert_eq!(restarted, "balance is stopped\nbalance is started: 2 instances\n");
     assert_eq!(ask(two.address()).expect("an answer"), "B");
-    assert_eq!(service.say(&["stop"]), "balance is stopped\n");
+    assert_eq!(service.run_ok(&["stop"]), "balance is stopped\n");
     assert!(!is_listening(one.port()) && !is_listening(two.port()));
     assert!(service.processes().is_empty());
-    assert_eq!(service.give(&["status"]).status.code(), Some(3));
-    assert_eq!(service.say(&["restart"]), "balance is started: 2 instances\n");
-    service.say(&["stop"]);
+    assert_eq!(service.run(&["status"]).status.code(), Some(3));
+    assert_eq!(service.run_ok(&["restart"]), "balance is started: 2 instances\n");
+    service.run_ok(&["stop"]);
 }
 
 #[test]
@@ -108,7 +109,7 @@ fn a_bad_line_takes_no_other_down() {
         format!("nosuch a\n{}-b 127.0.0.1 {} x\n26 'a\n", line(&one, &[&a]), taken_by.port());
     let service = Service::new(&text);
     let file = service.file().display().to_string();
-    let started = service.give(&["start"]);
+    let started = service.run(&["start"]);
     assert_eq!(started.status.code(), Some(78), "{started:?}");
     let complaints: Vec<_> = started.stderr.lines().collect();
     assert_eq!(complaints.len(), 3, "{complaints:?}");
@@ -118,7 +119,7 @@ fn a_bad_line_takes_no_other_down() {
         assert!(complaint.starts_with(&format!("{file}:{begin}")), "{complaint}");
     }
     assert_eq!(ask(one.address()).expect("an answer"), "A");
-    let status = service.give(&["status"]);
+    let status = service.run(&["status"]);
     assert_eq!(status.status.code(), Some(150), "{status:?}");
     assert_eq!(status.stderr.lines().count(), 3, "{status:?}");
     let rows = service.status();
@@ -126,13 +127,13 @@ fn a_bad_line_takes_no_other_down() {
     assert_eq!(states, ["running", "failed"]);
 
     // With nothing but mistakes there is nothing to run.
-    service.say(&["stop"]);
+    service.run_ok(&["stop"]);
     service.write("nosuch a\n");
-    let started = service.give(&["start"]);
+    let started = service.run(&["start"]);
     assert_eq!(started.status.code(), Some(78), "{started:?}");
     // Nor with nothing that comes up: its code says why.
     service.write(&format!("-b 127.0.0.1 {} a.invalid\n", taken.port()));
-    let started = service.give(&["start"]);
+    let started = service.run(&["start"]);
     assert_eq!(started.status.code(), Some(65), "{started:?}");
     assert!(started.stderr.contains(":1: cannot resolve [a.invalid]"), "{started:?}");
     assert!(service.processes().is_empty());
@@ -141,13 +142,16 @@ fn a_bad_line_takes_no_other_down() {
 #[test]
 fn a_file_without_instances_is_run_all_the_same() {
     let service = Service::new("# nothing yet\n");
-    assert_eq!(service.say(&["start"]), "balance is started: 0 instances\n");
-    assert_eq!(service.give(&["status"]).status.code(), Some(0));
+    assert_eq!(service.run_ok(&["start"]), "balance is started: 0 instances\n");
+    assert_eq!(service.run(&["status"]).status.code(), Some(0));
     let (a, one) = (Backend::greeter("A"), ReservedPort::new());
     service.write(&line(&one, &[&a]));
-    assert_eq!(service.say(&["reload"]), format!("{}: started\nbalance is reloaded\n", name(&one)));
+    assert_eq!(
+        service.run_ok(&["reload"]),
+        format!("{}: started\nbalance is reloaded\n", name(&one))
+    );
     assert_eq!(ask(one.address()).expect("an answer"), "A");
-    service.say(&["stop"]);
+    service.run_ok(&["stop"]);
 }
 
 #[test]
@@ -155,13 +159,13 @@ fn a_process_that_crashes_comes_back_and_refuses_nobody() {
     let (a, b) = (Backend::echo("A"), Backend::echo("B"));
     let (one, two) = (ReservedPort::new(), ReservedPort::new());
     let service = Service::new(&(line(&one, &[&a]) + &line(&two, &[&b])));
-    service.say(&["start"]);
+    service.run_ok(&["start"]);
     let (mut crashed, mut other) = (standing(&one), standing(&two));
     let before = service.status();
     let pid = before[0].pid.expect("a process");
     signal(pid, Signal::SIGKILL);
     assert_eq!(end_of(&mut crashed), End::Reset);
-    eventually(PATIENCE, "it has ended", || match std::fs::read(format!("/proc/{pid}/cmdline")) {
+    eventually(TIMEOUT, "it has ended", || match std::fs::read(format!("/proc/{pid}/cmdline")) {
         Ok(line) if !line.is_empty() => Err("it has not".to_owned()),
         _ => Ok(()),
     });
@@ -173,7 +177,7 @@ fn a_process_that_crashes_comes_back_and_refuses_nobody() {
     assert_eq!(after[1], before[1]);
     assert_ne!(after[0].pid, before[0].pid);
     drop(other);
-    service.say(&["stop"]);
+    service.run_ok(&["stop"]);
 }
 
 #[test]
@@ -182,7 +186,7 @@ fn a_file_with_a_mistake_changes_nothing_that_runs() {
     let (one, two) = (ReservedPort::new(), ReservedPort::new());
     let good = line(&one, &[&a]);
     let service = Service::new(&good);
-    service.say(&["start"]);
+    service.run_ok(&["start"]);
     let mut stream = standing(&one);
     let before = service.status();
     for (bad, why) in [
@@ -190,7 +194,7 @@ fn a_file_with_a_mistake_changes_nothing_that_runs() {
         (format!("{} a.invalid\n", two.port()), ":2: cannot resolve [a.invalid]"),
     ] {
         service.write(&(line(&two, &[&a]) + &bad));
-        let reloaded = service.give(&["reload"]);
+        let reloaded = service.run(&["reload"]);
         assert_eq!(reloaded.status.code(), Some(78), "{reloaded:?}");
         assert!(reloaded.stderr.contains(why), "{reloaded:?}");
         assert!(reloaded.stderr.ends_with("balance is not reloaded\n"), "{reloaded:?}");
@@ -199,13 +203,13 @@ fn a_file_with_a_mistake_changes_nothing_that_runs() {
     }
     // Neither does a restart stop what it cannot start again.
     service.write("-x 25\n");
-    assert_eq!(service.give(&["restart"]).status.code(), Some(78));
+    assert_eq!(service.run(&["restart"]).status.code(), Some(78));
     std::fs::remove_file(service.file()).expect("removing the file");
-    assert_eq!(service.give(&["reload"]).status.code(), Some(78));
-    assert_eq!(service.give(&["restart"]).status.code(), Some(66));
+    assert_eq!(service.run(&["reload"]).status.code(), Some(78));
+    assert_eq!(service.run(&["restart"]).status.code(), Some(66));
     goes_on(&mut stream);
     drop(stream);
-    service.say(&["stop"]);
+    service.run_ok(&["stop"]);
 }
 
 #[test]
@@ -213,11 +217,11 @@ fn an_instance_whose_process_has_to_be_another_one_keeps_its_connections() {
     let a = Backend::echo("A");
     let one = ReservedPort::new();
     let service = Service::new(&line(&one, &[&a]));
-    service.say(&["start"]);
+    service.run_ok(&["start"]);
     let mut stream = standing(&one);
     let before = service.status();
     service.write(&line(&one, &[&a]).replace("-b", "--datapath relay --workers 3 -b"));
-    let reloaded = service.say(&["reload"]);
+    let reloaded = service.run_ok(&["reload"]);
     assert_eq!(reloaded, format!("{}: replaced\nbalance is reloaded\n", name(&one)));
     let after = service.status();
     let states: Vec<_> = after.iter().map(|row| (&*row.state, row.pid == before[0].pid)).collect();
@@ -226,7 +230,7 @@ fn an_instance_whose_process_has_to_be_another_one_keeps_its_connections() {
     drop(standing(&one));
     drop(stream);
     service.status_when("the old process has left", |rows| rows.len() == 1);
-    service.say(&["stop"]);
+    service.run_ok(&["stop"]);
 }
 
 #[test]
@@ -234,17 +238,17 @@ fn an_instance_that_is_not_on_the_file_any_more_drains() {
     let a = Backend::echo("A");
     let (one, two) = (ReservedPort::new(), ReservedPort::new());
     let service = Service::new(&(line(&one, &[&a]) + &line(&two, &[&a])));
-    service.say(&["start"]);
+    service.run_ok(&["start"]);
     let mut stream = standing(&one);
     service.write(&line(&two, &[&a]));
-    let reloaded = service.say(&["reload"]);
+    let reloaded = service.run_ok(&["reload"]);
     assert_eq!(reloaded, format!("{}: stopped\nbalance is reloaded\n", name(&one)));
     assert!(!is_listening(one.port()));
     goes_on(&mut stream);
     assert_eq!(service.status().iter().filter(|row| row.state == "draining").count(), 1);
     drop(stream);
     service.status_when("it has left", |rows| rows.len() == 1);
-    service.say(&["stop"]);
+    service.run_ok(&["stop"]);
 }
 
 #[test]
@@ -252,19 +256,19 @@ fn stop_waits_for_connections_and_says_so() {
     let a = Backend::echo("A");
     let one = ReservedPort::new();
     let service = Service::new(&line(&one, &[&a]).replace("-b", "--grace 600 -b"));
-    service.say(&["start"]);
+    service.run_ok(&["start"]);
     let mut stream = standing(&one);
     service.status_when("a connection", |rows| rows[0].connections == 1);
     thread::scope(|scope| {
-        let stopping = scope.spawn(|| service.say(&["stop"]));
-        eventually(PATIENCE, "nobody listens", || match is_listening(one.port()) {
+        let stopping = scope.spawn(|| service.run_ok(&["stop"]));
+        eventually(TIMEOUT, "nobody listens", || match is_listening(one.port()) {
             false => Ok(()),
             true => Err("it does".to_owned()),
         });
         goes_on(&mut stream);
         // Asked twice it is no more in a hurry.
-        let second = scope.spawn(|| service.say(&["stop"]));
-        eventually(PATIENCE, "both wait", || match service.connected_verbs() {
+        let second = scope.spawn(|| service.run_ok(&["stop"]));
+        eventually(TIMEOUT, "both wait", || match service.connected_verbs() {
             2.. => Ok(()),
             few => Err(format!("{few} are connected")),
         });
@@ -289,18 +293,18 @@ fn stop_gives_those_that_leave_already_their_time_as_well() {
     let (one, two) = (ReservedPort::new(), ReservedPort::new());
     let text = |port| line(port, &[&a]).replace("-b", "--grace 600 -b");
     let service = Service::new(&(text(&one) + &text(&two)));
-    service.say(&["start"]);
+    service.run_ok(&["start"]);
     let mut stream = standing(&one);
     service.write(&text(&two));
-    service.say(&["reload"]);
+    service.run_ok(&["reload"]);
     thread::scope(|scope| {
-        let stopping = scope.spawn(|| service.say(&["stop"]));
+        let stopping = scope.spawn(|| service.run_ok(&["stop"]));
         service.status_when("one is left", |rows| {
             rows.iter().filter(|r| r.pid.is_some()).count() == 1
         });
         goes_on(&mut stream);
         // Who starts now waits for the end of what runs.
-        let starting = scope.spawn(|| service.say(&["start"]));
+        let starting = scope.spawn(|| service.run_ok(&["start"]));
         goes_on(&mut stream);
         drop(stream);
         assert!(stopping.join().expect("the verb").starts_with("balance is stopped"));
@@ -308,7 +312,7 @@ fn stop_gives_those_that_leave_already_their_time_as_well() {
         assert!(said.ends_with("balance is started: 1 instance\n"), "{said}");
     });
     drop(standing(&two));
-    service.say(&["stop"]);
+    service.run_ok(&["stop"]);
 }
 
 #[test]
@@ -318,13 +322,13 @@ fn a_port_goes_from_one_line_to_another_that_overlaps_it() {
     let narrow = line(&port, &[&a]);
     let wide = narrow.replace("-b 127.0.0.1 ", "");
     let service = Service::new(&narrow);
-    service.say(&["start"]);
+    service.run_ok(&["start"]);
     for i in 0..10 {
         service.write(if i % 2 == 0 { &wide } else { &narrow });
-        service.say(&["reload"]);
+        service.run_ok(&["reload"]);
         assert_eq!(ask(port.address()).expect("an answer"), "A");
     }
-    service.say(&["stop"]);
+    service.run_ok(&["stop"]);
 }
 
 #[test]
@@ -333,10 +337,10 @@ fn a_reload_says_what_it_did_and_what_it_could_not() {
     let taken = tests::listen(([127, 0, 0, 1], 0).into());
     let (one, two) = (ReservedPort::new(), ReservedPort::new());
     let service = Service::new(&line(&one, &[&a]));
-    service.say(&["start"]);
+    service.run_ok(&["start"]);
     let port = taken.local_addr().expect("getsockname").port();
     service.write(&(line(&two, &[&a]) + &format!("-b 127.0.0.1 {port} {}\n", a.address())));
-    let reloaded = service.give(&["reload"]);
+    let reloaded = service.run(&["reload"]);
     assert_eq!(reloaded.status.code(), Some(71), "{reloaded:?}");
     // Not of the one that did not come up.
     let changed = format!("{}: stopped\n{}: started\n", name(&one), name(&two));
@@ -344,7 +348,7 @@ fn a_reload_says_what_it_did_and_what_it_could_not() {
     assert!(reloaded.stderr.contains(":2: cannot listen on 127.0.0.1:"), "{reloaded:?}");
     assert!(reloaded.stderr.ends_with("balance is reloaded in part\n"), "{reloaded:?}");
     assert_eq!(ask(two.address()).expect("an answer"), "A");
-    service.say(&["stop"]);
+    service.run_ok(&["stop"]);
 }
 
 /// Descriptors that are enough for few workers and not for many.
@@ -387,7 +391,7 @@ fn a_new_process_that_does_not_come_up_leaves_the_old_one_serving() {
             (few(2, &two), String::new(), "not reloaded"),
         ] {
             service.write(&(bad.clone() + &other));
-            let reloaded = service.give(&["reload"]);
+            let reloaded = service.run(&["reload"]);
             assert_eq!(reloaded.status.code(), Some(71), "{reloaded:?}");
             assert_eq!(reloaded.stdout, changed, "{reloaded:?}");
             assert!(reloaded.stderr.starts_with(&why), "{reloaded:?}");
@@ -399,12 +403,12 @@ fn a_new_process_that_does_not_come_up_leaves_the_old_one_serving() {
         }
         service.write(&good);
         let reloaded = format!("{}: replaced\nbalance is reloaded\n", name(&two));
-        assert_eq!(service.say(&["reload"]), reloaded);
+        assert_eq!(service.run_ok(&["reload"]), reloaded);
     });
     goes_on(&mut stream);
     drop(stream);
-    service.say(&["stop"]);
-    assert_eq!(finish(&mut child, PATIENCE, "the supervisor").code(), Some(0));
+    service.run_ok(&["stop"]);
+    assert_eq!(finish(&mut child, TIMEOUT, "the supervisor").code(), Some(0));
 }
 
 #[test]
@@ -413,8 +417,8 @@ fn a_process_that_does_not_serve_yet_gets_no_name_of_the_one_that_takes_its_plac
     let one = ReservedPort::new();
     let text = line(&one, &[&a]);
     let service = Service::new(&text);
-    service.say(&["start"]);
-    let mut inbox = HeldInbox::of(&service.run_dir());
+    service.run_ok(&["start"]);
+    let mut inbox = HeldNotifications::of(&service.run_dir());
     signal(service.status()[0].pid.expect("a process"), Signal::SIGKILL);
     // It serves, but the supervisor does not know that yet.
     let slow = inbox.hold_until_ready();
@@ -423,7 +427,7 @@ fn a_process_that_does_not_serve_yet_gets_no_name_of_the_one_that_takes_its_plac
     let mut stream = standing(&one);
     service.write(&text.replace("-b", "--datapath relay -b"));
     let next = thread::scope(|scope| {
-        let reloading = scope.spawn(|| service.say(&["reload"]));
+        let reloading = scope.spawn(|| service.run_ok(&["reload"]));
         let next = inbox.hold_until_ready();
         assert_ne!(next, slow);
         // Now both say that they serve, the slow one first.
@@ -442,7 +446,7 @@ fn a_process_that_does_not_serve_yet_gets_no_name_of_the_one_that_takes_its_plac
     goes_on(&mut stream);
     drop(standing(&one));
     drop(stream);
-    service.say(&["stop"]);
+    service.run_ok(&["stop"]);
 }
 
 #[test]
@@ -460,27 +464,27 @@ fn an_instance_that_gets_another_run_directory_is_found_there_and_nowhere_else()
         service.run_dir().with_file_name(dir).join(name)
     };
     service.write(&text("here", ""));
-    service.say(&["start"]);
+    service.run_ok(&["start"]);
     let mut stream = standing(&one);
     // One that does not come up changes nothing: there is no such directory to make another in.
     service.write(&text("no/such", ""));
-    assert_eq!(service.give(&["reload"]).status.code(), Some(73));
+    assert_eq!(service.run(&["reload"]).status.code(), Some(73));
     assert!(socket("here").exists());
     service.write(&text("there", ""));
     let said = |what: &str| format!("{}: {what}\nbalance is reloaded\n", name(&one));
-    assert_eq!(service.say(&["reload"]), said("replaced"));
+    assert_eq!(service.run_ok(&["reload"]), said("replaced"));
     assert!(socket("there").exists() && !socket("here").exists());
     // Asked on its control socket, as is the next.
     assert_eq!(service.status()[0].channels, Some((1, 1)));
     service.write(&text("there", "-t 7"));
-    assert_eq!(service.say(&["reload"]), said("changed"));
+    assert_eq!(service.run_ok(&["reload"]), said("changed"));
     // The names of before are free.
     service.write(&text("here", ""));
-    assert_eq!(service.say(&["reload"]), said("replaced"));
+    assert_eq!(service.run_ok(&["reload"]), said("replaced"));
     assert!(socket("here").exists() && !socket("there").exists());
     goes_on(&mut stream);
     drop(stream);
-    service.say(&["stop"]);
+    service.run_ok(&["stop"]);
 }
 
 #[test]
@@ -489,7 +493,7 @@ fn what_this_host_does_not_have_is_found_before_anything_is_changed() {
     let one = ReservedPort::new();
     let good = line(&one, &[&a]);
     let service = Service::new(&good);
-    service.say(&["start"]);
+    service.run_ok(&["start"]);
     let mut stream = standing(&one);
     let before = service.status_when("a connection", |rows| rows[0].connections == 1);
     for (option, why) in [
@@ -499,11 +503,11 @@ fn what_this_host_does_not_have_is_found_before_anything_is_changed() {
     ] {
         service.write(&good.replace("-b", &format!("{option} -b")));
         let mut check = Command::new(binary());
-        let checked = run(check.arg("check").arg("--no-dns").arg(service.file()), PATIENCE);
+        let checked = run(check.arg("check").arg("--no-dns").arg(service.file()), TIMEOUT);
         for (outcome, verb) in [
             (checked, ""),
-            (service.give(&["reload"]), "balance is not reloaded\n"),
-            (service.give(&["restart"]), ""),
+            (service.run(&["reload"]), "balance is not reloaded\n"),
+            (service.run(&["restart"]), ""),
         ] {
             assert_eq!(outcome.status.code(), Some(78), "{outcome:?}");
             let said = format!("{}:1: {why}", service.file().display());
@@ -515,7 +519,7 @@ fn what_this_host_does_not_have_is_found_before_anything_is_changed() {
         drop(standing(&one));
     }
     drop(stream);
-    service.say(&["stop"]);
+    service.run_ok(&["stop"]);
 }
 
 #[test]
@@ -523,21 +527,21 @@ fn a_line_that_comes_back_finds_its_names_free_while_connections_of_before_go_on
     let a = Backend::echo("A");
     let one = ReservedPort::new();
     let service = Service::new(&line(&one, &[&a]));
-    service.say(&["start"]);
+    service.run_ok(&["start"]);
     let mut streams = Vec::new();
     for _ in 0..10 {
         streams.push(standing(&one));
         service.write("");
-        service.say(&["reload"]);
+        service.run_ok(&["reload"]);
         assert!(!is_listening(one.port()));
         service.write(&line(&one, &[&a]));
-        let reloaded = service.say(&["reload"]);
+        let reloaded = service.run_ok(&["reload"]);
         assert_eq!(reloaded, format!("{}: started\nbalance is reloaded\n", name(&one)));
     }
     streams.iter_mut().for_each(goes_on);
     drop(streams);
     service.status_when("those of before have left", |rows| rows.len() == 1);
-    service.say(&["stop"]);
+    service.run_ok(&["stop"]);
 }
 
 #[test]
@@ -553,14 +557,14 @@ fn a_link_that_leads_to_another_file_is_followed() {
         std::os::unix::fs::symlink(&target, &file).expect("a link");
     };
     lead("v1", &line(&port, &[&a]));
-    service.say(&["start"]);
+    service.run_ok(&["start"]);
     lead("v2", &line(&port, &[&b]));
-    service.say(&["reload"]);
+    service.run_ok(&["reload"]);
     assert_eq!(ask(port.address()).expect("an answer"), "B");
     std::fs::remove_file(&file).expect("removing a file");
-    service.say(&["stop"]);
+    service.run_ok(&["stop"]);
     // What is there no more is not running either.
-    assert_eq!(service.give(&["status"]).status.code(), Some(3));
+    assert_eq!(service.run(&["status"]).status.code(), Some(3));
 }
 
 #[test]
@@ -568,18 +572,18 @@ fn an_operator_who_ends_an_instance_is_not_contradicted() {
     let a = Backend::greeter("A");
     let (one, two) = (ReservedPort::new(), ReservedPort::new());
     let service = Service::new(&(line(&one, &[&a]) + &line(&two, &[&a])));
-    service.say(&["start"]);
+    service.run_ok(&["start"]);
     let run_dir = service.run_dir();
     let mut killing = Command::new(binary());
     killing.arg("--run-dir").arg(run_dir).args(["-b", "127.0.0.1", "-c", "kill"]);
-    let killed = run(killing.arg(one.port().to_string()), PATIENCE);
+    let killed = run(killing.arg(one.port().to_string()), TIMEOUT);
     assert_eq!(killed.status.code(), Some(0), "{killed:?}");
     let rows = service.status_when("it is stopped", |rows| rows[0].state == "stopped");
     assert!(!is_listening(one.port()));
-    assert_eq!((&*rows[1].state, service.give(&["status"]).status.code()), ("running", Some(150)));
-    service.say(&["reload"]);
+    assert_eq!((&*rows[1].state, service.run(&["status"]).status.code()), ("running", Some(150)));
+    service.run_ok(&["reload"]);
     assert_eq!(ask(one.address()).expect("an answer"), "A");
-    service.say(&["stop"]);
+    service.run_ok(&["stop"]);
 }
 
 #[test]
@@ -587,22 +591,22 @@ fn when_the_supervisor_is_killed_its_instances_drain_and_another_can_start() {
     let a = Backend::echo("A");
     let one = ReservedPort::new();
     let service = Service::new(&line(&one, &[&a]));
-    service.say(&["start"]);
+    service.run_ok(&["start"]);
     let mut stream = standing(&one);
     signal(service.supervisor(), Signal::SIGKILL);
-    eventually(PATIENCE, "nobody listens", || match is_listening(one.port()) {
+    eventually(TIMEOUT, "nobody listens", || match is_listening(one.port()) {
         false => Ok(()),
         true => Err("it does".to_owned()),
     });
     goes_on(&mut stream);
     // Its socket and its pid file are there, and mean nothing.
-    assert_eq!(service.give(&["status"]).status.code(), Some(3));
-    assert_eq!(service.say(&["stop"]), "balance is not running\n");
-    assert_eq!(service.say(&["start"]), "balance is started: 1 instance\n");
+    assert_eq!(service.run(&["status"]).status.code(), Some(3));
+    assert_eq!(service.run_ok(&["stop"]), "balance is not running\n");
+    assert_eq!(service.run_ok(&["start"]), "balance is started: 1 instance\n");
     goes_on(&mut standing(&one));
     drop(stream);
-    service.say(&["stop"]);
-    eventually(PATIENCE, "all have ended", || match service.processes() {
+    service.run_ok(&["stop"]);
+    eventually(TIMEOUT, "all have ended", || match service.processes() {
         none if none.is_empty() => Ok(()),
         some => Err(format!("{some:?}")),
     });
@@ -629,7 +633,7 @@ fn signals_reload_drain_and_end() {
     service.status_when("it drains", |rows| rows[0].state == "draining");
     goes_on(&mut stream);
     signal(pid, Signal::SIGTERM);
-    assert_eq!(finish(&mut child, PATIENCE, "the supervisor").code(), Some(0));
+    assert_eq!(finish(&mut child, TIMEOUT, "the supervisor").code(), Some(0));
     assert_eq!(end_of(&mut stream), End::Reset);
     assert!(service.processes().is_empty());
 }
@@ -640,7 +644,7 @@ fn signals_that_the_parent_has_blocked_or_ignored_reach_every_process() {
     let one = ReservedPort::new();
     let service = Service::new(&line(&one, &[&a]));
     let careless = |words: &[&str]| {
-        let outcome = run(&mut by_careless_parent(&service.command(words)), PATIENCE);
+        let outcome = run(&mut with_signals_masked(&service.command(words)), TIMEOUT);
         assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
         outcome.stdout
     };
@@ -659,11 +663,11 @@ fn signals_that_the_parent_has_blocked_or_ignored_reach_every_process() {
     assert_eq!(careless(&["stop"]), "balance is stopped\n");
     assert!(service.processes().is_empty());
     // In the foreground, by a signal.
-    let mut command = by_careless_parent(&service.command(&["start", "-f"]));
+    let mut command = with_signals_masked(&service.command(&["start", "-f"]));
     let mut child = command.stderr(Stdio::null()).spawn().expect("starting balance");
     service.status_when("it runs", |rows| rows.iter().all(|row| row.state == "running"));
     signal(service.supervisor(), Signal::SIGTERM);
-    assert_eq!(finish(&mut child, PATIENCE, "the supervisor").code(), Some(0));
+    assert_eq!(finish(&mut child, TIMEOUT, "the supervisor").code(), Some(0));
 }
 
 #[test]
@@ -674,13 +678,13 @@ fn in_the_foreground_restart_begins_anew_in_the_same_process() {
     let mut child = service.foreground(|_| {});
     let before =
         service.status_when("it runs", |rows| rows.iter().all(|row| row.state == "running"));
-    assert_eq!(service.say(&["restart"]), "balance is restarted\n");
+    assert_eq!(service.run_ok(&["restart"]), "balance is restarted\n");
     let after = service.status();
     assert_ne!(after[0].pid, before[0].pid);
     assert_eq!(u32::try_from(service.supervisor()), Ok(child.id()));
     assert_eq!(ask(one.address()).expect("an answer"), "A");
-    service.say(&["stop"]);
-    assert_eq!(finish(&mut child, PATIENCE, "the supervisor").code(), Some(0));
+    service.run_ok(&["stop"]);
+    assert_eq!(finish(&mut child, TIMEOUT, "the supervisor").code(), Some(0));
 }
 
 #[test]
@@ -691,7 +695,7 @@ fn check_binds_nothing_and_says_where_a_mistake_is() {
         let service = Service::new(text);
         let mut command = Command::new(binary());
         command.args(words).arg(service.file());
-        let outcome = run(&mut command, PATIENCE);
+        let outcome = run(&mut command, TIMEOUT);
         let file = service.file().display().to_string();
         (
             outcome.status.code(),
@@ -712,7 +716,7 @@ fn check_binds_nothing_and_says_where_a_mistake_is() {
     assert_eq!(check("25 a.invalid\n", &["check", "--no-dns"]), fine);
     let (code, _, err) = check("25 127.0.0.1:26\n26 127.0.0.1:25 --run-dir here\n", &["check"]);
     assert_eq!((code, &*err), (Some(78), "F:2: --run-dir must be an absolute path here\n"));
-    let missing = run(Command::new(binary()).args(["check", "/no/such/file"]), PATIENCE);
+    let missing = run(Command::new(binary()).args(["check", "/no/such/file"]), TIMEOUT);
     assert_eq!(missing.status.code(), Some(66), "{missing:?}");
     assert!(missing.stderr.starts_with("balance: cannot read /no/such/file: "), "{missing:?}");
 }

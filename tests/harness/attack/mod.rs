@@ -1,9 +1,9 @@
 //! Attacks on a connection by a host that knows addresses and ports, and sees no packet.
 //!
-//! Invariant: an attack goes through the real devices, sockets and programs; what counts as harm is
+//! Invariant: an attack goes through the real devices, sockets and programs; what counts as report is
 //! what the peers, or those who read the program's counters, notice.
 
-mod barrage;
+mod attack_thread;
 mod kind;
 mod moments;
 mod packet;
@@ -13,12 +13,14 @@ mod sender;
 mod throughput;
 mod victim;
 
-pub use barrage::Barrage;
-pub use kind::{Guesses, Kind};
-pub use moments::{Harm, before_the_first_word, while_idle, while_joined, while_vanished};
-pub use packet::{BYTE, Pair, Shape, Shot};
-pub use run::{Attack, Outcome};
-pub use scene::{Place, Scene, Setting};
+pub use attack_thread::BackgroundAttack;
+pub use kind::{AttackKind, PacketGenerator};
+pub use moments::{
+    HarmReport, before_the_first_byte, during_join, while_idle, with_vanished_client,
+};
+pub use packet::{AddressPair, AttackPacket, BYTE, IpShape};
+pub use run::{Attack, AttackOutcome};
+pub use scene::{Placement, Scene, SceneConfig};
 pub use sender::Sender;
-pub use throughput::{Figures, Load, compare};
-pub use victim::{Known, Victim};
+pub use throughput::{Load, ThroughputFigures, compare};
+pub use victim::{KnownPair, Victim};

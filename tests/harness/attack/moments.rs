@@ -10,18 +10,18 @@ use std::{
 };
 
 use super::{
-    barrage::Barrage,
-    kind::Kind,
-    packet::{Pair, Shot},
-    scene::{Scene, Setting},
+    attack_thread::BackgroundAttack,
+    kind::AttackKind,
+    packet::{AddressPair, AttackPacket},
+    scene::{Scene, SceneConfig},
     sender::Sender,
-    victim::{Known, Victim},
+    victim::{KnownPair, Victim},
 };
 use crate::Peer;
 
 /// What went wrong, and of how many.
 #[derive(Clone, Debug)]
-pub struct Harm {
+pub struct HarmReport {
     /// Connections attacked.
     pub connections: usize,
     /// How many were on the datapath that was asked for.
@@ -34,101 +34,110 @@ pub struct Harm {
 
 /// Attacks connections from before they begin until they have ended; the pairs are known as soon as they
 /// are there.
-pub fn while_joined(setting: Setting, kind: Kind, connections: usize) -> Option<Harm> {
+pub fn during_join(
+    setting: SceneConfig,
+    kind: AttackKind,
+    connections: usize,
+) -> Option<HarmReport> {
     let scene = Scene::new(setting)?;
-    let entrance = scene.address();
-    let barrage = Barrage::start(scene.network(), kind, Vec::new(), None);
-    let mut harm = Harm { connections, carried: 0, packets: 0, wrong: Vec::new() };
+    let listen_address = scene.address();
+    let attack_thread = BackgroundAttack::start(scene.network(), kind, Vec::new(), None);
+    let mut report = HarmReport { connections, carried: 0, packets: 0, wrong: Vec::new() };
     for number in 0..connections {
         let client = scene.link.connect_after(|own| {
-            barrage.aim(vec![Pair { from: own, to: entrance }]);
+            attack_thread.aim(vec![AddressPair { from: own, to: listen_address }]);
         });
         let server = match scene.link.try_accept() {
             Ok(server) => server,
             Err(error) => {
-                harm.wrong.push(format!("not connected: {error}"));
+                report.wrong.push(format!("not connected: {error}"));
                 continue;
             }
         };
         let mut victim = Victim::new(client, server, 0);
-        barrage.aim(victim.pairs(Known::Both).expect("the pairs"));
+        attack_thread.aim(victim.pairs(KnownPair::Both).expect("the pairs"));
         let client = victim.client();
         // Joined in the middle of a transfer, or between requests.
-        let begun = if number % 2 == 0 { victim.talk(100_000) } else { Ok(()) };
+        let begun = if number % 2 == 0 { victim.transfer(100_000) } else { Ok(()) };
         let lived = begun.and_then(|()| (0..10).try_for_each(|_| victim.exchange(0, 3000)));
-        let lived = lived.and_then(|()| victim.talk(100_000)).and_then(|()| scene.end(victim));
-        harm.wrong.extend(lived.err());
+        let lived = lived.and_then(|()| victim.transfer(100_000)).and_then(|()| scene.end(victim));
+        report.wrong.extend(lived.err());
         let session = scene.session(client);
-        harm.carried += usize::from(session.is_ok_and(|s| s.datapath == setting.datapath.name()));
+        report.carried += usize::from(session.is_ok_and(|s| s.datapath == setting.datapath.name()));
     }
-    harm.packets = barrage.sent();
-    drop(barrage);
-    Some(harm)
+    report.packets = attack_thread.sent();
+    drop(attack_thread);
+    Some(report)
 }
 
 /// Pieces of a banner, and how long the program may take to hand the connection over after each.
 const PIECES: usize = 50;
-const PIECE: Duration = Duration::from_millis(60);
+const PIECE_TIMEOUT: Duration = Duration::from_millis(60);
 
 /// Attacks connections that have been silent since they were joined with so many packets each, that have
 /// random timestamps; then the peer that was silent before speaks.
-pub fn before_the_first_word(
-    setting: Setting,
+pub fn before_the_first_byte(
+    setting: SceneConfig,
     connections: usize,
     packets: usize,
     speaks_first: Peer,
-) -> Option<Harm> {
+) -> Option<HarmReport> {
     let scene = Scene::new(setting)?;
-    let mut harm = Harm { connections, carried: 0, packets: 0, wrong: Vec::new() };
+    let mut report = HarmReport { connections, carried: 0, packets: 0, wrong: Vec::new() };
     let first = speaks_first as usize;
     let mut random = fastrand::Rng::with_seed(11);
     let to = scene.address();
-    let mut sender = scene.network().stranger().enter(move || Sender::new(to)).expect("a socket");
+    let mut sender =
+        scene.network().off_path_host().enter(move || Sender::new(to)).expect("a socket");
     for _ in 0..connections {
         let client = scene.link.connect_after(|_| {});
         let mut victim = Victim::new(client, scene.link.accept(), 0);
         // A banner in pieces, until the program has seen packets of both peers, and not one more.
         let mut is_carried = false;
         for _ in 0..PIECES {
-            if let Err(error) = victim.say(first, 10) {
-                harm.wrong.push(error);
+            if let Err(error) = victim.send_from(first, 10) {
+                report.wrong.push(error);
             }
-            is_carried = scene.is_carried_within(&victim, PIECE);
+            is_carried = scene.is_carried_within(&victim, PIECE_TIMEOUT);
             if is_carried {
                 break;
             }
         }
-        harm.carried += usize::from(is_carried);
-        let pairs = victim.pairs(Known::Both).expect("the pairs");
-        let shots: Vec<_> = (0..packets)
+        report.carried += usize::from(is_carried);
+        let pairs = victim.pairs(KnownPair::Both).expect("the pairs");
+        let packets_out: Vec<_> = (0..packets)
             .map(|turn| {
                 let pair = pairs[(turn + 1 + first) % 2];
-                let shot = Shot::new(pair, random.u32(..), random.u32(..));
-                Shot { stamps: Some([random.u32(..), random.u32(..)]), ..shot }
+                let shot = AttackPacket::new(pair, random.u32(..), random.u32(..));
+                AttackPacket { stamps: Some([random.u32(..), random.u32(..)]), ..shot }
             })
             .collect();
-        sender.send(&shots).expect("sending packets");
-        harm.packets += shots.len() as u64;
-        let spoken = victim.exchange(1 - first, 100).and_then(|()| victim.talk(100_000));
+        sender.send(&packets_out).expect("sending packets");
+        report.packets += packets_out.len() as u64;
+        let spoken = victim.exchange(1 - first, 100).and_then(|()| victim.transfer(100_000));
         let lived = spoken.and_then(|()| scene.counts(&victim)).and_then(|()| scene.end(victim));
-        harm.wrong.extend(lived.err());
-        if harm.wrong.len() > 3 {
+        report.wrong.extend(lived.err());
+        if report.wrong.len() > 3 {
             break;
         }
     }
-    Some(harm)
+    Some(report)
 }
 
 /// How much later than the idle timeout a connection may end.
 const LATE: Duration = Duration::from_secs(4);
 
 /// Attacks a connection on which nothing moves; it must end by the idle timeout of `setting` all the same.
-pub fn while_idle(setting: Setting, kind: Kind, known: Known) -> Option<Result<(), String>> {
+pub fn while_idle(
+    setting: SceneConfig,
+    kind: AttackKind,
+    known: KnownPair,
+) -> Option<Result<(), String>> {
     let scene = Scene::new(setting)?;
     let victim = scene.victim();
     let limit = Duration::from_secs(setting.idle.expect("an idle timeout").into());
     let pairs = victim.pairs(known).expect("the pairs");
-    let barrage = Barrage::start(scene.network(), kind, pairs, Some(20_000));
+    let attack_thread = BackgroundAttack::start(scene.network(), kind, pairs, Some(20_000));
     let begun = Instant::now();
     // Both are told, whatever numbers have passed.
     for end in [0, 1] {
@@ -140,7 +149,7 @@ pub fn while_idle(setting: Setting, kind: Kind, known: Known) -> Option<Result<(
         }
     }
     let took = begun.elapsed();
-    drop(barrage);
+    drop(attack_thread);
     let (client, carried) = (victim.client(), victim.carried);
     drop(victim);
     Some(scene.session(client).and_then(|session| {
@@ -150,16 +159,16 @@ pub fn while_idle(setting: Setting, kind: Kind, known: Known) -> Option<Result<(
 }
 
 /// Attacks a connection whose client has vanished; keepalive must find that all the same.
-pub fn while_vanished(setting: Setting, kind: Kind) -> Option<Result<(), String>> {
+pub fn with_vanished_client(setting: SceneConfig, kind: AttackKind) -> Option<Result<(), String>> {
     let scene = Scene::prepared(setting, |network| {
         for (name, value) in [("time", "1"), ("intvl", "1"), ("probes", "2")] {
-            network.proxy().set(&format!("ipv4/tcp_keepalive_{name}"), value);
+            network.balancer().set(&format!("ipv4/tcp_keepalive_{name}"), value);
         }
     })?;
     let mut victim = scene.victim();
     scene.vanish(Peer::Client);
-    let pairs = victim.pairs(Known::Client).expect("the pairs");
-    let _barrage = Barrage::start(scene.network(), kind, pairs, Some(2000));
+    let pairs = victim.pairs(KnownPair::Client).expect("the pairs");
+    let _barrage = BackgroundAttack::start(scene.network(), kind, pairs, Some(2000));
     // After three seconds, and what it takes to be told.
     Some(match victim.ends[1].read(&mut [0]) {
         Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),

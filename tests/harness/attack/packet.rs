@@ -9,7 +9,7 @@ use crate::checksum::checksum;
 
 /// The addresses of one connection, as the packets of one of its ends have them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pair {
+pub struct AddressPair {
     /// The end whose packets these claim to be.
     pub from: SocketAddr,
     /// The end that they go to.
@@ -18,7 +18,7 @@ pub struct Pair {
 
 /// What an IP header says about the rest of the packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Shape {
+pub enum IpShape {
     /// A TCP segment.
     #[default]
     Plain,
@@ -37,9 +37,9 @@ pub enum Shape {
 
 /// One packet.
 #[derive(Clone, Copy, Debug)]
-pub struct Shot {
+pub struct AttackPacket {
     /// Its addresses.
-    pub pair: Pair,
+    pub pair: AddressPair,
     /// Sequence number.
     pub seq: u32,
     /// Acknowledgement number.
@@ -52,14 +52,14 @@ pub struct Shot {
     pub stamps: Option<[u32; 2]>,
     /// One block of selective acknowledgements.
     pub sack: Option<[u32; 2]>,
-    /// Kind and length of an option that is not well formed.
+    /// AttackKind and length of an option that is not well formed.
     pub broken_option: Option<[u8; 2]>,
     /// Length of the TCP header in words, if the header is to lie about it.
     pub offset: Option<u8>,
     /// Payload.
     pub payload: &'static [u8],
     /// The IP header.
-    pub shape: Shape,
+    pub shape: IpShape,
     /// The checksum of the segment is right.
     pub is_intact: bool,
 }
@@ -68,9 +68,9 @@ pub struct Shot {
 /// data in its window with a probability that no balancer can lower; equal bytes change nothing there.
 pub const BYTE: u8 = b'x';
 
-impl Shot {
+impl AttackPacket {
     /// An acknowledgement with these numbers.
-    pub fn new(pair: Pair, seq: u32, ack: u32) -> Self {
+    pub fn new(pair: AddressPair, seq: u32, ack: u32) -> Self {
         Self {
             pair,
             seq,
@@ -82,7 +82,7 @@ impl Shot {
             broken_option: None,
             offset: None,
             payload: &[],
-            shape: Shape::Plain,
+            shape: IpShape::Plain,
             is_intact: true,
         }
     }
@@ -113,13 +113,13 @@ impl Shot {
 
     fn lie(&self) -> u16 {
         match self.shape {
-            Shape::Longer(by) => by,
+            IpShape::Longer(by) => by,
             _ => 0,
         }
     }
 
     fn cut(&self, packet: &mut Vec<u8>, start: usize) {
-        if let Shape::First(len) = self.shape {
+        if let IpShape::First(len) = self.shape {
             packet.truncate(start + len);
         }
     }
@@ -127,22 +127,22 @@ impl Shot {
     fn ipv4(&self, packet: &mut Vec<u8>, addresses: &[u8]) -> usize {
         let (more, place) = (0x2000u16, 1u16);
         let fragment = match self.shape {
-            Shape::First(_) => more,
-            Shape::Later => place,
+            IpShape::First(_) => more,
+            IpShape::Later => place,
             _ => 0,
         };
         let words = match self.shape {
-            Shape::Behind(words) => words.min(10),
+            IpShape::Behind(words) => words.min(10),
             _ => 0,
         };
-        let kind = if self.shape == Shape::Authenticated { 51 } else { 6 };
+        let kind = if self.shape == IpShape::Authenticated { 51 } else { 6 };
         packet.extend([0x45 + words as u8, 0, 0, 0]);
         packet.extend((self.seq as u16 | 1).to_be_bytes());
         packet.extend(fragment.to_be_bytes());
         packet.extend([64, kind, 0, 0]);
         packet.extend(addresses);
         packet.resize(packet.len() + words * 4, 1);
-        if self.shape == Shape::Authenticated {
+        if self.shape == IpShape::Authenticated {
             packet.extend(AUTHENTICATION);
         }
         packet.len()
@@ -153,28 +153,28 @@ impl Shot {
         const FRAGMENT: u8 = 44;
         const DESTINATION: u8 = 60;
         let kind = match self.shape {
-            Shape::First(_) | Shape::Later => FRAGMENT,
-            Shape::Behind(1..) => DESTINATION,
-            Shape::Authenticated => 51,
+            IpShape::First(_) | IpShape::Later => FRAGMENT,
+            IpShape::Behind(1..) => DESTINATION,
+            IpShape::Authenticated => 51,
             _ => TCP,
         };
         packet.extend([0x60, 0, 0, 0, 0, 0, kind, 64]);
         packet.extend(addresses);
         match self.shape {
-            Shape::First(_) => packet.extend([TCP, 0, 0, 1]),
-            Shape::Later => packet.extend([TCP, 0, 0, 8]),
+            IpShape::First(_) => packet.extend([TCP, 0, 0, 1]),
+            IpShape::Later => packet.extend([TCP, 0, 0, 8]),
             _ => {}
         }
         match self.shape {
-            Shape::First(_) | Shape::Later => packet.extend(self.seq.to_be_bytes()),
-            Shape::Behind(headers) => {
+            IpShape::First(_) | IpShape::Later => packet.extend(self.seq.to_be_bytes()),
+            IpShape::Behind(headers) => {
                 for left in (0..headers).rev() {
                     let next = if left > 0 { DESTINATION } else { TCP };
                     // Four bytes of padding fill the header.
                     packet.extend([next, 0, 1, 4, 0, 0, 0, 0]);
                 }
             }
-            Shape::Authenticated => packet.extend(AUTHENTICATION),
+            IpShape::Authenticated => packet.extend(AUTHENTICATION),
             _ => {}
         }
         packet.len()

@@ -13,31 +13,31 @@ use std::{
 };
 
 use super::{
-    kind::{Guesses, Kind},
-    scene::{Scene, Setting},
+    kind::{AttackKind, PacketGenerator},
+    scene::{Scene, SceneConfig},
     sender::{BATCH, Sender},
-    victim::{Known, Victim},
+    victim::{KnownPair, Victim},
 };
 /// An attack.
 #[derive(Clone, Copy, Debug)]
 pub struct Attack {
     /// What is sent.
-    pub kind: Kind,
+    pub kind: AttackKind,
     /// To whom.
-    pub known: Known,
+    pub known: KnownPair,
     /// Where.
-    pub setting: Setting,
+    pub setting: SceneConfig,
     /// The client has ended its direction before.
     pub is_half_closed: bool,
     /// How much of it.
     pub packets: u64,
-    /// Where all guesses come from.
+    /// Where all generator come from.
     pub seed: u64,
 }
 
 /// How it went.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct AttackOutcome {
     /// Packets sent.
     pub sent: u64,
     /// How long that took.
@@ -48,7 +48,7 @@ pub struct Outcome {
     pub wrong: Option<String>,
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for AttackOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (sent, rate) = (self.sent, self.sent as f64 / self.took.as_secs_f64() / 1000.0);
         write!(
@@ -64,14 +64,14 @@ impl fmt::Display for Outcome {
 }
 
 /// Bytes each way between two stretches of an attack, and during every other one.
-const TALK: u64 = 400_000;
+const TRANSFER: u64 = 400_000;
 
 /// Stretches of an attack.
 const STRETCHES: u64 = 10;
 
 impl Attack {
     /// Attacks a connection; `None` where that cannot be tried, and the reason has been printed.
-    pub fn run(&self, progress: &dyn Fn(u64)) -> Option<Outcome> {
+    pub fn run(&self, progress: &dyn Fn(u64)) -> Option<AttackOutcome> {
         let scene = Scene::new(self.setting)?;
         let process = scene.link.balance.process();
         let mut victim = scene.victim();
@@ -81,7 +81,7 @@ impl Attack {
         let attacked = ended.and_then(|()| self.attack(&scene, &mut victim, &mut sent, progress));
         let (took, worked) = (begun.elapsed(), process.processor_time().saturating_sub(worked));
         let whole = attacked.and_then(|()| {
-            victim.talk(TALK)?;
+            victim.transfer(TRANSFER)?;
             scene.counts(&victim)?;
             scene.totals(victim.carried)?;
             let carried = victim.carried;
@@ -92,7 +92,7 @@ impl Attack {
                 stopped => Err(format!("{stopped:?}")),
             }
         });
-        Some(Outcome { sent, took, worked, wrong: whole.err() })
+        Some(AttackOutcome { sent, took, worked, wrong: whole.err() })
     }
 
     fn attack(
@@ -105,9 +105,10 @@ impl Attack {
         let said = |error: std::io::Error| error.to_string();
         let pairs = victim.pairs(self.known).map_err(said)?;
         let to = pairs[0].to;
-        let mut sender = scene.network().stranger().enter(move || Sender::new(to)).map_err(said)?;
-        let mut guesses = Guesses::new(self.seed);
-        let mut shots = Vec::with_capacity(BATCH + 4);
+        let mut sender =
+            scene.network().off_path_host().enter(move || Sender::new(to)).map_err(said)?;
+        let mut generator = PacketGenerator::new(self.seed);
+        let mut packets_out = Vec::with_capacity(BATCH + 4);
         for stretch in 1..=STRETCHES {
             let right = victim.numbers(self.known).map_err(said)?;
             let until = self.packets * stretch / STRETCHES;
@@ -115,12 +116,12 @@ impl Attack {
             let is_busy = stretch % 2 == 0;
             let talking = Talking::start(victim, is_busy);
             while *sent < until {
-                shots.clear();
-                while shots.len() < BATCH {
-                    guesses.add(self.kind, &pairs, &right, &mut shots);
+                packets_out.clear();
+                while packets_out.len() < BATCH {
+                    generator.add(self.kind, &pairs, &right, &mut packets_out);
                 }
-                sender.send(&shots).map_err(said)?;
-                *sent += shots.len() as u64;
+                sender.send(&packets_out).map_err(said)?;
+                *sent += packets_out.len() as u64;
                 progress(*sent);
                 victim.stands()?;
                 if talking.has_failed() {
@@ -131,7 +132,7 @@ impl Attack {
             for (all, carried) in victim.carried.iter_mut().zip(carried) {
                 *all += carried;
             }
-            victim.talk(TALK)?;
+            victim.transfer(TRANSFER)?;
         }
         Ok(())
     }
@@ -152,7 +153,7 @@ impl Talking {
             clones.is_half_closed = victim.is_half_closed;
             thread::spawn(move || {
                 while !stop.load(Relaxed) {
-                    if let Err(error) = clones.talk(20_000) {
+                    if let Err(error) = clones.transfer(20_000) {
                         return (clones, Err(error));
                     }
                 }

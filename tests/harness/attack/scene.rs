@@ -18,7 +18,7 @@ use crate::{
 
 /// How the hosts are joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Placement {
     /// One host, and its loopback.
     Loopback,
     /// Client, server and attacker behind the one interface of the program's host.
@@ -27,28 +27,28 @@ pub enum Place {
     Apart,
 }
 
-impl Place {
+impl Placement {
     /// All that there are, with the names by which they are asked for.
     pub const ALL: [(&'static str, Self); 3] =
         [("loopback", Self::Loopback), ("switch", Self::Switch), ("apart", Self::Apart)];
 
     fn topology(self) -> Topology {
         match self {
-            Self::Loopback => Topology::AllHere,
+            Self::Loopback => Topology::SingleHost,
             Self::Switch => Topology::OneInterface,
             Self::Apart => Topology::Apart,
         }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let known = Self::ALL.iter().find(|(_, place)| place == self);
         f.pad(known.map_or("unnamed", |(name, _)| name))
     }
 }
 
-impl FromStr for Place {
+impl FromStr for Placement {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
@@ -59,9 +59,9 @@ impl FromStr for Place {
 
 /// What an attack's place is made of.
 #[derive(Clone, Copy, Debug)]
-pub struct Setting {
+pub struct SceneConfig {
     /// How the hosts are joined.
-    pub place: Place,
+    pub place: Placement,
     /// Version of IP.
     pub family: Family,
     /// What carries the connection.
@@ -77,9 +77,9 @@ pub struct Setting {
     pub is_wide: bool,
 }
 
-impl Setting {
+impl SceneConfig {
     /// One with all defaults.
-    pub const fn new(place: Place, family: Family, datapath: Datapath) -> Self {
+    pub const fn new(place: Placement, family: Family, datapath: Datapath) -> Self {
         Self {
             place,
             family,
@@ -92,7 +92,7 @@ impl Setting {
     }
 }
 
-impl fmt::Display for Setting {
+impl fmt::Display for SceneConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let family = if self.family == Family::V4 { "v4" } else { "v6" };
         let stamps = if self.stamps { "" } else { " without timestamps" };
@@ -105,30 +105,30 @@ impl fmt::Display for Setting {
 pub struct Scene {
     /// The program and its server.
     pub link: Link,
-    setting: Setting,
+    setting: SceneConfig,
     dir: RunDir,
 }
 
 /// How long the program may take to say what is true.
-const SOON: Duration = Duration::from_secs(10);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Scene {
     /// Builds the hosts and starts the program; `None` where that cannot be had, and the reason has been
     /// printed.
-    pub fn new(setting: Setting) -> Option<Self> {
+    pub fn new(setting: SceneConfig) -> Option<Self> {
         Self::prepared(setting, |_| {})
     }
 
     /// The same, after something else was done to the hosts.
-    pub fn prepared(setting: Setting, prepare: impl FnOnce(&Network)) -> Option<Self> {
+    pub fn prepared(setting: SceneConfig, prepare: impl FnOnce(&Network)) -> Option<Self> {
         let mut network = Network::new(setting.place.topology(), setting.family)?;
-        network.add_stranger().expect("the attacker's host");
+        network.add_off_path_host().expect("the attacker's host");
         if !setting.stamps {
             network.hosts().for_each(|host| host.set("ipv4/tcp_timestamps", "0"));
         }
         prepare(&network);
         let dir = RunDir::new();
-        let mut builder = dir.given_to(Builder::new(setting.datapath));
+        let mut builder = dir.use_in(Builder::new(setting.datapath));
         if let Some(turns) = setting.offload_after {
             builder = builder.offload_after(turns);
         }
@@ -158,7 +158,7 @@ impl Scene {
         for _ in 0..20 {
             victim.exchange(0, 100).expect("before the attack");
         }
-        eventually(SOON, "the connection is on its datapath", || {
+        eventually(SETTLE_TIMEOUT, "the connection is on its datapath", || {
             victim.exchange(0, 100)?;
             self.is_carried(&victim)
         });
@@ -185,7 +185,7 @@ impl Scene {
 
     fn row(&self, victim: &Victim) -> Option<Vec<String>> {
         let client = victim.client().to_string();
-        let text = self.dir.say(self.address(), "sessions");
+        let text = self.dir.run_ok(self.address(), "sessions");
         let rows = text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect());
         rows.into_iter().find(|row: &Vec<String>| row.first() == Some(&client))
     }
@@ -212,7 +212,7 @@ impl Scene {
             let is_right = shown.iter().map(|row| [row.sent, row.rcvd]).eq([carried]);
             if is_right { Ok(()) } else { Err(format!("{carried:?} passed: {shown:?}")) }
         })?;
-        let stats = self.dir.say(self.address(), "stats");
+        let stats = self.dir.run_ok(self.address(), "stats");
         let broken = stats.lines().find(|line| line.starts_with("broken"));
         match broken.is_some_and(|line| line.ends_with(" 0")) {
             true => Ok(()),
@@ -259,7 +259,7 @@ impl Scene {
 
 /// Looks again until it is right, for a while.
 fn soon<T>(look: impl FnMut() -> Result<T, String>) -> Result<T, String> {
-    within(SOON, look)
+    within(SETTLE_TIMEOUT, look)
 }
 
 fn within<T>(time: Duration, mut look: impl FnMut() -> Result<T, String>) -> Result<T, String> {

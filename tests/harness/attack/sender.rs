@@ -14,7 +14,7 @@ use nix::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::packet::Shot;
+use super::packet::AttackPacket;
 
 /// Packets given to the kernel at once.
 pub(crate) const BATCH: usize = 128;
@@ -43,25 +43,26 @@ impl Sender {
     ///
     /// # Errors
     /// When the system does not let us.
-    pub fn send(&mut self, shots: &[Shot]) -> io::Result<()> {
-        for batch in shots.chunks(BATCH) {
+    pub fn send(&mut self, packets_out: &[AttackPacket]) -> io::Result<()> {
+        for batch in packets_out.chunks(BATCH) {
             self.send_batch(batch)?;
         }
         Ok(())
     }
 
-    fn send_batch(&mut self, shots: &[Shot]) -> io::Result<()> {
+    fn send_batch(&mut self, packets_out: &[AttackPacket]) -> io::Result<()> {
         self.packets.resize_with(BATCH, Vec::new);
-        for (shot, packet) in shots.iter().zip(&mut self.packets) {
+        for (shot, packet) in packets_out.iter().zip(&mut self.packets) {
             shot.write(packet);
         }
         let mut sent = 0;
-        while sent < shots.len() {
+        while sent < packets_out.len() {
             let slices: Vec<_> =
-                self.packets[sent..shots.len()].iter().map(|p| [IoSlice::new(p)]).collect();
+                self.packets[sent..packets_out.len()].iter().map(|p| [IoSlice::new(p)]).collect();
             // A raw socket of IPv6 takes no port.
-            let to = |shot: &Shot| Some(SocketAddr::new(shot.pair.to.ip(), 0).into());
-            let addresses: Vec<Option<SockaddrStorage>> = shots[sent..].iter().map(to).collect();
+            let to = |shot: &AttackPacket| Some(SocketAddr::new(shot.pair.to.ip(), 0).into());
+            let addresses: Vec<Option<SockaddrStorage>> =
+                packets_out[sent..].iter().map(to).collect();
             let mut headers = MultiHeaders::preallocate(slices.len(), None);
             let flags = MsgFlags::empty();
             match sendmmsg(self.socket.as_raw_fd(), &mut headers, &slices, addresses, [], flags) {

@@ -16,11 +16,11 @@ use std::{
 };
 
 use super::{
-    barrage::Barrage,
-    kind::Kind,
-    packet::Pair,
-    scene::{Scene, Setting},
-    victim::{Known, Victim},
+    attack_thread::BackgroundAttack,
+    kind::AttackKind,
+    packet::AddressPair,
+    scene::{Scene, SceneConfig},
+    victim::{KnownPair, Victim},
 };
 use crate::Datapath;
 
@@ -44,7 +44,7 @@ impl fmt::Display for Load {
 
 /// What was measured, on relay and on splice: requests or bytes a second.
 #[derive(Clone, Debug)]
-pub struct Figures {
+pub struct ThroughputFigures {
     /// What the connections did.
     pub load: Load,
     /// Without an attack.
@@ -53,14 +53,14 @@ pub struct Figures {
     pub attacked: [f64; 2],
 }
 
-impl Figures {
+impl ThroughputFigures {
     /// What splice carries of what the relay carries, without an attack and under one.
     pub fn ratios(&self) -> [f64; 2] {
         [self.calm, self.attacked].map(|[relay, splice]| splice / relay)
     }
 }
 
-impl fmt::Display for Figures {
+impl fmt::Display for ThroughputFigures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ([a, b], [c, d], [calm, attacked]) = (self.calm, self.attacked, self.ratios());
         write!(
@@ -77,15 +77,15 @@ impl fmt::Display for Figures {
 /// Measures a load on relay and on splice, without and under `rate` blind acknowledgements a second on the
 /// known pairs; so many rounds of `time` each. `None` where that cannot be tried.
 pub fn compare(
-    setting: Setting,
+    setting: SceneConfig,
     load: Load,
-    known: Known,
+    known: KnownPair,
     rate: u32,
     rounds: usize,
     time: Duration,
-) -> Option<Figures> {
+) -> Option<ThroughputFigures> {
     let scene = |datapath| {
-        let scene = Scene::new(Setting { datapath, ..setting })?;
+        let scene = Scene::new(SceneConfig { datapath, ..setting })?;
         Some(Loaded::start(scene, load, known))
     };
     let both = [scene(Datapath::Relay)?, scene(Datapath::Splice)?];
@@ -97,7 +97,7 @@ pub fn compare(
         }
     }
     let [relay, splice] = figures.map(|rounds| rounds.map(median));
-    Some(Figures { load, calm: [relay[0], splice[0]], attacked: [relay[1], splice[1]] })
+    Some(ThroughputFigures { load, calm: [relay[0], splice[0]], attacked: [relay[1], splice[1]] })
 }
 
 fn median(mut figures: Vec<f64>) -> f64 {
@@ -108,7 +108,7 @@ fn median(mut figures: Vec<f64>) -> f64 {
 /// Connections that wait to be measured.
 struct Loaded {
     scene: Scene,
-    pairs: Vec<Pair>,
+    pairs: Vec<AddressPair>,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<io::Result<()>>>,
     ends: Vec<TcpStream>,
@@ -125,7 +125,7 @@ struct Shared {
 const MESSAGE: usize = 64;
 
 impl Loaded {
-    fn start(scene: Scene, load: Load, known: Known) -> Self {
+    fn start(scene: Scene, load: Load, known: KnownPair) -> Self {
         let shared = Arc::new(Shared::default());
         let (mut threads, mut pairs, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         let connections = match load {
@@ -158,8 +158,9 @@ impl Loaded {
     /// What is done in a second.
     fn measure(&self, time: Duration, rate: Option<u32>) -> f64 {
         let network = self.scene.network();
-        let barrage =
-            rate.map(|rate| Barrage::start(network, Kind::Ack, self.pairs.clone(), Some(rate)));
+        let attack_thread = rate.map(|rate| {
+            BackgroundAttack::start(network, AttackKind::Ack, self.pairs.clone(), Some(rate))
+        });
         let (begun, before) = (Instant::now(), self.shared.done.load(Relaxed));
         self.shared.runs.store(true, Relaxed);
         self.threads.iter().for_each(|thread| thread.thread().unpark());
@@ -168,7 +169,7 @@ impl Loaded {
         let done = self.shared.done.load(Relaxed) - before;
         let took = begun.elapsed();
         self.shared.runs.store(false, Relaxed);
-        drop(barrage);
+        drop(attack_thread);
         done as f64 / took.as_secs_f64()
     }
 }

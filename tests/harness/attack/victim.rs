@@ -13,15 +13,15 @@ use std::{
 use nix::libc::{MSG_DONTWAIT, MSG_PEEK};
 use socket2::SockRef;
 
-use super::packet::{BYTE, Pair};
+use super::packet::{AddressPair, BYTE};
 use crate::{End, end_of, raw_segment::sequence_numbers};
 
 /// How long bytes may take before the connection counts as one that stands still.
-const STILL: Duration = Duration::from_secs(10);
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Which pair of addresses an attacker knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known {
+pub enum KnownPair {
     /// The client's.
     Client,
     /// The server's.
@@ -30,25 +30,25 @@ pub enum Known {
     Both,
 }
 
-impl std::fmt::Display for Known {
+impl std::fmt::Display for KnownPair {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {
-            Known::Client => "client",
-            Known::Server => "server",
-            Known::Both => "both",
+            KnownPair::Client => "client",
+            KnownPair::Server => "server",
+            KnownPair::Both => "both",
         })
     }
 }
 
-impl Known {
+impl KnownPair {
     /// All that there are.
-    pub const ALL: [Self; 3] = [Known::Client, Known::Server, Known::Both];
+    pub const ALL: [Self; 3] = [KnownPair::Client, KnownPair::Server, KnownPair::Both];
 
     fn peers(self) -> &'static [usize] {
         match self {
-            Known::Client => &[0],
-            Known::Server => &[1],
-            Known::Both => &[0, 1],
+            KnownPair::Client => &[0],
+            KnownPair::Server => &[1],
+            KnownPair::Both => &[0, 1],
         }
     }
 }
@@ -69,8 +69,8 @@ impl Victim {
     pub fn new(client: TcpStream, server: TcpStream, each: u64) -> Self {
         let ends = [client, server];
         for end in &ends {
-            end.set_read_timeout(Some(STILL)).expect("SO_RCVTIMEO");
-            end.set_write_timeout(Some(STILL)).expect("SO_SNDTIMEO");
+            end.set_read_timeout(Some(STALL_TIMEOUT)).expect("SO_RCVTIMEO");
+            end.set_write_timeout(Some(STALL_TIMEOUT)).expect("SO_SNDTIMEO");
         }
         Self { ends, carried: [each; 2], is_half_closed: false }
     }
@@ -81,16 +81,16 @@ impl Victim {
     }
 
     /// The pairs that an attacker knows, with packets as the peers send them.
-    pub fn pairs(&self, known: Known) -> io::Result<Vec<Pair>> {
+    pub fn pairs(&self, known: KnownPair) -> io::Result<Vec<AddressPair>> {
         let pair = |&peer: &usize| {
             let end = &self.ends[peer];
-            Ok(Pair { from: end.local_addr()?, to: end.peer_addr()? })
+            Ok(AddressPair { from: end.local_addr()?, to: end.peer_addr()? })
         };
         known.peers().iter().map(pair).collect()
     }
 
     /// The numbers that are due on each of these pairs.
-    pub fn numbers(&self, known: Known) -> io::Result<Vec<[u32; 2]>> {
+    pub fn numbers(&self, known: KnownPair) -> io::Result<Vec<[u32; 2]>> {
         let numbers = |&peer: &usize| sequence_numbers(&self.ends[peer]).map(|(a, b)| [a, b]);
         known.peers().iter().map(numbers).collect()
     }
@@ -136,9 +136,9 @@ impl Victim {
     ///
     /// # Errors
     /// What went wrong.
-    pub fn talk(&mut self, each: u64) -> Result<(), String> {
+    pub fn transfer(&mut self, each: u64) -> Result<(), String> {
         if self.is_half_closed {
-            return self.say(1, each);
+            return self.send_from(1, each);
         }
         let [client, server] = &self.ends;
         let ways = [("client to server", client, server), ("server to client", server, client)];
@@ -165,7 +165,7 @@ impl Victim {
     ///
     /// # Errors
     /// What went wrong.
-    pub fn say(&mut self, from: usize, len: u64) -> Result<(), String> {
+    pub fn send_from(&mut self, from: usize, len: u64) -> Result<(), String> {
         let (source, target) = (&self.ends[from], &self.ends[1 - from]);
         send(source, len).map_err(|e| format!("{}, sending: {e}", NAMES[from]))?;
         receive(target, len).map_err(|e| format!("from the {}: {e}", NAMES[from]))?;
@@ -178,8 +178,8 @@ impl Victim {
     /// # Errors
     /// What went wrong.
     pub fn exchange(&mut self, first: usize, each: u64) -> Result<(), String> {
-        self.say(first, each)?;
-        self.say(1 - first, each)
+        self.send_from(first, each)?;
+        self.send_from(1 - first, each)
     }
 
     /// Ends both directions.

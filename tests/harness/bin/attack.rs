@@ -1,7 +1,7 @@
 //! Attacks on spliced connections, as many packets as one likes; `cargo xtask attack` builds all that is
 //! needed and calls it.
 //!
-//! Invariant: each attack is a line of the table at the end, and one that did harm makes the exit status
+//! Invariant: each attack is a line of the table at the end, and one that did report makes the exit status
 //! that of a failure.
 
 #![expect(
@@ -16,7 +16,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use tests::{
     Datapath, Family,
-    attack::{Attack, Kind, Known, Load, Place, Setting, compare},
+    attack::{Attack, AttackKind, KnownPair, Load, Placement, SceneConfig, compare},
     kernel_works,
 };
 
@@ -30,7 +30,7 @@ struct Options {
 
     /// One kind alone, or some [default: all]
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
-    kind: Vec<Kind>,
+    kind: Vec<AttackKind>,
 
     /// The pair of addresses that is known: client, server, both [default: each]
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
@@ -38,7 +38,7 @@ struct Options {
 
     /// Where: loopback, switch (all behind one interface), apart [default: all]
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
-    place: Vec<Place>,
+    place: Vec<Placement>,
 
     /// 4 or 6 [default: both]
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
@@ -61,7 +61,7 @@ struct Options {
     #[arg(long, value_name = "N")]
     throughput: Option<usize>,
 
-    /// Where all guesses come from [default: another one each time]
+    /// Where all generator come from [default: another one each time]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 }
@@ -77,9 +77,9 @@ fn main() -> ExitCode {
         _ => Datapath::Splice,
     };
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 40));
-    let kinds = or_all(&options.kind, &Kind::ALL.map(|(_, kind)| kind));
-    let places = or_all(&options.place, &Place::ALL.map(|(_, place)| place));
-    let known = |known: &&Known| {
+    let kinds = or_all(&options.kind, &AttackKind::ALL.map(|(_, kind)| kind));
+    let places = or_all(&options.place, &Placement::ALL.map(|(_, place)| place));
+    let known = |known: &&KnownPair| {
         options.known.is_empty() || options.known.iter().any(|name| *name == known.to_string())
     };
     let families = [(4, Family::V4), (6, Family::V6)];
@@ -89,22 +89,22 @@ fn main() -> ExitCode {
     if let Some(rounds) = options.throughput {
         for &place in &places {
             for (_, family) in families.iter().filter(family) {
-                for known in Known::ALL.iter().filter(known) {
-                    let setting = Setting::new(place, *family, datapath);
-                    measure(Setting { is_wide: true, ..setting }, *known, rounds);
+                for known in KnownPair::ALL.iter().filter(known) {
+                    let setting = SceneConfig::new(place, *family, datapath);
+                    measure(SceneConfig { is_wide: true, ..setting }, *known, rounds);
                 }
             }
         }
         return ExitCode::SUCCESS;
     }
-    let mut harm = 0;
+    let mut report = 0;
     for kind in kinds {
         for &place in &places {
             for (_, family) in families.iter().filter(family) {
-                for known in Known::ALL.iter().filter(known) {
-                    let setting = Setting {
+                for known in KnownPair::ALL.iter().filter(known) {
+                    let setting = SceneConfig {
                         stamps: !options.without_timestamps,
-                        ..Setting::new(place, *family, datapath)
+                        ..SceneConfig::new(place, *family, datapath)
                     };
                     let packets = options.packets;
                     let is_half_closed = options.half_closed;
@@ -118,14 +118,14 @@ fn main() -> ExitCode {
                     let outcome = attack.run(&|sent| bar.set_position(sent));
                     bar.finish_and_clear();
                     let Some(outcome) = outcome else { continue };
-                    harm += usize::from(outcome.wrong.is_some());
+                    report += usize::from(outcome.wrong.is_some());
                     println!("{name:<45} {outcome}");
                 }
             }
         }
     }
-    if harm > 0 {
-        eprintln!("{harm} did harm");
+    if report > 0 {
+        eprintln!("{report} attacks did harm");
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
@@ -134,7 +134,7 @@ fn main() -> ExitCode {
 /// Blind acknowledgements a second.
 const RATE: u32 = 2000;
 
-fn measure(setting: Setting, known: Known, rounds: usize) {
+fn measure(setting: SceneConfig, known: KnownPair, rounds: usize) {
     for load in [Load::Bulk, Load::Requests(1), Load::Requests(64)] {
         let time = Duration::from_secs(1);
         if let Some(figures) = compare(setting, load, known, RATE, rounds, time) {

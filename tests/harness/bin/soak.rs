@@ -1,4 +1,4 @@
-//! Random lives of connections for as long as one likes; `cargo xtask soak` builds all that is
+//! Random scenarios of connections for as long as one likes; `cargo xtask soak` builds all that is
 //! needed and calls it.
 //!
 //! Invariant: whatever goes wrong can be seen again with what is printed.
@@ -6,7 +6,7 @@
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "the terminal is what this is for: figures on stdout, failures on stderr"
+    reason = "the terminal is what this is for: statistics on stdout, failures on stderr"
 )]
 
 use std::{
@@ -20,10 +20,10 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use tests::{
     kernel_works,
-    soak::{Figures, Limit, Plan, Run, Setting},
+    soak::{Limit, Plan, Run, Statistics, Target},
 };
 
-/// Random lives of connections, broken off in all ways, through each datapath.
+/// Random scenarios of connections, broken off in all ways, through each datapath.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask soak", bin_name = "cargo xtask soak", max_term_width = 100)]
 struct Options {
@@ -32,7 +32,7 @@ struct Options {
           value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
 
-    /// Where all lives come from [default: another one each time]
+    /// Where all scenarios come from [default: another one each time]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
@@ -40,9 +40,9 @@ struct Options {
     /// sockmap), splice; between network namespaces splice-apart, splice-apart-v6,
     /// sockmap-apart-v6
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
-    datapath: Vec<Setting>,
+    datapath: Vec<Target>,
 
-    /// The life of that number alone
+    /// The scenario of that number alone
     #[arg(long, value_name = "NUMBER", requires = "seed")]
     only: Option<u64>,
 
@@ -50,37 +50,37 @@ struct Options {
     #[arg(long, value_name = "N", default_value = "1", requires = "only")]
     times: u64,
 
-    /// So many lives on each datapath, however long they take
+    /// So many scenarios on each datapath, however long they take
     #[arg(long, value_name = "N", conflicts_with_all = ["seconds", "only"])]
-    lives: Option<u64>,
+    scenarios: Option<u64>,
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
     let settings = match options.datapath.is_empty() {
-        true => Setting::ALL.map(|(_, setting)| setting).into(),
+        true => Target::ALL.map(|(_, target)| target).into(),
         false => options.datapath.clone(),
     };
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 40));
     let time = Duration::from_secs(options.seconds) / settings.len() as u32;
-    let limit = match (options.only, options.lives) {
+    let limit = match (options.only, options.scenarios) {
         (Some(only), _) => Limit::Only(only, options.times),
-        (None, Some(lives)) => Limit::Lives(lives),
+        (None, Some(scenarios)) => Limit::Count(scenarios),
         (None, None) => Limit::Time(time),
     };
     if let Some(only) = options.only {
         println!("{}\n", Plan::new(seed, only));
     }
-    for setting in settings {
-        if setting.needs_kernel() && !kernel_works() {
+    for target in settings {
+        if target.needs_kernel() && !kernel_works() {
             continue;
         }
-        println!("{setting}: seed {seed}");
+        println!("{target}: seed {seed}");
         let shown = Shown::new(limit);
-        let outcome = Run { setting, seed, limit }.go(&|figures| shown.show(figures));
+        let outcome = Run { target, seed, limit }.go(&|statistics| shown.show(statistics));
         shown.bar.finish_and_clear();
         match outcome {
-            Ok(Some(figures)) => println!("{figures}\nnothing was wrong\n"),
+            Ok(Some(statistics)) => println!("{statistics}\nnothing was wrong\n"),
             Ok(None) => {}
             Err(failures) => {
                 for failure in &failures {
@@ -97,28 +97,29 @@ fn main() -> ExitCode {
 /// How far a run is: as a bar, or as a line now and then where nobody sees a bar.
 struct Shown {
     bar: ProgressBar,
-    counts_lives: bool,
+    counts_scenarios: bool,
     line: Option<Mutex<Instant>>,
 }
 
 impl Shown {
     fn new(limit: Limit) -> Self {
-        let (steps, counts_lives) = match limit {
+        let (steps, counts_scenarios) = match limit {
             Limit::Time(time) => (time.as_secs(), false),
-            Limit::Lives(lives) | Limit::Only(_, lives) => (lives, true),
+            Limit::Count(scenarios) | Limit::Only(_, scenarios) => (scenarios, true),
         };
         let style = ProgressStyle::with_template("{elapsed_precise} [{wide_bar}] {msg} ({eta})");
         let bar = ProgressBar::new(steps).with_style(style.expect("a template"));
         let line = (!stderr().is_terminal()).then(|| Mutex::new(Instant::now()));
-        Self { bar, counts_lives, line }
+        Self { bar, counts_scenarios, line }
     }
 
-    fn show(&self, figures: &Figures) {
-        let text = format!("{} lives, {} MB", figures.lives, figures.bytes / 1_000_000);
-        self.bar.set_position(if self.counts_lives {
-            figures.lives
+    fn show(&self, statistics: &Statistics) {
+        let text =
+            format!("{} scenarios, {} MB", statistics.scenarios, statistics.bytes / 1_000_000);
+        self.bar.set_position(if self.counts_scenarios {
+            statistics.scenarios
         } else {
-            figures.time.as_secs()
+            statistics.time.as_secs()
         });
         self.bar.set_message(text.clone());
         if let Some(line) = &self.line
@@ -126,7 +127,7 @@ impl Shown {
             && last.elapsed() > Duration::from_secs(10)
         {
             *last = Instant::now();
-            eprintln!("{:.0} s: {text}", figures.time.as_secs_f64());
+            eprintln!("{:.0} s: {text}", statistics.time.as_secs_f64());
         }
     }
 }

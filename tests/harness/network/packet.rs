@@ -49,7 +49,7 @@ impl Packet {
 pub(super) fn split(frame: &[u8]) -> Option<[Vec<u8>; 2]> {
     const IP: usize = 20;
     const MORE: u16 = 0x2000;
-    /// What the place of a fragment is counted in, in bytes.
+    /// What the address of a fragment is counted in, in bytes.
     const UNIT: usize = 8;
 
     let is_plain = frame.get(12..HEADER + 1)? == [0x08, 0x00, 0x45];
@@ -61,11 +61,11 @@ pub(super) fn split(frame: &[u8]) -> Option<[Vec<u8>; 2]> {
     if !is_plain || !is_whole || first == 0 {
         return None;
     }
-    let fragment = |place: u16, body: &[u8]| {
+    let fragment = |address: u16, body: &[u8]| {
         let mut fragment = [head, body].concat();
         let ip = &mut fragment[HEADER..HEADER + IP];
         ip[2..4].copy_from_slice(&((IP + body.len()) as u16).to_be_bytes());
-        ip[6..8].copy_from_slice(&place.to_be_bytes());
+        ip[6..8].copy_from_slice(&address.to_be_bytes());
         ip[10..12].fill(0);
         let check = checksum(ip);
         ip[10..12].copy_from_slice(&check.to_be_bytes());

@@ -31,8 +31,8 @@ struct Request {
 
 impl Tap {
     /// Makes a device of that name there.
-    pub(super) fn new(place: &Namespace, name: &str) -> Self {
-        place
+    pub(super) fn new(address: &Namespace, name: &str) -> Self {
+        address
             .enter(|| Self::open(name))
             .unwrap_or_else(|error| panic!("the device {name}: {error}"))
     }

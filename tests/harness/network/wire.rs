@@ -1,4 +1,4 @@
-//! A cable between two devices: it can be watched, and frames can be lost on it, be late, or
+//! A cable between two devices: it can be observed, and frames can be lost on it, be late, or
 //! come twice.
 //!
 //! Invariant: what happens to a frame depends on its number in its direction alone, so a test
@@ -31,21 +31,21 @@ use super::{
 
 /// What happens to frames on a cable, in each of its directions.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Weather {
+pub struct LinkConditions {
     /// How many of a hundred are lost.
     pub lost: u8,
     /// How many of a hundred come later than some of those behind them.
     pub late: u8,
     /// How many of a hundred come twice.
     pub twice: u8,
-    /// How long all are on their way.
+    /// How long all are on their direction.
     pub delay: Duration,
     /// Bytes of a packet of IPv4 from which on it comes in two fragments, whatever it says about that.
     pub split: Option<usize>,
 }
 
 /// The most that a frame which is late, or comes again, is behind its time.
-const LATENESS: Duration = Duration::from_millis(3);
+const MAX_LATENESS: Duration = Duration::from_millis(3);
 
 /// Frames that are taken before those whose time has come are looked at again.
 const BATCH: usize = 64;
@@ -54,7 +54,7 @@ const BATCH: usize = 64;
 #[derive(Debug)]
 pub(super) struct Wire {
     /// By direction: from the first end to the second, and back.
-    seen: [Arc<Seen>; 2],
+    seen: [Arc<Observed>; 2],
     /// Bytes that a packet may have beyond the first router.
     path: Arc<AtomicUsize>,
     threads: Vec<JoinHandle<()>>,
@@ -62,9 +62,9 @@ pub(super) struct Wire {
     stop: Option<PipeWriter>,
 }
 
-/// How often the weather has struck.
+/// How often the conditions has struck.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Faults {
+pub struct LinkFaults {
     /// Frames lost.
     pub lost: u64,
     /// Frames that came late.
@@ -75,7 +75,7 @@ pub struct Faults {
     pub split: u64,
 }
 
-impl Add for Faults {
+impl Add for LinkFaults {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
@@ -90,31 +90,41 @@ impl Add for Faults {
 
 /// What has happened in a direction.
 #[derive(Debug, Default)]
-struct Seen(Mutex<(Vec<Packet>, Faults)>);
+struct Observed(Mutex<(Vec<Packet>, LinkFaults)>);
 
-impl Seen {
-    fn lock(&self) -> MutexGuard<'_, (Vec<Packet>, Faults)> {
+impl Observed {
+    fn lock(&self) -> MutexGuard<'_, (Vec<Packet>, LinkFaults)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Wire {
     /// Joins two devices whose packets have at most `mtu` bytes; longer ones do not pass.
-    pub(super) fn new(ends: [Tap; 2], mtu: usize, weather: Weather) -> Self {
+    pub(super) fn new(ends: [Tap; 2], mtu: usize, conditions: LinkConditions) -> Self {
         let (stopped, stop) = pipe().expect("pipe");
         let ends = Arc::new(ends);
-        let seen = <[Arc<Seen>; 2]>::default();
+        let seen = <[Arc<Observed>; 2]>::default();
         let path = Arc::new(AtomicUsize::new(mtu));
-        let threads = [0, 1].map(|way| {
-            let (ends, seen) = (Arc::clone(&ends), Arc::clone(&seen[way]));
+        let threads = [0, 1].map(|direction| {
+            let (ends, seen) = (Arc::clone(&ends), Arc::clone(&seen[direction]));
             let path = Arc::clone(&path);
             let stopped = stopped.try_clone().expect("dup");
             thread::spawn(move || {
-                let [from, to] = [&ends[way], &ends[1 - way]];
-                let random = fastrand::Rng::with_seed(way as u64);
+                let [from, to] = [&ends[direction], &ends[1 - direction]];
+                let random = fastrand::Rng::with_seed(direction as u64);
                 let (count, held) = (0, BinaryHeap::new());
-                Direction { from, to, mtu, path: &path, weather, random, seen: &seen, count, held }
-                    .carry(&stopped);
+                Direction {
+                    from,
+                    to,
+                    mtu,
+                    path: &path,
+                    conditions,
+                    random,
+                    seen: &seen,
+                    count,
+                    held,
+                }
+                .carry(&stopped);
             })
         });
         Self { seen, path, threads: threads.into(), stop: Some(stop) }
@@ -126,12 +136,12 @@ impl Wire {
     }
 
     /// What has been sent so far in one direction.
-    pub(super) fn seen(&self, way: usize) -> Vec<Packet> {
-        self.seen[way].lock().0.clone()
+    pub(super) fn seen(&self, direction: usize) -> Vec<Packet> {
+        self.seen[direction].lock().0.clone()
     }
 
-    /// How often the weather has struck, in both directions.
-    pub(super) fn faults(&self) -> Faults {
+    /// How often the conditions has struck, in both directions.
+    pub(super) fn faults(&self) -> LinkFaults {
         let [there, back] = &self.seen;
         there.lock().1 + back.lock().1
     }
@@ -153,11 +163,11 @@ struct Direction<'a> {
     to: &'a Tap,
     mtu: usize,
     path: &'a AtomicUsize,
-    weather: Weather,
+    conditions: LinkConditions,
     random: fastrand::Rng,
-    seen: &'a Seen,
+    seen: &'a Observed,
     count: u64,
-    /// Frames on their way, in the order of their arrival.
+    /// Frames on their direction, in the order of their arrival.
     held: BinaryHeap<Reverse<(Instant, u64, Vec<u8>)>>,
 }
 
@@ -190,24 +200,25 @@ impl Direction<'_> {
             return;
         }
         self.seen.lock().0.extend(Packet::of(frame));
-        let least = self.weather.split;
+        let least = self.conditions.split;
         let is_long = least.is_some_and(|least| frame.len() >= packet::HEADER + least);
         match is_long.then(|| packet::split(frame)).flatten() {
             Some(fragments) => {
                 self.seen.lock().1.split += 1;
-                fragments.iter().for_each(|fragment| self.meet(fragment));
+                fragments.iter().for_each(|fragment| self.apply_conditions(fragment));
             }
-            None => self.meet(frame),
+            None => self.apply_conditions(frame),
         }
     }
 
-    /// Lets a frame meet the weather.
-    fn meet(&mut self, frame: &[u8]) {
-        let Weather { lost, late, twice, delay, .. } = self.weather;
+    /// Lets a frame apply_conditions the conditions.
+    fn apply_conditions(&mut self, frame: &[u8]) {
+        let LinkConditions { lost, late, twice, delay, .. } = self.conditions;
         let [lost, late, twice] = [lost, late, twice].map(|share| self.random.u8(0..100) < share);
-        let [lateness, again] = [0, 1].map(|_| LATENESS.mul_f64(self.random.f64()));
+        let [lateness, again] = [0, 1].map(|_| MAX_LATENESS.mul_f64(self.random.f64()));
         let [lost, late, twice] = [lost, late && !lost, twice && !lost];
-        let faults = Faults { lost: lost.into(), late: late.into(), twice: twice.into(), split: 0 };
+        let faults =
+            LinkFaults { lost: lost.into(), late: late.into(), twice: twice.into(), split: 0 };
         let mut seen = self.seen.lock();
         seen.1 = seen.1 + faults;
         drop(seen);

@@ -36,7 +36,7 @@ pub struct Builder {
     options: Vec<String>,
     operands: Vec<String>,
     /// What runs it, and what that does: words before the program's own.
-    through: Vec<OsString>,
+    wrapped_by: Vec<OsString>,
     /// Files that this needs.
     files: Vec<tempfile::NamedTempFile>,
     answered: Vec<BpfProgram>,
@@ -61,7 +61,7 @@ impl Builder {
             service: None,
             options: ["-f", "-d", JSON].map(str::to_owned).into(),
             operands: Vec::new(),
-            through: Vec::new(),
+            wrapped_by: Vec::new(),
             files: Vec::new(),
             answered: Vec::new(),
             descriptors: None,
@@ -131,36 +131,36 @@ impl Builder {
 
     /// Runs with that text as `/etc/hosts`. Needs root.
     pub fn hosts(self, text: &str) -> Self {
-        self.replacing("/etc/hosts", text.as_bytes())
+        self.with_file_content("/etc/hosts", text.as_bytes())
     }
 
     /// Runs by way of another program, whose command line these words are the beginning of; it
     /// must become what it runs.
-    pub fn through<W: Into<OsString>>(mut self, words: impl IntoIterator<Item = W>) -> Self {
-        self.through.extend(words.into_iter().map(Into::into));
+    pub fn wrapped_by<W: Into<OsString>>(mut self, words: impl IntoIterator<Item = W>) -> Self {
+        self.wrapped_by.extend(words.into_iter().map(Into::into));
         self
     }
 
     /// Runs with another content of a file. Needs root.
-    pub fn replacing(mut self, path: &str, content: &[u8]) -> Self {
+    pub fn with_file_content(mut self, path: &str, content: &[u8]) -> Self {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), content).expect("writing a temporary file");
-        self = self.replacing_by(path, file.path());
+        self = self.with_file(path, file.path());
         self.files.push(file);
         self
     }
 
     /// Runs with a file of the test's in the place of another one; what the test writes into it later is
     /// seen. Needs root.
-    pub fn replacing_by(self, path: &str, file: &Path) -> Self {
-        self.through(["unshare", "--mount", "sh", "-e", "-c"])
-            .through([r#"mount --bind "$1" "$2"; shift 2; exec "$@""#, "sh"])
-            .through([file, Path::new(path)])
+    pub fn with_file(self, path: &str, file: &Path) -> Self {
+        self.wrapped_by(["unshare", "--mount", "sh", "-e", "-c"])
+            .wrapped_by([r#"mount --bind "$1" "$2"; shift 2; exec "$@""#, "sh"])
+            .wrapped_by([file, Path::new(path)])
     }
 
     /// Runs where a system call with that first argument does nothing, and answers with that error, or
     /// with 0. Needs root.
-    pub fn answering(mut self, call: i64, argument: i32, errno: i32) -> Self {
+    pub fn with_fake_syscall(mut self, call: i64, argument: i32, errno: i32) -> Self {
         let filter = || {
             let (len, equal) = (SeccompCmpArgLen::Dword, SeccompCmpOp::Eq);
             let condition = SeccompCondition::new(0, len, equal, argument as u64)?;
@@ -176,8 +176,8 @@ impl Builder {
 
     /// Runs in that control group.
     pub fn control_group(self, group: &ControlGroup) -> Self {
-        self.through(["sh", "-e", "-c", r#"echo $$ > "$1"; shift; exec "$@""#, "sh"])
-            .through([group.processes()])
+        self.wrapped_by(["sh", "-e", "-c", r#"echo $$ > "$1"; shift; exec "$@""#, "sh"])
+            .wrapped_by([group.processes()])
     }
 
     /// Runs with at most that many descriptors.
@@ -195,7 +195,7 @@ impl Builder {
     /// The command line, to be run with other limits and users if asked for; and the port.
     pub fn command(&self) -> (Command, Option<ReservedPort>, SocketAddr) {
         let mut words =
-            self.through.iter().map(OsString::as_os_str).chain([self.binary.as_os_str()]);
+            self.wrapped_by.iter().map(OsString::as_os_str).chain([self.binary.as_os_str()]);
         let mut command = Command::new(words.next().expect("at least the program"));
         command.args(words);
         let reserved = self.listen.is_none().then(ReservedPort::new);
@@ -252,8 +252,8 @@ impl Builder {
 
     /// Starts it on the program's host of a network, and keeps its port there.
     pub fn start_within(self, network: &Network) -> (Balance, ReservedPort) {
-        network.proxy().enter(|| {
-            let port = ReservedPort::bind(network.entrance()).expect("a free port");
+        network.balancer().enter(|| {
+            let port = ReservedPort::bind(network.listen_address()).expect("a free port");
             (self.listen(port.address()).start(), port)
         })
     }

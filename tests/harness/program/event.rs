@@ -82,7 +82,7 @@ impl Session {
 
 /// The life of a program that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stopped {
+pub struct StopSummary {
     /// Clients accepted.
     pub connections: u64,
     /// Clients for whom there was no backend.
@@ -95,7 +95,7 @@ pub struct Stopped {
     pub rcvd: u64,
 }
 
-impl Stopped {
+impl StopSummary {
     pub(super) fn of(event: &Event) -> Self {
         Self {
             connections: event.number("connections"),

@@ -1,6 +1,6 @@
-//! A door: a backend's address, where somebody listens or not.
+//! A listener: a backend's address, where somebody listens or not.
 //!
-//! Invariant: the port is the door's all along, so that nobody else ever listens there.
+//! Invariant: the port is the listener's all along, so that nobody else ever listens there.
 
 use std::{
     io::{self, ErrorKind},
@@ -16,14 +16,14 @@ use crate::{Namespace, ReservedPort, listen};
 
 /// A backend's address, and its listener if there is one.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct BackendListener {
     port: ReservedPort,
     listener: Option<TcpListener>,
     /// Size of the buffers that it gives to connections.
     buffers: Option<u32>,
 }
 
-impl Door {
+impl BackendListener {
     /// One that is closed, at any port of that address, which is one of the thread's host.
     pub(super) fn at(ip: IpAddr) -> Self {
         Self { port: ReservedPort::at(ip), listener: None, buffers: None }

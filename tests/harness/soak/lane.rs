@@ -1,8 +1,8 @@
 //! A lane: an address for clients whose connections all come to the same two backends, so that
-//! both ends of a life are known to belong together whatever they say.
+//! both ends of a scenario are known to belong together whatever they say.
 //!
 //! The program chooses the channel by a hash of the client's address; which lane that is, is found
-//! by trying. Invariants: the lives of a lane come one after the other, and the next one begins when
+//! by trying. Invariants: the scenarios of a lane come one after the other, and the next one begins when
 //! the program has let go of the one before; its ports are the lane's all along.
 
 use std::{
@@ -16,25 +16,25 @@ use socket2::{Domain, Socket, Type};
 
 use super::{
     Ending, Plan, Reception, Record,
-    backend_listener::{Door, on, set_buffers},
+    backend_listener::{BackendListener, on, set_buffers},
     peer,
 };
-use crate::{Namespace, PATIENCE};
+use crate::{Namespace, TIMEOUT};
 
-/// How long a life may take. All its pauses together are a small part of it.
-const LIFETIME: Duration = PATIENCE;
+/// How long a scenario may take. All its pauses together are a small part of it.
+const SCENARIO_TIMEOUT: Duration = TIMEOUT;
 
 /// Between two looks at whether nobody comes any more.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Clients' ports: each life has another one, so that it is found in the program's log.
+/// Clients' ports: each scenario has another one, so that it is found in the program's log.
 const PORTS: std::ops::Range<u16> = 10_000..60_000;
 
 /// A lane.
 #[derive(Debug)]
 pub(super) struct Lane {
     /// The backend of the first group, and that of the second.
-    pub(super) doors: [Door; 2],
+    pub(super) listeners: [BackendListener; 2],
     pub(super) client: Client,
 }
 
@@ -45,10 +45,10 @@ pub(super) struct Client {
     pub(super) port: u16,
 }
 
-/// What the lives of all lanes have in common.
-pub(super) struct Around<'r> {
+/// What the scenarios of all lanes have in common.
+pub(super) struct Context<'r> {
     /// Where the program listens.
-    pub(super) entrance: SocketAddr,
+    pub(super) listen_address: SocketAddr,
     /// The clients' host, if it is not ours.
     pub(super) clients: Option<&'r Namespace>,
     /// The backends'.
@@ -58,9 +58,9 @@ pub(super) struct Around<'r> {
     pub(super) is_over: &'r (dyn Fn(&Lane, SocketAddr) -> bool + Sync),
 }
 
-/// A life that is over.
+/// A scenario that is over.
 #[derive(Debug)]
-pub(super) struct Lived {
+pub(super) struct ScenarioResult {
     pub(super) address: SocketAddr,
     pub(super) client: Record,
     /// By whom it was accepted, in turn.
@@ -75,7 +75,7 @@ impl Client {
     }
 
     /// Connects from the next port.
-    pub(super) fn connect(&mut self, around: &Around, buffers: Option<u32>) -> TcpStream {
+    pub(super) fn connect(&mut self, context: &Context, buffers: Option<u32>) -> TcpStream {
         let connect = || {
             let socket = loop {
                 let here = SocketAddr::new(self.ip, self.port);
@@ -89,59 +89,65 @@ impl Client {
                     Err(error) => panic!("binding {here}: {error}"),
                 }
             };
-            // Before the connect: the window scale is settled there.
+            // Baseline the connect: the window scale is settled there.
             set_buffers(&socket, buffers);
             socket
-                .connect_timeout(&around.entrance.into(), PATIENCE)
+                .connect_timeout(&context.listen_address.into(), TIMEOUT)
                 .unwrap_or_else(|error| panic!("connecting to the program: {error}"));
             TcpStream::from(socket)
         };
-        on(around.clients, connect)
+        on(context.clients, connect)
     }
 }
 
 impl Lane {
-    /// Lets a life take place.
-    pub(super) fn live(&mut self, plan: &Plan, around: &Around) -> Lived {
+    /// Lets a scenario take place.
+    pub(super) fn run_scenario(&mut self, plan: &Plan, context: &Context) -> ScenarioResult {
         let open = match plan.reception {
-            Reception::Served | Reception::DiesInQueue => [true, true],
-            Reception::Spare => [false, true],
-            Reception::Nobody => [false, false],
+            Reception::Served | Reception::DiesBeforeAccept => [true, true],
+            Reception::Failover => [false, true],
+            Reception::AllDown => [false, false],
         };
-        for (door, open) in self.doors.iter_mut().zip(open) {
+        for (listener, open) in self.listeners.iter_mut().zip(open) {
             if open {
-                door.open(plan.backend.buffers, around.backends);
+                listener.open(plan.backend.buffers, context.backends);
             } else {
-                door.close();
+                listener.close();
             }
         }
-        let stream = self.client.connect(around, plan.client.buffers);
+        let stream = self.client.connect(context, plan.client.buffers);
         let address = stream.local_addr().expect("getsockname");
         let start = Instant::now();
-        let deadline = start + LIFETIME;
-        let voices = [plan.client_voice(), plan.backend_voice()];
+        let deadline = start + SCENARIO_TIMEOUT;
+        let payloads = [plan.client_payload(), plan.backend_payload()];
         thread::scope(|scope| {
-            let client = scope
-                .spawn(move || peer::play(stream, &plan.client, voices[0], voices[1], deadline));
+            let client = scope.spawn(move || {
+                peer::play(stream, &plan.client, payloads[0], payloads[1], deadline)
+            });
             let mut waiting = Waiting {
                 running: Some(client),
                 address,
                 client: Record::default(),
                 deadline,
-                around,
+                context,
             };
             let mut backends = Vec::new();
             while let Some(stream) = self.receive(plan, backends.len(), &mut waiting) {
-                let record = peer::play(stream, &plan.backend, voices[1], voices[0], deadline);
+                let record = peer::play(stream, &plan.backend, payloads[1], payloads[0], deadline);
                 // One that breaks before the program has found out that its connect was
                 // successful is passed over.
-                let is_early = record.left.is_some() && record.heard == 0;
+                let is_early = record.left.is_some() && record.received == 0;
                 backends.push(record);
                 if !is_early {
                     break;
                 }
             }
-            Lived { address, client: waiting.into_client(), backends, time: start.elapsed() }
+            ScenarioResult {
+                address,
+                client: waiting.into_client(),
+                backends,
+                time: start.elapsed(),
+            }
         })
     }
 
@@ -152,22 +158,22 @@ impl Lane {
         before: usize,
         waiting: &mut Waiting<'_>,
     ) -> Option<TcpStream> {
-        let (mut door, mut dies) = match plan.reception {
-            Reception::Nobody => return None,
+        let (mut listener, mut dies) = match plan.reception {
+            Reception::AllDown => return None,
             Reception::Served => (before, false),
-            Reception::Spare => (before + 1, false),
-            Reception::DiesInQueue => (before, before == 0),
+            Reception::Failover => (before + 1, false),
+            Reception::DiesBeforeAccept => (before, before == 0),
         };
         let mut first = before == 0;
         loop {
             // In this order: what has arrived by then counts.
             let is_last = waiting.is_over(self, first);
-            let called = self.doors.get(door)?;
-            if dies && called.is_called(LOOK) {
-                self.doors[door].close();
+            let called = self.listeners.get(listener)?;
+            if dies && called.is_called(POLL_INTERVAL) {
+                self.listeners[listener].close();
                 // If that was soon enough, the connect has failed.
-                (door, dies, first) = (1, false, false);
-            } else if !dies && let Some(stream) = called.accept(LOOK) {
+                (listener, dies, first) = (1, false, false);
+            } else if !dies && let Some(stream) = called.accept(POLL_INTERVAL) {
                 return Some(stream);
             }
             if is_last {
@@ -183,7 +189,7 @@ struct Waiting<'s> {
     address: SocketAddr,
     client: Record,
     deadline: Instant,
-    around: &'s Around<'s>,
+    context: &'s Context<'s>,
 }
 
 impl Waiting<'_> {
@@ -200,7 +206,7 @@ impl Waiting<'_> {
             // It has been told that nothing comes.
             Record { end: Some(_), .. } => true,
             Record { left: Some(Ending::Close), .. } if first => false,
-            _ => (self.around.is_over)(lane, self.address),
+            _ => (self.context.is_over)(lane, self.address),
         }
     }
 

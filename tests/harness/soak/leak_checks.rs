@@ -12,41 +12,41 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{End, lane::Lived, verdict::is_turned_away};
+use super::{StreamEnd, lane::ScenarioResult, verdict::is_turned_away};
 use crate::{Balance, Datapath, KernelMemory, RunDir, Session, eventually, kernel_entries};
 
 /// Time in which what is over is tidied up.
-const SETTLED: Duration = Duration::from_secs(60);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Between two looks at what goes on.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What the kernel's memory may have grown by.
 const MEMORY: u64 = 64 << 20;
 
-/// What the program's own may have grown by from halfway, among lives, to its rest at the end: that
-/// was at most 1.6 MB, after 20 lives as after 4000.
+/// What the program's own may have grown by from halfway, among scenarios, to its rest at the end: that
+/// was at most 1.6 MB, after 20 scenarios as after 4000.
 const OWN_MEMORY: u64 = 4 << 20;
 
 /// By which the program's ends of connections are known.
 #[derive(Debug)]
 pub(super) struct Ports {
     /// Where the program listens.
-    pub(super) entrance: u16,
+    pub(super) listen_address: u16,
     /// Where backends do.
-    pub(super) doors: HashSet<u16>,
+    pub(super) listeners: HashSet<u16>,
 }
 
-/// What the program held before any life.
+/// What the program held before any scenario.
 #[derive(Debug)]
-pub(super) struct Before {
+pub(super) struct Baseline {
     sockets: usize,
     descriptors: usize,
     threads: u64,
     kernel: KernelMemory,
 }
 
-impl Before {
+impl Baseline {
     /// As it is when it has no connection any more.
     pub(super) fn settled(balance: &Balance, dir: &RunDir, ports: &Ports) -> Self {
         let process = balance.process();
@@ -80,16 +80,18 @@ impl Before {
         // Threads of the kernel that work for a ring stay for a while.
         at_most("threads", self.threads as usize, || Ok(process.threads() as usize));
         at_most("open connections", 0, || Ok(connections(process.0, ports)));
-        eventually(SETTLED, "the kernel's memory is free again", || {
-            match KernelMemory::now().growth_since(self.kernel) {
+        eventually(
+            SETTLE_TIMEOUT,
+            "the kernel's memory is free again",
+            || match KernelMemory::now().growth_since(self.kernel) {
                 growth if growth <= MEMORY => Ok(()),
                 growth => Err(format!("{growth} bytes more than before")),
-            }
-        });
+            },
+        );
     }
 }
 
-/// Asserts that the second half of the lives has not taken more memory of the program's own; nothing is
+/// Asserts that the second half of the scenarios has not taken more memory of the program's own; nothing is
 /// known of halfway if there were too few.
 pub(super) fn assert_no_growth(balance: &Balance, halfway: Option<u64>) {
     let Some(halfway) = halfway else { return };
@@ -102,21 +104,21 @@ pub(super) fn assert_no_growth(balance: &Balance, halfway: Option<u64>) {
 pub(super) fn left_over(balance: &Balance, dir: &RunDir) -> Vec<(SocketAddr, String)> {
     let start = Instant::now();
     loop {
-        let is_late = start.elapsed() > SETTLED;
-        let sessions = dir.say(balance.address(), "sessions");
+        let is_late = start.elapsed() > SETTLE_TIMEOUT;
+        let sessions = dir.run_ok(balance.address(), "sessions");
         let client = |line: &str| line.split_whitespace().next()?.parse().ok();
-        let of_lives = sessions.lines().filter_map(|line| Some((client(line)?, line.to_owned())));
-        let of_lives: Vec<_> = of_lives.collect();
-        if of_lives.is_empty() || is_late {
-            return of_lives;
+        let open = sessions.lines().filter_map(|line| Some((client(line)?, line.to_owned())));
+        let open: Vec<_> = open.collect();
+        if open.is_empty() || is_late {
+            return open;
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
 /// Waits until there is no more of something.
 fn at_most(what: &str, most: usize, look: impl Fn() -> Result<usize, String>) {
-    eventually(SETTLED, &format!("{most} {what}"), || match look()? {
+    eventually(SETTLE_TIMEOUT, &format!("{most} {what}"), || match look()? {
         found if found <= most => Ok(()),
         found => Err(found.to_string()),
     });
@@ -129,8 +131,8 @@ fn connections(process: u32, ports: &Ports) -> usize {
     let is_open = |line: &&str| {
         let words: Vec<&str> = line.split_whitespace().take(4).collect();
         let [_, local, remote, state] = words[..] else { return false };
-        let with_client = port(local) == Some(ports.entrance);
-        let with_backend = port(remote).is_some_and(|port| ports.doors.contains(&port));
+        let with_client = port(local) == Some(ports.listen_address);
+        let with_backend = port(remote).is_some_and(|port| ports.listeners.contains(&port));
         (with_client || with_backend) && !["0A", "06"].contains(&state)
     };
     let tables = ["tcp", "tcp6"].map(|table| format!("/proc/{process}/net/{table}"));
@@ -152,20 +154,21 @@ pub(super) fn sessions(balance: &Balance) -> Vec<Session> {
     balance.sessions(0)
 }
 
-/// What is wrong with what the program says of a life, if something is.
-pub(super) fn disagreement(lived: &Lived, session: Option<&Session>) -> Option<String> {
-    let Lived { client, backends, .. } = lived;
+/// What is wrong with what the program says of a scenario, if something is.
+pub(super) fn disagreement(result: &ScenarioResult, session: Option<&Session>) -> Option<String> {
+    let ScenarioResult { client, backends, .. } = result;
     let Some(session) = session else {
         let has_to = !is_turned_away(client, backends);
         return has_to.then(|| "the program knows nothing of it".to_owned());
     };
     let Some(backend) = backends.last() else {
-        return (session.rcvd > 0).then(|| format!("heard of nobody: {session:?}"));
+        return (session.rcvd > 0)
+            .then(|| format!("bytes received without a backend: {session:?}"));
     };
     for (from, to, counted) in [(client, backend, session.sent), (backend, client, session.rcvd)] {
-        let whole = from.finished && to.end == Some(End::Clean);
-        if counted > from.said || whole && counted != from.said {
-            return Some(format!("{counted} of {} bytes counted: {session:?}", from.said));
+        let whole = from.finished && to.end == Some(StreamEnd::Clean);
+        if counted > from.sent || whole && counted != from.sent {
+            return Some(format!("{counted} of {} bytes counted: {session:?}", from.sent));
         }
     }
     None

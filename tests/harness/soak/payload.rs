@@ -3,16 +3,16 @@
 //! Invariant: a byte depends on who says it and on its place alone, so that each one that is
 //! missing, comes twice, at another place or out of another connection is noticed where it happens.
 
-/// The bytes that a side of a life says.
+/// The bytes that a side of a scenario says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Voice(
+pub struct PayloadGenerator(
     /// What makes it differ from others.
     pub u64,
 );
 
-impl Voice {
+impl PayloadGenerator {
     /// Fills `buffer` with what it says from `place` on.
-    pub fn say(self, place: u64, buffer: &mut [u8]) {
+    pub fn fill(self, place: u64, buffer: &mut [u8]) {
         let into_word = (place % 8) as usize;
         let (head, rest) = buffer.split_at_mut(buffer.len().min((8 - into_word) % 8));
         head.copy_from_slice(&self.word(place / 8)[into_word..][..head.len()]);
@@ -30,38 +30,38 @@ impl Voice {
     }
 }
 
-/// What has arrived of a voice.
+/// What has arrived of a payload.
 #[derive(Clone, Debug)]
-pub struct Ear {
-    voice: Voice,
-    heard: u64,
+pub struct PayloadChecker {
+    payload: PayloadGenerator,
+    received: u64,
     wrong_at: Option<u64>,
     expected: Vec<u8>,
 }
 
-impl Ear {
-    /// Listens to that voice from its beginning.
-    pub fn new(voice: Voice) -> Self {
-        Self { voice, heard: 0, wrong_at: None, expected: Vec::new() }
+impl PayloadChecker {
+    /// Listens to that payload from its beginning.
+    pub fn new(payload: PayloadGenerator) -> Self {
+        Self { payload, received: 0, wrong_at: None, expected: Vec::new() }
     }
 
     /// Takes in the next bytes.
     pub fn take(&mut self, bytes: &[u8]) {
         if self.wrong_at.is_none() {
             self.expected.resize(bytes.len(), 0);
-            self.voice.say(self.heard, &mut self.expected);
-            let differs = bytes.iter().zip(&self.expected).position(|(got, said)| got != said);
-            self.wrong_at = differs.map(|at| self.heard + at as u64);
+            self.payload.fill(self.received, &mut self.expected);
+            let differs = bytes.iter().zip(&self.expected).position(|(got, sent)| got != sent);
+            self.wrong_at = differs.map(|at| self.received + at as u64);
         }
-        self.heard += bytes.len() as u64;
+        self.received += bytes.len() as u64;
     }
 
     /// How many bytes have arrived.
-    pub fn heard(&self) -> u64 {
-        self.heard
+    pub fn received(&self) -> u64 {
+        self.received
     }
 
-    /// The first place at which another byte arrived than was said there.
+    /// The first place at which another byte arrived than was sent there.
     pub fn wrong_at(&self) -> Option<u64> {
         self.wrong_at
     }

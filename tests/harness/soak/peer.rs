@@ -1,4 +1,4 @@
-//! Plays one side of a life on a real socket, and writes down what it did and saw.
+//! Plays one side of a scenario on a real socket, and writes down what it did and saw.
 //!
 //! Invariants: one thread, which sleeps until something can be done or is due; the first thing that
 //! the kernel tells of a connection that has broken is what counts, because it tells it once; at
@@ -18,7 +18,9 @@ use nix::{
 };
 use socket2::SockRef;
 
-use super::{Act, Break, Ear, End, Ending, Moment, Record, Script, Voice};
+use super::{
+    Act, Break, Ending, Moment, PayloadChecker, PayloadGenerator, Record, Script, StreamEnd,
+};
 use crate::reset;
 
 /// Bytes of one read.
@@ -28,50 +30,50 @@ const CHUNK: usize = 128 << 10;
 pub(super) fn play(
     stream: TcpStream,
     script: &Script,
-    own: Voice,
-    other: Voice,
+    own: PayloadGenerator,
+    other: PayloadGenerator,
     deadline: Instant,
 ) -> Record {
     stream.set_nonblocking(true).expect("O_NONBLOCK");
     stream.set_nodelay(true).expect("TCP_NODELAY");
     SockRef::from(&stream).set_out_of_band_inline(true).expect("SO_OOBINLINE");
-    let peer = Playing {
+    let peer = Player {
         script,
         own,
         start: Instant::now(),
         deadline,
-        ear: Ear::new(other),
+        checker: PayloadChecker::new(other),
         act: 0,
-        said_in_act: 0,
-        silent_until: None,
+        sent_in_act: 0,
+        paused_until: None,
         rest: 0,
-        deaf_until: None,
+        not_reading_until: None,
         buffer: vec![0; CHUNK],
         record: Record::default(),
     };
     peer.run(stream)
 }
 
-struct Playing<'s> {
+struct Player<'s> {
     script: &'s Script,
-    own: Voice,
+    own: PayloadGenerator,
     start: Instant,
     deadline: Instant,
-    ear: Ear,
-    /// The act that it is at, and how much of it has been said.
+    checker: PayloadChecker,
+    /// The act that it is at, and how much of it has been sent.
     act: usize,
-    said_in_act: u64,
-    silent_until: Option<Instant>,
+    sent_in_act: u64,
+    paused_until: Option<Instant>,
     /// The rest that comes next or is being taken.
     rest: usize,
-    deaf_until: Option<Instant>,
+    not_reading_until: Option<Instant>,
     buffer: Vec<u8>,
     record: Record,
 }
 
 /// What can be done now.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Wish {
+enum Next {
     /// To move bytes.
     Move,
     /// To wait until then.
@@ -82,7 +84,7 @@ enum Wish {
     Over,
 }
 
-impl Playing<'_> {
+impl Player<'_> {
     fn run(mut self, stream: TcpStream) -> Record {
         loop {
             let now = Instant::now();
@@ -97,7 +99,7 @@ impl Playing<'_> {
             }
             let speak = self.speak(now, &stream);
             let listen = self.listen(now);
-            if speak == Wish::Over && listen == Wish::Over {
+            if speak == Next::Over && listen == Next::Over {
                 break;
             }
             if now >= self.deadline {
@@ -105,18 +107,18 @@ impl Playing<'_> {
                 break;
             }
             let found = self.wait(&stream, now, speak, listen);
-            if listen == Wish::Move && found.intersects(READABLE) {
+            if listen == Next::Move && found.intersects(READABLE) {
                 self.read(&stream);
-            } else if listen == Wish::Wait && found.intersects(BROKEN) {
+            } else if listen == Next::Wait && found.intersects(BROKEN) {
                 // It has stopped reading for good, and nothing is held up by that any more.
-                self.rest = self.script.rests.len();
+                self.rest = self.script.read_pauses.len();
             }
-            if speak == Wish::Move && found.intersects(WRITABLE) {
+            if speak == Next::Move && found.intersects(WRITABLE) {
                 self.write(&stream);
             }
         }
-        self.record.heard = self.ear.heard();
-        self.record.wrong_at = self.ear.wrong_at();
+        self.record.received = self.checker.received();
+        self.record.wrong_at = self.checker.wrong_at();
         self.record
     }
 
@@ -124,83 +126,85 @@ impl Playing<'_> {
     fn breaks(&self, now: Instant) -> Option<Ending> {
         let Break { ending, moment, within } = self.script.breaks?;
         let reached = match moment {
-            Moment::Said(bytes) => self.record.said >= bytes,
-            Moment::Heard(bytes) => self.ear.heard() >= bytes,
-            Moment::Ended => self.record.finished,
-            Moment::HeardEnd => self.record.end.is_some(),
+            Moment::Sent(bytes) => self.record.sent >= bytes,
+            Moment::Received(bytes) => self.checker.received() >= bytes,
+            Moment::SentEnd => self.record.finished,
+            Moment::ReceivedEnd => self.record.end.is_some(),
             Moment::Time => false,
         };
         (reached || now >= self.start + within).then_some(ending)
     }
 
     /// Comes to the act in which there is something to do.
-    fn speak(&mut self, now: Instant, stream: &TcpStream) -> Wish {
+    fn speak(&mut self, now: Instant, stream: &TcpStream) -> Next {
         if self.record.finished || self.is_broken() {
-            return Wish::Over;
+            return Next::Over;
         }
-        if let Some(until) = self.silent_until {
+        if let Some(until) = self.paused_until {
             if now < until {
-                return Wish::Until(until);
+                return Next::Until(until);
             }
-            self.silent_until = None;
+            self.paused_until = None;
         }
         while let Some(act) = self.script.acts.get(self.act) {
             let is_over = self.record.end.is_some();
             match *act {
-                Act::Say { bytes, .. } if self.said_in_act < bytes => return Wish::Move,
-                Act::Urgent if self.said_in_act == 0 => return Wish::Move,
-                Act::Hear(bytes) if self.ear.heard() < bytes && !is_over => return Wish::Wait,
-                Act::HearEnd if !is_over => return Wish::Wait,
-                Act::Pause(long) if self.said_in_act == 0 => {
-                    // Once.
-                    self.said_in_act = 1;
-                    self.silent_until = Some(now + long);
-                    return Wish::Until(now + long);
+                Act::Send { bytes, .. } if self.sent_in_act < bytes => return Next::Move,
+                Act::Urgent if self.sent_in_act == 0 => return Next::Move,
+                Act::AwaitBytes(bytes) if self.checker.received() < bytes && !is_over => {
+                    return Next::Wait;
                 }
-                _ => (self.act, self.said_in_act) = (self.act + 1, 0),
+                Act::AwaitEnd if !is_over => return Next::Wait,
+                Act::Pause(long) if self.sent_in_act == 0 => {
+                    // Once.
+                    self.sent_in_act = 1;
+                    self.paused_until = Some(now + long);
+                    return Next::Until(now + long);
+                }
+                _ => (self.act, self.sent_in_act) = (self.act + 1, 0),
             }
         }
         match stream.shutdown(Shutdown::Write) {
             Ok(()) => self.record.finished = true,
-            Err(_) => self.broke(End::Reset, stream),
+            Err(_) => self.broke(StreamEnd::Reset, stream),
         }
-        Wish::Over
+        Next::Over
     }
 
-    fn listen(&mut self, now: Instant) -> Wish {
+    fn listen(&mut self, now: Instant) -> Next {
         if self.record.end.is_some() {
-            return Wish::Over;
+            return Next::Over;
         }
-        while let Some(rest) = self.script.rests.get(self.rest)
-            && self.ear.heard() >= rest.after
+        while let Some(rest) = self.script.read_pauses.get(self.rest)
+            && self.checker.received() >= rest.after
         {
-            let Some(long) = rest.long else { return Wish::Wait };
-            let until = *self.deaf_until.get_or_insert(now + long);
+            let Some(long) = rest.long else { return Next::Wait };
+            let until = *self.not_reading_until.get_or_insert(now + long);
             if now < until {
-                return Wish::Until(until);
+                return Next::Until(until);
             }
-            self.deaf_until = None;
+            self.not_reading_until = None;
             self.rest += 1;
         }
-        Wish::Move
+        Next::Move
     }
 
     /// Waits until one of the wishes may be fulfilled or something is due.
-    fn wait(&self, stream: &TcpStream, now: Instant, speak: Wish, listen: Wish) -> PollFlags {
+    fn wait(&self, stream: &TcpStream, now: Instant, speak: Next, listen: Next) -> PollFlags {
         let mut until = self.deadline;
         if let Some(Break { within, .. }) = self.script.breaks {
             until = until.min(self.start + within);
         }
         for wish in [speak, listen] {
-            if let Wish::Until(then) = wish {
+            if let Next::Until(then) = wish {
                 until = until.min(then);
             }
         }
         let long = until.saturating_duration_since(now);
         let mut flags = PollFlags::empty();
-        flags.set(PollFlags::POLLIN, listen == Wish::Move);
-        flags.set(PollFlags::POLLOUT, speak == Wish::Move);
-        flags.set(ENDED, listen == Wish::Wait);
+        flags.set(PollFlags::POLLIN, listen == Next::Move);
+        flags.set(PollFlags::POLLOUT, speak == Next::Move);
+        flags.set(ENDED, listen == Next::Wait);
         // What a broken connection tells would be found again and again while nobody acts on it.
         if flags.is_empty() {
             thread::sleep(long);
@@ -215,50 +219,50 @@ impl Playing<'_> {
 
     fn read(&mut self, mut stream: &TcpStream) {
         // Not beyond the place where it is to stop.
-        let rest = self.script.rests.get(self.rest);
-        let room = rest.map_or(u64::MAX, |rest| rest.after - self.ear.heard());
+        let rest = self.script.read_pauses.get(self.rest);
+        let room = rest.map_or(u64::MAX, |rest| rest.after - self.checker.received());
         let room = room.min(CHUNK as u64) as usize;
         match stream.read(&mut self.buffer[..room]) {
-            Ok(0) => self.record.end = Some(End::Clean),
-            Ok(read) => self.ear.take(&self.buffer[..read]),
+            Ok(0) => self.record.end = Some(StreamEnd::Clean),
+            Ok(read) => self.checker.take(&self.buffer[..read]),
             Err(error) if is_passing(&error) => {}
-            Err(error) => self.record.end = Some(End::of(&error)),
+            Err(error) => self.record.end = Some(StreamEnd::of(&error)),
         }
     }
 
     fn write(&mut self, mut stream: &TcpStream) {
         let (result, gap) = match self.script.acts[self.act] {
-            Act::Say { bytes, write, gap } => {
-                let len = (bytes - self.said_in_act).min(u64::from(write)) as usize;
+            Act::Send { bytes, write, gap } => {
+                let len = (bytes - self.sent_in_act).min(u64::from(write)) as usize;
                 let mut words = vec![0; len];
-                self.own.say(self.record.said, &mut words);
+                self.own.fill(self.record.sent, &mut words);
                 (stream.write(&words), gap)
             }
             Act::Urgent => {
                 let mut word = [0];
-                self.own.say(self.record.said, &mut word);
+                self.own.fill(self.record.sent, &mut word);
                 (SockRef::from(stream).send_out_of_band(&word), Duration::ZERO)
             }
             other => unreachable!("{other:?} says nothing"),
         };
         match result {
             Ok(written) => {
-                self.record.said += written as u64;
-                self.said_in_act += written as u64;
+                self.record.sent += written as u64;
+                self.sent_in_act += written as u64;
                 if !gap.is_zero() {
-                    self.silent_until = Some(Instant::now() + gap);
+                    self.paused_until = Some(Instant::now() + gap);
                 }
             }
             Err(error) if is_passing(&error) => {}
-            Err(error) => self.broke(End::of(&error), stream),
+            Err(error) => self.broke(StreamEnd::of(&error), stream),
         }
     }
 
     /// Notes that the connection is broken, and takes what has arrived before that.
-    fn broke(&mut self, how: End, mut stream: &TcpStream) {
+    fn broke(&mut self, how: StreamEnd, mut stream: &TcpStream) {
         if self.record.end.is_none() {
             while let Ok(read @ 1..) = stream.read(&mut self.buffer) {
-                self.ear.take(&self.buffer[..read]);
+                self.checker.take(&self.buffer[..read]);
             }
             self.record.end = Some(how);
         }
@@ -267,16 +271,16 @@ impl Playing<'_> {
 
     /// Whether it can say nothing any more.
     fn is_broken(&self) -> bool {
-        self.act == usize::MAX || !matches!(self.record.end, None | Some(End::Clean))
+        self.act == usize::MAX || !matches!(self.record.end, None | Some(StreamEnd::Clean))
     }
 
     fn place(&self) -> String {
         let act = self.script.acts.get(self.act);
-        format!("at act {} ({act:?}, {} done)", self.act, self.said_in_act)
+        format!("at act {} ({act:?}, {} done)", self.act, self.sent_in_act)
     }
 }
 
-/// The other side has ended, and everything it has said is here.
+/// The other side has ended, and everything it has sent is here.
 const ENDED: PollFlags = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
 const BROKEN: PollFlags = PollFlags::POLLERR.union(PollFlags::POLLHUP);
 const READABLE: PollFlags = PollFlags::POLLIN.union(BROKEN);

@@ -1,4 +1,4 @@
-//! What happens in a life, before it happens.
+//! What happens in a scenario, before it happens.
 //!
 //! Invariants: a plan comes from seed and number and nothing else; two sides that follow a plan
 //! without a break never wait for each other; who stops reading for good breaks off or is told of a
@@ -6,11 +6,11 @@
 
 use std::{fmt, time::Duration};
 
-use super::Voice;
+use super::PayloadGenerator;
 
 mod draw;
 
-/// A life: what its two sides do.
+/// A scenario: what its two sides do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Of the run.
@@ -31,12 +31,12 @@ pub enum Reception {
     /// The first one accepts it.
     Served,
     /// The first one does not listen, that of the next group accepts it.
-    Spare,
+    Failover,
     /// None listens.
-    Nobody,
+    AllDown,
     /// The first one dies before it has accepted the connection that it was sent: that breaks the
     /// client's, or the next group serves if the connect had yet to be completed.
-    DiesInQueue,
+    DiesBeforeAccept,
 }
 
 /// What one side does. Speaking and reading go on side by side.
@@ -47,7 +47,7 @@ pub struct Script {
     /// In this order; then it ends its direction.
     pub acts: Vec<Act>,
     /// When it does not read, in the order of their places.
-    pub rests: Vec<Rest>,
+    pub read_pauses: Vec<ReadPause>,
     /// How it breaks off, if it does.
     pub breaks: Option<Break>,
 }
@@ -56,7 +56,7 @@ pub struct Script {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
     /// Says so many bytes.
-    Say {
+    Send {
         /// How many.
         bytes: u64,
         /// The most in one write.
@@ -68,16 +68,16 @@ pub enum Act {
     Urgent,
     /// Says nothing for a while.
     Pause(Duration),
-    /// Says nothing until it has heard so many bytes, or the end.
-    Hear(u64),
+    /// Says nothing until it has received so many bytes, or the end.
+    AwaitBytes(u64),
     /// Says nothing until the other side has ended.
-    HearEnd,
+    AwaitEnd,
 }
 
 /// A time in which a side does not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rest {
-    /// Once it has heard so many bytes.
+pub struct ReadPause {
+    /// Once it has received so many bytes.
     pub after: u64,
     /// How long; if `None` until it is told of a break or all that is to come is here.
     pub long: Option<Duration>,
@@ -106,41 +106,43 @@ pub enum Ending {
 /// When a side leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// It has said so many bytes.
-    Said(u64),
-    /// It has heard so many bytes.
-    Heard(u64),
+    /// It has sent so many bytes.
+    Sent(u64),
+    /// It has received so many bytes.
+    Received(u64),
     /// It has ended its direction.
-    Ended,
+    SentEnd,
     /// The other side has ended its direction.
-    HeardEnd,
+    ReceivedEnd,
     /// When its time is up.
     Time,
 }
 
 impl Plan {
-    /// The plan of a life.
+    /// The plan of a scenario.
     pub fn new(seed: u64, number: u64) -> Self {
         draw::plan(seed, number)
     }
 
     /// What the client says.
-    pub fn client_voice(&self) -> Voice {
-        self.voice(1)
+    pub fn client_payload(&self) -> PayloadGenerator {
+        self.payload(1)
     }
 
     /// What the backend says.
-    pub fn backend_voice(&self) -> Voice {
-        self.voice(2)
+    pub fn backend_payload(&self) -> PayloadGenerator {
+        self.payload(2)
     }
 
-    fn voice(&self, side: u64) -> Voice {
-        Voice(fastrand::Rng::with_seed(self.seed ^ self.number.rotate_left(20) ^ side).u64(..))
+    fn payload(&self, side: u64) -> PayloadGenerator {
+        PayloadGenerator(
+            fastrand::Rng::with_seed(self.seed ^ self.number.rotate_left(20) ^ side).u64(..),
+        )
     }
 
     /// Whether both sides have to come to a clean end.
     pub fn is_faultless(&self) -> bool {
-        let is_served = matches!(self.reception, Reception::Served | Reception::Spare);
+        let is_served = matches!(self.reception, Reception::Served | Reception::Failover);
         is_served && self.client.breaks.is_none() && self.backend.breaks.is_none()
     }
 }
@@ -149,9 +151,9 @@ impl Script {
     /// Bytes that it says if nothing breaks.
     pub fn bytes(&self) -> u64 {
         let bytes = self.acts.iter().map(|act| match act {
-            Act::Say { bytes, .. } => *bytes,
+            Act::Send { bytes, .. } => *bytes,
             Act::Urgent => 1,
-            Act::Pause(_) | Act::Hear(_) | Act::HearEnd => 0,
+            Act::Pause(_) | Act::AwaitBytes(_) | Act::AwaitEnd => 0,
         });
         bytes.sum()
     }
@@ -159,23 +161,23 @@ impl Script {
     /// Time that it spends on being silent and on not reading, if nothing breaks.
     pub fn silence(&self) -> Duration {
         let silences = self.acts.iter().map(|act| match act {
-            Act::Say { bytes, write, gap } => *gap * (bytes.div_ceil(u64::from(*write)) as u32),
+            Act::Send { bytes, write, gap } => *gap * (bytes.div_ceil(u64::from(*write)) as u32),
             Act::Pause(long) => *long,
-            Act::Urgent | Act::Hear(_) | Act::HearEnd => Duration::ZERO,
+            Act::Urgent | Act::AwaitBytes(_) | Act::AwaitEnd => Duration::ZERO,
         });
         silences.sum::<Duration>()
-            + self.rests.iter().filter_map(|rest| rest.long).sum::<Duration>()
+            + self.read_pauses.iter().filter_map(|rest| rest.long).sum::<Duration>()
     }
 
     /// Whether it stops reading for good.
     pub fn stalls(&self) -> bool {
-        self.rests.iter().any(|rest| rest.long.is_none())
+        self.read_pauses.iter().any(|rest| rest.long.is_none())
     }
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "life {} of seed {}, {:?}", self.number, self.seed, self.reception)?;
+        writeln!(f, "scenario {} of seed {}, {:?}", self.number, self.seed, self.reception)?;
         writeln!(f, "client: {}", self.client)?;
         write!(f, "backend: {}", self.backend)
     }
@@ -188,7 +190,7 @@ impl fmt::Display for Script {
         }
         for act in &self.acts {
             match act {
-                Act::Say { bytes, write, gap } => {
+                Act::Send { bytes, write, gap } => {
                     write!(f, "say {bytes} by {write}")?;
                     if !gap.is_zero() {
                         write!(f, " every {gap:?}")?;
@@ -196,13 +198,13 @@ impl fmt::Display for Script {
                 }
                 Act::Urgent => f.write_str("say 1 urgently")?,
                 Act::Pause(long) => write!(f, "pause {long:?}")?,
-                Act::Hear(bytes) => write!(f, "hear up to {bytes}")?,
-                Act::HearEnd => f.write_str("hear the end")?,
+                Act::AwaitBytes(bytes) => write!(f, "hear up to {bytes}")?,
+                Act::AwaitEnd => f.write_str("hear the end")?,
             }
             f.write_str(", ")?;
         }
         f.write_str("end")?;
-        for rest in &self.rests {
+        for rest in &self.read_pauses {
             match rest.long {
                 Some(long) => write!(f, "; after {} no reading for {long:?}", rest.after)?,
                 None => write!(f, "; after {} no reading any more", rest.after)?,

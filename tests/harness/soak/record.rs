@@ -1,4 +1,4 @@
-//! What one side of a life did and saw.
+//! What one side of a scenario did and saw.
 //!
 //! Invariant: only what its own socket told it.
 
@@ -8,7 +8,7 @@ use super::Ending;
 
 /// How the other side's direction ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum StreamEnd {
     /// With a FIN.
     Clean,
     /// With a RST.
@@ -21,22 +21,22 @@ pub enum End {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// Bytes that its socket has taken.
-    pub said: u64,
+    pub sent: u64,
     /// Whether it has ended its direction in an orderly way after that.
     pub finished: bool,
     /// How it left before it was done, if it did.
     pub left: Option<Ending>,
     /// Bytes that it has read.
-    pub heard: u64,
-    /// The first place where another byte came than was said.
+    pub received: u64,
+    /// The first place where another byte came than was sent.
     pub wrong_at: Option<u64>,
     /// How the other side ended, if it saw that.
-    pub end: Option<End>,
+    pub end: Option<StreamEnd>,
     /// Where it stood when its time was over, if it was.
     pub stuck: Option<String>,
 }
 
-impl End {
+impl StreamEnd {
     /// The end that an error tells of.
     pub(super) fn of(error: &io::Error) -> Self {
         match error.kind() {

@@ -1,25 +1,25 @@
-//! Whether what both sides of a life saw can be true of connections that lose nothing.
+//! Whether what both sides of a scenario saw can be true of connections that lose nothing.
 //!
 //! Invariant: decided from the plan and the two records alone.
 
-use super::{End, Ending, Plan, Reception, Record};
+use super::{Ending, Plan, Reception, Record, StreamEnd};
 
-/// What is wrong with a life.
+/// What is wrong with a scenario.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// A side read another byte than was said at that place.
+pub enum Violation {
+    /// A side read another byte than was sent at that place.
     Wrong {
         /// Who read it.
         reader: &'static str,
         /// Where.
         at: u64,
     },
-    /// A side read more than was said.
+    /// A side read more than was sent.
     TooMuch {
         /// Who read it.
         reader: &'static str,
     },
-    /// A side was told that it had heard everything, and had not.
+    /// A side was told that it had received everything, and had not.
     Truncated {
         /// Who was told.
         reader: &'static str,
@@ -36,14 +36,14 @@ pub enum Fault {
         /// Who was told.
         reader: &'static str,
         /// How it ended for it.
-        end: Option<End>,
+        end: Option<StreamEnd>,
     },
     /// Something else became of a connection than a FIN or a reset.
-    Odd {
+    UnexpectedEnd {
         /// Who was told.
         reader: &'static str,
         /// How it ended for it.
-        end: End,
+        end: StreamEnd,
     },
     /// A side has not come to its end in time.
     Hangs {
@@ -56,18 +56,18 @@ pub enum Fault {
     NotServed,
     /// The client was brought to another backend after it had talked to one.
     ServedTwice,
-    /// The client heard something although there was no backend.
+    /// The client received something although there was no backend.
     ServedByNobody,
 }
 
-/// What is wrong with a life whose client, and the backends it came to in turn, wrote that down.
-pub fn judge(plan: &Plan, client: &Record, backends: &[Record]) -> Vec<Fault> {
+/// What is wrong with a scenario whose client, and the backends it came to in turn, wrote that down.
+pub fn find_violations(plan: &Plan, client: &Record, backends: &[Record]) -> Vec<Violation> {
     let mut faults = Vec::new();
     let sides = backends.iter().map(|backend| ("backend", backend)).chain([("client", client)]);
     for (side, record) in sides {
-        faults.extend(record.stuck.clone().map(|place| Fault::Hangs { side, place }));
-        if let Some(end @ End::Other(_)) = record.end.clone() {
-            faults.push(Fault::Odd { reader: side, end });
+        faults.extend(record.stuck.clone().map(|place| Violation::Hangs { side, place }));
+        if let Some(end @ StreamEnd::Other(_)) = record.end.clone() {
+            faults.push(Violation::UnexpectedEnd { reader: side, end });
         }
     }
     let Some((backend, passed_over)) = backends.split_last() else {
@@ -75,7 +75,7 @@ pub fn judge(plan: &Plan, client: &Record, backends: &[Record]) -> Vec<Fault> {
         return faults;
     };
     if !passed_over.iter().all(is_passed_over) {
-        faults.push(Fault::ServedTwice);
+        faults.push(Violation::ServedTwice);
     }
     faults.extend(direction(client, "backend", backend));
     if !is_turned_away(client, backends) {
@@ -92,51 +92,51 @@ pub fn judge(plan: &Plan, client: &Record, backends: &[Record]) -> Vec<Fault> {
 /// Whether a client may have been closed because all backends broke off before the program knew
 /// that it was connected to them: the same to it as if none listened.
 pub(super) fn is_turned_away(client: &Record, backends: &[Record]) -> bool {
-    client.heard == 0 && backends.iter().all(is_passed_over)
+    client.received == 0 && backends.iter().all(is_passed_over)
 }
 
 /// Whether a backend may have broken off so early.
 fn is_passed_over(backend: &Record) -> bool {
-    backend.heard == 0 && backend.left == Some(Ending::Reset)
+    backend.received == 0 && backend.left == Some(Ending::Reset)
 }
 
 /// What is wrong with a client that no backend has accepted.
-fn alone(plan: &Plan, client: &Record) -> Option<Fault> {
+fn alone(plan: &Plan, client: &Record) -> Option<Violation> {
     match plan.reception {
         // One that resets at once is not always brought to a backend.
-        Reception::Served | Reception::Spare if client.left != Some(Ending::Reset) => {
-            Some(Fault::NotServed)
+        Reception::Served | Reception::Failover if client.left != Some(Ending::Reset) => {
+            Some(Violation::NotServed)
         }
-        Reception::DiesInQueue if client.end == Some(End::Clean) => {
-            Some(Fault::FalseEnd { reader: "client" })
+        Reception::DiesBeforeAccept if client.end == Some(StreamEnd::Clean) => {
+            Some(Violation::FalseEnd { reader: "client" })
         }
-        _ if client.heard > 0 => Some(Fault::ServedByNobody),
+        _ if client.received > 0 => Some(Violation::ServedByNobody),
         _ => None,
     }
 }
 
-/// What is wrong with what `to` saw of what `from` said.
-fn direction(from: &Record, reader: &'static str, to: &Record) -> Vec<Fault> {
+/// What is wrong with what `to` saw of what `from` sent.
+fn direction(from: &Record, reader: &'static str, to: &Record) -> Vec<Violation> {
     let mut faults = Vec::new();
-    faults.extend(to.wrong_at.map(|at| Fault::Wrong { reader, at }));
-    if to.heard > from.said {
-        faults.push(Fault::TooMuch { reader });
+    faults.extend(to.wrong_at.map(|at| Violation::Wrong { reader, at }));
+    if to.received > from.sent {
+        faults.push(Violation::TooMuch { reader });
     }
-    if to.end == Some(End::Clean) {
+    if to.end == Some(StreamEnd::Clean) {
         // A program that closes its socket has the kernel end its direction for it, if it has read
         // everything.
         if !from.finished && from.left != Some(Ending::Close) {
-            faults.push(Fault::FalseEnd { reader });
+            faults.push(Violation::FalseEnd { reader });
         }
-        if to.heard < from.said {
-            faults.push(Fault::Truncated { reader, missing: from.said - to.heard });
+        if to.received < from.sent {
+            faults.push(Violation::Truncated { reader, missing: from.sent - to.received });
         }
     }
     faults
 }
 
-/// What is wrong with a side of a life that nobody broke.
-fn unbroken(reader: &'static str, record: &Record) -> Option<Fault> {
-    let is_clean = record.end == Some(End::Clean) && record.finished;
-    (!is_clean).then(|| Fault::Broken { reader, end: record.end.clone() })
+/// What is wrong with a side of a scenario that nobody broke.
+fn unbroken(reader: &'static str, record: &Record) -> Option<Violation> {
+    let is_clean = record.end == Some(StreamEnd::Clean) && record.finished;
+    (!is_clean).then(|| Violation::Broken { reader, end: record.end.clone() })
 }

@@ -13,8 +13,8 @@ use proptest::{
     test_runner::{Config, RngSeed, TestError, TestRunner},
 };
 use tests::{
-    Backend, Builder, Daemons, Datapath, Outcome, PATIENCE, ReservedPort, Row, RunDir, ask, binary,
-    eventually, run, run_with_input,
+    Backend, Builder, ChannelRow, DaemonGuard, Datapath, Outcome, ReservedPort, RunDir, TIMEOUT,
+    ask, binary, eventually, run, run_with_input,
 };
 
 mod commands;
@@ -42,12 +42,12 @@ fn any_script_says_and_does_what_the_model_says() {
         let builder = Builder::new(Datapath::Relay).quiet().option(&["--workers", "1"]);
         let (first, second) = (server.address(), format!("{}:7", server.address()));
         let builder = builder.channel(first).operand("!").operand(&second).operand("%");
-        let balance = dir.given_to(builder).start();
+        let balance = dir.use_in(builder).start();
         let address = balance.address();
         for _ in 0..visits {
             assert_eq!(ask(address).expect("an orderly close"), "A");
         }
-        let rows = eventually(PATIENCE, "all connections have ended", || {
+        let rows = eventually(TIMEOUT, "all connections have ended", || {
             let rows = dir.show(address);
             if rows.iter().all(|row| row.current == 0) {
                 Ok(rows)
@@ -63,7 +63,7 @@ fn any_script_says_and_does_what_the_model_says() {
             // The first line alone; the others belong to the shell.
             let line = &script[0];
             let mut command = dir.command(address, &commands::text(line));
-            let outcome = run(command.arg("--strict"), PATIENCE);
+            let outcome = run(command.arg("--strict"), TIMEOUT);
             let (said, code) = model.once(line);
             assert_eq!((&*outcome.stdout, &*outcome.stderr), (&*said, ""), "{line:?}");
             assert_eq!(outcome.status.code(), Some(code), "{line:?}: {outcome:?}");
@@ -73,7 +73,7 @@ fn any_script_says_and_does_what_the_model_says() {
             assert_eq!((&*outcome.stdout, &*outcome.stderr), (&*said, ""));
             assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
         }
-        assert_eq!(dir.say(address, "show"), model.show());
+        assert_eq!(dir.run_ok(address, "show"), model.show());
         let log = balance.log();
         assert!(!log.iter().any(|line| line.contains("panicked")), "{log:#?}");
     });
@@ -102,12 +102,12 @@ fn for_all<S: Strategy>(strategy: S, check: impl Fn(S::Value)) {
 
 fn check_line(line: &Line) {
     let dir = RunDir::new();
-    let _guard = Daemons(&dir);
+    let _guard = DaemonGuard(&dir);
     let port = ReservedPort::new();
     let mut command = Command::new(binary());
     command.arg("--run-dir").arg(dir.path());
     command.args(line.words(port.port()));
-    let outcome = run(&mut command, PATIENCE);
+    let outcome = run(&mut command, TIMEOUT);
     let Outcome { status, stdout, stderr } = &outcome;
     let (code, expected) = (status.code(), line.codes());
     assert!(code.is_some_and(|code| expected.contains(&code)), "not {expected:?}: {outcome:?}");
@@ -115,7 +115,7 @@ fn check_line(line: &Line) {
     match code {
         // Served, in the background: with the mistakes above it would not have.
         Some(0) if expected == [0] && line.serves() => {
-            let outcome = dir.give(port.address(), "kill");
+            let outcome = dir.run(port.address(), "kill");
             assert_eq!(outcome.stdout, "shutdown complete, exiting.\n", "{outcome:?}");
             assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
         }
@@ -141,19 +141,19 @@ fn shell(dir: &RunDir, port: u16, script: &[Vec<Say>]) -> Outcome {
     let mut command = Command::new(binary());
     command.arg("--run-dir").arg(dir.path());
     command.args(["-b", "127.0.0.1", "-i", &port.to_string()]);
-    run_with_input(&mut command, input, PATIENCE)
+    run_with_input(&mut command, input, TIMEOUT)
 }
 
 /// What `help` says; it is the model's word for itself, so it is looked at here.
 fn help() -> String {
     let dir = RunDir::new();
-    let balance = dir.given_to(Builder::new(Datapath::Relay).operand("127.0.0.1:9")).start();
-    let text = dir.say(balance.address(), "help");
+    let balance = dir.use_in(Builder::new(Datapath::Relay).operand("127.0.0.1:9")).start();
+    let text = dir.run_ok(balance.address(), "help");
     assert!(text.starts_with("available commands:\n  create <host> <port>"), "{text}");
     text
 }
 
 /// Connections and bytes to clients, of each channel.
-fn counts(rows: &[Row]) -> Vec<(u64, u64)> {
+fn counts(rows: &[ChannelRow]) -> Vec<(u64, u64)> {
     rows.iter().map(|row| (row.total, row.rcvd)).collect()
 }

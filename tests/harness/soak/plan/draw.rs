@@ -6,21 +6,21 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::{Act, Break, Ending, Moment, Plan, Reception, Rest, Script};
+use super::{Act, Break, Ending, Moment, Plan, ReadPause, Reception, Script};
 
 /// Sizes next to which something changes: a segment, a pipe, a buffer, a page, a maximum of GSO.
 const EDGES: [u64; 7] = [1448, 4096, 16 << 10, 32 << 10, 64 << 10, 128 << 10, 1 << 20];
 
-/// The plan of that life.
+/// The plan of that scenario.
 pub(super) fn plan(seed: u64, number: u64) -> Plan {
     let mut random = Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number);
     let reception = match random.u32(0..100) {
         0..92 => Reception::Served,
-        92..96 => Reception::Spare,
-        96..98 => Reception::Nobody,
-        _ => Reception::DiesInQueue,
+        92..96 => Reception::Failover,
+        96..98 => Reception::AllDown,
+        _ => Reception::DiesBeforeAccept,
     };
-    let mut draw = Draw { random, sides: <[Script; 2]>::default(), said: [0; 2] };
+    let mut draw = Draw { random, sides: <[Script; 2]>::default(), sent: [0; 2] };
     for _ in 0..draw.random.u32(0..4) {
         match draw.random.u32(0..10) {
             0..6 => draw.talk(),
@@ -29,13 +29,13 @@ pub(super) fn plan(seed: u64, number: u64) -> Plan {
         }
     }
     draw.ends();
-    draw.rests();
+    draw.read_pauses();
     draw.breaks();
     let [mut client, backend] = draw.sides;
-    if reception == Reception::Nobody {
-        // Nobody would know when it is over, and nothing comes that could be left unread.
+    if reception == Reception::AllDown {
+        // AllDown would know when it is over, and nothing comes that could be left unread.
         client.breaks = None;
-        client.rests.clear();
+        client.read_pauses.clear();
     }
     Plan { seed, number, reception, client, backend }
 }
@@ -43,8 +43,8 @@ pub(super) fn plan(seed: u64, number: u64) -> Plan {
 struct Draw {
     random: Rng,
     sides: [Script; 2],
-    /// Bytes that each side has said.
-    said: [u64; 2],
+    /// Bytes that each side has sent.
+    sent: [u64; 2],
 }
 
 impl Draw {
@@ -88,13 +88,13 @@ impl Draw {
     }
 
     fn say_by(&mut self, side: usize, bytes: u64, write: u32, gap: Duration) {
-        self.sides[side].acts.push(Act::Say { bytes, write, gap });
-        self.said[side] += bytes;
+        self.sides[side].acts.push(Act::Send { bytes, write, gap });
+        self.sent[side] += bytes;
     }
 
-    /// Has a side wait for what the other one has said so far.
+    /// Has a side wait for what the other one has sent so far.
     fn hear(&mut self, side: usize) {
-        self.sides[side].acts.push(Act::Hear(self.said[1 - side]));
+        self.sides[side].acts.push(Act::AwaitBytes(self.sent[1 - side]));
     }
 
     fn pause(&mut self, side: usize) {
@@ -145,7 +145,7 @@ impl Draw {
     fn urgent(&mut self) {
         let side = self.side();
         self.sides[side].acts.push(Act::Urgent);
-        self.said[side] += 1;
+        self.sent[side] += 1;
         if self.chance(50) {
             self.hear(1 - side);
         }
@@ -155,7 +155,7 @@ impl Draw {
     fn ends(&mut self) {
         let last = self.side();
         if self.chance(50) {
-            self.sides[last].acts.push(Act::HearEnd);
+            self.sides[last].acts.push(Act::AwaitEnd);
             if self.chance(50) {
                 let bytes = self.size();
                 self.say(last, bytes);
@@ -167,20 +167,20 @@ impl Draw {
     }
 
     /// Receivers that stop for a while, and small buffers.
-    fn rests(&mut self) {
+    fn read_pauses(&mut self) {
         for side in 0..2 {
             if self.chance(20) {
                 let size = self.random.u32(32 << 10..256 << 10);
                 self.sides[side].buffers = Some(size);
             }
-            let coming = self.said[1 - side];
+            let coming = self.sent[1 - side];
             if coming > 0 && self.chance(20) {
                 let mut after = 0;
                 for _ in 0..self.random.u32(1..4) {
                     after = self.random.u64(after..=coming);
                     let most = if self.chance(20) { 400 } else { 60 };
                     let long = Some(self.millis(most));
-                    self.sides[side].rests.push(Rest { after, long });
+                    self.sides[side].read_pauses.push(ReadPause { after, long });
                 }
             }
         }
@@ -196,12 +196,12 @@ impl Draw {
         if self.chance(10) {
             self.break_off(1 - side);
         }
-        let deaf = self.side();
-        if self.chance(30) && self.will_be_freed(deaf) {
-            let after = self.random.u64(0..=self.said[1 - deaf]);
-            let rests = &mut self.sides[deaf].rests;
-            rests.retain(|rest| rest.after < after);
-            rests.push(Rest { after, long: None });
+        let stalled = self.side();
+        if self.chance(30) && self.will_be_freed(stalled) {
+            let after = self.random.u64(0..=self.sent[1 - stalled]);
+            let read_pauses = &mut self.sides[stalled].read_pauses;
+            read_pauses.retain(|rest| rest.after < after);
+            read_pauses.push(ReadPause { after, long: None });
         }
     }
 
@@ -214,7 +214,7 @@ impl Draw {
         let other = self.sides[1 - side].breaks;
         let is_reset = other.is_some_and(|other| other.ending == Ending::Reset);
         if is_reset {
-            self.sides[side].acts.push(Act::HearEnd);
+            self.sides[side].acts.push(Act::AwaitEnd);
         }
         is_reset
     }
@@ -222,10 +222,10 @@ impl Draw {
     fn break_off(&mut self, side: usize) {
         let ending = if self.chance(65) { Ending::Reset } else { Ending::Close };
         let moment = match self.random.u32(0..10) {
-            0..3 => Moment::Said(self.random.u64(0..=self.said[side])),
-            3..6 => Moment::Heard(self.random.u64(0..=self.said[1 - side])),
-            6 => Moment::Ended,
-            7 => Moment::HeardEnd,
+            0..3 => Moment::Sent(self.random.u64(0..=self.sent[side])),
+            3..6 => Moment::Received(self.random.u64(0..=self.sent[1 - side])),
+            6 => Moment::SentEnd,
+            7 => Moment::ReceivedEnd,
             _ => Moment::Time,
         };
         let most = if self.chance(20) { 1000 } else { 100 };

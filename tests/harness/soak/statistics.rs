@@ -5,33 +5,33 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use super::{Act, End, Ending, Plan, Reception, lane::Lived};
+use super::{Act, Ending, Plan, Reception, StreamEnd, lane::ScenarioResult};
 
 /// What has happened in a run.
 #[derive(Clone, Debug, Default)]
-pub struct Figures {
-    /// Lives that are over.
-    pub lives: u64,
-    /// Bytes that clients have heard, and backends.
+pub struct Statistics {
+    /// Count that are over.
+    pub scenarios: u64,
+    /// Bytes that clients have received, and backends.
     pub bytes: u64,
     /// How long it took.
     pub time: Duration,
-    /// The longest life, and its number.
+    /// The longest scenario, and its number.
     pub longest: (Duration, u64),
-    /// What happened in lives, and in how many of them.
+    /// What happened in scenarios, and in how many of them.
     pub kinds: BTreeMap<&'static str, u64>,
     /// Connections by the datapath on which they ended.
     pub sessions: BTreeMap<String, u64>,
 }
 
-impl Figures {
-    /// Counts a life.
-    pub(super) fn add(&mut self, plan: &Plan, lived: &Lived) {
-        let Lived { client, backends, time, .. } = lived;
+impl Statistics {
+    /// Counts a scenario.
+    pub(super) fn add(&mut self, plan: &Plan, result: &ScenarioResult) {
+        let ScenarioResult { client, backends, time, .. } = result;
         let backend = backends.last();
-        self.lives += 1;
+        self.scenarios += 1;
         self.longest = self.longest.max((*time, plan.number));
-        self.bytes += client.heard + backend.map_or(0, |backend| backend.heard);
+        self.bytes += client.received + backend.map_or(0, |backend| backend.received);
         let sides = [(&plan.client, Some(client)), (&plan.backend, backend)];
         for (side, (script, record)) in sides.into_iter().enumerate() {
             let Some(record) = record else { continue };
@@ -40,26 +40,26 @@ impl Figures {
                 Some(Ending::Close) => self.count(["client vanishes", "backend dies"][side]),
                 None => {}
             }
-            if record.end == Some(End::Reset) {
+            if record.end == Some(StreamEnd::Reset) {
                 self.count("a side is told of a break");
             }
             if script.stalls() {
                 self.count("a side stops reading for good");
-            } else if !script.rests.is_empty() {
+            } else if !script.read_pauses.is_empty() {
                 self.count("a side stops reading for a while");
             }
             if script.acts.contains(&Act::Urgent) {
                 self.count("urgent bytes");
             }
-            let ended = script.acts.iter().position(|act| *act == Act::HearEnd);
+            let ended = script.acts.iter().position(|act| *act == Act::AwaitEnd);
             if ended
-                .is_some_and(|at| script.acts[at..].iter().any(|a| matches!(a, Act::Say { .. })))
+                .is_some_and(|at| script.acts[at..].iter().any(|a| matches!(a, Act::Send { .. })))
             {
                 self.count("a side talks on after the other's end");
             }
         }
         let all_clean = sides.iter().all(|(_, record)| {
-            record.is_some_and(|record| record.finished && record.end == Some(End::Clean))
+            record.is_some_and(|record| record.finished && record.end == Some(StreamEnd::Clean))
         });
         if all_clean {
             self.count("both ends clean");
@@ -69,9 +69,9 @@ impl Figures {
         }
         match plan.reception {
             Reception::Served => {}
-            Reception::Spare => self.count("first backend down, the next group serves"),
-            Reception::Nobody => self.count("all backends down"),
-            Reception::DiesInQueue => self.count("backend dies before it accepts"),
+            Reception::Failover => self.count("first backend down, the next group serves"),
+            Reception::AllDown => self.count("all backends down"),
+            Reception::DiesBeforeAccept => self.count("backend dies before it accepts"),
         }
     }
 
@@ -80,16 +80,16 @@ impl Figures {
     }
 }
 
-impl fmt::Display for Figures {
+impl fmt::Display for Statistics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { lives, bytes, time, longest: (longest, number), kinds, sessions } = self;
+        let Self { scenarios, bytes, time, longest: (longest, number), kinds, sessions } = self;
         write!(
             f,
-            "{lives} lives in {:.0} s, {} MB heard, ",
+            "{scenarios} scenarios in {:.0} s, {} MB received, ",
             time.as_secs_f64(),
             bytes / 1_000_000
         )?;
-        write!(f, "the longest {:.1} s (life {number})", longest.as_secs_f64())?;
+        write!(f, "the longest {:.1} s (scenario {number})", longest.as_secs_f64())?;
         for (kind, count) in kinds {
             write!(f, "\n  {count:>7}  {kind}")?;
         }

@@ -19,24 +19,24 @@ use nix::{
     },
 };
 
-use crate::{PATIENCE, eventually};
+use crate::{TIMEOUT, eventually};
 
 /// Bytes of the longest message.
 const MESSAGE: usize = 4096;
 
 /// How long one look for a message takes.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Stands in for the inbox of a supervisor, to processes that start from now on.
 #[derive(Debug)]
-pub struct HeldInbox {
+pub struct HeldNotifications {
     socket: UnixDatagram,
     /// Where the supervisor's own is.
     moved: PathBuf,
     held: Vec<(UnixCredentials, Vec<u8>)>,
 }
 
-impl HeldInbox {
+impl HeldNotifications {
     /// Takes the place of the one in a run directory.
     pub fn of(run_dir: &Path) -> Self {
         let is_inbox = |path: &PathBuf| path.extension().is_some_and(|end| end == "in");
@@ -45,14 +45,14 @@ impl HeldInbox {
         let moved = path.with_extension("moved");
         fs::rename(&path, &moved).expect("moving the inbox");
         let socket = UnixDatagram::bind(&path).expect("an inbox");
-        socket.set_read_timeout(Some(LOOK)).expect("a timeout");
+        socket.set_read_timeout(Some(POLL_INTERVAL)).expect("a timeout");
         setsockopt(&socket, PassCred, &true).expect("SO_PASSCRED");
         Self { socket, moved, held: Vec::new() }
     }
 
     /// Holds messages up to the next that says that its sender serves; returns the sender.
     pub fn hold_until_ready(&mut self) -> i32 {
-        eventually(PATIENCE, "a process serves", || self.hold_next().ok_or("none does".to_owned()))
+        eventually(TIMEOUT, "a process serves", || self.hold_next().ok_or("none does".to_owned()))
     }
 
     fn hold_next(&mut self) -> Option<i32> {

@@ -1,4 +1,4 @@
-//! Where lives take place: a datapath, and what is between the hosts.
+//! Where scenarios take place: a datapath, and what is between the hosts.
 
 use std::{fmt, str::FromStr};
 
@@ -6,14 +6,14 @@ use crate::{Datapath, Family};
 
 /// A datapath, and whether client, program and backend are each on a host of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Setting {
+pub struct Target {
     /// What moves the bytes.
     pub datapath: Datapath,
     /// How the hosts talk, if there are several.
     pub apart: Option<Family>,
 }
 
-impl Setting {
+impl Target {
     /// All that there are, with the names by which they are asked for.
     pub const ALL: [(&'static str, Self); 7] = [
         ("relay", Self::here(Datapath::Relay)),
@@ -39,19 +39,19 @@ impl Setting {
     }
 }
 
-impl fmt::Display for Setting {
+impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known = Self::ALL.iter().find(|(_, setting)| setting == self);
+        let known = Self::ALL.iter().find(|(_, target)| target == self);
         f.write_str(known.map_or("unnamed", |(name, _)| name))
     }
 }
 
-impl FromStr for Setting {
+impl FromStr for Target {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
         let known = Self::ALL.iter().find(|(known, _)| *known == name);
-        known.map(|(_, setting)| *setting).ok_or_else(|| {
+        known.map(|(_, target)| *target).ok_or_else(|| {
             let names: Vec<_> = Self::ALL.iter().map(|(name, _)| *name).collect();
             format!("no such datapath, there are {}", names.join(", "))
         })

@@ -12,35 +12,41 @@ use std::{
 };
 
 use super::{
-    kind::{Guesses, Kind},
-    packet::Pair,
+    kind::{AttackKind, PacketGenerator},
+    packet::AddressPair,
     sender::{BATCH, Sender},
 };
 use crate::Network;
 
 /// Packets of one kind to pairs that can change, until this is dropped.
 #[derive(Debug)]
-pub struct Barrage {
+pub struct BackgroundAttack {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    pairs: Mutex<Vec<Pair>>,
+    pairs: Mutex<Vec<AddressPair>>,
     stop: AtomicBool,
     sent: AtomicU64,
 }
 
-impl Barrage {
+impl BackgroundAttack {
     /// Begins to send, `rate` packets a second in all, or as many as possible.
-    pub fn start(network: &Network, kind: Kind, pairs: Vec<Pair>, rate: Option<u32>) -> Self {
-        let to = network.entrance();
-        let mut sender = network.stranger().enter(move || Sender::new(to)).expect("a raw socket");
+    pub fn start(
+        network: &Network,
+        kind: AttackKind,
+        pairs: Vec<AddressPair>,
+        rate: Option<u32>,
+    ) -> Self {
+        let to = network.listen_address();
+        let mut sender =
+            network.off_path_host().enter(move || Sender::new(to)).expect("a raw socket");
         let shared = Arc::new(Shared { pairs: Mutex::new(pairs), ..Shared::default() });
         let own = Arc::clone(&shared);
         let thread = thread::spawn(move || {
-            let (mut guesses, mut shots) = (Guesses::new(7), Vec::new());
+            let (mut generator, mut packets_out) = (PacketGenerator::new(7), Vec::new());
             let begun = Instant::now();
             while !own.stop.load(Relaxed) {
                 let pairs = own.pairs.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -52,19 +58,19 @@ impl Barrage {
                     thread::sleep(Duration::from_millis(1));
                     continue;
                 }
-                shots.clear();
-                while shots.len() < most.min(BATCH as u64) as usize {
-                    guesses.add(kind, &pairs, &[], &mut shots);
+                packets_out.clear();
+                while packets_out.len() < most.min(BATCH as u64) as usize {
+                    generator.add(kind, &pairs, &[], &mut packets_out);
                 }
-                sender.send(&shots).expect("sending packets");
-                own.sent.fetch_add(shots.len() as u64, Relaxed);
+                sender.send(&packets_out).expect("sending packets");
+                own.sent.fetch_add(packets_out.len() as u64, Relaxed);
             }
         });
         Self { shared, thread: Some(thread) }
     }
 
     /// Aims at these pairs from now on.
-    pub fn aim(&self, pairs: Vec<Pair>) {
+    pub fn aim(&self, pairs: Vec<AddressPair>) {
         *self.shared.pairs.lock().unwrap_or_else(PoisonError::into_inner) = pairs;
     }
 
@@ -74,7 +80,7 @@ impl Barrage {
     }
 }
 
-impl Drop for Barrage {
+impl Drop for BackgroundAttack {
     fn drop(&mut self) {
         self.shared.stop.store(true, Relaxed);
         if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join)
