@@ -56,10 +56,10 @@ fn run() -> Result<ExitCode, StartError> {
         Mode::Serve => match SpawnConfig::from_env()? {
             Some(config) => supervised(&args, &config),
             None if args.foreground || notify::is_awaited() => {
-                // Before anything else is opened.
-                let handed = InheritedListeners::from_service_manager()?;
+                // SAFETY: the only call in this process, which has opened nothing yet.
+                let inherited_listeners = unsafe { InheritedListeners::from_service_manager() }?;
                 logging::init(Sink::Foreground, args.log_format, args.debug);
-                served(&args, Started { handed, ..Started::default() })
+                served(&args, Started { inherited_listeners, ..Started::default() })
             }
             // SAFETY: nothing has started a thread: only arguments and variables were read.
             None => match unsafe { daemon::detach() }? {
@@ -77,10 +77,13 @@ fn run() -> Result<ExitCode, StartError> {
 
 /// An instance of a supervisor, which says itself what it is told.
 fn supervised(args: &Args, config: &SpawnConfig) -> Result<ExitCode, StartError> {
-    let (handed, supervision) =
-        InheritedListeners::from_supervisor(config.listeners, config.listened);
+    // SAFETY: the only call in this process, which has opened nothing yet. The supervisor has set the
+    // number of listeners.
+    let (inherited_listeners, supervision) =
+        unsafe { InheritedListeners::from_supervisor(config.listeners, config.listened) };
     logging::init(config.sink(), config.log_format(args.log_format), args.debug);
-    let started = Started { handed, supervision: Some(supervision), ready_notifier: None };
+    let started =
+        Started { inherited_listeners, supervision: Some(supervision), ready_notifier: None };
     served(args, started).or_else(|error| Ok(error.exit_code().into()))
 }
 

@@ -45,7 +45,7 @@ pub struct Started {
     /// In the background: to be told when it serves.
     pub ready_notifier: Option<ReadyNotifier>,
     /// Listeners that came with the process.
-    pub handed: InheritedListeners,
+    pub inherited_listeners: InheritedListeners,
     /// What it has from its supervisor, if there is one.
     pub supervision: Option<Supervision>,
 }
@@ -55,7 +55,7 @@ pub struct Started {
 /// # Errors
 /// What keeps it from serving; nothing after it has begun.
 pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
-    let Started { ready_notifier, handed, supervision } = started;
+    let Started { ready_notifier, inherited_listeners, supervision } = started;
     if args.user.is_none() {
         logging::begin();
     }
@@ -63,7 +63,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     let specs = operand::groups(&args.channels, port, &resolve::service)?;
     let groups = resolve::groups(&specs)?;
     let bind = listen_address(args)?;
-    loops::check_servers(Some(listener::wanted(bind, port)), selection::addresses(&groups))?;
+    loops::check_servers(Some(listener::bind_address(bind, port)), selection::addresses(&groups))?;
     let selector = Selector::new(groups, settings::policy(args));
     let source = source_address(args)?;
     let user = args.user.as_deref().map(privileges::find).transpose()?;
@@ -79,11 +79,13 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     let backends = selector.groups().iter().flat_map(|group| &group.channels);
     let backends = backends.flat_map(|channel| channel.addresses.iter().copied());
     let for_clients = options.with_mss(datapath.mss_for_clients(backends));
-    let accepted_options = (!handed.is_empty() && handed.listened()).then_some(for_clients);
-    let listeners = if handed.is_empty() {
+    let accepted_options = (!inherited_listeners.is_empty()
+        && inherited_listeners.may_have_clients())
+    .then_some(for_clients);
+    let listeners = if inherited_listeners.is_empty() {
         listener::bind(bind, port, workers)?
     } else {
-        handed.take_all(listener::wanted(bind, port))?
+        inherited_listeners.take_all(listener::bind_address(bind, port))?
     };
     listener::listen(&listeners, for_clients)?;
     let (parent_death_pipe, instance) = match supervision {
@@ -103,7 +105,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     };
     // Not before: its thread would keep the privileges.
     logging::begin();
-    let address = listener::local(&listeners[0]);
+    let address = listener::local_address(&listeners[0]);
     let name = datapath.name();
     let lifecycle = Lifecycle::new(instance, parent_death_pipe)?;
     let sockets = listeners.len().max(workers);
@@ -217,7 +219,8 @@ fn start(listeners: Vec<Socket>, workers: usize) -> Result<Crew, StartError> {
     let (is_accepting, accepting) = mpsc::channel(1);
     let refused = |source| StartError::System { act: "start a worker with an io_uring", source };
     let (mut threads, mut orders) = (Vec::new(), Vec::new());
-    for (i, share) in listener::share(listeners, workers).map_err(refused)?.into_iter().enumerate()
+    for (i, share) in
+        listener::distribute(listeners, workers).map_err(refused)?.into_iter().enumerate()
     {
         let (made, ready) = std::sync::mpsc::channel();
         let (order, ordered) = std::sync::mpsc::channel();

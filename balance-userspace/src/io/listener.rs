@@ -1,9 +1,9 @@
-//! Listening sockets: one for each worker on the same address.
+//! Listening sockets: one for each worker, all on the same address.
 //!
-//! Invariant: the first is bound without SO_REUSEPORT, so that an address that anybody else
-//! listens on, another balance included, is an error and never silently shared. Who binds need not
-//! be who listens: a supervisor keeps what it has bound, so that nobody is refused while the process
-//! that listens is exchanged.
+//! Invariants: the first socket is bound without SO_REUSEPORT. So an address that another program, or
+//! another balance, listens on is an error, and never shared by accident. The process that binds need
+//! not be the process that listens: a supervisor keeps its bound sockets open, so that clients can
+//! connect while it replaces the process that listens.
 
 use std::{
     io,
@@ -16,40 +16,40 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{error::StartError, io::stream::SocketOptions};
 
-/// Binds `count` listeners; without an address on all of both families, or of IPv4 alone
-/// where the system has no IPv6.
+/// Binds `count` listeners. Without an address they are bound to [`bind_address`].
 ///
 /// # Errors
-/// [`StartError::Listen`], naming the address.
+/// [`StartError::Listen`] with the address.
 pub(crate) fn bind(
     address: Option<IpAddr>,
     port: u16,
     count: usize,
 ) -> Result<Vec<Socket>, StartError> {
-    let address = wanted(address, port);
-    let refused = |source| StartError::Listen { address: address.to_string(), source };
+    let address = bind_address(address, port);
+    let failed = |source| StartError::Listen { address: address.to_string(), source };
     let mut listeners = Vec::with_capacity(count);
     for i in 0..count {
-        listeners.push(patiently(|| bind_one(address, i == 0)).map_err(refused)?);
+        listeners.push(retry_in_use(|| bind_one(address, i == 0)).map_err(failed)?);
     }
     Ok(listeners)
 }
 
-/// How long an address may be in use by somebody who is on his way out: what is left of a program that
-/// was killed had its listeners for 20 µs a connection (measured: 10 ms with 10, 80 with 4,000, 185
-/// with 9,000), so that this is enough for 100,000.
-const LEAVING: Duration = Duration::from_secs(2);
+/// The time for which an address may stay in use by a process that is exiting. A killed program keeps
+/// its listeners for 20 µs for each of its connections (measured: 10 ms with 10 connections, 80 ms with
+/// 4,000, 185 ms with 9,000), so this is enough for 100,000.
+const EXIT_TIME: Duration = Duration::from_secs(2);
 
-/// Between two attempts.
+/// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Does what needs an address, again for a while when that is in use: the kernel lets go of what waited
-/// in an io_uring only after its process has (io_uring/io_uring.c, io_ring_exit_work).
-fn patiently<T>(act: impl Fn() -> io::Result<T>) -> io::Result<T> {
+/// Calls `act` again while the address is in use, for at most [`EXIT_TIME`]. The kernel releases the
+/// sockets of pending io_uring operations only after their process has exited
+/// (io_uring/io_uring.c, io_ring_exit_work).
+fn retry_in_use<T>(act: impl Fn() -> io::Result<T>) -> io::Result<T> {
     let begun = Instant::now();
     loop {
         match act() {
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < LEAVING => {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < EXIT_TIME => {
                 thread::sleep(PAUSE);
             }
             result => return result,
@@ -57,46 +57,48 @@ fn patiently<T>(act: impl Fn() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Begins to listen, or goes on with other options where somebody listened already. All must be
-/// bound by now: clients are spread over the listeners there are.
+/// Starts to listen, or sets new options on sockets that listen already. All listeners must be bound
+/// before: the kernel spreads clients over the sockets that listen.
 ///
 /// # Errors
-/// [`StartError::Listen`], naming the address.
+/// [`StartError::Listen`] with the address.
 pub(crate) fn listen(listeners: &[Socket], options: SocketOptions) -> Result<(), StartError> {
     for listener in listeners {
-        let begin = || {
+        let listen = || {
             options.apply(listener)?;
             listener.listen(BACKLOG)
         };
-        patiently(begin).map_err(|source| {
-            let address = local(listener).map_or_else(|| "?".to_owned(), |a| a.to_string());
+        retry_in_use(listen).map_err(|source| {
+            let address = local_address(listener).map_or_else(|| "?".to_owned(), |a| a.to_string());
             StartError::Listen { address, source }
         })?;
     }
     Ok(())
 }
 
-/// Where a listener is.
-pub(crate) fn local(listener: &Socket) -> Option<SocketAddr> {
+/// The address of a listener; `None` if it is not a TCP socket.
+pub(crate) fn local_address(listener: &Socket) -> Option<SocketAddr> {
     listener.local_addr().ok()?.as_socket()
 }
 
-/// Where a listener without an address is.
-pub(crate) fn wanted(address: Option<IpAddr>, port: u16) -> SocketAddr {
+/// The address to bind. Without an IP address it is [::], which also accepts IPv4, or 0.0.0.0 on a
+/// system without IPv6.
+pub(crate) fn bind_address(address: Option<IpAddr>, port: u16) -> SocketAddr {
     let ip = address.unwrap_or_else(|| {
         if has_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
     });
     SocketAddr::new(ip, port)
 }
 
-/// Gives each of so many workers its listeners: one each, if there are as many.
+/// Distributes the listeners over `workers` workers. Each worker has at least one listener, and each
+/// listener at least one worker.
 ///
 /// # Errors
-/// When there are no descriptors left.
-pub(crate) fn share(listeners: Vec<Socket>, workers: usize) -> io::Result<Vec<Vec<Socket>>> {
+/// When no descriptor is left.
+pub(crate) fn distribute(listeners: Vec<Socket>, workers: usize) -> io::Result<Vec<Vec<Socket>>> {
     let mut shares: Vec<Vec<Socket>> = Vec::new();
     shares.resize_with(workers, Vec::new);
-    // Each worker beyond the listeners accepts beside another one.
+    // A worker without a listener of its own accepts on the socket of another worker.
     for i in listeners.len()..workers {
         shares[i].push(listeners[i % listeners.len()].try_clone()?);
     }
@@ -106,7 +108,7 @@ pub(crate) fn share(listeners: Vec<Socket>, workers: usize) -> io::Result<Vec<Ve
     Ok(shares)
 }
 
-/// Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn.
+/// The length of the accept queue. The kernel lowers it to net.core.somaxconn.
 const BACKLOG: i32 = i32::MAX;
 
 fn bind_one(address: SocketAddr, first: bool) -> io::Result<Socket> {
@@ -126,8 +128,8 @@ fn bind_one(address: SocketAddr, first: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Whether the host has any address of IPv6. Without one a listener on `[::]` hears IPv4 alone: where
-/// IPv6 is only disabled (net.ipv6.conf.all.disable_ipv6) the kernel binds it all the same.
+/// Whether the host has an IPv6 address. Without one a listener on [::] accepts only IPv4 clients:
+/// the kernel binds [::] even if IPv6 is disabled (net.ipv6.conf.all.disable_ipv6).
 pub(crate) fn has_ipv6_address() -> bool {
     let loopback = || bind_one((Ipv6Addr::LOCALHOST, 0).into(), true).is_ok();
     let listed = std::fs::read("/proc/self/net/if_inet6");
@@ -143,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn several_listeners_share_a_port_and_a_stranger_is_refused() {
+    fn listeners_share_a_port_and_another_program_is_refused() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
@@ -158,11 +160,11 @@ mod tests {
     }
 
     #[test]
-    fn an_address_in_use_is_waited_for_and_nothing_else_is() {
+    fn only_an_address_in_use_is_retried() {
         use std::cell::Cell;
         let fail = |kind: io::ErrorKind| {
             let tries = Cell::new(0);
-            let result = patiently(|| match tries.replace(tries.get() + 1) {
+            let result = retry_in_use(|| match tries.replace(tries.get() + 1) {
                 0..5 => Err(kind.into()),
                 _ => Ok(()),
             });
@@ -177,12 +179,13 @@ mod tests {
         for (listeners, workers) in [(1, 1), (1, 3), (3, 1), (2, 2), (3, 2), (2, 3)] {
             let ip = Some(Ipv4Addr::LOCALHOST.into());
             let bound: Vec<_> = (0..listeners).flat_map(|_| bind(ip, 0, 1).unwrap()).collect();
-            let mut ports: Vec<_> = bound.iter().map(|l| local(l).unwrap().port()).collect();
-            let shares = share(bound, workers).unwrap();
+            let mut ports: Vec<_> =
+                bound.iter().map(|l| local_address(l).unwrap().port()).collect();
+            let shares = distribute(bound, workers).unwrap();
             assert_eq!(shares.len(), workers);
             assert!(shares.iter().all(|share| !share.is_empty()));
             let shared = shares.iter().flatten();
-            let mut found: Vec<_> = shared.map(|l| local(l).unwrap().port()).collect();
+            let mut found: Vec<_> = shared.map(|l| local_address(l).unwrap().port()).collect();
             found.sort_unstable();
             found.dedup();
             ports.sort_unstable();

@@ -71,7 +71,7 @@ fn wrong_on(line: &Line, hosts: bool) -> BTreeSet<String> {
     if !hosts {
         return wrong;
     }
-    let listener = server::listen_address(args).map(|ip| listener::wanted(ip, name.port));
+    let listener = server::listen_address(args).map(|ip| listener::bind_address(ip, name.port));
     let own = listener.as_ref().ok().copied();
     look(listener.map(drop));
     // That they can be read is known.

@@ -70,7 +70,7 @@ impl Process {
         let (parent_death_pipe, hand) = io::pipe()?;
         let fds = fds.chain([Ok(parent_death_pipe.into()), Ok(control.into())]);
         let fds = fds.collect::<io::Result<Vec<OwnedFd>>>()?;
-        let fds = (inherited::FIRST..).zip(fds);
+        let fds = (inherited::FIRST_FD..).zip(fds);
         let fds = fds.map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd }).collect();
         // Also when the file has been replaced meanwhile, by an upgrade.
         let mut command = Command::new("/proc/self/exe");

@@ -58,10 +58,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 pub(super) fn start(place: &Place, foreground: bool, form: LogFormat) -> Result<u8, StartError> {
     let foreground = foreground || notify::is_awaited();
     // What whoever started us has left open is not for instances.
-    sys::close_on_exec(inherited::FIRST);
-    // Before anything else is opened.
+    sys::close_on_exec(inherited::FIRST_FD);
     let inherited_listeners = if foreground {
-        InheritedListeners::from_service_manager()?
+        // SAFETY: the only call in this process, which has opened nothing yet.
+        unsafe { InheritedListeners::from_service_manager() }?
     } else {
         InheritedListeners::default()
     };
@@ -238,7 +238,7 @@ fn re_exec(inherited_listeners: InheritedListeners) -> StartError {
     // What an upgrade has put in its place.
     let name = program.to_string_lossy();
     let program = name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned();
-    let listeners = (inherited::FIRST..).zip(inherited_listeners.into_listeners());
+    let listeners = (inherited::FIRST_FD..).zip(inherited_listeners.into_listeners());
     let listeners: Vec<_> = listeners
         .map(|(child_fd, socket)| FdMapping { parent_fd: socket.into(), child_fd })
         .collect();

@@ -272,7 +272,7 @@ impl Supervisor {
             return Ok(());
         }
         let code = if self.wrong.is_empty() { failed.unwrap_or(0) } else { WRONG };
-        let left = self.inherited_listeners.left();
+        let left = self.inherited_listeners.addresses();
         if !left.is_empty() {
             warn!(sockets = left.join(" "), "nobody wants these sockets of the service manager");
         }
@@ -396,7 +396,8 @@ impl Supervisor {
         let (address, user) = look_up.await.map_err(broken)??;
         if !is_bound {
             let port = line.name.port;
-            instance.listeners = self.inherited_listeners.take(listener::wanted(address, port));
+            instance.listeners =
+                self.inherited_listeners.take(listener::bind_address(address, port));
             instance.is_inherited = !instance.listeners.is_empty();
             if !instance.is_inherited {
                 instance.listeners = listener::bind(address, port, server::workers(&line.args))?;
