@@ -26,7 +26,7 @@ pub enum Verb {
     Start {
         /// Which
         #[command(flatten)]
-        place: Place,
+        place: ServiceLocation,
         /// Stay in the foreground, for a service manager
         #[arg(short = 'f', long)]
         foreground: bool,
@@ -38,26 +38,26 @@ pub enum Verb {
     Stop {
         /// Which
         #[command(flatten)]
-        place: Place,
+        place: ServiceLocation,
     },
     /// Check the configuration file, stop, start
     Restart {
         /// Which
         #[command(flatten)]
-        place: Place,
+        place: ServiceLocation,
     },
     /// Read the configuration file again and change what runs, without dropping a connection; a
     /// file with a mistake changes nothing
     Reload {
         /// Which
         #[command(flatten)]
-        place: Place,
+        place: ServiceLocation,
     },
     /// Show the instances
     Status {
         /// Which
         #[command(flatten)]
-        place: Place,
+        place: ServiceLocation,
         /// For programs
         #[arg(long)]
         json: bool,
@@ -79,7 +79,7 @@ pub enum Verb {
 
 /// Which instances a verb is about, and where they are found.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Place {
+pub struct ServiceLocation {
     /// The configuration file
     #[arg(long, value_name = "FILE", default_value = CONFIG)]
     pub config: PathBuf,

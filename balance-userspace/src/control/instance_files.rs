@@ -32,7 +32,7 @@ use crate::error::StartError;
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
-pub enum InstanceError {
+pub enum InstanceFilesError {
     /// The run directory cannot be used.
     #[error(transparent)]
     RunDir(#[from] RunDirError),
@@ -44,7 +44,7 @@ pub enum InstanceError {
     },
     /// The system refuses.
     #[error("cannot make {}: {source}", path.display())]
-    Refused {
+    Create {
         /// What was to be made.
         path: PathBuf,
         /// What the kernel said.
@@ -52,8 +52,8 @@ pub enum InstanceError {
     },
 }
 
-impl From<InstanceError> for StartError {
-    fn from(error: InstanceError) -> Self {
+impl From<InstanceFilesError> for StartError {
+    fn from(error: InstanceFilesError) -> Self {
         Self::Control { message: error.to_string(), exit_code: CANNOT_CREATE }
     }
 }
@@ -78,18 +78,18 @@ pub(crate) fn private_socket(kind: Type, path: &Path) -> io::Result<Socket> {
 /// The names of one instance in the run directory. Everything but the lock is removed when this is dropped, as far
 /// as the process still may; then the lock is free.
 #[derive(Debug)]
-pub(crate) struct Names {
+pub(crate) struct InstanceFiles {
     paths: Paths,
     /// Released last, when nothing is left to remove. So the lock says when an instance is gone.
     lock: File,
 }
 
-impl Names {
+impl InstanceFiles {
     /// Claims these names in a directory.
     ///
     /// # Errors
     /// When the directory cannot be used or another instance lives.
-    pub(crate) fn claim(dir: &RunDir, paths: Paths) -> Result<Self, InstanceError> {
+    pub(crate) fn claim(dir: &RunDir, paths: Paths) -> Result<Self, InstanceFilesError> {
         dir.prepare()?;
         let open = OpenOptions::new()
             .create(true)
@@ -101,7 +101,7 @@ impl Names {
             .open(&paths.lock);
         let lock = open.map_err(refused(&paths.lock))?;
         if !is_ours(&lock).map_err(refused(&paths.lock))? {
-            return Err(InstanceError::Taken { path: paths.lock });
+            return Err(InstanceFilesError::Taken { path: paths.lock });
         }
         let names = Self { paths, lock };
         // Left by an instance that was killed; ours is the lock.
@@ -119,11 +119,14 @@ impl Names {
     }
 
     /// Makes a control socket that listens, for another user's process if an owner is given. Clients find it after
-    /// [`Names::publish`]; until then those who look find the one before it.
+    /// [`InstanceFiles::publish`]; until then those who look find the one before it.
     ///
     /// # Errors
-    /// [`InstanceError::Refused`].
-    pub(crate) fn socket(&self, owner: Option<(Uid, Gid)>) -> Result<UnixListener, InstanceError> {
+    /// [`InstanceFilesError::Create`].
+    pub(crate) fn socket(
+        &self,
+        owner: Option<(Uid, Gid)>,
+    ) -> Result<UnixListener, InstanceFilesError> {
         let path = &self.paths.next;
         let listen = || {
             let _ = fs::remove_file(path);
@@ -141,8 +144,8 @@ impl Names {
     /// process that serves it.
     ///
     /// # Errors
-    /// [`InstanceError::Refused`].
-    pub(crate) fn publish(&self, pid: u32) -> Result<(), InstanceError> {
+    /// [`InstanceFilesError::Create`].
+    pub(crate) fn publish(&self, pid: u32) -> Result<(), InstanceFilesError> {
         let Paths { next, socket, pid: pid_file, .. } = &self.paths;
         fs::rename(next, socket).map_err(refused(socket))?;
         let write = || {
@@ -162,15 +165,15 @@ impl Names {
     }
 }
 
-impl Drop for Names {
+impl Drop for InstanceFiles {
     fn drop(&mut self) {
         // The lock stays: removing it would let two others each lock a file of that name.
         self.clear();
     }
 }
 
-fn refused(path: &Path) -> impl Fn(io::Error) -> InstanceError {
-    move |source| InstanceError::Refused { path: path.to_owned(), source }
+fn refused(path: &Path) -> impl Fn(io::Error) -> InstanceFilesError {
+    move |source| InstanceFilesError::Create { path: path.to_owned(), source }
 }
 
 /// Locks a file, unless an instance has it locked. Who only looks ([`is_held`]) shares the lock for a moment.
@@ -200,12 +203,12 @@ const LOOK: Duration = Duration::from_millis(1);
 /// What a process serves on its control socket, and the names that it has itself: none under a supervisor, which has
 /// them for it.
 #[derive(Debug)]
-pub struct Instance {
+pub struct ControlEndpoint {
     listener: Option<UnixListener>,
-    _names: Option<Names>,
+    _names: Option<InstanceFiles>,
 }
 
-impl Instance {
+impl ControlEndpoint {
     /// Claims these names in a directory for this process, which is to become another user's if an owner is given.
     ///
     /// # Errors
@@ -214,8 +217,8 @@ impl Instance {
         dir: &RunDir,
         paths: Paths,
         owner: Option<(Uid, Gid)>,
-    ) -> Result<Self, InstanceError> {
-        let names = Names::claim(dir, paths)?;
+    ) -> Result<Self, InstanceFilesError> {
+        let names = InstanceFiles::claim(dir, paths)?;
         let listener = names.socket(owner)?;
         names.publish(std::process::id())?;
         Ok(Self { listener: Some(listener), _names: Some(names) })
@@ -255,11 +258,11 @@ mod tests {
         let paths = || dir.instance(Some("127.0.0.1"), 25).unwrap();
         let inode = || fs::metadata(paths().socket).unwrap().ino();
 
-        let claim = |paths| Instance::claim(&dir, paths, None);
+        let claim = |paths| ControlEndpoint::claim(&dir, paths, None);
         let first = claim(paths()).unwrap();
         let (socket, pid) = (inode(), fs::read(paths().pid).unwrap());
         let refusal = claim(paths()).unwrap_err();
-        assert!(matches!(&refusal, InstanceError::Taken { path } if *path == paths().lock));
+        assert!(matches!(&refusal, InstanceFilesError::Taken { path } if *path == paths().lock));
         assert_eq!((inode(), fs::read(paths().pid).unwrap()), (socket, pid));
         // Another name is nobody's.
         assert!(claim(dir.instance(None, 25).unwrap()).is_ok());
@@ -276,7 +279,8 @@ mod tests {
         fs::create_dir(&real).unwrap();
         std::os::unix::fs::symlink(folder.path(), &link).unwrap();
         let paths = |path: &Path| RunDir::locate(Some(path)).unwrap().instance(None, 25).unwrap();
-        let names = Names::claim(&RunDir::locate(Some(&real)).unwrap(), paths(&real)).unwrap();
+        let names =
+            InstanceFiles::claim(&RunDir::locate(Some(&real)).unwrap(), paths(&real)).unwrap();
         assert!(names.are_at(&paths(&real)) && names.are_at(&paths(&link.join("real"))));
         assert!(!names.are_at(&paths(&other)));
         fs::remove_file(paths(&real).lock).unwrap();
@@ -295,7 +299,7 @@ mod tests {
                     is_held(&paths());
                 }
             });
-            let claims = (0..1000).map(|_| Instance::claim(&dir, paths(), None).map(drop));
+            let claims = (0..1000).map(|_| ControlEndpoint::claim(&dir, paths(), None).map(drop));
             let failed = claims.filter_map(Result::err).next();
             is_over.store(true, Relaxed);
             assert!(failed.is_none(), "{failed:?}");
@@ -306,7 +310,7 @@ mod tests {
     fn a_client_finds_the_socket_before_or_the_next_at_any_moment() {
         let folder = tempfile::tempdir().unwrap();
         let dir = RunDir::locate(Some(folder.path())).unwrap();
-        let names = Names::claim(&dir, dir.instance(None, 25).unwrap()).unwrap();
+        let names = InstanceFiles::claim(&dir, dir.instance(None, 25).unwrap()).unwrap();
         let Paths { socket, pid, next, .. } = names.paths.clone();
         let connects = || UnixStream::connect(&socket).is_ok();
         let first = names.socket(None).unwrap();

@@ -252,7 +252,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{super::client::fake::Scratch, *};
+    use super::{super::client::fake::ScratchDir, *};
 
     fn chosen(given: Option<&str>, root: bool, session: Option<&str>) -> Option<(String, u32)> {
         let dir = RunDir::choose(given.map(Path::new), root, session.map(Path::new)).ok()?;
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_missing_directory_is_created_and_an_open_one_of_ours_is_closed() {
-        let parent = Scratch::new("prepare");
+        let parent = ScratchDir::new("prepare");
         let path = parent.0.join("balance");
         let dir = RunDir { path: path.clone(), mode: 0o700, own: true };
         dir.prepare().unwrap();
@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_given_directory_that_others_can_write_to_is_refused_and_keeps_its_mode() {
-        let given = Scratch::new("given");
+        let given = ScratchDir::new("given");
         let dir = RunDir::choose(Some(&given.0), true, None).unwrap();
         for open in [0o1777, 0o777, 0o770] {
             fs::set_permissions(&given.0, Permissions::from_mode(open)).unwrap();
@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn what_is_no_directory_or_has_no_parent_is_refused() {
-        let parent = Scratch::new("refused");
+        let parent = ScratchDir::new("refused");
         let file = parent.0.join("file");
         fs::write(&file, "").unwrap();
         let link = parent.0.join("link");

@@ -7,7 +7,7 @@
 use tracing::warn;
 
 use crate::{
-    control::server::client_limiter::Limits,
+    control::server::client_limiter::ClientLimits,
     datapath,
     error::StartError,
     io::connect,
@@ -54,8 +54,8 @@ impl Descriptors {
     }
 
     /// Control clients at a time.
-    pub(crate) fn control_clients(self) -> Limits {
-        Limits::default().at_most((self.0 / 32).max(2))
+    pub(crate) fn control_clients(self) -> ClientLimits {
+        ClientLimits::default().at_most((self.0 / 32).max(2))
     }
 
     /// Attempts at further addresses of servers at a time.
@@ -137,7 +137,7 @@ mod tests {
             let files = Descriptors(limit);
             for (workers, listeners) in [(1, 1), (2, 2), (4, 1), (1, 4)] {
                 let connections = files.connections(open, workers, listeners);
-                let Limits { served, waiting } = files.control_clients();
+                let ClientLimits { served, waiting } = files.control_clients();
                 assert!(connections >= 1 && served >= 2 && waiting >= 2, "{limit}");
                 assert!(files.accepts(listeners) >= 1);
                 let all = open + connections * 2 + served + waiting + LOOK_UPS;

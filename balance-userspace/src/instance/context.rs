@@ -33,7 +33,7 @@ pub(crate) struct Context {
     pub(crate) max_connections: usize,
     /// Accepts that wait for each listener at a time.
     pub(crate) accepts: usize,
-    pub(crate) control_clients: client_limiter::Limits,
+    pub(crate) control_clients: client_limiter::ClientLimits,
     pub(crate) memory: Memory,
     /// Sessions that wait for what the process has run out of.
     pub(crate) shortage: Shortage,

@@ -12,7 +12,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    control::{self, instance_files::Instance},
+    control::{self, instance_files::ControlEndpoint},
     error::StartError,
     instance::{context::Context, dns_refresh, idle, status, timer::sleep_for},
     notify,
@@ -25,13 +25,13 @@ pub(crate) struct Lifecycle {
     signals: Signals,
     /// A byte from the supervisor: leave. Ends when there is no supervisor any more.
     parent_death_pipe: Option<Receiver>,
-    instance: Option<Instance>,
+    instance: Option<ControlEndpoint>,
 }
 
 impl Lifecycle {
     /// Takes hold of the signals.
     pub(crate) fn new(
-        instance: Option<Instance>,
+        instance: Option<ControlEndpoint>,
         parent_death_pipe: Option<OwnedFd>,
     ) -> Result<Self, StartError> {
         let refused = |source| StartError::System { act: "wait for signals", source };
@@ -55,7 +55,7 @@ impl Lifecycle {
         accepting: mpsc::Receiver<()>,
     ) {
         let Self { runtime, signals, mut instance, parent_death_pipe } = self;
-        let listener = instance.as_mut().and_then(Instance::take_listener);
+        let listener = instance.as_mut().and_then(ControlEndpoint::take_listener);
         runtime.block_on(async {
             if let Some(listener) = listener {
                 tokio::spawn(control(listener, Arc::clone(context), instance, accepting));
@@ -159,7 +159,7 @@ async fn drain_requested(parent_death_pipe: &mut Option<Receiver>) -> bool {
 async fn control(
     listener: std::os::unix::net::UnixListener,
     context: Arc<Context>,
-    instance: Option<Instance>,
+    instance: Option<ControlEndpoint>,
     mut accepting: mpsc::Receiver<()>,
 ) {
     if let Err(error) =

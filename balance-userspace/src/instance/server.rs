@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::{
     cli::{args::Args, operand},
-    control::{instance_files::Instance, run_dir::RunDir},
+    control::{instance_files::ControlEndpoint, run_dir::RunDir},
     datapath::Choice,
     error::{self, StartError},
     instance::{
@@ -90,7 +90,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     listener::listen(&listeners, for_clients)?;
     let (parent_death_pipe, instance) = match supervision {
         Some(Supervision { parent_death_pipe, control }) => {
-            (Some(parent_death_pipe), Some(Instance::supervised(control)))
+            (Some(parent_death_pipe), Some(ControlEndpoint::supervised(control)))
         }
         None => (None, claim(args, port, user.as_ref())?),
     };
@@ -184,12 +184,16 @@ pub(crate) fn source_address(args: &Args) -> Result<Option<IpAddr>, StartError> 
 }
 
 /// The control socket. Without one balance serves all the same, unless its place was given.
-fn claim(args: &Args, port: u16, user: Option<&User>) -> Result<Option<Instance>, StartError> {
+fn claim(
+    args: &Args,
+    port: u16,
+    user: Option<&User>,
+) -> Result<Option<ControlEndpoint>, StartError> {
     let given = args.run_dir.as_deref();
     let owner = user.map(|user| (user.uid, user.gid));
-    let claimed = RunDir::locate(given)
-        .map_err(Into::into)
-        .and_then(|dir| Instance::claim(&dir, dir.instance(args.bind.as_deref(), port)?, owner));
+    let claimed = RunDir::locate(given).map_err(Into::into).and_then(|dir| {
+        ControlEndpoint::claim(&dir, dir.instance(args.bind.as_deref(), port)?, owner)
+    });
     match claimed {
         Ok(instance) => Ok(Some(instance)),
         Err(error) if given.is_some() => Err(error.into()),

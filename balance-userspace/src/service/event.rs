@@ -9,7 +9,7 @@ use super::{
     notify_socket::Notification,
     plan::Plan,
 };
-use crate::control::protocol::{Command, Reply};
+use crate::control::protocol::{InstanceReply, SupervisorCommand, SupervisorReply};
 
 /// What the supervisor is told.
 pub(super) enum Event {
@@ -18,11 +18,11 @@ pub(super) enum Event {
     /// A process has said something.
     Notified(u32, Notification),
     /// Somebody asks for something on the control socket.
-    Command(Command, oneshot::Sender<Reply>),
+    Command(SupervisorCommand, oneshot::Sender<SupervisorReply>),
     /// A file that is to be loaded again has been looked at: its lines, or what is wrong.
     Checked(Result<Vec<Line>, Vec<String>>),
     /// Processes have been told what the file asks of them: by instance, what came of it.
-    Configured(Plan, HashMap<InstanceName, Result<Reply, String>>),
+    Configured(Plan, HashMap<InstanceName, Result<InstanceReply, String>>),
     /// A process was told to leave so long ago that it should have.
     DrainOverdue(u32),
 }

@@ -8,8 +8,8 @@ use tokio::task::{JoinSet, spawn_blocking};
 
 use super::conf::InstanceName;
 use crate::control::{
-    client::rpc::{Client, ClientError},
-    protocol::{Command, Reply},
+    client::rpc::{ClientError, ControlClient},
+    protocol::{InstanceCommand, InstanceReply},
     run_dir::{Paths, RunDirError},
 };
 
@@ -19,19 +19,22 @@ type ConfigureRequest = (InstanceName, Result<Paths, RunDirError>, Vec<String>);
 /// Tells all of them, and returns what came of it.
 pub(super) async fn configure_all(
     orders: Vec<ConfigureRequest>,
-) -> HashMap<InstanceName, Result<Reply, String>> {
+) -> HashMap<InstanceName, Result<InstanceReply, String>> {
     let mut asked = JoinSet::new();
     for (name, paths, words) in orders {
         asked.spawn(async move {
-            let reply = ask(paths, Command::Configure { words }).await;
+            let reply = ask(paths, InstanceCommand::Configure { words }).await;
             (name, reply)
         });
     }
     asked.join_all().await.into_iter().collect()
 }
 
-async fn ask(paths: Result<Paths, RunDirError>, command: Command) -> Result<Reply, String> {
-    let ask = move || Client::connect(&paths?.socket)?.ask(command);
+async fn ask(
+    paths: Result<Paths, RunDirError>,
+    command: InstanceCommand,
+) -> Result<InstanceReply, String> {
+    let ask = move || ControlClient::connect(&paths?.socket)?.ask(command);
     match spawn_blocking(ask).await {
         Ok(reply) => reply.map_err(|e: ClientError| e.to_string()),
         Err(e) => Err(e.to_string()),

@@ -14,7 +14,7 @@ use super::{
     running::RunningSupervisor,
 };
 use crate::{
-    cli::{CONFIG, Place},
+    cli::{CONFIG, ServiceLocation},
     error::StartError,
     sys,
 };
@@ -23,7 +23,7 @@ use crate::{
 const UNIT: &str = "balance.service";
 
 /// Whether systemd would start the instances of this file.
-pub(super) fn is_in_charge(place: &Place) -> bool {
+pub(super) fn is_in_charge(place: &ServiceLocation) -> bool {
     let is_packaged = place.config == Path::new(CONFIG) && place.run_dir.is_none();
     let may_ask = is_packaged && sys::effective_user() == 0;
     may_ask && sd_notify::booted().unwrap_or(false) && has_unit()
@@ -36,7 +36,7 @@ fn has_unit() -> bool {
 }
 
 /// Has it start them; it says what went wrong itself.
-pub(super) fn start(place: &Place) -> Result<u8, StartError> {
+pub(super) fn start(place: &ServiceLocation) -> Result<u8, StartError> {
     let conf = check::read(&place.config)?;
     let wrong = conf.wrong(&place.config);
     let mut systemctl = Command::new("systemctl");

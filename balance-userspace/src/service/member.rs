@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     control::{
-        instance_files::{InstanceError, Names},
+        instance_files::{InstanceFiles, InstanceFilesError},
         protocol::{InstanceRow, InstanceState},
         run_dir::{Paths, RunDir, RunDirError},
     },
@@ -39,7 +39,7 @@ pub(super) struct Successor {
     pub(super) line: Line,
     pub(super) process: Process,
     /// The names that the instance has from then on; nothing if it keeps its own.
-    pub(super) names: Option<Names>,
+    pub(super) names: Option<InstanceFiles>,
 }
 
 /// A line of the file that runs, or should.
@@ -50,7 +50,7 @@ pub(super) struct ManagedInstance {
     /// They are the service manager's, and cannot be had again.
     pub(super) is_inherited: bool,
     /// Where it is found; nothing if it has no process and is to have none.
-    pub(super) names: Option<Names>,
+    pub(super) names: Option<InstanceFiles>,
     pub(super) process: Option<Process>,
     pub(super) successor: Option<Successor>,
     pub(super) inactive: Option<Inactive>,
@@ -123,13 +123,13 @@ impl ManagedInstance {
         dir: &RunDir,
         line: &Line,
         owner: Option<(Uid, Gid)>,
-    ) -> Result<(UnixListener, Option<Names>), InstanceError> {
+    ) -> Result<(UnixListener, Option<InstanceFiles>), InstanceFilesError> {
         let dir = dir_of(line, dir)?;
         let paths = dir.instance(line.name.bind.as_deref(), line.name.port)?;
         if let Some(names) = self.names.as_ref().filter(|names| names.are_at(&paths)) {
             return Ok((names.socket(owner)?, None));
         }
-        let names = Names::claim(&dir, paths)?;
+        let names = InstanceFiles::claim(&dir, paths)?;
         Ok((names.socket(owner)?, Some(names)))
     }
 

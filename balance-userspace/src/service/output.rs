@@ -5,7 +5,7 @@ use std::io::{Write as _, stderr, stdout};
 use crate::{
     control::{
         client::rpc::ClientError,
-        protocol::{InstanceState, Supervised},
+        protocol::{InstanceState, SupervisorStatus},
     },
     error::one_line,
 };
@@ -20,7 +20,7 @@ pub(super) const NOT_RUNNING: u8 = 7;
 pub(super) const UNAVAILABLE: u8 = 69;
 
 /// Says what does not serve, and returns the exit code that goes with it.
-pub(super) fn print_failures(table: &Supervised) -> u8 {
+pub(super) fn print_failures(table: &SupervisorStatus) -> u8 {
     let failed = table.instances.iter().filter(|row| row.state == InstanceState::Failed);
     let failed: Vec<_> = failed.collect();
     failed.iter().for_each(|row| print_error(&row.status));

@@ -7,7 +7,7 @@
 //!
 //! 1. The new process starts beside the old one, which serves on and is found on the control socket.
 //! 2. The new process serves, and says so. From then on it is the instance's.
-//! 3. Its control socket takes the name of the old one's, at once ([`Names::publish`]).
+//! 3. Its control socket takes the name of the old one's, at once ([`InstanceFiles::publish`]).
 //! 4. The old process is asked to drain over its parent death pipe, stops accepting, says so, and ends with its connections.
 //!
 //! A new process that ends before 2 changes nothing. An old process that does not serve yet is told to leave before
@@ -15,7 +15,7 @@
 //! process ever waits for another to let go of it. A reload has come to its end when every process of it serves or
 //! has failed, and every process that it has told to leave accepts no more.
 //!
-//! [`Names::publish`]: crate::control::instance_files::Names::publish
+//! [`InstanceFiles::publish`]: crate::control::instance_files::InstanceFiles::publish
 
 use std::{collections::HashMap, io, process::ExitStatus, time::Instant};
 
@@ -34,7 +34,7 @@ use super::{
     supervisor::Supervisor,
 };
 use crate::{
-    control::protocol::{InstanceState, Reply},
+    control::protocol::{InstanceReply, InstanceState, SupervisorReply},
     notify,
 };
 
@@ -44,7 +44,7 @@ const UNRESOLVED: u8 = 65;
 /// A reload, from the file to the last instance that it starts.
 pub(super) struct Reload {
     /// Where the answer goes; `None` for a signal.
-    reply: Option<oneshot::Sender<Reply>>,
+    reply: Option<oneshot::Sender<SupervisorReply>>,
     /// What it has done for each instance, in order; nothing before it has begun to.
     steps: Option<Vec<(InstanceName, StepResult)>>,
     /// New processes that did not come up beside the old one: by instance why, and the exit code that goes with it.
@@ -64,7 +64,7 @@ enum StepResult {
 impl Supervisor {
     /// Begins to load the file again, when the reload before has come to its end. Nothing here waits: what
     /// takes time comes back as an event.
-    pub(super) fn begin_reload(&mut self, reply: Option<oneshot::Sender<Reply>>) {
+    pub(super) fn begin_reload(&mut self, reply: Option<oneshot::Sender<SupervisorReply>>) {
         if self.reload.is_some() {
             self.queued_reloads.push_back(reply);
             return;
@@ -78,8 +78,10 @@ impl Supervisor {
         let file = self.settings.file.clone();
         let conf = match check::read(&file) {
             Ok(conf) if conf.mistakes.is_empty() => conf,
-            Ok(conf) => return self.end_reload(Reply::Wrong(conf.wrong(&file))),
-            Err(error) => return self.end_reload(Reply::Wrong(vec![error.to_string()])),
+            Ok(conf) => return self.end_reload(SupervisorReply::InvalidFile(conf.wrong(&file))),
+            Err(error) => {
+                return self.end_reload(SupervisorReply::InvalidFile(vec![error.to_string()]));
+            }
         };
         let plan = self.plan(conf.lines.clone());
         let changed = plan.steps.into_iter().filter(|(_, step)| *step != Step::Keep);
@@ -141,7 +143,7 @@ impl Supervisor {
     pub(super) async fn start_processes(
         &mut self,
         plan: Plan,
-        replies: HashMap<InstanceName, Result<Reply, String>>,
+        replies: HashMap<InstanceName, Result<InstanceReply, String>>,
     ) {
         if self.stopping.is_some() {
             self.give_up_reload();
@@ -181,18 +183,18 @@ impl Supervisor {
         i: usize,
         line: Line,
         step: Step,
-        reply: Option<&Result<Reply, String>>,
+        reply: Option<&Result<InstanceReply, String>>,
     ) -> Option<StepResult> {
         match (step, reply) {
             (Step::Keep, _) => {
                 self.instances[i].line.number = line.number;
                 None
             }
-            (Step::Configure, Some(Ok(Reply::Done | Reply::Already))) => {
+            (Step::Configure, Some(Ok(InstanceReply::Done | InstanceReply::Already))) => {
                 self.instances[i].line = line;
                 Some(StepResult::Changed("changed"))
             }
-            (Step::Configure, Some(Ok(Reply::InvalidAddress(why)) | Err(why))) => {
+            (Step::Configure, Some(Ok(InstanceReply::InvalidAddress(why)) | Err(why))) => {
                 let file = self.settings.file.display();
                 Some(StepResult::Failed(format!("{file}:{}: {why}", line.number)))
             }
@@ -317,22 +319,22 @@ impl Supervisor {
         }
         self.reload = Some(reload);
         self.end_reload(match failed.is_empty() {
-            true => Reply::Changed(changed),
-            false => Reply::Partly { changed, failed, code },
+            true => SupervisorReply::Reloaded(changed),
+            false => SupervisorReply::PartlyReloaded { changed, failed, code },
         });
     }
 
     fn give_up_reload(&mut self) {
-        self.end_reload(Reply::Refused("balance is stopping".to_owned()));
+        self.end_reload(SupervisorReply::Refused("balance is stopping".to_owned()));
     }
 
-    pub(super) fn end_reload(&mut self, reply: Reply) {
+    pub(super) fn end_reload(&mut self, reply: SupervisorReply) {
         match &reply {
-            Reply::Changed(changed) => info!(changed = changed.join("; "), "reloaded"),
-            Reply::Partly { changed, failed, .. } => {
+            SupervisorReply::Reloaded(changed) => info!(changed = changed.join("; "), "reloaded"),
+            SupervisorReply::PartlyReloaded { changed, failed, .. } => {
                 warn!(changed = changed.join("; "), failed = failed.join("; "), "reloaded in part");
             }
-            Reply::Wrong(wrong) => warn!(wrong = wrong.join("; "), "not reloaded"),
+            SupervisorReply::InvalidFile(wrong) => warn!(wrong = wrong.join("; "), "not reloaded"),
             _ => warn!("not reloaded"),
         }
         if self.is_started {

@@ -3,19 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    cli::Place,
+    cli::ServiceLocation,
     control::{
-        client::{connection::Master, rpc::ClientError, script::Asked as _},
-        protocol::{Command, Reply, Supervised},
+        client::{connection::Connection, rpc::ClientError},
+        protocol::{SupervisorCommand, SupervisorReply, SupervisorStatus},
     },
 };
 
 /// A supervisor that runs.
-pub(super) struct RunningSupervisor(Master);
+pub(super) struct RunningSupervisor(Connection);
 
 impl RunningSupervisor {
-    pub(super) fn find(place: &Place) -> Result<Self, ClientError> {
-        Master::supervisor(place.run_dir.as_deref(), &absolute(&place.config)).map(Self)
+    pub(super) fn find(place: &ServiceLocation) -> Result<Self, ClientError> {
+        Connection::supervisor(place.run_dir.as_deref(), &absolute(&place.config)).map(Self)
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -27,16 +27,19 @@ impl RunningSupervisor {
         let _ = self.0.wait_for_end();
     }
 
-    pub(super) fn ask(&mut self, command: Command) -> Result<Reply, ClientError> {
-        match self.0.ask(command)? {
-            Reply::Refused(why) => Err(ClientError::Refused(why)),
+    pub(super) fn ask(
+        &mut self,
+        command: SupervisorCommand,
+    ) -> Result<SupervisorReply, ClientError> {
+        match self.0.request(command)? {
+            SupervisorReply::Refused(why) => Err(ClientError::Refused(why)),
             reply => Ok(reply),
         }
     }
 
-    pub(super) fn table(&mut self) -> Result<Supervised, ClientError> {
-        match self.ask(Command::Instances)? {
-            Reply::Instances(table) => Ok(table),
+    pub(super) fn table(&mut self) -> Result<SupervisorStatus, ClientError> {
+        match self.ask(SupervisorCommand::Instances)? {
+            SupervisorReply::Instances(table) => Ok(table),
             _ => Err(ClientError::Unreadable),
         }
     }

@@ -28,15 +28,15 @@ use super::{
     supervisor::{StopAction, Supervisor, SupervisorSettings},
 };
 use crate::{
-    cli::{Place, args::LogFormat},
+    cli::{ServiceLocation, args::LogFormat},
     control::{
         client::rpc::ClientError,
-        instance_files::{self, Instance, InstanceError},
-        protocol::{Command, Reply, Supervised},
+        instance_files::{self, ControlEndpoint, InstanceFilesError},
+        protocol::{SupervisorCommand, SupervisorReply, SupervisorStatus},
         run_dir::RunDir,
         server::{
-            self, Answer,
-            client_limiter::{Limits, Seat},
+            self, Handler,
+            client_limiter::{ClientLimits, ClientPermit},
         },
     },
     error::StartError,
@@ -55,7 +55,11 @@ const START_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Starts all instances of a file.
-pub(super) fn start(place: &Place, foreground: bool, form: LogFormat) -> Result<u8, StartError> {
+pub(super) fn start(
+    place: &ServiceLocation,
+    foreground: bool,
+    form: LogFormat,
+) -> Result<u8, StartError> {
     let foreground = foreground || notify::is_awaited();
     // What whoever started us has left open is not for instances.
     sys::close_on_exec(inherited::FIRST_FD);
@@ -77,13 +81,13 @@ pub(super) fn start(place: &Place, foreground: bool, form: LogFormat) -> Result<
 }
 
 /// The same in the background.
-pub(super) fn in_background(place: &Place) -> Result<u8, StartError> {
+pub(super) fn in_background(place: &ServiceLocation) -> Result<u8, StartError> {
     let Some(conf) = to_start(place)? else { return Ok(0) };
     detached(place, conf)
 }
 
 /// What is to be started; nothing if it runs already. One that is on its way out is waited for.
-fn to_start(place: &Place) -> Result<Option<Conf>, StartError> {
+fn to_start(place: &ServiceLocation) -> Result<Option<Conf>, StartError> {
     match find(place) {
         Ok((running, table)) if table.stopping => {
             print("balance is stopping: waiting for its end");
@@ -103,7 +107,7 @@ fn to_start(place: &Place) -> Result<Option<Conf>, StartError> {
 
 /// Finds the supervisor that runs. One that ends has its lock for a moment longer than its socket, and one
 /// that starts has it for a moment before.
-fn find(place: &Place) -> Result<(RunningSupervisor, Supervised), ClientError> {
+fn find(place: &ServiceLocation) -> Result<(RunningSupervisor, SupervisorStatus), ClientError> {
     let begun = Instant::now();
     loop {
         let found = RunningSupervisor::find(place).and_then(|mut running| {
@@ -122,13 +126,13 @@ fn find(place: &Place) -> Result<(RunningSupervisor, Supervised), ClientError> {
 }
 
 /// Whether a supervisor of the file holds its lock.
-fn is_locked(place: &Place) -> bool {
+fn is_locked(place: &ServiceLocation) -> bool {
     RunDir::locate(place.run_dir.as_deref())
         .and_then(|dir| dir.supervisor(&absolute(&place.config)))
         .is_ok_and(|paths| instance_files::is_held(&paths))
 }
 
-fn detached(place: &Place, conf: Conf) -> Result<u8, StartError> {
+fn detached(place: &ServiceLocation, conf: Conf) -> Result<u8, StartError> {
     conf.wrong(&place.config).iter().for_each(|wrong| print_error(wrong));
     if conf.lines.is_empty() && !conf.mistakes.is_empty() {
         return Ok(WRONG);
@@ -138,7 +142,7 @@ fn detached(place: &Place, conf: Conf) -> Result<u8, StartError> {
     let run_dir = run_dir
         .transpose()
         .map_err(|source| StartError::System { act: "find out where we are", source })?;
-    let place = Place { config: absolute(&place.config), run_dir };
+    let place = ServiceLocation { config: absolute(&place.config), run_dir };
     let place = &place;
     let instances = plural(conf.lines.len(), "instance");
     // SAFETY: nothing has started a thread: only arguments and the file were read.
@@ -164,7 +168,7 @@ fn detached(place: &Place, conf: Conf) -> Result<u8, StartError> {
 
 /// Is the supervisor, to its end.
 fn supervise(
-    place: &Place,
+    place: &ServiceLocation,
     conf: Conf,
     inherited_listeners: InheritedListeners,
     form: LogFormat,
@@ -175,12 +179,12 @@ fn supervise(
     // It holds the listeners of all of them.
     sys::raise_nofile().map_err(refused("raise the limit of open files"))?;
     notify::begin();
-    let dir = RunDir::locate(place.run_dir.as_deref()).map_err(InstanceError::from);
+    let dir = RunDir::locate(place.run_dir.as_deref()).map_err(InstanceFilesError::from);
     let dir = dir?;
     let file = absolute(&place.config);
-    let paths = dir.supervisor(&file).map_err(InstanceError::from)?;
+    let paths = dir.supervisor(&file).map_err(InstanceFilesError::from)?;
     let inbox_path = paths.notify_socket.clone();
-    let mut claim = Instance::claim(&dir, paths, None)?;
+    let mut claim = ControlEndpoint::claim(&dir, paths, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let after = runtime.map_err(refused("make a runtime"))?.block_on(async {
         let notify_socket = NotifySocket::bind(&inbox_path).map_err(refused("make the notify_socket"))?;
@@ -191,7 +195,7 @@ fn supervise(
         let sender = supervisor.sender();
         let control = claim.take_listener().map(|listener| {
             let answers = SupervisorHandler(sender.clone());
-            async move { server::serve(listener, answers, Limits::default()).await }
+            async move { server::serve(listener, answers, ClientLimits::default()).await }
         });
         let listen = async {
             if let Some(control) = control
@@ -259,10 +263,12 @@ fn re_exec(inherited_listeners: InheritedListeners) -> StartError {
 #[derive(Clone)]
 struct SupervisorHandler(UnboundedSender<Event>);
 
-impl Answer for SupervisorHandler {
-    async fn answer(&self, _: &mut Seat, command: Command) -> Reply {
+impl Handler for SupervisorHandler {
+    type Command = SupervisorCommand;
+
+    async fn handle(&self, _: &mut ClientPermit, command: SupervisorCommand) -> SupervisorReply {
         let (reply, answer) = oneshot::channel();
-        let gone = || Reply::Refused("balance is on its way out".to_owned());
+        let gone = || SupervisorReply::Refused("balance is on its way out".to_owned());
         if self.0.send(Event::Command(command, reply)).is_err() {
             return gone();
         }

@@ -13,10 +13,10 @@ use super::{
     running::{RunningSupervisor, absolute, is_absence},
 };
 use crate::{
-    cli::Place,
+    cli::ServiceLocation,
     control::{
-        client::{rpc::Client, table::columns},
-        protocol::{Command, InstanceRow, InstanceState, Reply},
+        client::{rpc::ControlClient, table::columns},
+        protocol::{InstanceCommand, InstanceReply, InstanceRow, InstanceState},
     },
 };
 
@@ -55,7 +55,7 @@ struct Row {
 }
 
 /// Shows the instances of a file.
-pub(super) fn status(place: &Place, json: bool) -> u8 {
+pub(super) fn status(place: &ServiceLocation, json: bool) -> u8 {
     let config = absolute(&place.config);
     let found = RunningSupervisor::find(place).and_then(|mut running| {
         let pid = running.pid();
@@ -162,9 +162,13 @@ impl Row {
 
     /// With what it says itself; `None` if it does not answer.
     fn asked(&self, socket: &Path) -> Option<Self> {
-        let mut client = Client::connect(socket).ok()?;
-        let Reply::Stats(stats) = client.ask(Command::Stats).ok()? else { return None };
-        let Reply::Table(channels) = client.ask(Command::Show).ok()? else { return None };
+        let mut client = ControlClient::connect(socket).ok()?;
+        let InstanceReply::Stats(stats) = client.ask(InstanceCommand::Stats).ok()? else {
+            return None;
+        };
+        let InstanceReply::Table(channels) = client.ask(InstanceCommand::Show).ok()? else {
+            return None;
+        };
         Some(Self {
             instance: self.instance.clone(),
             why: self.why.clone(),

@@ -15,10 +15,12 @@ use super::{
     running::{RunningSupervisor, is_absence},
 };
 use crate::{
-    cli::Place,
+    cli::ServiceLocation,
     control::{
-        client::rpc::{Client, ClientError},
-        protocol::{Command, InstanceRow, Reply, Supervised},
+        client::rpc::{ClientError, ControlClient},
+        protocol::{
+            InstanceCommand, InstanceReply, InstanceRow, SupervisorCommand, SupervisorStatus,
+        },
     },
 };
 
@@ -29,12 +31,12 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const RESTART_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Stops the instances of a file, and their supervisor.
-pub(super) fn stop(place: &Place) -> u8 {
+pub(super) fn stop(place: &ServiceLocation) -> u8 {
     let begun = Instant::now();
     let stopped = RunningSupervisor::find(place).and_then(|mut running| {
         // What they say of themselves is up to a second old.
         let open: u64 = running.table()?.instances.iter().map(connections_now).sum();
-        match running.ask(Command::Stop) {
+        match running.ask(SupervisorCommand::Stop) {
             // It may be gone before its reply is.
             Ok(_) => {}
             Err(error) if is_absence(&error) => {}
@@ -80,13 +82,13 @@ pub(super) fn wait_for_end(mut running: RunningSupervisor, open: u64) -> Result<
 /// Has a supervisor in the foreground begin anew; it stays the same process, as whoever runs it
 /// expects.
 pub(super) fn restart_in_place(
-    place: &Place,
+    place: &ServiceLocation,
     mut running: RunningSupervisor,
-    before: &Supervised,
+    before: &SupervisorStatus,
 ) -> u8 {
     let begun = Instant::now();
     let mut most: u64 = before.instances.iter().map(connections_now).sum();
-    match running.ask(Command::Restart) {
+    match running.ask(SupervisorCommand::Restart) {
         Err(error) if !is_absence(&error) => return report(&error),
         // It may be gone before its reply is.
         _ => {}
@@ -121,14 +123,17 @@ pub(super) fn restart_in_place(
 
 /// Connections of an instance that still answers, otherwise what it said last.
 fn connections_now(row: &InstanceRow) -> u64 {
-    let asked = row.socket.as_ref().map(|socket| Client::connect(socket)?.ask(Command::Stats));
+    let asked = row
+        .socket
+        .as_ref()
+        .map(|socket| ControlClient::connect(socket)?.ask(InstanceCommand::Stats));
     match asked {
-        Some(Ok(Reply::Stats(stats))) => stats.open,
+        Some(Ok(InstanceReply::Stats(stats))) => stats.open,
         _ => row.connections,
     }
 }
 
-fn open(table: &Supervised) -> u64 {
+fn open(table: &SupervisorStatus) -> u64 {
     table.instances.iter().map(|row| row.connections).sum()
 }
 
@@ -156,7 +161,7 @@ impl Progress {
         Self(bar)
     }
 
-    fn show(&self, table: &Supervised) {
+    fn show(&self, table: &SupervisorStatus) {
         let ending = table.instances.iter().filter(|row| row.pid.is_some()).count();
         let open = connections(open(table));
         self.0.set_message(format!("waiting for {open} of {}", plural(ending, "instance")));

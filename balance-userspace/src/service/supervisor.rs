@@ -39,8 +39,10 @@ use super::{
 };
 use crate::{
     control::{
-        instance_files::Names,
-        protocol::{Command, InstanceRow, InstanceState, Reply, Supervised},
+        instance_files::InstanceFiles,
+        protocol::{
+            InstanceRow, InstanceState, SupervisorCommand, SupervisorReply, SupervisorStatus,
+        },
         run_dir::RunDir,
     },
     error::StartError,
@@ -110,7 +112,7 @@ pub(super) struct Supervisor {
     /// The reload that is under way.
     pub(super) reload: Option<Reload>,
     /// Those that are to come after it.
-    pub(super) queued_reloads: VecDeque<Option<oneshot::Sender<Reply>>>,
+    pub(super) queued_reloads: VecDeque<Option<oneshot::Sender<SupervisorReply>>>,
     pub(super) last_status: String,
 }
 
@@ -204,18 +206,17 @@ impl Supervisor {
             Event::Notified(pid, notification) => self.on_notification(pid, &notification),
             Event::Command(command, reply) => self.on_command(command, reply),
             Event::Checked(Ok(lines)) => self.configure_processes(lines),
-            Event::Checked(Err(wrong)) => self.end_reload(Reply::Wrong(wrong)),
+            Event::Checked(Err(wrong)) => self.end_reload(SupervisorReply::InvalidFile(wrong)),
             Event::Configured(plan, replies) => self.start_processes(plan, replies).await,
         }
     }
 
-    fn on_command(&mut self, command: Command, reply: oneshot::Sender<Reply>) {
+    fn on_command(&mut self, command: SupervisorCommand, reply: oneshot::Sender<SupervisorReply>) {
         let answer = match command {
-            Command::Instances => Reply::Instances(self.table()),
-            Command::Reload => return self.begin_reload(Some(reply)),
-            Command::Stop => self.stop_by_command(StopAction::Exit(0)),
-            Command::Restart => self.stop_by_command(StopAction::Restart),
-            _ => Reply::Refused("this is a supervisor and no instance".to_owned()),
+            SupervisorCommand::Instances => SupervisorReply::Instances(self.table()),
+            SupervisorCommand::Reload => return self.begin_reload(Some(reply)),
+            SupervisorCommand::Stop => self.stop_by_command(StopAction::Exit(0)),
+            SupervisorCommand::Restart => self.stop_by_command(StopAction::Restart),
         };
         // Who asked may be gone.
         let _ = reply.send(answer);
@@ -230,13 +231,13 @@ impl Supervisor {
     }
 
     /// By a command: asking twice does not cut connections, as a second signal does.
-    fn stop_by_command(&mut self, after: StopAction) -> Reply {
+    fn stop_by_command(&mut self, after: StopAction) -> SupervisorReply {
         if self.stopping.is_none() {
             self.stop(Signal::SIGTERM, after);
-            return Reply::Done;
+            return SupervisorReply::Done;
         }
         self.stopping = Some(after);
-        Reply::Already
+        SupervisorReply::Already
     }
 
     fn stop(&mut self, signal: Signal, after: StopAction) {
@@ -323,7 +324,7 @@ impl Supervisor {
         }
     }
 
-    fn table(&self) -> Supervised {
+    fn table(&self) -> SupervisorStatus {
         let dir = &self.settings.dir;
         let rows = self.instances.iter().map(|instance| instance.row(dir));
         let draining = self.draining.iter().map(|drained| InstanceRow {
@@ -334,7 +335,7 @@ impl Supervisor {
             connections: drained.process.connections,
             status: drained.process.status.clone(),
         });
-        Supervised {
+        SupervisorStatus {
             foreground: !self.settings.background,
             began: self.began,
             settled: self.is_started,
@@ -380,7 +381,7 @@ impl Supervisor {
         &mut self,
         i: usize,
         line: &Line,
-    ) -> Result<(Process, Option<Names>), StartError> {
+    ) -> Result<(Process, Option<InstanceFiles>), StartError> {
         let instance = &mut self.instances[i];
         let (args, is_bound) = (line.args.clone(), !instance.listeners.is_empty());
         let look_up = spawn_blocking(move || {

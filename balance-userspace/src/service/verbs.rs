@@ -9,10 +9,10 @@ use super::{
     start, status, stop,
 };
 use crate::{
-    cli::{Place, Verb},
+    cli::{ServiceLocation, Verb},
     control::{
         client::rpc::ClientError,
-        protocol::{Command, Reply},
+        protocol::{SupervisorCommand, SupervisorReply},
     },
     error::StartError,
 };
@@ -48,7 +48,7 @@ fn check_file(file: &Path, no_dns: bool) -> Result<u8, StartError> {
     Ok(0)
 }
 
-fn restart(place: &Place) -> Result<u8, StartError> {
+fn restart(place: &ServiceLocation) -> Result<u8, StartError> {
     // What cannot be started again is not stopped.
     let conf = check::read(&place.config)?;
     let mut wrong = conf.wrong(&place.config);
@@ -72,26 +72,27 @@ fn restart(place: &Place) -> Result<u8, StartError> {
     }
 }
 
-fn reload(place: &Place) -> u8 {
-    let asked = RunningSupervisor::find(place).and_then(|mut running| running.ask(Command::Reload));
+fn reload(place: &ServiceLocation) -> u8 {
+    let asked = RunningSupervisor::find(place)
+        .and_then(|mut running| running.ask(SupervisorCommand::Reload));
     match asked {
-        Ok(Reply::Changed(changed)) if changed.is_empty() => {
+        Ok(SupervisorReply::Reloaded(changed)) if changed.is_empty() => {
             print("balance is reloaded: nothing has changed");
             0
         }
-        Ok(Reply::Changed(changed)) => {
+        Ok(SupervisorReply::Reloaded(changed)) => {
             changed.iter().for_each(|line| print(line));
             print("balance is reloaded");
             0
         }
-        Ok(Reply::Partly { changed, failed, code }) => {
+        Ok(SupervisorReply::PartlyReloaded { changed, failed, code }) => {
             changed.iter().for_each(|line| print(line));
             failed.iter().for_each(|line| print_error(line));
             let how = if changed.is_empty() { "not reloaded" } else { "reloaded in part" };
             print_error(&format!("balance is {how}"));
             code
         }
-        Ok(Reply::Wrong(wrong)) => {
+        Ok(SupervisorReply::InvalidFile(wrong)) => {
             wrong.iter().for_each(|wrong| print_error(wrong));
             print_error("balance is not reloaded");
             WRONG

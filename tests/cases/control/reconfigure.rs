@@ -188,16 +188,16 @@ fn what_is_refused_changes_nothing() {
     dir.run_ok(address, "disable 1; maxc 0 5");
     let before = dir.show_at_rest(address);
     let refused: [(&str, &[&str]); 12] = [
-        ("unfit", &["-x"]),
-        ("unfit", &["-t", "0", &a]),
-        ("unfit", &["--help"]),
-        ("unfit", &["!"]),
-        ("unfit", &[&a, "!", "!", &b]),
-        ("unfit", &[&a, "127.0.0.1:nosuchservice"]),
-        ("unfit", &[&a, "--workers", "7"]),
-        ("unfit", &[&b, "-t", "7", "--run-dir", "/"]),
-        ("unfit", &["-c", "show"]),
-        ("unfit", &["-i"]),
+        ("incompatible", &["-x"]),
+        ("incompatible", &["-t", "0", &a]),
+        ("incompatible", &["--help"]),
+        ("incompatible", &["!"]),
+        ("incompatible", &[&a, "!", "!", &b]),
+        ("incompatible", &[&a, "127.0.0.1:nosuchservice"]),
+        ("incompatible", &[&a, "--workers", "7"]),
+        ("incompatible", &[&b, "-t", "7", "--run-dir", "/"]),
+        ("incompatible", &["-c", "show"]),
+        ("incompatible", &["-i"]),
         ("invalid_address", &[&b, "nosuchhost.invalid:25"]),
         ("invalid_address", &[&a, &b, "nosuchhost.invalid:25", "--grace", "7"]),
     ];
@@ -212,7 +212,7 @@ fn what_is_refused_changes_nothing() {
     }
     for words in [&json!([]), &json!(["stop"]), &json!(["1", a])] {
         let reply = dir.ask(address, &json!({"configure": {"words": words}}));
-        assert!(reply["unfit"].is_string(), "{words}: {reply}");
+        assert!(reply["incompatible"].is_string(), "{words}: {reply}");
     }
     assert_eq!(names(address, 2), "AA");
     assert!(!balance.events().iter().any(|event| event.message == "configured"));

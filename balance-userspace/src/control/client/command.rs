@@ -5,8 +5,8 @@
 //! all, and that a maximum is not negative;
 //! commands that the classic did not have come last, so that they take no abbreviation away.
 
-use super::render::{Label, Render};
-use crate::control::protocol::Command;
+use super::render::{ChannelLabel, ReplyFormat};
+use crate::control::protocol::InstanceCommand;
 use crate::selection::{ChannelId, Method};
 
 /// Groups that the shell can change to; those after it are reached as `G.N`.
@@ -41,7 +41,7 @@ pub const NAMES: [&str; 20] = [
 
 /// What a command means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Parsed {
+pub enum ParsedCommand {
     /// Nothing was typed.
     Empty,
     /// Leave.
@@ -55,17 +55,17 @@ pub enum Parsed {
     /// End the running balance.
     Kill,
     /// Ask the running balance, and show its reply.
-    Ask {
+    Request {
         /// For what.
-        command: Command,
+        command: InstanceCommand,
         /// How to show it.
-        render: Render,
+        format: ReplyFormat,
     },
 }
 
 /// Why a command is not even sent. The user's mistake, told in the classic's words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Wrong {
+pub enum CommandError {
     /// An unknown command, or one without its arguments.
     #[error("syntax error")]
     Syntax,
@@ -74,7 +74,7 @@ pub enum Wrong {
     OutOfRange,
     /// A channel number that cannot be.
     #[error("no such channel {0}")]
-    NoSuchChannel(Label),
+    NoSuchChannel(ChannelLabel),
     /// The same, in the words of other commands.
     #[error("unknown channel")]
     UnknownChannel,
@@ -99,72 +99,74 @@ pub fn split(line: &str) -> impl Iterator<Item = &str> {
 ///
 /// # Errors
 /// What is wrong with it, as far as that can be told without asking.
-pub fn parse(text: &str, group: usize) -> Result<Parsed, Wrong> {
+pub fn parse(text: &str, group: usize) -> Result<ParsedCommand, CommandError> {
     let words: Vec<&str> = text.split_ascii_whitespace().collect();
-    let Some((&first, args)) = words.split_first() else { return Ok(Parsed::Empty) };
+    let Some((&first, args)) = words.split_first() else { return Ok(ParsedCommand::Empty) };
     // Words after those that a command takes are ignored, as they always were.
-    let arg = |i: usize| args.get(i).copied().ok_or(Wrong::Syntax);
-    match name(first).ok_or(Wrong::Syntax)? {
-        "quit" => Ok(Parsed::Quit),
-        "help" => Ok(Parsed::Help),
-        "version" => Ok(Parsed::Version),
-        "kill" => Ok(Parsed::Kill),
-        "show" if args.first() == Some(&"--json") => ask(Command::Show, Render::TableJson),
-        "show" => ask(Command::Show, Render::Table),
-        "stats" => ask(Command::Stats, Render::Stats),
-        "sessions" => ask(Command::Sessions, Render::Sessions),
+    let arg = |i: usize| args.get(i).copied().ok_or(CommandError::Syntax);
+    match name(first).ok_or(CommandError::Syntax)? {
+        "quit" => Ok(ParsedCommand::Quit),
+        "help" => Ok(ParsedCommand::Help),
+        "version" => Ok(ParsedCommand::Version),
+        "kill" => Ok(ParsedCommand::Kill),
+        "show" if args.first() == Some(&"--json") => {
+            ask(InstanceCommand::Show, ReplyFormat::TableJson)
+        }
+        "show" => ask(InstanceCommand::Show, ReplyFormat::Table),
+        "stats" => ask(InstanceCommand::Stats, ReplyFormat::Stats),
+        "sessions" => ask(InstanceCommand::Sessions, ReplyFormat::Sessions),
         "group" => match usize::try_from(leading_number(arg(0)?)) {
-            Ok(group) if group < GROUPS => Ok(Parsed::Group(group)),
-            _ => Err(Wrong::OutOfRange),
+            Ok(group) if group < GROUPS => Ok(ParsedCommand::Group(group)),
+            _ => Err(CommandError::OutOfRange),
         },
         "disable" => {
             let (id, label) = channel(arg(0)?, group)?;
-            ask(Command::Disable(id), Render::Disable(label))
+            ask(InstanceCommand::Disable(id), ReplyFormat::Disable(label))
         }
         "enable" => {
             let (id, label) = channel(arg(0)?, group)?;
-            ask(Command::Enable(id), Render::Enable(label))
+            ask(InstanceCommand::Enable(id), ReplyFormat::Enable(label))
         }
         "reset" => {
             let (id, label) = channel(arg(0)?, group)?;
-            ask(Command::Reset(id), Render::Reset(label))
+            ask(InstanceCommand::Reset(id), ReplyFormat::Reset(label))
         }
         "create" => {
             let (host, port) = (arg(0)?.to_owned(), arg(1)?.to_owned());
-            ask(Command::Create { group, host, port }, Render::Create)
+            ask(InstanceCommand::Create { group, host, port }, ReplyFormat::Create)
         }
         "assign" => {
             let (host, port) = (arg(1)?.to_owned(), arg(2)?.to_owned());
             let id = known_channel(arg(0)?, group)?;
-            ask(Command::Assign { id, host, port }, Render::Assign)
+            ask(InstanceCommand::Assign { id, host, port }, ReplyFormat::Assign)
         }
         "maxc" => {
             let (which, max) = (arg(0)?, leading_number(arg(1)?));
             let id = known_channel(which, group)?;
-            let max = u32::try_from(max).map_err(|_| Wrong::OutOfRange)?;
-            let label = Label::read(which)?;
-            ask(Command::SetMax { id, max }, Render::SetMax { channel: label, max })
+            let max = u32::try_from(max).map_err(|_| CommandError::OutOfRange)?;
+            let label = ChannelLabel::read(which)?;
+            ask(InstanceCommand::SetMax { id, max }, ReplyFormat::SetMax { channel: label, max })
         }
         "hash" => method(group, Method::Hash),
         "rr" => method(group, Method::RoundRobin),
         "mrtg-bytes" => {
             let id = graphed(args)?;
-            ask(Command::Channel(id), Render::MrtgBytes(id))
+            ask(InstanceCommand::Channel(id), ReplyFormat::MrtgBytes(id))
         }
         "mrtg-conns" => {
             let id = graphed(args)?;
-            ask(Command::Channel(id), Render::MrtgConns(id))
+            ask(InstanceCommand::Channel(id), ReplyFormat::MrtgConns(id))
         }
         "drain" => {
             let (id, label) = strict_channel(arg(0)?, group)?;
             let seconds = args.get(1).map(|text| seconds(text)).transpose()?;
-            ask(Command::Drain { id, seconds }, Render::Drain(label))
+            ask(InstanceCommand::Drain { id, seconds }, ReplyFormat::Drain(label))
         }
         "drop" => {
             let (id, label) = strict_channel(arg(0)?, group)?;
-            ask(Command::Drop(id), Render::Drop(label))
+            ask(InstanceCommand::Drop(id), ReplyFormat::Drop(label))
         }
-        _ => Err(Wrong::Syntax),
+        _ => Err(CommandError::Syntax),
     }
 }
 
@@ -178,68 +180,68 @@ fn name(word: &str) -> Option<&'static str> {
     (found != "kill" || word == "kill").then_some(found)
 }
 
-fn ask(command: Command, render: Render) -> Result<Parsed, Wrong> {
-    Ok(Parsed::Ask { command, render })
+fn ask(command: InstanceCommand, format: ReplyFormat) -> Result<ParsedCommand, CommandError> {
+    Ok(ParsedCommand::Request { command, format })
 }
 
-fn method(group: usize, method: Method) -> Result<Parsed, Wrong> {
-    ask(Command::SetMethod { group, method }, Render::Method { group, method })
+fn method(group: usize, method: Method) -> Result<ParsedCommand, CommandError> {
+    ask(InstanceCommand::SetMethod { group, method }, ReplyFormat::Method { group, method })
 }
 
 /// A channel as the classic's commands take it: `G.N`, or whatever number the word begins with.
-fn channel(word: &str, group: usize) -> Result<(ChannelId, Label), Wrong> {
-    let label = Label::read(word)?;
-    label.id(group).map(|id| (id, label)).ok_or(Wrong::NoSuchChannel(label))
+fn channel(word: &str, group: usize) -> Result<(ChannelId, ChannelLabel), CommandError> {
+    let label = ChannelLabel::read(word)?;
+    label.id(group).map(|id| (id, label)).ok_or(CommandError::NoSuchChannel(label))
 }
 
 /// The same for commands that say it in other words.
-fn known_channel(word: &str, group: usize) -> Result<ChannelId, Wrong> {
-    Label::read(word)?.id(group).ok_or(Wrong::UnknownChannel)
+fn known_channel(word: &str, group: usize) -> Result<ChannelId, CommandError> {
+    ChannelLabel::read(word)?.id(group).ok_or(CommandError::UnknownChannel)
 }
 
 /// The same for commands without a past, which need not take a slip for channel 0.
-fn strict_channel(word: &str, group: usize) -> Result<(ChannelId, Label), Wrong> {
+fn strict_channel(word: &str, group: usize) -> Result<(ChannelId, ChannelLabel), CommandError> {
     let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     if !word.split('.').all(number) || word.split('.').count() > 2 {
-        return Err(Wrong::Syntax);
+        return Err(CommandError::Syntax);
     }
     channel(word, group)
 }
 
 /// A channel as group and number in two words, or as `G.N` in one.
-fn graphed(args: &[&str]) -> Result<ChannelId, Wrong> {
+fn graphed(args: &[&str]) -> Result<ChannelId, CommandError> {
     let (group, channel) = match args {
-        [] => return Err(Wrong::Syntax),
-        [word] => match Label::read(word)? {
-            Label { group: Some(group), channel } => (group, channel),
-            Label { group: None, .. } => return Err(Wrong::Syntax),
+        [] => return Err(CommandError::Syntax),
+        [word] => match ChannelLabel::read(word)? {
+            ChannelLabel { group: Some(group), channel } => (group, channel),
+            ChannelLabel { group: None, .. } => return Err(CommandError::Syntax),
         },
         [group, channel, ..] => (leading_number(group), leading_number(channel)),
     };
-    let group = usize::try_from(group).map_err(|_| Wrong::UnknownGroup)?;
-    let channel = usize::try_from(channel).map_err(|_| Wrong::UnknownChannel)?;
+    let group = usize::try_from(group).map_err(|_| CommandError::UnknownGroup)?;
+    let channel = usize::try_from(channel).map_err(|_| CommandError::UnknownChannel)?;
     Ok(ChannelId { group, channel })
 }
 
-fn seconds(text: &str) -> Result<u64, Wrong> {
+fn seconds(text: &str) -> Result<u64, CommandError> {
     if !text.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(Wrong::Syntax);
+        return Err(CommandError::Syntax);
     }
     match text.parse() {
         Ok(seconds) if seconds <= LONGEST_DRAIN => Ok(seconds),
-        _ => Err(Wrong::OutOfRange),
+        _ => Err(CommandError::OutOfRange),
     }
 }
 
-impl Label {
-    fn read(word: &str) -> Result<Self, Wrong> {
+impl ChannelLabel {
+    fn read(word: &str) -> Result<Self, CommandError> {
         let Some((group, channel)) = word.split_once('.').filter(|(group, _)| is_number(group))
         else {
             return Ok(Self { group: None, channel: leading_number(word) });
         };
         // With a slip behind the dot, the number before it would be a channel of another group.
         if channel.is_empty() || !channel.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(Wrong::Syntax);
+            return Err(CommandError::Syntax);
         }
         Ok(Self { group: Some(leading_number(group)), channel: leading_number(channel) })
     }

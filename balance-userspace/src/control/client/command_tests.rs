@@ -9,9 +9,9 @@ fn id(group: usize, channel: usize) -> ChannelId {
 }
 
 /// The command that is sent for this, with 3 as the current group.
-fn sent(text: &str) -> Command {
+fn sent(text: &str) -> InstanceCommand {
     match parse(text, 3) {
-        Ok(Parsed::Ask { command, .. }) => command,
+        Ok(ParsedCommand::Request { command, .. }) => command,
         other => panic!("{text}: {other:?}"),
     }
 }
@@ -50,7 +50,7 @@ fn the_shortest_abbreviations_are_those_of_the_classic() {
 
 #[test]
 fn kill_is_spelled_out() {
-    assert_eq!(parse("kill", 0), Ok(Parsed::Kill));
+    assert_eq!(parse("kill", 0), Ok(ParsedCommand::Kill));
     for text in ["k", "ki", "kil", "killx"] {
         assert_eq!(wrong(text), "syntax error");
     }
@@ -120,38 +120,39 @@ fn numbers_that_cannot_be_are_told_in_the_words_of_each_command() {
 
 #[test]
 fn numbers_are_the_digits_that_a_word_begins_with() {
-    assert_eq!(sent("disable x"), Command::Disable(id(3, 0)));
-    assert_eq!(sent("disable 2x"), Command::Disable(id(3, 2)));
-    assert_eq!(sent("disable +2"), Command::Disable(id(3, 2)));
-    assert_eq!(sent("maxc 1 16more"), Command::SetMax { id: id(3, 1), max: 16 });
-    assert_eq!(parse("group abc", 3), Ok(Parsed::Group(0)));
-    assert_eq!(parse("g 31", 3), Ok(Parsed::Group(31)));
+    assert_eq!(sent("disable x"), InstanceCommand::Disable(id(3, 0)));
+    assert_eq!(sent("disable 2x"), InstanceCommand::Disable(id(3, 2)));
+    assert_eq!(sent("disable +2"), InstanceCommand::Disable(id(3, 2)));
+    assert_eq!(sent("maxc 1 16more"), InstanceCommand::SetMax { id: id(3, 1), max: 16 });
+    assert_eq!(parse("group abc", 3), Ok(ParsedCommand::Group(0)));
+    assert_eq!(parse("g 31", 3), Ok(ParsedCommand::Group(31)));
 }
 
 #[test]
 fn a_channel_of_another_group_is_named_with_a_dot() {
-    assert_eq!(sent("disable 1.2"), Command::Disable(id(1, 2)));
-    assert_eq!(sent("e 40.2"), Command::Enable(id(40, 2)));
-    assert_eq!(sent("maxc 0.1 5"), Command::SetMax { id: id(0, 1), max: 5 });
-    assert_eq!(sent("drop 1.0"), Command::Drop(id(1, 0)));
-    assert_eq!(sent("mrtg-bytes 1.2"), Command::Channel(id(1, 2)));
-    assert_eq!(sent("mrtg-bytes 1 2"), Command::Channel(id(1, 2)));
-    let Ok(Parsed::Ask { render, .. }) = parse("disable 1.2", 3) else { panic!() };
-    assert_eq!(render, Render::Disable(Label { group: Some(1), channel: 2 }));
+    assert_eq!(sent("disable 1.2"), InstanceCommand::Disable(id(1, 2)));
+    assert_eq!(sent("e 40.2"), InstanceCommand::Enable(id(40, 2)));
+    assert_eq!(sent("maxc 0.1 5"), InstanceCommand::SetMax { id: id(0, 1), max: 5 });
+    assert_eq!(sent("drop 1.0"), InstanceCommand::Drop(id(1, 0)));
+    assert_eq!(sent("mrtg-bytes 1.2"), InstanceCommand::Channel(id(1, 2)));
+    assert_eq!(sent("mrtg-bytes 1 2"), InstanceCommand::Channel(id(1, 2)));
+    let Ok(ParsedCommand::Request { format, .. }) = parse("disable 1.2", 3) else { panic!() };
+    assert_eq!(format, ReplyFormat::Disable(ChannelLabel { group: Some(1), channel: 2 }));
 }
 
 #[test]
 fn words_that_a_command_does_not_take_are_ignored() {
-    assert_eq!(sent("show x --json"), Command::Show);
-    assert_eq!(parse("s --json", 0), ask(Command::Show, Render::TableJson));
-    assert_eq!(parse("quit now", 0), Ok(Parsed::Quit));
-    let create = Command::Create { group: 3, host: "h:55".to_owned(), port: "99".to_owned() };
+    assert_eq!(sent("show x --json"), InstanceCommand::Show);
+    assert_eq!(parse("s --json", 0), ask(InstanceCommand::Show, ReplyFormat::TableJson));
+    assert_eq!(parse("quit now", 0), Ok(ParsedCommand::Quit));
+    let create =
+        InstanceCommand::Create { group: 3, host: "h:55".to_owned(), port: "99".to_owned() };
     assert_eq!(sent("create\th:55  99 more"), create);
     for text in ["", " ", "\t", "\n"] {
-        assert_eq!(parse(text, 0), Ok(Parsed::Empty));
+        assert_eq!(parse(text, 0), Ok(ParsedCommand::Empty));
     }
-    assert_eq!(sent("drain 2"), Command::Drain { id: id(3, 2), seconds: None });
-    assert_eq!(sent("drain 2 60"), Command::Drain { id: id(3, 2), seconds: Some(60) });
+    assert_eq!(sent("drain 2"), InstanceCommand::Drain { id: id(3, 2), seconds: None });
+    assert_eq!(sent("drain 2 60"), InstanceCommand::Drain { id: id(3, 2), seconds: Some(60) });
 }
 
 #[test]
@@ -172,8 +173,8 @@ proptest! {
     ) {
         for part in split(&text) {
             match parse(part, group) {
-                Ok(Parsed::Group(n)) => prop_assert!(n < GROUPS),
-                Ok(Parsed::Kill) => prop_assert!(part.contains("kill")),
+                Ok(ParsedCommand::Group(n)) => prop_assert!(n < GROUPS),
+                Ok(ParsedCommand::Kill) => prop_assert!(part.contains("kill")),
                 _ => {}
             }
         }

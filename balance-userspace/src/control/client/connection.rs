@@ -13,12 +13,12 @@ use std::{
 };
 
 use super::{
-    rpc::{Client, ClientError},
-    script::Asked,
+    rpc::{ClientError, ControlClient},
+    script::Transport,
 };
 use crate::control::{
     instance_files,
-    protocol::{Command, Reply},
+    protocol::{ControlCommand, InstanceCommand, InstanceReply},
     run_dir::{Paths, RunDir, RunDirError},
 };
 use crate::sys;
@@ -30,15 +30,15 @@ const END: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Where a running balance is, and a connection to it when there is one.
-pub(crate) struct Master {
+pub(crate) struct Connection {
     paths: Paths,
     /// Whether it may belong to anybody.
     any_user: bool,
     pid: u32,
-    client: Option<Client>,
+    client: Option<ControlClient>,
 }
 
-impl Master {
+impl Connection {
     /// Finds it and connects to it. Without a directory, it is root's when we have none ourselves.
     pub(super) fn find(
         run_dir: Option<&Path>,
@@ -85,6 +85,14 @@ impl Master {
         self.pid
     }
 
+    /// Sends a command and waits for the reply.
+    pub(crate) fn request<C: ControlCommand>(
+        &mut self,
+        command: C,
+    ) -> Result<C::Reply, ClientError> {
+        self.client()?.ask(command)
+    }
+
     /// Ends the connection; the next request makes a new one.
     pub(super) fn hang_up(&mut self) {
         self.client = None;
@@ -104,8 +112,8 @@ impl Master {
         true
     }
 
-    fn connect(&self) -> Result<Client, ClientError> {
-        let client = Client::connect(&self.paths.socket).map_err(|e| match e {
+    fn connect(&self) -> Result<ControlClient, ClientError> {
+        let client = ControlClient::connect(&self.paths.socket).map_err(|e| match e {
             // What is left behind tells who it was.
             ClientError::NoMaster if there(&self.paths) => {
                 self.left_pid().map_or(e, ClientError::Gone)
@@ -129,7 +137,7 @@ impl Master {
     }
 
     /// The connection, a new one if there is none.
-    fn client(&mut self) -> Result<&mut Client, ClientError> {
+    fn client(&mut self) -> Result<&mut ControlClient, ClientError> {
         if self.client.is_none() {
             let client = match self.connect() {
                 Err(ClientError::NoMaster) => Err(ClientError::Gone(self.pid)),
@@ -157,9 +165,9 @@ impl Master {
     }
 }
 
-impl Asked for Master {
-    fn ask(&mut self, command: Command) -> Result<Reply, ClientError> {
-        self.client()?.ask(command)
+impl Transport for Connection {
+    fn ask(&mut self, command: InstanceCommand) -> Result<InstanceReply, ClientError> {
+        self.request(command)
     }
 
     fn ended(&mut self) -> bool {
@@ -185,21 +193,22 @@ mod tests {
     use std::fs::File;
 
     use super::{
-        super::fake::{Act, Fake},
+        super::fake::{FakeReply, FakeServer},
         *,
     };
 
     #[test]
     fn an_instance_is_gone_when_its_lock_is_free_and_not_before() {
-        type End = fn() -> Act;
-        let ends: [(&str, End); 2] = [("lock-leave", || Act::Leave), ("lock-die", || Act::Die)];
+        type End = fn() -> FakeReply;
+        let ends: [(&str, End); 2] =
+            [("lock-leave", || FakeReply::Leave), ("lock-die", || FakeReply::Die)];
         for (name, end) in ends {
-            let fake = Fake::new(name, move |_| end());
+            let fake = FakeServer::new(name, move |_| end());
             let paths = fake.dir.paths();
             let lock = File::create(&paths.lock).unwrap();
             lock.lock().unwrap();
-            let mut master = Master::at(paths, true).unwrap();
-            assert_eq!(master.ask(Command::Kill).unwrap(), Reply::Done);
+            let mut master = Connection::at(paths, true).unwrap();
+            assert_eq!(master.ask(InstanceCommand::Kill).unwrap(), InstanceReply::Done);
             master.hang_up();
             while master.connect().is_ok() {
                 thread::yield_now();

@@ -1,4 +1,6 @@
-//! For tests: a directory of one's own, and a balance in it that answers as it is told.
+//! For tests: a scratch directory, and a fake instance in it that sends prepared replies.
+//!
+//! Invariant: a fake reads requests as the real server does.
 
 use std::{
     env, fs,
@@ -10,120 +12,135 @@ use std::{
     thread,
 };
 
+use serde::Serialize;
+
 use crate::control::{
-    protocol::{Command, Reply, Request},
+    protocol::{InstanceCommand, InstanceReply, ServerReply},
     run_dir::{Paths, RunDir},
+    server::{Incoming, read_request},
 };
 
 /// The port of every fake.
 pub(super) const PORT: u16 = 2500;
 
-/// The process id that a fake tells.
+/// The process id that every fake reports.
 pub(super) const PID: u32 = 4711;
 
-/// A directory that is removed at the end.
-pub(in crate::control) struct Scratch(pub(in crate::control) PathBuf);
+/// A directory that is removed when this is dropped.
+pub(in crate::control) struct ScratchDir(pub(in crate::control) PathBuf);
 
-impl Scratch {
+impl ScratchDir {
     pub(in crate::control) fn new(name: &str) -> Self {
         let path = env::temp_dir().join(format!("balance-{name}-{}", process::id()));
         fs::create_dir(&path).unwrap();
         Self(path)
     }
 
-    /// The paths of the instance in it that listens on all addresses.
+    /// The paths of the instance in the directory that listens on all addresses.
     pub(in crate::control) fn paths(&self) -> Paths {
         RunDir::locate(Some(&self.0)).unwrap().instance(None, PORT).unwrap()
     }
 }
 
-impl Drop for Scratch {
+impl Drop for ScratchDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// What a fake does with a request.
-pub(super) enum Act {
-    /// Answers it.
-    Say(Reply),
-    /// Answers it with a line that is not of the protocol.
+/// How a fake responds to a request.
+pub(super) enum FakeReply {
+    /// Sends this line, which need not be of the protocol.
     Line(String),
-    /// Ends the connection.
+    /// Closes the connection.
     HangUp,
-    /// Answers with [`Reply::Done`] and is gone, its socket too.
+    /// Sends [`InstanceReply::Done`], removes its socket and ends.
     Leave,
-    /// The same, but it leaves its socket behind.
+    /// Sends [`InstanceReply::Done`] and ends; the socket stays behind.
     Die,
 }
 
-/// A balance that answers [`Command::Hello`] itself and everything else as it is told.
-pub(super) struct Fake {
-    pub(super) dir: Scratch,
-    asked: Arc<Mutex<Vec<Command>>>,
+impl FakeReply {
+    /// Sends this reply.
+    pub(super) fn json(reply: impl Serialize) -> Self {
+        Self::Line(serde_json::to_string(&reply).unwrap())
+    }
 }
 
-impl Fake {
-    pub(super) fn new(name: &str, act: impl Fn(&Command) -> Act + Send + 'static) -> Self {
-        Self::strange(name, move |command| match command {
-            Command::Hello => {
-                Act::Say(Reply::Hello { pid: PID, version: env!("CARGO_PKG_VERSION").to_owned() })
+/// A fake instance.
+pub(super) struct FakeServer {
+    pub(super) dir: ScratchDir,
+    commands: Arc<Mutex<Vec<InstanceCommand>>>,
+}
+
+impl FakeServer {
+    /// Starts a fake that answers the handshake like an instance, and commands by `respond`.
+    pub(super) fn new(
+        name: &str,
+        respond: impl Fn(&InstanceCommand) -> FakeReply + Send + 'static,
+    ) -> Self {
+        Self::with_handshake(name, move |incoming| match incoming {
+            Incoming::Hello => {
+                let version = env!("CARGO_PKG_VERSION").to_owned();
+                FakeReply::json(ServerReply::Hello { pid: PID, version })
             }
-            command => act(command),
+            Incoming::Command(command) => respond(command),
         })
     }
 
-    /// One that is told what to answer to [`Command::Hello`] too.
-    pub(super) fn strange(name: &str, act: impl Fn(&Command) -> Act + Send + 'static) -> Self {
-        let dir = Scratch::new(name);
-        let (asked, paths) = (Arc::default(), dir.paths());
+    /// Starts a fake that answers the handshake by `respond` too.
+    pub(super) fn with_handshake(
+        name: &str,
+        respond: impl Fn(&Incoming<InstanceCommand>) -> FakeReply + Send + 'static,
+    ) -> Self {
+        let dir = ScratchDir::new(name);
+        let (commands, paths) = (Arc::default(), dir.paths());
         let listener = UnixListener::bind(&paths.socket).unwrap();
         fs::write(&paths.pid, format!("{PID}\n")).unwrap();
-        let requests = Arc::clone(&asked);
+        let received = Arc::clone(&commands);
         thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
-                if !converse(&stream, &paths, &act, &requests) {
+                if !serve_client(&stream, &paths, &respond, &received) {
                     return;
                 }
             }
         });
-        Self { dir, asked }
+        Self { dir, commands }
     }
 
-    /// What it was asked, in order, apart from who it is.
-    pub(super) fn asked(&self) -> Vec<Command> {
-        self.asked.lock().unwrap().clone()
+    /// The commands received so far, in order, without handshakes.
+    pub(super) fn commands(&self) -> Vec<InstanceCommand> {
+        self.commands.lock().unwrap().clone()
     }
 }
 
-/// Answers a connection's requests; whether there is to be another connection.
-fn converse(
+/// Answers the requests of a connection. Returns whether the fake accepts another connection.
+fn serve_client(
     mut stream: &UnixStream,
     paths: &Paths,
-    act: &impl Fn(&Command) -> Act,
-    asked: &Mutex<Vec<Command>>,
+    respond: &impl Fn(&Incoming<InstanceCommand>) -> FakeReply,
+    commands: &Mutex<Vec<InstanceCommand>>,
 ) -> bool {
     for line in BufReader::new(stream).lines() {
         let Ok(line) = line else { return true };
-        let request: Request = serde_json::from_str(&line).unwrap();
-        if request.command != Command::Hello {
-            asked.lock().unwrap().push(request.command.clone());
+        let incoming = read_request::<InstanceCommand>(line.as_bytes()).unwrap();
+        if let Incoming::Command(command) = &incoming {
+            commands.lock().unwrap().push(command.clone());
         }
-        let mut say = |line: &str| {
+        let mut send = |line: &str| {
             let _ = writeln!(stream, "{line}");
         };
-        let json = |reply: &Reply| serde_json::to_string(reply).unwrap();
-        match act(&request.command) {
-            Act::Say(reply) => say(&json(&reply)),
-            Act::Line(line) => say(&line),
-            Act::HangUp => return true,
-            Act::Leave => {
+        let done = serde_json::to_string(&InstanceReply::Done).unwrap();
+        match respond(&incoming) {
+            FakeReply::Line(line) => send(&line),
+            FakeReply::HangUp => return true,
+            FakeReply::Leave => {
                 let _ = fs::remove_file(&paths.socket);
-                say(&json(&Reply::Done));
+                send(&done);
                 return false;
             }
-            Act::Die => {
-                say(&json(&Reply::Done));
+            FakeReply::Die => {
+                send(&done);
                 return false;
             }
         }

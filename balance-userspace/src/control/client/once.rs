@@ -9,16 +9,16 @@ use std::{
 };
 
 use super::{
-    connection::Master,
+    connection::Connection,
     rpc::ClientError,
-    script::{self, After, Asked},
+    script::{self, ScriptOutcome, Transport},
 };
 
 /// Carries out a line of commands on the instance with this port and bind address, beginning in
 /// group 0, and returns the exit code. With `strict` a command that fails gives 1.
 pub fn once(run_dir: Option<&Path>, bind: Option<&str>, port: u16, line: &str, strict: bool) -> u8 {
     let out = &mut io::stdout();
-    let code = Master::find(run_dir, bind, port)
+    let code = Connection::find(run_dir, bind, port)
         .and_then(|mut master| carry_out(line, strict, &mut master, out));
     code.unwrap_or_else(|e| e.report(out, &mut io::stderr()))
 }
@@ -26,11 +26,11 @@ pub fn once(run_dir: Option<&Path>, bind: Option<&str>, port: u16, line: &str, s
 pub(super) fn carry_out(
     line: &str,
     strict: bool,
-    master: &mut dyn Asked,
+    master: &mut dyn Transport,
     out: &mut dyn Write,
 ) -> Result<u8, ClientError> {
     Ok(match script::run(line, &mut 0, master, out)? {
-        After::Next { failed } => u8::from(failed && strict),
-        After::Exit(code) => code,
+        ScriptOutcome::Continue { failed } => u8::from(failed && strict),
+        ScriptOutcome::Exit(code) => code,
     })
 }

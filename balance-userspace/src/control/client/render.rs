@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::table;
-use crate::control::protocol::Reply;
+use crate::control::protocol::InstanceReply;
 use crate::{
     error::one_line,
     selection::{ChannelId, Method},
@@ -14,14 +14,14 @@ use crate::{
 
 /// A channel as the user named it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Label {
+pub struct ChannelLabel {
     /// The group, if it was named.
     pub group: Option<i64>,
     /// The number.
     pub channel: i64,
 }
 
-impl fmt::Display for Label {
+impl fmt::Display for ChannelLabel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.group {
             Some(group) => write!(f, "{group}.{}", self.channel),
@@ -32,7 +32,7 @@ impl fmt::Display for Label {
 
 /// How to show the reply to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Render {
+pub enum ReplyFormat {
     /// `show`.
     Table,
     /// `show --json`.
@@ -42,11 +42,11 @@ pub enum Render {
     /// `stats`.
     Stats,
     /// `enable`.
-    Enable(Label),
+    Enable(ChannelLabel),
     /// `disable`.
-    Disable(Label),
+    Disable(ChannelLabel),
     /// `reset`.
-    Reset(Label),
+    Reset(ChannelLabel),
     /// `create`.
     Create,
     /// `assign`.
@@ -54,7 +54,7 @@ pub enum Render {
     /// `maxc`.
     SetMax {
         /// Which one.
-        channel: Label,
+        channel: ChannelLabel,
         /// Its new maximum.
         max: u32,
     },
@@ -70,14 +70,14 @@ pub enum Render {
     /// `mrtg-conns`.
     MrtgConns(ChannelId),
     /// `drain`.
-    Drain(Label),
+    Drain(ChannelLabel),
     /// `drop`.
-    Drop(Label),
+    Drop(ChannelLabel),
 }
 
 /// What to print, and whether the command did what it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct Rendered {
     /// Whole lines.
     pub text: String,
     /// Whether it failed; asking for what is so already is no failure.
@@ -85,44 +85,52 @@ pub struct Answer {
 }
 
 /// Renders the reply to a command; `None` if it is no answer to that command.
-pub fn answer(render: &Render, reply: &Reply) -> Option<Answer> {
-    if let Some(text) = failure(render, reply) {
-        return Some(Answer { text: text + "\n", failed: true });
+pub fn render(format: &ReplyFormat, reply: &InstanceReply) -> Option<Rendered> {
+    if let Some(text) = failure(format, reply) {
+        return Some(Rendered { text: text + "\n", failed: true });
     }
-    let line = |text: String| Some(Answer { text: text + "\n", failed: false });
-    let whole = |text: String| Some(Answer { text, failed: false });
-    match (render, reply) {
-        (Render::Table, Reply::Table(rows)) => whole(table::channels(rows)),
-        (Render::TableJson, Reply::Table(rows)) => whole(table::channels_json(rows)),
-        (Render::Sessions, Reply::Sessions(rows)) => whole(table::sessions(rows)),
-        (Render::Stats, Reply::Stats(stats)) => whole(table::stats(stats)),
-        (Render::Enable(n), Reply::Done) => line(format!("channel {n} enabled")),
-        (Render::Enable(n), Reply::Already) => line(format!("channel {n} already enabled")),
-        (Render::Disable(n), Reply::Done) => line(format!("channel {n} disabled")),
-        (Render::Disable(n), Reply::Already) => line(format!("channel {n} already disabled")),
-        (Render::Reset(n), Reply::Done | Reply::Already) => {
+    let line = |text: String| Some(Rendered { text: text + "\n", failed: false });
+    let whole = |text: String| Some(Rendered { text, failed: false });
+    match (format, reply) {
+        (ReplyFormat::Table, InstanceReply::Table(rows)) => whole(table::channels(rows)),
+        (ReplyFormat::TableJson, InstanceReply::Table(rows)) => whole(table::channels_json(rows)),
+        (ReplyFormat::Sessions, InstanceReply::Sessions(rows)) => whole(table::sessions(rows)),
+        (ReplyFormat::Stats, InstanceReply::Stats(stats)) => whole(table::stats(stats)),
+        (ReplyFormat::Enable(n), InstanceReply::Done) => line(format!("channel {n} enabled")),
+        (ReplyFormat::Enable(n), InstanceReply::Already) => {
+            line(format!("channel {n} already enabled"))
+        }
+        (ReplyFormat::Disable(n), InstanceReply::Done) => line(format!("channel {n} disabled")),
+        (ReplyFormat::Disable(n), InstanceReply::Already) => {
+            line(format!("channel {n} already disabled"))
+        }
+        (ReplyFormat::Reset(n), InstanceReply::Done | InstanceReply::Already) => {
             line(format!("channel {n} counters reset"))
         }
-        (Render::Create, Reply::Created(_)) => line("channel created".to_owned()),
-        (Render::Assign, Reply::Done | Reply::Already) => line("channel reassigned".to_owned()),
-        (Render::SetMax { channel, max }, Reply::Done | Reply::Already) => {
+        (ReplyFormat::Create, InstanceReply::Created(_)) => line("channel created".to_owned()),
+        (ReplyFormat::Assign, InstanceReply::Done | InstanceReply::Already) => {
+            line("channel reassigned".to_owned())
+        }
+        (ReplyFormat::SetMax { channel, max }, InstanceReply::Done | InstanceReply::Already) => {
             line(format!("maxc of channel {channel} changed to {max}"))
         }
-        (Render::Method { group, method }, Reply::Done | Reply::Already) => {
+        (ReplyFormat::Method { group, method }, InstanceReply::Done | InstanceReply::Already) => {
             let method = match method {
                 Method::RoundRobin => "round robin",
                 Method::Hash => "hash",
             };
             line(format!("group {group} set to {method}"))
         }
-        (Render::MrtgBytes(id), Reply::Channel(row)) => {
+        (ReplyFormat::MrtgBytes(id), InstanceReply::Channel(row)) => {
             whole(graph(*id, &row.rcvd.to_string(), &row.sent.to_string()))
         }
-        (Render::MrtgConns(id), Reply::Channel(row)) => {
+        (ReplyFormat::MrtgConns(id), InstanceReply::Channel(row)) => {
             whole(graph(*id, &row.total.to_string(), "UNKNOWN"))
         }
-        (Render::Drain(n), Reply::Left(0)) => line(format!("channel {n} drained")),
-        (Render::Drop(n), Reply::Left(had)) => {
+        (ReplyFormat::Drain(n), InstanceReply::Connections(0)) => {
+            line(format!("channel {n} drained"))
+        }
+        (ReplyFormat::Drop(n), InstanceReply::Connections(had)) => {
             line(format!("channel {n} dropped {}", connections(*had)))
         }
         _ => None,
@@ -130,28 +138,32 @@ pub fn answer(render: &Render, reply: &Reply) -> Option<Answer> {
 }
 
 /// What went wrong, if the reply says that.
-fn failure(render: &Render, reply: &Reply) -> Option<String> {
-    use Render::{
+fn failure(format: &ReplyFormat, reply: &InstanceReply) -> Option<String> {
+    use ReplyFormat::{
         Assign, Create, Disable, Drain, Drop, Enable, MrtgBytes, MrtgConns, Reset, SetMax,
     };
-    Some(match (reply, render) {
-        (Reply::Refused(why), _) => one_line(why),
+    Some(match (reply, format) {
+        (InstanceReply::Refused(why), _) => one_line(why),
         (
-            Reply::NoSuchGroup | Reply::NoSuchChannel,
+            InstanceReply::NoSuchGroup | InstanceReply::NoSuchChannel,
             Enable(n) | Disable(n) | Reset(n) | Drain(n) | Drop(n),
         ) => format!("no such channel {n}"),
-        (Reply::NoSuchGroup, Create) => "no channel slots available".to_owned(),
-        (Reply::NoSuchGroup, Render::Method { .. }) => "value out of range".to_owned(),
-        (Reply::NoSuchGroup, MrtgBytes(_) | MrtgConns(_)) => "unknown group".to_owned(),
-        (Reply::NoSuchChannel, MrtgBytes(_) | MrtgConns(_))
-        | (Reply::NoSuchGroup | Reply::NoSuchChannel, Assign | SetMax { .. }) => {
+        (InstanceReply::NoSuchGroup, Create) => "no channel slots available".to_owned(),
+        (InstanceReply::NoSuchGroup, ReplyFormat::Method { .. }) => "value out of range".to_owned(),
+        (InstanceReply::NoSuchGroup, MrtgBytes(_) | MrtgConns(_)) => "unknown group".to_owned(),
+        (InstanceReply::NoSuchChannel, MrtgBytes(_) | MrtgConns(_))
+        | (InstanceReply::NoSuchGroup | InstanceReply::NoSuchChannel, Assign | SetMax { .. }) => {
             "unknown channel".to_owned()
         }
-        (Reply::NotDisabled, Assign) => "channel must be disabled to assign new address".to_owned(),
+        (InstanceReply::NotDisabled, Assign) => {
+            "channel must be disabled to assign new address".to_owned()
+        }
         // Why is in the log of the running balance; scripts compare this line.
-        (Reply::InvalidAddress(_), Assign | Create) => "invalid address".to_owned(),
-        (Reply::TooManyDrains, Drain(_)) => "too many drains are waiting, try later".to_owned(),
-        (Reply::Left(left @ 1..), Drain(n)) => {
+        (InstanceReply::InvalidAddress(_), Assign | Create) => "invalid address".to_owned(),
+        (InstanceReply::TooManyDrains, Drain(_)) => {
+            "too many drains are waiting, try later".to_owned()
+        }
+        (InstanceReply::Connections(left @ 1..), Drain(n)) => {
             format!("channel {n} disabled, {} left", connections(*left))
         }
         _ => return None,

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::control::{
-    client::command::{self, Parsed},
+    client::command::{self, ParsedCommand},
     protocol::{ChannelRow, CounterRow, SessionRow, Stats},
 };
 
@@ -25,9 +25,11 @@ fn row(group: usize, channel: usize, address: &str) -> ChannelRow {
 }
 
 /// What is printed when this is typed in group 0 and answered so; `!` in front of a failure.
-fn shown(typed: &str, reply: Reply) -> String {
-    let Ok(Parsed::Ask { render, .. }) = command::parse(typed, 0) else { panic!("{typed}") };
-    let answer = answer(&render, &reply).unwrap();
+fn shown(typed: &str, reply: InstanceReply) -> String {
+    let Ok(ParsedCommand::Request { format, .. }) = command::parse(typed, 0) else {
+        panic!("{typed}")
+    };
+    let answer = render(&format, &reply).unwrap();
     format!("{}{}", if answer.failed { "!" } else { "" }, answer.text)
 }
 
@@ -44,7 +46,7 @@ GRP Type  #   S       ip-address  port    c      totalc maxc        sent        
   0   RR  3 ENA      192.0.2.100 65535    0           0 9999           0           0
   1 Hash  0 dis        127.0.1.4  2500    0           0    1           0           0
 ";
-    assert_eq!(shown("show", Reply::Table(rows)), expected);
+    assert_eq!(shown("show", InstanceReply::Table(rows)), expected);
 }
 
 #[test]
@@ -57,7 +59,7 @@ fn larger_values_widen_the_row() {
         rcvd: u64::MAX,
         ..row(1000, 1000, "[2001:db8::1234:5678]:25")
     }];
-    let text = shown("show", Reply::Table(rows));
+    let text = shown("show", InstanceReply::Table(rows));
     let expected = "1000   RR 1000 ENA 2001:db8::1234:5678    25 12345 18446744073709551615 \
                     4294967295 18446744073709551615 18446744073709551615";
     assert_eq!(text.lines().nth(1), Some(expected));
@@ -65,7 +67,7 @@ fn larger_values_widen_the_row() {
 
 #[test]
 fn the_table_as_json_has_a_version_and_all_columns() {
-    let text = shown("show --json", Reply::Table(vec![row(2, 1, "[::1]:25")]));
+    let text = shown("show --json", InstanceReply::Table(vec![row(2, 1, "[::1]:25")]));
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     let expected = serde_json::json!({"version": 1, "channels": [{
         "group": 2, "channel": 1, "method": "round_robin", "enabled": true, "address": "::1",
@@ -100,12 +102,14 @@ client           channel  backend         age  sent  rcvd  datapath
 [::1]:1             0.12  -              1.2s  1234     5  -
 192.0.2.7:50000        -  127.0.0.1:25  1m00s  1234     5  sockmap
 ";
-    assert_eq!(shown("sessions", Reply::Sessions(vec![one, connecting, gone])), expected);
+    assert_eq!(shown("sessions", InstanceReply::Sessions(vec![one, connecting, gone])), expected);
 }
 
 #[test]
 fn every_outcome_has_the_classics_line() {
-    use Reply::{Already, Created, Done, InvalidAddress, NoSuchChannel, NoSuchGroup, NotDisabled};
+    use InstanceReply::{
+        Already, Created, Done, InvalidAddress, NoSuchChannel, NoSuchGroup, NotDisabled,
+    };
     let created = Created(ChannelId { group: 0, channel: 7 });
     let invalid = || InvalidAddress("why".to_owned());
     for (typed, reply, line) in [
@@ -132,14 +136,14 @@ fn every_outcome_has_the_classics_line() {
         ("rr", Already, "group 0 set to round robin"),
         ("mrtg-bytes 33 0", NoSuchGroup, "!unknown group"),
         ("mrtg-conns 0 6", NoSuchChannel, "!unknown channel"),
-        ("drain 1", Reply::Left(0), "channel 1 drained"),
-        ("drain 1", Reply::Left(1), "!channel 1 disabled, 1 connection left"),
-        ("drain 0.1", Reply::Left(3), "!channel 0.1 disabled, 3 connections left"),
+        ("drain 1", InstanceReply::Connections(0), "channel 1 drained"),
+        ("drain 1", InstanceReply::Connections(1), "!channel 1 disabled, 1 connection left"),
+        ("drain 0.1", InstanceReply::Connections(3), "!channel 0.1 disabled, 3 connections left"),
         ("drain 9", NoSuchChannel, "!no such channel 9"),
-        ("drop 1", Reply::Left(0), "channel 1 dropped 0 connections"),
-        ("drop 1", Reply::Left(1), "channel 1 dropped 1 connection"),
-        ("drain 0", Reply::TooManyDrains, "!too many drains are waiting, try later"),
-        ("show", Reply::Refused("why".to_owned()), "!why"),
+        ("drop 1", InstanceReply::Connections(0), "channel 1 dropped 0 connections"),
+        ("drop 1", InstanceReply::Connections(1), "channel 1 dropped 1 connection"),
+        ("drain 0", InstanceReply::TooManyDrains, "!too many drains are waiting, try later"),
+        ("show", InstanceReply::Refused("why".to_owned()), "!why"),
     ] {
         assert_eq!(shown(typed, reply), format!("{line}\n"), "{typed}");
     }
@@ -148,16 +152,16 @@ fn every_outcome_has_the_classics_line() {
 #[test]
 fn graphs_get_four_lines() {
     let row = ChannelRow { total: 7, sent: 5, rcvd: 6, ..row(1, 2, "127.0.0.1:25") };
-    let reply = || Reply::Channel(row.clone());
+    let reply = || InstanceReply::Channel(row.clone());
     assert_eq!(shown("mrtg-bytes 1 2", reply()), "6\n5\nUNKNOWN\ngroup 1 channel 2\n");
     assert_eq!(shown("mrtg-conns 1.2", reply()), "7\nUNKNOWN\nUNKNOWN\ngroup 1 channel 2\n");
 }
 
 #[test]
 fn a_reply_to_something_else_is_no_answer() {
-    assert_eq!(answer(&Render::Table, &Reply::Done), None);
-    assert_eq!(answer(&Render::Create, &Reply::Left(0)), None);
-    assert_eq!(answer(&Render::Assign, &Reply::Table(Vec::new())), None);
+    assert_eq!(render(&ReplyFormat::Table, &InstanceReply::Done), None);
+    assert_eq!(render(&ReplyFormat::Create, &InstanceReply::Connections(0)), None);
+    assert_eq!(render(&ReplyFormat::Assign, &InstanceReply::Table(Vec::new())), None);
 }
 
 proptest! {
@@ -170,7 +174,7 @@ proptest! {
         let row = ChannelRow {
             address, current, total, max, sent, ..row(group, channel, "0.0.0.0:0")
         };
-        let text = shown("show", Reply::Table(vec![row]));
+        let text = shown("show", InstanceReply::Table(vec![row]));
         let lines: Vec<&str> = text.lines().collect();
         prop_assert_eq!(lines.len(), 2);
         prop_assert_eq!(lines[1].split_whitespace().count(), 11);
@@ -193,10 +197,11 @@ fn what_another_process_says_moves_no_terminal() {
         log_lines_lost: 0,
         counters: vec![CounterRow { name: nasty.clone(), value: 1, reason: Some(nasty.clone()) }],
     };
-    for (render, reply, lines) in
-        [(Render::Create, Reply::Refused(nasty), 1), (Render::Stats, Reply::Stats(stats), 9)]
-    {
-        let text = answer(&render, &reply).unwrap().text;
+    for (format, reply, lines) in [
+        (ReplyFormat::Create, InstanceReply::Refused(nasty), 1),
+        (ReplyFormat::Stats, InstanceReply::Stats(stats), 9),
+    ] {
+        let text = render(&format, &reply).unwrap().text;
         assert_eq!(text.lines().count(), lines, "{text:?}");
         assert!(!text.contains('\u{1b}'), "{text:?}");
     }

@@ -1,6 +1,6 @@
 //! Talks to a running balance: a connection to its socket, one request and one reply at a time.
 //!
-//! Invariant: no wait is without an end, except for the reply to a `drain` or a `reload`. After an error the
+//! Invariant: no wait is without an end, except for the reply to a `drain` or a `reload`. ScriptOutcome an error the
 //! connection is not used again: a late reply would answer the wrong request.
 
 use std::{
@@ -11,10 +11,11 @@ use std::{
 };
 
 use nix::sys::socket::{getsockopt, sockopt};
+use serde::Serialize;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::control::{
-    protocol::{Command, REPLY_LINE, Reply, Request, VERSION},
+    protocol::{ControlCommand, Handshake, REPLY_LIMIT, Request, ServerReply, VERSION},
     run_dir::RunDirError,
 };
 use crate::error::{StartError, one_line};
@@ -111,12 +112,12 @@ impl ClientError {
 
 /// A connection to a running balance.
 #[derive(Debug)]
-pub struct Client {
+pub struct ControlClient {
     stream: BufReader<UnixStream>,
     pid: u32,
 }
 
-impl Client {
+impl ControlClient {
     /// Connects and makes sure that it is a balance that we understand.
     ///
     /// # Errors
@@ -126,11 +127,11 @@ impl Client {
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
         let mut client =
             Self { stream: BufReader::new(open(path).map_err(not_there(path))?), pid: 0 };
-        let line = client.exchange(Command::Hello, Some(CONNECT)).map_err(not_there(path))?;
+        let line = client.exchange(Handshake::Hello, Some(CONNECT)).map_err(not_there(path))?;
         match serde_json::from_slice(&line) {
-            Ok(Reply::Hello { pid, .. }) => Ok(Self { pid, ..client }),
-            Ok(Reply::Mismatch { version }) => Err(ClientError::Release(version)),
-            Ok(Reply::Refused(why)) => Err(ClientError::Refused(why)),
+            Ok(ServerReply::Hello { pid, .. }) => Ok(Self { pid, ..client }),
+            Ok(ServerReply::Mismatch { version }) => Err(ClientError::Release(version)),
+            Ok(ServerReply::Refused(why)) => Err(ClientError::Refused(why)),
             _ => Err(ClientError::Stranger),
         }
     }
@@ -154,28 +155,27 @@ impl Client {
     /// # Errors
     /// [`ClientError::Gone`] when it ends instead, [`ClientError::Timeout`],
     /// [`ClientError::Release`], [`ClientError::Unreadable`], [`ClientError::Socket`].
-    pub fn ask(&mut self, command: Command) -> Result<Reply, ClientError> {
-        let takes_its_time = matches!(command, Command::Drain { .. } | Command::Reload);
-        let wait = if takes_its_time { None } else { Some(REPLY) };
+    pub fn ask<C: ControlCommand>(&mut self, command: C) -> Result<C::Reply, ClientError> {
+        let wait = if command.has_no_time_limit() { None } else { Some(REPLY) };
         let line = self.exchange(command, wait).map_err(|e| match e.kind() {
             kind if broken(kind) => ClientError::Gone(self.pid),
             kind if late(kind) => ClientError::Timeout,
             _ => ClientError::Socket(e),
         })?;
-        match serde_json::from_slice(&line) {
-            Ok(Reply::Mismatch { version }) => Err(ClientError::Release(version)),
-            reply => reply.map_err(|_| ClientError::Unreadable),
-        }
+        serde_json::from_slice(&line).map_err(|_| match serde_json::from_slice(&line) {
+            Ok(ServerReply::Mismatch { version }) => ClientError::Release(version),
+            _ => ClientError::Unreadable,
+        })
     }
 
     /// Sends a request and reads a line.
-    fn exchange(&mut self, command: Command, wait: Option<Duration>) -> io::Result<Vec<u8>> {
+    fn exchange(&mut self, command: impl Serialize, wait: Option<Duration>) -> io::Result<Vec<u8>> {
         let mut line = serde_json::to_vec(&Request { version: VERSION, command })?;
         line.push(b'\n');
         self.stream.get_ref().set_read_timeout(wait)?;
         self.stream.get_mut().write_all(&line)?;
         line.clear();
-        (&mut self.stream).take(REPLY_LINE as u64).read_until(b'\n', &mut line)?;
+        (&mut self.stream).take(REPLY_LIMIT as u64).read_until(b'\n', &mut line)?;
         if line.is_empty() {
             return Err(ErrorKind::UnexpectedEof.into());
         }

@@ -6,30 +6,30 @@
 use std::io::Write;
 
 use super::{
-    command::{self, Parsed},
+    command::{self, ParsedCommand},
     help, render,
     rpc::ClientError,
 };
-use crate::control::protocol::{Command, Reply};
+use crate::control::protocol::{InstanceCommand, InstanceReply};
 use crate::error::one_line;
 
 /// Exit code when balance did not end.
 const UNAVAILABLE: u8 = 69;
 
 /// A running balance.
-pub(crate) trait Asked {
+pub(crate) trait Transport {
     /// Asks it and waits for the reply.
-    fn ask(&mut self, command: Command) -> Result<Reply, ClientError>;
+    fn ask(&mut self, command: InstanceCommand) -> Result<InstanceReply, ClientError>;
 
-    /// After [`Command::Kill`]: waits until it no longer answers, within limits; whether it did so.
+    /// ScriptOutcome [`InstanceCommand::Kill`]: waits until it no longer answers, within limits; whether it did so.
     fn ended(&mut self) -> bool;
 }
 
 /// What comes after a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum After {
+pub(super) enum ScriptOutcome {
     /// Another line.
-    Next {
+    Continue {
         /// Whether a command failed.
         failed: bool,
     },
@@ -41,63 +41,63 @@ pub(super) enum After {
 pub(super) fn run(
     line: &str,
     group: &mut usize,
-    master: &mut dyn Asked,
+    master: &mut dyn Transport,
     out: &mut dyn Write,
-) -> Result<After, ClientError> {
+) -> Result<ScriptOutcome, ClientError> {
     for text in command::split(line) {
         let after = one(text, group, master, out)?;
-        if after != (After::Next { failed: false }) {
+        if after != (ScriptOutcome::Continue { failed: false }) {
             return Ok(after);
         }
     }
-    Ok(After::Next { failed: false })
+    Ok(ScriptOutcome::Continue { failed: false })
 }
 
 fn one(
     text: &str,
     group: &mut usize,
-    master: &mut dyn Asked,
+    master: &mut dyn Transport,
     out: &mut dyn Write,
-) -> Result<After, ClientError> {
+) -> Result<ScriptOutcome, ClientError> {
     let mut failed = false;
     match command::parse(text, *group) {
         Err(wrong) => {
             failed = true;
             say(out, &format!("{wrong}\n"))?;
         }
-        Ok(Parsed::Empty) => {}
-        Ok(Parsed::Quit) => return Ok(After::Exit(0)),
-        Ok(Parsed::Help) => say(out, &help::help())?,
-        Ok(Parsed::Version) => say(out, help::VERSION)?,
-        Ok(Parsed::Group(chosen)) => *group = chosen,
-        Ok(Parsed::Kill) => return kill(master, out),
-        Ok(Parsed::Ask { command, render }) => {
+        Ok(ParsedCommand::Empty) => {}
+        Ok(ParsedCommand::Quit) => return Ok(ScriptOutcome::Exit(0)),
+        Ok(ParsedCommand::Help) => say(out, &help::help())?,
+        Ok(ParsedCommand::Version) => say(out, help::VERSION)?,
+        Ok(ParsedCommand::Group(chosen)) => *group = chosen,
+        Ok(ParsedCommand::Kill) => return kill(master, out),
+        Ok(ParsedCommand::Request { command, format }) => {
             let reply = master.ask(command)?;
-            let answer = render::answer(&render, &reply).ok_or(ClientError::Unreadable)?;
-            failed = answer.failed;
-            say(out, &answer.text)?;
+            let rendered = render::render(&format, &reply).ok_or(ClientError::Unreadable)?;
+            failed = rendered.failed;
+            say(out, &rendered.text)?;
         }
     }
-    Ok(After::Next { failed })
+    Ok(ScriptOutcome::Continue { failed })
 }
 
-fn kill(master: &mut dyn Asked, out: &mut dyn Write) -> Result<After, ClientError> {
-    match master.ask(Command::Kill) {
+fn kill(master: &mut dyn Transport, out: &mut dyn Write) -> Result<ScriptOutcome, ClientError> {
+    match master.ask(InstanceCommand::Kill) {
         // It may be gone before its reply is.
-        Ok(Reply::Done | Reply::Already) | Err(ClientError::Gone(_)) => {}
-        Ok(Reply::Refused(why)) => {
+        Ok(InstanceReply::Done | InstanceReply::Already) | Err(ClientError::Gone(_)) => {}
+        Ok(InstanceReply::Refused(why)) => {
             say(out, &format!("{}\n", one_line(&why)))?;
-            return Ok(After::Next { failed: true });
+            return Ok(ScriptOutcome::Continue { failed: true });
         }
         Ok(_) => return Err(ClientError::Unreadable),
         Err(e) => return Err(e),
     }
     if master.ended() {
         say(out, "shutdown complete, exiting.\n")?;
-        return Ok(After::Exit(0));
+        return Ok(ScriptOutcome::Exit(0));
     }
     say(out, "shutdown failed.\n")?;
-    Ok(After::Exit(UNAVAILABLE))
+    Ok(ScriptOutcome::Exit(UNAVAILABLE))
 }
 
 /// Writes at once: a script may wait for it.

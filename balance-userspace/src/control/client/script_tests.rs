@@ -9,21 +9,21 @@ use crate::selection::ChannelId;
 
 /// Answers in order, and remembers what it was asked.
 struct Scripted {
-    replies: VecDeque<Result<Reply, ClientError>>,
-    asked: Vec<Command>,
+    replies: VecDeque<Result<InstanceReply, ClientError>>,
+    asked: Vec<InstanceCommand>,
     ends: bool,
 }
 
 impl Scripted {
-    fn new(replies: Vec<Result<Reply, ClientError>>) -> Self {
+    fn new(replies: Vec<Result<InstanceReply, ClientError>>) -> Self {
         Self { replies: replies.into(), asked: Vec::new(), ends: true }
     }
 }
 
-impl Asked for Scripted {
-    fn ask(&mut self, command: Command) -> Result<Reply, ClientError> {
+impl Transport for Scripted {
+    fn ask(&mut self, command: InstanceCommand) -> Result<InstanceReply, ClientError> {
         self.asked.push(command);
-        self.replies.pop_front().unwrap_or(Ok(Reply::Done))
+        self.replies.pop_front().unwrap_or(Ok(InstanceReply::Done))
     }
 
     fn ended(&mut self) -> bool {
@@ -31,7 +31,10 @@ impl Asked for Scripted {
     }
 }
 
-fn carry_out(line: &str, master: &mut Scripted) -> (Result<After, ClientError>, usize, String) {
+fn carry_out(
+    line: &str,
+    master: &mut Scripted,
+) -> (Result<ScriptOutcome, ClientError>, usize, String) {
     let (mut group, mut out) = (0, Vec::new());
     let after = run(line, &mut group, master, &mut out);
     (after, group, String::from_utf8(out).unwrap())
@@ -41,9 +44,9 @@ fn carry_out(line: &str, master: &mut Scripted) -> (Result<After, ClientError>, 
 fn commands_follow_each_other_in_the_group_that_was_chosen() {
     let mut master = Scripted::new(Vec::new());
     let (after, group, out) = carry_out("group 2; disable 1; version", &mut master);
-    assert!(matches!(after, Ok(After::Next { failed: false })));
+    assert!(matches!(after, Ok(ScriptOutcome::Continue { failed: false })));
     assert_eq!(group, 2);
-    assert_eq!(master.asked, [Command::Disable(ChannelId { group: 2, channel: 1 })]);
+    assert_eq!(master.asked, [InstanceCommand::Disable(ChannelId { group: 2, channel: 1 })]);
     assert_eq!(out, format!("channel 1 disabled\n{}", help::VERSION));
 }
 
@@ -51,9 +54,9 @@ fn commands_follow_each_other_in_the_group_that_was_chosen() {
 fn nothing_is_done_after_a_command_that_fails() {
     let mut master = Scripted::new(Vec::new());
     let (after, group, out) = carry_out("group 99; disable 1", &mut master);
-    assert!(matches!(after, Ok(After::Next { failed: true })));
+    assert!(matches!(after, Ok(ScriptOutcome::Continue { failed: true })));
     assert_eq!((group, out.as_str()), (0, "value out of range\n"));
-    let mut master = Scripted::new(vec![Ok(Reply::NoSuchChannel)]);
+    let mut master = Scripted::new(vec![Ok(InstanceReply::NoSuchChannel)]);
     let (_, _, out) = carry_out("drop 9; disable 1", &mut master);
     assert_eq!(out, "no such channel 9\n");
     assert_eq!(master.asked.len(), 1);
@@ -61,28 +64,29 @@ fn nothing_is_done_after_a_command_that_fails() {
 
 #[test]
 fn what_is_so_already_is_no_failure() {
-    let mut master = Scripted::new(vec![Ok(Reply::Already)]);
+    let mut master = Scripted::new(vec![Ok(InstanceReply::Already)]);
     let (after, _, out) = carry_out("disable 0; quit; show", &mut master);
-    assert!(matches!(after, Ok(After::Exit(0))));
+    assert!(matches!(after, Ok(ScriptOutcome::Exit(0))));
     assert_eq!(out, "channel 0 already disabled\n");
 }
 
 #[test]
 fn kill_says_whether_balance_has_ended() {
-    for reply in [Ok(Reply::Done), Err(ClientError::Gone(7))] {
+    for reply in [Ok(InstanceReply::Done), Err(ClientError::Gone(7))] {
         let (after, _, out) = carry_out("kill; show", &mut Scripted::new(vec![reply]));
-        assert!(matches!(after, Ok(After::Exit(0))));
+        assert!(matches!(after, Ok(ScriptOutcome::Exit(0))));
         assert_eq!(out, "shutdown complete, exiting.\n");
     }
     let mut master = Scripted { ends: false, ..Scripted::new(Vec::new()) };
     let (after, _, out) = carry_out("kill", &mut master);
-    assert!(matches!(after, Ok(After::Exit(69))));
+    assert!(matches!(after, Ok(ScriptOutcome::Exit(69))));
     assert_eq!(out, "shutdown failed.\n");
 }
 
 #[test]
 fn a_reply_to_something_else_ends_the_client() {
-    let (after, _, out) = carry_out("show", &mut Scripted::new(vec![Ok(Reply::Left(1))]));
+    let (after, _, out) =
+        carry_out("show", &mut Scripted::new(vec![Ok(InstanceReply::Connections(1))]));
     assert_eq!((after.unwrap_err().exit_code(), out.as_str()), (65, ""));
 }
 
@@ -91,8 +95,8 @@ proptest! {
     fn no_line_and_no_reply_crash_the_client(
         words in prop::collection::vec(r"show|disable|create|assign|maxc|group|drain|drop|kill|hash|mrtg-bytes|; |[0-9.x-]{1,3}|\PC{0,4}", 0..12),
         reply in prop::sample::select(vec![
-            Reply::Done, Reply::Already, Reply::NoSuchGroup, Reply::NoSuchChannel, Reply::Left(2),
-            Reply::NotDisabled, Reply::TooManyDrains, Reply::Table(Vec::new()), Reply::InvalidAddress(String::new()),
+            InstanceReply::Done, InstanceReply::Already, InstanceReply::NoSuchGroup, InstanceReply::NoSuchChannel, InstanceReply::Connections(2),
+            InstanceReply::NotDisabled, InstanceReply::TooManyDrains, InstanceReply::Table(Vec::new()), InstanceReply::InvalidAddress(String::new()),
         ]),
     ) {
         let replies = (0..12).map(|_| Ok(reply.clone())).collect();

@@ -9,9 +9,9 @@ use std::{
 };
 
 use super::{
-    connection::Master,
+    connection::Connection,
     rpc::ClientError,
-    script::{self, After, say},
+    script::{self, ScriptOutcome, say},
     terminal::Terminal,
 };
 
@@ -28,7 +28,7 @@ pub(super) trait Lines {
 /// the exit code.
 pub fn shell(run_dir: Option<&Path>, bind: Option<&str>, port: u16) -> u8 {
     let out = &mut io::stdout();
-    let code = Master::find(run_dir, bind, port).and_then(|mut master| {
+    let code = Connection::find(run_dir, bind, port).and_then(|mut master| {
         let mut lines: Box<dyn Lines> = match editor() {
             Some(terminal) => Box::new(terminal),
             None => Box::new(Plain(io::stdin().lock())),
@@ -46,7 +46,7 @@ fn editor() -> Option<Terminal> {
 }
 
 fn converse(
-    master: &mut Master,
+    master: &mut Connection,
     lines: &mut dyn Lines,
     out: &mut dyn Write,
 ) -> Result<u8, ClientError> {
@@ -60,7 +60,7 @@ fn converse(
         // Somebody may take an hour to type: nothing is kept open meanwhile.
         master.hang_up();
         let Some(line) = lines.next(&format!("balance[{group}] "), out)? else { return Ok(0) };
-        if let After::Exit(code) = script::run(&line, &mut group, master, out)? {
+        if let ScriptOutcome::Exit(code) = script::run(&line, &mut group, master, out)? {
             return Ok(code);
         }
     }

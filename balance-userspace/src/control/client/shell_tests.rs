@@ -5,39 +5,41 @@ use std::fs;
 use super::*;
 use crate::control::{
     client::{
-        fake::{Act, Fake, PORT, Scratch},
+        fake::{FakeReply, FakeServer, PORT, ScratchDir},
         once::carry_out,
     },
-    protocol::{Command, Reply},
+    protocol::{InstanceCommand, InstanceReply},
 };
 use crate::selection::ChannelId;
 
 const BANNER: &str = "\nbalance 3.57 interactive command shell\nPID of master process is 4711\n\n";
 
 /// Exit code, standard output and standard error of a shell with this on its standard input.
-fn typed(fake: &Fake, input: &str) -> (u8, String, String) {
+fn typed(fake: &FakeServer, input: &str) -> (u8, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let code = Master::find(Some(&fake.dir.0), None, PORT)
+    let code = Connection::find(Some(&fake.dir.0), None, PORT)
         .and_then(|mut master| converse(&mut master, &mut Plain(input.as_bytes()), &mut out));
     let code = code.unwrap_or_else(|e| e.report(&mut out, &mut err));
     (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
 }
 
 /// The same of `-c`.
-fn once(dir: &Scratch, line: &str, strict: bool) -> (u8, String) {
+fn once(dir: &ScratchDir, line: &str, strict: bool) -> (u8, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let code = Master::find(Some(&dir.0), None, PORT)
+    let code = Connection::find(Some(&dir.0), None, PORT)
         .and_then(|mut master| carry_out(line, strict, &mut master, &mut out));
     let code = code.unwrap_or_else(|e| e.report(&mut out, &mut err));
     (code, String::from_utf8(out).unwrap() + &String::from_utf8(err).unwrap())
 }
 
-fn obliging(name: &str) -> Fake {
-    Fake::new(name, |command| {
-        Act::Say(match command {
-            Command::Disable(ChannelId { channel: 9, .. }) => Reply::NoSuchChannel,
-            Command::Create { .. } => Reply::Created(ChannelId { group: 5, channel: 0 }),
-            _ => Reply::Done,
+fn obliging(name: &str) -> FakeServer {
+    FakeServer::new(name, |command| {
+        FakeReply::json(match command {
+            InstanceCommand::Disable(ChannelId { channel: 9, .. }) => InstanceReply::NoSuchChannel,
+            InstanceCommand::Create { .. } => {
+                InstanceReply::Created(ChannelId { group: 5, channel: 0 })
+            }
+            _ => InstanceReply::Done,
         })
     })
 }
@@ -51,8 +53,8 @@ fn prompts_and_answers_are_those_of_the_classic() {
                     balance[0] no such channel 9\nbalance[0] balance[5] channel created\n\
                     balance[5] balance[5] channel 0 enabled\nbalance[5] ";
     assert_eq!((code, out, err.as_str()), (0, format!("{BANNER}{expected}"), ""));
-    let enable = Command::Enable(ChannelId { group: 5, channel: 0 });
-    assert_eq!(fake.asked().last(), Some(&enable));
+    let enable = InstanceCommand::Enable(ChannelId { group: 5, channel: 0 });
+    assert_eq!(fake.commands().last(), Some(&enable));
 }
 
 #[test]
@@ -66,7 +68,7 @@ fn the_end_of_the_input_ends_the_shell_with_a_newline() {
 #[test]
 fn input_that_is_no_text_is_a_syntax_error() {
     let fake = obliging("shell-bytes");
-    let mut master = Master::find(Some(&fake.dir.0), None, PORT).unwrap();
+    let mut master = Connection::find(Some(&fake.dir.0), None, PORT).unwrap();
     let mut out = Vec::new();
     let input: &[u8] = b"\xff\xfe\0\nquit\n";
     assert_eq!(converse(&mut master, &mut Plain(input), &mut out).unwrap(), 0);
@@ -77,7 +79,8 @@ fn input_that_is_no_text_is_a_syntax_error() {
 #[test]
 fn kill_ends_the_shell_when_balance_has_ended() {
     for (name, dies) in [("shell-leave", false), ("shell-die", true)] {
-        let fake = Fake::new(name, move |_| if dies { Act::Die } else { Act::Leave });
+        let fake =
+            FakeServer::new(name, move |_| if dies { FakeReply::Die } else { FakeReply::Leave });
         let (code, out, _) = typed(&fake, "kill\nshow\n");
         let expected = format!("{BANNER}balance[0] shutdown complete, exiting.\n");
         assert_eq!((code, out), (0, expected));
@@ -87,7 +90,8 @@ fn kill_ends_the_shell_when_balance_has_ended() {
 #[test]
 fn a_balance_that_goes_away_ends_the_shell() {
     for (name, dies) in [("shell-gone-left", false), ("shell-gone-died", true)] {
-        let fake = Fake::new(name, move |_| if dies { Act::Die } else { Act::Leave });
+        let fake =
+            FakeServer::new(name, move |_| if dies { FakeReply::Die } else { FakeReply::Leave });
         let (code, out, err) = typed(&fake, "disable 0\nhelpless\ndisable 1\nversion\n");
         let expected = "balance[0] channel 0 disabled\nbalance[0] syntax error\n\
                         balance[0] no master process with pid 4711, exiting.\n";
@@ -114,17 +118,17 @@ fn one_line_gives_exit_code_0_unless_the_caller_is_strict() {
 
 #[test]
 fn without_a_balance_even_quit_and_version_say_so() {
-    let dir = Scratch::new("once-nobody");
+    let dir = ScratchDir::new("once-nobody");
     for line in ["quit", "version", "", "show"] {
         assert_eq!(once(&dir, line, false), (69, "no master process, exiting.\n".to_owned()));
     }
-    let e = once(&Scratch(dir.0.join("missing")), "show", false);
+    let e = once(&ScratchDir(dir.0.join("missing")), "show", false);
     assert_eq!(e, (69, "no master process, exiting.\n".to_owned()));
 }
 
 #[test]
 fn one_that_died_is_named_by_what_it_left() {
-    let fake = Fake::new("once-died", |_| Act::Die);
+    let fake = FakeServer::new("once-died", |_| FakeReply::Die);
     assert_eq!(once(&fake.dir, "disable 0", false).0, 0);
     let gone = (69, "no master process with pid 4711, exiting.\n".to_owned());
     assert_eq!(once(&fake.dir, "show", false), gone);

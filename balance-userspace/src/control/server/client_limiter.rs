@@ -1,77 +1,78 @@
-//! How many control clients are served at a time, and how many wait for the end of a drain.
+//! Limits of control clients: how many are served at a time, and how many wait for a drain.
 //!
-//! Invariant: a client has a seat whenever it is read from or written to, and none while it waits;
-//! so those that wait keep nobody out, and they are bounded apart.
+//! Invariant: a client holds a permit while the server reads from or writes to it, and none while
+//! its command waits. So waiting clients keep no other client out. A limit of their own bounds them.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How many clients there may be. Each holds a descriptor that a connection could have.
+/// The most control clients at a time. Each holds a descriptor that a connection could use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Limits {
-    /// Clients served at a time; more queue up.
+pub(crate) struct ClientLimits {
+    /// Clients that are served; further clients queue.
     pub(crate) served: usize,
-    /// Clients that wait at a time.
+    /// Clients that wait for a drain.
     pub(crate) waiting: usize,
 }
 
-impl Default for Limits {
+impl Default for ClientLimits {
     fn default() -> Self {
         Self { served: 64, waiting: 256 }
     }
 }
 
-impl Limits {
-    /// These limits, each lowered to `count` if it is higher.
+impl ClientLimits {
+    /// Returns these limits, each lowered to `count` if it is higher.
     pub(crate) fn at_most(self, count: usize) -> Self {
         Self { served: self.served.min(count), waiting: self.waiting.min(count) }
     }
 }
 
-/// The seats.
-pub(super) struct Seats {
+/// Hands out permits within the limits.
+pub(super) struct ClientLimiter {
     served: Arc<Semaphore>,
     waiting: Semaphore,
 }
 
-/// A client's seat.
-pub(crate) struct Seat {
-    seats: Arc<Seats>,
-    /// There unless the client waits.
+/// Permission to be served, held by one client.
+pub(crate) struct ClientPermit {
+    limiter: Arc<ClientLimiter>,
+    /// None while the client waits.
     permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Seats {
-    /// All free.
-    pub(super) fn new(limits: Limits) -> Arc<Self> {
+impl ClientLimiter {
+    /// Returns a limiter with every permit free.
+    pub(super) fn new(limits: ClientLimits) -> Arc<Self> {
         Arc::new(Self {
             served: Arc::new(Semaphore::new(limits.served)),
             waiting: Semaphore::new(limits.waiting),
         })
     }
 
-    /// The next seat that is free.
-    pub(super) async fn take(self: &Arc<Self>) -> Seat {
+    /// Waits for a free permit.
+    pub(super) async fn acquire(self: &Arc<Self>) -> ClientPermit {
         let permit = self.permit().await;
-        Seat { seats: Arc::clone(self), permit }
+        ClientPermit { limiter: Arc::clone(self), permit }
     }
 
-    /// `None` if the semaphore were closed, which nobody does.
+    /// Waits for a permit of the semaphore. `None` only if the semaphore is closed, which never
+    /// happens.
     async fn permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.served).acquire_owned().await.ok()
     }
 }
 
-impl Seat {
-    /// Waits for `event` without the seat, and takes one again; `None`, at once, when too many
-    /// wait already.
-    pub(super) async fn leave_for<T>(&mut self, event: impl Future<Output = T>) -> Option<T> {
-        let seats = Arc::clone(&self.seats);
-        let _waiting = seats.waiting.try_acquire().ok()?;
+impl ClientPermit {
+    /// Releases the permit, waits for `event`, and acquires a permit again. Returns `None` at once
+    /// when too many clients wait already.
+    pub(super) async fn release_during<T>(&mut self, event: impl Future<Output = T>) -> Option<T> {
+        let limiter = Arc::clone(&self.limiter);
+        let _waiting = limiter.waiting.try_acquire().ok()?;
         self.permit = None;
         let result = event.await;
-        self.permit = seats.permit().await;
+        self.permit = limiter.permit().await;
         Some(result)
     }
 }
@@ -85,29 +86,31 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_waits_keeps_nobody_out_and_is_bounded() {
-        let limits = Limits { served: 3, waiting: 5 };
-        let seats = Seats::new(limits);
+    async fn waiting_clients_keep_no_client_out_and_are_limited() {
+        let limits = ClientLimits { served: 3, waiting: 5 };
+        let limiter = ClientLimiter::new(limits);
         let waiting: Vec<_> = (0..limits.waiting)
             .map(|_| {
-                let seats = Arc::clone(&seats);
-                tokio::spawn(async move { seats.take().await.leave_for(pending::<()>()).await })
+                let limiter = Arc::clone(&limiter);
+                tokio::spawn(async move {
+                    limiter.acquire().await.release_during(pending::<()>()).await
+                })
             })
             .collect();
-        while seats.waiting.available_permits() > 0 {
+        while limiter.waiting.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
         let mut served = Vec::new();
         for _ in 0..limits.served {
-            served.push(seats.take().await);
+            served.push(limiter.acquire().await);
         }
-        assert!(timeout(std::time::Duration::ZERO, seats.take()).await.is_err());
-        assert_eq!(served[0].leave_for(ready(1)).await, None);
+        assert!(timeout(std::time::Duration::ZERO, limiter.acquire()).await.is_err());
+        assert_eq!(served[0].release_during(ready(1)).await, None);
         for task in waiting {
             task.abort();
             assert!(task.await.is_err());
         }
-        assert_eq!(served[0].leave_for(ready(1)).await, Some(1));
-        assert!(timeout(std::time::Duration::ZERO, seats.take()).await.is_err());
+        assert_eq!(served[0].release_during(ready(1)).await, Some(1));
+        assert!(timeout(std::time::Duration::ZERO, limiter.acquire()).await.is_err());
     }
 }

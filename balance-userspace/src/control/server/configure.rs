@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 use tracing::info;
 
 use super::handler::invalid;
-use crate::control::protocol::Reply;
+use crate::control::protocol::InstanceReply;
 use crate::{
     cli::{self, Invocation, args::Args, operand},
     error::StartError,
@@ -23,14 +23,14 @@ use crate::{
 };
 
 /// Takes the arguments that these words are, whole or not at all.
-pub(super) async fn configure(context: &Arc<Context>, words: Vec<String>) -> Reply {
+pub(super) async fn configure(context: &Arc<Context>, words: Vec<String>) -> InstanceReply {
     let mut active_args = context.active_args.lock().await;
     let args = match read(words) {
         Ok(args) => args,
         Err(why) => return unfit(why),
     };
     if args == *active_args {
-        return Reply::Already;
+        return InstanceReply::Already;
     }
     if !active_args.can_reload_to(&args) {
         return unfit("an option differs that cannot change while the instance runs".to_owned());
@@ -47,12 +47,12 @@ pub(super) async fn configure(context: &Arc<Context>, words: Vec<String>) -> Rep
     context.settings.send_replace(Settings::of(&args));
     info!(changes = changes(&active_args, &args, &replaced), "configured");
     *active_args = args;
-    Reply::Done
+    InstanceReply::Done
 }
 
-fn unfit(why: String) -> Reply {
+fn unfit(why: String) -> InstanceReply {
     info!(reason = why, "configuration rejected");
-    Reply::Unfit(why)
+    InstanceReply::Incompatible(why)
 }
 
 fn read(words: Vec<String>) -> Result<Args, String> {

@@ -12,8 +12,10 @@ use std::{
 use tokio::{task::spawn_blocking, time::sleep};
 use tracing::info;
 
-use super::{Answer, client_limiter::Seat, configure};
-use crate::control::protocol::{ChannelRow, Command, CounterRow, Reply, SessionRow, Stats};
+use super::{Handler, client_limiter::ClientPermit, configure};
+use crate::control::protocol::{
+    ChannelRow, CounterRow, InstanceCommand, InstanceReply, SessionRow, Stats,
+};
 use crate::{
     cli::operand,
     error::StartError,
@@ -30,9 +32,11 @@ use crate::{
 /// Between two looks at a channel that is drained.
 const LOOK: Duration = Duration::from_millis(50);
 
-impl Answer for Arc<Context> {
-    async fn answer(&self, seat: &mut Seat, command: Command) -> Reply {
-        answer(self, seat, command).await
+impl Handler for Arc<Context> {
+    type Command = InstanceCommand;
+
+    async fn handle(&self, permit: &mut ClientPermit, command: InstanceCommand) -> InstanceReply {
+        handle(self, permit, command).await
     }
 
     async fn stopped(&self) {
@@ -40,37 +44,48 @@ impl Answer for Arc<Context> {
     }
 }
 
-async fn answer(context: &Arc<Context>, seat: &mut Seat, command: Command) -> Reply {
+async fn handle(
+    context: &Arc<Context>,
+    permit: &mut ClientPermit,
+    command: InstanceCommand,
+) -> InstanceReply {
     match command {
-        Command::Show | Command::Sessions | Command::Stats | Command::Channel(_) => {}
-        // Says itself what it changes.
-        Command::Configure { .. } => {}
-        _ => info!(?command, "control"),
+        InstanceCommand::Show
+        | InstanceCommand::Sessions
+        | InstanceCommand::Stats
+        | InstanceCommand::Channel(_) => {}
+        // Logs its changes itself.
+        InstanceCommand::Configure { .. } => {}
+        _ => info!(%command, "control command"),
     }
     match command {
-        Command::Show => Reply::Table(rows(&context.table.lock())),
-        Command::Sessions => Reply::Sessions(sessions(context)),
-        Command::Stats => Reply::Stats(stats(context)),
-        Command::Channel(id) => channel(&context.table.lock(), id),
-        Command::Enable(id) => changed(context.table.lock().selector.set_enabled(id, true)),
-        Command::Disable(id) => changed(context.table.lock().selector.set_enabled(id, false)),
-        Command::Reset(id) => done(context.table.lock().reset(id)),
-        Command::SetMax { id, max } => done(context.table.lock().selector.set_max(id, max)),
-        Command::SetMethod { group, method } => {
+        InstanceCommand::Show => InstanceReply::Table(rows(&context.table.lock())),
+        InstanceCommand::Sessions => InstanceReply::Sessions(sessions(context)),
+        InstanceCommand::Stats => InstanceReply::Stats(stats(context)),
+        InstanceCommand::Channel(id) => channel(&context.table.lock(), id),
+        InstanceCommand::Enable(id) => changed(context.table.lock().selector.set_enabled(id, true)),
+        InstanceCommand::Disable(id) => {
+            changed(context.table.lock().selector.set_enabled(id, false))
+        }
+        InstanceCommand::Reset(id) => done(context.table.lock().reset(id)),
+        InstanceCommand::SetMax { id, max } => done(context.table.lock().selector.set_max(id, max)),
+        InstanceCommand::SetMethod { group, method } => {
             done(context.table.lock().selector.set_method(group, method))
         }
-        Command::Create { group, host, port } => match resolve_server(context, host, port).await {
-            Ok(found) => match context.table.lock().selector.create(group, found) {
-                Ok(id) => Reply::Created(id),
-                Err(refused) => refusal(refused),
-            },
-            Err(why) => invalid(why),
-        },
-        Command::Assign { id, host, port } => {
+        InstanceCommand::Create { group, host, port } => {
+            match resolve_server(context, host, port).await {
+                Ok(found) => match context.table.lock().selector.create(group, found) {
+                    Ok(id) => InstanceReply::Created(id),
+                    Err(refused) => refusal(refused),
+                },
+                Err(why) => invalid(why),
+            }
+        }
+        InstanceCommand::Assign { id, host, port } => {
             // Whether it may be is the better answer than whether the name can be resolved.
             match context.table.lock().selector.channel(id) {
                 Err(refused) => return refusal(refused),
-                Ok(channel) if channel.enabled => return Reply::NotDisabled,
+                Ok(channel) if channel.enabled => return InstanceReply::NotDisabled,
                 Ok(_) => {}
             }
             match resolve_server(context, host, port).await {
@@ -78,27 +93,23 @@ async fn answer(context: &Arc<Context>, seat: &mut Seat, command: Command) -> Re
                 Err(why) => invalid(why),
             }
         }
-        Command::Drain { id, seconds } => {
-            let drained = seat.leave_for(drain(context, id, seconds)).await;
-            drained.unwrap_or(Reply::TooManyDrains)
+        InstanceCommand::Drain { id, seconds } => {
+            let drained = permit.release_during(drain(context, id, seconds)).await;
+            drained.unwrap_or(InstanceReply::TooManyDrains)
         }
-        Command::Drop(id) => drop_sessions(&context.table.lock(), id),
-        Command::Configure { words } => configure::configure(context, words).await,
-        Command::Kill => {
+        InstanceCommand::Drop(id) => drop_sessions(&context.table.lock(), id),
+        InstanceCommand::Configure { words } => configure::configure(context, words).await,
+        InstanceCommand::Kill => {
             context.stop.cancel();
-            Reply::Done
-        }
-        Command::Hello => unreachable!("the server says who is there"),
-        Command::Instances | Command::Reload | Command::Stop | Command::Restart => {
-            Reply::Refused("this is an instance and no supervisor".to_owned())
+            InstanceReply::Done
         }
     }
 }
 
 /// The client shows the classic's bare words; why is for the log.
-pub(super) fn invalid(why: String) -> Reply {
+pub(super) fn invalid(why: String) -> InstanceReply {
     info!(reason = why, "server address rejected");
-    Reply::InvalidAddress(why)
+    InstanceReply::InvalidAddress(why)
 }
 
 /// Where a server is that is given as in a channel operand, or as host and port. Blocks no one.
@@ -120,7 +131,7 @@ async fn resolve_server(
     }
 }
 
-async fn drain(context: &Arc<Context>, id: ChannelId, seconds: Option<u64>) -> Reply {
+async fn drain(context: &Arc<Context>, id: ChannelId, seconds: Option<u64>) -> InstanceReply {
     let channel = {
         let selector = &mut context.table.lock().selector;
         let disabled = selector.set_enabled(id, false);
@@ -134,16 +145,16 @@ async fn drain(context: &Arc<Context>, id: ChannelId, seconds: Option<u64>) -> R
         // Of this one, wherever it stands by now.
         let left = context.table.lock().selector.current(channel);
         if left == 0 || end.is_some_and(|end| Instant::now() >= end) {
-            return Reply::Left(left);
+            return InstanceReply::Connections(left);
         }
         tokio::select! {
             () = sleep(LOOK) => {}
-            () = context.stop.cancelled() => return Reply::Left(left),
+            () = context.stop.cancelled() => return InstanceReply::Connections(left),
         }
     }
 }
 
-fn drop_sessions(inner: &Inner, id: ChannelId) -> Reply {
+fn drop_sessions(inner: &Inner, id: ChannelId) -> InstanceReply {
     let channel = match inner.selector.channel(id) {
         Ok(channel) => channel.key,
         Err(refused) => return refusal(refused),
@@ -153,7 +164,7 @@ fn drop_sessions(inner: &Inner, id: ChannelId) -> Reply {
         session.abort.reset();
         dropped += 1;
     }
-    Reply::Left(dropped)
+    InstanceReply::Connections(dropped)
 }
 
 /// Every channel, with what its live connections have moved so far.
@@ -176,14 +187,14 @@ fn rows(inner: &Inner) -> Vec<ChannelRow> {
         .collect()
 }
 
-fn channel(inner: &Inner, id: ChannelId) -> Reply {
+fn channel(inner: &Inner, id: ChannelId) -> InstanceReply {
     let channel = match inner.selector.channel(id) {
         Ok(channel) => channel,
         Err(refused) => return refusal(refused),
     };
     let live = inner.sessions_of(channel.key).map(|session| session.traffic.read());
     let sum = live.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-    Reply::Channel(row(id, inner.selector.groups()[id.group].method, channel, sum))
+    InstanceReply::Channel(row(id, inner.selector.groups()[id.group].method, channel, sum))
 }
 
 fn row(id: ChannelId, method: Method, channel: &Channel, (sent, rcvd): (u64, u64)) -> ChannelRow {
@@ -251,22 +262,22 @@ fn sessions(context: &Context) -> Vec<SessionRow> {
         .collect()
 }
 
-fn changed(result: Result<Effect, ChangeError>) -> Reply {
+fn changed(result: Result<Effect, ChangeError>) -> InstanceReply {
     match result {
-        Ok(Effect::Changed) => Reply::Done,
-        Ok(Effect::Unchanged) => Reply::Already,
+        Ok(Effect::Changed) => InstanceReply::Done,
+        Ok(Effect::Unchanged) => InstanceReply::Already,
         Err(refused) => refusal(refused),
     }
 }
 
-fn done(result: Result<(), ChangeError>) -> Reply {
-    result.map_or_else(refusal, |()| Reply::Done)
+fn done(result: Result<(), ChangeError>) -> InstanceReply {
+    result.map_or_else(refusal, |()| InstanceReply::Done)
 }
 
-fn refusal(refused: ChangeError) -> Reply {
+fn refusal(refused: ChangeError) -> InstanceReply {
     match refused {
-        ChangeError::NoSuchGroup | ChangeError::TooManyGroups => Reply::NoSuchGroup,
-        ChangeError::NoSuchChannel => Reply::NoSuchChannel,
-        ChangeError::NotDisabled => Reply::NotDisabled,
+        ChangeError::NoSuchGroup | ChangeError::TooManyGroups => InstanceReply::NoSuchGroup,
+        ChangeError::NoSuchChannel => InstanceReply::NoSuchChannel,
+        ChangeError::NotDisabled => InstanceReply::NotDisabled,
     }
 }

@@ -1,7 +1,8 @@
-//! A control socket: requests in, replies out, whoever answers them.
+//! The server of a control socket: reads requests, hands each command to a [`Handler`], writes
+//! replies.
 //!
-//! Invariants: only root and the owner of the process are heard; a client that is silent, endless
-//! or talks nonsense costs a seat for a moment and nothing else.
+//! Invariants: only root and the owner of the process may send commands. A client that is silent,
+//! endless or sends garbage holds a permit for a moment and costs nothing else.
 
 pub(crate) mod client_limiter;
 mod configure;
@@ -9,6 +10,7 @@ mod handler;
 
 use std::{io, os::unix::net::UnixListener as StdListener, time::Duration};
 
+use serde::de::DeserializeOwned;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
@@ -17,124 +19,156 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    protocol::{Command, LINE, Preamble, Reply, Request, VERSION},
-    server::client_limiter::{Limits, Seat, Seats},
+    protocol::{
+        ControlCommand, ControlReply as _, Handshake, Preamble, REQUEST_LIMIT, Request,
+        ServerReply, VERSION,
+    },
+    server::client_limiter::{ClientLimiter, ClientLimits, ClientPermit},
 };
 use crate::{error::one_line, sys};
 
-/// How long a client may take to send a line or to read its reply. Short, so that silent clients
-/// cannot keep others out for longer than these wait.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The longest time a client may take to send a request or to read its reply. Silent clients keep
+/// others out for no longer than this, so it is short.
+const IO_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Pause after an accept failed for want of something.
-const BACK_OFF: Duration = Duration::from_millis(50);
+/// Pause after an accept failed on a resource shortage.
+const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// Who carries out what is asked on a control socket.
-pub(crate) trait Answer: Clone + Send + Sync + 'static {
-    /// Carries out a command. One that waits leaves its seat meanwhile.
-    fn answer(&self, seat: &mut Seat, command: Command) -> impl Future<Output = Reply> + Send;
+/// Carries out the commands that arrive on a control socket.
+pub(crate) trait Handler: Clone + Send + Sync + 'static {
+    /// The commands.
+    type Command: ControlCommand;
 
-    /// Waits until nobody is to be answered any more.
+    /// Carries out a command. A command that waits releases the permit meanwhile.
+    fn handle(
+        &self,
+        permit: &mut ClientPermit,
+        command: Self::Command,
+    ) -> impl Future<Output = <Self::Command as ControlCommand>::Reply> + Send;
+
+    /// Waits until the server is to stop.
     fn stopped(&self) -> impl Future<Output = ()> + Send;
 }
 
-/// Serves the socket until it is to stop.
+/// Serves the socket until [`Handler::stopped`] completes.
 ///
 /// # Errors
-/// When the socket cannot be waited for.
+/// When the socket cannot be registered with the reactor.
 pub(crate) async fn serve(
     listener: StdListener,
-    answers: impl Answer,
-    limits: Limits,
+    handler: impl Handler,
+    limits: ClientLimits,
 ) -> io::Result<()> {
     let listener = UnixListener::from_std(listener)?;
-    let seats = Seats::new(limits);
+    let limiter = ClientLimiter::new(limits);
     loop {
-        let seat = seats.take().await;
+        let permit = limiter.acquire().await;
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(_) => {
-                    // Out of descriptors, most likely: the workers say so.
-                    sleep(BACK_OFF).await;
+                    // Out of descriptors, most likely. The workers log that.
+                    sleep(ACCEPT_RETRY_PAUSE).await;
                     continue;
                 }
             },
-            () = answers.stopped() => return Ok(()),
+            () = handler.stopped() => return Ok(()),
         };
-        let answers = answers.clone();
+        let handler = handler.clone();
         tokio::spawn(async move {
-            // A client that breaks off is no concern of ours.
-            let _ = converse(stream, &answers, seat).await;
+            // A client that breaks off needs no handling.
+            let _ = serve_client(stream, &handler, permit).await;
         });
     }
 }
 
-/// One client's requests, to its end.
-async fn converse(stream: UnixStream, answers: &impl Answer, mut seat: Seat) -> io::Result<()> {
+/// Serves the requests of one client until the client ends.
+async fn serve_client<H: Handler>(
+    stream: UnixStream,
+    handler: &H,
+    mut permit: ClientPermit,
+) -> io::Result<()> {
     let user = stream.peer_cred()?.uid();
-    let heard = user == 0 || user == sys::effective_user();
-    if !heard {
+    let is_authorized = user == 0 || user == sys::effective_user();
+    if !is_authorized {
         warn!(user, "control client refused");
     }
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read);
     loop {
         let mut line = Vec::new();
-        let mut limited = (&mut lines).take(LINE as u64);
-        let read = timeout(PATIENCE, limited.read_until(b'\n', &mut line)).await??;
+        let mut limited = (&mut lines).take(REQUEST_LIMIT as u64);
+        let read = timeout(IO_TIMEOUT, limited.read_until(b'\n', &mut line)).await??;
         if read == 0 {
             return Ok(());
         }
-        let request = if !heard {
-            Err(Reply::Refused("only root and the owner of balance may control it".to_owned()))
+        let request = if !is_authorized {
+            let reason = "only root and the owner of balance may control it";
+            Err(ServerReply::Refused(reason.to_owned()))
         } else if line.last() != Some(&b'\n') {
-            Err(Reply::Refused("the request is too long or was cut off".to_owned()))
+            let reason = "the request is too long or was cut off";
+            Err(ServerReply::Refused(reason.to_owned()))
         } else {
-            read_request(&line)
+            read_request::<H::Command>(&line)
         };
-        // Not kept for as long as a command may wait.
+        // A command may wait for long; free the memory before.
         drop(line);
-        let reply = match request {
-            Ok(Command::Hello) => hello(),
-            Ok(command) => tokio::select! {
-                reply = answers.answer(&mut seat, command) => reply,
-                // Nobody waits for the end of its drain any more.
-                () = gone(&mut lines) => return Ok(()),
+        let (mut reply, is_refusal) = match request {
+            Ok(Incoming::Hello) => (serde_json::to_vec(&hello())?, false),
+            Ok(Incoming::Command(command)) => tokio::select! {
+                reply = handler.handle(&mut permit, command) => {
+                    (serde_json::to_vec(&reply)?, reply.is_refusal())
+                }
+                // The client no longer waits for the end of its drain.
+                () = closed(&mut lines) => return Ok(()),
             },
-            Err(reply) => reply,
+            Err(refusal) => (serde_json::to_vec(&refusal)?, true),
         };
-        let refused = matches!(reply, Reply::Refused(_) | Reply::Mismatch { .. });
-        let mut text = serde_json::to_vec(&reply)?;
-        text.push(b'\n');
-        timeout(PATIENCE, write.write_all(&text)).await??;
-        if refused {
+        reply.push(b'\n');
+        timeout(IO_TIMEOUT, write.write_all(&reply)).await??;
+        if is_refusal {
             return Ok(());
         }
     }
 }
 
-fn hello() -> Reply {
-    Reply::Hello { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned() }
+fn hello() -> ServerReply {
+    ServerReply::Hello { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned() }
 }
 
-/// What a line asks for. Its version is looked at first: another version may well ask for
-/// something that cannot be read here.
-pub(crate) fn read_request(line: &[u8]) -> Result<Command, Reply> {
-    // What was sent is in it.
+/// A request that can be read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Incoming<C> {
+    /// [`Handshake::Hello`], which the server answers itself.
+    Hello,
+    /// A command for the handler.
+    Command(C),
+}
+
+/// Reads a request. The version comes first: the command of another version may be unreadable here.
+///
+/// # Errors
+/// The reply to a request of another version, or to one that cannot be read.
+pub(crate) fn read_request<C: DeserializeOwned>(line: &[u8]) -> Result<Incoming<C>, ServerReply> {
+    // The error quotes the request, which may hold control characters.
     let unreadable = |e: serde_json::Error| {
-        Reply::Refused(one_line(&format!("the request cannot be read: {e}")))
+        ServerReply::Refused(one_line(&format!("the request cannot be read: {e}")))
     };
     let Preamble { version } = serde_json::from_slice(line).map_err(unreadable)?;
     if version != VERSION {
-        return Err(Reply::Mismatch { version: VERSION });
+        return Err(ServerReply::Mismatch { version: VERSION });
     }
-    serde_json::from_slice(line).map(|Request { command, .. }| command).map_err(unreadable)
+    if let Ok(Request { command: Handshake::Hello, .. }) = serde_json::from_slice(line) {
+        return Ok(Incoming::Hello);
+    }
+    let request = serde_json::from_slice(line).map_err(unreadable)?;
+    let Request { command, .. } = request;
+    Ok(Incoming::Command(command))
 }
 
 /// Waits until the client has closed its side.
-async fn gone(lines: &mut (impl tokio::io::AsyncBufRead + Unpin)) {
-    // A request sent ahead is read when its turn comes.
+async fn closed(lines: &mut (impl tokio::io::AsyncBufRead + Unpin)) {
+    // A request that the client sends ahead stays in the buffer until the command is done.
     if lines.fill_buf().await.is_ok_and(|bytes| !bytes.is_empty()) {
         std::future::pending::<()>().await;
     }
@@ -143,29 +177,45 @@ async fn gone(lines: &mut (impl tokio::io::AsyncBufRead + Unpin)) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::protocol::{InstanceCommand, SupervisorCommand};
+
+    type Read = Result<Incoming<InstanceCommand>, ServerReply>;
 
     #[test]
-    fn another_version_is_told_ours_whatever_it_asks_for() {
+    fn a_request_of_another_version_is_answered_by_ours() {
         for version in ["0", "2", "4294967295"] {
             for command in ["\"show\"", "{\"weight\":{\"id\":[0,1]}}", "7", "null"] {
                 let line = format!("{{\"version\":{version},\"command\":{command},\"more\":[]}}\n");
-                let reply = read_request(line.as_bytes()).unwrap_err();
-                assert_eq!(reply, Reply::Mismatch { version: VERSION }, "{line}");
+                let read: Read = read_request(line.as_bytes());
+                assert_eq!(read, Err(ServerReply::Mismatch { version: VERSION }), "{line}");
             }
         }
         let line = format!("{{\"version\":{VERSION},\"command\":\"show\"}}");
-        assert_eq!(read_request(line.as_bytes()), Ok(Command::Show));
+        assert_eq!(read_request(line.as_bytes()), Ok(Incoming::Command(InstanceCommand::Show)));
+        let hello = format!("{{\"version\":{VERSION},\"command\":\"hello\"}}");
+        let read: Read = read_request(hello.as_bytes());
+        assert_eq!(read, Ok(Incoming::Hello));
     }
 
     #[test]
-    fn what_has_no_version_or_an_unknown_command_of_ours_is_refused() {
+    fn a_request_without_a_version_or_with_an_unknown_command_is_refused() {
         let unknown = format!("{{\"version\":{VERSION},\"command\":\"weight\"}}");
         for line in ["", "{}", "show", "{\"version\":\"1\"}", "{\"version\":-1}", &unknown] {
-            let reply = read_request(line.as_bytes()).unwrap_err();
-            assert!(matches!(reply, Reply::Refused(_)), "{line}: {reply:?}");
+            let read: Read = read_request(line.as_bytes());
+            assert!(matches!(read, Err(ServerReply::Refused(_))), "{line}: {read:?}");
         }
         let line = format!("{{\"version\":{VERSION},\"command\":\"\\u001b[2J\\n\"}}");
-        let Err(Reply::Refused(why)) = read_request(line.as_bytes()) else { panic!("{line}") };
-        assert!(!why.contains(char::is_control), "{why:?}");
+        let read: Read = read_request(line.as_bytes());
+        let Err(ServerReply::Refused(reason)) = read else { panic!("{line}") };
+        assert!(!reason.contains(char::is_control), "{reason:?}");
+    }
+
+    #[test]
+    fn a_supervisor_refuses_commands_of_instances_and_the_reverse() {
+        let request = |command| format!("{{\"version\":{VERSION},\"command\":\"{command}\"}}");
+        let read: Read = read_request(request("instances").as_bytes());
+        assert!(matches!(read, Err(ServerReply::Refused(_))), "{read:?}");
+        let read = read_request::<SupervisorCommand>(request("kill").as_bytes());
+        assert!(matches!(read, Err(ServerReply::Refused(_))), "{read:?}");
     }
 }
