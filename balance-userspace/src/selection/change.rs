@@ -1,27 +1,29 @@
-//! Changes to the selector while connections run on it.
+//! Changes of single channels and groups while connections are open.
 //!
-//! Invariants: channels and groups are added and never removed here, so a [`ChannelId`] stays what
-//! it is until the whole list is replaced; no change touches a connection that stands; what is
-//! refused changes nothing.
+//! Invariants:
+//! - These changes add channels and groups and never remove any, so a [`ChannelId`] stays valid until
+//!   [`Selector::replace`].
+//! - No change affects an open connection.
+//! - A rejected change changes nothing.
 
 use std::{collections::BTreeSet, net::SocketAddr, time::SystemTime};
 
 use super::{Channel, ChannelId, ChannelKey, Group, Method, ResolvedServer, Selector, ServerName};
 
-/// Why a change is refused.
+/// The reason why a change is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeError {
-    /// There is no such group.
+    /// The group does not exist.
     NoSuchGroup,
-    /// There is no such channel in the group.
+    /// The group has no such channel.
     NoSuchChannel,
-    /// Only a disabled channel can be given another address.
+    /// Only a disabled channel can get another server.
     NotDisabled,
-    /// The group's number is beyond [`MAX_GROUPS`].
+    /// The index of the group is not below [`MAX_GROUPS`].
     TooManyGroups,
 }
 
-/// Whether a change that was not refused made a difference.
+/// Whether an accepted change made a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// The value is new.
@@ -30,11 +32,11 @@ pub enum Effect {
     Unchanged,
 }
 
-/// Groups that may exist: as each number up to the highest takes memory, there is a bound.
+/// Maximum number of groups. Every group up to the highest index takes memory.
 pub const MAX_GROUPS: usize = 1024;
 
 impl Selector {
-    /// The channel there, for reading.
+    /// Returns the channel at a position.
     ///
     /// # Errors
     /// [`ChangeError::NoSuchGroup`], [`ChangeError::NoSuchChannel`].
@@ -48,21 +50,23 @@ impl Selector {
         group.channels.get_mut(id.channel).ok_or(ChangeError::NoSuchChannel)
     }
 
-    /// Lets a channel take new connections, or not.
+    /// Enables or disables a channel.
     ///
     /// # Errors
-    /// When it is not there.
+    /// [`ChangeError::NoSuchGroup`], [`ChangeError::NoSuchChannel`].
     pub fn set_enabled(&mut self, id: ChannelId, enabled: bool) -> Result<Effect, ChangeError> {
         let channel = self.channel_mut(id)?;
         let before = std::mem::replace(&mut channel.enabled, enabled);
         Ok(if before == enabled { Effect::Unchanged } else { Effect::Changed })
     }
 
-    /// Starts counting attempts and bytes anew; `sent` and `rcvd` are those that live
-    /// connections have moved so far, which are not to be counted again when they end.
+    /// Sets the counters of a channel to zero.
+    ///
+    /// `sent` and `rcvd` are the bytes that open connections have moved so far. The counters exclude
+    /// these bytes when the connections end.
     ///
     /// # Errors
-    /// When it is not there.
+    /// [`ChangeError::NoSuchGroup`], [`ChangeError::NoSuchChannel`].
     pub fn reset(&mut self, id: ChannelId, sent: u64, rcvd: u64) -> Result<(), ChangeError> {
         let channel = self.channel_mut(id)?;
         channel.total = 0;
@@ -71,7 +75,7 @@ impl Selector {
         Ok(())
     }
 
-    /// Adds a channel, disabled, to a group, which may be new.
+    /// Adds a disabled channel to a group, and creates the group if necessary.
     ///
     /// # Errors
     /// [`ChangeError::TooManyGroups`].
@@ -85,10 +89,10 @@ impl Selector {
         Ok(self.push(group, Channel { enabled: false, ..Channel::new(key, server, 0) }))
     }
 
-    /// Makes a disabled channel lead to another server.
+    /// Gives a disabled channel another server.
     ///
     /// # Errors
-    /// When it is not there, or not disabled.
+    /// [`ChangeError::NoSuchGroup`], [`ChangeError::NoSuchChannel`], [`ChangeError::NotDisabled`].
     pub fn assign(&mut self, id: ChannelId, server: ResolvedServer) -> Result<(), ChangeError> {
         let channel = self.channel_mut(id)?;
         if channel.enabled {
@@ -100,15 +104,16 @@ impl Selector {
         Ok(())
     }
 
-    /// Every channel that was given by name, with that name.
+    /// Returns every channel that is configured by host name, with the name.
     pub fn named_channels(&self) -> Vec<(ChannelKey, ServerName)> {
         let channels = self.groups.iter().flat_map(|group| &group.channels);
         channels.filter_map(|channel| Some((channel.key, channel.name.clone()?))).collect()
     }
 
-    /// Gives a channel the addresses that its name has now, unless it was assigned elsewhere
-    /// while the name was resolved. The same addresses in another order, which name servers rotate,
-    /// change nothing.
+    /// Gives a channel the current addresses of its name.
+    ///
+    /// Nothing changes if the channel has got another server during the lookup. Nothing changes
+    /// either if only the order of the addresses differs, because name servers rotate it.
     pub fn resolved(
         &mut self,
         key: ChannelKey,
@@ -124,29 +129,29 @@ impl Selector {
         Effect::Changed
     }
 
-    /// Notes that the name of a channel does not resolve. It keeps the addresses that it has.
+    /// Records that the name of a channel does not resolve. The channel keeps its addresses.
     pub fn unresolved(&mut self, key: ChannelKey, name: &ServerName, now: SystemTime) {
         if let Some(channel) = self.named_mut(key, name) {
             channel.unresolved_since.get_or_insert(now);
         }
     }
 
-    /// A channel that still has this name.
+    /// Returns the channel if it still has this name.
     fn named_mut(&mut self, key: ChannelKey, name: &ServerName) -> Option<&mut Channel> {
         let channel = self.channel_mut(self.position(key)?).ok()?;
         (channel.name.as_ref() == Some(name)).then_some(channel)
     }
 
-    /// Sets how many connections a channel takes at a time, 0 for no limit.
+    /// Sets the maximum of concurrent connections of a channel; 0 means no limit.
     ///
     /// # Errors
-    /// When it is not there.
+    /// [`ChangeError::NoSuchGroup`], [`ChangeError::NoSuchChannel`].
     pub fn set_max(&mut self, id: ChannelId, max: u32) -> Result<(), ChangeError> {
         self.channel_mut(id)?.max = max;
         Ok(())
     }
 
-    /// Sets how a group picks; it may be new.
+    /// Sets the method of a group, and creates the group if necessary.
     ///
     /// # Errors
     /// [`ChangeError::TooManyGroups`].
@@ -190,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_created_channel_takes_nothing_until_it_is_enabled() {
+    fn a_created_channel_gets_no_client_until_it_is_enabled() {
         let mut selector = Selector::default();
         let id = selector.create(5, literal(25)).unwrap();
         assert_eq!(id, ChannelId { group: 5, channel: 0 });
@@ -203,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_disabled_channel_is_assigned_and_a_refusal_changes_nothing() {
+    fn only_a_disabled_channel_gets_another_server() {
         let mut selector =
             of(Method::RoundRobin, vec![ChannelConfig { server: literal(1), max: 0 }]);
         assert_eq!(selector.assign(FIRST, literal(2)), Err(ChangeError::NotDisabled));
@@ -214,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_told_apart() {
+    fn a_missing_group_and_a_missing_channel_are_different_errors() {
         let mut selector = of(Method::Hash, Vec::new());
         assert_eq!(selector.set_max(FIRST, 1), Err(ChangeError::NoSuchChannel));
         let id = ChannelId { group: 7, channel: 0 };
@@ -224,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_reset_the_bytes_of_live_connections_count_from_there() {
+    fn after_a_reset_only_later_bytes_of_open_connections_count() {
         let mut selector = Selector::default();
         let id = selector.create(0, literal(1)).unwrap();
         selector.set_enabled(id, true).unwrap();
@@ -236,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_in_another_order_are_the_same_addresses() {
+    fn addresses_in_another_order_change_nothing() {
         let mut selector = Selector::default();
         let ports =
             |ports: &[u16]| ports.iter().flat_map(|&port| address(port)).collect::<Vec<_>>();
@@ -251,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_resolved_until_its_channel_is_assigned_elsewhere() {
+    fn a_resolved_name_is_ignored_after_its_channel_got_another_server() {
         let mut selector = Selector::default();
         let mx1 = ResolvedServer { addresses: address(1), name: Some(name("mx1")) };
         let id = selector.create(0, mx1).unwrap();

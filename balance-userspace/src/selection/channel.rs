@@ -1,27 +1,28 @@
-//! A channel: which one it is, where its server is, how many connections it takes, what it has
-//! done.
+//! A channel: its identity, its server, its limit and its counters.
 //!
-//! Invariant: a [`ChannelKey`] is given to one channel and never again, so whoever holds it means that
-//! channel, wherever it stands by now.
+//! Invariant: a [`ChannelKey`] is never used for a second channel, so it names the same channel
+//! however the table changes.
 
 use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-/// Where a channel stands in the selector at the moment.
+/// The position of a channel in the groups, as the control commands name it.
+///
+/// The position changes when [`Selector::replace`](super::Selector::replace) changes the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ChannelId {
-    /// Number of the group, from 0.
+    /// Index of the group, from 0.
     pub group: usize,
-    /// Number in the group, from 0.
+    /// Index in the group, from 0.
     pub channel: usize,
 }
 
-/// Which channel, wherever it stands.
+/// The permanent identity of a channel, whatever its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelKey(u64);
 
-/// Makes each key once.
+/// Source of unique keys.
 #[derive(Debug, Default)]
 pub(super) struct ChannelKeys(u64);
 
@@ -32,52 +33,53 @@ impl ChannelKeys {
     }
 }
 
-/// A server given by name.
+/// A server that is configured by host name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServerName {
-    /// What the resolver takes.
+    /// Host name for the resolver.
     pub host: String,
     /// TCP port.
     pub port: u16,
 }
 
-/// Where a server is.
+/// A server with its resolved addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolvedServer {
     /// At least one address.
     pub addresses: Vec<SocketAddr>,
-    /// Its name, if that is how it was given.
+    /// The host name; `None` if the configuration has an address.
     pub name: Option<ServerName>,
 }
 
-/// A server and its counters.
+/// A channel with its counters.
 #[derive(Clone, Debug)]
 pub struct Channel {
-    /// Which channel this is.
+    /// Identity of the channel.
     pub key: ChannelKey,
-    /// Where to connect: all addresses of its name, best first.
+    /// All addresses of the server, best first.
     pub addresses: Arc<[SocketAddr]>,
-    /// What is to be resolved again now and then; nothing if it was given as an address.
+    /// The host name, which is resolved again from time to time; `None` if the configuration has an
+    /// address.
     pub name: Option<ServerName>,
-    /// Since when the name does not resolve, if it does not.
+    /// Time of the first failure since the name last resolved.
     pub unresolved_since: Option<SystemTime>,
-    /// Connections at a time; 0 means no limit.
+    /// Maximum of concurrent connections; 0 means no limit.
     pub max: u32,
-    /// Whether it takes new connections.
+    /// Whether the channel takes new connections.
     pub enabled: bool,
-    /// Connections that it has now, attempts included.
+    /// Open connections, including attempts.
     pub current: u32,
-    /// Attempts so far, failed ones included.
+    /// Attempts so far, including failed ones.
     pub total: u64,
-    /// Bytes from clients to it, of ended connections; wraps around after a reset, until the
-    /// connections that stood then have ended.
+    /// Bytes from clients to the server, of ended connections. After a reset of the counters the
+    /// value is wrapped below zero until the connections that were open at the reset have ended.
     pub sent: u64,
-    /// Bytes from it to clients, likewise.
+    /// Bytes from the server to clients, counted like `sent`.
     pub rcvd: u64,
 }
 
 impl Channel {
-    /// One that is enabled and idle.
+    /// Makes an enabled channel without connections.
     pub(super) fn new(
         key: ChannelKey,
         ResolvedServer { addresses, name }: ResolvedServer,

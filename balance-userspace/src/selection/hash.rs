@@ -1,14 +1,14 @@
-//! The classic's hash of a client's address, so that AF_INET6 clients keep the channel they had.
+//! The classic's hash of a client's address, so that AF_INET6 clients keep their channel.
 //!
-//! Invariant: depends on the address alone, never on the port; IPv4 counts as its IPv6-mapped
-//! form, so that a client has one channel whichever listener it arrives on.
+//! Invariant: the hash depends on the address alone, never on the port. An IPv4 address has the hash of its
+//! IPv4-mapped IPv6 address, so a client has the same channel on every listener.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Bytes behind the address in the classic's structure: the scope and eight zero bytes.
+/// Bytes after the address in the classic's structure: the scope and eight zero bytes.
 const PADDING: [u8; 12] = [0; 12];
 
-/// Hash of a client's address: `h * 31 + byte`, bytes signed, modulo 2^32.
+/// Returns the hash of a client's address: `h * 31 + byte` for each signed byte, modulo 2^32.
 pub fn client_hash(address: IpAddr) -> u32 {
     let v6: Ipv6Addr = match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_gives_the_values_that_the_classic_gave() {
+    fn the_hash_has_the_values_of_the_classic() {
         assert_eq!(client_hash("::ffff:127.0.3.1".parse().unwrap()), 1_715_320_031);
         assert_eq!(client_hash("127.0.3.1".parse().unwrap()), 1_715_320_031);
         assert_eq!(client_hash("::1".parse().unwrap()), 4_001_564_289);

@@ -1,12 +1,12 @@
-//! How a group picks a channel.
+//! The methods by which a group picks a channel.
 
 use serde::{Deserialize, Serialize};
 
-/// How a group picks a channel for a client.
+/// The method by which a group picks a channel for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
-    /// In turn (`!`).
+    /// Channels in turn (`!`).
     RoundRobin,
     /// By a hash of the client's address (`%`).
     Hash,

@@ -1,10 +1,13 @@
-//! Which channel a client gets: groups in order, channels in turn or by hash, failover.
+//! Chooses the channel for each client: groups in order, channels by round robin or hash, failover.
 //!
-//! Pure: no I/O, no clock. The driver asks for an [`Attempt`], tries it and says how it went.
-//! Invariants: the connections of a channel never exceed its maximum; no channel is tried
-//! twice for one client, except when all others have failed one for which there was no local port; every
-//! attempt is given back exactly once (by [`Selector::connect_failed`] or
-//! [`Selector::end`]), so that the counters always add up.
+//! Pure: no I/O, no clock. The caller asks for an [`Attempt`], connects, and reports the result.
+//!
+//! Invariants:
+//! - A channel never has more connections than its maximum.
+//! - A client tries no channel twice. The exception is a channel that had no local port: the client
+//!   tries it again after all other channels have failed.
+//! - Every attempt is returned exactly once ([`Selector::connect_failed`],
+//!   [`Selector::no_local_port`] or [`Selector::end`]), so the counters always add up.
 
 mod change;
 mod channel;
@@ -28,49 +31,51 @@ pub use method::Method;
 use replace::RetiredChannel;
 pub use replace::{ChannelDiff, ServerIdentity};
 
-/// A channel as it is to be.
+/// The configuration of a channel.
 #[derive(Clone, Debug)]
 pub struct ChannelConfig {
-    /// Its server.
+    /// The server that the channel leads to.
     pub server: ResolvedServer,
-    /// Connections at a time; 0 means no limit.
+    /// Maximum of concurrent connections; 0 means no limit.
     pub max: u32,
 }
 
-/// A group as it is to be.
+/// The configuration of a group.
 #[derive(Clone, Debug)]
 pub struct GroupConfig {
-    /// How it picks.
+    /// How the group picks a channel.
     pub method: Method,
-    /// Its channels.
+    /// The channels, in the order of the configuration.
     pub channels: Vec<ChannelConfig>,
 }
 
-/// All addresses of all servers of these groups.
+/// Returns all addresses of all servers of the groups.
 pub fn addresses(groups: &[GroupConfig]) -> impl Iterator<Item = &SocketAddr> {
     let channels = groups.iter().flat_map(|group| &group.channels);
     channels.flat_map(|channel| channel.server.addresses.iter())
 }
 
-/// Channels that stand in for each other.
+/// Channels that replace each other on failure.
 #[derive(Clone, Debug)]
 pub struct Group {
-    /// How it picks.
+    /// How the group picks a channel.
     pub method: Method,
-    /// Its channels.
+    /// The channels, in the order of the configuration.
     pub channels: Vec<Channel>,
-    /// Whose turn it is.
+    /// Index of the channel with which round robin continues.
     next: usize,
 }
 
 impl Group {
-    /// A group whose first channel is next.
+    /// Makes a group in which round robin starts with the first channel.
     fn new(method: Method, channels: Vec<Channel>) -> Self {
         Self { method, channels, next: 0 }
     }
 
-    /// The channel for a client that has tried those in `tried` already, and moves the turn on
-    /// behind it; when there is none the turn goes back to the start.
+    /// Picks the index of a channel that is usable and not in `tried`.
+    ///
+    /// `client` is the hash of the client's address. Round robin continues after the picked
+    /// channel, or at the first channel if there was none to pick.
     fn pick(&mut self, client: u32, tried: &[ChannelKey], policy: Policy) -> Option<usize> {
         let n = self.channels.len();
         if n == 0 {
@@ -92,36 +97,40 @@ impl Group {
     }
 }
 
-/// A connect to be made for a client. Counted in its channel until it is given back.
+/// A connect to one channel for one client.
+///
+/// The channel counts the attempt as a connection until the attempt is returned.
 #[derive(Debug)]
-#[must_use = "an attempt stays counted in its channel until it is given back"]
+#[must_use = "the channel counts an attempt until it is returned"]
 pub struct Attempt {
     /// The channel to try.
     pub key: ChannelKey,
-    /// Where to connect.
+    /// Addresses of the server, best first.
     pub addresses: Arc<[SocketAddr]>,
     client: u32,
-    /// The channel's group, in which it stays.
+    /// Index of the group in which the search for the next channel continues.
     group: usize,
-    /// Channels of this group that have failed for this client.
+    /// Channels of this group to which this client could not connect.
     tried: Vec<ChannelKey>,
-    /// Channels of all groups for which this client found no local port, the longest wait first.
+    /// Channels of all groups for which there was no local port, the longest wait first.
     no_local_port: VecDeque<ChannelKey>,
     is_retry: bool,
 }
 
 impl Attempt {
-    /// Whether the channel was tried before: there was no local port for it, and no other channel is
-    /// left. The driver waits before such an attempt, and gives up when it has waited long enough.
+    /// Whether this client has tried the channel before.
+    ///
+    /// Then there was no local port for the channel, and no other channel is left. The caller waits
+    /// before a retry, and gives up when its limit for these waits is reached.
     pub fn is_retry(&self) -> bool {
         self.is_retry
     }
 }
 
-/// Choices of the command line that selection follows.
+/// Options of the command line that change the selection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Policy {
-    /// `-H`: in a hash group the next usable channel stands in for the client's own.
+    /// `-H`: in a hash group the next usable channel replaces an unusable one.
     pub hash_failover: bool,
     /// `-a`: a failed connect disables the channel.
     pub autodisable: bool,
@@ -131,38 +140,38 @@ pub struct Policy {
 #[derive(Debug, Default)]
 pub struct Selector {
     groups: Vec<Group>,
-    /// Where each channel of the groups stands.
+    /// Group and index of each channel.
     positions: HashMap<ChannelKey, ChannelId>,
-    /// Channels in no group that still have connections.
+    /// Channels that are in no group any more but still have connections.
     retired: BTreeMap<ChannelKey, RetiredChannel>,
     keys: ChannelKeys,
     policy: Policy,
 }
 
 impl Selector {
-    /// Starts with these groups, first one first.
+    /// Makes a selector with these groups; the first group is the preferred one.
     pub fn new(groups: Vec<GroupConfig>, policy: Policy) -> Self {
         let mut selector = Self::default();
         selector.replace(groups, policy);
         selector
     }
 
-    /// The groups as they stand.
+    /// The groups in their order.
     pub fn groups(&self) -> &[Group] {
         &self.groups
     }
 
-    /// The choices that it follows.
+    /// The policy in effect.
     pub fn policy(&self) -> Policy {
         self.policy
     }
 
-    /// Where a channel stands; `None` if it is in no group any more.
+    /// Group and index of a channel; `None` if the channel is in no group any more.
     pub fn position(&self, key: ChannelKey) -> Option<ChannelId> {
         self.positions.get(&key).copied()
     }
 
-    /// Connections that a channel has now, wherever it stands.
+    /// Number of connections of a channel, also of a retired one.
     pub fn current(&self, key: ChannelKey) -> u32 {
         match self.position(key) {
             Some(id) => self.groups[id.group].channels[id.channel].current,
@@ -170,20 +179,26 @@ impl Selector {
         }
     }
 
-    /// The first channel for a client, whose address hashes to `client`; `None` if none is usable.
+    /// Starts the first attempt for a client; `None` if no channel is usable.
+    ///
+    /// `client` is the hash of the client's address ([`client_hash`]).
     pub fn first(&mut self, client: u32) -> Option<Attempt> {
         self.search(0, client, Vec::new(), VecDeque::new())
     }
 
-    /// The connect failed: the next channel for the same client, in the same group while one
-    /// is left that it has not tried, then in the groups after it, then one that had no local port.
+    /// Returns a failed attempt and starts the next one for the same client; `None` if none is left.
+    ///
+    /// Order: untried channels of the same group, the groups after it, channels that had no local
+    /// port.
     pub fn connect_failed(&mut self, attempt: Attempt) -> Option<Attempt> {
         let autodisable = self.policy.autodisable;
         self.next_attempt(attempt, |channel| channel.enabled &= !autodisable)
     }
 
-    /// There is no local port for a connection to the channel: the next one, as after a failure. If none
-    /// is left the channels without a port are tried again, one after the other.
+    /// Returns an attempt for which there was no local port, and starts the next one.
+    ///
+    /// The order is that of [`Self::connect_failed`]. When only channels without a local port are
+    /// left, the selector retries them one after the other.
     pub fn no_local_port(&mut self, mut attempt: Attempt) -> Option<Attempt> {
         attempt.no_local_port.push_back(attempt.key);
         self.next_attempt(attempt, |_| {})
@@ -203,7 +218,9 @@ impl Selector {
         self.search(group, client, tried, no_local_port)
     }
 
-    /// The connection is over, after `sent` bytes to the channel and `rcvd` bytes from it.
+    /// Returns an attempt whose connection has ended.
+    ///
+    /// `sent` counts the bytes to the server, `rcvd` the bytes from the server.
     pub fn end(&mut self, attempt: Attempt, sent: u64, rcvd: u64) {
         self.release(attempt.key, |channel| {
             channel.sent = channel.sent.wrapping_add(sent);
@@ -219,7 +236,7 @@ impl Selector {
         no_local_port: VecDeque<ChannelKey>,
     ) -> Option<Attempt> {
         let policy = self.policy;
-        for (number, group) in self.groups.iter_mut().enumerate().skip(group) {
+        for (index, group) in self.groups.iter_mut().enumerate().skip(group) {
             if let Some(i) = group.pick(client, &tried, policy) {
                 let channel = &mut group.channels[i];
                 channel.current += 1;
@@ -228,7 +245,7 @@ impl Selector {
                     key: channel.key,
                     addresses: Arc::clone(&channel.addresses),
                     client,
-                    group: number,
+                    group: index,
                     tried,
                     no_local_port,
                     is_retry: false,
@@ -239,8 +256,8 @@ impl Selector {
         self.retry(client, no_local_port)
     }
 
-    /// Tries again the first usable of the channels that had no local port. It is counted as the same
-    /// attempt.
+    /// Retries the first usable channel that had no local port. The total of the channel does not
+    /// count a retry again.
     fn retry(&mut self, client: u32, mut no_local_port: VecDeque<ChannelKey>) -> Option<Attempt> {
         let usable = |key: &ChannelKey| {
             self.position(*key)
@@ -263,13 +280,19 @@ impl Selector {
         })
     }
 
-    /// Takes an attempt off its channel, and notes there what came of it.
+    /// Takes an attempt off the counter of its channel, and updates the channel with the result.
     fn release(&mut self, key: ChannelKey, update: impl FnOnce(&mut Channel)) {
         let channel = match self.positions.get(&key) {
             Some(id) => &mut self.groups[id.group].channels[id.channel],
-            None => &mut self.retired.get_mut(&key).expect("it has this attempt").channel,
+            None => {
+                &mut self
+                    .retired
+                    .get_mut(&key)
+                    .expect("a retired channel stays while it has attempts")
+                    .channel
+            }
         };
-        debug_assert!(channel.current > 0, "{key:?} given back more often than taken");
+        debug_assert!(channel.current > 0, "{key:?}: more attempts returned than started");
         channel.current -= 1;
         update(channel);
         if channel.current == 0 {
@@ -277,7 +300,7 @@ impl Selector {
         }
     }
 
-    /// Puts a channel behind those of a group.
+    /// Appends a channel to a group.
     fn push(&mut self, group: usize, channel: Channel) -> ChannelId {
         let channels = &mut self.groups[group].channels;
         let id = ChannelId { group, channel: channels.len() };

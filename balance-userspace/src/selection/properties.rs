@@ -1,4 +1,6 @@
-//! Properties of selection over random tables and courses of events, and the reference's vectors.
+//! Tests of selection: the test vectors of the classic, and properties over random groups and events.
+//!
+//! Invariant: the model counts attempts and connections itself and trusts no counter of the selector.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -22,13 +24,13 @@ fn selector(groups: Vec<GroupConfig>) -> Selector {
     Selector::new(groups, Policy::default())
 }
 
-/// Group and number of the channel that is to be tried.
+/// Position of the channel of an attempt.
 fn at(selector: &Selector, attempt: &Attempt) -> (usize, usize) {
-    let id = selector.position(attempt.key).expect("a channel of a group");
+    let id = selector.position(attempt.key).expect("the channel is in a group");
     (id.group, id.channel)
 }
 
-/// Connects one client after another; channels in `dead` refuse. Where each client ended up.
+/// Connects one client after another. Channels in `dead` refuse. Returns the channel of each client.
 fn run(
     selector: &mut Selector,
     clients: usize,
@@ -55,14 +57,14 @@ fn run(
 }
 
 #[test]
-fn channels_take_turns() {
+fn round_robin_uses_all_channels_in_turn() {
     let mut selector = selector(vec![round_robin(3)]);
     let order: Vec<_> = run(&mut selector, 6, &[]).into_iter().map(|at| at.unwrap().1).collect();
     assert_eq!(order, [0, 1, 2, 0, 1, 2]);
 }
 
 #[test]
-fn the_reference_vector_of_a_dead_channel_before_two_good_ones() {
+fn the_classic_vector_of_a_dead_channel_before_two_good_ones() {
     let mut selector = selector(vec![round_robin(3)]);
     let order: Vec<_> =
         run(&mut selector, 4, &[(0, 0)]).into_iter().map(|at| at.unwrap().1).collect();
@@ -72,7 +74,7 @@ fn the_reference_vector_of_a_dead_channel_before_two_good_ones() {
 }
 
 #[test]
-fn the_next_group_stands_in_only_for_a_whole_group() {
+fn the_next_group_is_used_only_after_the_whole_group_failed() {
     let mut selector = selector(vec![round_robin(2), round_robin(2)]);
     let taken = run(&mut selector, 3, &[(0, 0), (0, 1)]);
     assert_eq!(taken, [Some((1, 0)), Some((1, 1)), Some((1, 0))]);
@@ -81,7 +83,7 @@ fn the_next_group_stands_in_only_for_a_whole_group() {
 }
 
 #[test]
-fn a_full_channel_is_passed_over_also_in_a_later_group() {
+fn a_full_channel_is_skipped_in_every_group() {
     let mut selector =
         selector(vec![group(Method::RoundRobin, &[1]), group(Method::RoundRobin, &[1])]);
     let first = selector.first(0).unwrap();
@@ -105,7 +107,7 @@ fn a_hash_group_gives_a_client_the_same_channel_or_none() {
 }
 
 #[test]
-fn with_hash_failover_the_neighbour_stands_in_before_the_next_group() {
+fn hash_failover_tries_the_whole_group_before_the_next_group() {
     let policy = Policy { hash_failover: true, ..Policy::default() };
     let mut selector = Selector::new(vec![group(Method::Hash, &[0; 3]), round_robin(1)], policy);
     let mut order = Vec::new();
@@ -118,7 +120,7 @@ fn with_hash_failover_the_neighbour_stands_in_before_the_next_group() {
 }
 
 #[test]
-fn with_autodisable_a_failed_channel_is_not_tried_again() {
+fn autodisable_tries_a_failed_channel_once() {
     let policy = Policy { autodisable: true, ..Policy::default() };
     let mut selector = Selector::new(vec![round_robin(2)], policy);
     assert_eq!(run(&mut selector, 3, &[(0, 0)]), [Some((0, 1)); 3]);
@@ -127,7 +129,7 @@ fn with_autodisable_a_failed_channel_is_not_tried_again() {
 }
 
 #[test]
-fn a_channel_without_a_port_is_tried_again_when_no_other_is_left() {
+fn a_channel_without_a_local_port_is_retried_after_all_others() {
     let mut selector = selector(vec![round_robin(2), group(Method::Hash, &[0]), round_robin(1)]);
     let attempt = selector.first(0).unwrap();
     let attempt = selector.no_local_port(attempt).unwrap();
@@ -137,11 +139,11 @@ fn a_channel_without_a_port_is_tried_again_when_no_other_is_left() {
     let attempt = selector.no_local_port(attempt).unwrap();
     assert_eq!((at(&selector, &attempt), attempt.is_retry()), ((2, 0), false));
     let mut attempt = selector.connect_failed(attempt).unwrap();
-    for place in [(0, 0), (1, 0), (0, 0)] {
-        assert_eq!((at(&selector, &attempt), attempt.is_retry()), (place, true));
+    for position in [(0, 0), (1, 0), (0, 0)] {
+        assert_eq!((at(&selector, &attempt), attempt.is_retry()), (position, true));
         attempt = selector.no_local_port(attempt).unwrap();
     }
-    // One that fails now is not tried again, nor one that is disabled.
+    // A channel that now fails is not retried, and neither is a disabled one.
     assert_eq!(at(&selector, &attempt), (1, 0));
     let attempt = selector.connect_failed(attempt).unwrap();
     assert_eq!(at(&selector, &attempt), (0, 0));
@@ -152,11 +154,11 @@ fn a_channel_without_a_port_is_tried_again_when_no_other_is_left() {
 }
 
 #[test]
-fn an_empty_table_serves_nobody() {
+fn a_selector_without_groups_has_no_channel() {
     assert!(Selector::default().first(0).is_none());
 }
 
-/// One event in the life of a selector.
+/// One random event.
 #[derive(Clone, Debug)]
 enum Event {
     Connect(u32),
@@ -174,7 +176,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => any::<usize>().prop_map(Event::NoPort),
         2 => any::<usize>().prop_map(Event::End),
         1 => (0usize..3, 0usize..5).prop_map(|(g, c)| Event::Toggle(g, c)),
-        1 => (tables(0), policies()).prop_map(|(groups, policy)| Event::Replace(groups, policy)),
+        1 => (group_lists(0), policies()).prop_map(|(groups, policy)| Event::Replace(groups, policy)),
     ]
 }
 
@@ -183,29 +185,30 @@ fn policies() -> impl Strategy<Value = Policy> {
         .prop_map(|(hash_failover, autodisable)| Policy { hash_failover, autodisable })
 }
 
-/// Groups of servers of which there are few, so that lists have some in common and some twice.
-fn tables(least: usize) -> impl Strategy<Value = Vec<GroupConfig>> {
+/// Random groups of at least `min` channels. There are few servers, so two lists share some of them
+/// and one list repeats some.
+fn group_lists(min: usize) -> impl Strategy<Value = Vec<GroupConfig>> {
     let config = (0u16..5, 0u32..4).prop_map(|(port, max)| {
         let addresses = vec![([127, 0, 0, 1], port).into()];
         ChannelConfig { server: ResolvedServer { addresses, name: None }, max }
     });
     let group =
-        (any::<bool>(), prop::collection::vec(config, least..5)).prop_map(|(hash, channels)| {
+        (any::<bool>(), prop::collection::vec(config, min..5)).prop_map(|(hash, channels)| {
             GroupConfig { method: if hash { Method::Hash } else { Method::RoundRobin }, channels }
         });
-    prop::collection::vec(group, least..4)
+    prop::collection::vec(group, min..4)
 }
 
-/// What is to be true of a selector, kept by other means.
+/// The expected state of the selector.
 #[derive(Default)]
 struct Model {
-    /// Attempts that are out, each with the channels that its client has tried.
+    /// Open attempts, each with the channels that the client has tried.
     live: Vec<(Attempt, Tried)>,
-    /// Attempts and ends of each channel so far.
+    /// Started attempts and ended connections of each channel.
     counts: HashMap<ChannelKey, (u64, u64)>,
 }
 
-/// The channels that a client has tried, and those of them that may be tried again.
+/// The channels that a client has tried, and the channels that it may retry.
 #[derive(Default)]
 struct Tried {
     all: HashSet<ChannelKey>,
@@ -221,13 +224,13 @@ impl Model {
         self.live.iter().filter(|(attempt, _)| attempt.key == key).count()
     }
 
-    /// The keys that a list is to have, a new one being `None`, beside those of a selector as it is.
-    fn keys(before: &Selector, config: &[GroupConfig]) -> Vec<Vec<Option<ChannelKey>>> {
+    /// The expected keys after a replacement of the groups; `None` means a new key.
+    fn expected_keys(before: &Selector, config: &[GroupConfig]) -> Vec<Vec<Option<ChannelKey>>> {
         let mut keys = Vec::new();
-        for (number, group) in config.iter().enumerate() {
-            let standing = before.groups.get(number).map_or(&[][..], |group| &group.channels);
-            let retired = before.retired.values().filter(|retired| retired.group == number);
-            let mut left: Vec<_> = standing.iter().chain(retired.map(|r| &r.channel)).collect();
+        for (index, group) in config.iter().enumerate() {
+            let current = before.groups.get(index).map_or(&[][..], |group| &group.channels);
+            let retired = before.retired.values().filter(|retired| retired.group == index);
+            let mut left: Vec<_> = current.iter().chain(retired.map(|r| &r.channel)).collect();
             let mut find = |config: &ChannelConfig| {
                 let same = |c: &&Channel| *c.addresses == *config.server.addresses;
                 left.iter().position(same).map(|i| left.remove(i).key)
@@ -238,9 +241,9 @@ impl Model {
     }
 
     fn check(&self, selector: &Selector) -> Result<(), TestCaseError> {
-        let standing = selector.groups.iter().flat_map(|group| &group.channels);
+        let current = selector.groups.iter().flat_map(|group| &group.channels);
         let retired = selector.retired.values().map(|retired| &retired.channel);
-        for channel in standing.chain(retired) {
+        for channel in current.chain(retired) {
             let (attempts, ends) = self.counts.get(&channel.key).copied().unwrap_or_default();
             prop_assert_eq!(channel.current as usize, self.current(channel.key));
             prop_assert_eq!(selector.current(channel.key), channel.current);
@@ -249,27 +252,31 @@ impl Model {
                 (attempts, ends * 3, ends * 4)
             );
         }
-        for (number, group) in selector.groups.iter().enumerate() {
+        for (index, group) in selector.groups.iter().enumerate() {
             prop_assert!(group.next < group.channels.len().max(1));
             for (i, channel) in group.channels.iter().enumerate() {
-                let id = ChannelId { group: number, channel: i };
+                let id = ChannelId { group: index, channel: i };
                 prop_assert_eq!(selector.position(channel.key), Some(id));
             }
         }
         let gone = self.live.iter().map(|(attempt, _)| attempt.key);
         let gone: BTreeSet<_> = gone.filter(|key| selector.position(*key).is_none()).collect();
-        prop_assert!(gone.iter().eq(selector.retired.keys()), "no other is known than those");
+        prop_assert!(
+            gone.iter().eq(selector.retired.keys()),
+            "only channels with connections are retired"
+        );
         Ok(())
     }
 }
 
 proptest! {
-    /// Any interleaving of many clients and new lists: maxima hold, counters add up, nobody is
-    /// sent to a channel twice or backwards unless that had no port and no other is left, disabled channels get nothing, channels that are in
-    /// two lists stay what they are, and those that are gone are forgotten with their last client.
+    /// Many clients and replacements in any order. Maxima hold and counters add up. A client tries no
+    /// channel twice and never returns to an earlier group, except for retries without a local port.
+    /// Disabled channels get no client. A channel in two consecutive lists keeps its key. A removed
+    /// channel is dropped with its last connection.
     #[test]
-    fn the_invariants_hold_in_any_course_of_events(
-        groups in tables(1),
+    fn the_invariants_hold_for_any_sequence_of_events(
+        groups in group_lists(1),
         policy in policies(),
         events in prop::collection::vec(event(), 1..300),
     ) {
@@ -292,16 +299,16 @@ proptest! {
                         let is_usable = |key: &ChannelKey| selector.position(*key).is_some_and(|id| {
                             selector.groups[id.group].channels[id.channel].is_usable()
                         });
-                        assert!(!tried.no_local_port.iter().any(is_usable), "one could be tried again");
+                        assert!(!tried.no_local_port.iter().any(is_usable), "a usable channel was not retried");
                     }
                     let next = next?;
-                    assert!(next.is_retry() || next.group >= from, "backwards");
-                    assert!(next.is_retry() || !was_retry, "a retry is followed by retries");
+                    assert!(next.is_retry() || next.group >= from, "the search went back to an earlier group");
+                    assert!(next.is_retry() || !was_retry, "only retries follow a retry");
                     Some((next, tried))
                 }),
                 Event::End(i) => {
                     if let Some((attempt, _)) = model.take(i) {
-                        model.counts.get_mut(&attempt.key).expect("an attempt").1 += 1;
+                        model.counts.get_mut(&attempt.key).expect("the attempt was counted").1 += 1;
                         selector.end(attempt, 3, 4);
                     }
                     None
@@ -313,10 +320,10 @@ proptest! {
                     None
                 }
                 Event::Replace(groups, policy) => {
-                    let standing = selector.groups.iter().flat_map(|group| &group.channels);
-                    let enabled: HashMap<_, _> = standing.map(|c| (c.key, c.enabled)).collect();
+                    let current = selector.groups.iter().flat_map(|group| &group.channels);
+                    let enabled: HashMap<_, _> = current.map(|c| (c.key, c.enabled)).collect();
                     keys.extend(enabled.keys().copied());
-                    let expected = Model::keys(&selector, &groups);
+                    let expected = Model::expected_keys(&selector, &groups);
                     selector.replace(groups.clone(), policy);
                     prop_assert_eq!(selector.groups.len(), groups.len());
                     for ((group, config), expected) in selector.groups.iter().zip(&groups).zip(expected) {
@@ -327,7 +334,7 @@ proptest! {
                             prop_assert_eq!(&*channel.addresses, &*config.server.addresses);
                             match key {
                                 Some(key) => prop_assert_eq!(channel.key, key),
-                                None => prop_assert!(keys.insert(channel.key), "a key is given twice"),
+                                None => prop_assert!(keys.insert(channel.key), "a key was used twice"),
                             }
                             prop_assert_eq!(channel.enabled, enabled.get(&channel.key).copied().unwrap_or(true));
                         }
@@ -337,10 +344,10 @@ proptest! {
             };
             if let Some((attempt, mut tried)) = next {
                 if attempt.is_retry() {
-                    prop_assert!(tried.no_local_port.contains(&attempt.key), "it has failed");
+                    prop_assert!(tried.no_local_port.contains(&attempt.key), "a failed channel was retried");
                 } else {
                     model.counts.entry(attempt.key).or_default().0 += 1;
-                    prop_assert!(tried.all.insert(attempt.key), "tried twice");
+                    prop_assert!(tried.all.insert(attempt.key), "a channel was tried twice");
                 }
                 let (group, channel) = at(&selector, &attempt);
                 let channel = &selector.groups[group].channels[channel];
@@ -352,14 +359,14 @@ proptest! {
             model.check(&selector)?;
         }
         while let Some((attempt, _)) = model.take(0) {
-            model.counts.get_mut(&attempt.key).expect("an attempt").1 += 1;
+            model.counts.get_mut(&attempt.key).expect("the attempt was counted").1 += 1;
             selector.end(attempt, 3, 4);
             model.check(&selector)?;
         }
         prop_assert!(selector.retired.is_empty());
     }
 
-    /// However connects and ends interleave, channels that are up get the same number, to one.
+    /// However connects and ends interleave, the totals of enabled channels differ by one at most.
     #[test]
     fn round_robin_is_fair_under_concurrency(
         n in 1usize..6,
@@ -381,9 +388,9 @@ proptest! {
         }
     }
 
-    /// Channels that fail at once do not tilt the share of the others, whatever the order.
+    /// A dead channel does not change the shares of the other channels, wherever it is.
     #[test]
-    fn dead_channels_burden_their_neighbours_evenly(n in 2usize..6, dead in 0usize..6, clients in 1usize..200) {
+    fn a_dead_channel_leaves_the_shares_of_the_others_even(n in 2usize..6, dead in 0usize..6, clients in 1usize..200) {
         let dead = dead % n;
         let mut selector = selector(vec![round_robin(n)]);
         run(&mut selector, clients, &[(0, dead)]);

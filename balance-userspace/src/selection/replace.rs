@@ -1,9 +1,11 @@
-//! The selector becomes what a new list of groups says, while connections run on it.
+//! Replacement of the whole list of groups while connections are open.
 //!
-//! Invariants: a channel that is in both, in the group of the same number, stays itself: key,
-//! counters, connections, and whether it is enabled. One that is in the old list only is in no
-//! group any more, and is known until its last connection has ended; if it is config again before
-//! that, it is the same again, because its server still has those connections.
+//! Invariants:
+//! - A channel that is in the same group of both lists keeps its key, counters, connections and
+//!   enabled state.
+//! - A channel that is only in the old list leaves its group, and is retired until its last connection
+//!   has ended. If a list contains the server again before that, the same channel returns, because the
+//!   server still has these connections.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,12 +15,12 @@ use std::{
 
 use super::{Channel, ChannelConfig, ChannelKey, Group, GroupConfig, Policy, Selector, ServerName};
 
-/// What tells the servers of a group apart: how they were given.
+/// The identity of a server within a group: the server as it is configured.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ServerIdentity {
-    /// By name.
+    /// The host name.
     Name(ServerName),
-    /// As an address.
+    /// The addresses, if the configuration has no name.
     Addresses(Vec<SocketAddr>),
 }
 
@@ -44,38 +46,38 @@ impl fmt::Display for ServerIdentity {
     }
 }
 
-/// A channel that is in no group any more.
+/// A channel that is in no group any more and still has connections.
 #[derive(Debug)]
 pub(super) struct RetiredChannel {
-    /// The group that it was in.
+    /// The last group of the channel.
     pub(super) group: usize,
     pub(super) channel: Channel,
 }
 
-/// Channels that came and went, each with the number of its group.
+/// The difference between two lists: servers, each with the index of its group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChannelDiff {
-    /// In the new list only.
+    /// Servers in the new list only.
     pub added: Vec<(usize, ServerIdentity)>,
-    /// In the old list only.
+    /// Servers in the old list only.
     pub removed: Vec<(usize, ServerIdentity)>,
 }
 
 impl Selector {
-    /// Makes the selector what these groups say. Servers that are in a group several times are
-    /// matched in their order.
+    /// Replaces the groups and the policy. Several channels of one group with the same server match
+    /// in their order.
     pub fn replace(&mut self, groups: Vec<GroupConfig>, policy: Policy) -> ChannelDiff {
-        let round_robin_order: Vec<Vec<ChannelKey>> =
+        let orders: Vec<Vec<ChannelKey>> =
             self.groups.iter().map(Group::round_robin_order).collect();
         let before = mem::take(&mut self.positions);
-        let mut known = self.take_all_channels();
-        let mut replaced = ChannelDiff::default();
+        let mut unplaced = self.take_all_channels();
+        let mut diff = ChannelDiff::default();
         self.policy = policy;
-        for (number, group) in groups.into_iter().enumerate() {
+        for (index, group) in groups.into_iter().enumerate() {
             self.groups.push(Group::new(group.method, Vec::new()));
             for ChannelConfig { server, max } in group.channels {
                 let identity = ServerIdentity::of(server.name.as_ref(), &server.addresses);
-                let channel = match known.take(number, &identity) {
+                let channel = match unplaced.take(index, &identity) {
                     Some(channel) => Channel {
                         addresses: server.addresses.into(),
                         unresolved_since: None,
@@ -85,50 +87,50 @@ impl Selector {
                     None => Channel::new(self.keys.next(), server, max),
                 };
                 if !before.contains_key(&channel.key) {
-                    replaced.added.push((number, identity));
+                    diff.added.push((index, identity));
                 }
-                self.push(number, channel);
+                self.push(index, channel);
             }
         }
-        for (group, round_robin_order) in self.groups.iter_mut().zip(round_robin_order) {
-            // The turn stays with the channel that has it, or goes to the first after it that stays.
-            let next = round_robin_order.iter().find_map(|key| self.positions.get(key));
+        for (group, order) in self.groups.iter_mut().zip(orders) {
+            // Round robin continues with the same channel, or with the next one that is still there.
+            let next = order.iter().find_map(|key| self.positions.get(key));
             group.next = next.map_or(0, |id| id.channel);
         }
-        for (group, channel) in known.rest() {
+        for (group, channel) in unplaced.into_channels() {
             if before.contains_key(&channel.key) {
-                replaced.removed.push((group, ServerIdentity::of_channel(&channel)));
+                diff.removed.push((group, ServerIdentity::of_channel(&channel)));
             }
             if channel.current > 0 {
                 self.retired.insert(channel.key, RetiredChannel { group, channel });
             }
         }
-        replaced
+        diff
     }
 
-    /// Takes out all channels that there are, those in the groups before those that are retired.
+    /// Takes all channels: first the channels in groups, then the retired ones.
     fn take_all_channels(&mut self) -> UnplacedChannels {
-        let mut known = UnplacedChannels::default();
-        for (number, group) in mem::take(&mut self.groups).into_iter().enumerate() {
-            group.channels.into_iter().for_each(|channel| known.push(number, channel));
+        let mut unplaced = UnplacedChannels::default();
+        for (index, group) in mem::take(&mut self.groups).into_iter().enumerate() {
+            group.channels.into_iter().for_each(|channel| unplaced.push(index, channel));
         }
         for (_, RetiredChannel { group, channel }) in mem::take(&mut self.retired) {
-            // If it is config again, it is enabled as a new one would be.
-            known.push(group, Channel { enabled: true, ..channel });
+            // A retired channel that returns is enabled, like a new one.
+            unplaced.push(group, Channel { enabled: true, ..channel });
         }
-        known
+        unplaced
     }
 }
 
 impl Group {
-    /// The channels in the order of their round_robin_order.
+    /// Keys of the channels in the order of round robin, the next one first.
     fn round_robin_order(&self) -> Vec<ChannelKey> {
-        let (later, sooner) = self.channels.split_at(self.next);
-        sooner.iter().chain(later).map(|channel| channel.key).collect()
+        let (before, from_next) = self.channels.split_at(self.next);
+        from_next.iter().chain(before).map(|channel| channel.key).collect()
     }
 }
 
-/// Channels that have no place yet in the new list: by group and server, in order.
+/// Channels that are not in the new list yet, by group and server, in their order.
 #[derive(Default)]
 struct UnplacedChannels(BTreeMap<(usize, ServerIdentity), VecDeque<Channel>>);
 
@@ -141,7 +143,7 @@ impl UnplacedChannels {
         self.0.get_mut(&(group, server.clone()))?.pop_front()
     }
 
-    fn rest(self) -> impl Iterator<Item = (usize, Channel)> {
+    fn into_channels(self) -> impl Iterator<Item = (usize, Channel)> {
         let rest = self.0.into_iter();
         rest.flat_map(|((group, _), channels)| channels.into_iter().map(move |c| (group, c)))
     }
@@ -152,7 +154,7 @@ mod tests {
     use super::*;
     use crate::selection::{Attempt, ChannelId, Method, ResolvedServer};
 
-    /// Servers by name, `NAME` or `NAME:MAX`, each at an address that `at` gives it.
+    /// A group of servers `NAME` or `NAME:MAX`; all have the address with port `at`.
     fn group(channels: &str, at: u16) -> GroupConfig {
         let channels = channels.split_whitespace().map(|text| {
             let (host, max) = text.split_once(':').unwrap_or((text, "0"));
@@ -185,14 +187,14 @@ mod tests {
         added.chain(removed).collect::<Vec<_>>().join(" ")
     }
 
-    /// The name of the server that an attempt is for, and its group and number.
+    /// Name of the server of an attempt, and position of its channel.
     fn at(selector: &Selector, attempt: &Attempt) -> (String, usize, usize) {
         let id = selector.position(attempt.key).unwrap();
         let name = selector.channel(id).unwrap().name.clone().unwrap();
         (name.host, id.group, id.channel)
     }
 
-    /// Names of the servers that so many clients get.
+    /// Names of the servers of consecutive clients.
     fn sequence(selector: &mut Selector, clients: usize) -> String {
         let names = (0..clients).map(|_| {
             let attempt = selector.first(0).unwrap();
@@ -204,9 +206,9 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_that_stays_keeps_what_it_has_and_takes_what_is_new() {
+    fn a_channel_in_both_lists_keeps_its_state_and_takes_new_settings() {
         let mut selector = selector(&["a b c"]);
-        let _standing = [(); 3].map(|()| selector.first(0).unwrap());
+        let _open = [(); 3].map(|()| selector.first(0).unwrap());
         let id = ChannelId { group: 0, channel: 1 };
         selector.set_enabled(id, false).unwrap();
         let before = selector.channel(id).unwrap().clone();
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_and_who_goes_is_told_by_group() {
+    fn the_difference_names_added_and_removed_servers_by_group() {
         let mut selector = selector(&["a b", "c"]);
         assert_eq!(replace(&mut selector, &["b a", "c"]), "");
         assert_eq!(replace(&mut selector, &["b", "a"]), "+1.a:25 -0.a:25 -1.c:25");
@@ -232,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_the_same_by_name_or_else_by_address() {
+    fn servers_match_by_name_or_without_a_name_by_address() {
         let literal = |port| ChannelConfig {
             server: ResolvedServer { addresses: address(port), name: None },
             max: 0,
@@ -246,14 +248,14 @@ mod tests {
         selector.replace(list(vec![literal(2), literal(3), literal(1)]), Policy::default());
         let after = keys(&selector);
         assert_eq!([after[2], after[0]], before[..]);
-        // The name of an address is another server.
+        // A name is another server than its address.
         let ChannelDiff { added, removed } =
             selector.replace(vec![group("a", 1)], Policy::default());
         assert_eq!((added.len(), removed.len()), (1, 3));
     }
 
     #[test]
-    fn of_equal_servers_the_first_stays_the_first() {
+    fn equal_servers_match_in_their_order() {
         let mut selector = selector(&["a a b"]);
         let first = selector.first(0).unwrap();
         let second = selector.first(0).unwrap();
@@ -265,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_gone_is_known_as_long_as_it_has_connections() {
+    fn a_removed_channel_is_kept_while_it_has_connections() {
         let mut selector = selector(&["a:1 b"]);
         let first = selector.first(0).unwrap();
         selector.set_enabled(ChannelId { group: 0, channel: 0 }, false).unwrap();
@@ -274,7 +276,7 @@ mod tests {
             (selector.current(first.key), sequence(&mut selector, 3)),
             (1, "bbb".to_owned())
         );
-        // Its server still has that connection, so it is full.
+        // The server still has the first connection, so the channel is full.
         replace(&mut selector, &["b a:1"]);
         assert_eq!(
             (selector.current(first.key), sequence(&mut selector, 3)),
@@ -289,9 +291,9 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_attempt_goes_on_in_the_new_list() {
+    fn a_failed_attempt_continues_in_the_new_list() {
         let mut selector = selector(&["a b", "c"]);
-        // Stays, renumbered: it is not tried again.
+        // The channel stays at another position: this client does not try it again.
         let attempt = selector.first(0).unwrap();
         assert_eq!(at(&selector, &attempt).0, "a");
         replace(&mut selector, &["d a", "c e"]);
@@ -299,19 +301,19 @@ mod tests {
         assert_eq!(at(&selector, &attempt).0, "d");
         let attempt = selector.connect_failed(attempt).unwrap();
         assert_eq!(at(&selector, &attempt), ("c".to_owned(), 1, 0));
-        // Gone, with its group: there is none after it.
+        // The channel and its group are gone: no group follows.
         replace(&mut selector, &["a"]);
         assert!(selector.connect_failed(attempt).is_none());
         assert!(selector.retired.is_empty());
     }
 
     #[test]
-    fn the_turn_stays_where_it_is() {
+    fn round_robin_continues_with_the_same_channel() {
         let mut selector = selector(&["a b c d"]);
         assert_eq!(sequence(&mut selector, 2), "ab");
         replace(&mut selector, &["d c b a"]);
         assert_eq!(sequence(&mut selector, 2), "cb");
-        // Whose turn it would be is gone.
+        // The next channel is gone.
         replace(&mut selector, &["d x c"]);
         assert_eq!(sequence(&mut selector, 3), "dxc");
     }
