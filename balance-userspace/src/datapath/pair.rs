@@ -236,7 +236,7 @@ impl Pair {
     /// What is known of a connection that `reset` has reset.
     fn evidence(&self, reset: Side, course: &Course) -> Option<Evidence> {
         let acked = sys::send_state(&**self.stream(reset)).ok()?.acked;
-        let received = sys::received_bytes(&**self.stream(reset.other())).ok()?;
+        let received = sys::bytes_received(&**self.stream(reset.other())).ok()?;
         Some(Evidence {
             reset,
             client_ended: self.has_ended(Side::Client, course),

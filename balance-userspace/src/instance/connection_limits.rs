@@ -40,7 +40,7 @@ impl Descriptors {
     /// # Errors
     /// [`StartError::System`].
     pub(crate) fn raise() -> Result<Self, StartError> {
-        let limit = sys::raise_nofile().map_err(|source| StartError::System {
+        let limit = sys::raise_open_file_limit().map_err(|source| StartError::System {
             act: "raise the limit of open files",
             source,
         })?;

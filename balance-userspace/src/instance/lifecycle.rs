@@ -138,7 +138,7 @@ impl Ends {
             };
             match action {
                 SignalAction::Drain => return context.settings.borrow().grace,
-                SignalAction::End => return Duration::ZERO,
+                SignalAction::Abort => return Duration::ZERO,
                 // There is no file to read again, but names may have changed.
                 SignalAction::Reload => context.re_resolve.notify_one(),
             }

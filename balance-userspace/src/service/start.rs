@@ -62,7 +62,7 @@ pub(super) fn start(
 ) -> Result<u8, StartError> {
     let foreground = foreground || notify::is_awaited();
     // What whoever started us has left open is not for instances.
-    sys::close_on_exec(inherited::FIRST_FD);
+    sys::close_on_exec_from(inherited::FIRST_FD);
     let inherited_listeners = if foreground {
         // SAFETY: the only call in this process, which has opened nothing yet.
         unsafe { InheritedListeners::from_service_manager() }?
@@ -177,7 +177,7 @@ fn supervise(
     let refused = |act| move |source| StartError::System { act, source };
     logging::begin();
     // It holds the listeners of all of them.
-    sys::raise_nofile().map_err(refused("raise the limit of open files"))?;
+    sys::raise_open_file_limit().map_err(refused("raise the limit of open files"))?;
     notify::begin();
     let dir = RunDir::locate(place.run_dir.as_deref()).map_err(InstanceFilesError::from);
     let dir = dir?;

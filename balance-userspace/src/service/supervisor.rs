@@ -225,7 +225,7 @@ impl Supervisor {
     fn signalled(&mut self, action: SignalAction) {
         match action {
             SignalAction::Drain => self.stop(Signal::SIGTERM, StopAction::Exit(0)),
-            SignalAction::End => self.stop(Signal::SIGINT, StopAction::Exit(0)),
+            SignalAction::Abort => self.stop(Signal::SIGINT, StopAction::Exit(0)),
             SignalAction::Reload => self.begin_reload(None),
         }
     }

@@ -1,75 +1,88 @@
-//! Going to the background: a daemon of its own session whose start the caller sees to its end.
+//! Running in the background as a daemon whose start the user's process observes.
 //!
-//! Invariant: the process that the user started ends only when the daemon serves, with the exit code
-//! that it then says, or has failed, with the daemon's exit code; the daemon keeps the terminal's standard error
-//! until then.
+//! Invariant: the process that the user started ends when the daemon is ready, with the exit code that the
+//! daemon reports, or when the daemon ends first, with the daemon's exit code. The daemon keeps the terminal
+//! as its standard error until then.
 
 use std::{
     fs::OpenOptions,
     io::{self, Read as _, Write as _},
-    os::{
-        fd::{AsFd, AsRawFd as _},
-        unix::net::UnixStream,
-    },
+    os::unix::net::UnixStream,
 };
 
-use crate::{error::StartError, sys};
+use nix::{
+    sys::wait::{WaitStatus, waitpid},
+    unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid},
+};
 
-/// Which of the two processes this is.
+use crate::error::StartError;
+
+/// EX_SOFTWARE of sysexits(3): a signal has ended the daemon.
+const KILLED: u8 = 70;
+
+/// The process in which [`detach`] returns.
 pub enum Forked {
-    /// The one that the user started: it has only to exit with this.
+    /// The process that the user started. It must exit with this code.
     Parent(u8),
-    /// The daemon, which has yet to say that it serves.
+    /// The daemon. It must call the notifier once it is ready.
     Daemon(ReadyNotifier),
 }
 
-/// The daemon's promise to say when it serves.
+/// Ends the process that the user started.
 pub struct ReadyNotifier {
-    starter: UnixStream,
+    parent: UnixStream,
 }
 
-/// Splits the process in two.
+/// Forks the daemon. Returns in the daemon at once, and in the parent when the daemon is ready or has
+/// ended.
 ///
 /// # Safety
-/// The process must have one thread.
+/// The process must have one thread: a lock that another thread holds is never released in the child.
 ///
 /// # Errors
 /// [`StartError::System`].
 pub unsafe fn detach() -> Result<Forked, StartError> {
     let failed = |source| StartError::System { act: "go to the background", source };
     let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
-    // SAFETY: as the caller promises.
-    match unsafe { sys::fork() }.map_err(failed)? {
-        Some(child) => {
+    // SAFETY: there is one thread, as the caller promises, and this thread holds no lock.
+    match unsafe { fork() }.map_err(|errno| failed(errno.into()))? {
+        ForkResult::Parent { child } => {
             drop(theirs);
-            // Ends without a byte when the daemon ends first.
-            let mut said = [0];
-            let served = ours.read(&mut said).is_ok_and(|n| n == 1);
-            let code = if served { said[0] } else { sys::wait(child).map_err(failed)? };
+            // The stream ends without a byte if the daemon ends first.
+            let mut code = [0];
+            let is_ready = ours.read(&mut code).is_ok_and(|n| n == 1);
+            let code = if is_ready { code[0] } else { wait(child).map_err(failed)? };
             Ok(Forked::Parent(code))
         }
-        None => {
+        ForkResult::Child => {
             drop(ours);
-            sys::new_session().map_err(failed)?;
+            setsid().map_err(|errno| failed(errno.into()))?;
             std::env::set_current_dir("/").map_err(failed)?;
-            Ok(Forked::Daemon(ReadyNotifier { starter: theirs }))
+            Ok(Forked::Daemon(ReadyNotifier { parent: theirs }))
         }
     }
 }
 
+/// Waits until a child ends, and returns its exit code.
+fn wait(child: Pid) -> io::Result<u8> {
+    Ok(match waitpid(child, None)? {
+        WaitStatus::Exited(_, code) => code as u8,
+        _ => KILLED,
+    })
+}
+
 impl ReadyNotifier {
-    /// Lets go of the terminal and tells the starter to end with this code.
+    /// Closes the terminal's streams and has the parent exit with `code`.
     ///
     /// # Errors
-    /// When /dev/null cannot be opened.
+    /// /dev/null cannot be opened.
     pub fn notify(mut self, code: u8) -> io::Result<()> {
         let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
-        for standard in 0..3 {
-            sys::replace(null.as_fd(), standard)?;
-        }
-        debug_assert!(null.as_raw_fd() > 2);
-        // The starter may be gone: nobody is left to be told.
-        let _ = self.starter.write_all(&[code]);
+        dup2_stdin(&null)?;
+        dup2_stdout(&null)?;
+        dup2_stderr(&null)?;
+        // The write fails if the parent has been killed.
+        let _ = self.parent.write_all(&[code]);
         Ok(())
     }
 }

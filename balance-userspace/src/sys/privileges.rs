@@ -1,7 +1,8 @@
-//! Another user than root, once nothing is left to do that only root can.
+//! The user and the capabilities of the process.
 //!
-//! Invariants: what is kept is what the datapath goes on to need and no more; nothing can be gained
-//! again; it is done while the process has one thread, because each thread has capabilities of its own.
+//! Invariants: after [`become_user`] the process has the capabilities that its datapath needs and no others,
+//! and can regain none. The change is made while the process has one thread, because capabilities belong to
+//! threads.
 
 use std::io;
 
@@ -14,25 +15,25 @@ use nix::{
 
 use crate::error::StartError;
 
-/// The user of a name.
+/// Looks up a user by name.
 ///
 /// # Errors
-/// [`StartError::NoUser`]; [`StartError::System`] when it cannot be looked up.
+/// [`StartError::NoUser`]; [`StartError::System`] if the user database cannot be read.
 pub(crate) fn find(name: &str) -> Result<User, StartError> {
     let system = |e: nix::Error| StartError::System { act: "look a user up", source: e.into() };
     User::from_name(name).map_err(system)?.ok_or_else(|| StartError::NoUser(name.to_owned()))
 }
 
-/// Makes the process that user's, with these capabilities; with those of them that it has where it is
-/// that user's already.
+/// Changes the process to `user` with the capabilities `keep`. A process that already runs as that user keeps
+/// those of `keep` that it has.
 ///
 /// # Errors
-/// [`StartError::Become`], as only root can become another.
+/// [`StartError::Become`]; only root can change to another user.
 pub(crate) fn become_user(user: &User, keep: &[Capability]) -> Result<(), StartError> {
     let failed = |source| StartError::Become { user: user.name.clone(), source };
     let keep = keep.iter().copied().collect();
-    let is_ours = Uid::effective() == user.uid && !Uid::effective().is_root();
-    let done = if is_ours { lower(&keep) } else { change(user, &keep) };
+    let is_already = Uid::effective() == user.uid && !Uid::effective().is_root();
+    let done = if is_already { lower(&keep) } else { change(user, &keep) };
     done.map_err(failed)
 }
 
@@ -42,7 +43,7 @@ fn change(user: &User, keep: &CapsHashSet) -> io::Result<()> {
     unistd::initgroups(&name, user.gid)?;
     unistd::setresgid(user.gid, user.gid, user.gid)?;
     unistd::setresuid(user.uid, user.uid, user.uid)?;
-    // The one that it takes to lower the bound.
+    // Lowering the bounding set needs this capability.
     set(CapSet::Effective, &[Capability::CAP_SETPCAP].into())?;
     for capability in read(CapSet::Bounding)?.difference(keep) {
         caps::drop(None, CapSet::Bounding, *capability).map_err(io::Error::other)?;
@@ -50,13 +51,14 @@ fn change(user: &User, keep: &CapsHashSet) -> io::Result<()> {
     keep_only(keep)
 }
 
-/// The bound stays where it is: whoever may not lower it gains nothing by it any more.
+/// Leaves the bounding set as it is: lowering it needs CAP_SETPCAP, and no new privileges can be gained through
+/// it ([`keep_only`]).
 fn lower(keep: &CapsHashSet) -> io::Result<()> {
     keep_only(&read(CapSet::Permitted)?.intersection(keep).copied().collect())
 }
 
 fn keep_only(keep: &CapsHashSet) -> io::Result<()> {
-    // What is ambient goes with what is inheritable.
+    // Removing a capability from the inheritable set also removes it from the ambient set.
     set(CapSet::Inheritable, &CapsHashSet::new())?;
     set(CapSet::Effective, keep)?;
     set(CapSet::Permitted, keep)?;
@@ -64,10 +66,15 @@ fn keep_only(keep: &CapsHashSet) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether the calling thread has a capability in its effective set.
+pub(crate) fn has_capability(capability: Capability) -> bool {
+    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
+}
+
 fn read(which: CapSet) -> io::Result<CapsHashSet> {
     caps::read(None, which).map_err(io::Error::other)
 }
 
-fn set(which: CapSet, of: &CapsHashSet) -> io::Result<()> {
-    caps::set(None, which, of).map_err(io::Error::other)
+fn set(which: CapSet, capabilities: &CapsHashSet) -> io::Result<()> {
+    caps::set(None, which, capabilities).map_err(io::Error::other)
 }

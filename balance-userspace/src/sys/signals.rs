@@ -1,68 +1,68 @@
-//! Signals, as what they ask for.
+//! The signals of the process and the actions they request.
 //!
-//! Invariants: the same for an instance and for the supervisor of many; a signal that asks for nothing
-//! does no harm; every process of the program begins with [`reset`], whatever its parent blocked or ignored.
+//! Invariants: signals mean the same to an instance and to the supervisor. A signal without an action does no
+//! harm. Every process of the program first calls [`reset`], whatever its parent has blocked or ignored.
 
 use std::{io, task::Poll};
 
 use nix::sys::signal::{self as sys, SigHandler, SigSet};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Undoes what a parent did to the signals that the program relies on. To be called first, while the process
-/// has one thread: later threads inherit its mask.
+/// Restores the signals that the program relies on. Call this first, while the process has one thread: new
+/// threads inherit the signal mask.
 ///
-/// - Blocked signals: none. Otherwise SIGTERM and SIGINT never arrive.
-/// - SIGTERM: as usual until it is caught, so that every process can be ended.
-/// - SIGCHLD: as usual. Where it is ignored the kernel reaps children, and their exit codes are lost.
-/// - SIGHUP, SIGINT, SIGQUIT: left as they are. nohup(1), or a shell for its background commands, ignores them,
-///   which a verb respects; a process that serves catches them.
+/// - Blocked signals: all unblocked. Otherwise SIGTERM and SIGINT would never arrive.
+/// - SIGTERM: default action until it is caught, so that every process can be ended.
+/// - SIGCHLD: default action. If it is ignored the kernel reaps children and their exit codes are lost.
+/// - SIGHUP, SIGINT, SIGQUIT: unchanged. nohup(1), or a shell for its background commands, ignores them, and
+///   the verbs respect that; a process that serves catches these signals.
 /// - SIGPIPE: ignored by Rust's runtime, which restores it in the programs that it starts.
 pub fn reset() {
     for signal in [sys::Signal::SIGTERM, sys::Signal::SIGCHLD] {
-        // SAFETY: no handler is installed, so no code runs on a signal; none was installed before, as an exec
-        // keeps none.
+        // SAFETY: the call installs no handler, so no code runs on a signal. It replaces none, because exec
+        // keeps no handler.
         let result = unsafe { sys::signal(signal, SigHandler::SigDfl) };
-        debug_assert!(result.is_ok(), "only an unknown signal is refused");
+        debug_assert!(result.is_ok(), "the kernel refuses only an unknown signal");
     }
     let result = SigSet::empty().thread_set_mask();
-    debug_assert!(result.is_ok(), "only an unknown way to change the mask is refused");
+    debug_assert!(result.is_ok(), "the kernel refuses only an unknown operation");
 }
 
-/// What a signal asks for.
+/// The action that a signal requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SignalAction {
-    /// Accept no more, and end when what stands has ended (SIGTERM).
+    /// Stop accepting, and exit when the open connections have ended (SIGTERM).
     Drain,
-    /// End at once (SIGINT, SIGQUIT).
-    End,
-    /// Read anew what may have changed (SIGHUP).
+    /// Abort the open connections and exit (SIGINT, SIGQUIT).
+    Abort,
+    /// Read the configuration file again, or resolve names again (SIGHUP).
     Reload,
 }
 
-/// The signals that the process takes.
+/// The signals that the process catches.
 pub(crate) struct Signals {
-    taken: [(Signal, SignalAction); 4],
-    /// Kept so that the signal does no harm: the classic's clients send it.
+    caught: [(Signal, SignalAction); 4],
+    /// Caught so that the signal does no harm: clients of the classic send it.
     _usr1: Signal,
 }
 
 impl Signals {
-    /// Takes hold of them. Within a runtime.
+    /// Catches the signals. Must be called within a Tokio runtime.
     pub(crate) fn catch() -> io::Result<Self> {
-        let taken = [
+        let caught = [
             (signal(SignalKind::terminate())?, SignalAction::Drain),
-            (signal(SignalKind::interrupt())?, SignalAction::End),
-            (signal(SignalKind::quit())?, SignalAction::End),
+            (signal(SignalKind::interrupt())?, SignalAction::Abort),
+            (signal(SignalKind::quit())?, SignalAction::Abort),
             (signal(SignalKind::hangup())?, SignalAction::Reload),
         ];
-        Ok(Self { taken, _usr1: signal(SignalKind::user_defined1())? })
+        Ok(Self { caught, _usr1: signal(SignalKind::user_defined1())? })
     }
 
-    /// Waits for the next.
+    /// Waits for the next signal with an action.
     pub(crate) async fn next(&mut self) -> SignalAction {
         std::future::poll_fn(|context| {
-            // Up to the first that has come: only then none has to wake us.
-            for (signal, action) in &mut self.taken {
+            // Stopping at the first signal that has arrived is safe: a pending signal needs no waker.
+            for (signal, action) in &mut self.caught {
                 if signal.poll_recv(context).is_ready() {
                     return Poll::Ready(*action);
                 }

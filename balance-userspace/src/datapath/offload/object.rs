@@ -20,7 +20,11 @@ use tokio::io::Interest;
 use tracing::error;
 
 use super::mapped::Mapped;
-use crate::{error::StartError, io::epoll, sys};
+use crate::{
+    error::StartError,
+    io::epoll,
+    sys::privileges::{self, Capability},
+};
 
 /// The objects, when this build has them; see build.rs.
 #[cfg(bpf_objects)]
@@ -110,7 +114,7 @@ impl LoadError {
 /// that it refuses to everybody as well as of what only some may do.
 fn is_forbidden(error: &io::Error) -> bool {
     match error.raw_os_error() {
-        Some(libc::EACCES) => !sys::has_capability(sys::CAP_PERFMON),
+        Some(libc::EACCES) => !privileges::has_capability(Capability::CAP_PERFMON),
         _ => error.kind() == io::ErrorKind::PermissionDenied,
     }
 }

@@ -78,7 +78,7 @@ impl Kernel {
             offset("tcp_sock", "copied_seq")?,
             offset("sock", "sk_wmem_queued")?,
         ];
-        sys::lift_memlock();
+        sys::lift_locked_memory_limit();
         let connections = u32::try_from(connections).map_err(|_| {
             LoadError::Unsupported(format!("{connections} connections are too many"))
         })?;

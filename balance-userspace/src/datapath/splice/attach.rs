@@ -134,7 +134,7 @@ impl Attached {
         if interface == LOOPBACK {
             // Not before: another may be attached at the same moment. Where it cannot be asked, it
             // may be so.
-            let first = sys::first_on_ingress(LOOPBACK).ok().flatten();
+            let first = sys::first_ingress_program(LOOPBACK).ok().flatten();
             self.is_behind = first != Some(program.info().map_err(LoadError::from)?.id());
         }
         self.devices.insert(interface, link);

@@ -87,5 +87,5 @@ pub(super) fn probe(joint: &Joint, pair: &Pair, side: usize) -> io::Result<()> {
         // A reset in answer has the number that the question acknowledges.
         teardown::renumber(&joint.slot, pair, side, &joint.doubt.holds_port[side])?;
     }
-    sys::probe(&**[&pair.client, &pair.backend][side])
+    sys::send_window_probe(&**[&pair.client, &pair.backend][side])
 }

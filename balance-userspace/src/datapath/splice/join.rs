@@ -35,7 +35,7 @@ use crate::{
         traffic::Traffic,
     },
     io::stream::Stream,
-    sys::{self, Numbers},
+    sys::{self, SequenceNumbers},
 };
 
 /// How often it is looked whether all has arrived that was past the hook when the program took over.
@@ -95,9 +95,9 @@ pub(super) fn prepare(kernel: &Arc<Kernel>, pair: &Pair) -> Result<Watched, Obst
     let moved = pair.traffic.read();
     let mut written = [0; 2];
     for (side, stream) in [&pair.client, &pair.backend].into_iter().enumerate() {
-        let numbers = sys::numbers(&**stream).map_err(|_| Obstacle::Ended)?;
-        written[side] = numbers.written;
-        slot.set_near(side, numbers.received, numbers.written);
+        let numbers = sys::sequence_numbers(&**stream).map_err(|_| Obstacle::Ended)?;
+        written[side] = numbers.snd_nxt;
+        slot.set_near(side, numbers.rcv_nxt, numbers.snd_nxt);
     }
     Ok(Watched { slot, clocks, written, moved })
 }
@@ -187,30 +187,30 @@ async fn begin(watched: &Watched, pair: &Pair) -> io::Result<Result<Start, Refus
     }
     let begun = [Begun::of(streams[0])?, Begun::of(streams[1])?];
     let sends_fragments = |side: usize| {
-        let Numbers { received, edge, .. } = begun[side].numbers;
+        let SequenceNumbers { rcv_nxt: received, rcv_edge: edge, .. } = begun[side].numbers;
         sends_fragments(slot, side, received, edge)
     };
     if sends_fragments(0) || sends_fragments(1) {
         return Ok(Err(Refused::Never(Obstacle::Fragments)));
     }
-    let agreed = [sys::agreed(streams[0])?, sys::agreed(streams[1])?];
+    let agreed = [sys::negotiated(streams[0])?, sys::negotiated(streams[1])?];
     // An end takes a number and is nothing to be read: had it come before, the next byte to be read
     // would not be where it seems.
     if !agreed.iter().all(|agreed| agreed.established) {
         return Ok(Err(Refused::Never(Obstacle::Ended)));
     }
-    let takes = [sys::taken_segment(streams[0])?, sys::taken_segment(streams[1])?];
+    let takes = [sys::peer_mss(streams[0])?, sys::peer_mss(streams[1])?];
     for (this, other) in [(0, 1), (1, 0)] {
         // A peer sends no more than it was told to, nor than its own link takes, which is what it
         // takes itself.
-        let segment = agreed[this].offered_mss.min(takes[this]);
+        let segment = agreed[this].advertised_mss.min(takes[this]);
         if segment > takes[other] {
             return Ok(Err(Refused::Never(Obstacle::Segments)));
         }
         // Nor does it send less than the room that it was promised here allows. One that gets more
         // than it has room for may never find any again (net/ipv4/tcp_output.c,
         // __tcp_select_window).
-        let room = begun[other].numbers.most_room;
+        let room = begun[other].numbers.max_window;
         if room < segment || room >> agreed[this].scales.1 == 0 {
             return Ok(Err(Refused::Never(Obstacle::Window)));
         }
@@ -221,25 +221,25 @@ async fn begin(watched: &Watched, pair: &Pair) -> io::Result<Result<Start, Refus
             return Ok(Err(Refused::Never(Obstacle::Window)));
         }
         // Nor may it be a little less than that until more has arrived.
-        if sys::room(streams[other])? < u64::from(segment) {
+        if sys::send_window(streams[other])? < u64::from(segment) {
             return Ok(Err(Refused::NotNow));
         }
     }
-    let shifts = [0, 1].map(|i| begun[1 - i].numbers.written.wrapping_sub(begun[i].read()));
+    let shifts = [0, 1].map(|i| begun[1 - i].numbers.snd_nxt.wrapping_sub(begun[i].read()));
     for i in 0..2 {
         let (numbers, other) = (&begun[i].numbers, &begun[1 - i].numbers);
         let queue = sys::send_queue(streams[1 - i])? as u32;
-        let acked = other.written.wrapping_sub(queue).wrapping_sub(shifts[i]);
+        let acked = other.snd_nxt.wrapping_sub(queue).wrapping_sub(shifts[i]);
         let sent = Evidence {
-            snd_edge: numbers.edge,
-            max_window: numbers.own_room.max(other.most_room),
+            snd_edge: numbers.rcv_edge,
+            max_window: numbers.rcv_wnd.max(other.max_window),
             edge_slack: streams[i].recv_buffer_size()? as u32,
-            ..Evidence::new(acked, numbers.received)
+            ..Evidence::new(acked, numbers.rcv_nxt)
         };
         let side = Side {
             shift: shifts[i],
-            cut: numbers.received,
-            leeway: numbers.own_room / 2,
+            cut: numbers.rcv_nxt,
+            leeway: numbers.rcv_wnd / 2,
             sent,
             ..Side::default()
         };
@@ -272,7 +272,7 @@ async fn is_ready(streams: &[&Stream; 2]) -> io::Result<bool> {
         let (mut ready, mut soon) = (true, true);
         for (source, target) in [(streams[0], streams[1]), (streams[1], streams[0])] {
             let (unread, queue) = (u64::from(sys::unread(source)?), sys::send_queue(target)?);
-            let room = sys::room(target)?;
+            let room = sys::send_window(target)?;
             // What arrived out of order is there and cannot be read.
             let is_ordered = unread != 0 || sys::receive_memory(source)? == 0;
             ready &= is_ordered && fits(queue + unread, room);
@@ -301,8 +301,8 @@ impl Joint {
         self.is_released.set(true);
         for (side, stream) in [&pair.client, &pair.backend].into_iter().enumerate() {
             // A connection that is gone by now needs no bounds.
-            if let Ok(numbers) = sys::numbers(&**stream) {
-                self.slot.close_edge(side, numbers.edge);
+            if let Ok(numbers) = sys::sequence_numbers(&**stream) {
+                self.slot.close_edge(side, numbers.rcv_edge);
             }
         }
         if self.slot.endings() & (ending::FIN | ending::FIN << 1) != 0 {
@@ -312,7 +312,7 @@ impl Joint {
         for (side, stream) in [(0, &pair.client), (1, &pair.backend)] {
             if self.slot.has_clamped(side) {
                 // A connection that is gone by now has nobody who waits.
-                let _ = sys::probe(&**stream);
+                let _ = sys::send_window_probe(&**stream);
             }
         }
     }
@@ -409,7 +409,7 @@ impl Joint {
     /// Fails if the source has got more than it was to: its sender takes that for delivered.
     fn has_no_more(&self, i: usize, cut: u32, direction: &Direction) -> Result<(), SideError> {
         let broke = |error| direction.source_error(error);
-        if self.slot.is_over(i) || sys::received(&*direction.source).map_err(broke)? == cut {
+        if self.slot.is_over(i) || sys::rcv_nxt(&*direction.source).map_err(broke)? == cut {
             return Ok(());
         }
         Err(broke(io::Error::other("something arrived when it was over")))
@@ -418,7 +418,7 @@ impl Joint {
     /// Waits until all has arrived that was past the hook when the program took over; returns the final
     /// cut-offs, or which side has failed and how.
     async fn settle(&self, kernel: &Kernel, pair: &Pair) -> Result<[u32; 2], (usize, io::Error)> {
-        let mut cuts = self.begun.map(|begun| begun.numbers.received);
+        let mut cuts = self.begun.map(|begun| begun.numbers.rcv_nxt);
         // A socket may have refused some of it, and asks for it again. When nothing is on its way any
         // more, that is for the other peer.
         let mut last = pin!(kernel.grace.period());
@@ -434,7 +434,7 @@ impl Joint {
             self.not_reset(i, stream).map_err(|e| (i, e))?;
             // From now on it has nothing to say.
             sys::acknowledge_now(stream).map_err(|e| (i, e))?;
-            let ahead = sys::heard(stream).map_err(|e| (i, e))?.wrapping_sub(cuts[i]);
+            let ahead = sys::snd_wl1(stream).map_err(|e| (i, e))?.wrapping_sub(cuts[i]);
             self.slot.set_ahead(i, if is_after(ahead, 0) { ahead } else { 0 });
         }
         // Unless it is over, and a new connection has come.
@@ -449,7 +449,7 @@ impl Joint {
         for (i, stream) in [&pair.client, &pair.backend].into_iter().enumerate() {
             // Waits for whoever has the socket, so what came meanwhile is counted (net/core/sock.c,
             // release_sock).
-            let received = sys::received(stream).map_err(|e| (i, e))?;
+            let received = sys::rcv_nxt(stream).map_err(|e| (i, e))?;
             if received != cuts[i] {
                 cuts[i] = received;
                 self.slot.raise(i, received, received.wrapping_add(self.shifts[i]));

@@ -129,7 +129,7 @@ impl Kernel {
     pub(super) fn load(connections: usize, debug: bool) -> Result<Self, LoadError> {
         let bytes = Object::Splice.bytes()?;
         let mark = Mark::find().map_err(LoadError::from)?;
-        sys::lift_memlock();
+        sys::lift_locked_memory_limit();
         let connections = u32::try_from(connections).map_err(|_| {
             LoadError::Unsupported(format!("{connections} connections are too many"))
         })?;

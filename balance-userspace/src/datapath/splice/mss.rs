@@ -17,8 +17,8 @@ const LARGEST: u32 = 32767;
 /// to be said to a backend.
 pub(crate) fn for_backend(client: &Stream) -> Option<u32> {
     // Without options.
-    let now = sys::largest_segment(client).ok().filter(|&now| now <= LARGEST)?;
-    let agreed = sys::agreed(client).ok()?;
+    let now = sys::send_mss(client).ok().filter(|&now| now <= LARGEST)?;
+    let agreed = sys::negotiated(client).ok()?;
     let segment = now + if agreed.has_timestamps() { TIMESTAMPS } else { 0 };
     // It is also small where the window is; that says nothing of the path.
     (agreed.path_mtu <= LARGEST && segment <= LARGEST).then_some(segment)

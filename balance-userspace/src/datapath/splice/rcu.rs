@@ -90,7 +90,7 @@ fn look_after(waits: &Mutex<Waits>, last: Option<JoinHandle<()>>) {
         if these.is_empty() {
             return;
         }
-        if sys::grace_period().is_err() {
+        if sys::rcu_grace_period().is_err() {
             // They are gone without a word.
             lock(waits).is_untold = true;
             continue;
@@ -116,7 +116,7 @@ mod tests {
         for _ in 0..3 {
             let waits: Vec<_> = (0..50).map(|_| grace.ask()).collect();
             let told: Vec<_> = waits.into_iter().map(|wait| wait.blocking_recv().is_ok()).collect();
-            assert_eq!(told, [sys::grace_period().is_ok(); 50]);
+            assert_eq!(told, [sys::rcu_grace_period().is_ok(); 50]);
             grace.rest();
             assert!(!lock(&grace.waits).is_looked_after);
         }

@@ -9,7 +9,7 @@ use balance_ebpf::splice::{head, later};
 use super::{ineligible::Obstacle, tuple::Tuple};
 use crate::{
     io::stream::Stream,
-    sys::{self, Agreed, Numbers},
+    sys::{self, Negotiated, SequenceNumbers},
 };
 
 /// One of the two connections: what stays as it is for all its life.
@@ -17,7 +17,7 @@ use crate::{
 pub(super) struct End {
     pub(super) path: Tuple,
     /// What was agreed on when it began.
-    pub(super) agreed: Agreed,
+    pub(super) agreed: Negotiated,
     /// Hop limit and DSCP of this host's packets to the peer ([`head`]).
     pub(super) head: u32,
 }
@@ -29,8 +29,8 @@ impl End {
     /// When the connection is gone.
     pub(super) fn of(stream: &Stream) -> io::Result<Self> {
         let path = Tuple { peer: stream.peer()?, own: stream.local()? };
-        let (hops, class) = sys::hops_and_class(stream, path.peer.is_ipv4())?;
-        Ok(Self { path, agreed: sys::agreed(stream)?, head: head(hops, class) })
+        let (hops, class) = sys::hop_limit_and_traffic_class(stream, path.peer.is_ipv4())?;
+        Ok(Self { path, agreed: sys::negotiated(stream)?, head: head(hops, class) })
     }
 
     /// Bytes of the IP and TCP headers without options.
@@ -43,7 +43,7 @@ impl End {
 pub(super) fn obstacle(ends: &[End; 2]) -> Option<Obstacle> {
     let [a, b] = ends;
     // What the peer of one may send has to fit the other's path.
-    let fits = |a: &End, b: &End| a.agreed.offered_mss + b.headers() <= b.agreed.path_mtu;
+    let fits = |a: &End, b: &End| a.agreed.advertised_mss + b.headers() <= b.agreed.path_mtu;
     if !a.agreed.established || !b.agreed.established {
         Some(Obstacle::Ended)
     } else if a.path.peer.is_ipv4() != b.path.peer.is_ipv4() {
@@ -71,7 +71,7 @@ impl Clock {
     /// # Errors
     /// When the kernel does not tell.
     pub(super) fn begin(stream: &Stream) -> io::Result<Self> {
-        Ok(Self { first: sys::timestamp(stream)?, offset: Cell::default() })
+        Ok(Self { first: sys::timestamp_clock(stream)?, offset: Cell::default() })
     }
 
     /// What is added to CLOCK_MONOTONIC, in whole milliseconds, to get the clock
@@ -86,7 +86,7 @@ impl Clock {
         if let Some(offset) = self.offset.get() {
             return Ok(offset);
         }
-        let second = sys::timestamp(stream)?;
+        let second = sys::timestamp_clock(stream)?;
         self.offset.set(exact(self.first, second));
         Ok(self.offset.get().unwrap_or_else(|| offset(second)))
     }
@@ -107,7 +107,7 @@ fn exact(first: (u32, u64), second: (u32, u64)) -> Option<u32> {
 /// Where a socket stands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Begun {
-    pub(super) numbers: Numbers,
+    pub(super) numbers: SequenceNumbers,
     /// Bytes that were not yet read.
     pub(super) unread: u32,
 }
@@ -119,10 +119,10 @@ impl Begun {
     /// When the connection is gone.
     pub(super) fn of(stream: &Stream) -> io::Result<Self> {
         loop {
-            let before = sys::received(stream)?;
+            let before = sys::rcv_nxt(stream)?;
             let unread = sys::unread(stream)?;
-            let numbers = sys::numbers(stream)?;
-            if numbers.received == before {
+            let numbers = sys::sequence_numbers(stream)?;
+            if numbers.rcv_nxt == before {
                 return Ok(Self { numbers, unread });
             }
         }
@@ -130,7 +130,7 @@ impl Begun {
 
     /// Number of the next byte that user space is to read.
     pub(super) fn read(&self) -> u32 {
-        self.numbers.received.wrapping_sub(self.unread)
+        self.numbers.rcv_nxt.wrapping_sub(self.unread)
     }
 }
 
@@ -142,11 +142,11 @@ mod tests {
     const MSS: u32 = 1460;
 
     fn end(address: &str) -> End {
-        let agreed = Agreed {
+        let agreed = Negotiated {
             established: true,
             options: 3,
             scales: (7, 7),
-            offered_mss: MSS,
+            advertised_mss: MSS,
             path_mtu: 1500,
         };
         let path = Tuple { peer: address.parse().unwrap(), own: address.parse().unwrap() };
@@ -169,11 +169,11 @@ mod tests {
     fn the_clock_of_timestamps_is_always_as_far_from_ours() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let first = sys::timestamp(&stream).unwrap();
+        let first = sys::timestamp_clock(&stream).unwrap();
         let until = sys::monotonic() + 20_000_000;
         let mut seen = Vec::new();
         while sys::monotonic() < until {
-            seen.extend(exact(first, sys::timestamp(&stream).unwrap()));
+            seen.extend(exact(first, sys::timestamp_clock(&stream).unwrap()));
         }
         seen.dedup();
         assert_eq!(seen.len(), 1, "{seen:?}");
@@ -199,13 +199,13 @@ mod tests {
         let mut fine = good;
         fine.agreed.options |= 64;
         assert_eq!(obstacle(&[fine, fine]), Some(Obstacle::Options));
-        assert_eq!(with(|end| end.agreed.offered_mss = MSS + 1), both(Obstacle::Segments));
+        assert_eq!(with(|end| end.agreed.advertised_mss = MSS + 1), both(Obstacle::Segments));
         assert_eq!(with(|end| end.agreed.path_mtu = MSS + 39), both(Obstacle::Segments));
         let six = end("[2001:db8::1]:5");
         assert_eq!(obstacle(&[good, six]), Some(Obstacle::Families));
         let (mut near, mut far) = (end("[fe80::1]:5"), six);
         for end in [&mut near, &mut far] {
-            end.agreed.offered_mss = MSS - 20;
+            end.agreed.advertised_mss = MSS - 20;
         }
         assert_eq!(obstacle(&[near, far]), Some(Obstacle::Device));
         assert_eq!(obstacle(&[far, far]), None);

@@ -31,7 +31,7 @@ use crate::{datapath::pair::Pair, io::stream::Stream, sys};
 /// between the same addresses meets nothing of them.
 pub(super) fn silent(pair: &Pair) {
     for stream in [&pair.client, &pair.backend] {
-        if sys::fall_silent(&**stream).is_ok() {
+        if sys::enter_repair(&**stream).is_ok() {
             let _ = sys::disconnect(&**stream);
         }
     }
@@ -57,7 +57,7 @@ pub(super) fn break_off(slot: Slot, pair: &Pair) {
         // A socket whose bytes its peer may still wait for has a right number, and says it when it
         // is disconnected or closed.
         if slot.is_settled(side) {
-            let _ = sys::fall_silent(&**stream);
+            let _ = sys::enter_repair(&**stream);
         }
         if is_told(side) {
             // It may connect again at once: before packets pass to our sockets.
@@ -102,11 +102,11 @@ pub(super) fn renumber(
         }
         _ => address.into(),
     };
-    sys::fall_silent(&**stream)?;
+    sys::enter_repair(&**stream)?;
     sys::disconnect(&**stream)?;
     // The kernel calls that an aborted connection (net/ipv4/tcp.c, `tcp_disconnect`).
     stream.take_error()?;
-    sys::take_up(&**stream, acknowledged, delivered, clock, || {
+    sys::repair_connect(&**stream, acknowledged, delivered, clock, || {
         if !holds_port.replace(true) {
             stream.bind(&address(own))?;
         }
@@ -118,7 +118,7 @@ pub(super) fn renumber(
 fn clock(slot: &Slot, stream: &Stream, side: usize) -> io::Result<Option<u32>> {
     match slot.read().ways[side].side.stamped {
         0 => Ok(None),
-        _ => Ok(Some(sys::timestamp(stream)?.0)),
+        _ => Ok(Some(sys::timestamp_clock(stream)?.0)),
     }
 }
 
@@ -141,7 +141,7 @@ fn say(slot: Slot, pair: &Pair, words: [Option<Word>; 2], how: impl Fn(&Socket) 
                 socket.bind(&path.own.into())?;
                 socket.connect(&path.peer.into())
             };
-            sys::take_up(&socket, next, received, clock, connect)?;
+            sys::repair_connect(&socket, next, received, clock, connect)?;
             how(&socket)
         };
         if let Err(error) = speak() {

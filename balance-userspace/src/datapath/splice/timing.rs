@@ -100,7 +100,7 @@ fn packet(path: Tuple, payload: usize) -> Vec<u8> {
     }
     frame.extend(path.peer.port().to_be_bytes());
     frame.extend(path.own.port().to_be_bytes());
-    // Numbers; header of eight words; ACK; window; no urgent data; timestamps.
+    // SequenceNumbers; header of eight words; ACK; window; no urgent data; timestamps.
     frame.extend([0, 0, 0, 1, 0, 0, 0, 1, 8 << 4, 0x10, 1, 0, 0, 0, 0, 0]);
     frame.extend([1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 1]);
     frame.resize(frame.len() + payload, 7);
