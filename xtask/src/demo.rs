@@ -10,16 +10,16 @@ mod server;
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 use self::{balance::Balance, server::Server};
-use crate::{build, exec, root::Root, setup, workspace};
+use crate::{build, exec, root::Root};
 
-/// How long to wait for anything before it has failed.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time after which a connect, a read or a log line counts as failed.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// See balance at work: three servers, one of them a stand-in.
 #[derive(clap::Args)]
@@ -27,13 +27,14 @@ pub(crate) struct Options {}
 
 /// Runs the task.
 pub(crate) fn run(Options {}: &Options) -> Result<()> {
-    setup::run(&setup::Options { tests: false })?;
-    build::program()?;
+    let started = Instant::now();
+    let program = build::quick_program()?;
+    eprintln!("balance is built after {} s", started.elapsed().as_secs());
 
     let [mut a, mut b, c] = [Server::start('A')?, Server::start('B')?, Server::start('C')?];
     let port = free_port()?;
     let root = Root::find_silently();
-    let mut command = root.command(workspace::program());
+    let mut command = root.command(program);
     // The clients say little: the kernel is to take over at once.
     command.args(["-f", "--offload-after", "0", &port.to_string()]);
     command.args([a.address.to_string(), b.address.to_string()]);
@@ -87,9 +88,9 @@ fn visit_all(port: u16, servers: &str) -> Result<()> {
 
 fn visit(port: u16, server: char) -> Result<()> {
     let address = (Ipv4Addr::LOCALHOST, port).into();
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).context("cannot connect")?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).context("cannot connect")?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     let mut lines = BufReader::new(stream.try_clone()?);
     let mut hears = |expected: String| {
         let mut heard = String::new();

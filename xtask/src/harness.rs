@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Result, anyhow};
 
-use crate::{build, exec, peers, root::Root, setup, workspace};
+use crate::{build, exec, root::Root, setup, test_programs, workspace};
 
 /// What is given to a harness as it is.
 #[derive(clap::Args)]
@@ -38,7 +38,7 @@ impl Passed {
     pub(crate) fn drive_program(&self, name: &str, without_root: &str) -> Result<()> {
         let harness = Self::build("tests", name)?;
         if !self.is_question() {
-            peers::install()?;
+            test_programs::install()?;
             setup::run(&setup::Options { tests: false })?;
             build::program()?;
         }

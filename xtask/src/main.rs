@@ -13,9 +13,9 @@
 
 mod apt;
 mod attack;
+mod background;
 mod base_system;
 mod bench;
-mod beside;
 mod build;
 mod build_ebpf;
 mod demo;
@@ -29,7 +29,6 @@ mod lanes;
 mod miri;
 mod packager;
 mod packages;
-mod peers;
 mod root;
 mod run;
 mod sanitize;
@@ -38,6 +37,7 @@ mod skip;
 mod soak;
 mod steps;
 mod test;
+mod test_programs;
 mod toolchain;
 mod workspace;
 

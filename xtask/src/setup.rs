@@ -1,26 +1,28 @@
-//! `setup`: makes sure that balance can be built, and tested.
+//! `setup`: installs what is needed to build balance and, on request, to test balance.
 //!
-//! Invariant: where everything is there nothing is asked of the network or of root; what is
-//! missing comes from the package managers, apt and cargo, alone.
+//! Invariant: when nothing is missing, no task uses the network or asks for root. Everything that
+//! is missing comes from the package managers apt and cargo.
 
 use std::{env, process::Command};
 
 use anyhow::{Context as _, Result, anyhow};
 
 use crate::{
-    apt, base_system,
-    beside::Beside,
+    apt,
+    background::BackgroundCommand,
+    base_system,
     exec::exec,
-    kernel, packager, peers,
+    kernel, packager,
     root::Root,
+    test_programs,
     toolchain::{self, Compiler, Toolchain},
 };
 
-/// Find or install what builds the BPF program.
+/// Find or install the toolchain that builds the BPF programs.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Also what the tests need: peers to talk to through balance, what makes and judges its
-    /// package, and other kernels to run it on.
+    /// Also install what the tests need: other programs to talk to through balance, the tools that
+    /// build and check the package, and other kernels to run balance on.
     #[arg(long)]
     pub(crate) tests: bool,
 }
@@ -29,14 +31,14 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let toolchain = match Toolchain::find() {
         Ok(found) => found,
-        Err(why) => {
-            eprintln!("{why}: installing one, which takes a few minutes");
-            install().map_err(|why| anyhow!("{why:#}\n{}", toolchain::by_hand()))?
+        Err(error) => {
+            eprintln!("{error}: installing one takes about two minutes");
+            install().map_err(|error| anyhow!("{error:#}\n{}", toolchain::by_hand()))?
         }
     };
     eprintln!("BPF toolchain: {toolchain}");
     if options.tests {
-        peers::install()?;
+        test_programs::install()?;
         packager::install()?;
         base_system::make()?;
         kernel::set_up()?;
@@ -44,23 +46,27 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Starts the set-up for tests beside what goes on; not where root asks for a password, there it is
-/// done at once.
-pub(crate) fn start() -> Result<Option<Beside>> {
+/// Starts the task in the background. Where sudo would ask for a password, runs the task to its end
+/// in the foreground and returns `None`.
+pub(crate) fn start(options: &Options) -> Result<Option<BackgroundCommand>> {
     if Root::find_silently() == Root::Never {
-        return run(&Options { tests: true }).map(|()| None);
+        return run(options).map(|()| None);
     }
-    let task = env::current_exe().context("the executable of this task")?;
-    Beside::start("setup", Command::new(task).args(["setup", "--tests"])).map(Some)
+    let mut task = Command::new(env::current_exe().context("cannot find this executable")?);
+    task.arg("setup");
+    if options.tests {
+        task.arg("--tests");
+    }
+    BackgroundCommand::start("setup", &mut task).map(Some)
 }
 
 fn install() -> Result<Toolchain> {
     apt::install(&toolchain::DEBIAN_PACKAGES, "")?;
     let llvm = Compiler::Debian.llvm()?;
     match toolchain::linker(llvm) {
-        Ok(linker) => eprintln!("{}: there", linker.display()),
-        Err(why) => {
-            eprintln!("{why}: building one");
+        Ok(linker) => eprintln!("{}: found", linker.display()),
+        Err(error) => {
+            eprintln!("{error}: building one");
             exec(&mut toolchain::install_linker())?;
         }
     }

@@ -8,9 +8,8 @@ use std::{path::PathBuf, process::Command};
 use anyhow::{Context as _, Result};
 
 use crate::{
-    base_system,
-    beside::Beside,
-    build, build_ebpf, dist,
+    background::BackgroundCommand,
+    base_system, build, build_ebpf, dist,
     exec::{exec, output},
     executables::{self, Executable},
     kernel::{self, Kernel},
@@ -66,14 +65,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// All steps, each a command, or a few, that can be run by hand; the first that fails ends them.
 fn everything(lint: bool, steps: &mut Steps) -> Result<()> {
     steps.run("toolchain", || setup::run(&setup::Options { tests: false }))?;
-    // Mostly downloads, which go beside what compiles.
-    let peers = setup::start()?;
+    // Mostly downloads, so they run while the next steps compile.
+    let set_up = setup::start(&setup::Options { tests: true })?;
     steps.run("program", build::program)?;
     if lint {
         steps.run("lints", self::lint)?;
     }
     let tests = steps.run("build tests", executables::build_all)?;
-    steps.run("peers", || peers.map_or(Ok(()), Beside::finish))?;
+    steps.run("test set-up", || set_up.map_or(Ok(()), BackgroundCommand::finish))?;
     let environment = steps.run("package", packaged)?;
     let times = steps.run("tests", || lanes::run(in_lanes(tests, &environment)))?;
     // Alone: an emulated machine takes all processors.

@@ -52,6 +52,11 @@ pub(crate) fn program() -> PathBuf {
     target().join("release/balance")
 }
 
+/// The program built without optimisation.
+pub(crate) fn quick_program() -> PathBuf {
+    target().join("debug/balance")
+}
+
 /// What is given to others.
 pub(crate) fn dist() -> PathBuf {
     target().join("dist")

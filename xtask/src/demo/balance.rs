@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use crate::{
     exec::{self, output},
     root::Root,
@@ -51,13 +51,13 @@ impl Balance {
 
     /// Waits for a line of its log with that word.
     pub(super) fn says(&self, word: &str) -> Result<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             match self.log.recv_timeout(deadline - Instant::now()) {
                 Ok(line) if line.split_whitespace().any(|found| found == word) => return Ok(line),
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!("balance has not said `{word}` within {PATIENCE:?}")
+                    bail!("balance has not said `{word}` within {TIMEOUT:?}")
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     bail!("balance ended before it said `{word}`")

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::PATIENCE;
+use super::TIMEOUT;
 
 /// A server with a name of one letter, which it puts into all that it says.
 pub(super) struct Server {
@@ -80,7 +80,7 @@ fn listen(name: char, listener: &TcpListener, shared: &Arc<Shared>) {
 }
 
 fn serve(name: char, mut client: &TcpStream, shared: &Shared) -> io::Result<()> {
-    client.set_read_timeout(Some(PATIENCE))?;
+    client.set_read_timeout(Some(TIMEOUT))?;
     client.write_all(greeting(name).as_bytes())?;
     let mut lines = BufReader::new(client);
     let mut line = Vec::new();
