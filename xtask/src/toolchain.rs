@@ -203,7 +203,7 @@ pub(crate) fn install_linker() -> Command {
     cargo.env("LLVM_PREFIX", DEBIAN_LLVM);
     // The shared library of LLVM does the work, so an unoptimised linker is as fast and takes a
     // third of the time to build.
-    for (setting, value) in [("OPT_LEVEL", "0"), ("LTO", "off"), ("CODEGEN_UNITS", "16")] {
+    for (setting, value) in [("OPT_LEVEL", "0"), ("LTO", "off"), ("DEBUG", "0")] {
         cargo.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
     }
     cargo.args(["install", LINKER, "--version", LINKER_VERSION, "--locked"]);
