@@ -8,7 +8,7 @@ use std::{env, error::Error, fs, io::Write as _, path::Path};
 
 use balance_userspace::{
     cli::{self, completion},
-    control::client::help,
+    control::client::command_table,
 };
 use clap_mangen::{
     Man,
@@ -92,13 +92,13 @@ fn commands(page: &mut Vec<u8>) -> Outcome<()> {
     let mut section = Roff::new();
     section.control("SH", ["COMMANDS"]);
     section.text([roman("What -c and -i can tell the balance that runs on a port.")]);
-    for (usage, lines) in help::COMMANDS {
+    for command in &command_table::COMMANDS {
         section.control("TP", []);
-        section.text([bold(usage)]);
-        section.text([roman(lines.join(" "))]);
+        section.text([bold(command.usage())]);
+        section.text([roman(command.help().join(" "))]);
     }
     section.control("PP", []);
-    section.text([roman(help::NOTES.trim_end())]);
+    section.text([roman(command_table::NOTES.trim_end())]);
     section.to_writer(page)?;
     Ok(())
 }

@@ -21,7 +21,7 @@ use clap_complete::{
 use crate::{
     cli::{self, args::Args},
     control::{
-        client::help,
+        client::command_table::{self, CommandSpec},
         run_dir::{self, RunDir},
     },
 };
@@ -123,15 +123,11 @@ fn offer_instances(command: Command, said: &ArgMatches) -> Command {
 
 /// The first words of the commands.
 fn commands() -> Vec<CompletionCandidate> {
-    let mut candidates: Vec<CompletionCandidate> = Vec::new();
-    for (usage, lines) in help::COMMANDS {
-        let name = usage.split(' ').next().unwrap_or(usage);
-        if !candidates.iter().any(|other| other.get_value() == name) {
-            let help = lines.first().map(|line| (*line).into());
-            candidates.push(CompletionCandidate::new(name).help(help));
-        }
-    }
-    candidates
+    let candidate = |command: &CommandSpec| {
+        let help = command.help().first().map(|line| (*line).into());
+        CompletionCandidate::new(command.name).help(help)
+    };
+    command_table::commands().map(candidate).collect()
 }
 
 /// Ports and `-b` of the instances that run.

@@ -8,6 +8,7 @@ use super::{assert_lines, assert_one_line};
 use crate::control::{
     client::{
         command::{self, ParsedCommand},
+        command_table,
         render::{self, ReplyFormat},
         rpc::ClientError,
     },
@@ -23,9 +24,9 @@ pub fn shell_command(data: &[u8]) {
     let texts: Vec<&str> = command::split(&line).collect();
     assert_eq!(texts.join(";"), line.strip_suffix(';').map_or(&*line, |_| &line));
     for text in texts {
-        match command::parse(text, usize::from(group) % command::GROUPS) {
+        match command::parse(text, usize::from(group) % command_table::GROUPS) {
             Ok(ParsedCommand::Request { command, .. }) => assert_understood(command),
-            Ok(ParsedCommand::Group(group)) => assert!(group < command::GROUPS),
+            Ok(ParsedCommand::Group(group)) => assert!(group < command_table::GROUPS),
             Ok(_) => {}
             Err(wrong) => assert_one_line(&wrong.to_string()),
         }
@@ -82,8 +83,9 @@ pub fn control_reply(data: &[u8]) {
 
 /// How the replies to all commands are shown.
 fn reply_formats() -> impl Iterator<Item = ReplyFormat> {
-    let lines =
-        command::NAMES.iter().flat_map(|name| [format!("{name} 0 1 2"), format!("{name} --json")]);
+    let lines = command_table::COMMANDS.iter().flat_map(|command| {
+        [format!("{} 0 1 2", command.name), format!("{} --json", command.name)]
+    });
     lines.filter_map(|line| match command::parse(&line, 0) {
         Ok(ParsedCommand::Request { format, .. }) => Some(format),
         _ => None,

@@ -3,10 +3,10 @@
 //! Invariant: it only asks and renders; every effect of a command is made by the instance.
 
 pub mod command;
+pub mod command_table;
 pub(crate) mod connection;
 #[cfg(test)]
 pub(super) mod fake;
-pub mod help;
 mod once;
 pub mod render;
 pub mod rpc;

@@ -7,7 +7,7 @@ use std::io::Write;
 
 use super::{
     command::{self, ParsedCommand},
-    help, render,
+    command_table, render,
     rpc::ClientError,
 };
 use crate::control::protocol::{InstanceCommand, InstanceReply};
@@ -67,8 +67,8 @@ fn one(
         }
         Ok(ParsedCommand::Empty) => {}
         Ok(ParsedCommand::Quit) => return Ok(ScriptOutcome::Exit(0)),
-        Ok(ParsedCommand::Help) => say(out, &help::help())?,
-        Ok(ParsedCommand::Version) => say(out, help::VERSION)?,
+        Ok(ParsedCommand::Help) => say(out, &command_table::help())?,
+        Ok(ParsedCommand::Version) => say(out, command_table::VERSION)?,
         Ok(ParsedCommand::Group(chosen)) => *group = chosen,
         Ok(ParsedCommand::Kill) => return kill(master, out),
         Ok(ParsedCommand::Request { command, format }) => {

@@ -47,7 +47,7 @@ fn commands_follow_each_other_in_the_group_that_was_chosen() {
     assert!(matches!(after, Ok(ScriptOutcome::Continue { failed: false })));
     assert_eq!(group, 2);
     assert_eq!(master.asked, [InstanceCommand::Disable(ChannelId { group: 2, channel: 1 })]);
-    assert_eq!(out, format!("channel 1 disabled\n{}", help::VERSION));
+    assert_eq!(out, format!("channel 1 disabled\n{}", command_table::VERSION));
 }
 
 #[test]
@@ -101,7 +101,7 @@ proptest! {
     ) {
         let replies = (0..12).map(|_| Ok(reply.clone())).collect();
         let (_, group, out) = carry_out(&words.join(" "), &mut Scripted::new(replies));
-        prop_assert!(group < command::GROUPS);
+        prop_assert!(group < command_table::GROUPS);
         prop_assert!(out.is_empty() || out.ends_with('\n'));
     }
 }

@@ -9,7 +9,7 @@ use rustyline::{
     highlight::Highlighter, hint::Hinter, history::MemHistory, validate::Validator,
 };
 
-use super::{command, rpc::ClientError, shell::Lines};
+use super::{command, command_table::commands, rpc::ClientError, shell::Lines};
 
 /// The line editor.
 pub(super) struct Terminal(Editor<Names, MemHistory>);
@@ -69,7 +69,7 @@ impl Helper for Names {}
 fn candidates(typed: &str) -> (usize, Vec<String>) {
     let text = command::split(typed).last().unwrap_or_default();
     let word = text.trim_ascii_start();
-    let names = command::NAMES.iter().filter(|name| name.starts_with(word));
+    let names = commands().map(|command| command.name).filter(|name| name.starts_with(word));
     (typed.len() - word.len(), names.map(|name| format!("{name} ")).collect())
 }
 
@@ -83,7 +83,7 @@ mod tests {
         assert_eq!(of("dis"), (0, vec!["disable ".to_owned()]));
         assert_eq!(of("group 2; ma"), (9, vec!["maxc ".to_owned()]));
         assert_eq!(of("r").1, ["reset ", "rr "]);
-        assert_eq!(of("").1.len(), command::NAMES.len());
+        assert_eq!(of("").1.len(), commands().count());
         assert!(of("disable 1").1.is_empty());
         assert!(of("nothing").1.is_empty());
     }

@@ -1,15 +1,15 @@
-//! A running instance takes other arguments.
+//! Reconfiguration: a running instance takes other arguments.
 //!
-//! Invariants: all that can be refused is looked at before anything changes, and nothing is waited
-//! for from the first change to the last, so a client that breaks off leaves nothing half-done; one
-//! at a time, so the arguments in force are those that table and settings were made from.
+//! Invariants: every check comes before the first change, and nothing waits between the first and
+//! the last change. So a client that disconnects leaves no change half done. One reconfiguration runs
+//! at a time, so the table and the settings always match the active arguments.
 
 use std::{net::SocketAddr, sync::Arc};
 
 use tokio::task::spawn_blocking;
 use tracing::info;
 
-use super::handler::invalid;
+use super::handler::invalid_address;
 use crate::control::protocol::InstanceReply;
 use crate::{
     cli::{self, Invocation, args::Args, operand},
@@ -22,50 +22,53 @@ use crate::{
     selection::{self, ChannelDiff, GroupConfig, ServerIdentity},
 };
 
-/// Takes the arguments that these words are, whole or not at all.
+/// Parses the arguments, checks them, and applies all of their changes or none.
 pub(super) async fn configure(context: &Arc<Context>, words: Vec<String>) -> InstanceReply {
     let mut active_args = context.active_args.lock().await;
     let args = match read(words) {
         Ok(args) => args,
-        Err(why) => return unfit(why),
+        Err(reason) => return incompatible(reason),
     };
     if args == *active_args {
         return InstanceReply::Already;
     }
     if !active_args.can_reload_to(&args) {
-        return unfit("an option differs that cannot change while the instance runs".to_owned());
+        let reason = "a changed option cannot change while the instance runs";
+        return incompatible(reason.to_owned());
     }
     let (wanted, listener) = (args.clone(), context.address);
     let groups = match spawn_blocking(move || groups(&wanted, listener)).await {
         Ok(Ok(groups)) => groups,
-        Ok(Err(error @ StartError::Unresolved { .. })) => return invalid(error.to_string()),
-        Ok(Err(error)) => return unfit(error.to_string()),
-        Err(error) => return unfit(error.to_string()),
+        Ok(Err(error @ StartError::Unresolved { .. })) => {
+            return invalid_address(error.to_string());
+        }
+        Ok(Err(error)) => return incompatible(error.to_string()),
+        Err(error) => return incompatible(error.to_string()),
     };
 
-    let replaced = context.table.lock().selector.replace(groups, settings::policy(&args));
+    let diff = context.table.lock().selector.replace(groups, settings::policy(&args));
     context.settings.send_replace(Settings::of(&args));
-    info!(changes = changes(&active_args, &args, &replaced), "configured");
+    info!(changes = changes(&active_args, &args, &diff), "configured");
     *active_args = args;
     InstanceReply::Done
 }
 
-fn unfit(why: String) -> InstanceReply {
-    info!(reason = why, "configuration rejected");
-    InstanceReply::Incompatible(why)
+fn incompatible(reason: String) -> InstanceReply {
+    info!(reason, "configuration rejected");
+    InstanceReply::Incompatible(reason)
 }
 
 fn read(words: Vec<String>) -> Result<Args, String> {
     match cli::parse(std::iter::once("balance".to_owned()).chain(words).map(Into::into)) {
         Ok(Invocation::Instance(args)) => Ok(*args),
         Ok(Invocation::Verb(_) | Invocation::Print(_)) => {
-            Err("these are not the arguments of an instance".to_owned())
+            Err("the arguments are not those of an instance".to_owned())
         }
         Err(error) => Err(error.to_string()),
     }
 }
 
-/// The groups of a command line, as at a start. Blocks.
+/// Resolves the groups of a command line, as at the start. Blocks.
 fn groups(args: &Args, listener: Option<SocketAddr>) -> Result<Vec<GroupConfig>, StartError> {
     let port = operand::listen_port(&args.port, &resolve::service)?;
     let groups = resolve::groups(&operand::groups(&args.channels, port, &resolve::service)?)?;
@@ -73,8 +76,8 @@ fn groups(args: &Args, listener: Option<SocketAddr>) -> Result<Vec<GroupConfig>,
     Ok(groups)
 }
 
-/// What is other than before, for the log.
-fn changes(old: &Args, new: &Args, replaced: &ChannelDiff) -> String {
+/// Describes the changes, for the log.
+fn changes(old: &Args, new: &Args, diff: &ChannelDiff) -> String {
     let mut texts = Vec::new();
     let mut option = |name: &str, [old, new]: [String; 2]| {
         if old != new {
@@ -96,8 +99,8 @@ fn changes(old: &Args, new: &Args, replaced: &ChannelDiff) -> String {
             servers.iter().map(|(group, server)| format!("{what} {server} in group {group}")),
         );
     };
-    servers("added", &replaced.added);
-    servers("removed", &replaced.removed);
+    servers("added", &diff.added);
+    servers("removed", &diff.removed);
     if old.channels != new.channels {
         texts.push(format!("servers {}", new.channels.join(" ")));
     }
@@ -118,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_are_no_instance_are_refused() {
+    fn arguments_that_are_not_of_an_instance_are_rejected() {
         for words in
             ["-t", "25 -t", "25 -t 0", "--help", "--version", "start", "25 -x", "-t 5 check"]
         {
@@ -128,9 +131,9 @@ mod tests {
     }
 
     #[test]
-    fn every_option_that_changes_is_told() {
+    fn every_changed_option_is_logged() {
         let old = args("25 a");
-        for (words, told) in [
+        for (words, expected) in [
             ("25 a", ""),
             ("25 a -H", "-H on (was off)"),
             ("25 a -a", "-a on (was off)"),
@@ -146,19 +149,19 @@ mod tests {
         ] {
             let new = args(words);
             assert!(old.can_reload_to(&new), "{words}");
-            assert_eq!(changes(&old, &new, &ChannelDiff::default()), told);
+            assert_eq!(changes(&old, &new, &ChannelDiff::default()), expected);
         }
     }
 
     #[test]
-    fn servers_that_come_and_go_are_told() {
+    fn added_and_removed_servers_are_logged() {
         let (old, new) = (args("25 a"), args("25 127.0.0.1"));
         let name = ServerName { host: "a".to_owned(), port: 25 };
-        let replaced = ChannelDiff {
+        let diff = ChannelDiff {
             added: vec![(0, ServerIdentity::Addresses(vec![([127, 0, 0, 1], 25).into()]))],
             removed: vec![(1, ServerIdentity::Name(name))],
         };
-        let told = "added 127.0.0.1:25 in group 0, removed a:25 in group 1, servers 127.0.0.1";
-        assert_eq!(changes(&old, &new, &replaced), told);
+        let expected = "added 127.0.0.1:25 in group 0, removed a:25 in group 1, servers 127.0.0.1";
+        assert_eq!(changes(&old, &new, &diff), expected);
     }
 }

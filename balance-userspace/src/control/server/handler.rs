@@ -1,7 +1,7 @@
-//! What a running instance does on a command: reads the table, or changes it.
+//! The handler of an instance: carries out commands on the table.
 //!
-//! Invariants: a change is made whole under the table's lock; nothing here runs on a worker, so no
-//! control client can slow one down.
+//! Invariants: a command makes its change whole, under the table's lock. Nothing here runs on a
+//! worker, so no control client can slow a worker down.
 
 use std::{
     collections::HashMap,
@@ -29,8 +29,8 @@ use crate::{
     selection::{ChangeError, Channel, ChannelId, ChannelKey, Effect, Method, ResolvedServer},
 };
 
-/// Between two looks at a channel that is drained.
-const LOOK: Duration = Duration::from_millis(50);
+/// Interval at which a drain checks its channel.
+const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Handler for Arc<Context> {
     type Command = InstanceCommand;
@@ -74,23 +74,23 @@ async fn handle(
         }
         InstanceCommand::Create { group, host, port } => {
             match resolve_server(context, host, port).await {
-                Ok(found) => match context.table.lock().selector.create(group, found) {
+                Ok(server) => match context.table.lock().selector.create(group, server) {
                     Ok(id) => InstanceReply::Created(id),
-                    Err(refused) => refusal(refused),
+                    Err(error) => failure(error),
                 },
-                Err(why) => invalid(why),
+                Err(reason) => invalid_address(reason),
             }
         }
         InstanceCommand::Assign { id, host, port } => {
-            // Whether it may be is the better answer than whether the name can be resolved.
+            // Check the channel first: its error matters more than one of the name.
             match context.table.lock().selector.channel(id) {
-                Err(refused) => return refusal(refused),
+                Err(error) => return failure(error),
                 Ok(channel) if channel.enabled => return InstanceReply::NotDisabled,
                 Ok(_) => {}
             }
             match resolve_server(context, host, port).await {
-                Ok(found) => done(context.table.lock().selector.assign(id, found)),
-                Err(why) => invalid(why),
+                Ok(server) => done(context.table.lock().selector.assign(id, server)),
+                Err(reason) => invalid_address(reason),
             }
         }
         InstanceCommand::Drain { id, seconds } => {
@@ -106,27 +106,27 @@ async fn handle(
     }
 }
 
-/// The client shows the classic's bare words; why is for the log.
-pub(super) fn invalid(why: String) -> InstanceReply {
-    info!(reason = why, "server address rejected");
-    InstanceReply::InvalidAddress(why)
+/// Logs the reason and returns it. The client prints the classic's bare "invalid address".
+pub(super) fn invalid_address(reason: String) -> InstanceReply {
+    info!(reason, "server address rejected");
+    InstanceReply::InvalidAddress(reason)
 }
 
-/// Where a server is that is given as in a channel operand, or as host and port. Blocks no one.
+/// Resolves a server from host and port, on a thread that may block.
 async fn resolve_server(
     context: &Context,
     host: String,
     port: String,
 ) -> Result<ResolvedServer, String> {
     let listener = context.address;
-    let look_up = move || {
+    let resolve = move || {
         let spec = operand::host_and_port(&host, &port, &resolve::service)?;
         let server = resolve::server(&spec)?;
         loops::check_servers(listener, &server.addresses)?;
         Ok::<_, StartError>(server)
     };
-    match spawn_blocking(look_up).await {
-        Ok(found) => found.map_err(|e| e.to_string()),
+    match spawn_blocking(resolve).await {
+        Ok(resolved) => resolved.map_err(|e| e.to_string()),
         Err(e) => Err(e.to_string()),
     }
 }
@@ -137,18 +137,18 @@ async fn drain(context: &Arc<Context>, id: ChannelId, seconds: Option<u64>) -> I
         let disabled = selector.set_enabled(id, false);
         match disabled.and_then(|_| selector.channel(id)) {
             Ok(channel) => channel.key,
-            Err(refused) => return refusal(refused),
+            Err(error) => return failure(error),
         }
     };
     let end = seconds.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
     loop {
-        // Of this one, wherever it stands by now.
+        // By key: other commands may have moved the channel meanwhile.
         let left = context.table.lock().selector.current(channel);
         if left == 0 || end.is_some_and(|end| Instant::now() >= end) {
             return InstanceReply::Connections(left);
         }
         tokio::select! {
-            () = sleep(LOOK) => {}
+            () = sleep(DRAIN_POLL_INTERVAL) => {}
             () = context.stop.cancelled() => return InstanceReply::Connections(left),
         }
     }
@@ -157,7 +157,7 @@ async fn drain(context: &Arc<Context>, id: ChannelId, seconds: Option<u64>) -> I
 fn drop_sessions(inner: &Inner, id: ChannelId) -> InstanceReply {
     let channel = match inner.selector.channel(id) {
         Ok(channel) => channel.key,
-        Err(refused) => return refusal(refused),
+        Err(error) => return failure(error),
     };
     let mut dropped = 0;
     for session in inner.sessions_of(channel) {
@@ -167,7 +167,7 @@ fn drop_sessions(inner: &Inner, id: ChannelId) -> InstanceReply {
     InstanceReply::Connections(dropped)
 }
 
-/// Every channel, with what its live connections have moved so far.
+/// Returns every channel, the bytes of its live connections included.
 fn rows(inner: &Inner) -> Vec<ChannelRow> {
     let mut live: HashMap<ChannelKey, (u64, u64)> = HashMap::new();
     for session in inner.sessions() {
@@ -190,7 +190,7 @@ fn rows(inner: &Inner) -> Vec<ChannelRow> {
 fn channel(inner: &Inner, id: ChannelId) -> InstanceReply {
     let channel = match inner.selector.channel(id) {
         Ok(channel) => channel,
-        Err(refused) => return refusal(refused),
+        Err(error) => return failure(error),
     };
     let live = inner.sessions_of(channel.key).map(|session| session.traffic.read());
     let sum = live.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
@@ -241,22 +241,22 @@ fn stats(context: &Context) -> Stats {
 fn sessions(context: &Context) -> Vec<SessionRow> {
     let mut live: Vec<_> = {
         let inner = context.table.lock();
-        let place = |session: &Arc<Session>| inner.selector.position(session.target().channel);
-        inner.sessions().map(|session| (Arc::clone(session), place(session))).collect()
+        let id = |session: &Arc<Session>| inner.selector.position(session.target().channel);
+        inner.sessions().map(|session| (Arc::clone(session), id(session))).collect()
     };
     live.sort_by_key(|(session, _)| session.since);
     live.iter()
         .map(|(session, id)| {
-            let (place, (sent, rcvd)) = (session.target(), session.traffic.read());
-            let name = session.traffic.datapath();
+            let (target, (sent, rcvd)) = (session.target(), session.traffic.read());
+            let datapath = session.traffic.datapath();
             SessionRow {
                 client: session.client,
                 id: *id,
-                backend: place.backend,
+                backend: target.backend,
                 age_ms: u64::try_from(session.since.elapsed().as_millis()).unwrap_or(u64::MAX),
                 sent,
                 rcvd,
-                datapath: place.backend.map(|_| name.to_string()),
+                datapath: target.backend.map(|_| datapath.to_string()),
             }
         })
         .collect()
@@ -266,16 +266,16 @@ fn changed(result: Result<Effect, ChangeError>) -> InstanceReply {
     match result {
         Ok(Effect::Changed) => InstanceReply::Done,
         Ok(Effect::Unchanged) => InstanceReply::Already,
-        Err(refused) => refusal(refused),
+        Err(error) => failure(error),
     }
 }
 
 fn done(result: Result<(), ChangeError>) -> InstanceReply {
-    result.map_or_else(refusal, |()| InstanceReply::Done)
+    result.map_or_else(failure, |()| InstanceReply::Done)
 }
 
-fn refusal(refused: ChangeError) -> InstanceReply {
-    match refused {
+fn failure(error: ChangeError) -> InstanceReply {
+    match error {
         ChangeError::NoSuchGroup | ChangeError::TooManyGroups => InstanceReply::NoSuchGroup,
         ChangeError::NoSuchChannel => InstanceReply::NoSuchChannel,
         ChangeError::NotDisabled => InstanceReply::NotDisabled,
