@@ -1,13 +1,12 @@
-//! How a connection is ended from outside, from any thread.
+//! Ends a connection from outside its task, from any thread.
 //!
-//! Invariant: whatever asks first decides that the connection ends; an orderly close never turns into a
-//! reset.
+//! Invariant: the first request ends the connection. An orderly close never becomes a reset.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use tokio_util::sync::CancellationToken;
 
-/// A way to end a connection from outside, from any thread.
+/// Ends one connection, from any thread.
 #[derive(Debug, Default)]
 pub(crate) struct AbortHandle {
     token: CancellationToken,
@@ -15,8 +14,8 @@ pub(crate) struct AbortHandle {
 }
 
 impl AbortHandle {
-    /// One that also ends, with a reset, when `token` does.
-    pub(crate) fn below(token: &CancellationToken) -> Self {
+    /// A handle for a connection that is also reset when `token` is cancelled.
+    pub(crate) fn child_of(token: &CancellationToken) -> Self {
         Self { token: token.child_token(), orderly: AtomicBool::new(false) }
     }
 
@@ -25,18 +24,18 @@ impl AbortHandle {
         self.token.cancel();
     }
 
-    /// Closes both sides in an orderly way: for a connection on which nothing moves.
+    /// Closes both sides with FIN. Only for a connection on which no bytes move.
     pub(crate) fn close(&self) {
         self.orderly.store(true, SeqCst);
         self.token.cancel();
     }
 
-    /// Waits until the connection is to end.
-    pub(super) async fn cancelled(&self) {
+    /// Waits for a request to end the connection.
+    pub(super) async fn requested(&self) {
         self.token.cancelled().await;
     }
 
-    /// Whether it is the latter.
+    /// Whether the request is to close and not to reset.
     pub(super) fn is_orderly(&self) -> bool {
         self.orderly.load(SeqCst)
     }

@@ -1,7 +1,7 @@
-//! Which datapath serves: the one that was asked for, or the best that works here.
+//! Chooses the datapath of the instance: the one of the command line, or the best that works here.
 //!
-//! Invariant: a datapath in the kernel is chosen only after it has passed its self-test, and what
-//! was not chosen is told with the reason.
+//! Invariant: a kernel datapath is chosen only after it has passed its self-test. The reason of the
+//! choice names every datapath that was tried in vain, and its error.
 
 use std::{fmt, time::Duration};
 
@@ -11,19 +11,19 @@ use crate::{
     error::StartError,
 };
 
-/// A datapath that is ready, and why it is this one.
+/// A loaded datapath, and why it was chosen.
 pub(crate) struct Choice {
     pub(crate) datapath: Datapath,
     pub(crate) reason: String,
 }
 
 impl Choice {
-    /// Makes the datapath that was asked for ready, for `connections` at a time, and what stands in
-    /// for it; `auto` takes the best that passes its self-test.
+    /// Loads the datapath of the command line for `connections` connections at the same time, and the
+    /// datapaths that it falls back to. `auto` takes the best that passes its self-test.
     ///
     /// # Errors
-    /// When one was asked for by name and does not work here.
-    pub(crate) fn make(args: &Args, connections: usize) -> Result<Self, StartError> {
+    /// When the command line names a datapath that does not work here.
+    pub(crate) fn load(args: &Args, connections: usize) -> Result<Self, StartError> {
         if args.dump {
             return Ok(Self::relay(args, "-p shows the bytes, so they pass through user space"));
         }
@@ -42,11 +42,11 @@ impl Choice {
     fn best(args: &Args, connections: usize) -> Self {
         let no_splice = match Self::splice(args, connections) {
             Ok(choice) => return choice,
-            Err(refusal) => refusal.to_string(),
+            Err(error) => error.to_string(),
         };
         let no_sockmap = match Self::sockmap(args, connections) {
-            Ok(choice) => return choice.but(&format!("no splice: {no_splice}")),
-            Err(refusal) => refusal.to_string(),
+            Ok(choice) => return choice.with_reason(&format!("no splice: {no_splice}")),
+            Err(error) => error.to_string(),
         };
         if no_splice == no_sockmap {
             return Self::relay(args, &format!("no splice and no sockmap: {no_splice}"));
@@ -73,14 +73,14 @@ impl Choice {
         };
         Ok(match Self::sockmap(args, connections) {
             Ok(next) => splice(next.datapath),
-            Err(refusal) => {
-                splice(Datapath::Relay { dump: false }).but(&format!("no sockmap: {refusal}"))
+            Err(error) => {
+                splice(Datapath::Relay { dump: false }).with_reason(&format!("no sockmap: {error}"))
             }
         })
     }
 
-    fn but(mut self, what: &str) -> Self {
-        self.reason = format!("{}; {what}", self.reason);
+    fn with_reason(mut self, reason: &str) -> Self {
+        self.reason = format!("{}; {reason}", self.reason);
         self
     }
 }
@@ -89,6 +89,7 @@ fn passed(took: Duration) -> String {
     format!("self-test passed in {}", Millis(took))
 }
 
+/// A duration in whole milliseconds, at least one.
 struct Millis(Duration);
 
 impl fmt::Display for Millis {

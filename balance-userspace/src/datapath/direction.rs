@@ -1,11 +1,13 @@
 //! One direction of a pair.
+//!
+//! Invariant: an error of a stream is recorded in the stream before it is reported.
 
 use std::{io, rc::Rc};
 
 use super::{end::SideError, side::Side};
 use crate::io::stream::Stream;
 
-/// One direction of a pair, from the end that sends to the end that is written to.
+/// One direction of a pair: bytes are read from `source` and written to `target`.
 #[derive(Clone)]
 pub(crate) struct Direction {
     pub(crate) source: Rc<Stream>,
@@ -19,19 +21,20 @@ impl Direction {
         self.from
     }
 
-    /// What the source's error means for the connection.
+    /// Records an error of the source.
     pub(crate) fn source_error(&self, error: io::Error) -> SideError {
         self.source.record_error(error.kind());
         SideError { side: self.from, error }
     }
 
-    /// What the target's error means for the connection.
+    /// Records an error of the target.
     pub(crate) fn target_error(&self, error: io::Error) -> SideError {
         self.target.record_error(error.kind());
         SideError { side: self.from.other(), error }
     }
 
-    /// Passes the source's end on. The target may be gone already, which its own direction tells.
+    /// Sends FIN to the target. An error is ignored: if the target has failed, the other direction
+    /// reports the error.
     pub(crate) fn end_target(&self) {
         let _ = self.target.shutdown(std::net::Shutdown::Write);
     }

@@ -94,7 +94,7 @@ impl Datapath {
             _ if pair.backend.is_broken() => return relay::carry(&pair, pool, false).await,
             Self::Sockmap { after, .. } | Self::Splice { after, .. } => *after,
         };
-        match relay::begin(&pair, pool, after).await {
+        match relay::carry_first(&pair, pool, after).await {
             Some(report) => report,
             // Boxed: the future is large, and most connections never get here.
             None => Box::pin(self.offload(&pair, pool)).await,

@@ -12,13 +12,13 @@ mod counter;
 mod direction;
 mod dispatch;
 mod end;
-mod ending;
 mod name;
 mod offload;
 mod pair;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod parsers;
 mod relay;
+mod reset_evidence;
 mod side;
 mod sockmap;
 mod splice;

@@ -1,11 +1,12 @@
-//! A connected pair, how its two directions end together, and what is reported of it.
+//! A client and its server, connected, and the common end of their two directions.
 //!
-//! Invariants: a clean end is reported, and passed on, only when both directions have ended and
-//! every byte was written; anything else resets both ends. What a side sent before it broke is
-//! delivered before its reset is passed on, as far as the other side takes it.
+//! Invariants: a clean end is reported, and passed on, only after both directions have ended and every
+//! byte was written. Any other end resets both connections. The bytes that a side sent before it
+//! failed are delivered before its reset is passed on, as far as the other side accepts them.
 
 use std::{
     cell::Cell,
+    convert::Infallible,
     future::{Future, pending},
     io,
     pin::Pin,
@@ -23,8 +24,8 @@ use super::{
     abort::AbortHandle,
     direction::Direction,
     end::{ConnectionEnd, SideError},
-    ending::{Evidence, depends_on_other_end, is_in_order},
-    relay::{patience, pump},
+    relay::{pump, stall},
+    reset_evidence::ResetEvidence,
     side::Side,
     traffic::Traffic,
 };
@@ -33,23 +34,31 @@ use crate::{
     sys,
 };
 
-/// How long the end of a side may take after the other side's reset, which is not passed on before: a
-/// server that has been told `QUIT` ends within that, one that has not does not end at all.
-const MOMENT: Duration = Duration::from_millis(20);
+/// The time for a side's FIN after the other side's reset. The reset is passed on afterwards. A server
+/// that has received `QUIT` sends FIN within this time, and a server that has not sends no FIN at all.
+const FIN_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// How long the delivery of a side's last bytes may take after its reset, however slowly the other side
-/// takes them: the connection keeps its permit and its buffer for so long.
-const LAST_WORDS: Duration = Duration::from_secs(30);
+/// The time for the delivery of a side's last bytes after its reset, however slowly the other side
+/// reads them. The connection keeps its permit and its buffer for this time.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A client and the backend that was found for it.
+/// A client and its server.
 #[derive(Clone)]
 pub(crate) struct Pair {
     pub(crate) client: Rc<Stream>,
     pub(crate) backend: Rc<Stream>,
-    /// Counts along.
+    /// The connection's counters.
     pub(crate) traffic: Arc<Traffic>,
     /// Ends the connection from outside.
     pub(crate) abort: Arc<AbortHandle>,
+}
+
+/// How a run of both directions stopped.
+pub(crate) enum Run<P> {
+    /// The connection has ended.
+    Ended(ConnectionEnd),
+    /// The run was paused: the connection goes on.
+    Paused(P),
 }
 
 impl Pair {
@@ -78,74 +87,75 @@ impl Pair {
         }
     }
 
-    /// Runs both directions to their end, then closes both streams in the way that the end
-    /// asks for. A side whose direction has ended is still watched: its reset ends the other.
-    /// The directions come pinned: passed by value they would be stored again at every level,
-    /// and make up most of what an idle connection costs.
+    /// Runs both directions to their end, then closes both streams as the end requires. A side whose
+    /// direction has ended is still watched: its reset ends the other direction.
+    ///
+    /// The directions are passed pinned. By value each caller's future would contain them again, and
+    /// they are most of the memory of an idle connection.
     pub(crate) async fn run(
         &self,
         up: Pin<&mut impl Future<Output = Result<(), SideError>>>,
         down: Pin<&mut impl Future<Output = Result<(), SideError>>>,
     ) -> ConnectionEnd {
-        match self.run_until(pending(), up, down).await {
-            Some(end) => end,
-            None => unreachable!("what is pending is never ready"),
-        }
+        let Run::Ended(end) = self.run_until(pending::<Infallible>(), up, down).await;
+        end
     }
 
-    /// Like [`run`](Self::run), but gives up when `pause` is ready: `None` then, with both
-    /// directions dropped where they were and both streams open. It is looked at whenever
-    /// neither direction can go on at once.
-    pub(crate) async fn run_until(
+    /// Like [`run`](Self::run), but stops when `pause` is ready. Then both streams are open, and both
+    /// directions may be dropped where they stopped. `pause` is polled whenever neither direction can
+    /// continue at once.
+    pub(crate) async fn run_until<P>(
         &self,
-        pause: impl Future<Output = ()>,
+        pause: impl Future<Output = P>,
         mut up: Pin<&mut impl Future<Output = Result<(), SideError>>>,
         mut down: Pin<&mut impl Future<Output = Result<(), SideError>>>,
-    ) -> Option<ConnectionEnd> {
-        let course = Course::default();
+    ) -> Run<P> {
+        let directions = Directions::default();
         let end = select! {
             biased;
-            result = self.both(up.as_mut(), down.as_mut(), &course) => result,
-            () = self.abort.cancelled() => return Some(self.close(ConnectionEnd::Aborted).await),
-            () = pause => return None,
+            result = self.both(up.as_mut(), down.as_mut(), &directions) => result,
+            () = self.abort.requested() => {
+                return Run::Ended(self.close(ConnectionEnd::Aborted).await);
+            }
+            paused = pause => return Run::Paused(paused),
         };
         let end = match end {
             Ok(()) => ConnectionEnd::Clean,
-            // On the heap: most connections do without.
-            Err(broken) => {
-                // What is not delivered by then makes the end of the stream no better.
-                let told = SideError { side: broken.side, error: broken.error.kind().into() };
+            Err(error) => {
+                // The end if the last bytes cannot be delivered in time.
+                let undelivered = SideError { side: error.side, error: error.error.kind().into() };
+                // Boxed: most connections do not fail.
                 Box::pin(async {
                     select! {
                         biased;
-                        end = self.last_words(broken, up, down, &course) => end,
-                        () = self.abort.cancelled() => ConnectionEnd::Failed(told),
-                        () = sleep(LAST_WORDS) => ConnectionEnd::Failed(told),
+                        end = self.deliver_last_bytes(error, up, down, &directions) => end,
+                        () = self.abort.requested() => ConnectionEnd::Failed(undelivered),
+                        () = sleep(DELIVERY_TIMEOUT) => ConnectionEnd::Failed(undelivered),
                     }
                 })
                 .await
             }
         };
-        Some(self.close(end).await)
+        Run::Ended(self.close(end).await)
     }
 
-    /// Like [`run`](Self::run), for directions whose bytes do not go through the two streams: a
-    /// break ends both at once.
-    pub(crate) async fn run_apart(
+    /// Like [`run`](Self::run), for directions whose bytes do not pass through the two streams: an
+    /// error ends both directions at once.
+    pub(crate) async fn run_bypassed(
         &self,
         up: Pin<&mut impl Future<Output = Result<(), SideError>>>,
         down: Pin<&mut impl Future<Output = Result<(), SideError>>>,
     ) -> ConnectionEnd {
-        let course = Course::default();
+        let directions = Directions::default();
         let end = select! {
             biased;
-            result = self.both(up, down, &course) => result.map_or_else(ConnectionEnd::Failed, |()| ConnectionEnd::Clean),
-            () = self.abort.cancelled() => ConnectionEnd::Aborted,
+            result = self.both(up, down, &directions) => result.map_or_else(ConnectionEnd::Failed, |()| ConnectionEnd::Clean),
+            () = self.abort.requested() => ConnectionEnd::Aborted,
         };
         self.close(end).await
     }
 
-    /// Lets both streams go in the way that the end asks for.
+    /// Prepares both streams for the close that the end requires.
     async fn close(&self, end: ConnectionEnd) -> ConnectionEnd {
         let orderly = match end {
             ConnectionEnd::Clean => true,
@@ -153,7 +163,7 @@ impl Pair {
             ConnectionEnd::ResetAfterEnd(_) | ConnectionEnd::Failed(_) => false,
         };
         if orderly {
-            // A socket that is gone by now has nothing left to deliver either.
+            // An error means that the socket has no connection any more.
             let _ = self.client.close_cleanly();
             let _ = self.backend.close_cleanly();
         }
@@ -168,90 +178,91 @@ impl Pair {
         &self,
         mut up: Pin<&mut impl Future<Output = Result<(), SideError>>>,
         mut down: Pin<&mut impl Future<Output = Result<(), SideError>>>,
-        course: &Course,
+        directions: &Directions,
     ) -> Result<(), SideError> {
         select! {
             biased;
             result = &mut up => {
-                course.note(Side::Client, &result);
+                directions.record(Side::Client, &result);
                 result?;
-                self.traffic.end_one_way();
+                self.traffic.set_half_closed();
                 let ended = self.up();
                 select! {
                     biased;
                     result = &mut down => {
-                        course.note(Side::Backend, &result);
+                        directions.record(Side::Backend, &result);
                         result
                     }
-                    broken = pump::watch(&ended) => Err(broken),
+                    error = pump::wait_for_source_error(&ended) => Err(error),
                 }
             }
             result = &mut down => {
-                course.note(Side::Backend, &result);
+                directions.record(Side::Backend, &result);
                 result?;
-                self.traffic.end_one_way();
+                self.traffic.set_half_closed();
                 let ended = self.down();
                 select! {
                     biased;
                     result = &mut up => {
-                        course.note(Side::Client, &result);
+                        directions.record(Side::Client, &result);
                         result
                     }
-                    broken = pump::watch(&ended) => Err(broken),
+                    error = pump::wait_for_source_error(&ended) => Err(error),
                 }
             }
         }
     }
 
-    /// Delivers what the side that broke has sent before, and says how the connection ended.
-    async fn last_words(
+    /// Delivers the bytes that a side sent before it failed, and returns how the connection ended.
+    async fn deliver_last_bytes(
         &self,
-        broken: SideError,
+        error: SideError,
         up: Pin<&mut impl Future<Output = Result<(), SideError>>>,
         down: Pin<&mut impl Future<Output = Result<(), SideError>>>,
-        course: &Course,
+        directions: &Directions,
     ) -> ConnectionEnd {
-        let side = broken.side;
-        if !course.is_over(side) {
-            // Its break may have been found by writing to it, with its last bytes unread.
+        let side = error.side;
+        if !directions.is_over(side) {
+            // A write to the side may have found the error, and the side's last bytes are still unread.
             let result = match side {
                 Side::Client => up.await,
                 Side::Backend => down.await,
             };
-            course.note(side, &result);
+            directions.record(side, &result);
         }
-        patience::acknowledged(self.stream(side.other())).await;
-        if !broken.is_reset() {
-            return ConnectionEnd::Failed(broken);
+        stall::acknowledged(self.stream(side.other())).await;
+        if !error.is_reset() {
+            return ConnectionEnd::Failed(error);
         }
-        if self.evidence(side, course).is_some_and(depends_on_other_end) {
-            let _ = timeout(MOMENT, ready::ended(self.stream(side.other()))).await;
+        if self.evidence(side, directions).is_some_and(ResetEvidence::depends_on_other_end) {
+            let _ = timeout(FIN_TIMEOUT, ready::ended(self.stream(side.other()))).await;
         }
-        match self.evidence(side, course) {
-            Some(evidence) if is_in_order(evidence) => ConnectionEnd::ResetAfterEnd(side),
-            _ => ConnectionEnd::Failed(broken),
+        match self.evidence(side, directions) {
+            Some(evidence) if evidence.is_in_order() => ConnectionEnd::ResetAfterEnd(side),
+            _ => ConnectionEnd::Failed(error),
         }
     }
 
-    /// What is known of a connection that `reset` has reset.
-    fn evidence(&self, reset: Side, course: &Course) -> Option<Evidence> {
+    /// The state of a connection that the side `reset` has reset; `None` if the kernel no longer
+    /// reports it.
+    fn evidence(&self, reset: Side, directions: &Directions) -> Option<ResetEvidence> {
         let acked = sys::send_state(&**self.stream(reset)).ok()?.acked;
         let received = sys::bytes_received(&**self.stream(reset.other())).ok()?;
-        Some(Evidence {
+        Some(ResetEvidence {
             reset,
-            client_ended: self.has_ended(Side::Client, course),
-            backend_ended: self.has_ended(Side::Backend, course),
-            // Each may have counted an end as a byte.
+            client_ended: self.has_ended(Side::Client, directions),
+            backend_ended: self.has_ended(Side::Backend, directions),
+            // Each count may include a FIN.
             refused: received.saturating_sub(acked),
         })
     }
 
     /// Whether a side has sent its FIN, read or not.
-    fn has_ended(&self, side: Side, course: &Course) -> bool {
+    fn has_ended(&self, side: Side, directions: &Directions) -> bool {
         let stream = self.stream(side);
-        course.has_ended(side)
+        directions.has_ended(side)
             || match stream.error() {
-                // What the kernel says of a reset after a FIN (net/ipv4/tcp_input.c, tcp_reset).
+                // The kernel's error for a reset after a FIN (net/ipv4/tcp_input.c, tcp_reset).
                 Some(kind) => kind == io::ErrorKind::BrokenPipe,
                 None => sys::poll_now(&**stream, libc::POLLRDHUP).is_ok_and(|events| {
                     events & (libc::POLLRDHUP | libc::POLLERR) == libc::POLLRDHUP
@@ -260,21 +271,21 @@ impl Pair {
     }
 }
 
-/// How far the two directions have come, by the side that they come from.
+/// The states of the two directions, by the side that each direction comes from.
 #[derive(Default)]
-struct Course {
+struct Directions {
     over: [Cell<bool>; 2],
     ended: [Cell<bool>; 2],
 }
 
-impl Course {
-    /// Notes how a direction ended.
-    fn note(&self, side: Side, result: &Result<(), SideError>) {
+impl Directions {
+    /// Records the result of a direction.
+    fn record(&self, side: Side, result: &Result<(), SideError>) {
         self.over[side as usize].set(true);
         self.ended[side as usize].set(result.is_ok());
     }
 
-    /// Whether there is nothing left to do for a direction.
+    /// Whether a direction has a result.
     fn is_over(&self, side: Side) -> bool {
         self.over[side as usize].get()
     }

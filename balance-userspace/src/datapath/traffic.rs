@@ -1,99 +1,106 @@
-//! Bytes that a connection has moved so far, and whether one side has said all, for readers on
-//! other threads.
+//! The byte counters of a connection, and whether the connection is half-closed, for readers on any
+//! thread.
 //!
-//! Invariant: right at any moment, also while the kernel moves the bytes; only ever grows.
+//! Invariant: the counters are exact at any moment, also while the kernel moves the bytes, and only
+//! grow.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 use super::name::DatapathName;
 
-/// The kernel's side of a datapath that moves bytes there.
+/// The counters of a kernel datapath. A slot stands for one direction of one connection.
 pub(super) trait OffloadCounters: std::fmt::Debug + Send + Sync {
     /// The datapath's name.
     fn name(&self) -> DatapathName;
 
-    /// Bytes that it has moved one way.
-    fn moved(&self, way: u32) -> u64;
+    /// Bytes that the kernel has moved in a slot.
+    fn bytes(&self, slot: u32) -> u64;
 
-    /// Whether it moves what comes that way now.
-    fn is_moving(&self, way: u32) -> bool;
+    /// Whether bytes that arrive now in a slot are moved by the kernel.
+    fn is_moving(&self, slot: u32) -> bool;
 }
 
-/// Who counts for a connection, and where.
-type Followed = (Arc<dyn OffloadCounters>, [u32; 2]);
+/// The kernel's counters of a connection: the datapath, and the slots from client to backend and
+/// back.
+type Offload = (Arc<dyn OffloadCounters>, [u32; 2]);
 
-/// Counters of one connection.
+/// The counters of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
-    /// From client to backend, moved by user space.
+    /// Bytes from client to backend that user space has moved.
     pub(crate) sent: AtomicU64,
-    /// From backend to client, moved by user space.
+    /// Bytes from backend to client that user space has moved.
     pub(crate) rcvd: AtomicU64,
-    /// Both ways, moved by the kernel; known when it has ended.
+    /// Bytes of both directions that the kernel has moved; set by [`Traffic::end_offload`].
     offloaded: AtomicU64,
-    /// One direction has ended, the other goes on.
+    /// One direction has ended, and the other has not.
     half_closed: AtomicBool,
-    /// The kernel's counters beside them: from client to backend, and back.
-    kernel: Mutex<Option<Followed>>,
+    /// The kernel's counters, to be added to `sent` and `rcvd`.
+    offload: Mutex<Option<Offload>>,
 }
 
 impl Traffic {
-    /// Bytes from client to backend, and back.
+    /// All bytes from client to backend, and from backend to client.
     pub(crate) fn read(&self) -> (u64, u64) {
-        let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        let [sent, rcvd] = match &*kernel {
-            Some((kernel, ways)) => ways.map(|way| kernel.moved(way)),
+        let offload = self.offload();
+        let [sent, rcvd] = match &*offload {
+            Some((kernel, slots)) => slots.map(|slot| kernel.bytes(slot)),
             None => [0, 0],
         };
         (sent + self.sent.load(Relaxed), rcvd + self.rcvd.load(Relaxed))
     }
 
-    /// Bytes of an ended connection that the kernel moved, both ways.
+    /// Bytes of both directions that the kernel moved, once the connection has ended.
     pub(crate) fn offloaded(&self) -> u64 {
         self.offloaded.load(Relaxed)
     }
 
-    /// Notes that one direction has ended.
-    pub(super) fn end_one_way(&self) {
+    /// Records that one direction has ended.
+    pub(super) fn set_half_closed(&self) {
         self.half_closed.store(true, Relaxed);
     }
 
-    /// Whether only one direction is left.
+    /// Whether a direction has ended.
     pub(crate) fn is_half_closed(&self) -> bool {
         self.half_closed.load(Relaxed)
     }
 
-    /// What moves the bytes.
+    /// The datapath that moves the bytes now.
     pub(crate) fn datapath(&self) -> DatapathName {
-        let followed = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        followed.as_ref().map_or(DatapathName::Relay, |(kernel, _)| kernel.name())
+        self.offload().as_ref().map_or(DatapathName::Relay, |(kernel, _)| kernel.name())
     }
 
-    /// Whether the kernel moves the bytes of both directions at this moment.
+    /// Whether the kernel moves the bytes of both directions now.
     pub(super) fn is_moved_by_kernel(&self) -> bool {
-        let followed = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        followed
+        let offload = self.offload();
+        offload
             .as_ref()
-            .is_some_and(|(kernel, ways)| ways.iter().all(|&way| kernel.is_moving(way)))
+            .is_some_and(|(kernel, slots)| slots.iter().all(|&slot| kernel.is_moving(slot)))
     }
 
-    /// From now on these count beside us, from 0.
-    pub(super) fn follow(&self, kernel: &Arc<impl OffloadCounters + 'static>, ways: [u32; 2]) {
-        let mut followed = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        *followed = Some((Arc::clone(kernel) as Arc<dyn OffloadCounters>, ways));
+    /// Adds the counters of these slots, which start at 0.
+    pub(super) fn start_offload(
+        &self,
+        kernel: &Arc<impl OffloadCounters + 'static>,
+        slots: [u32; 2],
+    ) {
+        *self.offload() = Some((Arc::clone(kernel) as Arc<dyn OffloadCounters>, slots));
     }
 
-    /// Takes over what they have counted, before they count for others; says how much.
-    pub(crate) fn settle(&self) -> u64 {
-        let mut followed = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((kernel, ways)) = followed.take() else { return 0 };
-        let [sent, rcvd] = ways.map(|way| kernel.moved(way));
+    /// Takes over the values of the kernel's counters. To be called before the slots are reused.
+    pub(super) fn end_offload(&self) {
+        let mut offload = self.offload();
+        let Some((kernel, slots)) = offload.take() else { return };
+        let [sent, rcvd] = slots.map(|slot| kernel.bytes(slot));
         self.sent.fetch_add(sent, Relaxed);
         self.rcvd.fetch_add(rcvd, Relaxed);
         self.offloaded.fetch_add(sent + rcvd, Relaxed);
-        sent + rcvd
+    }
+
+    fn offload(&self) -> MutexGuard<'_, Option<Offload>> {
+        self.offload.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -73,7 +73,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     let wanted = args.max_connections.map(Into::into);
 
     let upper_bound = connection_limits::upper_bound(wanted, files, &memory);
-    let Choice { datapath, reason } = Choice::make(args, upper_bound)?;
+    let Choice { datapath, reason } = Choice::load(args, upper_bound)?;
     let no_socket = |source| StartError::System { act: "make a socket", source };
     let options = SocketOptions::probe().map_err(no_socket)?;
     let backends = selector.groups().iter().flat_map(|group| &group.channels);

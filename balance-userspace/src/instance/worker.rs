@@ -146,7 +146,7 @@ impl Acceptor {
     fn start(&self, client: Rc<Stream>, address: SocketAddr, permit: OwnedSemaphorePermit) {
         let counted = self.context.totals.accepted();
         // Before the task runs, so that an accepted client is never missing in `show`.
-        let first = self.context.table.first(address, AbortHandle::below(&self.context.abort));
+        let first = self.context.table.first(address, AbortHandle::child_of(&self.context.abort));
         let (context, pool) = (Arc::clone(&self.context), self.pool.clone());
         self.sessions.spawn_local(async move {
             counted.end(session::serve(&context, &pool, client, address, first).await);

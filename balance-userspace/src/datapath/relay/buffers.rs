@@ -1,7 +1,7 @@
-//! Buffers that hold bytes on their way through user space.
+//! Buffers for bytes that pass through user space.
 //!
-//! Invariant: a connection has a buffer only between receiving bytes and having sent them; a
-//! worker keeps a few for reuse, so an idle connection costs none.
+//! Invariant: a connection has a buffer only from the read of its bytes to their last write. A worker
+//! keeps a few free buffers for reuse, so an idle connection costs none.
 
 use std::{
     cell::RefCell,
@@ -9,26 +9,27 @@ use std::{
     rc::Rc,
 };
 
-/// Bytes of a buffer: large, because each turn costs system calls, wake-ups and a window update;
-/// see bench/README.md. Pages that a turn does not fill are never touched.
+/// Bytes of a buffer. It is large, because each read costs system calls, wake-ups and a window update;
+/// see bench/README.md. Pages that no read fills are never allocated.
 const SIZE: usize = 1 << 20;
 
-/// Free buffers that a worker keeps.
-const KEPT: usize = 4;
+/// The most free buffers that a worker keeps.
+const MAX_FREE: usize = 4;
 
 /// The free buffers of one worker.
 #[derive(Clone, Default)]
 pub(crate) struct BufferPool(Rc<RefCell<Vec<Box<[u8]>>>>);
 
 impl BufferPool {
-    /// A free buffer, or a new one: there are never more than connections with bytes to send.
+    /// Takes a free buffer, or allocates a buffer. There are never more buffers than directions with
+    /// bytes to send.
     pub(crate) fn take(&self) -> Buffer {
         let bytes = self.0.borrow_mut().pop().unwrap_or_else(|| vec![0; SIZE].into_boxed_slice());
         Buffer { bytes, pool: self.clone() }
     }
 }
 
-/// A buffer on loan; it goes back when dropped.
+/// A buffer in use. Dropping it returns it to its pool.
 pub(crate) struct Buffer {
     bytes: Box<[u8]>,
     pool: BufferPool,
@@ -51,7 +52,7 @@ impl DerefMut for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let mut free = self.pool.0.borrow_mut();
-        if free.len() < KEPT {
+        if free.len() < MAX_FREE {
             free.push(std::mem::take(&mut self.bytes));
         }
     }
@@ -62,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_that_was_given_back_is_used_again() {
+    fn a_returned_buffer_is_used_again() {
         let pool = BufferPool::default();
         let first = pool.take();
         let address = first.as_ptr();
@@ -73,8 +74,8 @@ mod tests {
     #[test]
     fn a_worker_keeps_only_a_few_buffers() {
         let pool = BufferPool::default();
-        let loan: Vec<Buffer> = (0..3 * KEPT).map(|_| pool.take()).collect();
-        drop(loan);
-        assert_eq!(pool.0.borrow().len(), KEPT);
+        let buffers: Vec<Buffer> = (0..3 * MAX_FREE).map(|_| pool.take()).collect();
+        drop(buffers);
+        assert_eq!(pool.0.borrow().len(), MAX_FREE);
     }
 }

@@ -1,10 +1,10 @@
-//! The packet dump (`-p`) on standard output, in the classic's form.
+//! The packet dump (`-p`) on standard output, in the format of the classic balance.
 //!
-//! Invariant: one chunk is written whole or not at all, chunks of several connections do not mix.
+//! Invariant: a chunk is printed whole or not at all, so chunks of several connections do not mix.
 
 use crate::{datapath::side::Side, logging};
 
-/// Width after which a line is broken.
+/// The column after which a line ends.
 const COLUMN: usize = 80;
 
 /// Prints a chunk that came from the side `from`. An empty chunk says that the side has ended. Never
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_breaks_behind_the_character_that_passes_the_column() {
+    fn a_line_ends_after_the_character_that_passes_the_column() {
         let a = "a".repeat(80);
         assert_eq!(text(Side::Client, a.as_bytes()), format!("-> 80\n{a}\n"));
         let b = "b".repeat(81);

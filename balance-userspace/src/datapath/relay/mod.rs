@@ -1,12 +1,12 @@
-//! The relay: bytes pass through user space. Works everywhere, without privileges, and takes
-//! what the other datapaths cannot.
+//! The relay: bytes pass through user space. It works on every kernel, without privileges, and takes
+//! the connections that the other datapaths cannot.
 //!
-//! Invariant: at most one buffer for each direction, and none while it waits for bytes.
+//! Invariant: each direction has at most one buffer, and none while it waits for bytes.
 
 pub(crate) mod buffers;
 pub(crate) mod dump;
-pub(crate) mod patience;
 pub(crate) mod pump;
+pub(crate) mod stall;
 
 use std::{
     cell::Cell,
@@ -20,76 +20,84 @@ use super::{
     direction::Direction,
     end::{ConnectionReport, SideError},
     name::DatapathName,
-    pair::Pair,
+    pair::{Pair, Run},
     relay::{buffers::BufferPool, pump::Received},
 };
 use crate::io::ready::{self, ReadGuard};
 
-/// Buffers that one direction may move before others of the same worker get their turn.
-const TURNS: u32 = 2;
+/// Buffers that a direction may move before other connections of the worker run.
+const BUFFERS_PER_TURN: u32 = 2;
 
-/// A direction that has moved so many buffers waits through epoll: there a connection costs a
-/// system call and a wait nothing, on the ring it is the other way round; see bench/README.md.
-const OFTEN: u32 = 16;
+/// A direction that has moved this many buffers waits through epoll. With epoll a connection costs a
+/// system call and a wait costs none; on the ring it is the other way round. See bench/README.md.
+const EPOLL_AFTER: u32 = 16;
 
-/// Carries a pair to its end, and shows its bytes on standard output if asked to.
+/// Carries a pair to its end. With `dump` prints its bytes on standard output.
 pub(crate) async fn carry(pair: &Pair, pool: &BufferPool, dump: bool) -> ConnectionReport {
     let [a, b] = [Progress::default(), Progress::default()];
-    let up = pin!(one_way(pair.up(), pool, &pair.traffic.sent, dump, &a));
-    let down = pin!(one_way(pair.down(), pool, &pair.traffic.rcvd, dump, &b));
+    let up = pin!(relay_direction(pair.up(), pool, &pair.traffic.sent, dump, &a));
+    let down = pin!(relay_direction(pair.down(), pool, &pair.traffic.rcvd, dump, &b));
     let end = pair.run(up, down).await;
     ConnectionReport { datapath: DatapathName::Relay, end }
 }
 
-/// Carries a pair until so many turns have been made, if it does not end before; then it may go
-/// to another datapath: `None`. At that moment no byte is held here and neither side has ended.
-pub(crate) async fn begin(pair: &Pair, pool: &BufferPool, turns: u32) -> Option<ConnectionReport> {
-    begin_until(pair, pool, turns, pending()).await
-}
-
-/// The same, also if fewer turns have been made when `late` is ready.
-pub(super) async fn begin_until(
+/// Carries a pair until it ends or both directions together have moved `buffers` buffers. `None`: the
+/// pair goes on, user space holds no byte of it, neither side has ended, and another datapath may take
+/// it.
+pub(crate) async fn carry_first(
     pair: &Pair,
     pool: &BufferPool,
-    turns: u32,
-    late: impl Future<Output = ()>,
+    buffers: u32,
 ) -> Option<ConnectionReport> {
-    if turns == 0 {
+    carry_first_until(pair, pool, buffers, pending()).await
+}
+
+/// Like [`carry_first`], but also returns `None` after fewer buffers, once `deadline` is ready.
+pub(super) async fn carry_first_until(
+    pair: &Pair,
+    pool: &BufferPool,
+    buffers: u32,
+    deadline: impl Future<Output = ()>,
+) -> Option<ConnectionReport> {
+    if buffers == 0 {
         return None;
     }
     let [a, b] = [Progress::default(), Progress::default()];
-    let (mut late, mut is_late) = (pin!(late), false);
+    let (mut deadline, mut is_late) = (pin!(deadline), false);
     let enough = poll_fn(|context| {
-        is_late = is_late || late.as_mut().poll(context).is_ready();
-        let made = a.turns.get().saturating_add(b.turns.get());
-        // Whoever makes a turn or comes to wait wakes the task that looks at this.
-        if (is_late || made >= turns) && a.waits.get() && b.waits.get() {
+        is_late = is_late || deadline.as_mut().poll(context).is_ready();
+        let moved = a.buffers.get().saturating_add(b.buffers.get());
+        // No waker is needed: a direction that moves a buffer or starts to wait runs in the task that
+        // polls this future.
+        if (is_late || moved >= buffers) && a.is_waiting.get() && b.is_waiting.get() {
             Poll::Ready(())
         } else {
             Poll::Pending
         }
     });
-    let up = pin!(one_way(pair.up(), pool, &pair.traffic.sent, false, &a));
-    let down = pin!(one_way(pair.down(), pool, &pair.traffic.rcvd, false, &b));
-    let end = pair.run_until(enough, up, down).await;
-    if end.is_none() {
-        pair.client.leave_epoll();
-        pair.backend.leave_epoll();
+    let up = pin!(relay_direction(pair.up(), pool, &pair.traffic.sent, false, &a));
+    let down = pin!(relay_direction(pair.down(), pool, &pair.traffic.rcvd, false, &b));
+    match pair.run_until(enough, up, down).await {
+        Run::Ended(end) => Some(ConnectionReport { datapath: DatapathName::Relay, end }),
+        Run::Paused(()) => {
+            pair.client.leave_epoll();
+            pair.backend.leave_epoll();
+            None
+        }
     }
-    Some(ConnectionReport { datapath: DatapathName::Relay, end: end? })
 }
 
-/// How far a direction has come.
+/// The progress of a direction.
 #[derive(Default)]
 struct Progress {
-    /// Buffers that it has moved.
-    turns: Cell<u32>,
-    /// Whether it waits for its source, and so holds no byte.
-    waits: Cell<bool>,
+    /// Buffers that the direction has moved.
+    buffers: Cell<u32>,
+    /// The direction waits for its source, and holds no byte.
+    is_waiting: Cell<bool>,
 }
 
-/// Moves bytes until the source ends, then passes the end on. `moved` counts along.
-async fn one_way(
+/// Moves bytes until the source ends, then passes the FIN on. Adds the bytes to `moved`.
+async fn relay_direction(
     direction: Direction,
     pool: &BufferPool,
     moved: &AtomicU64,
@@ -97,10 +105,10 @@ async fn one_way(
     progress: &Progress,
 ) -> Result<(), SideError> {
     loop {
-        progress.waits.set(true);
-        let often = progress.turns.get() >= OFTEN;
-        // Where the kernel has no room for it, the ring will do.
-        let registration = if often { direction.source.registration().ok() } else { None };
+        progress.is_waiting.set(true);
+        let is_frequent = progress.buffers.get() >= EPOLL_AFTER;
+        // On a shortage of kernel memory the ring serves as well.
+        let registration = if is_frequent { direction.source.registration().ok() } else { None };
         let mut guard = None;
         match &registration {
             Some(registration) => {
@@ -109,18 +117,18 @@ async fn one_way(
             }
             None => pump::readable(&direction).await?,
         }
-        progress.waits.set(false);
-        for _ in 0..TURNS {
+        progress.is_waiting.set(false);
+        for _ in 0..BUFFERS_PER_TURN {
             match pump::receive(&direction, pool)? {
                 Received::Bytes(buffer, n) => {
-                    progress.turns.set(progress.turns.get().saturating_add(1));
+                    progress.buffers.set(progress.buffers.get().saturating_add(1));
                     if dump {
                         dump::print(direction.from(), &buffer[..n]);
                     }
                     pump::send_all(&direction, &buffer[..n]).await?;
                     moved.fetch_add(n as u64, Relaxed);
                     if n < buffer.len() {
-                        // The source is empty, as far as one can tell.
+                        // The read probably emptied the receive queue.
                         guard.iter_mut().for_each(ReadGuard::read_was_short);
                         break;
                     }

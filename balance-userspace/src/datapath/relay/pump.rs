@@ -1,7 +1,7 @@
 //! Moves bytes from one stream to another through a buffer.
 //!
-//! Invariant: bytes leave in the order in which they came, and a buffer is held only while the
-//! target has no room. Backpressure is TCP's own: what is not read stays with the sender.
+//! Invariants: bytes leave in the order in which they arrived. A buffer is held only while the target
+//! has no room. The backpressure is TCP's own: bytes that are not read stay with the sender.
 
 use std::{io, time::Duration};
 
@@ -9,26 +9,26 @@ use tokio::{select, time::sleep};
 
 use super::{
     buffers::{Buffer, BufferPool},
-    patience,
+    stall,
 };
 use crate::datapath::{direction::Direction, end::SideError};
 use crate::{io::ready, sys};
 
-/// What a turn of the pump found at the source.
+/// The result of a read.
 pub(crate) enum Received {
-    /// Bytes, in the buffer up to here.
+    /// A buffer, and the number of bytes in it.
     Bytes(Buffer, usize),
-    /// Nothing at the moment.
+    /// The receive queue is empty.
     Nothing,
-    /// The source has ended.
+    /// The source has sent FIN.
     End,
 }
 
-/// Takes what the source has, without waiting.
+/// Reads from the source, without waiting.
 pub(crate) fn receive(direction: &Direction, pool: &BufferPool) -> Result<Received, SideError> {
     let mut buffer = pool.take();
     match sys::recv(&*direction.source, &mut buffer) {
-        // The kernel tells an error once, to whichever call comes first, and an end from then on.
+        // The kernel reports an error once, to any call, and the end of the stream from then on.
         Ok(0) if direction.source.is_broken() => {
             Err(direction.source_error(io::ErrorKind::ConnectionReset.into()))
         }
@@ -39,22 +39,23 @@ pub(crate) fn receive(direction: &Direction, pool: &BufferPool) -> Result<Receiv
     }
 }
 
-/// Writes all of `bytes` to the target, waiting for room as often as needed. A source that breaks
-/// meanwhile is not read until there is room, which may be never: so it is watched, and once it has
-/// broken the target has to take something now and then.
+/// Writes all of `bytes` to the target, and waits for room as often as needed.
+///
+/// The source is not read until the target has room, which may be never. So the source is watched for
+/// errors. Once it has failed, the target must accept bytes now and then.
 pub(crate) async fn send_all(direction: &Direction, mut bytes: &[u8]) -> Result<(), SideError> {
     while !bytes.is_empty() {
         match sys::send(&*direction.target, bytes) {
             Ok(n) => bytes = &bytes[n..],
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                // On the heap: a connection on which nothing stands still does without.
-                let broken = Box::pin(watch(direction));
+                // Boxed: most connections never wait here.
+                let source_error = Box::pin(wait_for_source_error(direction));
                 select! {
                     biased;
                     room = ready::writable(&direction.target) => {
                         room.map_err(|e| direction.target_error(e))?;
                     }
-                    broken = broken => patience::room(direction, broken).await?,
+                    error = source_error => stall::writable(direction, error).await?,
                 }
             }
             Err(e) => return Err(direction.target_error(e)),
@@ -63,43 +64,43 @@ pub(crate) async fn send_all(direction: &Direction, mut bytes: &[u8]) -> Result<
     Ok(())
 }
 
-/// How long it may take until a side is watched: most waits, and connections of which one side has
-/// ended, are over by then, and watching costs system calls.
-const LINGERING: Duration = Duration::from_millis(20);
+/// The delay before a side is watched. Watching costs system calls, and most waits, and most
+/// half-closed connections, are over within this time.
+const WATCH_DELAY: Duration = Duration::from_millis(20);
 
-/// Waits until a source that is not read breaks.
-pub(crate) async fn watch(direction: &Direction) -> SideError {
+/// Waits until a source that is not read fails.
+pub(crate) async fn wait_for_source_error(direction: &Direction) -> SideError {
     if direction.source.is_broken() {
-        return why_broken(direction);
+        return take_source_error(direction);
     }
-    sleep(LINGERING).await;
+    sleep(WATCH_DELAY).await;
     match ready::broken(&direction.source).await {
-        Ok(()) => why_broken(direction),
+        Ok(()) => take_source_error(direction),
         Err(error) => direction.source_error(error),
     }
 }
 
-/// Whether a source that is not read has broken by now.
-pub(crate) fn look(direction: &Direction) -> Result<(), SideError> {
+/// Checks whether a source that is not read has failed.
+pub(crate) fn check_source(direction: &Direction) -> Result<(), SideError> {
     if direction.source.is_broken() {
-        return Err(why_broken(direction));
+        return Err(take_source_error(direction));
     }
     match sys::poll_now(&*direction.source, 0) {
         Ok(events) if events & libc::POLLERR == 0 => Ok(()),
-        Ok(_) => Err(why_broken(direction)),
+        Ok(_) => Err(take_source_error(direction)),
         Err(error) => Err(direction.source_error(error)),
     }
 }
 
-/// What a source that has broken says of it.
-fn why_broken(direction: &Direction) -> SideError {
+/// The error of a source that has failed.
+fn take_source_error(direction: &Direction) -> SideError {
     direction.source_error(match direction.source.take_error() {
         Ok(Some(error)) | Err(error) => error,
         Ok(None) => io::ErrorKind::ConnectionReset.into(),
     })
 }
 
-/// Waits until the source has bytes or has ended.
+/// Waits until the source has bytes to read or has sent FIN.
 pub(crate) async fn readable(direction: &Direction) -> Result<(), SideError> {
     ready::readable(&direction.source).await.map_err(|e| direction.source_error(e))
 }

@@ -190,12 +190,12 @@ impl OffloadCounters for Kernel {
         DatapathName::Sockmap
     }
 
-    fn moved(&self, way: u32) -> u64 {
-        self.flow(way).redirected()
+    fn bytes(&self, slot: u32) -> u64 {
+        self.flow(slot).redirected()
     }
 
-    fn is_moving(&self, way: u32) -> bool {
-        self.flow(way).is_in_kernel()
+    fn is_moving(&self, slot: u32) -> bool {
+        self.flow(slot).is_in_kernel()
     }
 }
 

@@ -37,8 +37,8 @@ use crate::{
         relay::{
             self,
             buffers::BufferPool,
-            patience::Patience,
             pump::{self, Received},
+            stall::StallTimer,
         },
     },
     io::ready,
@@ -105,7 +105,7 @@ async fn offload(
     judged: [bool; 2],
     pool: &BufferPool,
 ) -> ConnectionReport {
-    pair.traffic.follow(kernel, [lease.slot(0), lease.slot(1)]);
+    pair.traffic.start_offload(kernel, [lease.slot(0), lease.slot(1)]);
     let relayed = [&pair.traffic.sent, &pair.traffic.rcvd];
     let way = |i: usize, direction: Direction| OneWay {
         flow: UserEnd::new(kernel.flow(lease.slot(i))),
@@ -119,7 +119,7 @@ async fn offload(
     };
     let both = Both { ways: [way(0, pair.up()), way(1, pair.down())] };
     let end = pair.run(pin!(both.run(0)), pin!(both.run(1))).await;
-    pair.traffic.settle();
+    pair.traffic.end_offload();
     ConnectionReport { datapath: DatapathName::Sockmap, end }
 }
 
@@ -322,7 +322,7 @@ impl OneWay<'_> {
     /// too small for that, because small segments cost more than they carry, it is widened.
     async fn settle(&self) -> Result<(), SideError> {
         let broke = |e| self.direction.target_error(e);
-        let mut patience: Option<Patience> = None;
+        let mut timer: Option<StallTimer> = None;
         for tries in 1u32.. {
             let Some(redirected) = self.flow.unsettled() else { break };
             let target = &*self.direction.target;
@@ -340,10 +340,10 @@ impl OneWay<'_> {
             }
             sleep(MOMENT).await;
             // The target may never take it, and the source is not read before.
-            if let Err(broken) = pump::look(&self.direction) {
+            if let Err(broken) = pump::check_source(&self.direction) {
                 let now = Instant::now();
-                let patience = patience.get_or_insert_with(|| Patience::new(state.written(), now));
-                if !patience.allows(state.written(), now) {
+                let timer = timer.get_or_insert_with(|| StallTimer::new(state.written(), now));
+                if timer.has_stalled(state.written(), now) {
                     return Err(broken);
                 }
             }

@@ -22,7 +22,6 @@ use crate::{
     datapath::{
         direction::Direction,
         end::{ConnectionEnd, ConnectionReport, SideError},
-        ending::is_in_order,
         name::DatapathName,
         pair::Pair,
         relay::{self, buffers::BufferPool},
@@ -58,7 +57,7 @@ pub(crate) async fn carry(
     let (mut turns, mut quiet, mut unseen) = (WATCHED, QUIET, 0);
     loop {
         let before = pair.traffic.read();
-        if let Some(report) = relay::begin_until(pair, pool, turns, sleep(quiet)).await {
+        if let Some(report) = relay::carry_first_until(pair, pool, turns, sleep(quiet)).await {
             return Some(report);
         }
         let refused;
@@ -104,7 +103,7 @@ async fn joined(
     let Joint { slot, .. } = joint;
     let end = match end {
         ConnectionEnd::Failed(broken)
-            if broken.is_reset() && is_in_order(slot.evidence(broken.side)) =>
+            if broken.is_reset() && slot.evidence(broken.side).is_in_order() =>
         {
             ConnectionEnd::ResetAfterEnd(broken.side)
         }
@@ -134,11 +133,11 @@ async fn until_end(
     ring::cancel(&pair.client).await;
     ring::cancel(&pair.backend).await;
     let ways = [joint.slot.number * 2, joint.slot.number * 2 + 1];
-    pair.traffic.follow(kernel, ways);
+    pair.traffic.start_offload(kernel, ways);
     let up = pin!(one_way(kernel, joint, 0, pair.up(), pool, pair));
     let down = pin!(one_way(kernel, joint, 1, pair.down(), pool, pair));
-    let end = pair.run_apart(up, down).await;
-    pair.traffic.settle();
+    let end = pair.run_bypassed(up, down).await;
+    pair.traffic.end_offload();
     end
 }
 

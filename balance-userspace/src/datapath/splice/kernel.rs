@@ -418,7 +418,7 @@ impl OffloadCounters for Kernel {
         DatapathName::Splice
     }
 
-    fn moved(&self, way: u32) -> u64 {
+    fn bytes(&self, way: u32) -> u64 {
         let (words, side) = (self.words(way / 2), way as usize % 2);
         let (acknowledged, acked) = words.acknowledged(side);
         // The end takes a number and is no byte. It is noted before it can be acknowledged.

@@ -15,7 +15,7 @@ use super::{
     tuple::Tuple,
     words::{Words, word},
 };
-use crate::datapath::{ending::Evidence as ResetEvidence, offload::slots::Wakers, side::Side};
+use crate::datapath::{offload::slots::Wakers, reset_evidence::ResetEvidence, side::Side};
 
 /// One connection.
 pub(super) struct Slot {

@@ -20,8 +20,8 @@ impl OffloadCounters for Kernel {
         DatapathName::Sockmap
     }
 
-    fn moved(&self, way: u32) -> u64 {
-        self.0[way as usize].load(Relaxed)
+    fn bytes(&self, slot: u32) -> u64 {
+        self.0[slot as usize].load(Relaxed)
     }
 
     fn is_moving(&self, _: u32) -> bool {
@@ -33,7 +33,7 @@ impl OffloadCounters for Kernel {
 fn run_on(up: impl Fn(TcpStream, TcpStream, &AtomicU64) + Send) -> Result<(), String> {
     run(SocketOptions::default(), async |pair: &Pair, _: &BufferPool| {
         let kernel = Arc::new(Kernel::default());
-        pair.traffic.follow(&kernel, [0, 1]);
+        pair.traffic.start_offload(&kernel, [0, 1]);
         let stream = |end: &Stream| end.try_clone().map(TcpStream::from).expect("a descriptor");
         let ends = || (stream(&pair.client), stream(&pair.backend));
         thread::scope(|scope| {
@@ -45,7 +45,7 @@ fn run_on(up: impl Fn(TcpStream, TcpStream, &AtomicU64) + Send) -> Result<(), St
         });
         let _ = pair.client.close_cleanly();
         let _ = pair.backend.close_cleanly();
-        pair.traffic.settle();
+        pair.traffic.end_offload();
         ConnectionReport { datapath: DatapathName::Sockmap, end: ConnectionEnd::Clean }
     })
 }
@@ -142,9 +142,9 @@ fn one_that_miscounts_is_refused() {
 #[test]
 fn one_through_which_the_program_sees_nothing_is_refused() {
     let result = run(SocketOptions::default(), async |pair: &Pair, pool: &BufferPool| {
-        pair.traffic.follow(&Arc::new(Kernel::default()), [0, 1]);
+        pair.traffic.start_offload(&Arc::new(Kernel::default()), [0, 1]);
         let report = crate::datapath::relay::carry(pair, pool, false).await;
-        pair.traffic.settle();
+        pair.traffic.end_offload();
         report
     });
     is_refused(result, "the program saw no packet");
