@@ -1,4 +1,6 @@
-//! Servers that the tests put behind the program.
+//! Servers for the tests, reached through the program.
+//!
+//! Invariant: dropping a [`Backend`] ends its listener and its accepting thread.
 
 use std::{
     io::{Read as _, Write as _},
@@ -14,8 +16,8 @@ use socket2::Socket;
 
 use crate::net::{bind, patient};
 
-/// A server with a thread for each connection. Ends its listener when dropped; connections that
-/// stand go on until their peer ends them.
+/// A server with one thread a connection. Dropping it closes the listener; open connections last
+/// until their peer closes them.
 #[derive(Debug)]
 pub struct Backend {
     address: SocketAddr,
@@ -25,14 +27,14 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Serves each connection that arrives at `address` with `serve`; port 0 lets the kernel
+    /// Calls `serve` on its own thread for each connection to `address`. Port 0 lets the kernel
     /// choose.
     pub fn start(
         address: SocketAddr,
         serve: impl Fn(TcpStream) + Clone + Send + 'static,
     ) -> Backend {
         let socket = bind(address);
-        // Waits for connections as long as the test runs: dropping us ends it.
+        // No timeout: accept waits for as long as the test runs, and Drop ends the wait.
         socket.set_read_timeout(None).expect("SO_RCVTIMEO");
         socket.listen(4096).expect("listen");
         let address = socket.local_addr().expect("getsockname");
@@ -56,29 +58,28 @@ impl Backend {
         }
     }
 
-    /// A server at 127.0.0.1 that says its name and closes.
+    /// A server at 127.0.0.1 that sends its name and closes.
     pub fn greeter(name: &'static str) -> Backend {
         Self::greeter_at((Ipv4Addr::LOCALHOST, 0).into(), name)
     }
 
-    /// A server that says its name and closes.
+    /// A server at `address` that sends its name and closes.
     pub fn greeter_at(address: SocketAddr, name: &'static str) -> Backend {
         Self::start(address, move |mut stream| {
-            // A client that left early is the test's business, not ours.
+            // A write fails when the client has already closed; the test notices that itself.
             let _ = stream.write_all(name.as_bytes());
         })
     }
 
-    /// A server at 127.0.0.1 that says its name and then sends back what it gets, until the
-    /// client has ended.
+    /// A server at 127.0.0.1 that sends its name and then echoes, until the client closes.
     pub fn echo(name: &'static str) -> Backend {
         Self::echo_at((Ipv4Addr::LOCALHOST, 0).into(), name)
     }
 
-    /// The same at another address.
+    /// A server at `address` that sends its name and then echoes, until the client closes.
     pub fn echo_at(address: SocketAddr, name: &'static str) -> Backend {
         Self::start(address, move |mut stream| {
-            // As long as the other side keeps it: longer than one read's patience.
+            // No timeout: the connection may be silent for longer than [`TIMEOUT`](crate::TIMEOUT).
             stream.set_read_timeout(None).expect("SO_RCVTIMEO");
             let _ = stream.write_all(name.as_bytes());
             let mut buffer = vec![0; 16 << 10];
@@ -90,12 +91,12 @@ impl Backend {
         })
     }
 
-    /// Where it listens.
+    /// The address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Connections accepted so far.
+    /// Number of connections accepted so far.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
     }
@@ -103,7 +104,7 @@ impl Backend {
 
 impl Drop for Backend {
     fn drop(&mut self) {
-        // Wakes the thread out of accept.
+        // Wakes the thread that waits in accept.
         let _ = self.listener.shutdown(std::net::Shutdown::Both);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

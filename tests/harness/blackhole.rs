@@ -1,4 +1,6 @@
-//! A server that lets connects hang: neither accepted nor refused.
+//! A server address where a connect hangs: it is neither accepted nor refused.
+//!
+//! Invariant: the accept queue stays full until the [`Blackhole`] is dropped.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -9,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::net::bind;
 
-/// A listener whose queue is full: the kernel drops every further SYN.
+/// A listener with a full accept queue: the kernel drops every further SYN.
 #[derive(Debug)]
 pub struct Blackhole {
     address: SocketAddr,
@@ -18,7 +20,7 @@ pub struct Blackhole {
 }
 
 impl Blackhole {
-    /// Opens one at 127.0.0.1 and makes sure that a connect hangs.
+    /// Opens a listener at 127.0.0.1 and fills its queue until a connect times out.
     pub fn open() -> Self {
         let listener = bind((Ipv4Addr::LOCALHOST, 0).into());
         listener.listen(0).expect("listen");
@@ -39,7 +41,7 @@ impl Blackhole {
         panic!("16 connects to a listener with a backlog of 0 went through");
     }
 
-    /// Where connects hang.
+    /// The address where connects hang.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

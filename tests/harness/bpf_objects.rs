@@ -1,6 +1,7 @@
-//! What of BPF a process has in the kernel, as seen from outside.
+//! The BPF programs, maps and links of a process, as the kernel lists them.
 //!
-//! Invariant: what is said to be left is what the kernel itself lists, whoever has it by then.
+//! Invariant: [`BpfObjects::left`] asks the kernel and not the process, so it also finds objects
+//! that another process holds by now.
 
 use std::{collections::BTreeSet, fs};
 
@@ -14,12 +15,12 @@ use aya::{
 pub struct BpfObjects([BTreeSet<u32>; 3]);
 
 impl BpfObjects {
-    /// What a process has now.
+    /// The objects that `process` holds descriptors of.
     pub fn of(process: u32) -> Self {
         let mut found = Self::default();
         let list = fs::read_dir(format!("/proc/{process}/fdinfo")).expect("its descriptors");
         for entry in list.flatten() {
-            // Closed since the folder was listed.
+            // The process may have closed the descriptor after the folder was listed.
             let Ok(text) = fs::read_to_string(entry.path()) else { continue };
             for (ids, key) in found.0.iter_mut().zip(["prog_id:", "map_id:", "link_id:"]) {
                 let value = text.lines().find_map(|line| line.strip_prefix(key));
@@ -29,12 +30,12 @@ impl BpfObjects {
         found
     }
 
-    /// The programs among it.
+    /// Ids of the programs.
     pub fn programs(&self) -> &BTreeSet<u32> {
         &self.0[0]
     }
 
-    /// What of it is still there.
+    /// The objects that are still in the kernel.
     pub fn left(&self) -> Self {
         let programs = loaded_programs().flatten().map(|program| program.id()).collect();
         let maps = loaded_maps().flatten().map(|map| map.id()).collect();

@@ -1,6 +1,7 @@
-//! A control group of a test's own with a limit of memory.
+//! A control group with a memory limit.
 //!
-//! Invariant: it is gone when it is dropped, if its processes are.
+//! Invariant: dropping a [`ControlGroup`] removes the group, provided that its processes have
+//! exited.
 
 use std::{
     fs, io,
@@ -9,10 +10,10 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// Tells those of one process apart.
+/// Numbers the groups of one test process.
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// A group.
+/// A control group, of version 1 or 2.
 #[derive(Debug)]
 pub struct ControlGroup {
     path: PathBuf,
@@ -20,10 +21,10 @@ pub struct ControlGroup {
 }
 
 impl ControlGroup {
-    /// One that may have so many bytes.
+    /// Creates a group whose processes may use `limit` bytes together.
     ///
     /// # Errors
-    /// When this system does not limit memory so, or does not let us.
+    /// When the system has no memory controller or denies access.
     pub fn new(limit: u64) -> io::Result<Self> {
         let first = PathBuf::from("/sys/fs/cgroup/memory");
         let is_first = first.join("memory.limit_in_bytes").exists();
@@ -44,19 +45,19 @@ impl ControlGroup {
         fs::write(self.path.join(name), limit.to_string())
     }
 
-    /// Where a process writes its number to be in it.
+    /// The file to which a process writes its id to join the group.
     pub fn processes(&self) -> PathBuf {
         self.path.join("cgroup.procs")
     }
 
-    /// Bytes that it has now.
+    /// Memory in use, in bytes.
     pub fn used(&self) -> u64 {
         let name = if self.is_first { "memory.usage_in_bytes" } else { "memory.current" };
         let text = fs::read_to_string(self.path.join(name)).expect("what the group has");
         text.trim().parse().expect("a number")
     }
 
-    /// How often a process of it was killed for want of memory.
+    /// Number of processes of the group that the OOM killer has killed.
     pub fn kills(&self) -> u64 {
         let name = if self.is_first { "memory.oom_control" } else { "memory.events" };
         let text = fs::read_to_string(self.path.join(name)).expect("what happened in the group");
@@ -67,7 +68,7 @@ impl ControlGroup {
 
 impl Drop for ControlGroup {
     fn drop(&mut self) {
-        // The system is not the worse for an empty group.
+        // A group that cannot be removed is empty and does no harm.
         let _ = fs::remove_dir(&self.path);
     }
 }

@@ -1,8 +1,8 @@
-//! The checksum of the Internet (RFC 1071).
+//! The Internet checksum (RFC 1071).
 //!
-//! Invariant: what is given begins where a word of 16 bits does.
+//! Invariant: the input begins at a 16-bit word boundary of the packet.
 
-/// The checksum of at most 64 KiB, in which its own place has zeros.
+/// The checksum of at most 64 KiB; the checksum field itself must be zero.
 pub(crate) fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|w| u32::from_be_bytes([0, 0, w[0], *w.get(1).unwrap_or(&0)]));
     let sum: u32 = words.sum();

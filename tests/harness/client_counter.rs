@@ -1,7 +1,7 @@
-//! Servers that count who is with them, and their short visitors: for maxima.
+//! Servers that count their concurrent clients, for tests of connection limits.
 //!
-//! Invariant: a visitor is counted from the server's accept until before the end that makes room
-//! for the next, so what is counted never exceeds what balance has let in.
+//! Invariant: a server counts a client from its accept until before the close that frees the
+//! client's permit. So the count never exceeds the number of clients that balance admits.
 
 use std::{
     io::{Read as _, Write as _},
@@ -14,7 +14,7 @@ use std::{
 
 use crate::{Backend, End, connect, end_of};
 
-/// Connections that a server has.
+/// Number of concurrent connections of one server.
 #[derive(Debug, Default)]
 pub struct ClientCounter {
     now: AtomicUsize,
@@ -22,7 +22,7 @@ pub struct ClientCounter {
 }
 
 impl ClientCounter {
-    /// A server on a port of 127.0.0.1, and its seats.
+    /// Starts a server on a port of 127.0.0.1; returns the server and its counter.
     pub fn server() -> (Backend, Arc<Self>) {
         let seats = Arc::<Self>::default();
         let taken = Arc::clone(&seats);
@@ -30,12 +30,12 @@ impl ClientCounter {
         (Backend::start(address, move |stream| taken.serve(stream)), seats)
     }
 
-    /// The most that were taken at a time.
+    /// The highest number of concurrent connections so far.
     pub fn most(&self) -> usize {
         self.most.load(SeqCst)
     }
 
-    /// Says a byte and stays until the client has ended.
+    /// Sends a byte and waits until the client has closed.
     fn serve(&self, mut stream: TcpStream) {
         let now = self.now.fetch_add(1, SeqCst) + 1;
         self.most.fetch_max(now, SeqCst);
@@ -43,13 +43,13 @@ impl ClientCounter {
         let mut said = Vec::new();
         stream.read_to_end(&mut said).expect("the client's byte and its end");
         assert_eq!(said, b"?");
-        // Before our end, which makes room for the next.
+        // Before our FIN, which frees the permit for the next client.
         self.now.fetch_sub(1, SeqCst);
     }
 }
 
-/// A short connection, a byte each way; false if there was no room for it. `told` is called when
-/// that is known.
+/// Opens a short connection with one byte each way; returns false if balance closes it at once.
+/// Calls `told` as soon as the result is known.
 pub fn visit(address: SocketAddr, told: impl FnOnce()) -> bool {
     let mut stream = connect(address);
     let mut byte = [0];

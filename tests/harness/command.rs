@@ -1,4 +1,6 @@
-//! Commands that run to their end, or are killed when they take too long.
+//! Commands that run until they exit, or are killed at a deadline.
+//!
+//! Invariant: no child outlives the guard or the call that started it.
 
 use std::{
     borrow::BorrowMut,
@@ -10,23 +12,23 @@ use std::{
 
 use crate::eventually;
 
-/// What a command left behind.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Outcome {
-    /// How it ended.
+    /// Exit status.
     pub status: ExitStatus,
-    /// Its standard output.
+    /// Standard output.
     pub stdout: String,
-    /// Its standard error.
+    /// Standard error.
     pub stderr: String,
 }
 
-/// Runs `command` without input; panics, after killing it, if it does not end in time.
+/// Runs `command` without input. Kills it and panics if it has not exited by the deadline.
 pub fn run(command: &mut Command, deadline: Duration) -> Outcome {
     run_with_input(command, Stdio::null(), deadline)
 }
 
-/// The same with an input.
+/// Runs `command` like [`run`], with `input` as its standard input.
 pub fn run_with_input(command: &mut Command, input: Stdio, deadline: Duration) -> Outcome {
     let mut child = command
         .stdin(input)
@@ -52,32 +54,33 @@ fn drain(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<String> {
     })
 }
 
-/// The same command as a careless parent runs it: with signals that are blocked, and others that are ignored.
+/// Returns the command wrapped in env(1), which blocks some signals and ignores others, as a
+/// careless parent process might.
 pub fn with_signals_masked(command: &Command) -> Command {
     let mut careless = Command::new("env");
     careless.args(SIGNAL_OPTIONS).arg(command.get_program()).args(command.get_args());
     careless
 }
 
-/// What env(1) does to the signals of [`with_signals_masked`].
+/// Options of env(1) that [`with_signals_masked`] uses.
 pub const SIGNAL_OPTIONS: [&str; 2] = [
     "--block-signal=TERM,INT,QUIT,HUP,USR1,CHLD,PIPE",
     "--ignore-signal=TERM,INT,QUIT,HUP,CHLD,PIPE",
 ];
 
-/// Kills a child when it goes out of scope, so that a test that fails leaves nothing behind.
+/// Kills a child process when dropped, so that a failed test leaves no process behind.
 pub struct KillOnDrop<C: BorrowMut<Child>>(pub C);
 
 impl<C: BorrowMut<Child>> Drop for KillOnDrop<C> {
     fn drop(&mut self) {
         let child = self.0.borrow_mut();
-        // Harmless when it has ended by itself.
+        // Both fail harmlessly when the child has already exited.
         let _ = child.kill();
         let _ = child.wait();
     }
 }
 
-/// Waits for a child's end; kills it and panics if it does not come in time.
+/// Waits until the child exits. Kills it and panics if it has not exited by the deadline.
 pub fn finish(child: &mut Child, deadline: Duration, name: &str) -> ExitStatus {
     let killer = KillOnDrop(child);
     eventually(deadline, &format!("{name} ends"), || {

@@ -1,17 +1,19 @@
-//! Seeded data, checked by hash: neither side of a transfer has to hold it in memory.
+//! Seeded test data, checked by hash.
+//!
+//! Invariant: neither end of a transfer holds the data in memory.
 
 use std::{
     io::{self, Read, Write},
     ops::Range,
 };
 
-/// Bytes handed to one system call unless a test asks for another size.
+/// Bytes of one read.
 const CHUNK: usize = 64 << 10;
 
-/// Length and hash of a stream of bytes.
+/// Length and hash of a byte stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Digest {
-    /// Number of bytes.
+    /// Length in bytes.
     pub len: u64,
     hash: blake3::Hash,
 }
@@ -22,7 +24,7 @@ impl std::fmt::Debug for Digest {
     }
 }
 
-/// The bytes that a seed stands for.
+/// The byte stream generated from a seed.
 #[derive(Clone, Debug)]
 pub struct Pattern {
     random: fastrand::Rng,
@@ -32,7 +34,7 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// `len` bytes of the given seed.
+    /// A stream of `len` bytes generated from `seed`.
     pub fn new(seed: u64, len: u64) -> Self {
         Self {
             random: fastrand::Rng::with_seed(seed),
@@ -42,7 +44,7 @@ impl Pattern {
         }
     }
 
-    /// Puts the next bytes into `buffer`; fewer than it holds at the end only.
+    /// Fills `buffer` with the next bytes; returns how many, fewer than its length only at the end.
     fn next(&mut self, buffer: &mut [u8]) -> usize {
         let len = self.left.min(buffer.len() as u64) as usize;
         let part = &mut buffer[..len];
@@ -53,8 +55,11 @@ impl Pattern {
     }
 }
 
-/// Sends all of a pattern in writes of lengths taken from `writes`; `progress` hears the length
-/// of each as it is done.
+/// Writes a whole pattern, each write of a length drawn from `writes`. Calls `progress` with the
+/// length of each write.
+///
+/// # Errors
+/// The first error of a write.
 pub fn send(
     mut stream: impl Write,
     mut pattern: Pattern,
@@ -76,7 +81,7 @@ pub fn send(
     Ok(Digest { len: pattern.len, hash: pattern.hasher.finalize() })
 }
 
-/// Takes bytes in and hashes them.
+/// Reads a stream and hashes it.
 #[derive(Debug)]
 pub struct Receiver {
     hasher: blake3::Hasher,
@@ -85,12 +90,15 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Nothing received yet.
+    /// A receiver that has read nothing yet.
     pub fn new() -> Self {
         Self { hasher: blake3::Hasher::new(), len: 0, buffer: vec![0; CHUNK] }
     }
 
-    /// Reads until `len` bytes have come in all, or the stream has ended.
+    /// Reads until `len` bytes have arrived in total, or until the end of the stream.
+    ///
+    /// # Errors
+    /// The first error of a read.
     pub fn read_up_to(&mut self, mut stream: impl Read, len: u64) -> io::Result<()> {
         while self.len < len {
             let room = (len - self.len).min(CHUNK as u64) as usize;
@@ -107,7 +115,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// What has come so far.
+    /// Length and hash of the bytes so far.
     pub fn digest(&self) -> Digest {
         Digest { len: self.len, hash: self.hasher.finalize() }
     }
@@ -120,11 +128,17 @@ impl Default for Receiver {
 }
 
 /// Reads to the end of the stream.
+///
+/// # Errors
+/// The first error of a read.
 pub fn receive_all(stream: impl Read) -> io::Result<Digest> {
     receive_exactly(stream, u64::MAX)
 }
 
-/// Reads `len` bytes and not one more; fewer if the stream ends.
+/// Reads exactly `len` bytes, or fewer if the stream ends before.
+///
+/// # Errors
+/// The first error of a read.
 pub fn receive_exactly(stream: impl Read, len: u64) -> io::Result<Digest> {
     let mut receiver = Receiver::new();
     receiver.read_up_to(stream, len)?;

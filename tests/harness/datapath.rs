@@ -1,4 +1,6 @@
-//! Which datapath a test is about, and where the kernel's can be expected to work.
+//! The datapath under test, and whether this kernel supports the kernel datapaths.
+//!
+//! Invariant: a kernel datapath is skipped only for a reason that is printed.
 
 use std::{fs, path::Path};
 
@@ -7,18 +9,18 @@ use crate::skip;
 /// A way to move the bytes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Datapath {
-    /// In user space.
+    /// User space relays the bytes.
     Relay,
-    /// In the kernel, from the first byte.
+    /// The kernel forwards from the first byte (sockmap).
     Sockmap,
-    /// In user space until some buffers have been moved, then in the kernel.
+    /// User space relays the first buffers, then sockmap takes over.
     Handover,
-    /// By the peers themselves, once user space has moved a buffer.
+    /// TCP splicing: the peers' packets are forwarded, once user space has moved a buffer.
     Splice,
 }
 
 impl Datapath {
-    /// As the option and the logs spell it.
+    /// The name in `--datapath` and in the log.
     pub fn name(self) -> &'static str {
         match self {
             Datapath::Relay => "relay",
@@ -27,7 +29,7 @@ impl Datapath {
         }
     }
 
-    /// After how many turns of user space the program is told to hand a connection over.
+    /// The number of buffers that user space moves before the hand-over (`--offload-after`).
     pub(crate) fn offload_after(self) -> Option<u32> {
         match self {
             Datapath::Relay => None,
@@ -37,20 +39,20 @@ impl Datapath {
         }
     }
 
-    /// Whether a connection on it may end on what the program calls `name`.
+    /// Whether a connection of this datapath may end on the datapath that the log calls `name`.
     pub fn may_end_on(self, name: &str) -> bool {
         match self {
             Datapath::Relay | Datapath::Sockmap => name == self.name(),
-            // One that ends early is not handed over.
+            // A connection that ends early is not handed over.
             Datapath::Handover => name == "sockmap" || name == "relay",
-            // Nor is one that cannot be spliced, which goes to the others.
+            // A connection that cannot be spliced runs on another datapath.
             Datapath::Splice => ["splice", "sockmap", "relay"].contains(&name),
         }
     }
 }
 
-/// True where the datapaths in the kernel have to work; a test that gets false ends at once, and the
-/// reason has been printed.
+/// True where the kernel datapaths must work. Otherwise prints the reason and returns false; the
+/// test returns then.
 pub fn kernel_works() -> bool {
     match kernel_obstacle() {
         None => true,
@@ -61,17 +63,18 @@ pub fn kernel_works() -> bool {
     }
 }
 
-/// Whether the program of the splice datapath goes with its process, whatever becomes of that.
+/// Whether the kernel detaches the splice program when its process dies, even by SIGKILL (tcx
+/// links, Linux 6.6).
 pub fn has_tcx() -> bool {
     version(&release()) >= (6, 6)
 }
 
-/// Why the datapaths in the kernel cannot be expected to work in this process, if so.
+/// The reason why the kernel datapaths cannot work in this process, if there is one.
 pub fn kernel_obstacle() -> Option<String> {
-    /// Bits of linux/capability.h.
+    /// Bit numbers of linux/capability.h.
     const NEEDED: [(&str, u32); 3] = [("CAP_NET_ADMIN", 12), ("CAP_PERFMON", 38), ("CAP_BPF", 39)];
 
-    /// From then on all of them work.
+    /// The first kernel on which all kernel datapaths work.
     const NEEDED_VERSION: (u32, u32) = (5, 19);
 
     if !nix::unistd::Uid::effective().is_root() {
@@ -101,7 +104,7 @@ fn release() -> String {
     nix::sys::utsname::uname().expect("uname").release().to_string_lossy().into_owned()
 }
 
-/// What a kernel's release begins with.
+/// Major and minor version of a kernel release.
 fn version(release: &str) -> (u32, u32) {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
@@ -113,8 +116,8 @@ fn effective_capabilities() -> u64 {
     u64::from_str_radix(line.expect("a CapEff line").trim(), 16).expect("a hexadecimal number")
 }
 
-/// For each function of a [`Datapath`](crate::Datapath), the tests `NAME::on_relay`,
-/// `NAME::on_sockmap` and `NAME::on_splice`.
+/// Makes the tests `NAME::on_relay`, `NAME::on_sockmap` and `NAME::on_splice` of each function,
+/// which takes a [`Datapath`](crate::Datapath).
 #[macro_export]
 macro_rules! on_each_datapath {
     ($($name:ident),+ $(,)?) => {$(
@@ -141,7 +144,8 @@ macro_rules! on_each_datapath {
     )+};
 }
 
-/// The same, and `on_handover::NAME`: from relay to sockmap in the middle.
+/// Makes the same tests and `on_handover::NAME`, in which a connection changes from relay to
+/// sockmap.
 #[macro_export]
 macro_rules! on_all_datapaths {
     ($($name:ident),+ $(,)?) => {

@@ -1,4 +1,6 @@
 //! The Debian package under test.
+//!
+//! Invariant: the package is the one that `BALANCE_DEB` names, never an installed one.
 
 use std::{env, path::PathBuf, process::Command};
 
@@ -6,7 +8,8 @@ use tempfile::TempDir;
 
 use crate::{TIMEOUT, run, skip};
 
-/// Where it is: `BALANCE_DEB`; nothing, after saying so, if there is none.
+/// The path of the package (`BALANCE_DEB`). Prints the reason and returns `None` if the variable is
+/// not set.
 pub fn package() -> Option<PathBuf> {
     let package = env::var_os("BALANCE_DEB").map(PathBuf::from);
     if package.is_none() {
@@ -15,7 +18,7 @@ pub fn package() -> Option<PathBuf> {
     package
 }
 
-/// Its files, unpacked.
+/// Unpacks the files of the package into a temporary folder.
 pub fn unpacked() -> Option<TempDir> {
     let package = package()?;
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -1,6 +1,6 @@
-//! What instances say to their supervisor, held up on the way.
+//! Holds back the notifications that instances send to their supervisor.
 //!
-//! Invariant: every message is passed on once, in order, and as from the process that sent it.
+//! Invariant: each message is passed on once, in order, and with the credentials of its sender.
 
 use std::{
     fs,
@@ -21,23 +21,23 @@ use nix::{
 
 use crate::{TIMEOUT, eventually};
 
-/// Bytes of the longest message.
+/// Maximum length of a message in bytes.
 const MESSAGE: usize = 4096;
 
-/// How long one look for a message takes.
+/// Read timeout of the socket.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Stands in for the inbox of a supervisor, to processes that start from now on.
+/// Replaces the notify socket of a supervisor for processes that start from now on.
 #[derive(Debug)]
 pub struct HeldNotifications {
     socket: UnixDatagram,
-    /// Where the supervisor's own is.
+    /// The path to which the supervisor's socket was moved.
     moved: PathBuf,
     held: Vec<(UnixCredentials, Vec<u8>)>,
 }
 
 impl HeldNotifications {
-    /// Takes the place of the one in a run directory.
+    /// Replaces the notify socket in a run directory.
     pub fn of(run_dir: &Path) -> Self {
         let is_inbox = |path: &PathBuf| path.extension().is_some_and(|end| end == "in");
         let entries = fs::read_dir(run_dir).expect("the run directory").flatten();
@@ -50,7 +50,8 @@ impl HeldNotifications {
         Self { socket, moved, held: Vec::new() }
     }
 
-    /// Holds messages up to the next that says that its sender serves; returns the sender.
+    /// Holds messages until one reports readiness (`READY=1`); returns the process id of its
+    /// sender.
     pub fn hold_until_ready(&mut self) -> i32 {
         eventually(TIMEOUT, "a process serves", || self.hold_next().ok_or("none does".to_owned()))
     }
@@ -62,7 +63,7 @@ impl HeldNotifications {
         is_ready.then(|| who.pid())
     }
 
-    /// Passes on what was held up, and the next message if one comes soon.
+    /// Passes on the held messages, and the next one if it arrives soon.
     pub fn pass_on(&mut self) {
         let next = self.receive();
         for (who, text) in self.held.drain(..).chain(next) {
@@ -72,7 +73,7 @@ impl HeldNotifications {
             let sending =
                 sendmsg(self.socket.as_raw_fd(), &parts, &control, MsgFlags::empty(), Some(&to));
             match sending {
-                // The sender may have ended, and the supervisor as well.
+                // The sender or the supervisor may have exited.
                 Ok(_) | Err(Errno::ESRCH | Errno::ECONNREFUSED) => {}
                 Err(error) => panic!("sendmsg: {error}"),
             }

@@ -1,10 +1,12 @@
-//! What the tests share: the program under test, its peers, and ways to look at both.
+//! The test harness: the program under test, its peers, and access to the state of both.
 //!
-//! Everything here uses real sockets and the real program. Invariants: nothing waits for a
-//! fixed time, only for a state with a deadline ([`eventually`]); every socket has timeouts, so
-//! that a hang becomes a failure; ports come from [`ReservedPort`], so that tests can run side
-//! by side. Deliberately absent: any knowledge of how the program works inside, other than the
-//! names of its BPF maps.
+//! All sockets, processes and packets are real.
+//!
+//! Invariants:
+//! - No test waits for a fixed time; it polls a state until a deadline ([`eventually`]).
+//! - Every socket has timeouts, so a hang becomes a failure.
+//! - Ports come from [`ReservedPort`], so tests can run concurrently.
+//! - Nothing here knows the inside of the program except the names of its BPF maps.
 
 pub mod attack;
 mod backend;
@@ -69,8 +71,8 @@ pub use wait::{SetOnDrop, eventually};
 
 use std::{ops::Range, time::Duration};
 
-/// Lengths of writes where a test does not care: whole chunks.
+/// The length of writes where the length does not matter: whole chunks.
 pub const WHOLE_CHUNKS: Range<usize> = 65_536..65_537;
 
-/// How long a single socket operation may take before it counts as a hang.
+/// How long one socket operation may take before it counts as a hang.
 pub const TIMEOUT: Duration = Duration::from_secs(30);

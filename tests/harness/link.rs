@@ -1,4 +1,6 @@
-//! One connection through the program, with both of its ends in the test's hands.
+//! A connection through the program whose two ends belong to the test.
+//!
+//! Invariant: each pair consists of the two ends of one connection.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -16,8 +18,8 @@ use crate::{
     receive_exactly, send,
 };
 
-/// A program with one backend, which is the test itself: each client that connects comes out at
-/// [`Link::accept`].
+/// A program whose only backend is the test: [`Link::accept`] returns the server end of each
+/// client's connection.
 #[derive(Debug)]
 pub struct Link {
     /// The program.
@@ -32,23 +34,24 @@ impl Link {
         Self::with(Builder::new(datapath), (Ipv4Addr::LOCALHOST, 0).into())
     }
 
-    /// Starts a program; the sockets of [`Link::small_pair`] will have small buffers.
+    /// Starts a program; the sockets of [`Link::small_pair`] have small buffers.
     pub fn small(datapath: Datapath) -> Self {
         let listener = listen_small((Ipv4Addr::LOCALHOST, 0).into());
         Self::over(Builder::new(datapath), listener)
     }
 
-    /// Starts a program as `builder` says, with its backend at `backend`.
+    /// Starts a program from `builder`, with its backend at the address `backend`.
     pub fn with(builder: Builder, backend: SocketAddr) -> Self {
         Self::over(builder, listen(backend))
     }
 
-    /// Starts a program on its host of a network; the ends of connections are on theirs.
+    /// Starts a program on the balancer's host of a network; clients and servers are on their own
+    /// hosts.
     pub fn across(network: Network, builder: Builder) -> Self {
         Self::across_to(network, builder, listen)
     }
 
-    /// The same; the sockets of [`Link::small_pair`] will have small buffers.
+    /// Starts a program in a network; the sockets of [`Link::small_pair`] have small buffers.
     pub fn small_across(network: Network, builder: Builder) -> Self {
         Self::across_to(network, builder, listen_small)
     }
@@ -69,17 +72,17 @@ impl Link {
         Self { balance, listener, network: Some((network, port)) }
     }
 
-    /// The network that it goes across.
+    /// The network of the link.
     pub fn network(&self) -> &Network {
         &self.network.as_ref().expect("a network").0
     }
 
-    /// A client's stream. Its other end has yet to be accepted.
+    /// Connects a client. The server end is yet to be accepted.
     pub fn connect(&self) -> TcpStream {
         self.as_client(connect)
     }
 
-    /// Lets a client's host act towards where the program listens.
+    /// Runs `act` on the client's host, with the address that the program listens on.
     pub fn as_client<T: Send>(&self, act: impl FnOnce(SocketAddr) -> T + Send) -> T {
         let address = self.balance.address();
         match &self.network {
@@ -88,38 +91,37 @@ impl Link {
         }
     }
 
-    /// The backend's end of the next connection that the program made.
+    /// Accepts the server end of the next connection.
     pub fn accept(&self) -> TcpStream {
         accept(&self.listener)
     }
 
-    /// Both ends of a new connection, the client's first, after one byte has gone each way: it
-    /// stands, and its datapath has taken it over.
+    /// Both ends of a new connection, client first, after one byte each way. The connection is
+    /// established and its datapath has taken over.
     pub fn pair(&self) -> (TcpStream, TcpStream) {
         let client = self.connect();
         self.greet(client)
     }
 
-    /// Bytes that have gone each way on a [`Link::settled_pair`].
+    /// Bytes each way that precede a [`Link::settled_pair`].
     pub const SETTLED: u64 = 300;
 
-    /// Like [`Link::pair`], after as many exchanges as it takes until a datapath that has taken the
-    /// connection over does nothing any more that it only does in the beginning.
+    /// Like [`Link::pair`], after enough exchanges that the datapath has finished its initial work.
     pub fn settled_pair(&self) -> (TcpStream, TcpStream) {
         self.pair_after(Self::SETTLED)
     }
 
-    /// Like [`Link::pair`], after so many bytes have gone each way, one at a time.
+    /// Like [`Link::pair`], after `exchanges` bytes each way, one at a time.
     pub fn pair_after(&self, exchanges: u64) -> (TcpStream, TcpStream) {
         self.talk(self.connect(), exchanges)
     }
 
-    /// The same as [`Link::settled_pair`] for a client that has connected in its own way.
+    /// Like [`Link::settled_pair`], for a client that is already connected.
     pub fn settle(&self, client: TcpStream) -> (TcpStream, TcpStream) {
         self.talk(client, Self::SETTLED)
     }
 
-    /// Like [`Link::pair_after`] for a client that has connected in its own way.
+    /// Like [`Link::pair_after`], for a client that is already connected.
     pub fn talk(&self, client: TcpStream, exchanges: u64) -> (TcpStream, TcpStream) {
         let (mut client, mut server) = self.greet(client);
         for _ in 1..exchanges {
@@ -128,12 +130,12 @@ impl Link {
         (client, server)
     }
 
-    /// Like [`Link::settled_pair`], both ends with small buffers.
+    /// Like [`Link::settled_pair`], with small buffers at both ends.
     pub fn settled_small_pair(&self) -> (TcpStream, TcpStream) {
         self.settle(self.small_client())
     }
 
-    /// Like [`Link::pair`], both ends with small buffers.
+    /// Like [`Link::pair`], with small buffers at both ends.
     pub fn small_pair(&self) -> (TcpStream, TcpStream) {
         self.greet(self.small_client())
     }
@@ -142,22 +144,23 @@ impl Link {
         self.connect_after(|_| {})
     }
 
-    /// The next connection that the program made, as [`Link::accept`].
+    /// Accepts the server end of the next connection.
     ///
     /// # Errors
-    /// When none comes.
+    /// When no connection arrives within the timeout.
     pub fn try_accept(&self) -> io::Result<TcpStream> {
         let (stream, _) = self.listener.accept()?;
         patient(&stream);
         Ok(stream)
     }
 
-    /// A client with small buffers, whose own address is told to `before` before it connects.
+    /// Connects a client with small buffers; calls `before` with the client's address before the
+    /// connect.
     pub fn connect_after(&self, before: impl FnOnce(SocketAddr) + Send) -> TcpStream {
         let client = self.as_client(|address| {
             let domain = Domain::for_address(address);
             let socket = Socket::new(domain, Type::STREAM, None).expect("socket");
-            // Before the connect: the window scale is settled there.
+            // Set before the connect, which negotiates the window scale.
             small_buffers(&socket);
             let own =
                 self.network.as_ref().map_or(address.ip(), |(network, _)| network.client_ip());
@@ -178,7 +181,7 @@ impl Link {
     }
 }
 
-/// Sends one byte each way, the client's first.
+/// Exchanges one byte each way, the client's first.
 pub fn exchange(client: &mut TcpStream, server: &mut TcpStream) {
     let mut byte = [0];
     client.write_all(b"?").expect("the client's byte");
@@ -189,8 +192,8 @@ pub fn exchange(client: &mut TcpStream, server: &mut TcpStream) {
     assert_eq!(&byte, b"!");
 }
 
-/// Sends `up` bytes from client to server and `down` bytes back, both at once, in writes of
-/// lengths taken from `writes`, and asserts that they arrive as they were. Nothing is closed.
+/// Sends `up` bytes from client to server and `down` bytes back at the same time, each write of a
+/// length drawn from `writes`, and asserts that the bytes arrive unchanged. Closes nothing.
 pub fn both_ways(
     client: &TcpStream,
     server: &TcpStream,

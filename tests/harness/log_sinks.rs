@@ -1,4 +1,6 @@
-//! Readers of a log that do not read.
+//! Log destinations that do not read: a full pipe and a syslog socket.
+//!
+//! Invariant: the system's own syslog never sees the lines.
 
 use std::{
     fs, io,
@@ -11,7 +13,7 @@ use std::{
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tempfile::TempDir;
 
-/// A pipe that takes no more, whose writer waits.
+/// A full pipe: a write to it blocks.
 pub fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = io::pipe().expect("a pipe");
     flags(&writer, OFlag::O_NONBLOCK);
@@ -24,16 +26,16 @@ fn flags(of: &impl AsFd, flags: OFlag) {
     fcntl(of, FcntlArg::F_SETFL(flags)).expect("fcntl");
 }
 
-/// A syslog for one program, in place of the system's.
+/// A syslog socket for one program, in place of the system's.
 #[derive(Debug)]
 pub struct Syslog {
     folder: TempDir,
-    /// What the program's lines come to.
+    /// The socket that receives the log lines.
     pub socket: UnixDatagram,
 }
 
 impl Syslog {
-    /// One that has heard nothing yet.
+    /// A socket that has received nothing yet.
     pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         fs::create_dir(folder.path().join("devices")).expect("mkdir");
@@ -41,7 +43,8 @@ impl Syslog {
         Self { folder, socket }
     }
 
-    /// The same command in a view of the file system of its own, with this `/dev/log`. Needs root.
+    /// Wraps a command so that it runs in its own mount namespace, where `/dev/log` is this socket.
+    /// Needs root.
     pub fn in_front_of(&self, command: &Command) -> Command {
         const SCRIPT: &str = r#"
             mount -t tmpfs none "$1"

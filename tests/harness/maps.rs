@@ -1,6 +1,7 @@
-//! The BPF maps of a running program, read and filled from outside.
+//! Reads and fills the BPF maps of a running program from outside.
 //!
-//! Invariant: what was put in is taken out again, and is nothing that the program would ever look for.
+//! Invariant: every inserted entry is removed again, and its key is one that the program never
+//! looks up.
 
 use std::{fs, io};
 
@@ -12,8 +13,8 @@ use nix::errno::Errno;
 
 use crate::Datapath;
 
-/// Entries of a process in the map by which a datapath finds connections: two for each that the
-/// kernel moves.
+/// Number of entries in the map in which a datapath looks up connections: two for each offloaded
+/// connection.
 pub fn kernel_entries(process: u32, datapath: Datapath) -> Result<usize, String> {
     match datapath {
         Datapath::Relay => Ok(0),
@@ -22,7 +23,7 @@ pub fn kernel_entries(process: u32, datapath: Datapath) -> Result<usize, String>
     }
 }
 
-/// Entries of nobody in that map, as many as it takes; gone when dropped.
+/// Filler entries in that map, as many as fit; removed when dropped.
 #[derive(Debug)]
 pub struct FillerEntries(Filled);
 
@@ -33,10 +34,10 @@ enum Filled {
 }
 
 impl FillerEntries {
-    /// Fills the map of a process by which a datapath in the kernel finds connections.
+    /// Fills the map in which a kernel datapath of `process` looks up connections.
     ///
     /// # Errors
-    /// When there is no such map.
+    /// When the process has no such map.
     pub fn fill(process: u32, datapath: Datapath) -> Result<Self, String> {
         Ok(Self(match datapath {
             Datapath::Relay => return Err("the relay has no maps".into()),
@@ -53,7 +54,7 @@ impl FillerEntries {
         }))
     }
 
-    /// Makes room for one entry.
+    /// Removes one filler entry.
     pub fn take_one_out(&mut self) {
         match &mut self.0 {
             Filled::Slots(slots, count) => take_one_out(slots, count, slot),
@@ -61,7 +62,7 @@ impl FillerEntries {
         }
     }
 
-    /// How many there are.
+    /// Number of filler entries.
     pub fn count(&self) -> u32 {
         match self.0 {
             Filled::Slots(_, count) | Filled::Places(_, count) => count,
@@ -77,12 +78,12 @@ impl Drop for FillerEntries {
     }
 }
 
-/// A cookie that no socket will have.
+/// A socket cookie that no socket has.
 fn slot(number: u32) -> u64 {
     u64::MAX - u64::from(number)
 }
 
-/// Addresses of no version of IP.
+/// Addresses of no IP version.
 fn place(number: u32) -> [u8; 40] {
     let mut place = [0xff; 40];
     place[..4].copy_from_slice(&number.to_ne_bytes());
@@ -138,7 +139,7 @@ fn map(process: u32, wanted: &str) -> Result<u32, String> {
         let path = entry.map_err(|error| format!("{folder}: {error}"))?.path();
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            // Closed since the folder was listed.
+            // The process may have closed the descriptor after the folder was listed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(format!("{}: {error}", path.display())),
         };

@@ -1,7 +1,8 @@
-//! Hosts of a test's own, joined by cables: where client, program and server are not on one host.
+//! A network of hosts (network namespaces), for tests in which client, program and server are not
+//! on one host.
 //!
-//! Invariants: no host forwards packets, so that whatever passes from one to another goes through
-//! the program; nothing of a network is left when it is dropped.
+//! Invariants: no host forwards packets, so a packet between client and server must pass through
+//! the program. Dropping a [`Network`] removes it.
 
 use std::{
     io,
@@ -24,26 +25,26 @@ pub use wire::{LinkConditions, LinkFaults};
 use tap::Tap;
 use wire::Wire;
 
-/// Who is on which host.
+/// Placement of client and server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Topology {
-    /// Client and server on hosts of their own, on both sides of the program's.
+    /// Client and server on their own hosts, behind different interfaces of the balancer's host.
     Apart,
-    /// Client and server on hosts of their own, both behind the only device of the program's.
+    /// Client and server on their own hosts, behind one interface of the balancer's host.
     OneInterface,
-    /// Client and server on one host, at one address.
+    /// Client and server on one host and address.
     SharedPeerHost,
-    /// The server on the program's host, at the address that clients connect to as well.
+    /// The server on the balancer's host, at the address that clients connect to.
     ServerOnBalancer,
-    /// The server at the loopback of the program's host.
+    /// The server on the loopback of the balancer's host.
     ServerOnLoopback,
-    /// The client on the program's host.
+    /// The client on the balancer's host.
     ClientOnBalancer,
-    /// Client and server on the program's host, at its loopback.
+    /// Client and server on the loopback of the balancer's host.
     SingleHost,
 }
 
-/// Version of IP.
+/// IP version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// IPv4.
@@ -52,82 +53,82 @@ pub enum Family {
     V6,
 }
 
-/// What joins the host of a peer to that of the program.
+/// The cable between a peer's host and the balancer's host.
 #[derive(Clone, Copy, Debug)]
 pub struct Cable {
-    /// Bytes that a packet may have.
+    /// MTU in bytes.
     pub mtu: usize,
-    /// What happens to frames on it; nothing, on a pair of devices with all the kernel's
-    /// offloads, if `None`.
+    /// What happens to frames on the cable. `None` is a veth pair with all offloads, on which
+    /// nothing happens.
     pub conditions: Option<LinkConditions>,
 }
 
 impl Cable {
-    /// A pair of devices inside the kernel.
+    /// A veth pair.
     pub const PLAIN: Self = Self { mtu: 1500, conditions: None };
 
-    /// A cable that can be observed, with nothing else about it.
+    /// A cable whose packets can be observed, and on which nothing else happens.
     pub fn observed() -> Self {
         Self::with(LinkConditions::default())
     }
 
-    /// A cable with conditions.
+    /// A cable with these conditions.
     pub fn with(conditions: LinkConditions) -> Self {
         Self { conditions: Some(conditions), ..Self::PLAIN }
     }
 
-    /// One for packets of another size.
+    /// The same cable with another MTU.
     pub fn mtu(self, mtu: usize) -> Self {
         Self { mtu, ..self }
     }
 }
 
-/// A side of the program.
+/// A peer of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// The client's.
+    /// The client.
     Client,
-    /// The server's.
+    /// The server.
     Server,
 }
 
-/// A number that no device's other end has: only then does the kernel take it for one at once
-/// that has another end, and not after a second.
+/// An ifindex that the other end of the pair does not have. Only then does the kernel report the
+/// carrier of a veth device at once, and not a second later.
 const PEER_INDEX: &str = "index 100";
 
-/// The hosts, and what is between them.
+/// The hosts and the cables between them.
 #[derive(Debug)]
 pub struct Network {
     topology: Topology,
     family: Family,
     balancer: Namespace,
-    /// The client's host and the server's, unless they are the program's.
+    /// Hosts of client and server; `None` for a peer on the balancer's host.
     peers: [Option<Namespace>; 2],
-    /// Hosts of more servers.
+    /// Hosts of additional servers.
     extra_servers: Vec<Namespace>,
-    /// A host that is on no path between the extra_servers.
+    /// A host on no path between client, balancer and servers.
     off_path_host: Option<Namespace>,
-    /// What joins them.
+    /// The bridge that joins the hosts of [`Topology::OneInterface`].
     switch: Option<Namespace>,
     wires: [Option<Wire>; 2],
 }
 
-/// The subnet of the first of more servers.
+/// Subnet of the first additional server.
 const EXTRA_SUBNET: u8 = 3;
 
-/// The subnet of a host that is on no path.
+/// Subnet of the off-path host.
 const OFF_PATH_SUBNET: u8 = 99;
 
-/// State of a device.
+/// State of a network device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Switch {
-    /// Nothing comes and goes.
+    /// No frames pass.
     Off,
-    /// As usual.
+    /// Frames pass.
     On,
 }
 
-/// Subnet and number in it of a host's address.
+/// The subnet of a host's address, and its number in the subnet.
 struct HostAddress(u8, u8);
 
 impl HostAddress {
@@ -139,12 +140,12 @@ impl HostAddress {
         }
     }
 
-    /// What ip(8) is told to give the address to a device and start it.
+    /// Commands of ip(8) that give the address to a device and set the device up.
     fn up(&self, device: &str, family: Family) -> String {
         let address = self.of(family);
         let rest = match family {
             Family::V4 => "/24",
-            // It is there at once.
+            // Without duplicate address detection the address is usable at once.
             Family::V6 => "/64 nodad",
         };
         format!("address add dev {device} {address}{rest}\nlink set {device} up")
@@ -161,7 +162,7 @@ impl Peer {
         }
     }
 
-    /// The program's address towards it, if it is on a host of its own.
+    /// The balancer's address towards the peer, if the peer has its own host.
     fn gateway(self, topology: Topology) -> HostAddress {
         match (self, topology) {
             (Peer::Server, Topology::Apart | Topology::ClientOnBalancer) => HostAddress(2, 1),
@@ -169,7 +170,7 @@ impl Peer {
         }
     }
 
-    /// The program's device towards it.
+    /// The balancer's device towards the peer.
     fn device(self) -> &'static str {
         match self {
             Peer::Client => "to-client",
@@ -179,14 +180,14 @@ impl Peer {
 }
 
 impl Network {
-    /// Hosts joined by pairs of devices; `None` where that cannot be had, and the reason has been
-    /// printed.
+    /// Creates hosts joined by veth pairs. Prints the reason and returns `None` where that is
+    /// impossible.
     pub fn new(topology: Topology, family: Family) -> Option<Self> {
         Self::with(topology, family, [Cable::PLAIN; 2])
     }
 
-    /// The same with other cables, to the client and to the server. Only those that the topology
-    /// has count, and behind one interface there are plain ones only.
+    /// Like [`Network::new`], with these cables to the client and to the server. A cable that the
+    /// topology lacks is ignored; behind one interface there are only plain cables.
     pub fn with(topology: Topology, family: Family, cables: [Cable; 2]) -> Option<Self> {
         let built = match obstacle(family, cables) {
             None => {
@@ -223,7 +224,7 @@ impl Network {
         Ok(network)
     }
 
-    /// Makes a peer's host and joins it to the program's.
+    /// Creates a peer's host and joins it to the balancer's host.
     fn join(&mut self, peer: Peer, Cable { mtu, conditions }: Cable) -> io::Result<()> {
         let host = host()?;
         let device = peer.device();
@@ -234,7 +235,7 @@ impl Network {
             )),
             Some(conditions) => {
                 let ends = [Tap::new(&host, "eth0"), Tap::new(&self.balancer, device)];
-                // Long queues: no frame is lost but those that the conditions takes.
+                // The queues are long, so that only the conditions lose frames.
                 host.ip(&format!("link set eth0 mtu {mtu} txqueuelen 10000"));
                 self.balancer.ip(&format!("link set {device} mtu {mtu} txqueuelen 10000"));
                 self.wires[peer as usize] = Some(Wire::new(ends, mtu, conditions));
@@ -246,7 +247,7 @@ impl Network {
         Ok(())
     }
 
-    /// Makes both peers' hosts and joins them and the program's by a switch.
+    /// Creates both peers' hosts and joins all three hosts by a bridge.
     fn join_by_switch(&mut self) -> io::Result<()> {
         let switch = host()?;
         switch.ip("link add bridge type bridge stp_state 0 mcast_snooping 0\nlink set bridge up");
@@ -263,11 +264,11 @@ impl Network {
         Ok(())
     }
 
-    /// Adds a host that reaches the program's and is on no path: by the switch, or by a cable of its own.
-    /// The program's host takes packets with any source address from it.
+    /// Adds a host on no path between the others, at the bridge or on its own cable. The balancer's
+    /// host accepts packets with any source address from it.
     ///
     /// # Errors
-    /// When the system does not let us.
+    /// When the namespace cannot be created.
     pub fn add_off_path_host(&mut self) -> io::Result<()> {
         const DEVICE: &str = "to-off_path_host";
 
@@ -295,7 +296,7 @@ impl Network {
         Ok(())
     }
 
-    /// The host that is on no path, or the program's if everything is there.
+    /// The off-path host, or the balancer's host if all are on one host.
     pub fn off_path_host(&self) -> &Namespace {
         self.off_path_host.as_ref().unwrap_or(&self.balancer)
     }
@@ -305,8 +306,10 @@ impl Network {
         [&self.balancer].into_iter().chain(self.peers.iter().flatten()).chain(&self.extra_servers)
     }
 
-    /// One more server's host, joined to the program's by a cable of its own; returns its number,
-    /// from 0.
+    /// Adds a server's host on its own cable; returns its number, from 0.
+    ///
+    /// # Errors
+    /// When the namespace cannot be created.
     pub fn add_server(&mut self) -> io::Result<usize> {
         let number = self.extra_servers.len();
         let (host, device) = (host()?, format!("to-other-{number}"));
@@ -321,16 +324,16 @@ impl Network {
         Ok(number)
     }
 
-    /// Host of one more server, and where it listens; any port.
+    /// The host of an additional server and its address, with port 0.
     pub fn extra_server(&self, number: usize) -> (&Namespace, SocketAddr) {
         let address = HostAddress(EXTRA_SUBNET + number as u8, 2).of(self.family);
         (&self.extra_servers[number], (address, 0).into())
     }
 
-    /// Lets every packet between the program's host and the server's get lost without a word, or
-    /// no longer.
+    /// With `is_cut`, silently loses every packet between the balancer's host and the server's;
+    /// without, restores the path.
     pub fn set_server_cut_off(&self, is_cut: bool) {
-        // To a link address that nobody has.
+        // The neighbour entry is a link address that no device has.
         let what = match is_cut {
             true => "replace",
             false => "delete",
@@ -343,7 +346,7 @@ impl Network {
         act(self.peer(Peer::Server), "eth0", Peer::Server.gateway(self.topology));
     }
 
-    /// Switches the device of a peer's host off, or on again.
+    /// Sets the device of a peer's host down or up.
     pub fn switch(&self, peer: Peer, state: Switch) {
         let state = match state {
             Switch::Off => "down",
@@ -352,14 +355,14 @@ impl Network {
         self.peer(peer).ip(&format!("link set eth0 {state}"));
     }
 
-    /// Gives the program's host one more address towards the server.
+    /// Gives the balancer's host another address towards the server.
     pub fn add_balancer_address(&self) -> IpAddr {
         let address = HostAddress(Peer::Server.gateway(self.topology).0, 9);
         self.balancer.ip(&address.up(Peer::Server.device(), self.family));
         address.of(self.family)
     }
 
-    /// Gives the client's host more addresses: of these numbers, in its subnet.
+    /// Gives the client's host additional addresses with these numbers in its subnet.
     pub fn add_client_addresses(&self, numbers: Range<u8>) -> Vec<IpAddr> {
         let subnet = Peer::Client.address(self.topology).0;
         let places: Vec<_> = numbers.map(|number| HostAddress(subnet, number)).collect();
@@ -368,7 +371,7 @@ impl Network {
         places.iter().map(|address| address.of(self.family)).collect()
     }
 
-    /// The program's host.
+    /// The balancer's host.
     pub fn balancer(&self) -> &Namespace {
         &self.balancer
     }
@@ -382,7 +385,7 @@ impl Network {
         self.peers[peer as usize].as_ref().unwrap_or(&self.balancer)
     }
 
-    /// Where the program listens; any port.
+    /// The address for the program's listener, with port 0.
     pub fn listen_address(&self) -> SocketAddr {
         let peer = match self.topology {
             Topology::SingleHost => return (self.loopback(), 0).into(),
@@ -392,7 +395,7 @@ impl Network {
         (peer.gateway(self.topology).of(self.family), 0).into()
     }
 
-    /// Where the server listens; any port.
+    /// The address for the server's listener, with port 0.
     pub fn backend(&self) -> SocketAddr {
         let address = match (self.topology, self.family) {
             (Topology::ServerOnBalancer, _) => Peer::Client.gateway(self.topology).of(self.family),
@@ -402,7 +405,7 @@ impl Network {
         (address, 0).into()
     }
 
-    /// The address that a client has.
+    /// The client's address.
     pub fn client_ip(&self) -> IpAddr {
         match self.topology {
             Topology::SingleHost => self.loopback(),
@@ -418,7 +421,7 @@ impl Network {
         }
     }
 
-    /// Has all packets of a peer's host leave with that time to live, or hop limit.
+    /// Sets the TTL or hop limit of packets that leave a peer's host.
     pub fn set_ttl(&self, peer: Peer, ttl: u8) {
         let host = self.peer(peer);
         match self.family {
@@ -427,23 +430,24 @@ impl Network {
         }
     }
 
-    /// Has a router on the direction to a peer, over a cable with conditions, take packets of no more than so many bytes.
+    /// Makes a router on the path to a peer reject packets longer than `mtu` bytes. Needs a cable
+    /// with conditions.
     pub fn set_path_mtu(&self, peer: Peer, mtu: usize) {
         self.wire(peer).set_path(mtu);
     }
 
-    /// TCP packets so far that have come to the program's host from a peer, over a cable with
+    /// TCP packets that the balancer's host has received from a peer. Needs a cable with
     /// conditions.
     pub fn arrived_from(&self, peer: Peer) -> Vec<Packet> {
         self.wire(peer).seen(0)
     }
 
-    /// TCP packets so far that have left the program's host for a peer, over a cable with conditions.
+    /// TCP packets that the balancer's host has sent to a peer. Needs a cable with conditions.
     pub fn left_for(&self, peer: Peer) -> Vec<Packet> {
         self.wire(peer).seen(1)
     }
 
-    /// What the conditions has done so far, on all cables together.
+    /// How often the conditions have affected a frame, summed over all cables.
     pub fn faults(&self) -> LinkFaults {
         self.wires.iter().flatten().map(Wire::faults).fold(LinkFaults::default(), LinkFaults::add)
     }
@@ -453,20 +457,20 @@ impl Network {
     }
 }
 
-/// Joins a host to a switch.
+/// Joins a host to a bridge.
 fn plug(switch: &Namespace, host: &Namespace, port: &str, address: &HostAddress, family: Family) {
     host.ip(&format!("link add eth0 type veth peer name {port} netns {}", switch.path()));
     switch.ip(&format!("link set {port} master bridge\nlink set {port} up"));
     host.ip(&address.up("eth0", family));
 }
 
-/// A host that forwards nothing.
+/// Creates a host that forwards nothing.
 fn host() -> io::Result<Namespace> {
     let host = Namespace::new()?;
     host.set("ipv4/ip_forward", "0");
     if has_ipv6() {
         host.set("ipv6/conf/all/forwarding", "0");
-        // As those of IPv4 do.
+        // IPv6 then keeps addresses on a device that is down, as IPv4 does.
         host.set("ipv6/conf/all/keep_addr_on_down", "1");
     }
     Ok(host)
@@ -476,7 +480,7 @@ fn has_ipv6() -> bool {
     Path::new("/proc/sys/net/ipv6").exists()
 }
 
-/// Why no such network can be had, if so.
+/// The reason why such a network cannot be created, if there is one.
 fn obstacle(family: Family, cables: [Cable; 2]) -> Option<String> {
     if !nix::unistd::Uid::effective().is_root() {
         return Some("hosts of its own need root".into());

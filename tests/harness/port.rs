@@ -1,11 +1,13 @@
-//! Ports that nobody else takes while a test needs them.
+//! Ports reserved for one test.
+//!
+//! Invariant: no other socket gets the port while the [`ReservedPort`] lives.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use socket2::{Domain, Socket, Type};
 
-/// A port that the kernel chose and keeps for us: bound, but not listening, so that connects to
-/// it are refused, until a program that sets `SO_REUSEADDR` listens there beside us.
+/// A port bound without listening. Connects to it are refused until a program that sets
+/// SO_REUSEADDR listens on it as well.
 ///
 /// The kernel gives a bound port neither to another reservation nor to an outgoing connection.
 #[derive(Debug)]
@@ -15,17 +17,20 @@ pub struct ReservedPort {
 }
 
 impl ReservedPort {
-    /// A port of 127.0.0.1.
+    /// Reserves a port of 127.0.0.1.
     pub fn new() -> Self {
         Self::at(Ipv4Addr::LOCALHOST.into())
     }
 
-    /// A port of the given address; of both families for `::`.
+    /// Reserves a port of the given address; of both IP versions for `::`.
     pub fn at(ip: IpAddr) -> Self {
         Self::bind(SocketAddr::new(ip, 0)).expect("a free port")
     }
 
-    /// The given port at another address: for tests in which both ends need the same one.
+    /// Reserves a given port, for tests that need one port at two addresses.
+    ///
+    /// # Errors
+    /// When the port is in use.
     pub fn bind(address: SocketAddr) -> std::io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         if address.is_ipv6() {
@@ -42,7 +47,7 @@ impl ReservedPort {
         self.address
     }
 
-    /// The port alone.
+    /// Port.
     pub fn port(&self) -> u16 {
         self.address.port()
     }

@@ -1,4 +1,6 @@
-//! What the kernel says about a process and about itself.
+//! What the kernel reports about a process and about its own memory.
+//!
+//! Invariant: only `/proc` is read; the process itself is not asked.
 
 use std::{
     fs,
@@ -9,10 +11,10 @@ use std::{
 
 use crate::{TIMEOUT, run};
 
-/// A connection that is only remembered (include/net/tcp_states.h).
+/// TCP_TIME_WAIT (include/net/tcp_states.h).
 const TIME_WAIT: &str = "06";
 
-/// An address as the tables of /proc/net have it: words of the address in the host's order.
+/// An address in the format of /proc/net/tcp: hexadecimal words of the address in host byte order.
 fn as_in_table(address: SocketAddr) -> String {
     let words = match address.ip().to_canonical() {
         IpAddr::V4(ip) => ip.octets().to_vec(),
@@ -23,37 +25,38 @@ fn as_in_table(address: SocketAddr) -> String {
     format!("{words}:{:04X}", address.port())
 }
 
-/// A process, looked at through `/proc`.
+/// A process, observed through `/proc`.
 #[derive(Clone, Copy, Debug)]
 pub struct Process(
-    /// Its id.
+    /// Process id.
     pub u32,
 );
 
 impl Process {
-    /// Open file descriptors.
+    /// Number of open file descriptors.
     pub fn descriptors(self) -> usize {
         let list = fs::read_dir(format!("/proc/{}/fd", self.0)).expect("its descriptors");
         list.count()
     }
 
-    /// Descriptors that are sockets.
+    /// Number of descriptors that are sockets.
     pub fn sockets(self) -> usize {
         let list = fs::read_dir(format!("/proc/{}/fd", self.0)).expect("its descriptors");
-        // One that has been closed since leads nowhere.
+        // A descriptor that was closed meanwhile has no target.
         let target = |entry: fs::DirEntry| fs::read_link(entry.path()).unwrap_or_default();
         list.flatten().map(target).filter(|to| to.to_string_lossy().starts_with("socket:")).count()
     }
 
-    /// Whether the kernel of its host has a connection with that client, perhaps one that nobody has
-    /// accepted yet.
+    /// Whether the kernel has a connection with that client in the process's network namespace,
+    /// accepted or not. TIME_WAIT does not count.
     pub fn is_connected_with(self, client: SocketAddr) -> bool {
         let client = as_in_table(client);
         let tables = ["tcp", "tcp6"].map(|table| format!("/proc/{}/net/{table}", self.0));
-        // A host need not have IPv6.
+        // A host without IPv6 has no tcp6.
         tables.iter().filter(|path| fs::exists(path).unwrap_or(true)).any(|path| {
             let table = fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
-            // A client of IPv4 at a listener for both families has more in front.
+            // On a dual-stack listener an IPv4 client appears as a mapped address, with a longer
+            // prefix.
             let is_clients = |line: &str| {
                 let words: Vec<&str> = line.split_whitespace().take(4).collect();
                 matches!(words[..], [_, _, remote, state] if remote.ends_with(&client) && state != TIME_WAIT)
@@ -62,7 +65,7 @@ impl Process {
         })
     }
 
-    /// Lets it have at most that many descriptors from now on.
+    /// Limits the process to `limit` descriptors from now on.
     pub fn limit_descriptors(self, limit: usize) {
         let mut command = Command::new("prlimit");
         command.args(["--pid", &self.0.to_string()]);
@@ -76,14 +79,14 @@ impl Process {
         self.status("VmRSS:") << 10
     }
 
-    /// Signals that its first thread has blocked, one bit each.
+    /// Bit mask of the signals that the main thread blocks.
     pub fn blocked_signals(self) -> u64 {
         self.signals("SigBlk:")
     }
 
-    /// Signals that it ignores, one bit each.
+    /// Bit mask of the ignored signals.
     pub fn ignored_signals(self) -> u64 {
-        // The classic ones: the C library has some of the others to itself.
+        // Only the standard signals: the C library reserves some of the others.
         self.signals("SigIgn:") & ((1 << 31) - 1)
     }
 
@@ -94,7 +97,7 @@ impl Process {
         u64::from_str_radix(mask, 16).expect("a mask in hexadecimal")
     }
 
-    /// Threads, those of io_uring in the kernel included.
+    /// Number of threads, including those of io_uring in the kernel.
     pub fn threads(self) -> u64 {
         self.status("Threads:")
     }
@@ -104,10 +107,11 @@ impl Process {
         number_after(&fs::read_to_string(path).expect("its status"), key)
     }
 
-    /// Processor time used so far, by all its threads, in user and system mode.
+    /// User and system CPU time of all threads so far.
     pub fn processor_time(self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).expect("its stat");
-        // The name in parentheses may hold anything; fields are counted behind it.
+        // The name in parentheses may contain any byte, so the fields are counted from the last
+        // parenthesis.
         let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
         let ticks: u64 = fields
             .split_whitespace()
@@ -115,25 +119,25 @@ impl Process {
             .take(2)
             .map(|field| field.parse::<u64>().expect("a number of ticks"))
             .sum();
-        // USER_HZ, which is 100 on everything Linux runs on.
+        // Ticks of USER_HZ, which is 100 on every Linux.
         Duration::from_millis(ticks * 10)
     }
 }
 
-/// Memory of the whole machine that connections can take. Other processes change it too, so a
-/// test compares with generous bounds.
+/// Kernel memory of the whole machine that connections can take. Other processes change it too, so
+/// tests compare with a tolerance.
 #[derive(Clone, Copy, Debug)]
 pub struct KernelMemory {
     /// Bytes charged to TCP sockets.
     pub tcp: u64,
-    /// Bytes in slabs that cannot be reclaimed, where packets and their bookkeeping live.
+    /// Bytes in unreclaimable slabs, which hold packets and their metadata.
     pub slab: u64,
-    /// Bytes that programs could still get.
+    /// Bytes available to processes.
     pub available: u64,
 }
 
 impl KernelMemory {
-    /// As it is now.
+    /// The current figures.
     pub fn now() -> Self {
         let sockets = fs::read_to_string("/proc/net/sockstat").expect("/proc/net/sockstat");
         let tcp = sockets.lines().find(|line| line.starts_with("TCP:"));
@@ -146,13 +150,13 @@ impl KernelMemory {
         }
     }
 
-    /// What sockets and packets take more than at an earlier time.
+    /// Growth of socket and slab memory since an earlier measurement, in bytes.
     pub fn growth_since(self, earlier: Self) -> u64 {
         (self.tcp + self.slab).saturating_sub(earlier.tcp + earlier.slab)
     }
 }
 
-/// Whether something listens on that port of an IPv4 address, without connecting to it.
+/// Whether a socket listens on that port of an IPv4 address. Does not connect.
 pub fn is_listening(port: u16) -> bool {
     const LISTEN: &str = "0A";
     let table = fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp");

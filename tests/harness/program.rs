@@ -1,6 +1,6 @@
-//! The program under test: started, listened to, stopped.
+//! The program under test: start, log, stop.
 //!
-//! Invariant: no program outlives its guard, and a test that fails shows what it logged.
+//! Invariants: no program outlives its guard; a failed test prints the program's log.
 
 use std::{
     env,
@@ -26,10 +26,10 @@ mod event;
 pub use builder::Builder;
 pub use event::{Event, Session, StopSummary};
 
-/// How long the program may take to get ready, or to end when nothing holds it.
+/// How long the program may take to get ready, or to exit without open connections.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where the program is: `BALANCE_BIN`, or where the workspace builds it.
+/// The path of the program: `BALANCE_BIN`, or the release build of the workspace.
 pub fn binary() -> PathBuf {
     let path = env::var_os("BALANCE_BIN").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/balance"),
@@ -39,7 +39,7 @@ pub fn binary() -> PathBuf {
         .unwrap_or_else(|_| panic!("{} is missing: run cargo xtask test", path.display()))
 }
 
-/// The lines that a program has written so far.
+/// The lines that the program has logged so far.
 #[derive(Clone, Debug, Default)]
 struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -60,7 +60,7 @@ impl Log {
     }
 }
 
-/// A running program; killed when dropped, and its log shown if the test has failed.
+/// A running program. Dropping it kills the program, and prints its log if the test has failed.
 #[derive(Debug)]
 pub struct Balance {
     builder: Builder,
@@ -97,37 +97,38 @@ impl Balance {
         }
     }
 
-    /// Where clients connect; 127.0.0.1 if it listens everywhere.
+    /// The address for clients; 127.0.0.1 if the program listens on the unspecified address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its command line, up to the servers.
+    /// The command line up to the servers.
     pub fn arguments(&self) -> &[String] {
         &self.arguments
     }
 
-    /// Its process.
+    /// The process.
     pub fn process(&self) -> Process {
         Process(self.child.id())
     }
 
-    /// Lines that it has written to its standard error so far.
+    /// Lines written to standard error so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lines()
     }
 
-    /// What it has logged so far, in order.
+    /// Events logged so far, in order.
     pub fn events(&self) -> Vec<Event> {
         let lines = self.log.lines();
         lines.iter().filter_map(|line| Event::parse(line)).collect()
     }
 
-    /// The first event with that message, once it has come.
+    /// Waits for an event with that message and returns the first.
     pub fn wait_for(&self, message: &str) -> Event {
         let what = format!("the program logs {message:?}");
         eventually(READY_TIMEOUT, &what, || {
-            // In this order: what it wrote before it ended counts.
+            // Checked before the events are read, so that the last lines of an exited program
+            // count.
             let ended = self.ended();
             let found = self.events().into_iter().find(|e| e.message == message);
             match (found, ended) {
@@ -138,12 +139,12 @@ impl Balance {
         })
     }
 
-    /// True when nothing more can come out of it.
+    /// Whether the program has closed its log.
     fn ended(&self) -> bool {
         self.reader.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// The connections that have ended, once there are `count` of them.
+    /// Waits until `count` connections have ended; returns all that have.
     pub fn sessions(&self, count: usize) -> Vec<Session> {
         let what = format!("{count} connections have ended");
         eventually(READY_TIMEOUT, &what, || {
@@ -156,8 +157,7 @@ impl Balance {
         })
     }
 
-    /// Asserts that `count` connections have ended by now, or soon, all on the datapath that
-    /// this program was started with.
+    /// Asserts that `count` connections end on the datapath that this program was started with.
     pub fn assert_all_on_its_datapath(&self, count: usize) {
         let datapath = self.builder.datapath().expect("a program on one datapath");
         for session in self.sessions(count) {
@@ -165,7 +165,7 @@ impl Balance {
         }
     }
 
-    /// Asserts the same, and of a program on splice that all have been handed over to it.
+    /// Asserts the same; with splice also that every connection was handed over.
     pub fn assert_all_handed_over(&self, count: usize) {
         self.assert_all_on_its_datapath(count);
         if self.builder.datapath() == Some(Datapath::Splice) {
@@ -177,13 +177,13 @@ impl Balance {
         }
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the program.
     pub fn signal(&self, signal: Signal) {
         let id = i32::try_from(self.child.id()).expect("a process id");
         kill(Pid::from_raw(id), signal).expect("sending a signal");
     }
 
-    /// Waits for its end.
+    /// Waits until the program exits.
     pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
         let status = finish(&mut self.child, deadline, "the program");
         if let Some(reader) = self.reader.take() {
@@ -192,13 +192,13 @@ impl Balance {
         status
     }
 
-    /// Asks it to end, with no connection standing, and returns what it says about its life.
+    /// Stops the program, which must have no open connection; returns its final totals.
     pub fn stop(mut self) -> StopSummary {
         self.signal(Signal::SIGTERM);
         self.wait_stopped(READY_TIMEOUT)
     }
 
-    /// Waits for an end without error, and returns what it says about its life.
+    /// Waits until the program exits with status 0; returns its final totals.
     pub fn wait_stopped(&mut self, deadline: Duration) -> StopSummary {
         let status = self.wait(deadline);
         assert_eq!(status.code(), Some(0), "{status}");
@@ -211,7 +211,7 @@ impl Balance {
 impl Drop for Balance {
     #[expect(clippy::print_stderr, reason = "the test harness captures it")]
     fn drop(&mut self) {
-        // Harmless when it has ended by itself.
+        // Both fail harmlessly when the program has already exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {

@@ -1,7 +1,9 @@
-//! A segment put on the wire beside a connection's own, as a retransmission could be.
+//! TCP segments sent beside a connection's own, as a retransmission might be.
 //!
-//! IPv4 over loopback only. Needs CAP_NET_ADMIN for the sequence numbers (TCP_REPAIR) and
-//! CAP_NET_RAW for the segment. Invariant: the connection itself is left as it was.
+//! IPv4 over loopback only. Reading the sequence numbers needs CAP_NET_ADMIN (TCP_REPAIR), sending
+//! needs CAP_NET_RAW.
+//!
+//! Invariant: the state of the connection's own socket does not change.
 
 use std::{
     io,
@@ -14,23 +16,23 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::checksum::checksum;
 
-/// Bits of a TCP header's flags.
+/// Flag bits of the TCP header.
 pub mod flag {
-    /// The sender ends its direction.
+    /// End of the sender's direction.
     pub const FIN: u8 = 0x01;
-    /// A connection begins.
+    /// Start of a connection.
     pub const SYN: u8 = 0x02;
-    /// The connection is broken.
+    /// Abort of the connection.
     pub const RST: u8 = 0x04;
-    /// What a segment of a standing connection has.
+    /// The acknowledgement number is valid.
     pub const ACK: u8 = 0x10;
 }
 
-/// Sends `payload` to the peer of `stream` as a segment of its own with these flags, beginning
-/// `back` bytes before the first byte that `stream` has not sent yet.
+/// Sends `payload` to the peer of `stream` as a separate segment with these flags. The segment
+/// begins `back` bytes before the next sequence number of `stream`.
 ///
 /// # Errors
-/// When the system does not let us.
+/// When a capability is missing, or the stream is not IPv4.
 pub fn send_segment(stream: &TcpStream, back: u32, payload: &[u8], flags: u8) -> io::Result<()> {
     let (SocketAddr::V4(from), SocketAddr::V4(to)) = (stream.local_addr()?, stream.peer_addr()?)
     else {
@@ -42,7 +44,7 @@ pub fn send_segment(stream: &TcpStream, back: u32, payload: &[u8], flags: u8) ->
     segment.extend(to.port().to_be_bytes());
     segment.extend(sent.wrapping_sub(back).to_be_bytes());
     segment.extend(received.to_be_bytes());
-    // Header of five words; a window that closes nothing; checksum; no urgent data.
+    // Data offset of five words; flags; the largest window; checksum; no urgent pointer.
     segment.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
     segment.extend(payload);
     let sum = checksum_between(*from.ip(), *to.ip(), &segment);
@@ -53,7 +55,7 @@ pub fn send_segment(stream: &TcpStream, back: u32, payload: &[u8], flags: u8) ->
     Ok(())
 }
 
-/// The next number to send and the next to receive.
+/// The next sequence number to send and the next to receive.
 pub(crate) fn sequence_numbers(stream: &TcpStream) -> io::Result<(u32, u32)> {
     // include/uapi/linux/tcp.h
     const RECEIVE_QUEUE: i32 = 1;
@@ -70,7 +72,7 @@ fn number(stream: &TcpStream, queue: i32) -> io::Result<u32> {
     let mut value = 0u32;
     let mut len = size_of_val(&value) as libc::socklen_t;
     let fd = stream.as_raw_fd();
-    // SAFETY: the kernel writes at most `len` bytes, the size of the value.
+    // SAFETY: the kernel writes at most `len` bytes, the size of `value`.
     let result = unsafe {
         libc::getsockopt(
             fd,
@@ -85,13 +87,13 @@ fn number(stream: &TcpStream, queue: i32) -> io::Result<u32> {
 
 fn set(stream: &TcpStream, option: i32, value: i32) -> io::Result<()> {
     let (fd, len) = (stream.as_raw_fd(), size_of_val(&value) as libc::socklen_t);
-    // SAFETY: the kernel reads an int of that size.
+    // SAFETY: the kernel reads `len` bytes, the size of `value`.
     let result =
         unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, option, (&raw const value).cast(), len) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The checksum of a segment and the pseudo-header before it (RFC 9293, 3.1).
+/// The checksum of a segment with its pseudo-header (RFC 9293, 3.1).
 fn checksum_between(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8]) -> u16 {
     let mut bytes = [from.octets(), to.octets()].concat();
     bytes.extend([0, 6]);

@@ -1,7 +1,7 @@
-//! A system of its own to install the package in: files, processes, network.
+//! A container to install the package in: files, processes and network of its own.
 //!
-//! Invariant: everything in it ends, and its files go, with the guard; and should the test be
-//! killed, its processes end all the same, because the first of them waits for us.
+//! Invariants: dropping the [`Root`] ends its processes and removes its files. If the test is
+//! killed the processes end as well, because the first process waits for the end of its input.
 
 use std::{
     collections::BTreeSet,
@@ -18,11 +18,11 @@ use tempfile::TempDir;
 
 use crate::{Namespace, Outcome, run, skip};
 
-/// How long one command in it may take; packages are installed.
+/// How long one command in the container may take; it may install packages.
 const LONG: Duration = Duration::from_secs(120);
 
-/// Gives the directory `$1` what a system needs beside files, and becomes its first process: one that
-/// takes care of orphans, and ends with its input.
+/// Mounts what a system needs in the directory `$1`, and becomes the first process, which reaps
+/// orphans and exits at the end of its input.
 const BEGIN: &str = r#"
 set -eu
 mount -t proc proc "$1/proc"
@@ -37,17 +37,17 @@ ln -s /proc/self/fd "$1/dev/fd"
 exec chroot "$1" /bin/sh -c 'exec 3<&0; echo ready; cat <&3 >/dev/null & wait $!'
 "#;
 
-/// A minimal Debian that runs nothing yet.
+/// A minimal Debian container without services.
 #[derive(Debug)]
 pub struct Root {
     files: TempDir,
     network: Namespace,
-    /// unshare(1), which lives as long as the first process.
+    /// unshare(1), which runs as long as the first process.
     holder: Child,
 }
 
 impl Root {
-    /// One that is fresh; nothing, after saying why, where that is not possible.
+    /// Unpacks a fresh container. Prints the reason and returns `None` where that is impossible.
     pub fn unpack() -> Option<Self> {
         if !nix::unistd::Uid::effective().is_root() {
             skip("a system of its own needs root");
@@ -64,7 +64,7 @@ impl Root {
                 return None;
             }
         };
-        // Beside the archive: where packages are built, there is room, and programs may be run.
+        // Next to the archive: the build folder has room and is not mounted noexec.
         let place = archive.parent().expect("an archive in a folder");
         let files = tempfile::tempdir_in(place).expect("a temporary folder");
         let mut tar = Command::new("tar");
@@ -73,7 +73,7 @@ impl Root {
         assert!(outcome.status.success(), "{outcome:?}");
         fs::write(files.path().join("etc/hosts"), "127.0.0.1 localhost\n::1 localhost\n")
             .expect("writing /etc/hosts");
-        // Without an init system this is what has to allow that packages start their services.
+        // Without an init system, policy-rc.d decides whether packages may start their services.
         let policy = files.path().join("usr/sbin/policy-rc.d");
         fs::write(&policy, "#!/bin/sh\nexit 0\n").expect("writing policy-rc.d");
         fs::set_permissions(&policy, Permissions::from_mode(0o755)).expect("chmod");
@@ -90,23 +90,23 @@ impl Root {
         Some(root)
     }
 
-    /// Where its files are for others.
+    /// The folder of the container's files.
     pub fn path(&self) -> &Path {
         self.files.path()
     }
 
-    /// Its network, for peers that are not part of it.
+    /// The container's network, for peers outside of the container.
     pub fn network(&self) -> &Namespace {
         &self.network
     }
 
-    /// A program of its own, to be run in it.
+    /// A command that runs a program of the container in the container.
     pub fn command(&self, program: &str) -> Command {
         let id = self.holder.id();
         let mut command = Command::new("nsenter");
         command.args(["--target", &id.to_string(), "--mount", "--ipc", "--uts", "--net"]);
         command.arg(format!("--pid=/proc/{id}/ns/pid_for_children"));
-        // Not by nsenter, for which the folder would be the one without the mounts.
+        // chroot and not nsenter enters the folder: nsenter would resolve it without the mounts.
         command.args(["--", "chroot"]).arg(self.path()).arg(program);
         command
             .env_clear()
@@ -116,25 +116,25 @@ impl Root {
         command
     }
 
-    /// Runs a line of the shell in it, to its end.
+    /// Runs a shell command in the container.
     pub fn sh(&self, line: &str) -> Outcome {
         run(self.command("sh").args(["-c", line]), LONG)
     }
 
-    /// The same of a line that must end with this exit code; returns what it wrote.
+    /// Runs a shell command that must exit with `code`; returns what it wrote.
     pub fn ends_with(&self, code: i32, line: &str) -> String {
         let outcome = self.sh(line);
         assert_eq!(outcome.status.code(), Some(code), "{line}: {outcome:?}");
         outcome.stdout + &outcome.stderr
     }
 
-    /// Puts a file into it.
+    /// Writes a file in the container.
     pub fn write(&self, path: &str, text: &str) {
         let inside = self.path().join(path.trim_start_matches('/'));
         fs::write(&inside, text).unwrap_or_else(|e| panic!("writing {}: {e}", inside.display()));
     }
 
-    /// Installs a package, without what it only suggests; returns what was said.
+    /// Installs a package without its suggestions; returns the output of dpkg(1).
     pub fn install(&self, package: &Path) -> String {
         fs::copy(package, self.path().join("package.deb")).expect("copying the package");
         let said = self.ends_with(0, "dpkg --install /package.deb");
@@ -142,7 +142,7 @@ impl Root {
         said
     }
 
-    /// All its files and folders.
+    /// All files and folders of the container, relative to its root.
     pub fn files(&self) -> BTreeSet<PathBuf> {
         let mut found = BTreeSet::new();
         list(self.path(), self.path(), &mut found).expect("listing its files");
@@ -164,8 +164,8 @@ fn list(root: &Path, folder: &Path, found: &mut BTreeSet<PathBuf>) -> io::Result
 
 impl Drop for Root {
     fn drop(&mut self) {
-        // Ends its input, and with it the first process; the kernel ends the others then, before
-        // unshare comes back.
+        // Closing the input ends the first process. The kernel then kills the other processes of
+        // the PID namespace before unshare(1) exits.
         drop(self.holder.stdin.take());
         let _ = self.holder.wait();
     }

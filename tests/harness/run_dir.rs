@@ -1,4 +1,6 @@
-//! A run directory of a test's own, and the commands that are given to the programs in it.
+//! A temporary run directory, and control commands to the programs that use it.
+//!
+//! Invariant: each test has its own directory, so programs of other tests are never addressed.
 
 use std::{
     fs,
@@ -23,32 +25,32 @@ use crate::{Balance, Builder, Outcome, TIMEOUT, binary, eventually, run};
 pub struct RunDir(TempDir);
 
 impl RunDir {
-    /// An empty one.
+    /// Creates an empty directory.
     pub fn new() -> Self {
         Self(tempfile::tempdir().expect("a temporary folder"))
     }
 
-    /// Where it is.
+    /// Path of the directory.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
 
-    /// Lets a program that is yet to be started use it.
+    /// Makes a program use this directory.
     pub fn use_in(&self, builder: Builder) -> Builder {
         builder.option(&["--run-dir", self.path().to_str().expect("a path in UTF-8")])
     }
 
-    /// What the program that listens at `address` has there: `sock` or `pid`.
+    /// Path of a file of the program that listens at `address`; `kind` is `sock` or `pid`.
     pub fn file(&self, address: SocketAddr, kind: &str) -> PathBuf {
         self.path().join(format!("balance.{}.{}.{kind}", address.port(), address.ip()))
     }
 
-    /// What gives `line` to the program at `address`.
+    /// A command that sends `line` to the program at `address`.
     pub fn command(&self, address: SocketAddr, line: &str) -> Command {
         self.command_of(&binary(), address, line)
     }
 
-    /// The same by another file than [`binary`].
+    /// Like [`RunDir::command`], with another binary than [`binary`].
     pub fn command_of(&self, program: &Path, address: SocketAddr, line: &str) -> Command {
         let mut command = Command::new(program);
         command.arg("--run-dir").arg(self.path()).args(["-b", &address.ip().to_string()]);
@@ -56,12 +58,12 @@ impl RunDir {
         command
     }
 
-    /// Gives it that line and returns what came of it.
+    /// Sends `line` and returns the outcome.
     pub fn run(&self, address: SocketAddr, line: &str) -> Outcome {
         run(&mut self.command(address, line), TIMEOUT)
     }
 
-    /// Gives it that line, which must succeed, and returns what is printed.
+    /// Sends `line`, which must succeed, and returns the output.
     pub fn run_ok(&self, address: SocketAddr, line: &str) -> String {
         let outcome = run(self.command(address, line).arg("--strict"), TIMEOUT);
         assert_eq!(outcome.status.code(), Some(0), "{line}: {outcome:?}");
@@ -69,7 +71,8 @@ impl RunDir {
         outcome.stdout
     }
 
-    /// Sends the program at `address` a command as the shell's own clients do, and returns the reply.
+    /// Sends a request in the protocol of the control socket, as `balance -c` does; returns the
+    /// reply.
     pub fn ask(&self, address: SocketAddr, command: &Value) -> Value {
         let mut stream =
             UnixStream::connect(self.file(address, "sock")).expect("connecting to the socket");
@@ -81,39 +84,38 @@ impl RunDir {
         serde_json::from_str(&reply).unwrap_or_else(|error| panic!("{reply:?}: {error}"))
     }
 
-    /// Lets a program take `words` in place of all that follows its port on its command line, and
-    /// returns the reply.
+    /// Replaces all arguments of a program that follow its port by `words`; returns the reply.
     pub fn configure(&self, balance: &Balance, words: &[&str]) -> Value {
         let own = balance.arguments().iter().map(String::as_str);
         let words: Vec<_> = own.chain(words.iter().copied()).collect();
         self.ask(balance.address(), &json!({"configure": {"words": words}}))
     }
 
-    /// Processes that have this directory on their command line.
+    /// Ids of the processes that have this directory on their command line.
     pub fn processes(&self) -> Vec<i32> {
         let path = self.path().to_str().expect("a path in UTF-8");
         let entries = fs::read_dir("/proc").expect("/proc").flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        // Those that have ended since have none.
+        // A process that has exited meanwhile has no command line.
         let line = |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         pids.filter(|pid| line(pid).split(|&byte| byte == 0).any(|word| word == path.as_bytes()))
             .collect()
     }
 
-    /// What carries each connection that stands, as `sessions` says.
+    /// The datapath of each open connection, as `sessions` shows it.
     pub fn carriers(&self, address: SocketAddr) -> Vec<String> {
         let text = self.run_ok(address, "sessions");
         let last = |line: &str| line.split_whitespace().next_back().map(str::to_owned);
         text.lines().skip(1).filter_map(last).collect()
     }
 
-    /// What `show` says of each channel, in its order.
+    /// The rows of `show`, in order.
     pub fn show(&self, address: SocketAddr) -> Vec<ChannelRow> {
         let text = self.run_ok(address, "show");
         text.lines().skip(1).map(|line| ChannelRow::parse(line, &text)).collect()
     }
 
-    /// The same when all connections have ended, which has to be soon.
+    /// Waits until no connection is open; returns the rows of `show`.
     pub fn show_at_rest(&self, address: SocketAddr) -> Vec<ChannelRow> {
         eventually(TIMEOUT, "all connections have ended", || {
             let rows = self.show(address);
@@ -129,40 +131,40 @@ impl Default for RunDir {
     }
 }
 
-/// Kills what a test left running in its run directory.
+/// Kills the processes that use a run directory when dropped.
 #[derive(Debug)]
 pub struct DaemonGuard<'d>(
-    /// That directory.
+    /// The run directory.
     pub &'d RunDir,
 );
 
 impl Drop for DaemonGuard<'_> {
     fn drop(&mut self) {
         for pid in self.0.processes() {
-            // It may have ended meanwhile.
+            // The process may have exited meanwhile.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
 }
 
-/// A channel as `show` shows it.
+/// A row of `show`: one channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChannelRow {
-    /// Its group.
+    /// Number of the group.
     pub group: usize,
     /// `RR` or `Hash`.
     pub method: String,
-    /// Its number in the group.
+    /// Number of the channel in its group.
     pub channel: usize,
-    /// Whether it takes new connections.
+    /// Whether the channel takes new connections.
     pub enabled: bool,
-    /// Where its server is.
+    /// Address of the server.
     pub address: SocketAddr,
-    /// Connections now.
+    /// Open connections.
     pub current: u64,
-    /// Attempts so far.
+    /// Connection attempts so far.
     pub total: u64,
-    /// Connections at a time.
+    /// Maximum number of open connections.
     pub max: u64,
     /// Bytes from clients.
     pub sent: u64,

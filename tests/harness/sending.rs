@@ -1,4 +1,6 @@
-//! A sender that runs beside its test, and can be observed.
+//! A sender on its own thread, whose progress the test observes.
+//!
+//! Invariant: progress counts bytes that the socket has accepted.
 
 use std::{
     net::{Shutdown, TcpStream},
@@ -13,7 +15,7 @@ use std::{
 
 use crate::{Digest, Pattern, TIMEOUT, WHOLE_CHUNKS, eventually, send};
 
-/// A sender that has got nothing through for so many milliseconds has stopped.
+/// A sender without progress for this many milliseconds has stopped.
 const STALL_MILLISECONDS: u64 = 1500;
 
 /// A thread that sends seeded data and then ends its direction.
@@ -24,7 +26,7 @@ pub struct Sending {
     thread: JoinHandle<Digest>,
 }
 
-/// How far a sender has come, and when it last got any further.
+/// Number of bytes sent, and the time of the last progress.
 #[derive(Debug)]
 struct Progress {
     bytes: AtomicU64,
@@ -54,7 +56,8 @@ impl Sending {
         Self::start_with(stream, len, WHOLE_CHUNKS, |_| {})
     }
 
-    /// The same in writes of lengths taken from `writes`; calls `pause` after each.
+    /// Sends `len` bytes, each write of a length drawn from `writes`; calls `pause` after each
+    /// write.
     pub fn start_with(
         stream: &TcpStream,
         len: u64,
@@ -80,12 +83,12 @@ impl Sending {
         Self { progress, len, thread }
     }
 
-    /// Bytes that the socket has taken.
+    /// Bytes that the socket has accepted.
     pub fn so_far(&self) -> u64 {
         self.progress.bytes.load(Ordering::Relaxed)
     }
 
-    /// What has been sent once nothing more gets through, or nothing is left.
+    /// Waits until the sender stops or has sent all; returns the number of bytes sent.
     pub fn wait_until_still(&self) -> u64 {
         eventually(TIMEOUT, "the sender stops", || {
             let still = self.progress.is_still();
@@ -96,7 +99,7 @@ impl Sending {
         })
     }
 
-    /// All that was sent, once it is.
+    /// Waits until all is sent; returns its length and hash.
     pub fn finish(self) -> Digest {
         self.thread.join().expect("the sender")
     }

@@ -1,4 +1,6 @@
-//! Mail: Postfix's test server, and a client that knows how far it came.
+//! Mail: Postfix's test server, and a client that knows which command failed.
+//!
+//! Invariant: dropping a [`Sink`] kills its process.
 
 use std::{
     io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
@@ -11,8 +13,8 @@ use std::{
 
 use crate::{ReservedPort, TIMEOUT, connect, eventually, is_listening, skip};
 
-/// True where Postfix's test tools are installed; a test that gets false ends at once, and the
-/// reason has been printed.
+/// True where Postfix's test tools are installed. Otherwise prints the reason and returns false;
+/// the test returns then.
 pub fn postfix_tools() -> bool {
     let missing: Vec<_> = [Sink::PROGRAM, Client::PROGRAM]
         .into_iter()
@@ -25,16 +27,16 @@ pub fn postfix_tools() -> bool {
     false
 }
 
-/// What a sink has taken so far.
+/// What a sink has received so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SinkCount {
-    /// Sessions that have ended.
+    /// Finished sessions.
     pub sessions: u64,
     /// Messages.
     pub messages: u64,
 }
 
-/// A running `smtp-sink`, killed when dropped.
+/// A running `smtp-sink`; killed when dropped.
 #[derive(Debug)]
 pub struct Sink {
     port: ReservedPort,
@@ -45,7 +47,7 @@ pub struct Sink {
 impl Sink {
     const PROGRAM: &str = "/usr/sbin/smtp-sink";
 
-    /// Starts one that greets with `name`.
+    /// Starts a sink that greets with `name`.
     pub fn start(name: &str) -> Self {
         let port = ReservedPort::new();
         let mut command = Command::new(Self::PROGRAM);
@@ -63,7 +65,7 @@ impl Sink {
         let shared = count.clone();
         let stdout = child.stdout.take().expect("piped");
         thread::spawn(move || {
-            // It rewrites one line over and over.
+            // smtp-sink overwrites one line repeatedly.
             for line in BufReader::new(stdout).split(b'\r') {
                 let Ok(line) = line else { break };
                 if let Some(seen) = parse_count(&String::from_utf8_lossy(&line)) {
@@ -79,17 +81,17 @@ impl Sink {
         sink
     }
 
-    /// Where it listens.
+    /// The address that the sink listens on.
     pub fn address(&self) -> SocketAddr {
         self.port.address()
     }
 
-    /// What it has taken so far.
+    /// The count so far.
     pub fn count(&self) -> SinkCount {
         *self.count.lock().expect("no panic while locked")
     }
 
-    /// What it has taken, once `sessions` have ended.
+    /// Waits until `sessions` have ended; returns the count.
     pub fn count_after(&self, sessions: u64) -> SinkCount {
         eventually(TIMEOUT, &format!("{sessions} sessions end"), || match self.count() {
             count if count.sessions >= sessions => Ok(count),
@@ -97,7 +99,7 @@ impl Sink {
         })
     }
 
-    /// Kills it, as a crash would; from then on connects to it are refused.
+    /// Kills the sink like a crash; later connects are refused.
     pub fn kill(&mut self) {
         self.child.kill().expect("killing smtp-sink");
         self.child.wait().expect("waiting for smtp-sink");
@@ -106,13 +108,13 @@ impl Sink {
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        // Harmless when it has been killed.
+        // Both fail harmlessly when the sink was already killed.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Reads `sess=1 quit=1 mesg=1`.
+/// Parses `sess=1 quit=1 mesg=1`.
 fn parse_count(line: &str) -> Option<SinkCount> {
     let mut numbers = line.split_whitespace().map(|word| {
         let (_, number) = word.split_once('=')?;
@@ -127,7 +129,7 @@ fn parse_count(line: &str) -> Option<SinkCount> {
 #[derive(Debug)]
 pub struct Client {
     stream: BufReader<TcpStream>,
-    /// Where it comes from, as the program's log names it.
+    /// The client's address, as the program's log shows it.
     pub address: SocketAddr,
 }
 
@@ -141,7 +143,10 @@ impl Client {
         Self { address: stream.local_addr().expect("getsockname"), stream: BufReader::new(stream) }
     }
 
-    /// The name that the server greets with.
+    /// Reads the greeting and sends HELO; returns the server's name.
+    ///
+    /// # Errors
+    /// When the connection breaks or the server refuses.
     pub fn greeting(&mut self) -> io::Result<String> {
         let line = self.reply()?;
         let name = line.split_whitespace().nth(1).unwrap_or_default();
@@ -150,6 +155,9 @@ impl Client {
     }
 
     /// Delivers a message.
+    ///
+    /// # Errors
+    /// When the connection breaks or the server refuses.
     pub fn deliver(&mut self, body: &str) -> io::Result<()> {
         self.say("MAIL FROM:<a@client.test>")?;
         self.say("RCPT TO:<b@server.test>")?;
@@ -157,7 +165,10 @@ impl Client {
         self.say(&format!("Subject: test\r\n\r\n{body}\r\n."))
     }
 
-    /// Ends the session and waits for the server to close.
+    /// Ends the session and waits until the server closes.
+    ///
+    /// # Errors
+    /// When the connection breaks or the server sends more than its reply.
     pub fn quit(mut self) -> io::Result<()> {
         self.say("QUIT")?;
         match self.stream.read(&mut [0])? {
@@ -171,7 +182,7 @@ impl Client {
         self.reply().map(drop)
     }
 
-    /// The next reply; an error if it is not one of success.
+    /// Reads a reply; an error unless its code is 2xx or 3xx.
     fn reply(&mut self) -> io::Result<String> {
         let mut line = String::new();
         if self.stream.read_line(&mut line)? == 0 {

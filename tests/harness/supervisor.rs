@@ -1,6 +1,6 @@
-//! A configuration file, its run directory, and the verbs that act on it.
+//! A configuration file, its run directory, and the verbs that act on them.
 //!
-//! Invariant: no process that was started for it outlives its guard.
+//! Invariant: dropping a [`Service`] kills every process that was started for it.
 
 use std::{
     fs,
@@ -18,74 +18,74 @@ use tempfile::TempDir;
 
 use crate::{Outcome, TIMEOUT, binary, eventually, run};
 
-/// All instances of a file.
+/// The supervisor and the instances of one configuration file.
 #[derive(Debug)]
 pub struct Service {
     dir: TempDir,
 }
 
-/// How an instance is, as `status --json` says.
+/// The state of an instance, as `status --json` reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceStatus {
-    /// Port, and address if it was given.
+    /// Port, with the address if one was configured.
     pub name: String,
     /// `running`, `draining`, `failed` and so on.
     pub state: String,
-    /// Its process.
+    /// Process id.
     pub pid: Option<i32>,
-    /// Where it listens.
+    /// Address of the listener.
     pub address: Option<SocketAddr>,
-    /// Channels that are enabled, and all.
+    /// Number of enabled channels, and of all.
     pub channels: Option<(u64, u64)>,
-    /// Connections now.
+    /// Open connections.
     pub connections: u64,
-    /// Why it does not run.
+    /// Reason why the instance does not run.
     pub why: Option<String>,
 }
 
 impl Service {
-    /// A file with this text; nothing is started.
+    /// Writes a configuration file with this text; starts nothing.
     pub fn new(text: &str) -> Self {
         let service = Self { dir: tempfile::tempdir().expect("a temporary folder") };
         service.write(text);
         service
     }
 
-    /// Writes the file anew.
+    /// Replaces the configuration file.
     pub fn write(&self, text: &str) {
         fs::write(self.file(), text).expect("writing a temporary file");
     }
 
-    /// The file.
+    /// Path of the configuration file.
     pub fn file(&self) -> PathBuf {
         self.dir.path().join("balance.conf")
     }
 
-    /// The run directory.
+    /// Path of the run directory.
     pub fn run_dir(&self) -> PathBuf {
         self.dir.path().join("run")
     }
 
-    /// What gives a verb, with its options.
+    /// A command that runs a verb with its options.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.args(words).arg("--config").arg(self.file()).arg("--run-dir").arg(self.run_dir());
         command
     }
 
-    /// Gives a verb, and returns what came of it.
+    /// Runs a verb and returns the outcome.
     pub fn run(&self, words: &[&str]) -> Outcome {
         run(&mut self.command(words), TIMEOUT)
     }
 
-    /// Gives a verb that must succeed without a complaint, and returns what is printed.
+    /// Runs a verb that must succeed without a message on standard error; returns the output.
     pub fn run_ok(&self, words: &[&str]) -> String {
         let outcome = self.run(words);
         assert_eq!((outcome.status.code(), &*outcome.stderr), (Some(0), ""), "{outcome:?}");
         outcome.stdout
     }
 
-    /// Starts the supervisor in the foreground, as a child that the caller waits for.
+    /// Starts the supervisor in the foreground, as a child of the test.
     pub fn foreground(&self, change: impl FnOnce(&mut Command)) -> Child {
         let mut command = self.command(&["start", "-f"]);
         command.stdin(Stdio::null());
@@ -93,7 +93,7 @@ impl Service {
         command.spawn().expect("starting balance")
     }
 
-    /// What `status` says of each instance.
+    /// The rows of `status --json`.
     pub fn status(&self) -> Vec<InstanceStatus> {
         let outcome = self.run(&["status", "--json"]);
         let json: Value = serde_json::from_str(&outcome.stdout)
@@ -102,7 +102,7 @@ impl Service {
         rows.iter().map(InstanceStatus::of).collect()
     }
 
-    /// The same, once it is as it should be.
+    /// Waits until `status` fulfils `is_so`; returns its rows.
     pub fn status_when(
         &self,
         what: &str,
@@ -114,7 +114,7 @@ impl Service {
         })
     }
 
-    /// How many verbs are connected to the supervisor at this moment.
+    /// Number of verbs that are connected to the supervisor now.
     pub fn connected_verbs(&self) -> usize {
         let path = self.run_dir().join("conf.").display().to_string();
         let sockets = fs::read_to_string("/proc/net/unix").expect("the sockets of this host");
@@ -123,7 +123,7 @@ impl Service {
         sockets.lines().filter(is_connected).filter(|line| line.contains(&path)).count()
     }
 
-    /// The process of the supervisor, as its pid file says.
+    /// Process id of the supervisor, from its pid file.
     pub fn supervisor(&self) -> i32 {
         let files = fs::read_dir(self.run_dir()).expect("the run directory").flatten();
         let is_it = |path: &PathBuf| {
@@ -134,7 +134,7 @@ impl Service {
         fs::read_to_string(path).expect("a pid file").trim().parse().expect("a process id")
     }
 
-    /// Processes that have its directory on their command line or in their environment.
+    /// Ids of the processes that have the directory on their command line or in their environment.
     pub fn processes(&self) -> Vec<i32> {
         processes_of(self.dir.path())
     }
@@ -156,7 +156,7 @@ fn processes_of(dir: &Path) -> Vec<i32> {
 impl Drop for Service {
     fn drop(&mut self) {
         for pid in self.processes() {
-            // It may have ended meanwhile.
+            // The process may have exited meanwhile.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }

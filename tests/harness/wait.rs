@@ -1,4 +1,6 @@
-//! Waiting for a state, never for a time.
+//! Waits for a state, never for a fixed time.
+//!
+//! Invariant: a state that holds at the deadline is found, however late the thread runs.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
@@ -6,10 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Polls `look` until it is `Ok`, and panics with what it said last once `deadline` is over.
+/// Polls `look` until it returns `Ok`. Panics with its last error after `deadline`.
 ///
-/// The state is looked at once more after the deadline, so that a test process that was not
-/// scheduled for a while does not fail for that.
+/// Polls once more after the deadline, so that a test process that was not scheduled for a while
+/// does not fail.
 pub fn eventually<T>(
     deadline: Duration,
     what: &str,
@@ -26,10 +28,10 @@ pub fn eventually<T>(
     }
 }
 
-/// Tells threads to end when it goes out of scope, so that they do so also when a test fails.
+/// Sets a flag when dropped, so that threads stop even if the test fails.
 #[derive(Debug)]
 pub struct SetOnDrop<'f>(
-    /// What they look at.
+    /// The flag that the threads check.
     pub &'f AtomicBool,
 );
 

@@ -1,6 +1,6 @@
-//! An attack that goes on beside whatever else happens.
+//! An attack on its own thread, which runs while the test does something else.
 //!
-//! Invariant: it ends with its guard.
+//! Invariant: dropping a [`BackgroundAttack`] ends the thread.
 
 use std::{
     sync::{
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::Network;
 
-/// Packets of one kind to pairs that can change, until this is dropped.
+/// Sends packets of one kind to a changeable set of address pairs, until dropped.
 #[derive(Debug)]
 pub struct BackgroundAttack {
     shared: Arc<Shared>,
@@ -33,7 +33,7 @@ struct Shared {
 }
 
 impl BackgroundAttack {
-    /// Begins to send, `rate` packets a second in all, or as many as possible.
+    /// Starts to send `rate` packets a second in total, or as many as possible for `None`.
     pub fn start(
         network: &Network,
         kind: AttackKind,
@@ -54,7 +54,7 @@ impl BackgroundAttack {
                 let due = rate.map(|rate| begun.elapsed().mul_f64(rate.into()).as_secs());
                 let most = due.map_or(BATCH as u64, |due| due.saturating_sub(sent));
                 if pairs.is_empty() || most == 0 {
-                    // Not a wait: the pace of the attack.
+                    // This sleep paces the attack; it waits for no state.
                     thread::sleep(Duration::from_millis(1));
                     continue;
                 }
@@ -69,12 +69,12 @@ impl BackgroundAttack {
         Self { shared, thread: Some(thread) }
     }
 
-    /// Aims at these pairs from now on.
+    /// Replaces the attacked pairs.
     pub fn aim(&self, pairs: Vec<AddressPair>) {
         *self.shared.pairs.lock().unwrap_or_else(PoisonError::into_inner) = pairs;
     }
 
-    /// Packets so far.
+    /// Number of packets sent so far.
     pub fn sent(&self) -> u64 {
         self.shared.sent.load(Relaxed)
     }

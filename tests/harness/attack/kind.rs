@@ -1,6 +1,7 @@
-//! The kinds of attack: what an attacker sends who knows addresses and ports, and sees no packet.
+//! The kinds of attack: packets of an attacker that knows addresses and ports, and sees no packet.
 //!
-//! Invariant: only [`AttackKind::Checksum`] uses a number of the connection; all others guess.
+//! Invariant: only [`AttackKind::Checksum`] uses sequence numbers of the connection; every other
+//! kind guesses them.
 
 use std::{fmt, str::FromStr};
 
@@ -10,26 +11,26 @@ use crate::flag;
 /// A kind of attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttackKind {
-    /// Data, and a RST with the number behind the data, walking through all numbers.
+    /// Data, and a RST with the sequence number after the data; the numbers sweep the whole space.
     Reset,
-    /// Ends with and without data.
+    /// FIN with and without data.
     Fin,
-    /// RSTs alone, with and without an acknowledgement.
+    /// RST with and without an acknowledgement.
     Rst,
-    /// Beginnings of connections, and answers to them.
+    /// SYN and SYN-ACK.
     Syn,
     /// Acknowledgements, windows, selective acknowledgements and timestamps.
     Ack,
-    /// RSTs, ends and data with the right numbers and a wrong checksum.
+    /// RST, FIN and data with the right sequence numbers and a wrong checksum.
     Checksum,
-    /// Fragments, extension headers, headers that lie, any flags.
+    /// Fragments, extension headers, false length fields, random flags.
     Odd,
-    /// All that is well formed.
+    /// All well-formed kinds.
     Mixed,
 }
 
 impl AttackKind {
-    /// All that there are, with the names by which they are asked for.
+    /// All kinds with their names.
     pub const ALL: [(&'static str, Self); 8] = [
         ("reset", Self::Reset),
         ("fin", Self::Fin),
@@ -61,21 +62,21 @@ impl FromStr for AttackKind {
     }
 }
 
-/// Numbers that one step of a walk passes: less than any window of the peers.
+/// Sequence numbers that one step of a sweep covers: less than any window of the peers.
 const STEP: u32 = 60_000;
 
-/// An attacker's generator.
+/// Generates the packets of an attacker.
 #[derive(Debug)]
 pub struct PacketGenerator {
     random: fastrand::Rng,
-    /// Where the walk through the numbers is, and how many steps are left of this round.
+    /// Position of the sweep through the sequence numbers, and the steps left in this round.
     walk: u32,
     left: u32,
     turn: usize,
 }
 
 impl PacketGenerator {
-    /// Those of a seed.
+    /// A generator with this seed.
     pub fn new(seed: u64) -> Self {
         Self { random: fastrand::Rng::with_seed(seed), walk: 0, left: 0, turn: 0 }
     }
@@ -84,7 +85,7 @@ impl PacketGenerator {
         self.random.u32(..)
     }
 
-    /// The next number of the walk.
+    /// The next sequence number of the sweep.
     fn step(&mut self) -> u32 {
         if self.left == 0 {
             self.walk = self.random.u32(..);
@@ -95,8 +96,8 @@ impl PacketGenerator {
         self.walk
     }
 
-    /// Adds the next few packets of a kind, on each of the known pairs in turn. `right` has the numbers
-    /// that are due on each.
+    /// Adds the next packets of a kind, for each of the known pairs in turn. `right` has the next
+    /// sequence number and acknowledgement of each pair.
     pub fn add(
         &mut self,
         kind: AttackKind,
@@ -154,7 +155,7 @@ impl PacketGenerator {
                 return self.add(kind, pairs, right, packets_out);
             }
         }
-        // A peer that compares timestamps takes packets that have none.
+        // A peer that compares timestamps accepts packets without them.
         if self.random.u8(..4) == 0 {
             for shot in &mut packets_out[first..] {
                 if shot.sack.is_none() && shot.broken_option.is_none() && shot.offset.is_none() {
@@ -178,7 +179,7 @@ impl PacketGenerator {
             ..AttackPacket::new(pair, seq, self.number())
         };
         if let Some(other) = pairs.iter().find(|known| **known != pair) {
-            // Room for the data on the other pair.
+            // Opens the window for the data on the other pair.
             let shot = AttackPacket::new(*other, self.number(), self.number());
             packets_out.push(AttackPacket { window: u16::MAX, ..shot });
         }
@@ -204,7 +205,7 @@ impl PacketGenerator {
         let shaped = |shape| AttackPacket { shape, flags, payload, ..plain };
         let shot = match self.random.u8(..10) {
             0 => shaped(IpShape::First(20 + payload.len())),
-            // Less than a TCP header: the rest of it is in another fragment.
+            // Less than a TCP header: the rest is in another fragment.
             1 => shaped(IpShape::First([8, 16][self.random.usize(..2)])),
             2 => shaped(IpShape::Later),
             3 => shaped(IpShape::Behind(self.random.usize(1..7))),
@@ -216,7 +217,7 @@ impl PacketGenerator {
                     Some([self.random.u8(2..40), [0, 1, 3, 60][self.random.usize(..4)]]);
                 AttackPacket { broken_option, flags, payload, ..plain }
             }
-            // Neither acknowledgement nor anything else that a segment must have.
+            // Without ACK, which every segment after the SYN must have.
             8 => AttackPacket {
                 flags: self.random.u8(..) & !(flag::ACK | flag::SYN),
                 payload,

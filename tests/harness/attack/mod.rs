@@ -1,7 +1,7 @@
 //! Attacks on a connection by a host that knows addresses and ports, and sees no packet.
 //!
-//! Invariant: an attack goes through the real devices, sockets and programs; what counts as report is
-//! what the peers, or those who read the program's counters, notice.
+//! Invariant: an attack uses real devices, sockets and programs. Harm is what the peers or the
+//! program's counters show.
 
 mod attack_thread;
 mod kind;

@@ -1,7 +1,7 @@
-//! Attacks at the moments at which the program knows least of a connection: while it is joined, after it
-//! was joined and before anything has passed, and when nothing passes any more.
+//! Attacks at the moments when the program knows least of a connection: while it joins the two
+//! sides, after the join and before the first byte, and while nothing is sent.
 //!
-//! Invariant: each returns what went wrong, with nothing where nothing did.
+//! Invariant: each function returns all harm, and none where there was none.
 
 use std::{
     io::{ErrorKind, Read as _},
@@ -19,21 +19,21 @@ use super::{
 };
 use crate::Peer;
 
-/// What went wrong, and of how many.
+/// The harm that an attack did to a number of connections.
 #[derive(Clone, Debug)]
 pub struct HarmReport {
-    /// Connections attacked.
+    /// Attacked connections.
     pub connections: usize,
-    /// How many were on the datapath that was asked for.
+    /// Connections that ran on the requested datapath.
     pub carried: usize,
     /// Packets sent.
     pub packets: u64,
-    /// What happened to those that were harmed.
+    /// One description for each harmed connection.
     pub wrong: Vec<String>,
 }
 
-/// Attacks connections from before they begin until they have ended; the pairs are known as soon as they
-/// are there.
+/// Attacks connections from before their start until their end, with the address pairs known as
+/// soon as they exist.
 pub fn during_join(
     setting: SceneConfig,
     kind: AttackKind,
@@ -57,7 +57,7 @@ pub fn during_join(
         let mut victim = Victim::new(client, server, 0);
         attack_thread.aim(victim.pairs(KnownPair::Both).expect("the pairs"));
         let client = victim.client();
-        // Joined in the middle of a transfer, or between requests.
+        // The join happens in the middle of a transfer, or between requests.
         let begun = if number % 2 == 0 { victim.transfer(100_000) } else { Ok(()) };
         let lived = begun.and_then(|()| (0..10).try_for_each(|_| victim.exchange(0, 3000)));
         let lived = lived.and_then(|()| victim.transfer(100_000)).and_then(|()| scene.end(victim));
@@ -70,12 +70,13 @@ pub fn during_join(
     Some(report)
 }
 
-/// Pieces of a banner, and how long the program may take to hand the connection over after each.
+/// Number of pieces of a banner, and how long the program may take to hand the connection over
+/// after each.
 const PIECES: usize = 50;
 const PIECE_TIMEOUT: Duration = Duration::from_millis(60);
 
-/// Attacks connections that have been silent since they were joined with so many packets each, that have
-/// random timestamps; then the peer that was silent before speaks.
+/// Sends `packets` packets with random timestamps to each connection, which has been silent since
+/// the join; then the peer sends that was silent before.
 pub fn before_the_first_byte(
     setting: SceneConfig,
     connections: usize,
@@ -92,7 +93,8 @@ pub fn before_the_first_byte(
     for _ in 0..connections {
         let client = scene.link.connect_after(|_| {});
         let mut victim = Victim::new(client, scene.link.accept(), 0);
-        // A banner in pieces, until the program has seen packets of both peers, and not one more.
+        // The banner comes in pieces until the program has seen packets of both peers; no further
+        // piece follows.
         let mut is_carried = false;
         for _ in 0..PIECES {
             if let Err(error) = victim.send_from(first, 10) {
@@ -124,10 +126,10 @@ pub fn before_the_first_byte(
     Some(report)
 }
 
-/// How much later than the idle timeout a connection may end.
+/// How long after the idle timeout a connection may end.
 const LATE: Duration = Duration::from_secs(4);
 
-/// Attacks a connection on which nothing moves; it must end by the idle timeout of `setting` all the same.
+/// Attacks a silent connection, which must still end at the idle timeout of `setting`.
 pub fn while_idle(
     setting: SceneConfig,
     kind: AttackKind,
@@ -139,11 +141,11 @@ pub fn while_idle(
     let pairs = victim.pairs(known).expect("the pairs");
     let attack_thread = BackgroundAttack::start(scene.network(), kind, pairs, Some(20_000));
     let begun = Instant::now();
-    // Both are told, whatever numbers have passed.
+    // Both peers are notified, whatever sequence numbers the attack has used.
     for end in [0, 1] {
         while victim.end_stands(end).is_ok() {
             if begun.elapsed() > limit + LATE {
-                return Some(Err(format!("end {end} stands {:?} later", begun.elapsed())));
+                return Some(Err(format!("end {end} is still open after {:?}", begun.elapsed())));
             }
             thread::sleep(Duration::from_millis(5));
         }
@@ -158,7 +160,7 @@ pub fn while_idle(
     }))
 }
 
-/// Attacks a connection whose client has vanished; keepalive must find that all the same.
+/// Attacks a connection whose client has vanished, which keepalive must still detect.
 pub fn with_vanished_client(setting: SceneConfig, kind: AttackKind) -> Option<Result<(), String>> {
     let scene = Scene::prepared(setting, |network| {
         for (name, value) in [("time", "1"), ("intvl", "1"), ("probes", "2")] {
@@ -169,12 +171,12 @@ pub fn with_vanished_client(setting: SceneConfig, kind: AttackKind) -> Option<Re
     scene.vanish(Peer::Client);
     let pairs = victim.pairs(KnownPair::Client).expect("the pairs");
     let _barrage = BackgroundAttack::start(scene.network(), kind, pairs, Some(2000));
-    // After three seconds, and what it takes to be told.
+    // Three seconds of keepalive, and time for the reset to arrive.
     Some(match victim.ends[1].read(&mut [0]) {
         Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
         Err(error) if error.kind() == ErrorKind::WouldBlock => {
-            Err("the server was not told within ten seconds".to_owned())
+            Err("the server was not reset within ten seconds".to_owned())
         }
-        other => Err(format!("the server was told {other:?}")),
+        other => Err(format!("the server got {other:?}")),
     })
 }

@@ -1,44 +1,44 @@
-//! Packets that an attacker makes: any TCP header in any IP header, with any addresses.
+//! An attacker's packets: any TCP header in any IP header, with any addresses.
 //!
-//! Invariant: what is built is exactly what was asked for; nothing is corrected on the way but what
-//! the kernel fills in (the checksum of an IPv4 header).
+//! Invariant: the packet is exactly what the fields say; the kernel fills in only the IPv4 header
+//! checksum.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::checksum::checksum;
 
-/// The addresses of one connection, as the packets of one of its ends have them.
+/// Source and destination of the packets of one end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressPair {
-    /// The end whose packets these claim to be.
+    /// The end that the packets claim to come from.
     pub from: SocketAddr,
-    /// The end that they go to.
+    /// The end that the packets go to.
     pub to: SocketAddr,
 }
 
-/// What an IP header says about the rest of the packet.
+/// What the IP header says about the payload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IpShape {
     /// A TCP segment.
     #[default]
     Plain,
-    /// The first fragment, with that many bytes of the segment.
+    /// The first fragment, with this many bytes of the segment.
     First(usize),
-    /// A fragment that is not the first; the segment's bytes are its body.
+    /// A later fragment, whose body is the segment.
     Later,
-    /// A segment behind that many headers of destination options (IPv6) or words of no-operations
+    /// A segment after this many destination option headers (IPv6) or words of no-operation options
     /// (IPv4).
     Behind(usize),
-    /// A segment behind an authentication header.
+    /// A segment after an authentication header.
     Authenticated,
-    /// The IP header claims that many bytes more than there are.
+    /// The IP header claims this many bytes more than the packet has.
     Longer(u16),
 }
 
 /// One packet.
 #[derive(Clone, Copy, Debug)]
 pub struct AttackPacket {
-    /// Its addresses.
+    /// Source and destination.
     pub pair: AddressPair,
     /// Sequence number.
     pub seq: u32,
@@ -46,26 +46,27 @@ pub struct AttackPacket {
     pub ack: u32,
     /// Bits of [`flag`](crate::flag).
     pub flags: u8,
-    /// The window as the header has it.
+    /// The window field, unscaled.
     pub window: u16,
-    /// TSval and TSecr, if there is a timestamps option.
+    /// TSval and TSecr of the timestamps option, if there is one.
     pub stamps: Option<[u32; 2]>,
-    /// One block of selective acknowledgements.
+    /// One block of selective acknowledgement, if there is one.
     pub sack: Option<[u32; 2]>,
-    /// AttackKind and length of an option that is not well formed.
+    /// Kind and length of a malformed option, if there is one.
     pub broken_option: Option<[u8; 2]>,
-    /// Length of the TCP header in words, if the header is to lie about it.
+    /// A false data offset in words; `None` for the right one.
     pub offset: Option<u8>,
     /// Payload.
     pub payload: &'static [u8],
     /// The IP header.
     pub shape: IpShape,
-    /// The checksum of the segment is right.
+    /// Whether the TCP checksum is right.
     pub is_intact: bool,
 }
 
-/// Every byte of the streams that are attacked, and of the data that attackers send. A TCP accepts blind
-/// data in its window with a probability that no balancer can lower; equal bytes change nothing there.
+/// Every byte of the attacked streams and of the attacker's data. A TCP accepts blind data inside
+/// its window with a probability that no balancer can lower; data equal to the stream's does no
+/// harm.
 pub const BYTE: u8 = b'x';
 
 impl AttackPacket {
@@ -87,7 +88,7 @@ impl AttackPacket {
         }
     }
 
-    /// Writes the packet, from the IP header on, in place of what `packet` held.
+    /// Writes the packet from the IP header on, replacing the content of `packet`.
     pub fn write(&self, packet: &mut Vec<u8>) {
         packet.clear();
         match (self.pair.from.ip(), self.pair.to.ip()) {
@@ -170,7 +171,7 @@ impl AttackPacket {
             IpShape::Behind(headers) => {
                 for left in (0..headers).rev() {
                     let next = if left > 0 { DESTINATION } else { TCP };
-                    // Four bytes of padding fill the header.
+                    // Four bytes of padding (PadN) fill the header.
                     packet.extend([next, 0, 1, 4, 0, 0, 0, 0]);
                 }
             }
@@ -209,7 +210,7 @@ impl AttackPacket {
         pseudo[..addresses.len()].copy_from_slice(addresses);
         pseudo[33] = 6;
         pseudo[34..].copy_from_slice(&len.to_be_bytes());
-        // A segment begins with whole words, so the sums may be taken one after the other.
+        // The segment begins at a word boundary, so the partial sums may be added.
         let sum = checksum(&pseudo);
         packet[start + 16..start + 18].copy_from_slice(&(!sum).to_be_bytes());
         let mut check = checksum(&packet[start..]);
@@ -220,5 +221,5 @@ impl AttackPacket {
     }
 }
 
-/// An authentication header (RFC 4302) of the least length, before a TCP segment.
+/// The shortest authentication header (RFC 4302) before a TCP segment.
 const AUTHENTICATION: [u8; 16] = [6, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0];

@@ -1,6 +1,6 @@
 //! One attack, from the first packet to the clean end of the connection.
 //!
-//! Invariant: what is reported as wrong is followed by the number of packets that it took.
+//! Invariant: the outcome has the number of packets that the harm took.
 
 use std::{
     fmt,
@@ -18,33 +18,33 @@ use super::{
     sender::{BATCH, Sender},
     victim::{KnownPair, Victim},
 };
-/// An attack.
+/// One attack on one connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Attack {
-    /// What is sent.
+    /// Kind of packets.
     pub kind: AttackKind,
-    /// To whom.
+    /// Address pairs that the attacker knows.
     pub known: KnownPair,
-    /// Where.
+    /// Hosts, datapath and peers.
     pub setting: SceneConfig,
-    /// The client has ended its direction before.
+    /// Whether the client ends its direction before the attack.
     pub is_half_closed: bool,
-    /// How much of it.
+    /// Number of packets.
     pub packets: u64,
-    /// Where all generator come from.
+    /// Seed of the generator.
     pub seed: u64,
 }
 
-/// How it went.
+/// The outcome of an attack.
 #[derive(Clone, Debug)]
 pub struct AttackOutcome {
     /// Packets sent.
     pub sent: u64,
-    /// How long that took.
+    /// Duration of the attack.
     pub took: Duration,
-    /// Time of processors that the program took meanwhile.
+    /// CPU time of the program during the attack.
     pub worked: Duration,
-    /// What went wrong.
+    /// The harm done, if any.
     pub wrong: Option<String>,
 }
 
@@ -63,14 +63,14 @@ impl fmt::Display for AttackOutcome {
     }
 }
 
-/// Bytes each way between two stretches of an attack, and during every other one.
+/// Bytes each way between two stretches of an attack, and in every other stretch.
 const TRANSFER: u64 = 400_000;
 
-/// Stretches of an attack.
+/// Number of stretches of an attack.
 const STRETCHES: u64 = 10;
 
 impl Attack {
-    /// Attacks a connection; `None` where that cannot be tried, and the reason has been printed.
+    /// Attacks a connection. Prints the reason and returns `None` where the attack is impossible.
     pub fn run(&self, progress: &dyn Fn(u64)) -> Option<AttackOutcome> {
         let scene = Scene::new(self.setting)?;
         let process = scene.link.balance.process();
@@ -112,7 +112,7 @@ impl Attack {
         for stretch in 1..=STRETCHES {
             let right = victim.numbers(self.known).map_err(said)?;
             let until = self.packets * stretch / STRETCHES;
-            // A silent connection, and one on which bytes move.
+            // The connection is silent in odd stretches and busy in even ones.
             let is_busy = stretch % 2 == 0;
             let talking = Talking::start(victim, is_busy);
             while *sent < until {
@@ -138,7 +138,7 @@ impl Attack {
     }
 }
 
-/// The ends of a connection that talk while it is attacked.
+/// A transfer on the connection during the attack.
 struct Talking {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<(Victim, Result<(), String>)>>,
@@ -168,7 +168,7 @@ impl Talking {
         self.thread.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
-    /// What was carried each way.
+    /// Bytes each way.
     fn finish(self) -> Result<[u64; 2], String> {
         self.stop.store(true, Relaxed);
         let Some(thread) = self.thread else { return Ok([0; 2]) };

@@ -1,7 +1,6 @@
-//! Where an attack happens: the hosts, the program on one of them, and what it says of its
-//! connections.
+//! The scene of an attack: hosts, the program, and its reports about connections.
 //!
-//! Invariant: whatever the program says is compared with what the peers have really sent.
+//! Invariant: every report of the program is compared with what the peers have sent.
 
 use std::{
     fmt,
@@ -19,16 +18,16 @@ use crate::{
 /// How the hosts are joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// One host, and its loopback.
+    /// All on the loopback of one host.
     Loopback,
-    /// Client, server and attacker behind the one interface of the program's host.
+    /// Client, server and attacker behind one interface of the balancer's host.
     Switch,
-    /// Each behind an interface of its own.
+    /// Each behind its own interface of the balancer's host.
     Apart,
 }
 
 impl Placement {
-    /// All that there are, with the names by which they are asked for.
+    /// All placements with their names.
     pub const ALL: [(&'static str, Self); 3] =
         [("loopback", Self::Loopback), ("switch", Self::Switch), ("apart", Self::Apart)];
 
@@ -57,28 +56,28 @@ impl FromStr for Placement {
     }
 }
 
-/// What an attack's place is made of.
+/// How a scene is built.
 #[derive(Clone, Copy, Debug)]
 pub struct SceneConfig {
     /// How the hosts are joined.
     pub place: Placement,
-    /// Version of IP.
+    /// IP version.
     pub family: Family,
-    /// What carries the connection.
+    /// Datapath of the connections.
     pub datapath: Datapath,
-    /// The peers use timestamps.
+    /// Whether the peers use timestamps.
     pub stamps: bool,
-    /// Turns of user space before the connection is handed over; `None` for those of the tests.
+    /// Buffers that user space moves before the hand-over; `None` for the datapath's own number.
     pub offload_after: Option<u32>,
-    /// The idle timeout of the program, in seconds.
+    /// Idle timeout of the program in seconds.
     pub idle: Option<u32>,
-    /// The peers' windows may become large. A blind attacker then has a chance against the peers
-    /// themselves that can be met in a few million packets, whatever is between them.
+    /// Whether the peers' windows may grow large. With a large window a few million blind packets
+    /// can hit the peers themselves, with or without a balancer between them.
     pub is_wide: bool,
 }
 
 impl SceneConfig {
-    /// One with all defaults.
+    /// A configuration with defaults.
     pub const fn new(place: Placement, family: Family, datapath: Datapath) -> Self {
         Self {
             place,
@@ -100,7 +99,7 @@ impl fmt::Display for SceneConfig {
     }
 }
 
-/// The program, between its peers and within reach of an attacker.
+/// The program, its peers and an attacker that can reach it.
 #[derive(Debug)]
 pub struct Scene {
     /// The program and its server.
@@ -109,17 +108,17 @@ pub struct Scene {
     dir: RunDir,
 }
 
-/// How long the program may take to say what is true.
+/// How long the program may take until its reports are right.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Scene {
-    /// Builds the hosts and starts the program; `None` where that cannot be had, and the reason has been
-    /// printed.
+    /// Builds the hosts and starts the program. Prints the reason and returns `None` where that is
+    /// impossible.
     pub fn new(setting: SceneConfig) -> Option<Self> {
         Self::prepared(setting, |_| {})
     }
 
-    /// The same, after something else was done to the hosts.
+    /// Like [`Scene::new`]; calls `prepare` with the hosts before the program starts.
     pub fn prepared(setting: SceneConfig, prepare: impl FnOnce(&Network)) -> Option<Self> {
         let mut network = Network::new(setting.place.topology(), setting.family)?;
         network.add_off_path_host().expect("the attacker's host");
@@ -142,18 +141,18 @@ impl Scene {
         Some(Self { link, setting, dir })
     }
 
-    /// Where the program listens.
+    /// The address that the program listens on.
     pub fn address(&self) -> SocketAddr {
         self.link.balance.address()
     }
 
-    /// A connection that is on its datapath by now.
+    /// A connection that has reached its datapath.
     pub fn victim(&self) -> Victim {
         let (client, server) = match self.setting.is_wide {
             true => self.link.pair(),
             false => self.link.small_pair(),
         };
-        // What the link has sent is not what is attacked with, but that has arrived.
+        // The link itself has sent one byte each way.
         let mut victim = Victim::new(client, server, 1);
         for _ in 0..20 {
             victim.exchange(0, 100).expect("before the attack");
@@ -173,12 +172,12 @@ impl Scene {
         }
     }
 
-    /// Whether a connection gets on its datapath within that time.
+    /// Whether a connection reaches its datapath within `time`.
     pub fn is_carried_within(&self, victim: &Victim, time: Duration) -> bool {
         within(time, || self.is_carried(victim)).is_ok()
     }
 
-    /// What carries a connection now.
+    /// The datapath of a connection, as `sessions` shows it.
     pub fn carrier(&self, victim: &Victim) -> Option<String> {
         self.row(victim).and_then(|row| row.last().cloned())
     }
@@ -190,10 +189,10 @@ impl Scene {
         rows.into_iter().find(|row: &Vec<String>| row.first() == Some(&client))
     }
 
-    /// Compares what the program says of a connection that stands with what was carried.
+    /// Compares the byte counts of an open connection with what its peers sent.
     ///
     /// # Errors
-    /// What is not right, and stays so.
+    /// The difference, if it persists.
     pub fn counts(&self, victim: &Victim) -> Result<(), String> {
         let carried = victim.carried.map(|bytes| bytes.to_string());
         soon(|| {
@@ -202,10 +201,11 @@ impl Scene {
         })
     }
 
-    /// Compares what the program says of its only channel, and of all connections, with what was carried.
+    /// Compares the byte counts of the only channel, and the number of broken connections, with
+    /// what the peers sent and zero.
     ///
     /// # Errors
-    /// What is not right, and stays so.
+    /// The difference, if it persists.
     pub fn totals(&self, carried: [u64; 2]) -> Result<(), String> {
         soon(|| {
             let shown = self.dir.show(self.address());
@@ -220,10 +220,10 @@ impl Scene {
         }
     }
 
-    /// The session of a connection that has ended.
+    /// The log entry of a connection that has ended.
     ///
     /// # Errors
-    /// When it has not.
+    /// When the connection has not ended.
     pub fn session(&self, client: SocketAddr) -> Result<Session, String> {
         soon(|| {
             let ended = self.link.balance.sessions(0);
@@ -234,10 +234,10 @@ impl Scene {
         })
     }
 
-    /// Ends a connection, and compares what is said of it then.
+    /// Ends a connection and compares its log entry with what its peers sent.
     ///
     /// # Errors
-    /// What is not right.
+    /// The difference.
     pub fn end(&self, victim: Victim) -> Result<(), String> {
         let (client, carried) = (victim.client(), victim.carried);
         victim.end()?;
@@ -246,18 +246,18 @@ impl Scene {
         if is_right { Ok(()) } else { Err(format!("{carried:?} passed: {session:?}")) }
     }
 
-    /// The network of the place.
+    /// The network of the scene.
     pub fn network(&self) -> &Network {
         self.link.network()
     }
 
-    /// Takes a peer off the network.
+    /// Disconnects a peer's host from the network.
     pub fn vanish(&self, peer: Peer) {
         self.network().peer(peer).ip("link set eth0 down");
     }
 }
 
-/// Looks again until it is right, for a while.
+/// Polls until `look` succeeds, for a while.
 fn soon<T>(look: impl FnMut() -> Result<T, String>) -> Result<T, String> {
     within(SETTLE_TIMEOUT, look)
 }

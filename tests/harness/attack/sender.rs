@@ -1,6 +1,6 @@
-//! What puts an attacker's packets on the wire, some hundred thousand a second.
+//! Sends an attacker's packets, some hundred thousand a second.
 //!
-//! Invariant: every packet is given to the kernel; whether it gets anywhere is the network's.
+//! Invariant: every packet is given to the kernel; the network decides whether it arrives.
 
 use std::{
     io::{self, IoSlice},
@@ -16,10 +16,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::packet::AttackPacket;
 
-/// Packets given to the kernel at once.
+/// Packets in one system call.
 pub(crate) const BATCH: usize = 128;
 
-/// A raw socket of the host that the thread is on which makes it. Needs CAP_NET_RAW.
+/// A raw socket on the host of the thread that creates it. Needs CAP_NET_RAW.
 #[derive(Debug)]
 pub struct Sender {
     socket: Socket,
@@ -27,12 +27,12 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// One for packets to addresses of the family of `to`.
+    /// A sender for addresses of the family of `to`.
     ///
     /// # Errors
-    /// When the system does not let us.
+    /// When the socket cannot be created.
     pub fn new(to: SocketAddr) -> io::Result<Self> {
-        // With this protocol what is sent begins with the IP header.
+        // With this protocol the sent data begins with the IP header.
         let protocol = Protocol::from(nix::libc::IPPROTO_RAW);
         let socket = Socket::new(Domain::for_address(to), Type::RAW, Some(protocol))?;
         socket.set_send_buffer_size(4 << 20)?;
@@ -42,7 +42,7 @@ impl Sender {
     /// Sends packets.
     ///
     /// # Errors
-    /// When the system does not let us.
+    /// When sending fails for another reason than a full queue.
     pub fn send(&mut self, packets_out: &[AttackPacket]) -> io::Result<()> {
         for batch in packets_out.chunks(BATCH) {
             self.send_batch(batch)?;
@@ -59,7 +59,7 @@ impl Sender {
         while sent < packets_out.len() {
             let slices: Vec<_> =
                 self.packets[sent..packets_out.len()].iter().map(|p| [IoSlice::new(p)]).collect();
-            // A raw socket of IPv6 takes no port.
+            // A raw IPv6 socket accepts no port.
             let to = |shot: &AttackPacket| Some(SocketAddr::new(shot.pair.to.ip(), 0).into());
             let addresses: Vec<Option<SockaddrStorage>> =
                 packets_out[sent..].iter().map(to).collect();
@@ -67,7 +67,7 @@ impl Sender {
             let flags = MsgFlags::empty();
             match sendmmsg(self.socket.as_raw_fd(), &mut headers, &slices, addresses, [], flags) {
                 Ok(results) => sent += results.count(),
-                // The queue of the device is full.
+                // A full device queue: try again.
                 Err(Errno::ENOBUFS | Errno::EINTR | Errno::EAGAIN) => {}
                 Err(error) => return Err(error.into()),
             }

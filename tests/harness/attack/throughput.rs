@@ -1,7 +1,7 @@
-//! What connections carry under blind acknowledgements, on two datapaths side by side.
+//! Throughput of connections under blind acknowledgements, on relay and on splice.
 //!
-//! Invariant: rounds of the datapaths follow each other at once, so that whatever else the machine does
-//! befalls all of them; each figure is the median of its rounds.
+//! Invariant: rounds alternate between the datapaths, so other load of the machine affects both.
+//! Each figure is the median of its rounds.
 
 use std::{
     fmt,
@@ -24,12 +24,12 @@ use super::{
 };
 use crate::Datapath;
 
-/// What the connections do.
+/// The load on the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load {
-    /// So many exchange requests and answers of 64 bytes.
+    /// This many connections exchange requests and answers of 64 bytes.
     Requests(usize),
-    /// One carries bytes from the server to the client.
+    /// One connection carries bytes from server to client.
     Bulk,
 }
 
@@ -42,19 +42,19 @@ impl fmt::Display for Load {
     }
 }
 
-/// What was measured, on relay and on splice: requests or bytes a second.
+/// Requests or bytes a second, on relay and on splice.
 #[derive(Clone, Debug)]
 pub struct ThroughputFigures {
-    /// What the connections did.
+    /// The load.
     pub load: Load,
     /// Without an attack.
     pub calm: [f64; 2],
-    /// Under one.
+    /// Under attack.
     pub attacked: [f64; 2],
 }
 
 impl ThroughputFigures {
-    /// What splice carries of what the relay carries, without an attack and under one.
+    /// Throughput of splice divided by that of relay, without and under attack.
     pub fn ratios(&self) -> [f64; 2] {
         [self.calm, self.attacked].map(|[relay, splice]| splice / relay)
     }
@@ -74,8 +74,9 @@ impl fmt::Display for ThroughputFigures {
     }
 }
 
-/// Measures a load on relay and on splice, without and under `rate` blind acknowledgements a second on the
-/// known pairs; so many rounds of `time` each. `None` where that cannot be tried.
+/// Measures a load on relay and on splice, without an attack and with `rate` blind acknowledgements
+/// a second on the known pairs, in `rounds` rounds of `time` each. Returns `None` where that is
+/// impossible.
 pub fn compare(
     setting: SceneConfig,
     load: Load,
@@ -105,7 +106,7 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// Connections that wait to be measured.
+/// Connections that carry load during a measurement.
 struct Loaded {
     scene: Scene,
     pairs: Vec<AddressPair>,
@@ -121,7 +122,7 @@ struct Shared {
     done: AtomicU64,
 }
 
-/// Bytes of a request, and of an answer.
+/// Length of a request and of an answer in bytes.
 const MESSAGE: usize = 64;
 
 impl Loaded {
@@ -155,7 +156,7 @@ impl Loaded {
         Self { scene, pairs, shared, threads, ends }
     }
 
-    /// What is done in a second.
+    /// Requests or bytes a second.
     fn measure(&self, time: Duration, rate: Option<u32>) -> f64 {
         let network = self.scene.network();
         let attack_thread = rate.map(|rate| {
@@ -164,7 +165,7 @@ impl Loaded {
         let (begun, before) = (Instant::now(), self.shared.done.load(Relaxed));
         self.shared.runs.store(true, Relaxed);
         self.threads.iter().for_each(|thread| thread.thread().unpark());
-        // Not a wait: the length of a measurement.
+        // This sleep is the length of the measurement; it waits for no state.
         thread::sleep(time);
         let done = self.shared.done.load(Relaxed) - before;
         let took = begun.elapsed();
@@ -178,12 +179,12 @@ impl Drop for Loaded {
     fn drop(&mut self) {
         self.shared.is_over.store(true, Relaxed);
         for end in &self.ends {
-            // It may be broken by now.
+            // The connection may already be broken.
             let _ = end.shutdown(std::net::Shutdown::Both);
         }
         self.threads.iter().for_each(|thread| thread.thread().unpark());
         for thread in self.threads.drain(..) {
-            // The end of its socket is an error to it.
+            // The thread returns the end of its socket as an error.
             let _ = thread.join();
         }
     }
@@ -232,7 +233,10 @@ fn drink(mut end: &TcpStream, shared: &Shared) -> io::Result<()> {
     }
 }
 
-/// Waits until a measurement runs; fails when there will be none any more.
+/// Waits until a measurement runs.
+///
+/// # Errors
+/// When no further measurement follows.
 fn wait_for(shared: &Shared) -> io::Result<()> {
     while !shared.runs.load(Relaxed) {
         if shared.is_over.load(Relaxed) {
@@ -243,7 +247,7 @@ fn wait_for(shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads a whole message, however long none comes.
+/// Reads a whole message, without a time limit.
 fn read_patiently(mut end: &TcpStream, message: &mut [u8]) -> io::Result<()> {
     let mut filled = 0;
     while filled < message.len() {

@@ -1,7 +1,6 @@
-//! A connection that is attacked: both of its ends, and what has really passed between them.
+//! The attacked connection: both of its ends, and the bytes that have passed.
 //!
-//! Invariant: what goes wrong is told as an error and not by a panic, because it is what an attack is
-//! counted by.
+//! Invariant: harm is returned as an error and not by a panic, because an attack is judged by it.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -16,17 +15,17 @@ use socket2::SockRef;
 use super::packet::{AddressPair, BYTE};
 use crate::{End, end_of, raw_segment::sequence_numbers};
 
-/// How long bytes may take before the connection counts as one that stands still.
+/// How long a transfer may make no progress.
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Which pair of addresses an attacker knows.
+/// The address pair that an attacker knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KnownPair {
-    /// The client's.
+    /// The client's and the balancer's.
     Client,
-    /// The server's.
+    /// The server's and the balancer's.
     Server,
-    /// Both.
+    /// Both pairs.
     Both,
 }
 
@@ -41,7 +40,7 @@ impl std::fmt::Display for KnownPair {
 }
 
 impl KnownPair {
-    /// All that there are.
+    /// All values.
     pub const ALL: [Self; 3] = [KnownPair::Client, KnownPair::Server, KnownPair::Both];
 
     fn peers(self) -> &'static [usize] {
@@ -56,16 +55,16 @@ impl KnownPair {
 /// Both ends of a connection through the program.
 #[derive(Debug)]
 pub struct Victim {
-    /// The client's end and the server's.
+    /// Client end and server end.
     pub ends: [TcpStream; 2],
-    /// Bytes that each has sent, all of which the other has received.
+    /// Bytes that each end has sent and the other has received.
     pub carried: [u64; 2],
-    /// The client has ended its direction.
+    /// Whether the client has ended its direction.
     pub is_half_closed: bool,
 }
 
 impl Victim {
-    /// A connection on which so many bytes have gone each way.
+    /// A connection that has carried `each` bytes each way.
     pub fn new(client: TcpStream, server: TcpStream, each: u64) -> Self {
         let ends = [client, server];
         for end in &ends {
@@ -75,12 +74,15 @@ impl Victim {
         Self { ends, carried: [each; 2], is_half_closed: false }
     }
 
-    /// The client's address, by which sessions are told apart.
+    /// The client's address, which identifies the session.
     pub fn client(&self) -> SocketAddr {
         self.ends[0].local_addr().expect("getsockname")
     }
 
-    /// The pairs that an attacker knows, with packets as the peers send them.
+    /// The known pairs, with the peer as the source.
+    ///
+    /// # Errors
+    /// When the connection is broken.
     pub fn pairs(&self, known: KnownPair) -> io::Result<Vec<AddressPair>> {
         let pair = |&peer: &usize| {
             let end = &self.ends[peer];
@@ -89,53 +91,56 @@ impl Victim {
         known.peers().iter().map(pair).collect()
     }
 
-    /// The numbers that are due on each of these pairs.
+    /// The next sequence number and acknowledgement of each known pair.
+    ///
+    /// # Errors
+    /// When the connection is broken.
     pub fn numbers(&self, known: KnownPair) -> io::Result<Vec<[u32; 2]>> {
         let numbers = |&peer: &usize| sequence_numbers(&self.ends[peer]).map(|(a, b)| [a, b]);
         known.peers().iter().map(numbers).collect()
     }
 
-    /// Whether both ends stand.
+    /// Checks that both ends are open.
     ///
     /// # Errors
-    /// How one has ended.
+    /// How an end was closed.
     pub fn stands(&self) -> Result<(), String> {
         (0..2).try_for_each(|end| self.end_stands(end))
     }
 
-    /// Whether one end stands. An error is told once.
+    /// Checks that one end is open. The kernel reports an error only once.
     ///
     /// # Errors
-    /// How it has ended.
+    /// How the end was closed.
     pub fn end_stands(&self, end: usize) -> Result<(), String> {
         let mut byte = [std::mem::MaybeUninit::uninit()];
         match SockRef::from(&self.ends[end]).recv_with_flags(&mut byte, MSG_PEEK | MSG_DONTWAIT) {
             Ok(0) if self.is_half_closed && end == 1 => Ok(()),
-            Ok(0) => Err(format!("the {} was told of an end", NAMES[end])),
+            Ok(0) => Err(format!("the {} got a FIN", NAMES[end])),
             Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(error) => Err(format!("the {}: {error}", NAMES[end])),
         }
     }
 
-    /// Ends the client's direction, and waits until the server knows.
+    /// Ends the client's direction and waits until the server reads the end.
     ///
     /// # Errors
-    /// When the server does not hear of it.
+    /// When the server does not read the end.
     pub fn end_client(&mut self) -> Result<(), String> {
-        let said = |error: io::Error| format!("the end of the client: {error}");
+        let said = |error: io::Error| format!("ending the client's direction: {error}");
         self.ends[0].shutdown(Shutdown::Write).map_err(said)?;
         self.is_half_closed = true;
         match self.ends[1].read(&mut [0]).map_err(said)? {
             0 => Ok(()),
-            _ => Err("the client's last byte comes twice".to_owned()),
+            _ => Err("the server got another byte of the client".to_owned()),
         }
     }
 
-    /// Sends so many bytes each way, both at once.
+    /// Sends `each` bytes both ways at the same time.
     ///
     /// # Errors
-    /// What went wrong.
+    /// The failure.
     pub fn transfer(&mut self, each: u64) -> Result<(), String> {
         if self.is_half_closed {
             return self.send_from(1, each);
@@ -161,10 +166,10 @@ impl Victim {
         Ok(())
     }
 
-    /// One end sends so many bytes.
+    /// Sends `len` bytes from one end to the other.
     ///
     /// # Errors
-    /// What went wrong.
+    /// The failure.
     pub fn send_from(&mut self, from: usize, len: u64) -> Result<(), String> {
         let (source, target) = (&self.ends[from], &self.ends[1 - from]);
         send(source, len).map_err(|e| format!("{}, sending: {e}", NAMES[from]))?;
@@ -173,10 +178,10 @@ impl Victim {
         Ok(())
     }
 
-    /// The same both ways, one end after the other.
+    /// Sends `each` bytes both ways, one end after the other.
     ///
     /// # Errors
-    /// What went wrong.
+    /// The failure.
     pub fn exchange(&mut self, first: usize, each: u64) -> Result<(), String> {
         self.send_from(first, each)?;
         self.send_from(1 - first, each)
@@ -185,16 +190,18 @@ impl Victim {
     /// Ends both directions.
     ///
     /// # Errors
-    /// When they do not end clean.
+    /// When an end is not clean.
     pub fn end(mut self) -> Result<(), String> {
         for (end, name) in self.ends.iter().zip(NAMES) {
             let shut = end.shutdown(Shutdown::Write);
-            shut.map_err(|error| format!("the end of the {name}: {error}"))?;
+            shut.map_err(|error| format!("ending the {name}'s direction: {error}"))?;
         }
         for (end, name) in self.ends.iter_mut().zip(NAMES) {
-            let read = end.read(&mut [0]).map_err(|error| format!("the {name}'s last: {error}"))?;
+            let read = end
+                .read(&mut [0])
+                .map_err(|error| format!("the {name} before its end: {error}"))?;
             if read > 0 || end_of(end) != End::Clean {
-                return Err(format!("the {name} has not been told of an end"));
+                return Err(format!("the {name} got no FIN"));
             }
         }
         Ok(())
@@ -219,11 +226,11 @@ fn receive(mut from: &TcpStream, len: u64) -> Result<(), String> {
     while left > 0 {
         let room = left.min(chunk.len() as u64) as usize;
         let read = match from.read(&mut chunk[..room]) {
-            Ok(0) => return Err(format!("an end, {left} of {len} bytes early")),
+            Ok(0) => return Err(format!("FIN, {left} of {len} bytes early")),
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(format!("stands still, {left} of {len} bytes are missing"));
+                return Err(format!("no progress, {left} of {len} bytes are missing"));
             }
             Err(error) => return Err(format!("{error}, {left} of {len} bytes are missing")),
         };

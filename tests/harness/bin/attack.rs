@@ -1,8 +1,7 @@
-//! Attacks on spliced connections, as many packets as one likes; `cargo xtask attack` builds all that is
-//! needed and calls it.
+//! Attacks spliced connections; `cargo xtask attack` builds the program and runs this harness.
 //!
-//! Invariant: each attack is a line of the table at the end, and one that did report makes the exit status
-//! that of a failure.
+//! Invariant: every attack prints one line, and harm by any of them makes the exit status a
+//! failure.
 
 #![expect(
     clippy::print_stdout,
@@ -28,40 +27,40 @@ struct Options {
     #[arg(long, value_name = "N", default_value = "10000000")]
     packets: u64,
 
-    /// One kind alone, or some [default: all]
+    /// Kinds of attack [default: all]
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     kind: Vec<AttackKind>,
 
-    /// The pair of addresses that is known: client, server, both [default: each]
+    /// Address pairs that the attacker knows: client, server, both [default: each]
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     known: Vec<String>,
 
-    /// Where: loopback, switch (all behind one interface), apart [default: all]
+    /// Placement of the hosts: loopback, switch (all behind one interface), apart [default: all]
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     place: Vec<Placement>,
 
-    /// 4 or 6 [default: both]
+    /// IP versions: 4, 6 [default: both]
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     family: Vec<u8>,
 
-    /// The peers use no timestamps
+    /// Let the peers use no timestamps
     #[arg(long)]
     without_timestamps: bool,
 
-    /// The client has ended its direction before
+    /// Let the client end its direction before the attack
     #[arg(long)]
     half_closed: bool,
 
-    /// relay, sockmap, splice
+    /// Datapath: relay, sockmap, splice
     #[arg(long, value_name = "NAME", default_value = "splice")]
     datapath: String,
 
-    /// Measure what connections carry under 2,000 blind acknowledgements a second instead, on splice beside
-    /// the relay: so many rounds of a second
+    /// Instead measure throughput under 2,000 blind acknowledgements a second, on splice and on
+    /// relay, in this many rounds of one second
     #[arg(long, value_name = "N")]
     throughput: Option<usize>,
 
-    /// Where all generator come from [default: another one each time]
+    /// Seed of all guesses [default: a random one]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 }

@@ -1,10 +1,11 @@
-//! The first process of a virtual machine that runs tests on another kernel
-//! (`cargo xtask test --kernel`).
+//! The first process of a virtual machine that runs tests on another kernel (`cargo xtask test
+//! --kernel`).
 //!
-//! Its arguments say where: `auto` for the datapath that balance takes by itself, `all` for those
-//! that work; then which test executables, each perhaps with a `/` and a part of its tests' names
-//! behind it, and with a `-` before them names of tests that are left out. Invariant: the machine ends whatever happens, and only if everything went well with the line
-//! `guest: passed`.
+//! Arguments: `auto` for the datapath that balance takes by default, or `all` for all working
+//! datapaths; then test executables, each as `NAME` or as `NAME/PART` with a part of its tests'
+//! names; and `-PART` for tests to leave out.
+//!
+//! Invariant: the machine always powers off, and prints `guest: passed` only if everything passed.
 
 #![expect(clippy::print_stdout, reason = "standard output is the machine's console")]
 
@@ -29,7 +30,7 @@ use nix::{
 };
 use tests::{Builder, Datapath, KillOnDrop};
 
-/// What the lines of the kernel's log that nobody wants to see begin with, behind their time.
+/// Beginnings of kernel log lines that fail the run.
 const TROUBLE: [&str; 5] = ["WARNING:", "BUG:", "Oops", "UBSAN:", "general protection fault"];
 
 fn main() {
@@ -41,7 +42,7 @@ fn main() {
         }
     });
     println!("guest: {}", if passed.unwrap_or(false) { "passed" } else { "failed" });
-    // It does not return; a machine whose first process ends in another way stops as well.
+    // Does not return. If it fails, the machine stops when its first process exits.
     let _ = reboot(RebootMode::RB_POWER_OFF);
 }
 
@@ -49,7 +50,7 @@ fn run() -> io::Result<bool> {
     prepare()?;
     let system = uname()?;
     let btf = if Path::new("/sys/kernel/btf/vmlinux").exists() { "with" } else { "without" };
-    // Off the line that the firmware has begun.
+    // The firmware leaves an unfinished line.
     println!();
     println!(
         "guest: Linux {}, {btf} BTF, {}",
@@ -81,16 +82,16 @@ fn run() -> io::Result<bool> {
         println!("guest: {test} {verdict} in {} s", begun.elapsed().as_secs());
         passed &= done;
         for trouble in troubles(&mut log)? {
-            println!("guest: the kernel says: {trouble}");
+            println!("guest: kernel log: {trouble}");
             passed = false;
         }
     }
     Ok(passed)
 }
 
-/// Makes a system out of the files that the machine was given.
+/// Mounts file systems, loads modules and brings loopback up.
 fn prepare() -> io::Result<()> {
-    // SAFETY: there is no other thread yet.
+    // SAFETY: the process has only this thread.
     unsafe {
         env::set_var("PATH", "/bin");
         env::set_var("BALANCE_BIN", "/bin/balance");
@@ -117,8 +118,8 @@ fn prepare() -> io::Result<()> {
     if up { Ok(()) } else { Err(io::Error::other("loopback does not come up")) }
 }
 
-/// The datapaths that the tests are about: the one that balance takes here, or all that work. What it
-/// says of each is shown.
+/// The datapaths to test: the one that balance takes by default, or all that work. Prints what
+/// balance says about each.
 fn datapaths(everywhere: bool) -> io::Result<Vec<Datapath>> {
     let mut works = Vec::new();
     for datapath in [Datapath::Splice, Datapath::Sockmap, Datapath::Relay] {
@@ -138,7 +139,7 @@ fn datapaths(everywhere: bool) -> io::Result<Vec<Datapath>> {
     Ok(works)
 }
 
-/// Whether balance serves when it is started like that, and why, or why not.
+/// Whether balance starts and serves, and its reason, or its last line.
 fn start(builder: Builder) -> io::Result<(bool, String)> {
     let (mut command, _port, _) = builder.quiet().text().command();
     let mut child = KillOnDrop(command.stderr(Stdio::piped()).spawn()?);
@@ -153,7 +154,7 @@ fn start(builder: Builder) -> io::Result<(bool, String)> {
     Ok((false, said))
 }
 
-/// What tests of other datapaths have in their names.
+/// Parts of the names of tests for other datapaths.
 fn others(datapaths: &[Datapath]) -> Vec<&'static str> {
     let all = [
         (Datapath::Splice, "on_splice"),
@@ -165,8 +166,8 @@ fn others(datapaths: &[Datapath]) -> Vec<&'static str> {
     others.map(|(_, name)| name).collect()
 }
 
-/// Runs a command to its end, and tells whether it has succeeded. Processes that have lost their
-/// parents are ours to wait for as well.
+/// Runs a command until it exits; returns whether it succeeded. Also reaps orphans, whose parent
+/// this process is.
 fn to_its_end(command: &mut Command) -> io::Result<bool> {
     let child = command.spawn()?;
     loop {
@@ -180,7 +181,7 @@ fn to_its_end(command: &mut Command) -> io::Result<bool> {
     }
 }
 
-/// What the kernel has complained of since this was asked last.
+/// New lines of the kernel log that report trouble.
 fn troubles(log: &mut fs::File) -> io::Result<Vec<String>> {
     let (mut found, mut record) = (Vec::new(), [0; 8192]);
     loop {
@@ -194,12 +195,12 @@ fn troubles(log: &mut fs::File) -> io::Result<Vec<String>> {
                 }
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(found),
-            // Older records have been overwritten meanwhile.
+            // Older records have been overwritten.
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
             Err(e) => return Err(e),
         }
     }
 }
 
-/// Of fcntl(2).
+/// O_NONBLOCK of fcntl(2).
 const O_NONBLOCK: i32 = nix::fcntl::OFlag::O_NONBLOCK.bits();

@@ -1,7 +1,6 @@
-//! Random scenarios of connections for as long as one likes; `cargo xtask soak` builds all that is
-//! needed and calls it.
+//! Runs random scenarios; `cargo xtask soak` builds the program and runs this harness.
 //!
-//! Invariant: whatever goes wrong can be seen again with what is printed.
+//! Invariant: the output of a failure has the command that repeats it.
 
 #![expect(
     clippy::print_stdout,
@@ -23,34 +22,33 @@ use tests::{
     soak::{Limit, Plan, Run, Statistics, Target},
 };
 
-/// Random scenarios of connections, broken off in all ways, through each datapath.
+/// Random scenarios of connections, broken off in all ways, on each datapath.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask soak", bin_name = "cargo xtask soak", max_term_width = 100)]
 struct Options {
-    /// How long in all; the datapaths share it
+    /// Total time in seconds, shared by the datapaths
     #[arg(long, value_name = "N", default_value = "100",
           value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
 
-    /// Where all scenarios come from [default: another one each time]
+    /// Seed of all scenarios [default: a random one]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
-    /// One datapath alone, or some [default: all]: relay, sockmap, handover (from relay to
-    /// sockmap), splice; between network namespaces splice-apart, splice-apart-v6,
-    /// sockmap-apart-v6
+    /// Datapaths [default: all]: relay, sockmap, handover (from relay to sockmap), splice; between
+    /// network namespaces splice-apart, splice-apart-v6, sockmap-apart-v6
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     datapath: Vec<Target>,
 
-    /// The scenario of that number alone
+    /// Run only the scenario with this number
     #[arg(long, value_name = "NUMBER", requires = "seed")]
     only: Option<u64>,
 
-    /// How often, with --only
+    /// How often to run it, with --only
     #[arg(long, value_name = "N", default_value = "1", requires = "only")]
     times: u64,
 
-    /// So many scenarios on each datapath, however long they take
+    /// Run this many scenarios on each datapath, however long they take
     #[arg(long, value_name = "N", conflicts_with_all = ["seconds", "only"])]
     scenarios: Option<u64>,
 }
@@ -86,7 +84,7 @@ fn main() -> ExitCode {
                 for failure in &failures {
                     eprintln!("{failure}\n");
                 }
-                eprintln!("{} went wrong", failures.len());
+                eprintln!("{} failures", failures.len());
                 return ExitCode::FAILURE;
             }
         }
@@ -94,7 +92,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// How far a run is: as a bar, or as a line now and then where nobody sees a bar.
+/// Progress of a run: a bar on a terminal, otherwise a line now and then.
 struct Shown {
     bar: ProgressBar,
     counts_scenarios: bool,

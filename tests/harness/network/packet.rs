@@ -1,25 +1,27 @@
-//! What is told about a TCP packet by the frame it is in, and how a frame is cut to fragments.
+//! Parses the TCP packet in a frame, and splits a frame into IP fragments.
+//!
+//! Invariant: a frame that is not understood yields `None`.
 
 use crate::checksum::checksum;
 
-/// A TCP packet that was seen on a cable.
+/// A TCP packet observed on a cable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// Its time to live, or hop limit.
+    /// TTL or hop limit.
     pub ttl: u8,
-    /// Its traffic class: DSCP, and two bits of congestion notification.
+    /// Traffic class: DSCP and the two ECN bits.
     pub class: u8,
-    /// FIN, SYN, RST, PSH, ACK and so on, as in its header.
+    /// Flags of the TCP header.
     pub flags: u8,
-    /// Bytes of the stream that are in it.
+    /// Length of the payload in bytes.
     pub payload: usize,
 }
 
-/// Bytes before the packet in an Ethernet frame.
+/// Length of an Ethernet header.
 pub(super) const HEADER: usize = 14;
 
 impl Packet {
-    /// What is in a frame, if that is TCP without options of IP.
+    /// Parses a frame; `None` unless it is TCP without IP options.
     pub(super) fn of(frame: &[u8]) -> Option<Self> {
         const TCP: u8 = 6;
 
@@ -44,12 +46,12 @@ impl Packet {
     }
 }
 
-/// The two fragments of a frame (RFC 791, 3.2), if it is a packet of IPv4 without options that is none
-/// already. Whether it forbids that does not matter.
+/// The two fragments of a frame (RFC 791, 3.2), if it is an unfragmented IPv4 packet without
+/// options. Ignores the don't-fragment bit.
 pub(super) fn split(frame: &[u8]) -> Option<[Vec<u8>; 2]> {
     const IP: usize = 20;
     const MORE: u16 = 0x2000;
-    /// What the address of a fragment is counted in, in bytes.
+    /// Unit of the fragment offset in bytes.
     const UNIT: usize = 8;
 
     let is_plain = frame.get(12..HEADER + 1)? == [0x08, 0x00, 0x45];

@@ -1,13 +1,15 @@
-//! What a router says of a packet that the rest of its path does not take (RFC 1191, RFC 8201).
+//! The ICMP error of a router for a packet that exceeds the path MTU (RFC 1191, RFC 8201).
+//!
+//! Invariant: the error quotes the rejected packet.
 
 use super::packet::HEADER;
 use crate::checksum::checksum;
 
-/// The longest packet of IPv6 that passes everywhere (RFC 8200, 5), which the router's own may not exceed.
+/// The minimum IPv6 MTU (RFC 8200, 5), which an ICMPv6 error must not exceed.
 const LEAST: usize = 1280;
 
-/// The frame that goes back to the sender of this one, if that is an IP packet of more than `mtu` bytes. The router
-/// seems to be the host that the packet was sent to.
+/// The frame with the ICMP error for the sender of `frame`, if `frame` has an IP packet of more
+/// than `mtu` bytes. Its source address is the destination of the rejected packet.
 pub(super) fn too_big(frame: &[u8], mtu: usize) -> Option<Vec<u8>> {
     let (link, packet) = frame.split_at_checked(HEADER)?;
     if packet.len() <= mtu {
@@ -23,7 +25,7 @@ pub(super) fn too_big(frame: &[u8], mtu: usize) -> Option<Vec<u8>> {
 }
 
 fn over_ipv4(packet: &[u8], mtu: usize) -> Vec<u8> {
-    /// The header, and the beginning of TCP (RFC 792).
+    /// IPv4 header and the first 8 bytes of TCP (RFC 792).
     const QUOTED: usize = 28;
 
     let mut message = vec![3, 4, 0, 0, 0, 0];

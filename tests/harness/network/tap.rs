@@ -1,7 +1,7 @@
-//! One end of a cable: a device in a namespace, whose frames are read and written here.
+//! One end of a cable: a TAP device in a namespace.
 //!
-//! Invariant: frames are what a real card would see, with all checksums and no longer than one
-//! packet, because the device has no offloads.
+//! Invariant: the device has no offloads, so each frame has valid checksums and at most one packet,
+//! as on a real network card.
 
 use std::{
     fs::{File, OpenOptions},
@@ -16,7 +16,7 @@ use super::Namespace;
 
 pub(super) const DEVICE: &str = "/dev/net/tun";
 
-/// The device, which goes away with this.
+/// A TAP device; dropping it removes the device.
 #[derive(Debug)]
 pub(super) struct Tap(File);
 
@@ -30,7 +30,7 @@ struct Request {
 }
 
 impl Tap {
-    /// Makes a device of that name there.
+    /// Creates a device with that name in a namespace.
     pub(super) fn new(address: &Namespace, name: &str) -> Self {
         address
             .enter(|| Self::open(name))
@@ -44,22 +44,22 @@ impl Tap {
         let flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
         let mut request = Request { name: [0; libc::IFNAMSIZ], flags, _rest: [0; 22] };
         request.name[..name.len()].copy_from_slice(name.as_bytes());
-        // SAFETY: the kernel reads and writes a `struct ifreq`, which this is laid out as.
+        // SAFETY: `Request` has the layout of `struct ifreq`, which the kernel reads and writes.
         let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
         if result == 0 { Ok(Self(file)) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// The next frame that leaves by it, if there is one.
+    /// The next frame that the host sends, if there is one.
     pub(super) fn read(&self, buffer: &mut [u8]) -> Option<usize> {
         match (&self.0).read(buffer) {
             Ok(len) => Some(len),
-            // As any other error, one that a frame does not survive.
+            // An interrupted read loses at most one frame, like any other error.
             Err(error) if error.kind() == ErrorKind::Interrupted => Some(0),
             Err(_) => None,
         }
     }
 
-    /// Lets a frame arrive by it. One that it does not take is lost, as on a cable.
+    /// Delivers a frame to the host. A frame that the device rejects is lost, as on a cable.
     pub(super) fn write(&self, frame: &[u8]) {
         let _ = (&self.0).write(frame);
     }

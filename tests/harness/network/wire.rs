@@ -1,8 +1,8 @@
-//! A cable between two devices: it can be observed, and frames can be lost on it, be late, or
-//! come twice.
+//! A cable between two TAP devices that records TCP packets, and can lose, delay, duplicate and
+//! fragment frames.
 //!
-//! Invariant: what happens to a frame depends on its number in its direction alone, so a test
-//! meets the same faults each time; frames that are not late keep their order.
+//! Invariants: what happens to a frame depends only on its number in its direction, so every run
+//! has the same faults. Frames that are not delayed keep their order.
 
 use std::{
     cmp::Reverse,
@@ -29,49 +29,50 @@ use super::{
     tap::Tap,
 };
 
-/// What happens to frames on a cable, in each of its directions.
+/// Conditions of a cable, the same in both directions.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LinkConditions {
-    /// How many of a hundred are lost.
+    /// Percentage of frames that are lost.
     pub lost: u8,
-    /// How many of a hundred come later than some of those behind them.
+    /// Percentage of frames that arrive after later frames.
     pub late: u8,
-    /// How many of a hundred come twice.
+    /// Percentage of frames that arrive twice.
     pub twice: u8,
-    /// How long all are on their direction.
+    /// Delay of all frames.
     pub delay: Duration,
-    /// Bytes of a packet of IPv4 from which on it comes in two fragments, whatever it says about that.
+    /// Minimum length of an IPv4 packet that is split into two fragments, whatever its
+    /// don't-fragment bit.
     pub split: Option<usize>,
 }
 
-/// The most that a frame which is late, or comes again, is behind its time.
+/// Maximum extra delay of a late or duplicated frame.
 const MAX_LATENESS: Duration = Duration::from_millis(3);
 
-/// Frames that are taken before those whose time has come are looked at again.
+/// Frames read before the delayed frames are checked again.
 const BATCH: usize = 64;
 
-/// A cable, cut when dropped.
+/// A cable; dropping it disconnects the devices.
 #[derive(Debug)]
 pub(super) struct Wire {
     /// By direction: from the first end to the second, and back.
     seen: [Arc<Observed>; 2],
-    /// Bytes that a packet may have beyond the first router.
+    /// Path MTU beyond the first router.
     path: Arc<AtomicUsize>,
     threads: Vec<JoinHandle<()>>,
-    /// Both threads end when this is closed.
+    /// Closing the pipe ends both threads.
     stop: Option<PipeWriter>,
 }
 
-/// How often the conditions has struck.
+/// Number of frames that the conditions have affected.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LinkFaults {
-    /// Frames lost.
+    /// Lost frames.
     pub lost: u64,
-    /// Frames that came late.
+    /// Late frames.
     pub late: u64,
-    /// Frames that came twice.
+    /// Duplicated frames.
     pub twice: u64,
-    /// Frames that came in fragments.
+    /// Fragmented frames.
     pub split: u64,
 }
 
@@ -88,7 +89,7 @@ impl Add for LinkFaults {
     }
 }
 
-/// What has happened in a direction.
+/// Packets and faults of one direction.
 #[derive(Debug, Default)]
 struct Observed(Mutex<(Vec<Packet>, LinkFaults)>);
 
@@ -99,7 +100,7 @@ impl Observed {
 }
 
 impl Wire {
-    /// Joins two devices whose packets have at most `mtu` bytes; longer ones do not pass.
+    /// Joins two devices with an MTU of `mtu` bytes; longer packets do not pass.
     pub(super) fn new(ends: [Tap; 2], mtu: usize, conditions: LinkConditions) -> Self {
         let (stopped, stop) = pipe().expect("pipe");
         let ends = Arc::new(ends);
@@ -130,17 +131,17 @@ impl Wire {
         Self { seen, path, threads: threads.into(), stop: Some(stop) }
     }
 
-    /// Has a router on it say of longer packets that they are too big. They do not pass.
+    /// Sets the path MTU. A router on the cable rejects longer packets with an ICMP error.
     pub(super) fn set_path(&self, mtu: usize) {
         self.path.store(mtu, SeqCst);
     }
 
-    /// What has been sent so far in one direction.
+    /// TCP packets sent so far in one direction.
     pub(super) fn seen(&self, direction: usize) -> Vec<Packet> {
         self.seen[direction].lock().0.clone()
     }
 
-    /// How often the conditions has struck, in both directions.
+    /// Faults so far in both directions.
     pub(super) fn faults(&self) -> LinkFaults {
         let [there, back] = &self.seen;
         there.lock().1 + back.lock().1
@@ -151,7 +152,7 @@ impl Drop for Wire {
     fn drop(&mut self) {
         drop(self.stop.take());
         for thread in self.threads.drain(..) {
-            // A panic there has been printed, and what it broke fails the test.
+            // A panic of the thread was printed, and fails the test by its consequences.
             let _ = thread.join();
         }
     }
@@ -167,7 +168,7 @@ struct Direction<'a> {
     random: fastrand::Rng,
     seen: &'a Observed,
     count: u64,
-    /// Frames on their direction, in the order of their arrival.
+    /// Delayed frames, ordered by arrival time.
     held: BinaryHeap<Reverse<(Instant, u64, Vec<u8>)>>,
 }
 
@@ -180,7 +181,7 @@ impl Direction<'_> {
             let now = Instant::now();
             let wait =
                 self.held.peek().map(|Reverse((due, ..))| due.saturating_duration_since(now));
-            // An interrupted wait has found nothing.
+            // An interrupted wait returns no events.
             let _ = ppoll(&mut ends, wait.map(TimeSpec::from_duration), None);
             if ends[0].any() == Some(true) {
                 return;
@@ -193,7 +194,7 @@ impl Direction<'_> {
         }
     }
 
-    /// Decides what becomes of a frame.
+    /// Rejects, fragments or passes on a frame.
     fn take(&mut self, frame: &[u8]) {
         if let Some(answer) = too_big(frame, self.path.load(SeqCst)) {
             self.from.write(&answer);
@@ -211,7 +212,7 @@ impl Direction<'_> {
         }
     }
 
-    /// Lets a frame apply_conditions the conditions.
+    /// Applies the conditions to a frame.
     fn apply_conditions(&mut self, frame: &[u8]) {
         let LinkConditions { lost, late, twice, delay, .. } = self.conditions;
         let [lost, late, twice] = [lost, late, twice].map(|share| self.random.u8(0..100) < share);
@@ -243,7 +244,7 @@ impl Direction<'_> {
         self.held.push(Reverse((due, self.count, frame.to_vec())));
     }
 
-    /// Lets those arrive whose time has come.
+    /// Delivers the frames whose time has come.
     fn deliver(&mut self) {
         let now = Instant::now();
         while let Some(Reverse((due, ..))) = self.held.peek()

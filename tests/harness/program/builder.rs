@@ -1,8 +1,7 @@
-//! What a program is started with: its command line, the limits and the user it runs under, and what
-//! the system makes it believe.
+//! How a program is started: command line, limits, user, and faked parts of the system.
 //!
-//! Unless a test asks for something else: in the foreground, all logs as JSON, at a port of
-//! 127.0.0.1 that is kept for as long as the program runs.
+//! Invariant: unless a test asks otherwise, the program runs in the foreground, logs everything as
+//! JSON, and listens on a reserved port of 127.0.0.1.
 
 use std::{
     env,
@@ -25,7 +24,7 @@ use crate::{ControlGroup, Datapath, Network, ReservedPort};
 
 const JSON: &str = "--log-format=json";
 
-/// What a program is started with.
+/// How a program is started.
 #[derive(Debug)]
 pub struct Builder {
     binary: PathBuf,
@@ -35,9 +34,9 @@ pub struct Builder {
     service: Option<String>,
     options: Vec<String>,
     operands: Vec<String>,
-    /// What runs it, and what that does: words before the program's own.
+    /// Commands that wrap the program: words before the program's own.
     wrapped_by: Vec<OsString>,
-    /// Files that this needs.
+    /// Temporary files that the wrappers need.
     files: Vec<tempfile::NamedTempFile>,
     answered: Vec<BpfProgram>,
     descriptors: Option<u64>,
@@ -45,13 +44,13 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// A program on the given datapath, that listens on a port of 127.0.0.1 and logs all it can
-    /// as JSON.
+    /// A program on the given datapath that listens on a port of 127.0.0.1 and logs everything as
+    /// JSON.
     pub fn new(datapath: Datapath) -> Self {
         Self { datapath: Some(datapath), ..Self::auto() }
     }
 
-    /// The same, with the datapath left to the program.
+    /// Like [`Builder::new`], with the datapath left to the program.
     pub fn auto() -> Self {
         Self {
             binary: binary(),
@@ -69,79 +68,77 @@ impl Builder {
         }
     }
 
-    /// Another file than [`binary`].
+    /// Runs this file in place of [`binary`].
     pub fn binary(mut self, path: &Path) -> Self {
         self.binary = path.into();
         self
     }
 
-    /// Without `-d`: what an operator sees.
+    /// Without `-d`: logs what an operator sees.
     pub fn quiet(mut self) -> Self {
         self.options.retain(|option| option != "-d");
         self
     }
 
-    /// Without `-f`: for [`Builder::command`], whose process ends when the program serves.
+    /// Without `-f`: the process of [`Builder::command`] exits when the program serves.
     pub fn background(mut self) -> Self {
         self.options.retain(|option| option != "-f");
         self
     }
 
-    /// With a log for people instead of one for these tests.
+    /// Logs text in place of JSON.
     pub fn text(mut self) -> Self {
         self.options.retain(|option| option != JSON);
         self
     }
 
-    /// Adds an option, and what belongs to it.
+    /// Adds an option with its arguments.
     pub fn option(mut self, words: &[&str]) -> Self {
         self.options.extend(words.iter().map(|&word| word.into()));
         self
     }
 
-    /// Hands connections over after so many turns of user space, instead of those that belong to
-    /// the datapath.
+    /// Hands a connection over after `turns` buffers, in place of the datapath's own number.
     pub fn offload_after(mut self, turns: u32) -> Self {
         self.offload_after = Some(turns);
         self
     }
 
-    /// Listens there, on a port reserved by the caller, or on all addresses if `::`.
+    /// Listens on `address`, whose port the caller has reserved, or on all addresses for `::`.
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = Some(address);
         self
     }
 
-    /// Gives the port to listen on by the name of a service.
+    /// Gives the listening port as a service name.
     pub fn service(mut self, name: &str) -> Self {
         self.service = Some(name.into());
         self
     }
 
-    /// Adds a channel by address.
+    /// Adds a channel by its server's address.
     pub fn channel(self, address: SocketAddr) -> Self {
         self.operand(&address.to_string())
     }
 
-    /// Adds an operand as it is: a channel with a name or a limit, or a separator.
+    /// Adds an operand: a channel with a name or a limit, or a group separator.
     pub fn operand(mut self, word: &str) -> Self {
         self.operands.push(word.into());
         self
     }
 
-    /// Runs with that text as `/etc/hosts`. Needs root.
+    /// Runs with this text as `/etc/hosts`. Needs root.
     pub fn hosts(self, text: &str) -> Self {
         self.with_file_content("/etc/hosts", text.as_bytes())
     }
 
-    /// Runs by way of another program, whose command line these words are the beginning of; it
-    /// must become what it runs.
+    /// Runs through another program, which must execute the rest of its command line.
     pub fn wrapped_by<W: Into<OsString>>(mut self, words: impl IntoIterator<Item = W>) -> Self {
         self.wrapped_by.extend(words.into_iter().map(Into::into));
         self
     }
 
-    /// Runs with another content of a file. Needs root.
+    /// Runs with other content in a file. Needs root.
     pub fn with_file_content(mut self, path: &str, content: &[u8]) -> Self {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), content).expect("writing a temporary file");
@@ -150,16 +147,16 @@ impl Builder {
         self
     }
 
-    /// Runs with a file of the test's in the place of another one; what the test writes into it later is
-    /// seen. Needs root.
+    /// Runs with the file of a test mounted over `path`; later writes to the file are visible.
+    /// Needs root.
     pub fn with_file(self, path: &str, file: &Path) -> Self {
         self.wrapped_by(["unshare", "--mount", "sh", "-e", "-c"])
             .wrapped_by([r#"mount --bind "$1" "$2"; shift 2; exec "$@""#, "sh"])
             .wrapped_by([file, Path::new(path)])
     }
 
-    /// Runs where a system call with that first argument does nothing, and answers with that error, or
-    /// with 0. Needs root.
+    /// Runs with a system call that does nothing when its first argument is `argument`, and returns
+    /// `errno`, or 0. Needs root.
     pub fn with_fake_syscall(mut self, call: i64, argument: i32, errno: i32) -> Self {
         let filter = || {
             let (len, equal) = (SeccompCmpArgLen::Dword, SeccompCmpOp::Eq);
@@ -174,25 +171,25 @@ impl Builder {
         self
     }
 
-    /// Runs in that control group.
+    /// Runs in a control group.
     pub fn control_group(self, group: &ControlGroup) -> Self {
         self.wrapped_by(["sh", "-e", "-c", r#"echo $$ > "$1"; shift; exec "$@""#, "sh"])
             .wrapped_by([group.processes()])
     }
 
-    /// Runs with at most that many descriptors.
+    /// Runs with at most `limit` descriptors.
     pub fn descriptors(mut self, limit: u64) -> Self {
         self.descriptors = Some(limit);
         self
     }
 
-    /// Runs as that user and group, without any capability. Needs root.
+    /// Runs as this user and group, without capabilities. Needs root.
     pub fn user(mut self, id: u32) -> Self {
         self.user = Some(id);
         self
     }
 
-    /// The command line, to be run with other limits and users if asked for; and the port.
+    /// The command with its limits and user, the reserved port if there is one, and the address.
     pub fn command(&self) -> (Command, Option<ReservedPort>, SocketAddr) {
         let mut words =
             self.wrapped_by.iter().map(OsString::as_os_str).chain([self.binary.as_os_str()]);
@@ -210,13 +207,12 @@ impl Builder {
         }
         if let Some(limit) = self.descriptors {
             let limited = move || Ok(setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?);
-            // SAFETY: setrlimit is a bare system call: it neither allocates nor takes locks.
+            // SAFETY: setrlimit is one system call: it neither allocates nor takes locks.
             unsafe { command.pre_exec(limited) };
         }
         for filter in self.answered.clone() {
             let filtered = move || apply_filter(&filter).map_err(|_| io::Error::last_os_error());
-            // SAFETY: what installs a filter is two bare system calls, which neither allocate nor take
-            // locks.
+            // SAFETY: apply_filter makes two system calls, which neither allocate nor take locks.
             unsafe { command.pre_exec(filtered) };
         }
         (command, reserved, address)
@@ -239,7 +235,7 @@ impl Builder {
         words
     }
 
-    /// Starts the program and waits until it serves, on the datapath that was asked for.
+    /// Starts the program and waits until it serves on the requested datapath.
     pub fn start(self) -> Balance {
         let datapath = self.datapath;
         let balance = self.spawn();
@@ -250,7 +246,7 @@ impl Builder {
         balance
     }
 
-    /// Starts it on the program's host of a network, and keeps its port there.
+    /// Starts the program on the balancer's host of a network; also returns its reserved port.
     pub fn start_within(self, network: &Network) -> (Balance, ReservedPort) {
         network.balancer().enter(|| {
             let port = ReservedPort::bind(network.listen_address()).expect("a free port");
@@ -258,12 +254,12 @@ impl Builder {
         })
     }
 
-    /// Starts the program and does not wait.
+    /// Starts the program without waiting.
     pub fn spawn(self) -> Balance {
         Balance::spawn(self)
     }
 
-    /// The datapath that was asked for, if one was.
+    /// The requested datapath, if one was requested.
     pub(super) fn datapath(&self) -> Option<Datapath> {
         self.datapath
     }

@@ -1,21 +1,23 @@
-//! What the program says about itself: one JSON object a line.
+//! The program's log: one JSON object a line.
+//!
+//! Invariant: a missing or malformed field fails the test.
 
 use std::net::SocketAddr;
 
 use serde_json::{Map, Value};
 
-/// A line of the log.
+/// One line of the log.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// `INFO` and the like.
+    /// `INFO` and so on.
     pub level: String,
-    /// What happened.
+    /// The message.
     pub message: String,
     fields: Map<String, Value>,
 }
 
 impl Event {
-    /// The event of a line; `None` for a line that is not one.
+    /// Parses a line; `None` if it is no event.
     pub fn parse(line: &str) -> Option<Self> {
         let mut value: Value = serde_json::from_str(line).ok()?;
         let level = value.get("level")?.as_str()?.to_owned();
@@ -35,7 +37,7 @@ impl Event {
         }
     }
 
-    /// A field that is a number.
+    /// A numeric field.
     pub fn number(&self, key: &str) -> u64 {
         let text = self.text(key);
         text.parse().unwrap_or_else(|_| panic!("{key} is not a number: {self:?}"))
@@ -47,22 +49,22 @@ impl Event {
     }
 }
 
-/// A connection that has ended.
+/// The `session` event of a connection that has ended.
 #[derive(Clone, Debug)]
 pub struct Session {
-    /// The client's address.
+    /// Client address.
     pub client: SocketAddr,
-    /// The backend's address.
+    /// Server address.
     pub backend: SocketAddr,
-    /// What moved the bytes.
+    /// Datapath at the end of the connection.
     pub datapath: String,
-    /// Bytes from client to backend.
+    /// Bytes from client to server.
     pub sent: u64,
-    /// Bytes from backend to client.
+    /// Bytes from server to client.
     pub rcvd: u64,
     /// Bytes of both directions that the kernel moved.
     pub offloaded: u64,
-    /// How it ended: `clean`, `client reset` and so on.
+    /// How the connection ended: `clean`, `client reset` and so on.
     pub end: String,
 }
 
@@ -80,18 +82,18 @@ impl Session {
     }
 }
 
-/// The life of a program that has ended.
+/// The `stopped` event: totals of a program that has exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StopSummary {
-    /// Clients accepted.
+    /// Accepted clients.
     pub connections: u64,
-    /// Clients for whom there was no backend.
+    /// Clients that got no server.
     pub unserved: u64,
-    /// Connections that did not end in an orderly way.
+    /// Connections that did not end cleanly.
     pub broken: u64,
-    /// Bytes from clients to backends.
+    /// Bytes from clients to servers.
     pub sent: u64,
-    /// Bytes from backends to clients.
+    /// Bytes from servers to clients.
     pub rcvd: u64,
 }
 

@@ -1,6 +1,6 @@
-//! A listener: a backend's address, where somebody listens or not.
+//! A backend's address whose listener opens and closes.
 //!
-//! Invariant: the port is the listener's all along, so that nobody else ever listens there.
+//! Invariant: the port stays reserved, so no other process ever listens on it.
 
 use std::{
     io::{self, ErrorKind},
@@ -14,17 +14,17 @@ use socket2::SockRef;
 
 use crate::{Namespace, ReservedPort, listen};
 
-/// A backend's address, and its listener if there is one.
+/// A backend's address, and its listener while it is open.
 #[derive(Debug)]
 pub(super) struct BackendListener {
     port: ReservedPort,
     listener: Option<TcpListener>,
-    /// Size of the buffers that it gives to connections.
+    /// Buffer size of accepted connections.
     buffers: Option<u32>,
 }
 
 impl BackendListener {
-    /// One that is closed, at any port of that address, which is one of the thread's host.
+    /// A closed listener on a reserved port of `ip`, an address of the thread's network namespace.
     pub(super) fn at(ip: IpAddr) -> Self {
         Self { port: ReservedPort::at(ip), listener: None, buffers: None }
     }
@@ -33,7 +33,7 @@ impl BackendListener {
         self.port.address()
     }
 
-    /// Lets it listen; `host` is where it is, if that is not ours.
+    /// Opens the listener in the namespace `host`, or in the thread's own.
     pub(super) fn open(&mut self, buffers: Option<u32>, host: Option<&Namespace>) {
         if self.listener.is_some() && self.buffers == buffers {
             return;
@@ -45,15 +45,16 @@ impl BackendListener {
         (self.listener, self.buffers) = (Some(listener), buffers);
     }
 
-    /// Lets nobody in any more, and breaks off those who are waiting.
+    /// Closes the listener and resets the connections in its queue.
     pub(super) fn close(&mut self) {
         if let Some(listener) = self.listener.take() {
-            // A program that is just being started by another thread may still have a copy.
+            // Another thread may be starting a program, whose process briefly holds a copy of the
+            // descriptor.
             SockRef::from(&listener).shutdown(Shutdown::Both).expect("shutdown");
         }
     }
 
-    /// A connection that has arrived, if one has by then.
+    /// Accepts a connection that arrives within `long`.
     pub(super) fn accept(&self, long: Duration) -> Option<TcpStream> {
         if !self.is_called(long) {
             return None;
@@ -65,21 +66,21 @@ impl BackendListener {
         }
     }
 
-    /// Waits until a connection has arrived, at most so long.
+    /// Waits up to `long` for a connection to arrive.
     pub(super) fn is_called(&self, long: Duration) -> bool {
         let Some(listener) = &self.listener else { return false };
         let mut listeners = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
-        // An interrupted wait has found nothing.
+        // An interrupted wait returns no events.
         poll(&mut listeners, PollTimeout::try_from(long).expect("a short time")) == Ok(1)
     }
 }
 
-/// Nothing, or something that went away again.
+/// Whether there is no connection, or the connection has been aborted.
 fn gone(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionAborted)
 }
 
-/// Does something on a host, ours if none is given.
+/// Runs `act` in a namespace, or in the thread's own.
 pub(super) fn on<T: Send>(host: Option<&Namespace>, act: impl FnOnce() -> T + Send) -> T {
     match host {
         None => act(),
@@ -87,7 +88,7 @@ pub(super) fn on<T: Send>(host: Option<&Namespace>, act: impl FnOnce() -> T + Se
     }
 }
 
-/// Sets the size of both buffers, if one is given.
+/// Sets the size of both buffers, if given.
 pub(super) fn set_buffers<'s>(socket: impl Into<SockRef<'s>>, size: Option<u32>) {
     if let Some(size) = size {
         let socket = socket.into();

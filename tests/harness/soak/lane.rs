@@ -1,9 +1,11 @@
-//! A lane: an address for clients whose connections all come to the same two backends, so that
-//! both ends of a scenario are known to belong together whatever they say.
+//! A lane: a client address whose connections all reach the same two backends, so that both ends of
+//! a scenario are known to belong together whatever bytes they carry.
 //!
-//! The program chooses the channel by a hash of the client's address; which lane that is, is found
-//! by trying. Invariants: the scenarios of a lane come one after the other, and the next one begins when
-//! the program has let go of the one before; its ports are the lane's all along.
+//! The program chooses the channel by a hash of the client's address. [`Run`](super::Run) finds the
+//! lane of an address by a trial connection.
+//!
+//! Invariants: a lane runs one scenario at a time, and starts the next when the program has
+//! released the last. The ports belong to the lane for the whole run.
 
 use std::{
     io::ErrorKind,
@@ -21,51 +23,52 @@ use super::{
 };
 use crate::{Namespace, TIMEOUT};
 
-/// How long a scenario may take. All its pauses together are a small part of it.
+/// Deadline of a scenario. The sum of its pauses is much shorter.
 const SCENARIO_TIMEOUT: Duration = TIMEOUT;
 
-/// Between two looks at whether nobody comes any more.
+/// Interval between checks whether a connection can still arrive.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Clients' ports: each scenario has another one, so that it is found in the program's log.
+/// Client ports. Each scenario uses another port, which identifies it in the program's log.
 const PORTS: std::ops::Range<u16> = 10_000..60_000;
 
 /// A lane.
 #[derive(Debug)]
 pub(super) struct Lane {
-    /// The backend of the first group, and that of the second.
+    /// The backends of the first and of the second group.
     pub(super) listeners: [BackendListener; 2],
     pub(super) client: Client,
 }
 
-/// Where clients of a lane come from.
+/// The client address of a lane.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) ip: IpAddr,
     pub(super) port: u16,
 }
 
-/// What the scenarios of all lanes have in common.
+/// What all lanes share.
 pub(super) struct Context<'r> {
-    /// Where the program listens.
+    /// The address that the program listens on.
     pub(super) listen_address: SocketAddr,
-    /// The clients' host, if it is not ours.
+    /// Namespace of the clients, if not the thread's own.
     pub(super) clients: Option<&'r Namespace>,
-    /// The backends'.
+    /// Namespace of the backends, if not the thread's own.
     pub(super) backends: Option<&'r Namespace>,
-    /// Tells whether nothing comes of a client that has left: neither the kernel nor the program has its
-    /// connection any more. A reset may be on its way when the program accepts the client.
+    /// Whether the connection of a closed client can no longer reach a backend: neither the kernel
+    /// nor the program has it any more. A reset may still be in flight when the program accepts the
+    /// client.
     pub(super) is_over: &'r (dyn Fn(&Lane, SocketAddr) -> bool + Sync),
 }
 
-/// A scenario that is over.
+/// A finished scenario.
 #[derive(Debug)]
 pub(super) struct ScenarioResult {
     pub(super) address: SocketAddr,
     pub(super) client: Record,
-    /// By whom it was accepted, in turn.
+    /// The backends that accepted the client, in order.
     pub(super) backends: Vec<Record>,
-    /// How long it was, from the connect.
+    /// Duration from the connect.
     pub(super) time: Duration,
 }
 
@@ -89,7 +92,7 @@ impl Client {
                     Err(error) => panic!("binding {here}: {error}"),
                 }
             };
-            // Baseline the connect: the window scale is settled there.
+            // Set before the connect, which negotiates the window scale.
             set_buffers(&socket, buffers);
             socket
                 .connect_timeout(&context.listen_address.into(), TIMEOUT)
@@ -101,7 +104,7 @@ impl Client {
 }
 
 impl Lane {
-    /// Lets a scenario take place.
+    /// Runs a scenario to its end.
     pub(super) fn run_scenario(&mut self, plan: &Plan, context: &Context) -> ScenarioResult {
         let open = match plan.reception {
             Reception::Served | Reception::DiesBeforeAccept => [true, true],
@@ -134,8 +137,8 @@ impl Lane {
             let mut backends = Vec::new();
             while let Some(stream) = self.receive(plan, backends.len(), &mut waiting) {
                 let record = peer::play(stream, &plan.backend, payloads[1], payloads[0], deadline);
-                // One that breaks before the program has found out that its connect was
-                // successful is passed over.
+                // The program passes over a backend that resets before the program knows that the
+                // connect succeeded.
                 let is_early = record.left.is_some() && record.received == 0;
                 backends.push(record);
                 if !is_early {
@@ -151,7 +154,8 @@ impl Lane {
         })
     }
 
-    /// The backend's end of the connection, if it is to come and does; so many have come before.
+    /// Accepts the backend's end of the connection, if the plan has one and it arrives. `before`
+    /// backends have accepted this client already.
     fn receive(
         &mut self,
         plan: &Plan,
@@ -166,12 +170,12 @@ impl Lane {
         };
         let mut first = before == 0;
         loop {
-            // In this order: what has arrived by then counts.
+            // Checked before the accept, so that a connection that has already arrived counts.
             let is_last = waiting.is_over(self, first);
             let called = self.listeners.get(listener)?;
             if dies && called.is_called(POLL_INTERVAL) {
                 self.listeners[listener].close();
-                // If that was soon enough, the connect has failed.
+                // If the close came early enough, the connect has failed.
                 (listener, dies, first) = (1, false, false);
             } else if !dies && let Some(stream) = called.accept(POLL_INTERVAL) {
                 return Some(stream);
@@ -183,7 +187,7 @@ impl Lane {
     }
 }
 
-/// What a lane knows while it waits for a connection to come to a backend.
+/// The state while a lane waits for a connection to reach a backend.
 struct Waiting<'s> {
     running: Option<ScopedJoinHandle<'s, Record>>,
     address: SocketAddr,
@@ -193,8 +197,8 @@ struct Waiting<'s> {
 }
 
 impl Waiting<'_> {
-    /// Whether nothing comes any more that has not come by now. `first` if nobody has come yet whom
-    /// a client that closes in an orderly way would be brought to.
+    /// Whether no further connection can arrive. `first` until a backend has accepted the client: a
+    /// client that closes without a reset still reaches a backend.
     fn is_over(&mut self, lane: &Lane, first: bool) -> bool {
         if Instant::now() >= self.deadline {
             return true;
@@ -203,14 +207,14 @@ impl Waiting<'_> {
             return false;
         }
         match self.client() {
-            // It has been told that nothing comes.
+            // The end of the client's stream shows that no backend follows.
             Record { end: Some(_), .. } => true,
             Record { left: Some(Ending::Close), .. } if first => false,
             _ => (self.context.is_over)(lane, self.address),
         }
     }
 
-    /// The client's record, once it is over.
+    /// Waits for the client to finish; returns its record.
     fn client(&mut self) -> &Record {
         if let Some(client) = self.running.take() {
             self.client = client.join().expect("the client");

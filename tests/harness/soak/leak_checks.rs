@@ -1,8 +1,8 @@
-//! What the program holds and what it says it has done, against what its peers have seen.
+//! Compares what the program holds and reports with what its peers did and saw.
 //!
-//! Invariant: what is compared is exact where both sides know it, and a bound where one of them was
-//! cut off; only memory has an allowance: the kernel's is the whole machine's, and allocators do not
-//! give back to the page.
+//! Invariant: a comparison is exact where both sides know the value, and a bound where a side was
+//! cut off. Only memory has a tolerance: kernel memory is that of the whole machine, and allocators
+//! keep freed pages.
 
 use std::{
     collections::HashSet,
@@ -15,29 +15,29 @@ use std::{
 use super::{StreamEnd, lane::ScenarioResult, verdict::is_turned_away};
 use crate::{Balance, Datapath, KernelMemory, RunDir, Session, eventually, kernel_entries};
 
-/// Time in which what is over is tidied up.
+/// How long the program may take to release resources.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Between two looks at what goes on.
+/// Interval between polls.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What the kernel's memory may have grown by.
+/// Tolerated growth of kernel memory in bytes.
 const MEMORY: u64 = 64 << 20;
 
-/// What the program's own may have grown by from halfway, among scenarios, to its rest at the end: that
-/// was at most 1.6 MB, after 20 scenarios as after 4000.
+/// Tolerated growth of the program's memory in bytes, from the middle of the run to its end. At
+/// most 1.6 MB was measured, after 20 scenarios as after 4000.
 const OWN_MEMORY: u64 = 4 << 20;
 
-/// By which the program's ends of connections are known.
+/// Ports that identify the program's connections.
 #[derive(Debug)]
 pub(super) struct Ports {
-    /// Where the program listens.
+    /// Port that the program listens on.
     pub(super) listen_address: u16,
-    /// Where backends do.
+    /// Ports of the backends.
     pub(super) listeners: HashSet<u16>,
 }
 
-/// What the program held before any scenario.
+/// Resources of the program before the first scenario.
 #[derive(Debug)]
 pub(super) struct Baseline {
     sockets: usize,
@@ -47,7 +47,7 @@ pub(super) struct Baseline {
 }
 
 impl Baseline {
-    /// As it is when it has no connection any more.
+    /// Measures when the program has no open connection.
     pub(super) fn settled(balance: &Balance, dir: &RunDir, ports: &Ports) -> Self {
         let process = balance.process();
         dir.show_at_rest(balance.address());
@@ -60,7 +60,8 @@ impl Baseline {
         }
     }
 
-    /// Waits until the program holds no more than before; panics if it goes on to.
+    /// Waits until the program holds no more than at the baseline; panics if it does not release
+    /// the rest.
     pub(super) fn settle(
         &self,
         balance: &Balance,
@@ -74,33 +75,30 @@ impl Baseline {
         at_most("descriptors", self.descriptors, || Ok(process.descriptors()));
         at_most("map entries", 0, || kernel_entries(process.0, datapath));
         if datapath == Datapath::Splice {
-            // What could not be spliced.
+            // Connections that could not be spliced use sockmap.
             at_most("map entries", 0, || kernel_entries(process.0, Datapath::Sockmap));
         }
-        // Threads of the kernel that work for a ring stay for a while.
+        // io_uring keeps its kernel threads for a while.
         at_most("threads", self.threads as usize, || Ok(process.threads() as usize));
         at_most("open connections", 0, || Ok(connections(process.0, ports)));
-        eventually(
-            SETTLE_TIMEOUT,
-            "the kernel's memory is free again",
-            || match KernelMemory::now().growth_since(self.kernel) {
+        eventually(SETTLE_TIMEOUT, "kernel memory is released", || {
+            match KernelMemory::now().growth_since(self.kernel) {
                 growth if growth <= MEMORY => Ok(()),
                 growth => Err(format!("{growth} bytes more than before")),
-            },
-        );
+            }
+        });
     }
 }
 
-/// Asserts that the second half of the scenarios has not taken more memory of the program's own; nothing is
-/// known of halfway if there were too few.
+/// Asserts that the program's memory has not grown in the second half of the run. `halfway` is
+/// `None` when there were too few scenarios.
 pub(super) fn assert_no_growth(balance: &Balance, halfway: Option<u64>) {
     let Some(halfway) = halfway else { return };
     let growth = balance.process().resident().saturating_sub(halfway);
     assert!(growth <= OWN_MEMORY, "{growth} bytes of memory more than {halfway} halfway");
 }
 
-/// Waits until no session goes on; those that still do after a while, and what the program says of
-/// them.
+/// Waits until no session is open; returns client and row of those that stay open.
 pub(super) fn left_over(balance: &Balance, dir: &RunDir) -> Vec<(SocketAddr, String)> {
     let start = Instant::now();
     loop {
@@ -116,7 +114,7 @@ pub(super) fn left_over(balance: &Balance, dir: &RunDir) -> Vec<(SocketAddr, Str
     }
 }
 
-/// Waits until there is no more of something.
+/// Waits until there are at most `most` of something.
 fn at_most(what: &str, most: usize, look: impl Fn() -> Result<usize, String>) {
     eventually(SETTLE_TIMEOUT, &format!("{most} {what}"), || match look()? {
         found if found <= most => Ok(()),
@@ -124,8 +122,8 @@ fn at_most(what: &str, most: usize, look: impl Fn() -> Result<usize, String>) {
     });
 }
 
-/// Connections of the program, other than those that are only remembered (TIME_WAIT): also of sockets
-/// that nobody has any more.
+/// Number of the program's connections that are not in TIME_WAIT, including connections whose
+/// socket is closed.
 fn connections(process: u32, ports: &Ports) -> usize {
     let port = |address: &str| u16::from_str_radix(address.rsplit_once(':')?.1, 16).ok();
     let is_open = |line: &&str| {
@@ -136,7 +134,7 @@ fn connections(process: u32, ports: &Ports) -> usize {
         (with_client || with_backend) && !["0A", "06"].contains(&state)
     };
     let tables = ["tcp", "tcp6"].map(|table| format!("/proc/{process}/net/{table}"));
-    // A host need not have IPv6.
+    // A host without IPv6 has no tcp6.
     let there = tables.iter().filter(|path| fs::exists(path).unwrap_or(true));
     let count = |path: &String| {
         let table = fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
@@ -145,21 +143,21 @@ fn connections(process: u32, ports: &Ports) -> usize {
     there.map(count).sum()
 }
 
-/// What the program, which has ended, says in its log of all connections.
+/// The sessions in the log of the program, which has exited without warnings or errors.
 pub(super) fn sessions(balance: &Balance) -> Vec<Session> {
     let events = balance.events();
     let troubles = events.iter().filter(|event| ["WARN", "ERROR"].contains(&event.level.as_str()));
     let troubles: Vec<_> = troubles.collect();
-    assert!(troubles.is_empty(), "the program complains: {troubles:#?}");
+    assert!(troubles.is_empty(), "the program logged warnings or errors: {troubles:#?}");
     balance.sessions(0)
 }
 
-/// What is wrong with what the program says of a scenario, if something is.
+/// The difference between a scenario and the program's report of it, if there is one.
 pub(super) fn disagreement(result: &ScenarioResult, session: Option<&Session>) -> Option<String> {
     let ScenarioResult { client, backends, .. } = result;
     let Some(session) = session else {
         let has_to = !is_turned_away(client, backends);
-        return has_to.then(|| "the program knows nothing of it".to_owned());
+        return has_to.then(|| "the program has not logged the connection".to_owned());
     };
     let Some(backend) = backends.last() else {
         return (session.rcvd > 0)

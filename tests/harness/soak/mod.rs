@@ -1,9 +1,10 @@
-//! Count of connections at random: what both peers of a connection do is planned from a seed, done
-//! on real sockets through the program, written down, and judged.
+//! Random scenarios. A seed determines what both peers of a connection do; the peers do it on real
+//! sockets through the program and record it; the records are judged.
 //!
-//! A *scenario* is one client and the backend that it comes to; it has a number, and belongs to a
-//! *run*, which has a seed. A *script* is what one side does. Invariant: a plan depends on seed and
-//! number alone, so that a scenario which went wrong can be result again by itself.
+//! A *scenario* is one client and the backend that it reaches. It has a number and belongs to a
+//! *run*, which has a seed. A *script* is what one side does.
+//!
+//! Invariant: a plan depends only on seed and number, so a failed scenario can be repeated alone.
 
 mod backend_listener;
 mod lane;

@@ -1,17 +1,17 @@
-//! What a side says, and whether what arrives is that.
+//! Generates the bytes that a side sends, and checks those that arrive.
 //!
-//! Invariant: a byte depends on who says it and on its place alone, so that each one that is
-//! missing, comes twice, at another place or out of another connection is noticed where it happens.
+//! Invariant: a byte depends only on its stream and its offset. So a byte that is lost, duplicated,
+//! misplaced, or from another connection is detected where it happens.
 
-/// The bytes that a side of a scenario says.
+/// Generates the payload of one direction of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PayloadGenerator(
-    /// What makes it differ from others.
+    /// The seed of the payload.
     pub u64,
 );
 
 impl PayloadGenerator {
-    /// Fills `buffer` with what it says from `place` on.
+    /// Fills `buffer` with the payload from offset `place` on.
     pub fn fill(self, place: u64, buffer: &mut [u8]) {
         let into_word = (place % 8) as usize;
         let (head, rest) = buffer.split_at_mut(buffer.len().min((8 - into_word) % 8));
@@ -21,7 +21,7 @@ impl PayloadGenerator {
         }
     }
 
-    /// Eight bytes of it, mixed as in splitmix64.
+    /// Eight bytes of the payload, mixed as in splitmix64.
     fn word(self, number: u64) -> [u8; 8] {
         let mut word = self.0.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -30,7 +30,7 @@ impl PayloadGenerator {
     }
 }
 
-/// What has arrived of a payload.
+/// Checks a received payload.
 #[derive(Clone, Debug)]
 pub struct PayloadChecker {
     payload: PayloadGenerator,
@@ -40,12 +40,12 @@ pub struct PayloadChecker {
 }
 
 impl PayloadChecker {
-    /// Listens to that payload from its beginning.
+    /// Expects this payload from its first byte.
     pub fn new(payload: PayloadGenerator) -> Self {
         Self { payload, received: 0, wrong_at: None, expected: Vec::new() }
     }
 
-    /// Takes in the next bytes.
+    /// Checks the next bytes.
     pub fn take(&mut self, bytes: &[u8]) {
         if self.wrong_at.is_none() {
             self.expected.resize(bytes.len(), 0);
@@ -56,12 +56,12 @@ impl PayloadChecker {
         self.received += bytes.len() as u64;
     }
 
-    /// How many bytes have arrived.
+    /// Number of bytes received.
     pub fn received(&self) -> u64 {
         self.received
     }
 
-    /// The first place at which another byte arrived than was sent there.
+    /// Offset of the first wrong byte.
     pub fn wrong_at(&self) -> Option<u64> {
         self.wrong_at
     }

@@ -1,8 +1,8 @@
-//! Plays one side of a scenario on a real socket, and writes down what it did and saw.
+//! Plays the script of one side on a real socket and records what the side did and saw.
 //!
-//! Invariants: one thread, which sleeps until something can be done or is due; the first thing that
-//! the kernel tells of a connection that has broken is what counts, because it tells it once; at
-//! the deadline it gives up.
+//! Invariants: there is one thread, which sleeps until the socket is ready or an action is due.
+//! Only the first error of a broken connection counts, because the kernel reports an error once. At
+//! the deadline the side gives up.
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
@@ -26,7 +26,7 @@ use crate::reset;
 /// Bytes of one read.
 const CHUNK: usize = 128 << 10;
 
-/// Plays `script` on a stream: says `own`, and expects to hear `other`.
+/// Plays `script` on a stream: sends `own` and expects `other`.
 pub(super) fn play(
     stream: TcpStream,
     script: &Script,
@@ -60,27 +60,27 @@ struct Player<'s> {
     start: Instant,
     deadline: Instant,
     checker: PayloadChecker,
-    /// The act that it is at, and how much of it has been sent.
+    /// The current act, and how many of its bytes are sent.
     act: usize,
     sent_in_act: u64,
     paused_until: Option<Instant>,
-    /// The rest that comes next or is being taken.
+    /// The next or current read pause.
     rest: usize,
     not_reading_until: Option<Instant>,
     buffer: Vec<u8>,
     record: Record,
 }
 
-/// What can be done now.
+/// What a half of the side needs next.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Next {
-    /// To move bytes.
+    /// The socket must become ready.
     Move,
-    /// To wait until then.
+    /// Nothing until then.
     Until(Instant),
-    /// To wait for what the other half does.
+    /// Progress of the other half.
     Wait,
-    /// Nothing any more.
+    /// Nothing: the half is finished.
     Over,
 }
 
@@ -89,7 +89,7 @@ impl Player<'_> {
         loop {
             let now = Instant::now();
             if let Some(ending) = self.breaks(now) {
-                // What nobody has read makes the kernel reset a connection that is closed.
+                // Closing a socket with unread bytes makes the kernel send a RST.
                 let is_unread = matches!(stream.peek(&mut [0]), Ok(1..));
                 self.record.left = Some(if is_unread { Ending::Reset } else { ending });
                 if ending == Ending::Reset {
@@ -110,7 +110,7 @@ impl Player<'_> {
             if listen == Next::Move && found.intersects(READABLE) {
                 self.read(&stream);
             } else if listen == Next::Wait && found.intersects(BROKEN) {
-                // It has stopped reading for good, and nothing is held up by that any more.
+                // The side has stopped reading for good, and no act waits for further bytes.
                 self.rest = self.script.read_pauses.len();
             }
             if speak == Next::Move && found.intersects(WRITABLE) {
@@ -122,7 +122,7 @@ impl Player<'_> {
         self.record
     }
 
-    /// How it has to leave now, if it has to.
+    /// How the side has to break off now, if it has to.
     fn breaks(&self, now: Instant) -> Option<Ending> {
         let Break { ending, moment, within } = self.script.breaks?;
         let reached = match moment {
@@ -135,7 +135,7 @@ impl Player<'_> {
         (reached || now >= self.start + within).then_some(ending)
     }
 
-    /// Comes to the act in which there is something to do.
+    /// Advances to the act that has something to do.
     fn speak(&mut self, now: Instant, stream: &TcpStream) -> Next {
         if self.record.finished || self.is_broken() {
             return Next::Over;
@@ -156,7 +156,7 @@ impl Player<'_> {
                 }
                 Act::AwaitEnd if !is_over => return Next::Wait,
                 Act::Pause(long) if self.sent_in_act == 0 => {
-                    // Once.
+                    // Each pause is taken once.
                     self.sent_in_act = 1;
                     self.paused_until = Some(now + long);
                     return Next::Until(now + long);
@@ -189,7 +189,7 @@ impl Player<'_> {
         Next::Move
     }
 
-    /// Waits until one of the wishes may be fulfilled or something is due.
+    /// Waits until the socket is ready for one of the halves, or until the next action is due.
     fn wait(&self, stream: &TcpStream, now: Instant, speak: Next, listen: Next) -> PollFlags {
         let mut until = self.deadline;
         if let Some(Break { within, .. }) = self.script.breaks {
@@ -205,20 +205,21 @@ impl Player<'_> {
         flags.set(PollFlags::POLLIN, listen == Next::Move);
         flags.set(PollFlags::POLLOUT, speak == Next::Move);
         flags.set(ENDED, listen == Next::Wait);
-        // What a broken connection tells would be found again and again while nobody acts on it.
+        // poll would report a broken connection at once, again and again, so no poll happens
+        // without flags.
         if flags.is_empty() {
             thread::sleep(long);
             return flags;
         }
         let mut streams = [PollFd::new(stream.as_fd(), flags)];
-        // An interrupted wait has found nothing.
+        // An interrupted wait returns no events.
         let _ = ppoll(&mut streams, Some(TimeSpec::from_duration(long)), None);
-        // None if there is a flag that nix does not know: ENDED. Then everything may be tried.
+        // `None` if a flag is unknown to nix (ENDED). Then try everything.
         streams[0].revents().unwrap_or(PollFlags::all())
     }
 
     fn read(&mut self, mut stream: &TcpStream) {
-        // Not beyond the place where it is to stop.
+        // Not beyond the offset of the next read pause.
         let rest = self.script.read_pauses.get(self.rest);
         let room = rest.map_or(u64::MAX, |rest| rest.after - self.checker.received());
         let room = room.min(CHUNK as u64) as usize;
@@ -243,7 +244,7 @@ impl Player<'_> {
                 self.own.fill(self.record.sent, &mut word);
                 (SockRef::from(stream).send_out_of_band(&word), Duration::ZERO)
             }
-            other => unreachable!("{other:?} says nothing"),
+            other => unreachable!("{other:?} sends nothing"),
         };
         match result {
             Ok(written) => {
@@ -258,7 +259,7 @@ impl Player<'_> {
         }
     }
 
-    /// Notes that the connection is broken, and takes what has arrived before that.
+    /// Records that the connection is broken, after reading what has already arrived.
     fn broke(&mut self, how: StreamEnd, mut stream: &TcpStream) {
         if self.record.end.is_none() {
             while let Ok(read @ 1..) = stream.read(&mut self.buffer) {
@@ -269,7 +270,7 @@ impl Player<'_> {
         self.act = usize::MAX;
     }
 
-    /// Whether it can say nothing any more.
+    /// Whether the side can no longer send.
     fn is_broken(&self) -> bool {
         self.act == usize::MAX || !matches!(self.record.end, None | Some(StreamEnd::Clean))
     }
@@ -280,7 +281,7 @@ impl Player<'_> {
     }
 }
 
-/// The other side has ended, and everything it has sent is here.
+/// The other side has ended its direction, and all its bytes have arrived.
 const ENDED: PollFlags = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
 const BROKEN: PollFlags = PollFlags::POLLERR.union(PollFlags::POLLHUP);
 const READABLE: PollFlags = PollFlags::POLLIN.union(BROKEN);

@@ -1,8 +1,8 @@
-//! What happens in a scenario, before it happens.
+//! The plan of a scenario.
 //!
-//! Invariants: a plan comes from seed and number and nothing else; two sides that follow a plan
-//! without a break never wait for each other; who stops reading for good breaks off or is told of a
-//! reset; all pauses together are short.
+//! Invariants: a plan depends only on seed and number. Two sides that follow a plan without a break
+//! never wait for each other. A side that stops reading for good breaks off or gets a reset. All
+//! pauses together are short.
 
 use std::{fmt, time::Duration};
 
@@ -10,126 +10,126 @@ use super::PayloadGenerator;
 
 mod draw;
 
-/// A scenario: what its two sides do.
+/// What the two sides of a scenario do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Of the run.
+    /// Seed of the run.
     pub seed: u64,
-    /// In the run.
+    /// Number in the run.
     pub number: u64,
-    /// How the backends take it.
+    /// How the backends receive the client.
     pub reception: Reception,
     /// What the client does.
     pub client: Script,
-    /// What the backend does that the client comes to.
+    /// What the backend does that the client reaches.
     pub backend: Script,
 }
 
-/// How the backends take a client.
+/// How the backends receive a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reception {
-    /// The first one accepts it.
+    /// The first backend accepts.
     Served,
-    /// The first one does not listen, that of the next group accepts it.
+    /// The first backend does not listen; the backend of the next group accepts.
     Failover,
-    /// None listens.
+    /// No backend listens.
     AllDown,
-    /// The first one dies before it has accepted the connection that it was sent: that breaks the
-    /// client's, or the next group serves if the connect had yet to be completed.
+    /// The first backend closes its listener before it accepts the connection. That resets the
+    /// client's connection; if the connect had not completed, the next group serves the client.
     DiesBeforeAccept,
 }
 
-/// What one side does. Speaking and reading go on side by side.
+/// What one side does. It sends and reads concurrently.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Script {
-    /// Size of the socket's buffers, if not the kernel's choice.
+    /// Size of the socket buffers; `None` for the kernel's choice.
     pub buffers: Option<u32>,
-    /// In this order; then it ends its direction.
+    /// Acts in order; then the side ends its direction.
     pub acts: Vec<Act>,
-    /// When it does not read, in the order of their places.
+    /// Pauses of reading, ordered by offset.
     pub read_pauses: Vec<ReadPause>,
-    /// How it breaks off, if it does.
+    /// How the side breaks off, if it does.
     pub breaks: Option<Break>,
 }
 
-/// A part of what a side says.
+/// One step of what a side sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Says so many bytes.
+    /// Sends this many bytes.
     Send {
-        /// How many.
+        /// Number of bytes.
         bytes: u64,
-        /// The most in one write.
+        /// Maximum length of one write.
         write: u32,
-        /// Silence after each write.
+        /// Pause after each write.
         gap: Duration,
     },
-    /// Says one byte, urgently.
+    /// Sends one urgent byte.
     Urgent,
-    /// Says nothing for a while.
+    /// Sends nothing for a while.
     Pause(Duration),
-    /// Says nothing until it has received so many bytes, or the end.
+    /// Sends nothing until this many bytes, or the end, have been received.
     AwaitBytes(u64),
-    /// Says nothing until the other side has ended.
+    /// Sends nothing until the other side has ended.
     AwaitEnd,
 }
 
-/// A time in which a side does not read.
+/// A period in which a side does not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadPause {
-    /// Once it has received so many bytes.
+    /// Begins after this many received bytes.
     pub after: u64,
-    /// How long; if `None` until it is told of a break or all that is to come is here.
+    /// Duration. `None` lasts until the connection breaks or all that is to come has arrived.
     pub long: Option<Duration>,
 }
 
-/// A side that leaves before it is done.
+/// A break: a side leaves before it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Break {
-    /// How.
+    /// How the side leaves.
     pub ending: Ending,
-    /// When.
+    /// When the side leaves.
     pub moment: Moment,
-    /// At the latest, from its beginning.
+    /// Latest time of the break, from the start of the side.
     pub within: Duration,
 }
 
 /// How a side leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// Breaks off with a reset.
+    /// With a RST.
     Reset,
-    /// Closes the socket, as the kernel does for a program that dies.
+    /// Closes the socket, as the kernel does for a process that dies.
     Close,
 }
 
 /// When a side leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// It has sent so many bytes.
+    /// After sending this many bytes.
     Sent(u64),
-    /// It has received so many bytes.
+    /// After receiving this many bytes.
     Received(u64),
-    /// It has ended its direction.
+    /// After ending its direction.
     SentEnd,
-    /// The other side has ended its direction.
+    /// After the other side has ended.
     ReceivedEnd,
-    /// When its time is up.
+    /// When its time is over.
     Time,
 }
 
 impl Plan {
-    /// The plan of a scenario.
+    /// Draws the plan of a scenario.
     pub fn new(seed: u64, number: u64) -> Self {
         draw::plan(seed, number)
     }
 
-    /// What the client says.
+    /// Payload of the client.
     pub fn client_payload(&self) -> PayloadGenerator {
         self.payload(1)
     }
 
-    /// What the backend says.
+    /// Payload of the backend.
     pub fn backend_payload(&self) -> PayloadGenerator {
         self.payload(2)
     }
@@ -140,7 +140,7 @@ impl Plan {
         )
     }
 
-    /// Whether both sides have to come to a clean end.
+    /// Whether both sides must end cleanly.
     pub fn is_faultless(&self) -> bool {
         let is_served = matches!(self.reception, Reception::Served | Reception::Failover);
         is_served && self.client.breaks.is_none() && self.backend.breaks.is_none()
@@ -148,7 +148,7 @@ impl Plan {
 }
 
 impl Script {
-    /// Bytes that it says if nothing breaks.
+    /// Bytes that the side sends without a break.
     pub fn bytes(&self) -> u64 {
         let bytes = self.acts.iter().map(|act| match act {
             Act::Send { bytes, .. } => *bytes,
@@ -158,7 +158,7 @@ impl Script {
         bytes.sum()
     }
 
-    /// Time that it spends on being silent and on not reading, if nothing breaks.
+    /// Total time of pauses without a break.
     pub fn silence(&self) -> Duration {
         let silences = self.acts.iter().map(|act| match act {
             Act::Send { bytes, write, gap } => *gap * (bytes.div_ceil(u64::from(*write)) as u32),
@@ -169,7 +169,7 @@ impl Script {
             + self.read_pauses.iter().filter_map(|rest| rest.long).sum::<Duration>()
     }
 
-    /// Whether it stops reading for good.
+    /// Whether the side stops reading for good.
     pub fn stalls(&self) -> bool {
         self.read_pauses.iter().any(|rest| rest.long.is_none())
     }
@@ -191,15 +191,15 @@ impl fmt::Display for Script {
         for act in &self.acts {
             match act {
                 Act::Send { bytes, write, gap } => {
-                    write!(f, "say {bytes} by {write}")?;
+                    write!(f, "send {bytes} by {write}")?;
                     if !gap.is_zero() {
                         write!(f, " every {gap:?}")?;
                     }
                 }
-                Act::Urgent => f.write_str("say 1 urgently")?,
+                Act::Urgent => f.write_str("send 1 urgently")?,
                 Act::Pause(long) => write!(f, "pause {long:?}")?,
-                Act::AwaitBytes(bytes) => write!(f, "hear up to {bytes}")?,
-                Act::AwaitEnd => f.write_str("hear the end")?,
+                Act::AwaitBytes(bytes) => write!(f, "wait for {bytes} received")?,
+                Act::AwaitEnd => f.write_str("wait for the end")?,
             }
             f.write_str(", ")?;
         }

@@ -1,6 +1,6 @@
 //! What one side of a scenario did and saw.
 //!
-//! Invariant: only what its own socket told it.
+//! Invariant: a record has only what the side's own socket reported.
 
 use std::io::{self, ErrorKind};
 
@@ -13,31 +13,31 @@ pub enum StreamEnd {
     Clean,
     /// With a RST.
     Reset,
-    /// With something else.
+    /// With another error.
     Other(ErrorKind),
 }
 
 /// What a side did and saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// Bytes that its socket has taken.
+    /// Bytes that the socket accepted.
     pub sent: u64,
-    /// Whether it has ended its direction in an orderly way after that.
+    /// Whether the side then ended its direction with a FIN.
     pub finished: bool,
-    /// How it left before it was done, if it did.
+    /// How the side broke off, if it did.
     pub left: Option<Ending>,
-    /// Bytes that it has read.
+    /// Bytes read.
     pub received: u64,
-    /// The first place where another byte came than was sent.
+    /// Offset of the first wrong byte.
     pub wrong_at: Option<u64>,
-    /// How the other side ended, if it saw that.
+    /// How the other side ended, if the side saw that.
     pub end: Option<StreamEnd>,
-    /// Where it stood when its time was over, if it was.
+    /// The act at the deadline, if the side had not finished.
     pub stuck: Option<String>,
 }
 
 impl StreamEnd {
-    /// The end that an error tells of.
+    /// The end that an I/O error means.
     pub(super) fn of(error: &io::Error) -> Self {
         match error.kind() {
             ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Self::Reset,

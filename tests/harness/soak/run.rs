@@ -1,7 +1,7 @@
-//! A run: many scenarios at a time through one program, and what they have left when they are over.
+//! A run: many concurrent scenarios through one program, and the checks after them.
 //!
-//! Invariant: a run ends with statistics only if nothing was wrong with any scenario, the program holds no
-//! more than before, and what it says it has done is what its peers saw.
+//! Invariant: a run returns statistics only if every scenario was right, the program holds no more
+//! than before, and its reports agree with its peers.
 
 use std::{
     collections::HashMap,
@@ -30,28 +30,28 @@ use crate::{
     Topology, eventually, exchange,
 };
 
-/// Count at a time. A power of two: addresses in a row come to as many lanes then.
+/// Concurrent scenarios. A power of two, so that consecutive addresses hash to as many lanes.
 const LANES: usize = 32;
 
-/// What one run is.
+/// The parameters of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
-    /// Where.
+    /// Datapath and hosts.
     pub target: Target,
-    /// Of all plans.
+    /// Seed of all plans.
     pub seed: u64,
-    /// How far.
+    /// Number of scenarios, or time.
     pub limit: Limit,
 }
 
 /// Which scenarios belong to a run.
 #[derive(Clone, Copy, Debug)]
 pub enum Limit {
-    /// All that begin within that time.
+    /// All that start within this time.
     Time(Duration),
-    /// So many.
+    /// This many.
     Count(u64),
-    /// One scenario alone, so many times.
+    /// Only the scenario with this number, this many times.
     Only(u64, u64),
 }
 
@@ -65,19 +65,19 @@ impl fmt::Display for Limit {
     }
 }
 
-/// What went wrong in a run.
+/// A failure in a run.
 #[derive(Debug)]
 pub struct Failure {
     run: Run,
-    /// The scenario in which it did, if it was in one alone.
+    /// The scenario that failed, if the failure belongs to one.
     plan: Option<Plan>,
-    /// And the address of its client.
+    /// The client address of the scenario.
     client: Option<SocketAddr>,
     seen: String,
 }
 
 impl Failure {
-    /// Adds what the program has logged of the client.
+    /// Appends what the program has logged about the client.
     fn add_log(&mut self, balance: &Balance) {
         let Some(client) = self.client.map(|client| format!("\"{client}\"")) else { return };
         for line in balance.log().iter().filter(|line| line.contains(&client)) {
@@ -92,7 +92,7 @@ impl fmt::Display for Failure {
         let Self { run: Run { target, seed, limit }, plan, seen, .. } = self;
         let again = format!("again: cargo xtask soak --datapath {target} --seed {seed}");
         match plan {
-            // The plan is the same then, but not the moments at which things meet.
+            // The plan is the same in every repetition, the timing is not.
             Some(plan) => {
                 let limit = Limit::Only(plan.number, 1000);
                 write!(f, "on {target}: {plan}\n{seen}\n{again} {limit}")
@@ -102,7 +102,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// The hosts, and addresses on them.
+/// The hosts and the run directory.
 struct Environment {
     network: Option<Network>,
     dir: RunDir,
@@ -113,7 +113,7 @@ impl Environment {
         self.network.as_ref().map(|network| network.peer(peer))
     }
 
-    /// Where clients can come from.
+    /// Client addresses to try.
     fn clients(&self) -> Vec<IpAddr> {
         let numbers = 10..10 + 2 * LANES as u8;
         match &self.network {
@@ -132,7 +132,7 @@ impl Environment {
             for listener in listeners {
                 builder = builder.channel(listener[group].address());
             }
-            // By the client's address; ends the group, too.
+            // `%`: hash of the client's address; also ends the group.
             builder = builder.operand("%");
         }
         match &self.network {
@@ -145,30 +145,31 @@ impl Environment {
     }
 }
 
-/// Everything that happened.
+/// The results of all scenarios.
 #[derive(Default)]
 struct Results {
     statistics: Statistics,
     failures: Vec<Failure>,
-    /// By the client's address.
+    /// By client address.
     scenarios: HashMap<SocketAddr, (u64, ScenarioResult)>,
 }
 
 impl Run {
-    /// Does it; `progress` hears the statistics after each scenario. `None` where the hosts cannot be had.
+    /// Executes the run; calls `progress` with the statistics after each scenario. Returns `None`
+    /// where the hosts cannot be created.
     ///
     /// # Errors
-    /// The scenarios that went wrong, or what else did.
+    /// The failed scenarios, or another failure of the run.
     pub fn go(
         &self,
         progress: &(dyn Fn(&Statistics) + Sync),
     ) -> Result<Option<Statistics>, Vec<Failure>> {
-        // All that it has is its own, and gone then.
+        // AssertUnwindSafe: everything that the closure creates is dropped by the unwinding.
         let outcome = catch_unwind(AssertUnwindSafe(|| self.run_all(progress)));
         outcome.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref().copied());
-            let seen = text.unwrap_or("a panic without a word").to_owned();
+            let seen = text.unwrap_or("a panic without a message").to_owned();
             Err(vec![Failure { run: *self, plan: None, client: None, seen }])
         })
     }
@@ -233,12 +234,12 @@ impl Run {
             listeners: listeners.iter().flat_map(doors_of).collect(),
         };
         let lanes = find_lanes(listeners, environment.clients(), &context, process);
-        // What is made once and kept has been made by then, such as a program on an interface.
+        // By now the program has created what it creates once, such as the filter on an interface.
         let before = Baseline::settled(&balance, dir, &ports);
         let start = Instant::now();
         let results = Mutex::new(Results::default());
         let next = AtomicU64::new(0);
-        // Memory of the program then.
+        // Memory of the program in the middle of the run.
         let halfway = OnceLock::new();
         thread::scope(|scope| {
             for mut lane in lanes {
@@ -266,7 +267,7 @@ impl Run {
         let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
         if results.failures.is_empty() {
             for (address, session) in leak_checks::left_over(&balance, dir) {
-                let seen = format!("its session goes on: {session}");
+                let seen = format!("its session is still open: {session}");
                 results.fail(self, address, &seen);
             }
         }
@@ -285,7 +286,7 @@ impl Run {
         }
     }
 
-    /// The number of the scenario that is the nth to begin, if it may.
+    /// Number of the `nth` scenario to start; `None` after the end of the run.
     fn number(&self, nth: u64, start: Instant) -> Option<u64> {
         match self.limit {
             Limit::Time(time) => (start.elapsed() < time).then_some(nth),
@@ -294,7 +295,7 @@ impl Run {
         }
     }
 
-    /// Whether the scenario that is the nth to begin is one of the second half.
+    /// Whether the `nth` scenario belongs to the second half of the run.
     fn is_half_over(&self, nth: u64, start: Instant) -> bool {
         match self.limit {
             Limit::Time(time) => start.elapsed() >= time / 2,
@@ -302,7 +303,7 @@ impl Run {
         }
     }
 
-    /// Has the program end, and compares what it says with what its peers saw.
+    /// Stops the program and compares its totals with what its peers saw.
     fn check_totals(&self, results: &mut Results, balance: &mut Balance, dir: &RunDir) {
         let rows = dir.show(balance.address());
         balance.signal(Signal::SIGTERM);
@@ -314,7 +315,7 @@ impl Run {
         assert_eq!(shown, (sent, rcvd), "bytes of all channels and of all sessions");
         assert_eq!((stopped.sent, stopped.rcvd), (sent, rcvd), "bytes in all and of all sessions");
         assert_eq!(stopped.connections, sessions.len() as u64 + stopped.unserved, "connections");
-        // Of those that had the same address, one after the other, the last, as in the results.
+        // Of several sessions with one client address the last one counts, as in the results.
         let sessions: HashMap<_, _> = sessions.iter().map(|one| (one.client, one)).collect();
         let mut wrong = Vec::new();
         for (address, (_, result)) in &results.scenarios {
@@ -331,21 +332,21 @@ impl Run {
 }
 
 impl Results {
-    /// Takes in a scenario that is over.
+    /// Adds a finished scenario.
     fn tell(&mut self, run: &Run, plan: Plan, result: ScenarioResult) {
         self.statistics.add(&plan, &result);
         let ScenarioResult { client, backends, address, .. } = &result;
-        let faults = find_violations(&plan, client, backends);
-        if faults.is_empty() {
+        let violations = find_violations(&plan, client, backends);
+        if violations.is_empty() {
             self.scenarios.insert(*address, (plan.number, result));
         } else {
-            let seen = format!("{faults:#?}\nclient: {client:#?}\nbackends: {backends:#?}");
+            let seen = format!("{violations:#?}\nclient: {client:#?}\nbackends: {backends:#?}");
             let (plan, client) = (Some(plan), Some(*address));
             self.failures.push(Failure { run: *run, plan, client, seen });
         }
     }
 
-    /// Notes what turns out to be wrong with the scenario of that client after all.
+    /// Records a failure of that client's scenario that was found after the scenario.
     fn fail(&mut self, run: &Run, client: SocketAddr, wrong: &str) {
         let (number, result) =
             self.scenarios.get(&client).unwrap_or_else(|| panic!("{client}: {wrong}"));
@@ -355,7 +356,7 @@ impl Results {
     }
 }
 
-/// Finds an address of clients for each pair of backends.
+/// Finds a client address for each pair of backends.
 fn find_lanes(
     listeners: Vec<[BackendListener; 2]>,
     clients: Vec<IpAddr>,
@@ -377,7 +378,7 @@ fn find_lanes(
                 .find_map(|(i, [listener, _])| Some((i, listener.accept(Duration::ZERO)?)));
             called.ok_or_else(|| "it has not".to_owned())
         });
-        // What a datapath needs on each interface is made by that.
+        // The datapath creates what it needs for each interface.
         (0..5).for_each(|_| exchange(&mut stream, &mut server));
         found[lane].get_or_insert(client);
     }

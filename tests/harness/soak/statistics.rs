@@ -1,26 +1,25 @@
-//! How much has happened in a run, by kind.
+//! Counts of what happened in a run.
 //!
-//! Invariant: only what took place is counted: a break that was planned and did not come to pass is
-//! none.
+//! Invariant: only what took place is counted; a planned break that did not happen is not.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use super::{Act, Ending, Plan, Reception, StreamEnd, lane::ScenarioResult};
 
-/// What has happened in a run.
+/// What happened in a run.
 #[derive(Clone, Debug, Default)]
 pub struct Statistics {
-    /// Count that are over.
+    /// Finished scenarios.
     pub scenarios: u64,
-    /// Bytes that clients have received, and backends.
+    /// Bytes received by clients and backends.
     pub bytes: u64,
-    /// How long it took.
+    /// Duration of the run.
     pub time: Duration,
-    /// The longest scenario, and its number.
+    /// Duration and number of the longest scenario.
     pub longest: (Duration, u64),
-    /// What happened in scenarios, and in how many of them.
+    /// In how many scenarios each kind of event happened.
     pub kinds: BTreeMap<&'static str, u64>,
-    /// Connections by the datapath on which they ended.
+    /// Number of connections by datapath at their end.
     pub sessions: BTreeMap<String, u64>,
 }
 
@@ -41,7 +40,7 @@ impl Statistics {
                 None => {}
             }
             if record.end == Some(StreamEnd::Reset) {
-                self.count("a side is told of a break");
+                self.count("a side gets a reset");
             }
             if script.stalls() {
                 self.count("a side stops reading for good");
@@ -55,7 +54,7 @@ impl Statistics {
             if ended
                 .is_some_and(|at| script.acts[at..].iter().any(|a| matches!(a, Act::Send { .. })))
             {
-                self.count("a side talks on after the other's end");
+                self.count("a side sends after the other's end");
             }
         }
         let all_clean = sides.iter().all(|(_, record)| {
@@ -65,7 +64,7 @@ impl Statistics {
             self.count("both ends clean");
         }
         if backends.len() > 1 {
-            self.count("backend breaks off at once, the next group serves");
+            self.count("backend resets at once, the next group serves");
         }
         match plan.reception {
             Reception::Served => {}

@@ -1,20 +1,22 @@
-//! Where scenarios take place: a datapath, and what is between the hosts.
+//! Where scenarios run: a datapath, on one host or between hosts.
+//!
+//! Invariant: every target has a name that `--datapath` accepts.
 
 use std::{fmt, str::FromStr};
 
 use crate::{Datapath, Family};
 
-/// A datapath, and whether client, program and backend are each on a host of its own.
+/// A datapath, and whether client, program and backend have their own hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// What moves the bytes.
+    /// The datapath.
     pub datapath: Datapath,
-    /// How the hosts talk, if there are several.
+    /// IP version between the hosts; `None` for loopback.
     pub apart: Option<Family>,
 }
 
 impl Target {
-    /// All that there are, with the names by which they are asked for.
+    /// All targets with their names.
     pub const ALL: [(&'static str, Self); 7] = [
         ("relay", Self::here(Datapath::Relay)),
         ("sockmap", Self::here(Datapath::Sockmap)),
@@ -33,7 +35,7 @@ impl Target {
         Self { datapath, apart: Some(family) }
     }
 
-    /// Whether it works only where the kernel's datapaths do.
+    /// Whether the target needs a kernel datapath.
     pub fn needs_kernel(self) -> bool {
         self.datapath != Datapath::Relay
     }

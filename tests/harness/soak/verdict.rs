@@ -1,66 +1,67 @@
-//! Whether what both sides of a scenario saw can be true of connections that lose nothing.
+//! Judges whether the records of both sides are possible on connections that lose nothing.
 //!
-//! Invariant: decided from the plan and the two records alone.
+//! Invariant: the verdict depends only on the plan and the records.
 
 use super::{Ending, Plan, Reception, Record, StreamEnd};
 
 /// What is wrong with a scenario.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Violation {
-    /// A side read another byte than was sent at that place.
+    /// A side read a byte that differs from the byte sent at its offset.
     Wrong {
-        /// Who read it.
+        /// The reading side.
         reader: &'static str,
-        /// Where.
+        /// Offset.
         at: u64,
     },
     /// A side read more than was sent.
     TooMuch {
-        /// Who read it.
+        /// The reading side.
         reader: &'static str,
     },
-    /// A side was told that it had received everything, and had not.
+    /// A side read a FIN before all bytes.
     Truncated {
-        /// Who was told.
+        /// The reading side.
         reader: &'static str,
-        /// Bytes that are missing.
+        /// Number of missing bytes.
         missing: u64,
     },
-    /// A side was told of an orderly end where there was none.
+    /// A side read a FIN that the other side had not sent.
     FalseEnd {
-        /// Who was told.
+        /// The reading side.
         reader: &'static str,
     },
-    /// A side was told that a connection was broken which nobody broke.
+    /// A connection broke that neither side had broken.
     Broken {
-        /// Who was told.
+        /// The side that saw the break.
         reader: &'static str,
-        /// How it ended for it.
+        /// How the stream ended for the side.
         end: Option<StreamEnd>,
     },
-    /// Something else became of a connection than a FIN or a reset.
+    /// A connection ended with neither FIN nor RST.
     UnexpectedEnd {
-        /// Who was told.
+        /// The side that saw the end.
         reader: &'static str,
-        /// How it ended for it.
+        /// How the stream ended for the side.
         end: StreamEnd,
     },
-    /// A side has not come to its end in time.
+    /// A side had not finished at its deadline.
     Hangs {
-        /// Who.
+        /// The side.
         side: &'static str,
-        /// Where it stood.
+        /// Its act at the deadline.
         place: String,
     },
-    /// The client was not connected to a backend although there was one.
+    /// The client reached no backend although one listened.
     NotServed,
-    /// The client was brought to another backend after it had talked to one.
+    /// The client reached a second backend after bytes from the first.
     ServedTwice,
-    /// The client received something although there was no backend.
+    /// The client received bytes although it reached no backend.
     ServedByNobody,
 }
 
-/// What is wrong with a scenario whose client, and the backends it came to in turn, wrote that down.
+/// The violations in a scenario, from the records of its client and of the backends that accepted
+/// it, in order.
 pub fn find_violations(plan: &Plan, client: &Record, backends: &[Record]) -> Vec<Violation> {
     let mut faults = Vec::new();
     let sides = backends.iter().map(|backend| ("backend", backend)).chain([("client", client)]);
@@ -81,7 +82,7 @@ pub fn find_violations(plan: &Plan, client: &Record, backends: &[Record]) -> Vec
     if !is_turned_away(client, backends) {
         faults.extend(direction(backend, "client", client));
     }
-    // One that hangs leaves in the end, and that breaks the other.
+    // A side that hangs leaves at its deadline, which breaks the other side.
     if [client, backend].iter().all(|side| side.left.is_none() && side.stuck.is_none()) {
         faults.extend(unbroken("client", client));
         faults.extend(unbroken("backend", backend));
@@ -89,21 +90,22 @@ pub fn find_violations(plan: &Plan, client: &Record, backends: &[Record]) -> Vec
     faults
 }
 
-/// Whether a client may have been closed because all backends broke off before the program knew
-/// that it was connected to them: the same to it as if none listened.
+/// Whether the program may have closed the client because all backends reset their connections
+/// before the program knew that its connects had succeeded. To the client that is the same as no
+/// listening backend.
 pub(super) fn is_turned_away(client: &Record, backends: &[Record]) -> bool {
     client.received == 0 && backends.iter().all(is_passed_over)
 }
 
-/// Whether a backend may have broken off so early.
+/// Whether a backend may have reset its connection that early.
 fn is_passed_over(backend: &Record) -> bool {
     backend.received == 0 && backend.left == Some(Ending::Reset)
 }
 
-/// What is wrong with a client that no backend has accepted.
+/// The violation of a client that no backend accepted.
 fn alone(plan: &Plan, client: &Record) -> Option<Violation> {
     match plan.reception {
-        // One that resets at once is not always brought to a backend.
+        // A client that resets at once does not always reach a backend.
         Reception::Served | Reception::Failover if client.left != Some(Ending::Reset) => {
             Some(Violation::NotServed)
         }
@@ -115,7 +117,7 @@ fn alone(plan: &Plan, client: &Record) -> Option<Violation> {
     }
 }
 
-/// What is wrong with what `to` saw of what `from` sent.
+/// The violations in one direction, from `from` to `to`.
 fn direction(from: &Record, reader: &'static str, to: &Record) -> Vec<Violation> {
     let mut faults = Vec::new();
     faults.extend(to.wrong_at.map(|at| Violation::Wrong { reader, at }));
@@ -123,8 +125,7 @@ fn direction(from: &Record, reader: &'static str, to: &Record) -> Vec<Violation>
         faults.push(Violation::TooMuch { reader });
     }
     if to.end == Some(StreamEnd::Clean) {
-        // A program that closes its socket has the kernel end its direction for it, if it has read
-        // everything.
+        // When a side closes its socket after reading everything, the kernel sends a FIN.
         if !from.finished && from.left != Some(Ending::Close) {
             faults.push(Violation::FalseEnd { reader });
         }
@@ -135,7 +136,7 @@ fn direction(from: &Record, reader: &'static str, to: &Record) -> Vec<Violation>
     faults
 }
 
-/// What is wrong with a side of a scenario that nobody broke.
+/// The violation of a side in a scenario without a break.
 fn unbroken(reader: &'static str, record: &Record) -> Option<Violation> {
     let is_clean = record.end == Some(StreamEnd::Clean) && record.finished;
     (!is_clean).then(|| Violation::Broken { reader, end: record.end.clone() })

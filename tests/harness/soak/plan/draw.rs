@@ -1,6 +1,6 @@
-//! How plans are drawn: the shares of what happens, and the sizes.
+//! Draws plans: the probabilities of events, and the sizes.
 //!
-//! Invariant: every draw is from the one generator of the plan, in a fixed order.
+//! Invariant: every draw uses the one generator of the plan, in a fixed order.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use fastrand::Rng;
 
 use super::{Act, Break, Ending, Moment, Plan, ReadPause, Reception, Script};
 
-/// Sizes next to which something changes: a segment, a pipe, a buffer, a page, a maximum of GSO.
+/// Sizes at which behaviour changes: a segment, a pipe, a buffer, a page, the GSO maximum.
 const EDGES: [u64; 7] = [1448, 4096, 16 << 10, 32 << 10, 64 << 10, 128 << 10, 1 << 20];
 
-/// The plan of that scenario.
+/// Draws the plan of a scenario.
 pub(super) fn plan(seed: u64, number: u64) -> Plan {
     let mut random = Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number);
     let reception = match random.u32(0..100) {
@@ -33,7 +33,8 @@ pub(super) fn plan(seed: u64, number: u64) -> Plan {
     draw.breaks();
     let [mut client, backend] = draw.sides;
     if reception == Reception::AllDown {
-        // AllDown would know when it is over, and nothing comes that could be left unread.
+        // Without a backend the time of a break is unknown, and no bytes arrive that could stay
+        // unread.
         client.breaks = None;
         client.read_pauses.clear();
     }
@@ -43,7 +44,7 @@ pub(super) fn plan(seed: u64, number: u64) -> Plan {
 struct Draw {
     random: Rng,
     sides: [Script; 2],
-    /// Bytes that each side has sent.
+    /// Bytes that each side has planned to send.
     sent: [u64; 2],
 }
 
@@ -60,7 +61,7 @@ impl Draw {
         Duration::from_micros(self.random.u64(0..=most * 1000))
     }
 
-    /// Mostly small, often next to an edge, some MiB now and then.
+    /// Mostly small, often next to an edge, sometimes several MiB.
     fn size(&mut self) -> u64 {
         match self.random.u32(0..20) {
             0 => 0,
@@ -78,7 +79,7 @@ impl Draw {
             1 => self.random.u64(1..20_000),
             _ => 256 << 10,
         };
-        // Not too many writes.
+        // Bounds the number of writes.
         most.max(bytes / 2000).max(1) as u32
     }
 
@@ -92,7 +93,7 @@ impl Draw {
         self.sent[side] += bytes;
     }
 
-    /// Has a side wait for what the other one has sent so far.
+    /// Makes a side wait for all that the other side has planned to send so far.
     fn hear(&mut self, side: usize) {
         self.sides[side].acts.push(Act::AwaitBytes(self.sent[1 - side]));
     }
@@ -103,7 +104,7 @@ impl Draw {
         self.sides[side].acts.push(Act::Pause(long));
     }
 
-    /// Question and answer, some times.
+    /// Some rounds of question and answer.
     fn talk(&mut self) {
         let first = self.side();
         let most = if self.chance(30) { 100 } else { 12 };
@@ -120,7 +121,7 @@ impl Draw {
         }
     }
 
-    /// Much by one side or both at once, in large writes or in small ones that take their time.
+    /// A burst from one side, or from both at once, in large writes or in small paced writes.
     fn burst(&mut self) {
         let first = self.side();
         let both = self.chance(40);
@@ -151,7 +152,7 @@ impl Draw {
         }
     }
 
-    /// Who ends first, and what the other one still has to say then.
+    /// Which side ends first, and what the other side sends afterwards.
     fn ends(&mut self) {
         let last = self.side();
         if self.chance(50) {
@@ -166,7 +167,7 @@ impl Draw {
         }
     }
 
-    /// Receivers that stop for a while, and small buffers.
+    /// Read pauses and small buffers.
     fn read_pauses(&mut self) {
         for side in 0..2 {
             if self.chance(20) {
@@ -186,7 +187,7 @@ impl Draw {
         }
     }
 
-    /// Who breaks off, how and when; and who has stopped reading long before.
+    /// Which side breaks off, how and when, and which side stopped reading before.
     fn breaks(&mut self) {
         if self.chance(55) {
             return;
@@ -205,8 +206,8 @@ impl Draw {
         }
     }
 
-    /// Whether a side that stops reading for good leaves by itself, or can be told of a break: then
-    /// it is not done before that, so that the other one is not either.
+    /// Whether a side that stops reading for good breaks off itself or can get a reset. In the
+    /// second case the side waits for the end, so that neither side finishes before the reset.
     fn will_be_freed(&mut self, side: usize) -> bool {
         if self.sides[side].breaks.is_some() {
             return true;
