@@ -1,32 +1,32 @@
-//! How long to wait before an instance is started again.
+//! The delay before the supervisor starts a failed instance again.
 //!
-//! Pure. Invariant: one that ran well is started again at once, one that does not never more often
-//! than every half minute in the long run.
+//! Pure. Invariant: an instance that ran well restarts at once. An instance that keeps failing restarts
+//! at most every 30 seconds in the long run.
 
 use std::time::Duration;
 
-/// Who has run for so long ran well.
+/// A process that has served this long ran well.
 const HEALTHY_RUN: Duration = Duration::from_secs(60);
 
-/// The first wait after one that did not help; each is twice as long as the one before.
+/// The first delay after a failure; each further delay is twice as long.
 const MIN_WAIT: Duration = Duration::from_secs(1);
 
-/// The longest.
+/// The longest delay.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// The waits of one instance.
+/// The delays of one instance.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Backoff {
     next: Duration,
 }
 
 impl Backoff {
-    /// How long to wait after a process that served for so long, or not at all.
+    /// Returns the delay after a process that served for `served`; `None` if it was never ready.
     pub(super) fn after(&mut self, served: Option<Duration>) -> Duration {
         if served.is_some_and(|time| time >= HEALTHY_RUN) {
             self.next = Duration::ZERO;
         }
-        // What never served will not do so at once.
+        // A process that was never ready would fail again at once.
         let wait = if served.is_none() { self.next.max(MIN_WAIT) } else { self.next };
         self.next = (wait * 2).clamp(MIN_WAIT, MAX_WAIT);
         wait
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_to_half_a_minute_and_begin_anew_after_a_good_run() {
+    fn delays_grow_to_half_a_minute_and_reset_after_a_good_run() {
         let seconds = |waits: &mut dyn Iterator<Item = Duration>| {
             waits.map(|wait| wait.as_secs()).collect::<Vec<_>>()
         };

@@ -1,6 +1,6 @@
-//! Whether a configuration file can be used: what it says, the names in it, and what this host has to have for it.
+//! Checks whether this host can run a configuration file: its lines, its names and its users.
 //!
-//! Invariant: no port is taken, nothing is changed or asked for privileges.
+//! Invariant: a check binds no port, changes nothing and needs no privileges.
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +20,7 @@ use crate::{
     sys::privileges,
 };
 
-/// Reads a file.
+/// Reads and parses a file.
 ///
 /// # Errors
 /// [`StartError::Unreadable`].
@@ -30,8 +30,8 @@ pub(super) fn read(file: &Path) -> Result<Conf, StartError> {
     Ok(conf::read(&String::from_utf8_lossy(&bytes), &resolve::service))
 }
 
-/// Looks up what these lines name, hosts only if asked to, and returns what cannot be used, as `FILE:LINE: WHAT`.
-/// Blocks.
+/// Looks up the names in these lines, and host names only if `hosts` is set. Returns the problems as
+/// `FILE:LINE: REASON`. Blocks.
 pub(super) fn lines(lines: &[Line], file: &Path, hosts: bool) -> Vec<String> {
     let wrong = lines.iter().flat_map(|line| {
         let wrong = wrong_on(line, hosts).into_iter();
@@ -40,9 +40,9 @@ pub(super) fn lines(lines: &[Line], file: &Path, hosts: bool) -> Vec<String> {
     wrong.collect()
 }
 
-/// The same, all lines at once and without blocking.
+/// Checks all lines concurrently without blocking the runtime.
 pub(super) async fn all_lines(lines: Vec<Line>, file: PathBuf) -> Vec<String> {
-    let looks: Vec<_> = lines
+    let checks: Vec<_> = lines
         .into_iter()
         .map(|line| {
             let file = file.clone();
@@ -50,35 +50,35 @@ pub(super) async fn all_lines(lines: Vec<Line>, file: PathBuf) -> Vec<String> {
         })
         .collect();
     let mut wrong = Vec::new();
-    for look in looks {
-        wrong.extend(look.await.unwrap_or_else(|e| vec![e.to_string()]));
+    for check in checks {
+        wrong.extend(check.await.unwrap_or_else(|e| vec![e.to_string()]));
     }
     wrong
 }
 
-/// What cannot be used on a line, each once.
+/// Returns the problems of a line, each once.
 fn wrong_on(line: &Line, hosts: bool) -> BTreeSet<String> {
     let Line { args, name, .. } = line;
     let mut wrong = BTreeSet::new();
-    let mut look = |result: Result<(), StartError>| {
+    let mut collect = |result: Result<(), StartError>| {
         wrong.extend(result.err().map(|error| error.to_string()));
     };
-    look(args.user.as_deref().map_or(Ok(()), |user| privileges::find(user).map(drop)));
+    collect(args.user.as_deref().map_or(Ok(()), |user| privileges::find(user).map(drop)));
     let source = args.source.as_ref();
     if hosts || source.is_some_and(|source| source.parse::<IpAddr>().is_ok()) {
-        look(server::source_address(args).map(drop));
+        collect(server::source_address(args).map(drop));
     }
     if !hosts {
         return wrong;
     }
     let listener = server::listen_address(args).map(|ip| listener::bind_address(ip, name.port));
     let own = listener.as_ref().ok().copied();
-    look(listener.map(drop));
-    // That they can be read is known.
+    collect(listener.map(drop));
+    // The parser has accepted the channels already.
     let groups = operand::groups(&args.channels, name.port, &resolve::service).unwrap_or_default();
     for channel in groups.iter().flat_map(|group| &group.channels) {
         let found = resolve::server(channel);
-        look(found.and_then(|server| loops::check_servers(own, server.addresses.iter())));
+        collect(found.and_then(|server| loops::check_servers(own, server.addresses.iter())));
     }
     wrong
 }
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_that_is_the_listener_is_told_with_its_line() {
+    fn a_server_that_is_the_listener_is_reported_with_its_line() {
         for (line, server) in [
             ("25 127.0.0.1", "127.0.0.1:25"),
             ("-b 127.0.0.1 25 127.0.0.1:26 ! 127.0.0.1:25", "127.0.0.1:25"),
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_does_not_resolve_is_told_once_with_its_line() {
+    fn an_unresolvable_name_is_reported_once_with_its_line() {
         let text = "25 127.0.0.1:26\n\n26 nosuchhost.invalid nosuchhost.invalid:7 ! [::1]:25\n";
         let conf = conf::read(text, &|_| None);
         let wrong = lines(&conf.lines, Path::new("x/balance.conf"), true);

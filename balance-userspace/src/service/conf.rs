@@ -1,8 +1,11 @@
-//! A configuration file: text → lines, each the arguments of one instance.
+//! Parser of the configuration file: each line has the arguments of one instance.
 //!
-//! Pure: nothing is looked up but services, by a function that the caller gives. Invariants: a
-//! line means what it would mean on the command line; a mistake in one line changes nothing about
-//! the others; no two lines that come out are about the same instance.
+//! Pure: the caller provides the lookup of service names, and the parser looks up nothing else.
+//!
+//! Invariants:
+//! - A line means the same as on the command line.
+//! - A mistake in one line does not affect other lines.
+//! - No two parsed lines have the same instance name.
 
 use std::{fmt, path::Path};
 
@@ -14,12 +17,12 @@ use crate::cli::{
     operand::{self, Services},
 };
 
-/// What tells instances apart: the port and the literal text of `-b`.
+/// The identity of an instance: its port and the literal text of `-b`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceName {
-    /// The port to listen on.
+    /// The listening port.
     pub port: u16,
-    /// The address to listen on, as written; all of them without.
+    /// The listening address as written; `None` for all addresses.
     pub bind: Option<String>,
 }
 
@@ -33,39 +36,39 @@ impl fmt::Display for InstanceName {
     }
 }
 
-/// One instance.
+/// A parsed line: one instance.
 #[derive(Clone, Debug)]
 pub struct Line {
-    /// Where it stands: the first of its lines, from 1.
+    /// Number of its first line in the file, from 1.
     pub number: usize,
-    /// Which instance it is.
+    /// Name of the instance.
     pub name: InstanceName,
-    /// Its arguments, without the program's name.
+    /// The arguments without the program name.
     pub words: Vec<String>,
-    /// The same, understood.
+    /// The parsed arguments.
     pub args: Args,
 }
 
-/// What is wrong with a line.
+/// A mistake in a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
-    /// Where: the first of its lines, from 1.
+    /// Number of its first line in the file, from 1.
     pub number: usize,
-    /// What, in one line.
+    /// The mistake, in one line.
     pub what: String,
 }
 
-/// What a file says.
+/// A parsed file.
 #[derive(Clone, Debug, Default)]
 pub struct Conf {
-    /// What can be started, in the order of the file.
+    /// The valid lines, in the order of the file.
     pub lines: Vec<Line>,
-    /// What cannot, in the order of the file.
+    /// The mistakes, in the order of the file.
     pub mistakes: Vec<Mistake>,
 }
 
 impl Conf {
-    /// The mistakes, as `FILE:LINE: WHAT`.
+    /// Formats the mistakes as `FILE:LINE: REASON`.
     pub fn wrong(&self, file: &Path) -> Vec<String> {
         let file = file.display();
         let mistakes = self.mistakes.iter();
@@ -73,7 +76,7 @@ impl Conf {
     }
 }
 
-/// Reads a file's text.
+/// Parses the text of a file.
 pub fn read(text: &str, services: Services<'_>) -> Conf {
     let mut conf = Conf::default();
     for (number, text) in logical_lines(text) {
@@ -92,32 +95,32 @@ pub fn read(text: &str, services: Services<'_>) -> Conf {
     conf
 }
 
-/// Lines with those joined that a `\` joins, each with the number of its first.
+/// Joins lines that end with `\`. Each logical line has the number of its first line.
 fn logical_lines(text: &str) -> Vec<(usize, String)> {
     let mut lines: Vec<(usize, String)> = Vec::new();
-    let mut goes_on = false;
+    let mut is_continued = false;
     for (i, line) in text.lines().enumerate() {
         let (line, joins) = match line.strip_suffix('\\') {
             Some(rest) if !ends_in_comment(rest) => (rest, true),
             _ => (line, false),
         };
-        match lines.last_mut().filter(|_| goes_on) {
+        match lines.last_mut().filter(|_| is_continued) {
             Some((_, text)) => *text += line,
             None => lines.push((i + 1, line.to_owned())),
         }
-        goes_on = joins;
+        is_continued = joins;
     }
     lines
 }
 
-/// Whether what is appended to the text would be part of a comment.
+/// Whether text appended to `text` would be part of a comment.
 fn ends_in_comment(text: &str) -> bool {
     const MORE: &str = "more";
     let words = shlex::split(&format!("{text} {MORE}"));
     words.is_some_and(|words| words.last().is_none_or(|word| word != MORE))
 }
 
-/// One logical line; `None` if nothing is on it.
+/// Parses one logical line; `None` if it is empty.
 fn line(number: usize, text: &str, services: Services<'_>) -> Result<Option<Line>, String> {
     let words = shlex::split(text).ok_or("a quote is not closed, or a backslash ends the line")?;
     if words.is_empty() {
@@ -194,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_one_line_with_its_place_and_the_rest_counts() {
+    fn a_mistake_has_its_line_number_and_other_lines_are_valid() {
         let text = "25 a\nnosuch a\n26 'a\n-x 27\n\n28 ! a\nsmtp b\n29 a:b:c:d \\\n e\n-c show 25\n--help\n30";
         let expected = [
             (2, "invalid port [nosuch]"),
@@ -216,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_one_line_whatever_the_word_is() {
+    fn a_mistake_has_no_control_characters() {
         let text = "25 'a\\\n:b'\n26 a:\x1b[2J\n27 a:'\\\r'\n28 a\0b";
         assert_eq!(
             mistakes("25 a:\x1b[2J"),
@@ -235,14 +238,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_and_each_line_stands_for_itself(text in "[ -~\n\t]{0,200}") {
+        fn any_text_is_parsed_line_by_line(text in "[ -~\n\t]{0,200}") {
             let conf = read(&text, &services);
             prop_assert!(conf.lines.len() + conf.mistakes.len() <= text.lines().count());
             prop_assert!(conf.mistakes.iter().all(|mistake| !mistake.what.contains('\n')));
         }
 
         #[test]
-        fn words_that_are_quoted_come_back(words in prop::collection::vec("[a-z#'\" !%\\\\]{1,6}", 1..5)) {
+        fn quoted_words_are_parsed_back(words in prop::collection::vec("[a-z#'\" !%\\\\]{1,6}", 1..5)) {
             let words: Vec<String> = words.into_iter().filter(|w| w != "!" && w != "%").collect();
             let all = std::iter::once("25").chain(words.iter().map(String::as_str));
             let text = shlex::try_join(all).unwrap();

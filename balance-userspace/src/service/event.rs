@@ -1,4 +1,6 @@
-//! What happens to a supervisor, from whatever task or thread finds out.
+//! The events that a supervisor handles.
+//!
+//! Invariant: other tasks and threads never touch the state of the supervisor; they send these events.
 
 use std::{collections::HashMap, io, process::ExitStatus};
 
@@ -11,18 +13,18 @@ use super::{
 };
 use crate::control::protocol::{InstanceReply, SupervisorCommand, SupervisorReply};
 
-/// What the supervisor is told.
+/// An event from a task or thread of the supervisor.
 pub(super) enum Event {
-    /// A process has ended.
+    /// The process with this pid has ended.
     Exited(u32, io::Result<ExitStatus>),
-    /// A process has said something.
+    /// The process with this pid has sent a notification.
     Notified(u32, Notification),
-    /// Somebody asks for something on the control socket.
+    /// A client of the control socket has sent a command.
     Command(SupervisorCommand, oneshot::Sender<SupervisorReply>),
-    /// A file that is to be loaded again has been looked at: its lines, or what is wrong.
+    /// The file of a reload has been checked: its lines, or its mistakes.
     Checked(Result<Vec<Line>, Vec<String>>),
-    /// Processes have been told what the file asks of them: by instance, what came of it.
+    /// The running processes have got their new arguments: the reply of each instance.
     Configured(Plan, HashMap<InstanceName, Result<InstanceReply, String>>),
-    /// A process was told to leave so long ago that it should have.
+    /// The process with this pid has not closed its listeners within the time limit.
     DrainOverdue(u32),
 }

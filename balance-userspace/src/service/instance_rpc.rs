@@ -1,6 +1,6 @@
-//! Other arguments for instances that run, told on their control sockets.
+//! Sends new arguments to running instances over their control sockets.
 //!
-//! Invariant: all at once, so that one that does not answer holds up no other.
+//! Invariant: all requests run concurrently, so an instance that does not reply delays no other.
 
 use std::collections::HashMap;
 
@@ -13,10 +13,10 @@ use crate::control::{
     run_dir::{Paths, RunDirError},
 };
 
-/// An instance, where it is, and the arguments that it is to take.
+/// An instance, its paths, and its new arguments.
 type ConfigureRequest = (InstanceName, Result<Paths, RunDirError>, Vec<String>);
 
-/// Tells all of them, and returns what came of it.
+/// Sends all requests, and returns the reply of each instance.
 pub(super) async fn configure_all(
     orders: Vec<ConfigureRequest>,
 ) -> HashMap<InstanceName, Result<InstanceReply, String>> {

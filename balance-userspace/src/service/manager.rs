@@ -1,7 +1,7 @@
-//! systemd, where it runs and has our unit: it is asked to start what it would start at boot, so that
-//! there is one who is in charge.
+//! Delegates `start` to systemd if systemd runs and has the packaged unit.
 //!
-//! Invariant: for the packaged file and directory only; everything else is the caller's own.
+//! Invariant: systemd starts the packaged file in the default run directory only. Other files are not
+//! its business.
 
 use std::{
     path::Path,
@@ -19,10 +19,10 @@ use crate::{
     sys,
 };
 
-/// The unit of the packaged file.
+/// The packaged unit.
 const UNIT: &str = "balance.service";
 
-/// Whether systemd would start the instances of this file.
+/// Whether systemd is to start the instances of this file.
 pub(super) fn is_in_charge(place: &ServiceLocation) -> bool {
     let is_packaged = place.config == Path::new(CONFIG) && place.run_dir.is_none();
     let may_ask = is_packaged && sys::effective_user() == 0;
@@ -35,7 +35,7 @@ fn has_unit() -> bool {
     systemctl.status().is_ok_and(|status| status.success())
 }
 
-/// Has it start them; it says what went wrong itself.
+/// Starts the unit. systemctl prints its own errors.
 pub(super) fn start(place: &ServiceLocation) -> Result<u8, StartError> {
     let conf = check::read(&place.config)?;
     let wrong = conf.wrong(&place.config);

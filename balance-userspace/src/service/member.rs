@@ -1,8 +1,10 @@
-//! One instance of a supervisor: a line of the file with its listeners, its names and its processes.
+//! One instance of a supervisor: a line of the file with its listeners, its files and its processes.
 //!
-//! Invariants: the instance has at most one process that serves and one that is yet to serve; clients of the control
-//! socket find a process that serves. Listeners and names outlive the processes, and are given up together when the
-//! instance is to have none.
+//! Invariants:
+//! - An instance has at most one running process and one successor that is not ready yet.
+//! - The published control socket leads to a running process.
+//! - Listeners and files outlive the processes. The supervisor releases them together when the
+//!   instance is to have no process.
 
 use std::{os::unix::net::UnixListener, time::Instant};
 
@@ -24,39 +26,39 @@ use crate::{
     io::inherited::InheritedListeners,
 };
 
-/// Whether, and why, an instance has no process.
+/// Why an instance has no process.
 #[derive(Debug)]
 pub(super) enum Inactive {
-    /// It failed, and will be tried again.
+    /// The instance failed; time of the next try.
     RetryAt(Instant),
-    /// An operator ended it, in an orderly way.
+    /// An operator stopped the instance.
     Stopped,
 }
 
-/// The process that is to take the place of another when it serves.
+/// A new process that replaces the current one as soon as it is ready.
 pub(super) struct Successor {
-    /// What it was started for.
+    /// The line whose arguments the process has.
     pub(super) line: Line,
     pub(super) process: Process,
-    /// The names that the instance has from then on; nothing if it keeps its own.
+    /// The new files of the instance; `None` if the instance keeps its files.
     pub(super) names: Option<InstanceFiles>,
 }
 
-/// A line of the file that runs, or should.
+/// A line of the file with its state.
 pub(super) struct ManagedInstance {
     pub(super) line: Line,
-    /// Empty if it has none at the moment.
+    /// The bound listeners; empty if the instance has none now.
     pub(super) listeners: Vec<Socket>,
-    /// They are the service manager's, and cannot be had again.
+    /// The listeners came from the service manager and must be given back instead of closed.
     pub(super) is_inherited: bool,
-    /// Where it is found; nothing if it has no process and is to have none.
+    /// The files in the run directory; `None` while the instance is to have no process.
     pub(super) names: Option<InstanceFiles>,
     pub(super) process: Option<Process>,
     pub(super) successor: Option<Successor>,
     pub(super) inactive: Option<Inactive>,
-    /// Why it rests.
+    /// The reason for [`Self::inactive`].
     pub(super) why: String,
-    /// The exit code that goes with it.
+    /// The exit code that belongs to the reason.
     pub(super) code: u8,
     pub(super) backoff: Backoff,
 }
@@ -103,12 +105,12 @@ impl ManagedInstance {
         self.state() == InstanceState::Failed
     }
 
-    /// All that have not ended.
+    /// The processes that have not ended.
     pub(super) fn processes(&self) -> impl Iterator<Item = &Process> {
         self.process.iter().chain(self.successor.iter().map(|next| &next.process))
     }
 
-    /// When it is to be tried again.
+    /// Time of the next try, if the instance has failed.
     pub(super) fn next_try(&self) -> Option<Instant> {
         match self.inactive {
             Some(Inactive::RetryAt(until)) if self.successor.is_none() => Some(until),
@@ -116,8 +118,8 @@ impl ManagedInstance {
         }
     }
 
-    /// A control socket for a process that is to be started for a line, and the names that the line asks for, unless
-    /// the instance has them already.
+    /// Makes a control socket for a new process of `line`. Also returns the files that the line needs,
+    /// unless the instance has them already.
     pub(super) fn control_socket(
         &self,
         dir: &RunDir,
@@ -133,15 +135,15 @@ impl ManagedInstance {
         Ok((names.socket(owner)?, Some(names)))
     }
 
-    /// Lets clients of the control socket find the process, which serves.
+    /// Publishes the control socket and the pid of the running process.
     pub(super) fn publish(&self) {
         let (Some(process), Some(names)) = (&self.process, &self.names) else { return };
         if let Err(error) = names.publish(process.pid) {
-            error!(instance = %self.line.name, %error, "the control socket cannot be found");
+            error!(instance = %self.line.name, %error, "cannot publish the control socket");
         }
     }
 
-    /// Closes its listeners, or gives them back to where they came from.
+    /// Closes the listeners, or gives them back if they are inherited.
     pub(super) fn release_listeners(&mut self, inherited_listeners: &mut InheritedListeners) {
         if self.is_inherited {
             inherited_listeners.give_back(&mut self.listeners);
@@ -150,8 +152,8 @@ impl ManagedInstance {
         self.is_inherited = false;
     }
 
-    /// If its process drains, and no other is to take its place: an operator has asked for that, and clients are not
-    /// to wait for a process that never accepts.
+    /// Releases the listeners if an operator has asked the process to drain and there is no successor.
+    /// Otherwise clients would wait in a backlog that no process accepts from.
     pub(super) fn release_if_draining(&mut self, inherited_listeners: &mut InheritedListeners) {
         let Some(process) = self.process.as_ref().filter(|process| process.is_draining) else {
             return;
@@ -166,20 +168,20 @@ impl ManagedInstance {
         }
     }
 
-    /// The same, and its names.
+    /// Releases the listeners and the files.
     pub(super) fn release(&mut self, inherited_listeners: &mut InheritedListeners) {
         self.release_listeners(inherited_listeners);
         self.names = None;
     }
 
-    /// The same, unless there is a process that is to have them.
+    /// Releases the listeners and the files unless there is a successor.
     pub(super) fn release_unless_replaced(&mut self, inherited_listeners: &mut InheritedListeners) {
         if self.successor.is_none() {
             self.release(inherited_listeners);
         }
     }
 
-    /// Where it is found.
+    /// Paths of the files of the instance.
     pub(super) fn paths(&self, dir: &RunDir) -> Result<Paths, RunDirError> {
         dir_of(&self.line, dir)?.instance(self.line.name.bind.as_deref(), self.line.name.port)
     }
@@ -197,7 +199,7 @@ impl ManagedInstance {
     }
 }
 
-/// The run directory of a line: its own, or that of all.
+/// The run directory of a line: its own `--run-dir`, or the directory of the supervisor.
 fn dir_of(line: &Line, dir: &RunDir) -> Result<RunDir, RunDirError> {
     let own = line.args.run_dir.as_deref();
     own.map_or_else(|| Ok(dir.clone()), |path| RunDir::locate(Some(path)))

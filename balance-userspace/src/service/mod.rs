@@ -1,7 +1,6 @@
-//! All instances of a configuration file as one service: the verbs, and the supervisor that they
-//! act on.
+//! The instances of a configuration file as one service: the verbs and the supervisor.
 //!
-//! Invariant: a verb finds what runs through control sockets and locks, never by a process's name.
+//! Invariant: a verb finds a supervisor through its control socket and lock, never through process names.
 
 pub mod conf;
 pub mod spawn_config;

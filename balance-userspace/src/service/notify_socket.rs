@@ -1,6 +1,7 @@
-//! What the processes of instances say of themselves, in the words of sd_notify(3).
+//! The socket to which instances send their status in the format of sd_notify(3).
 //!
-//! Invariant: the kernel says who has said it; what somebody else says is the reader's to pass over.
+//! Invariant: the kernel provides the pid of the sender (SCM_CREDENTIALS). The supervisor ignores
+//! notifications of unknown pids.
 
 use std::{
     fs, io,
@@ -20,7 +21,7 @@ use tokio::{io::Interest, net::UnixDatagram};
 
 use crate::control::instance_files::private_socket;
 
-/// Bytes of the longest message that is read whole.
+/// Maximum length of a notification in bytes; the rest is cut off.
 const MESSAGE: usize = 4096;
 
 /// The datagram socket to which instances send their status. Dropping it removes the file.
@@ -29,25 +30,25 @@ pub(super) struct NotifySocket {
     path: PathBuf,
 }
 
-/// A message: lines of `NAME=VALUE`.
+/// A notification: lines of `NAME=VALUE`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Notification(Vec<(String, String)>);
 
 impl Notification {
+    /// Parses the lines; ignores lines without `=`.
     pub(crate) fn parse(text: &str) -> Self {
         let pairs = text.lines().filter_map(|line| line.split_once('='));
         Self(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 
-    /// The value of a name.
+    /// Returns the first value of a name.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 }
 
 impl NotifySocket {
-    /// Makes the socket, in place of one that was left behind. The caller holds the lock that goes
-    /// with it.
+    /// Binds the socket, and replaces a stale one. The caller holds the lock of the supervisor.
     pub(super) fn bind(path: &Path) -> io::Result<Self> {
         let _ = fs::remove_file(path);
         let socket = private_socket(Type::DGRAM, path)?;
@@ -56,12 +57,12 @@ impl NotifySocket {
         Ok(Self { socket, path: path.to_owned() })
     }
 
-    /// Where it is.
+    /// Path of the socket.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Waits for the next message, and who has sent it.
+    /// Waits for the next notification. Also returns the pid of its sender.
     pub(super) async fn next(&self) -> io::Result<(u32, Notification)> {
         loop {
             self.socket.readable().await?;
@@ -82,7 +83,7 @@ impl Drop for NotifySocket {
     }
 }
 
-/// One message; `None` if it cannot be told who has sent it.
+/// Receives one notification; `None` if the pid of its sender is unknown.
 fn receive(socket: &UnixDatagram) -> io::Result<Option<(u32, Notification)>> {
     let mut bytes = [0; MESSAGE];
     let mut parts = [IoSliceMut::new(&mut bytes)];
@@ -102,7 +103,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_said_comes_with_who_said_it() {
+    async fn a_notification_comes_with_the_pid_of_its_sender() {
         let dir = tempfile::tempdir().unwrap();
         let notify_socket = NotifySocket::bind(&dir.path().join("notify_socket")).unwrap();
         let sender = UnixDatagram::unbound().unwrap();

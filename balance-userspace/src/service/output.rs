@@ -1,4 +1,6 @@
-//! What a verb prints, and the exit codes that go with it.
+//! Output and exit codes of the verbs.
+//!
+//! Invariant: a write error on standard output or standard error does not change the exit code.
 
 use std::io::{Write as _, stderr, stdout};
 
@@ -10,16 +12,16 @@ use crate::{
     error::one_line,
 };
 
-/// What a file with a mistake ends with: EX_CONFIG of sysexits(3).
+/// Exit code for a file with a mistake: EX_CONFIG of sysexits(3).
 pub(super) const WRONG: u8 = 78;
 
-/// Exit code of a verb that needs what does not run, as LSB has it for init scripts.
+/// Exit code of a verb that needs a running supervisor, as LSB defines it for init scripts.
 pub(super) const NOT_RUNNING: u8 = 7;
 
-/// EX_UNAVAILABLE of sysexits(3): something does not serve.
+/// Exit code when an instance does not serve: EX_UNAVAILABLE of sysexits(3).
 pub(super) const UNAVAILABLE: u8 = 69;
 
-/// Says what does not serve, and returns the exit code that goes with it.
+/// Prints why instances do not serve, and returns the exit code.
 pub(super) fn print_failures(table: &SupervisorStatus) -> u8 {
     let failed = table.instances.iter().filter(|row| row.state == InstanceState::Failed);
     let failed: Vec<_> = failed.collect();
@@ -32,21 +34,23 @@ pub(super) fn print_failures(table: &SupervisorStatus) -> u8 {
     }
 }
 
+/// Prints an error of the control client, and returns its exit code.
 pub(super) fn report(error: &ClientError) -> u8 {
     error.report(&mut stdout(), &mut stderr())
 }
 
-/// Lines for who has given the verb; nobody may be listening.
+/// Prints lines on standard output, without control characters. Ignores write errors.
 pub(super) fn print(lines: &str) {
     let text: String = lines.lines().map(|line| one_line(line) + "\n").collect();
     let _ = stdout().write_all(text.as_bytes());
 }
 
-/// The same about something that is wrong, which may be told in the words of whoever did it.
+/// Prints one line on standard error, without control characters. Ignores write errors.
 pub(super) fn print_error(line: &str) {
     let _ = stderr().write_all(format!("{}\n", one_line(line)).as_bytes());
 }
 
+/// Formats a count with its noun: `1 instance`, `2 instances`.
 pub(super) fn plural(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

@@ -1,33 +1,35 @@
-//! What a new configuration file asks for, beside what runs.
+//! The changes that a new configuration file needs.
 //!
-//! Pure. Invariants: every line of the new file has exactly one step, in its order; an instance that
-//! no line is about leaves; what has not changed is not touched.
+//! Pure. Invariants:
+//! - Every line of the new file has exactly one step, in the order of the file.
+//! - An instance without a line is removed.
+//! - An unchanged instance is not touched.
 
 use super::conf::{InstanceName, Line};
 
-/// What to do for a line.
+/// The change that a line needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Nothing: it runs with these arguments.
+    /// The instance has these arguments already.
     Keep,
-    /// There is no such instance yet.
+    /// The instance is new.
     Start,
-    /// The process that runs can take these arguments.
+    /// The running process can take the new arguments.
     Configure,
-    /// Only another process can.
+    /// The new arguments need a new process.
     Replace,
 }
 
-/// What a new file asks for.
+/// The changes for a new file.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Plan {
-    /// Instances that are to leave.
+    /// Instances without a line.
     pub(crate) remove: Vec<InstanceName>,
-    /// All others.
+    /// The lines of the new file.
     pub(crate) steps: Vec<(Line, Step)>,
 }
 
-/// Compares what runs with what is wanted.
+/// Compares the running lines with the lines of the new file.
 pub(crate) fn plan<'a>(running: impl Iterator<Item = &'a Line>, wanted: Vec<Line>) -> Plan {
     let running: Vec<&Line> = running.collect();
     let is_wanted = |line: &&&Line| wanted.iter().any(|other| other.name == line.name);
@@ -59,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn each_line_gets_the_least_that_does() {
+    fn each_line_gets_the_smallest_sufficient_step() {
         use Step::{Configure, Keep, Replace, Start};
         let old = "25 a b\n-b ::1 25 a\n26 a\n27 a\n28 a";
         let new = "29 a\n27 a -t 2\n25 a   b # the same\n26 a b ! c %\n-b ::1 25 a --workers 1";
@@ -77,7 +79,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_line_has_its_step_and_the_same_file_changes_nothing(
+        fn every_line_has_a_step_and_the_same_file_changes_nothing(
             old in prop::collection::btree_map(1u16..9, 0u8..3, 0..8),
             new in prop::collection::btree_map(1u16..9, 0u8..3, 0..8),
         ) {

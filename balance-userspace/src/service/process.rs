@@ -1,8 +1,10 @@
 //! The process of one instance.
 //!
-//! Invariants: it is a child of the supervisor, which alone is told of its end; it has the supervisor's
-//! listeners, its control socket and the read end of its parent death pipe, and no other descriptor, and drains
-//! and ends when the supervisor is gone.
+//! Invariants:
+//! - The process is a child of the supervisor, and only its task in [`Process::spawn`] waits for it.
+//! - The process inherits the listeners, its control socket and the read end of its parent death pipe,
+//!   and no other descriptor.
+//! - The process drains and ends when the supervisor is gone.
 
 use std::{
     io::{self, PipeWriter, Write as _},
@@ -29,36 +31,36 @@ use super::{
 };
 use crate::{io::inherited, notify};
 
-/// What all processes are given.
+/// What all processes of a supervisor share.
 #[derive(Debug)]
 pub(super) struct SpawnContext {
-    /// Where they say how they are.
+    /// Path of the socket for their notifications.
     pub(super) notify_socket: PathBuf,
-    /// Where their ends are told.
+    /// Receives the exit of each process.
     pub(super) events: UnboundedSender<Event>,
 }
 
-/// A process that has not ended yet, as far as is known.
+/// A process whose end is not known yet.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) pid: u32,
-    /// Since when it serves.
+    /// Time of its READY notification.
     pub(super) serving: Option<Instant>,
-    /// It accepts no more, as it says.
+    /// The process has reported that it accepts no more.
     pub(super) is_draining: bool,
-    /// What it said last of how it is, or why it ends.
+    /// Its last status text, or the reason for its end.
     pub(super) status: String,
-    /// Connections that it has, as it said last.
+    /// Its last reported number of open connections.
     pub(super) connections: u64,
-    /// Cancelled when it accepts no more and has let go of its listeners, or has ended.
+    /// Cancelled when the process has closed its listeners, or has ended.
     pub(super) released: CancellationToken,
-    /// A byte tells it to leave. Closed when it has ended, or with the supervisor's process, however that goes: then
-    /// it leaves within its grace time.
+    /// The write end of a pipe. A byte asks the process to drain without a time limit. End of file
+    /// means that the supervisor is gone: the process drains within its grace time.
     parent_death_pipe: PipeWriter,
 }
 
 impl Process {
-    /// Starts one for a line. Its end comes as an [`Event`].
+    /// Spawns a process for a line. Its end arrives as [`Event::Exited`].
     pub(super) fn spawn(
         line: &Line,
         listeners: &[Socket],
@@ -67,12 +69,12 @@ impl Process {
         spawn_context: &SpawnContext,
     ) -> io::Result<Self> {
         let fds = listeners.iter().map(|listener| Ok(listener.try_clone()?.into()));
-        let (parent_death_pipe, hand) = io::pipe()?;
-        let fds = fds.chain([Ok(parent_death_pipe.into()), Ok(control.into())]);
+        let (read_end, parent_death_pipe) = io::pipe()?;
+        let fds = fds.chain([Ok(read_end.into()), Ok(control.into())]);
         let fds = fds.collect::<io::Result<Vec<OwnedFd>>>()?;
         let fds = (inherited::FIRST_FD..).zip(fds);
         let fds = fds.map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd }).collect();
-        // Also when the file has been replaced meanwhile, by an upgrade.
+        // The same program, even if an upgrade has replaced the file.
         let mut command = Command::new("/proc/self/exe");
         command
             .arg0("balance")
@@ -93,7 +95,7 @@ impl Process {
         let events = spawn_context.events.clone();
         tokio::spawn(async move {
             let status = child.wait().await;
-            // The supervisor may be on its way out.
+            // The supervisor may be gone already.
             let _ = events.send(Event::Exited(pid, status));
         });
         Ok(Self {
@@ -103,11 +105,11 @@ impl Process {
             status: String::new(),
             connections: 0,
             released: CancellationToken::new(),
-            parent_death_pipe: hand,
+            parent_death_pipe,
         })
     }
 
-    /// Takes in what it says of itself.
+    /// Updates the state from a notification of the process.
     pub(super) fn apply(&mut self, notification: &Notification) {
         if notification.get("READY").is_some() && self.serving.is_none() {
             self.serving = Some(Instant::now());
@@ -124,36 +126,37 @@ impl Process {
         }
     }
 
-    /// Tells it to accept no more, and to end when its connections have, however long that takes.
+    /// Asks the process to accept no more, and to end with its last connection, without a time limit.
     pub(super) fn request_drain(&mut self) {
-        // One that has ended meanwhile has left.
+        // A failed write means that the process has ended.
         let _ = self.parent_death_pipe.write_all(&[0]);
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the process.
     pub(super) fn signal(&self, signal: Signal) {
-        // It is not waited for anywhere but in the task above, so the number is still its own, or the
-        // event of its end is about to come.
+        // Only the task in `spawn` waits for the process, so its pid is not reused, or its exit event
+        // is already on the way.
         if let Ok(pid) = i32::try_from(self.pid) {
             let _ = kill(Pid::from_raw(pid), signal);
         }
     }
 }
 
-/// Why a process has ended, as it said last if it never served, and the code to go on with.
+/// Returns why a process has ended, and the exit code to report. The last status of a process that was
+/// never ready is the reason.
 pub(super) fn exit_reason(process: Process, status: &io::Result<ExitStatus>) -> (String, u8) {
     let (described, code) = describe(status);
-    let has_said = process.serving.is_none() && !process.status.is_empty();
-    (if has_said { process.status } else { described }, code)
+    let has_reported = process.serving.is_none() && !process.status.is_empty();
+    (if has_reported { process.status } else { described }, code)
 }
 
 fn describe(status: &io::Result<ExitStatus>) -> (String, u8) {
     match status {
         Ok(status) => {
             let code = status.code().and_then(|code| u8::try_from(code).ok());
-            // EX_SOFTWARE of sysexits(3) for a death by signal.
-            (format!("it ended with {status}"), code.unwrap_or(70))
+            // EX_SOFTWARE of sysexits(3) if a signal ended the process.
+            (format!("the process ended: {status}"), code.unwrap_or(70))
         }
-        Err(e) => (format!("it cannot be waited for: {e}"), 71),
+        Err(e) => (format!("cannot wait for the process: {e}"), 71),
     }
 }

@@ -1,19 +1,26 @@
-//! A reload: what runs follows the file.
+//! A reload: the running instances follow the changed file.
 //!
-//! Order: the file is read and everything in it looked up, which changes nothing. Processes that can take their new
-//! arguments are told them; those of lines that are gone drain, and are waited for until their addresses are free.
-//! Then processes for other lines are started. Where one is to take the place of another, both accept from the same
-//! listeners for a while:
+//! Order:
 //!
-//! 1. The new process starts beside the old one, which serves on and is found on the control socket.
-//! 2. The new process serves, and says so. From then on it is the instance's.
-//! 3. Its control socket takes the name of the old one's, at once ([`InstanceFiles::publish`]).
-//! 4. The old process is asked to drain over its parent death pipe, stops accepting, says so, and ends with its connections.
+//! - Read the file, and look up every name in it. This changes nothing.
+//! - Send new arguments to the processes that can take them. Drain the processes of removed lines, and
+//!   wait until they have closed their listeners.
+//! - Start processes for the other lines.
 //!
-//! A new process that ends before 2 changes nothing. An old process that does not serve yet is told to leave before
-//! the new one starts, and never gets the name. The supervisor holds the lock of the instance all along, so no
-//! process ever waits for another to let go of it. A reload has come to its end when every process of it serves or
-//! has failed, and every process that it has told to leave accepts no more.
+//! When a new process replaces an old one, both accept from the same listeners for a while:
+//!
+//! 1. The new process starts. The old process continues to serve and keeps the published control socket.
+//! 2. The new process reports that it is ready, and becomes the process of the instance.
+//! 3. Its control socket atomically replaces the socket of the old process ([`InstanceFiles::publish`]).
+//! 4. The supervisor asks the old process to drain. The old process closes its listeners, reports it, and
+//!    ends with its last connection.
+//!
+//! Invariants:
+//! - A new process that ends before step 2 changes nothing.
+//! - An old process that is not ready is asked to drain before the new one starts, and is never published.
+//! - The supervisor holds the lock of the instance throughout, so no process waits for another.
+//! - A reload ends when each of its new processes is ready or has failed, and each drained process has
+//!   closed its listeners.
 //!
 //! [`InstanceFiles::publish`]: crate::control::instance_files::InstanceFiles::publish
 
@@ -38,32 +45,31 @@ use crate::{
     notify,
 };
 
-/// What goes with a name that does not resolve: EX_DATAERR of sysexits(3).
+/// Exit code for a name that does not resolve: EX_DATAERR of sysexits(3).
 const UNRESOLVED: u8 = 65;
 
-/// A reload, from the file to the last instance that it starts.
+/// A reload in progress.
 pub(super) struct Reload {
-    /// Where the answer goes; `None` for a signal.
+    /// Receives the result; `None` if a signal started the reload.
     reply: Option<oneshot::Sender<SupervisorReply>>,
-    /// What it has done for each instance, in order; nothing before it has begun to.
+    /// The result for each instance, in order; `None` before the first change.
     steps: Option<Vec<(InstanceName, StepResult)>>,
-    /// New processes that did not come up beside the old one: by instance why, and the exit code that goes with it.
+    /// Replacements that failed before they were ready: reason and exit code of each instance.
     refused: HashMap<InstanceName, (String, u8)>,
 }
 
-/// What a reload has done for an instance.
+/// The result of a reload for one instance.
 enum StepResult {
-    /// This, to its end.
+    /// The change is complete.
     Changed(&'static str),
-    /// This has begun, with a process that is started for it.
-    Begun(&'static str),
-    /// It could not.
+    /// The change is complete when the new process is ready.
+    Started(&'static str),
+    /// The change failed.
     Failed(String),
 }
 
 impl Supervisor {
-    /// Begins to load the file again, when the reload before has come to its end. Nothing here waits: what
-    /// takes time comes back as an event.
+    /// Begins a reload, or queues it behind the current one. Never waits: slow results arrive as events.
     pub(super) fn begin_reload(&mut self, reply: Option<oneshot::Sender<SupervisorReply>>) {
         if self.reload.is_some() {
             self.queued_reloads.push_back(reply);
@@ -94,22 +100,22 @@ impl Supervisor {
         });
     }
 
-    /// What these lines ask for. Who does not run gets another process, whatever has changed.
+    /// Plans the changes for new lines. An instance that does not run always gets a new process.
     fn plan(&self, lines: Vec<Line>) -> Plan {
         let mut plan = plan(self.instances.iter().map(|instance| &instance.line), lines);
         for (line, step) in &mut plan.steps {
             let Some(instance) = self.instances.iter().find(|i| *i.name() == line.name) else {
                 continue;
             };
-            let is_under_way = *step == Step::Keep && instance.is_starting();
-            if instance.state() != InstanceState::Running && !is_under_way {
+            let is_unchanged_start = *step == Step::Keep && instance.is_starting();
+            if instance.state() != InstanceState::Running && !is_unchanged_start {
                 *step = Step::Replace;
             }
         }
         plan
     }
 
-    /// Tells processes that run what is asked of them: to take other arguments, or to leave.
+    /// Sends new arguments to running processes, and drains the processes of removed lines.
     pub(super) fn configure_processes(&mut self, lines: Vec<Line>) {
         if self.stopping.is_some() {
             self.give_up_reload();
@@ -139,7 +145,7 @@ impl Supervisor {
         });
     }
 
-    /// Does what is left to do when the processes have been told: starts others.
+    /// Finishes the plan after the replies of the running processes: starts new processes.
     pub(super) async fn start_processes(
         &mut self,
         plan: Plan,
@@ -160,7 +166,7 @@ impl Supervisor {
                 None => {
                     self.instances.push(ManagedInstance::new(line));
                     self.start(self.instances.len() - 1).await;
-                    StepResult::Begun("started")
+                    StepResult::Started("started")
                 }
                 Some(i) => match self.apply_step(i, line, step, replies.get(&name)).await {
                     Some(done) => done,
@@ -177,7 +183,7 @@ impl Supervisor {
         }
     }
 
-    /// Has an instance follow its line; nothing if there is nothing to do.
+    /// Applies one step to an instance; `None` if the step changes nothing.
     async fn apply_step(
         &mut self,
         i: usize,
@@ -198,22 +204,22 @@ impl Supervisor {
                 let file = self.settings.file.display();
                 Some(StepResult::Failed(format!("{file}:{}: {why}", line.number)))
             }
-            // Also where the process that runs says that it takes another one after all.
+            // A process that rejects the new arguments is replaced too.
             (Step::Configure | Step::Replace | Step::Start, _) => {
                 let did = if self.instances[i].inactive.is_none() { "replaced" } else { "started" };
                 self.replace(i, line).await;
-                Some(StepResult::Begun(did))
+                Some(StepResult::Started(did))
             }
         }
     }
 
-    /// Starts a process with another line, beside the one that serves if there is one.
+    /// Starts a process for a changed line. A process that serves continues until the new one is ready.
     async fn replace(&mut self, i: usize, line: Line) {
         let serves = |process: &Process| process.serving.is_some() && !process.is_draining;
         if self.instances[i].process.as_ref().is_some_and(serves) {
             match self.spawn(i, &line).await {
                 Ok((process, names)) => {
-                    info!(instance = %line.name, pid = process.pid, "started beside the old one");
+                    info!(instance = %line.name, pid = process.pid, "replacement process started");
                     self.instances[i].successor = Some(Successor { line, process, names });
                 }
                 Err(why) => self.refuse(i, &line, &why.to_string(), why.exit_code()),
@@ -223,32 +229,32 @@ impl Supervisor {
         let instance = &mut self.instances[i];
         (instance.line, instance.backoff) = (line, Backoff::default());
         if let Some(process) = instance.process.take() {
-            // It drains, as an operator has asked for, or does not serve yet: then no name leads to it, and its
-            // socket is removed for that of the new one.
+            // The process is draining, or is not ready and thus not published. The new process replaces
+            // its socket.
             let name = instance.name().clone();
             let _ = self.drain(name, process);
         }
         self.start(i).await;
     }
 
-    /// The new process of an instance serves: the old one, if it is still there, may leave.
+    /// Makes a ready successor the process of its instance, and drains the old process.
     pub(super) fn take_over(&mut self, i: usize) {
         let instance = &mut self.instances[i];
         let Some(Successor { line, process, names }) = instance.successor.take() else { return };
         let name = line.name.clone();
-        info!(instance = %name, pid = process.pid, "has taken over");
+        info!(instance = %name, pid = process.pid, "replacement process took over");
         (instance.line, instance.backoff, instance.inactive) = (line, Backoff::default(), None);
         let old = instance.process.replace(process);
         let before = names.and_then(|names| instance.names.replace(names));
         instance.publish();
-        // Only now: clients find a process in one directory or the other.
+        // Remove the old files after the new ones are published, so clients always find a process.
         drop(before);
         if let Some(old) = old {
             let _ = self.drain(name, old);
         }
     }
 
-    /// The new process of an instance has ended before it served.
+    /// Handles the end of a successor that was not ready.
     pub(super) fn successor_ended(&mut self, i: usize, status: &io::Result<ExitStatus>) {
         let instance = &mut self.instances[i];
         let Some(Successor { line, process, .. }) = instance.successor.take() else { return };
@@ -264,7 +270,7 @@ impl Supervisor {
         self.refuse(i, &line, &why, code);
     }
 
-    /// Says why an instance does not follow its line.
+    /// Records and logs why an instance keeps its old line.
     fn refuse(&mut self, i: usize, line: &Line, why: &str, code: u8) {
         let file = self.settings.file.display();
         let goes_on = match self.instances[i].process {
@@ -272,27 +278,32 @@ impl Supervisor {
             None => "",
         };
         let why = format!("{file}:{}: {why}{goes_on}", line.number);
-        error!(instance = %line.name, "{why}");
+        error!(instance = %line.name, reason = why, exit_code = code, "instance not replaced");
         if let Some(reload) = &mut self.reload {
             reload.refused.insert(line.name.clone(), (why, code));
         }
     }
 
-    /// Ends a reload when all that it has started serve, or have failed, and all that are to leave have.
+    /// Ends the reload when its new processes are ready or have failed, and its drained processes have
+    /// closed their listeners.
     pub(super) fn finish_reload(&mut self) {
         let Some(Reload { steps: Some(steps), .. }) = &self.reload else { return };
         if self.stopping.is_some() {
             self.give_up_reload();
             return;
         }
-        let is_begun = |name: &InstanceName| {
-            steps.iter().any(|(other, done)| other == name && matches!(done, StepResult::Begun(_)))
+        let is_started = |name: &InstanceName| {
+            steps
+                .iter()
+                .any(|(other, done)| other == name && matches!(done, StepResult::Started(_)))
         };
         let is_open = |instance: &ManagedInstance| {
-            is_begun(instance.name()) && (instance.is_starting() || instance.successor.is_some())
+            is_started(instance.name()) && (instance.is_starting() || instance.successor.is_some())
         };
-        let leaves = |process: &Process| !process.released.is_cancelled();
-        if self.instances.iter().any(is_open) || self.draining.iter().any(|l| leaves(&l.process)) {
+        let is_listening = |process: &Process| !process.released.is_cancelled();
+        if self.instances.iter().any(is_open)
+            || self.draining.iter().any(|l| is_listening(&l.process))
+        {
             return;
         }
         let Some(mut reload) = self.reload.take() else { return };
@@ -303,17 +314,17 @@ impl Supervisor {
             let outcome = match (done, reload.refused.remove(&name), instance) {
                 (StepResult::Failed(why), ..) => Err((why, UNRESOLVED)),
                 (StepResult::Changed(what), ..) => Ok(what),
-                (StepResult::Begun(_), Some(refused), _) => Err(refused),
-                (StepResult::Begun(_), None, Some(failed)) => {
+                (StepResult::Started(_), Some(refused), _) => Err(refused),
+                (StepResult::Started(_), None, Some(failed)) => {
                     Err((failed.why.clone(), failed.code))
                 }
-                (StepResult::Begun(what), None, None) => Ok(what),
+                (StepResult::Started(what), None, None) => Ok(what),
             };
             match outcome {
                 Ok(what) => changed.push(format!("{name}: {what}")),
-                Err((why, its)) => {
+                Err((why, exit_code)) => {
                     failed.push(why);
-                    code = if code == 0 { its } else { code };
+                    code = if code == 0 { exit_code } else { code };
                 }
             }
         }
@@ -334,16 +345,18 @@ impl Supervisor {
             SupervisorReply::PartlyReloaded { changed, failed, .. } => {
                 warn!(changed = changed.join("; "), failed = failed.join("; "), "reloaded in part");
             }
-            SupervisorReply::InvalidFile(wrong) => warn!(wrong = wrong.join("; "), "not reloaded"),
-            _ => warn!("not reloaded"),
+            SupervisorReply::InvalidFile(wrong) => {
+                warn!(reason = wrong.join("; "), "not reloaded");
+            }
+            _ => warn!(reason = "balance is stopping", "not reloaded"),
         }
         if self.is_started {
             notify::ready();
         }
         self.last_status.clear();
-        if let Some(Reload { reply: Some(asker), .. }) = self.reload.take() {
-            // Who asked may be gone.
-            let _ = asker.send(reply);
+        if let Some(Reload { reply: Some(sender), .. }) = self.reload.take() {
+            // The client may be gone.
+            let _ = sender.send(reply);
         }
         if let Some(next) = self.queued_reloads.pop_front() {
             self.begin_reload(next);

@@ -1,4 +1,6 @@
-//! A supervisor that runs, found through its control socket.
+//! A client of a running supervisor, found through its control socket.
+//!
+//! Invariant: the absolute path of the configuration file identifies a supervisor.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +12,7 @@ use crate::{
     },
 };
 
-/// A supervisor that runs.
+/// A connection to a running supervisor.
 pub(super) struct RunningSupervisor(Connection);
 
 impl RunningSupervisor {
@@ -23,7 +25,7 @@ impl RunningSupervisor {
     }
 
     pub(super) fn wait_for_end(&mut self) {
-        // One that does not end within seconds after its last word is told of by the next verb.
+        // If the supervisor does not end within seconds, the next verb reports it.
         let _ = self.0.wait_for_end();
     }
 
@@ -45,13 +47,15 @@ impl RunningSupervisor {
     }
 }
 
-/// Whether an error says that there is none.
+/// Whether an error means that no supervisor runs.
 pub(super) fn is_absence(error: &ClientError) -> bool {
     matches!(error, ClientError::NoMaster | ClientError::Gone(_))
 }
 
-/// The same path for everybody who means the same file, also when it is a link that leads elsewhere now,
-/// or is gone.
+/// Makes a path absolute and resolves links in its directory.
+///
+/// The last component stays as it is: the path stays the same if the file is a link that changes, or is
+/// removed.
 pub(super) fn absolute(file: &Path) -> PathBuf {
     let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let parent = absolute.parent().and_then(|parent| parent.canonicalize().ok());

@@ -1,6 +1,6 @@
-//! What the supervisor tells a process that it starts, beside the arguments of the instance.
+//! The settings that the supervisor passes to a new process in an environment variable.
 //!
-//! Invariant: the arguments that ps(1) shows are those of the line in the file, nothing added.
+//! Invariant: the command line in ps(1) is exactly the line of the file.
 
 use std::env;
 
@@ -11,47 +11,47 @@ use crate::{cli::args::LogFormat, error::StartError, logging::Sink};
 /// The environment variable that carries the [`SpawnConfig`] as JSON.
 pub(super) const VARIABLE: &str = "BALANCE_SUPERVISED";
 
-/// What the supervisor tells the new process beside its arguments.
+/// The settings of a supervised process beside its arguments.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpawnConfig {
-    /// Listeners that it inherits, from descriptor 3 on.
+    /// Number of inherited listeners, from descriptor 3 on.
     pub listeners: usize,
-    /// Somebody may have connected to them before, as to those of a service manager.
+    /// The listeners came from a service manager, so clients may have connected already.
     pub listened: bool,
-    /// The log goes to syslog.
+    /// Log to syslog.
     pub background: bool,
-    /// The log in the foreground is JSON.
+    /// Write the foreground log as JSON.
     pub json: bool,
 }
 
 impl SpawnConfig {
-    /// Those that this process was started with, if it was started by a supervisor.
+    /// Reads the environment of this process; `None` if no supervisor started it.
     ///
     /// # Errors
-    /// [`StartError::Usage`] when they make no sense.
+    /// [`StartError::Usage`] when the value is malformed.
     pub fn from_env() -> Result<Option<Self>, StartError> {
         let text = env::var_os(VARIABLE);
-        // What is no UTF-8 is no JSON either.
+        // Text that is not UTF-8 is not JSON either.
         text.map(|text| Self::parse(&text.to_string_lossy())).transpose()
     }
 
-    /// Reads what the variable has.
+    /// Parses the value of the variable.
     pub(crate) fn parse(text: &str) -> Result<Self, StartError> {
         serde_json::from_str(text)
-            .map_err(|why| StartError::Usage(format!("{VARIABLE} makes no sense: {why}")))
+            .map_err(|why| StartError::Usage(format!("{VARIABLE} is malformed: {why}")))
     }
 
-    /// As the variable has them.
+    /// Formats the value of the variable.
     pub(crate) fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("it has nothing that JSON cannot say")
+        serde_json::to_string(self).expect("all fields have a JSON form")
     }
 
-    /// Where the log goes.
+    /// The destination of the log.
     pub fn sink(&self) -> Sink {
         if self.background { Sink::Background } else { Sink::Foreground }
     }
 
-    /// Its form; what the instance's own arguments ask for counts as well.
+    /// The format of the log: JSON if the supervisor or the instance's own arguments ask for it.
     pub fn log_format(&self, own: LogFormat) -> LogFormat {
         if self.json { LogFormat::Json } else { own }
     }

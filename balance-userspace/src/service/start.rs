@@ -1,7 +1,9 @@
-//! The verb `start`, and what the supervisor's process is made of.
+//! The verb `start`, and the set-up of the supervisor's process.
 //!
-//! Invariant: there is one supervisor of a file, whose lock says so; in the background the process
-//! that the user started ends when every instance has been tried, and says which do not serve.
+//! Invariants:
+//! - A file has at most one supervisor, which holds the lock of the file.
+//! - In the background, the starting process ends when every instance has been tried, and prints which
+//!   instances failed.
 
 use std::{
     os::unix::process::CommandExt as _,
@@ -50,18 +52,20 @@ use crate::{
     },
 };
 
-/// How long a supervisor may be about to end or to begin, and how often that is looked at.
+/// Maximum time between the lock and the control socket of a supervisor that starts or ends.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Interval of the checks for such a supervisor.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Starts all instances of a file.
+/// Starts all instances of a file, in the foreground or in the background.
 pub(super) fn start(
     place: &ServiceLocation,
     foreground: bool,
     form: LogFormat,
 ) -> Result<u8, StartError> {
     let foreground = foreground || notify::is_awaited();
-    // What whoever started us has left open is not for instances.
+    // Instances must not inherit descriptors of the calling process.
     sys::close_on_exec_from(inherited::FIRST_FD);
     let inherited_listeners = if foreground {
         // SAFETY: the only call in this process, which has opened nothing yet.
@@ -80,13 +84,13 @@ pub(super) fn start(
     detached(place, conf)
 }
 
-/// The same in the background.
+/// Starts all instances of a file in the background.
 pub(super) fn in_background(place: &ServiceLocation) -> Result<u8, StartError> {
     let Some(conf) = to_start(place)? else { return Ok(0) };
     detached(place, conf)
 }
 
-/// What is to be started; nothing if it runs already. One that is on its way out is waited for.
+/// Reads the file; `None` if its supervisor already runs. Waits for the end of a stopping supervisor.
 fn to_start(place: &ServiceLocation) -> Result<Option<Conf>, StartError> {
     match find(place) {
         Ok((running, table)) if table.stopping => {
@@ -105,8 +109,10 @@ fn to_start(place: &ServiceLocation) -> Result<Option<Conf>, StartError> {
     check::read(&place.config).map(Some)
 }
 
-/// Finds the supervisor that runs. One that ends has its lock for a moment longer than its socket, and one
-/// that starts has it for a moment before.
+/// Finds the running supervisor.
+///
+/// A supervisor that starts holds the lock before it has a control socket. A supervisor that ends holds
+/// the lock for a moment after its socket is gone. In both cases the function tries again.
 fn find(place: &ServiceLocation) -> Result<(RunningSupervisor, SupervisorStatus), ClientError> {
     let begun = Instant::now();
     loop {
@@ -125,7 +131,7 @@ fn find(place: &ServiceLocation) -> Result<(RunningSupervisor, SupervisorStatus)
     }
 }
 
-/// Whether a supervisor of the file holds its lock.
+/// Whether a supervisor holds the lock of the file.
 fn is_locked(place: &ServiceLocation) -> bool {
     RunDir::locate(place.run_dir.as_deref())
         .and_then(|dir| dir.supervisor(&absolute(&place.config)))
@@ -137,15 +143,15 @@ fn detached(place: &ServiceLocation, conf: Conf) -> Result<u8, StartError> {
     if conf.lines.is_empty() && !conf.mistakes.is_empty() {
         return Ok(WRONG);
     }
-    // The daemon's directory is another one.
+    // The daemon has another working directory.
     let run_dir = place.run_dir.as_ref().map(std::path::absolute);
     let run_dir = run_dir
         .transpose()
-        .map_err(|source| StartError::System { act: "find out where we are", source })?;
+        .map_err(|source| StartError::System { act: "get the working directory", source })?;
     let place = ServiceLocation { config: absolute(&place.config), run_dir };
     let place = &place;
     let instances = plural(conf.lines.len(), "instance");
-    // SAFETY: nothing has started a thread: only arguments and the file were read.
+    // SAFETY: the process has one thread: until now it only read arguments and the file.
     match unsafe { daemon::detach() }? {
         Forked::Parent(code) => {
             if code == 0 {
@@ -166,7 +172,7 @@ fn detached(place: &ServiceLocation, conf: Conf) -> Result<u8, StartError> {
     }
 }
 
-/// Is the supervisor, to its end.
+/// Runs the supervisor until it stops.
 fn supervise(
     place: &ServiceLocation,
     conf: Conf,
@@ -174,21 +180,21 @@ fn supervise(
     form: LogFormat,
     ready_notifier: Option<ReadyNotifier>,
 ) -> Result<u8, StartError> {
-    let refused = |act| move |source| StartError::System { act, source };
+    let failed = |act| move |source| StartError::System { act, source };
     logging::begin();
-    // It holds the listeners of all of them.
-    sys::raise_open_file_limit().map_err(refused("raise the limit of open files"))?;
+    // The supervisor holds the listeners of all instances.
+    sys::raise_open_file_limit().map_err(failed("raise the limit of open files"))?;
     notify::begin();
     let dir = RunDir::locate(place.run_dir.as_deref()).map_err(InstanceFilesError::from);
     let dir = dir?;
     let file = absolute(&place.config);
     let paths = dir.supervisor(&file).map_err(InstanceFilesError::from)?;
-    let inbox_path = paths.notify_socket.clone();
+    let socket_path = paths.notify_socket.clone();
     let mut claim = ControlEndpoint::claim(&dir, paths, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let after = runtime.map_err(refused("make a runtime"))?.block_on(async {
-        let notify_socket = NotifySocket::bind(&inbox_path).map_err(refused("make the notify_socket"))?;
-        let mut signals = Signals::catch().map_err(refused("wait for signals"))?;
+    let after = runtime.map_err(failed("create the runtime"))?.block_on(async {
+        let notify_socket = NotifySocket::bind(&socket_path).map_err(failed("create the notification socket"))?;
+        let mut signals = Signals::catch().map_err(failed("install signal handlers"))?;
         let json = form == LogFormat::Json;
         let settings = SupervisorSettings { file, dir, background: ready_notifier.is_some(), json };
         let supervisor = Supervisor::new(settings, conf, inherited_listeners, &notify_socket, ready_notifier);
@@ -201,14 +207,14 @@ fn supervise(
             if let Some(control) = control
                 && let Err(error) = control.await
             {
-                error!(%error, "the control socket cannot be served");
+                error!(%error, "cannot serve the control socket");
             }
             std::future::pending::<()>().await;
         };
         select! {
             after = supervisor.run(&mut signals) => after,
-            () = forward_notifications(&notify_socket, &sender) => unreachable!("it goes on for ever"),
-            () = listen => unreachable!("it goes on for ever"),
+            () = forward_notifications(&notify_socket, &sender) => unreachable!("this future never completes"),
+            () = listen => unreachable!("this future never completes"),
         }
     })?;
     drop(claim);
@@ -218,28 +224,28 @@ fn supervise(
     }
 }
 
-/// Passes on what instances say of themselves, for ever.
+/// Forwards the notifications of instances to the supervisor. Never returns.
 async fn forward_notifications(notify_socket: &NotifySocket, sender: &UnboundedSender<Event>) {
     loop {
         match notify_socket.next().await {
             Ok((pid, notification)) => drop(sender.send(Event::Notified(pid, notification))),
             Err(error) => {
-                error!(%error, "what instances say cannot be heard");
+                error!(%error, "cannot read notifications of instances");
                 tokio::time::sleep(std::time::Duration::from_secs(1)).await;
             }
         }
     }
 }
 
-/// Begins anew in this process, with the program as it is on the disk now and the service manager's
-/// listeners; returns why not.
+/// Executes the program that is now on the disk in this process, and passes on the listeners of the
+/// service manager. Returns only on failure.
 fn re_exec(inherited_listeners: InheritedListeners) -> StartError {
-    let failed = |source| StartError::System { act: "begin anew", source };
+    let failed = |source| StartError::System { act: "restart", source };
     let program = match std::env::current_exe() {
         Ok(path) => path,
         Err(error) => return failed(error),
     };
-    // What an upgrade has put in its place.
+    // The path of the new program after an upgrade: the kernel marks the old one as deleted.
     let name = program.to_string_lossy();
     let program = name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned();
     let listeners = (inherited::FIRST_FD..).zip(inherited_listeners.into_listeners());
@@ -248,7 +254,7 @@ fn re_exec(inherited_listeners: InheritedListeners) -> StartError {
         .collect();
     let mut command = std::process::Command::new(program);
     command.args(std::env::args_os().skip(1));
-    // The number of the process stays the same.
+    // exec(2) keeps the pid, so LISTEN_PID stays valid.
     command.env("LISTEN_FDS", listeners.len().to_string());
     match command.fd_mappings(listeners) {
         Ok(command) => {
@@ -259,7 +265,7 @@ fn re_exec(inherited_listeners: InheritedListeners) -> StartError {
     }
 }
 
-/// The control socket's side of the supervisor: orders go to it one by one.
+/// Handles requests on the control socket: forwards each command to the supervisor as an event.
 #[derive(Clone)]
 struct SupervisorHandler(UnboundedSender<Event>);
 
@@ -268,7 +274,7 @@ impl Handler for SupervisorHandler {
 
     async fn handle(&self, _: &mut ClientPermit, command: SupervisorCommand) -> SupervisorReply {
         let (reply, answer) = oneshot::channel();
-        let gone = || SupervisorReply::Refused("balance is on its way out".to_owned());
+        let gone = || SupervisorReply::Refused("balance is stopping".to_owned());
         if self.0.send(Event::Command(command, reply)).is_err() {
             return gone();
         }
@@ -276,7 +282,7 @@ impl Handler for SupervisorHandler {
     }
 
     async fn stopped(&self) {
-        // It answers to its last moment.
+        // The supervisor serves requests until its process ends.
         std::future::pending::<()>().await;
     }
 }

@@ -1,7 +1,7 @@
 //! The verb `status`.
 //!
-//! Invariant: what it says of an instance the instance has said itself, at that moment, as far as it
-//! answers; exit codes are those of LSB for init scripts.
+//! Invariant: the figures of a running instance come from the instance itself, at the time of the
+//! request. Exit codes are those of LSB for init scripts.
 
 use std::path::Path;
 
@@ -20,16 +20,17 @@ use crate::{
     },
 };
 
-/// Nothing runs.
+/// Exit code when no supervisor runs.
 const STOPPED: u8 = 3;
 
-/// The supervisor runs, but not all instances do; LSB leaves the codes from 150 on to applications.
+/// Exit code when the supervisor runs but not all instances do. LSB reserves 150 to 199 for
+/// applications.
 const DEGRADED: u8 = 150;
 
-/// Version of what `--json` writes.
+/// Version of the `--json` format.
 const JSON_VERSION: u32 = 1;
 
-/// What is shown.
+/// The status of all instances of a file, as `--json` prints it.
 #[derive(Debug, Serialize)]
 struct StatusReport {
     version: u32,
@@ -50,11 +51,11 @@ struct Row {
     channels_up: Option<usize>,
     channels: Option<usize>,
     connections: u64,
-    /// Why it does not run.
+    /// Why the instance does not run.
     why: Option<String>,
 }
 
-/// Shows the instances of a file.
+/// Prints the status of the instances of a file, and returns the exit code.
 pub(super) fn status(place: &ServiceLocation, json: bool) -> u8 {
     let config = absolute(&place.config);
     let found = RunningSupervisor::find(place).and_then(|mut running| {
@@ -74,7 +75,7 @@ pub(super) fn status(place: &ServiceLocation, json: bool) -> u8 {
         Err(error) => return report(&error),
     };
     if json {
-        let text = serde_json::to_string_pretty(&report).expect("nothing that JSON cannot say");
+        let text = serde_json::to_string_pretty(&report).expect("all fields have a JSON form");
         print(&text);
     } else {
         report.show();
@@ -82,7 +83,7 @@ pub(super) fn status(place: &ServiceLocation, json: bool) -> u8 {
     report.code()
 }
 
-/// What the file says, when nothing runs.
+/// The status when no supervisor runs: the lines of the file.
 fn stopped(config: &Path) -> StatusReport {
     let conf = check::read(config).unwrap_or_default();
     let instances = conf.lines.iter().map(|line| Row::stopped(line.name.to_string()));
@@ -98,11 +99,11 @@ fn stopped(config: &Path) -> StatusReport {
 
 impl StatusReport {
     fn code(&self) -> u8 {
-        // One that drains is on its way out as it should be.
+        // Draining instances are no failure.
         let wanted = self.instances.iter().filter(|row| row.state != InstanceState::Draining);
         let runs = |row: &Row| row.state == InstanceState::Running;
         let mut wanted = wanted.peekable();
-        // One that is told to stop has none that is not on its way out.
+        // A stopping supervisor has only draining instances, or none that runs.
         let is_idle = wanted.peek().is_none() && !self.instances.is_empty();
         let all = self.wrong.is_empty() && !is_idle && wanted.all(runs);
         match self.running {
@@ -160,7 +161,7 @@ impl Row {
         known.asked(&socket).unwrap_or(known)
     }
 
-    /// With what it says itself; `None` if it does not answer.
+    /// Adds the figures of the instance itself; `None` if the instance does not reply.
     fn asked(&self, socket: &Path) -> Option<Self> {
         let mut client = ControlClient::connect(socket).ok()?;
         let InstanceReply::Stats(stats) = client.ask(InstanceCommand::Stats).ok()? else {

@@ -1,7 +1,7 @@
 //! The verb `stop`, and `restart` of a supervisor in the foreground.
 //!
-//! Invariant: it returns when the supervisor has ended, or begun anew, and says what it has waited for;
-//! on a terminal it shows that all along.
+//! Invariant: a verb returns after the supervisor has ended or restarted. It prints how long it waited
+//! and for how many connections. On a terminal it shows the progress.
 
 use std::{
     thread::sleep,
@@ -24,20 +24,20 @@ use crate::{
     },
 };
 
-/// Between two looks.
+/// Interval of the status requests while a verb waits.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long a supervisor may be gone while it begins anew.
+/// Maximum time without a reply while the supervisor restarts.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Stops the instances of a file, and their supervisor.
+/// Stops the instances of a file and their supervisor.
 pub(super) fn stop(place: &ServiceLocation) -> u8 {
     let begun = Instant::now();
     let stopped = RunningSupervisor::find(place).and_then(|mut running| {
-        // What they say of themselves is up to a second old.
+        // The counts in the status are up to one second old, so ask the instances.
         let open: u64 = running.table()?.instances.iter().map(connections_now).sum();
         match running.ask(SupervisorCommand::Stop) {
-            // It may be gone before its reply is.
+            // The supervisor may end before it replies.
             Ok(_) => {}
             Err(error) if is_absence(&error) => {}
             Err(error) => return Err(error),
@@ -57,8 +57,8 @@ pub(super) fn stop(place: &ServiceLocation) -> u8 {
     }
 }
 
-/// Waits until a supervisor that was told to stop has ended; returns how many connections that was for,
-/// of `open` that are known of.
+/// Waits until a stopping supervisor has ended. Returns the largest number of open connections,
+/// starting with `open`.
 pub(super) fn wait_for_end(mut running: RunningSupervisor, open: u64) -> Result<u64, ClientError> {
     let progress = Progress::begin();
     let mut most = open;
@@ -69,7 +69,7 @@ pub(super) fn wait_for_end(mut running: RunningSupervisor, open: u64) -> Result<
                 progress.show(&table);
             }
             Err(error) if is_absence(&error) => break,
-            // It answers no more.
+            // The supervisor accepts no more requests.
             Err(ClientError::Refused(_)) => {}
             Err(error) => return Err(error),
         }
@@ -79,8 +79,7 @@ pub(super) fn wait_for_end(mut running: RunningSupervisor, open: u64) -> Result<
     Ok(most)
 }
 
-/// Has a supervisor in the foreground begin anew; it stays the same process, as whoever runs it
-/// expects.
+/// Restarts a supervisor in the foreground. The process stays the same, as its service manager expects.
 pub(super) fn restart_in_place(
     place: &ServiceLocation,
     mut running: RunningSupervisor,
@@ -90,13 +89,13 @@ pub(super) fn restart_in_place(
     let mut most: u64 = before.instances.iter().map(connections_now).sum();
     match running.ask(SupervisorCommand::Restart) {
         Err(error) if !is_absence(&error) => return report(&error),
-        // It may be gone before its reply is.
+        // The supervisor may end before it replies.
         _ => {}
     }
     let progress = Progress::begin();
     let mut seen = Instant::now();
     let table = loop {
-        // Each time anew: the one that answered may have another in its place.
+        // Connect again each time, because the supervisor replaces its control socket.
         match RunningSupervisor::find(place).and_then(|mut running| running.table()) {
             Ok(table) if table.began != before.began && table.settled => break table,
             Ok(table) => {
@@ -121,7 +120,7 @@ pub(super) fn restart_in_place(
     code
 }
 
-/// Connections of an instance that still answers, otherwise what it said last.
+/// Asks an instance for its open connections; falls back to its last reported number.
 fn connections_now(row: &InstanceRow) -> u64 {
     let asked = row
         .socket
@@ -133,11 +132,12 @@ fn connections_now(row: &InstanceRow) -> u64 {
     }
 }
 
+/// Sums up the open connections of all instances.
 fn open(table: &SupervisorStatus) -> u64 {
     table.instances.iter().map(|row| row.connections).sum()
 }
 
-/// What was waited for, in words.
+/// Formats the time of waiting; empty if there were no connections.
 fn waited(open: u64, since: Instant) -> String {
     match open {
         0 => String::new(),
@@ -149,7 +149,7 @@ fn connections(open: u64) -> String {
     plural(usize::try_from(open).unwrap_or(usize::MAX), "connection")
 }
 
-/// What is waited for, shown on a terminal only.
+/// A progress line on the terminal. Invisible elsewhere.
 struct Progress(ProgressBar);
 
 impl Progress {

@@ -1,10 +1,13 @@
-//! The supervisor: one process for each line of a configuration file, from start to stop.
+//! The supervisor: runs one process for each line of a configuration file.
 //!
-//! Invariants: what happens to one instance touches no other; the listeners and the names of an instance belong to
-//! the supervisor, so that no client is refused while a process is exchanged for another, and are given up when an
-//! instance does not come up, so that clients go elsewhere; a process that serves is told to leave for another only
-//! when that one serves; a file with a mistake changes nothing that runs; every order is carried out to its end
-//! before the next.
+//! Invariants:
+//! - An event of one instance does not affect the other instances.
+//! - The listeners and files of an instance belong to the supervisor, so a replacement of its process
+//!   refuses no client. The supervisor closes the listeners of an instance that fails to start, so
+//!   clients connect to another host.
+//! - A running process drains only after its successor is ready.
+//! - A file with a mistake changes no running instance.
+//! - Reloads run one after the other.
 
 use std::{
     collections::VecDeque,
@@ -57,41 +60,41 @@ use crate::{
     },
 };
 
-/// Between two looks at what is told to a service manager.
+/// Interval between status messages to the service manager.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a supervisor in the background ends with that was told to stop before all had been tried:
+/// Exit code of a background supervisor that is stopped before it has tried to start every instance:
 /// EX_UNAVAILABLE of sysexits(3).
 const STOPPED_EARLY: u8 = 69;
 
-/// What a supervisor was started with.
+/// The settings of a supervisor.
 pub(super) struct SupervisorSettings {
-    /// The configuration file, by its absolute path.
+    /// Absolute path of the configuration file.
     pub(super) file: PathBuf,
-    /// Where control sockets are.
+    /// The directory of the control sockets.
     pub(super) dir: RunDir,
-    /// The log goes to syslog, and the terminal is let go of.
+    /// Run in the background: log to syslog and detach from the terminal.
     pub(super) background: bool,
-    /// The log in the foreground is JSON.
+    /// Write the foreground log as JSON.
     pub(super) json: bool,
 }
 
-/// What is to come after the supervisor has ended.
+/// What the program does after the supervisor has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StopAction {
-    /// Nothing: the process ends with this code.
+    /// Exit with this code.
     Exit(u8),
-    /// The same once more.
+    /// Execute the program again.
     Restart,
 }
 
-/// A process that drains, and belongs to no line any more.
+/// A process that serves its last connections and belongs to no instance any more.
 pub(super) struct DrainingProcess {
     name: InstanceName,
     pub(super) process: Process,
 }
 
-/// How long a process may take to stop accepting.
+/// Maximum time from the drain request until the process has closed its listeners.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The supervisor.
@@ -99,25 +102,28 @@ pub(super) struct Supervisor {
     pub(super) settings: SupervisorSettings,
     pub(super) instances: Vec<ManagedInstance>,
     pub(super) draining: Vec<DrainingProcess>,
-    /// Lines that are wrong, as `FILE:LINE: WHY`.
+    /// Mistakes of the file, each as `FILE:LINE: REASON`.
     pub(super) wrong: Vec<String>,
     pub(super) inherited_listeners: InheritedListeners,
     spawn_context: SpawnContext,
     events: UnboundedReceiver<Event>,
+    /// Start time on the monotonic clock, which tells a restarted supervisor from the one before.
     began: u64,
-    /// Held until all instances have been tried.
+    /// Reports to the starting process once every instance has been tried.
     ready_notifier: Option<ReadyNotifier>,
+    /// Every instance has been tried once.
     pub(super) is_started: bool,
     pub(super) stopping: Option<StopAction>,
-    /// The reload that is under way.
+    /// The current reload.
     pub(super) reload: Option<Reload>,
-    /// Those that are to come after it.
+    /// Reloads that wait for the current one. `None`: no reply is expected.
     pub(super) queued_reloads: VecDeque<Option<oneshot::Sender<SupervisorReply>>>,
+    /// The last status text sent to the service manager.
     pub(super) last_status: String,
 }
 
 impl Supervisor {
-    /// A supervisor of what a file says, with the listeners of a service manager.
+    /// Makes a supervisor for a parsed file, with the listeners of the service manager.
     pub(super) fn new(
         settings: SupervisorSettings,
         conf: Conf,
@@ -147,22 +153,22 @@ impl Supervisor {
         }
     }
 
-    /// Where events are sent to.
+    /// Returns a sender for events.
     pub(super) fn sender(&self) -> UnboundedSender<Event> {
         self.spawn_context.events.clone()
     }
 
-    /// Starts all instances, and supervises them until it is to stop and all have ended; returns the
-    /// service manager's listeners as well.
+    /// Starts all instances and supervises them until the supervisor is stopped and every process has
+    /// ended. Also returns the listeners of the service manager.
     ///
     /// # Errors
-    /// When the terminal cannot be let go of.
+    /// [`StartError::System`] when the process cannot detach from the terminal.
     pub(super) async fn run(
         mut self,
         signals: &mut Signals,
     ) -> Result<(StopAction, InheritedListeners), StartError> {
         for wrong in &self.wrong {
-            error!("{wrong}");
+            error!(reason = wrong, "invalid configuration line");
         }
         for i in 0..self.instances.len() {
             self.start(i).await;
@@ -180,7 +186,7 @@ impl Supervisor {
             select! {
                 event = self.events.recv() => match event {
                     Some(event) => self.handle(event).await,
-                    None => unreachable!("we have a sender ourselves"),
+                    None => unreachable!("spawn_context holds a sender"),
                 },
                 action = signals.next() => self.signalled(action),
                 () = sleep_until(retry.unwrap_or_else(Instant::now).into()), if retry.is_some() => {
@@ -191,7 +197,7 @@ impl Supervisor {
         }
     }
 
-    /// Whoever waits for the start is not to take an early end for one.
+    /// The stop action, with an error code if a starting process still waits for the result.
     fn stop_action(&self, after: StopAction) -> StopAction {
         match after {
             StopAction::Exit(0) if self.ready_notifier.is_some() => StopAction::Exit(STOPPED_EARLY),
@@ -218,7 +224,7 @@ impl Supervisor {
             SupervisorCommand::Stop => self.stop_by_command(StopAction::Exit(0)),
             SupervisorCommand::Restart => self.stop_by_command(StopAction::Restart),
         };
-        // Who asked may be gone.
+        // The client may be gone.
         let _ = reply.send(answer);
     }
 
@@ -230,7 +236,7 @@ impl Supervisor {
         }
     }
 
-    /// By a command: asking twice does not cut connections, as a second signal does.
+    /// Stops by command. A second command does not abort connections, unlike a second signal.
     fn stop_by_command(&mut self, after: StopAction) -> SupervisorReply {
         if self.stopping.is_none() {
             self.stop(Signal::SIGTERM, after);
@@ -244,7 +250,7 @@ impl Supervisor {
         info!(open = self.connections(), "stopping");
         self.stopping = Some(after);
         if after == StopAction::Restart {
-            // To a service manager it stays what it is.
+            // For the service manager the process continues.
             notify::reloading();
         }
         for instance in &mut self.instances {
@@ -254,28 +260,27 @@ impl Supervisor {
         self.processes().for_each(|process| process.signal(signal));
     }
 
-    /// Once all have been tried: says so to whoever waits for it.
+    /// Reports the start to the starting process and to the service manager, once every instance has been tried.
     fn report_started(&mut self) -> Result<(), StartError> {
-        let is_settled = self.instances.iter().all(|instance| !instance.is_starting());
-        if self.is_started || !is_settled || self.stopping.is_some() {
+        let all_tried = self.instances.iter().all(|instance| !instance.is_starting());
+        if self.is_started || !all_tried || self.stopping.is_some() {
             return Ok(());
         }
         self.is_started = true;
         let serving = self.serving();
         let all = self.instances.len() + self.wrong.len();
-        info!(serving, of = all, file = %self.settings.file.display(), "supervising");
+        info!(serving, instances = all, file = %self.settings.file.display(), "supervisor started");
         let failed = self.instances.iter().find(|instance| instance.has_failed());
         let failed = failed.map(|instance| instance.code);
         if serving == 0 && all > 0 {
-            // Nobody is helped by a supervisor of nothing. A service manager tries again, unless
-            // all that is wrong is the file.
+            // No instance serves: stop. The exit code tells the service manager whether to restart: it
+            // does not restart if the only problem is a mistake in the file.
             self.stop(Signal::SIGTERM, StopAction::Exit(failed.unwrap_or(WRONG)));
             return Ok(());
         }
         let code = if self.wrong.is_empty() { failed.unwrap_or(0) } else { WRONG };
-        let left = self.inherited_listeners.addresses();
-        if !left.is_empty() {
-            warn!(sockets = left.join(" "), "nobody wants these sockets of the service manager");
+        for listener in self.inherited_listeners.addresses() {
+            warn!(listener, "unused LISTEN_FDS socket");
         }
         if let Some(ready_notifier) = self.ready_notifier.take() {
             ready_notifier
@@ -299,7 +304,7 @@ impl Supervisor {
         self.instances.iter().flat_map(ManagedInstance::processes).chain(draining)
     }
 
-    /// Tells a service manager how it is.
+    /// Sends the current status to the service manager if it has changed.
     fn report_status(&mut self) {
         if !notify::is_awaited() {
             return;
@@ -345,7 +350,7 @@ impl Supervisor {
         }
     }
 
-    /// When the next instance is to be tried again.
+    /// Time of the next retry of any instance.
     fn next_try(&self) -> Option<Instant> {
         self.instances.iter().filter_map(ManagedInstance::next_try).min()
     }
@@ -359,14 +364,14 @@ impl Supervisor {
         }
     }
 
-    /// Starts the process of an instance, with the listeners that it has or with new ones.
+    /// Starts the process of an instance, with its present listeners or with new ones.
     pub(super) async fn start(&mut self, i: usize) {
         let line = self.instances[i].line.clone();
         let started = self.spawn(i, &line).await;
         let instance = &mut self.instances[i];
         match started {
             Ok((process, names)) => {
-                info!(instance = %instance.line.name, pid = process.pid, "started");
+                info!(instance = %instance.line.name, pid = process.pid, "instance started");
                 instance.process = Some(process);
                 instance.names = names.or(instance.names.take());
                 instance.inactive = None;
@@ -375,8 +380,10 @@ impl Supervisor {
         }
     }
 
-    /// A process for an instance with the arguments of a line, which may be another than its own, and the names that
-    /// the instance needs for it, unless it has them. Nothing leads to its control socket yet.
+    /// Spawns a process for an instance with the arguments of `line`, which may be a new line.
+    ///
+    /// Also returns the files that the instance needs for the process, unless it has them already. The
+    /// control socket is not published yet.
     pub(super) async fn spawn(
         &mut self,
         i: usize,
@@ -386,15 +393,15 @@ impl Supervisor {
         let (args, is_bound) = (line.args.clone(), !instance.listeners.is_empty());
         let look_up = spawn_blocking(move || {
             let user = args.user.as_deref().map(privileges::find).transpose()?;
-            // What is bound may have another address by now.
+            // Bound listeners stay, even if the name has another address now.
             let address = if is_bound { None } else { server::listen_address(&args)? };
             Ok::<_, StartError>((address, user))
         });
-        let broken = |e: tokio::task::JoinError| StartError::System {
-            act: "look an address up",
+        let lookup_failed = |e: tokio::task::JoinError| StartError::System {
+            act: "look up an address",
             source: e.into(),
         };
-        let (address, user) = look_up.await.map_err(broken)??;
+        let (address, user) = look_up.await.map_err(lookup_failed)??;
         if !is_bound {
             let port = line.name.port;
             instance.listeners =
@@ -419,7 +426,7 @@ impl Supervisor {
         Ok((process, names))
     }
 
-    /// Says why an instance has no process any more, and when it gets another.
+    /// Records and logs why an instance has no process, and schedules the next try.
     fn failed(&mut self, i: usize, why: &str, code: u8, served: Option<Duration>) {
         let file = self.settings.file.display();
         let instance = &mut self.instances[i];
@@ -428,15 +435,21 @@ impl Supervisor {
         if self.ready_notifier.is_some() {
             print_error(&why);
         }
-        error!(instance = %instance.line.name, again_in = wait.as_secs(), "{why}");
+        error!(
+            instance = %instance.line.name,
+            reason = why,
+            exit_code = code,
+            retry_seconds = wait.as_secs(),
+            "instance failed"
+        );
         instance.process = None;
         instance.inactive = Some(Inactive::RetryAt(Instant::now() + wait));
         (instance.why, instance.code) = (why, code);
         match &instance.names {
-            // They are for the successor.
+            // The successor takes the listeners and files.
             _ if instance.successor.is_some() => {}
             Some(names) if served.is_some() => names.clear(),
-            // Clients are to go elsewhere.
+            // Refused clients can connect to another host.
             _ => instance.release(&mut self.inherited_listeners),
         }
     }
@@ -445,7 +458,7 @@ impl Supervisor {
         if let Some(i) = self.draining.iter().position(|drained| drained.process.pid == pid) {
             let drained = self.draining.remove(i);
             drained.process.released.cancel();
-            info!(instance = %drained.name, pid, "has left");
+            info!(instance = %drained.name, pid, "drained process ended");
             return;
         }
         let is_successor = |instance: &ManagedInstance| {
@@ -455,17 +468,17 @@ impl Supervisor {
             self.successor_ended(i, status);
             return;
         }
-        let is_it =
+        let is_current =
             |instance: &ManagedInstance| instance.process.as_ref().is_some_and(|p| p.pid == pid);
-        let Some(i) = self.instances.iter().position(is_it) else { return };
+        let Some(i) = self.instances.iter().position(is_current) else { return };
         let instance = &mut self.instances[i];
         let Some(process) = instance.process.take() else { return };
         process.released.cancel();
         let is_orderly = status.as_ref().is_ok_and(ExitStatus::success);
         if self.stopping.is_some() || is_orderly {
-            info!(instance = %instance.line.name, pid, "has ended");
+            info!(instance = %instance.line.name, pid, "instance stopped");
             instance.inactive = Some(Inactive::Stopped);
-            instance.why = "it was told to end".to_owned();
+            instance.why = "stopped on request".to_owned();
             instance.release_unless_replaced(&mut self.inherited_listeners);
             return;
         }
@@ -475,8 +488,8 @@ impl Supervisor {
     }
 
     fn on_notification(&mut self, pid: u32, notification: &Notification) {
-        let is_it = |process: &&mut Process| process.pid == pid;
-        let drained = self.draining.iter_mut().map(|drained| &mut drained.process).find(is_it);
+        let is_sender = |process: &&mut Process| process.pid == pid;
+        let drained = self.draining.iter_mut().map(|drained| &mut drained.process).find(is_sender);
         if let Some(process) = drained {
             process.apply(notification);
             return;
@@ -501,13 +514,14 @@ impl Supervisor {
         instance.release_if_draining(&mut self.inherited_listeners);
     }
 
-    /// Tells a process to accept no more. It belongs to no line any more, and ends with its connections.
+    /// Asks a process to drain and detaches it from its instance. The token is cancelled when the process
+    /// has closed its listeners.
     pub(super) fn drain(&mut self, name: InstanceName, mut process: Process) -> CancellationToken {
         process.request_drain();
         let (pid, released) = (process.pid, process.released.clone());
-        let (has_left, events) = (released.clone(), self.sender());
+        let (has_released, events) = (released.clone(), self.sender());
         tokio::spawn(async move {
-            if timeout(DRAIN_TIMEOUT, has_left.cancelled()).await.is_err() {
+            if timeout(DRAIN_TIMEOUT, has_released.cancelled()).await.is_err() {
                 let _ = events.send(Event::DrainOverdue(pid));
             }
         });
@@ -519,9 +533,9 @@ impl Supervisor {
         let Some(drained) = self.draining.iter().find(|drained| drained.process.pid == pid) else {
             return;
         };
-        warn!(instance = %drained.name, pid, "does not leave");
+        warn!(instance = %drained.name, pid, "process does not drain, sending SIGTERM");
         drained.process.signal(Signal::SIGTERM);
-        // Nothing waits for it any more.
+        // The reload waits no longer for this process.
         drained.process.released.cancel();
     }
 }

@@ -1,4 +1,6 @@
-//! Carries out the verbs.
+//! Dispatch of the verbs, and the verbs `check`, `restart` and `reload`.
+//!
+//! Invariant: `restart` stops nothing if the file has a mistake.
 
 use std::path::Path;
 
@@ -17,10 +19,10 @@ use crate::{
     error::StartError,
 };
 
-/// Carries out a verb, and returns the exit code.
+/// Runs a verb, and returns the exit code.
 ///
 /// # Errors
-/// What keeps it from being carried out at all.
+/// [`StartError`] when the verb cannot begin.
 pub fn run(verb: &Verb) -> Result<u8, StartError> {
     match verb {
         Verb::Start { place, foreground, log_format } => {
@@ -49,7 +51,7 @@ fn check_file(file: &Path, no_dns: bool) -> Result<u8, StartError> {
 }
 
 fn restart(place: &ServiceLocation) -> Result<u8, StartError> {
-    // What cannot be started again is not stopped.
+    // Check before the stop: a broken file would keep the service down.
     let conf = check::read(&place.config)?;
     let mut wrong = conf.wrong(&place.config);
     wrong.extend(check::lines(&conf.lines, &place.config, true));
