@@ -1,8 +1,8 @@
-//! How many connections the limits of the process allow.
+//! The number of connections that the limits of the process allow.
 //!
-//! Invariant: when all connections that are allowed are open, the duties of the process still have
-//! their descriptors: control clients, name resolution, the log, interfaces that are attached later. A
-//! limit that has no room for that still allows one connection.
+//! Invariant: with the maximum number of open connections there are still descriptors for control
+//! clients, name resolution, the log and interfaces that the datapath attaches to later. A limit
+//! too low for those still allows one connection.
 
 use tracing::warn;
 
@@ -14,28 +14,29 @@ use crate::{
     sys::{self, memory::Memory},
 };
 
-/// Accepts that wait for each listener at a time, so that a burst is taken in one turn.
-const ACCEPTS: usize = 8;
+/// Pending accepts for each listener, so that the ring accepts a burst at once.
+const ACCEPTS_PER_LISTENER: usize = 8;
 
-/// Client and server.
+/// Descriptors of a connection: client and server.
 const PER_CONNECTION: usize = 2;
 
-/// What a worker may have open for a moment: a socket that tells a peer of the end, a file of the
-/// control group, a stream that is closed only when the ring lets go of it.
+/// Descriptors that a worker may open for a short time: a socket that sends a peer the end of its
+/// connection, a file of the control group, a stream that is closed once the ring no longer uses
+/// it.
 const PER_WORKER: usize = 3;
 
-/// Name resolution, syslog and the files that they read.
-const LOOK_UPS: usize = 5;
+/// Descriptors for name resolution, syslog and the files that these read.
+const FOR_LOOK_UPS: usize = 5;
 
-/// Limits beyond this are a formality, and the maps are made for all connections.
-const MOST: usize = 1 << 20;
+/// The most connections, whatever the limits are. The BPF maps are allocated for all connections.
+const MAX_CONNECTIONS: usize = 1 << 20;
 
 /// The limit of open files.
 #[derive(Clone, Copy)]
 pub(crate) struct Descriptors(usize);
 
 impl Descriptors {
-    /// Raises the limit as far as it goes.
+    /// Raises the soft limit to the hard limit.
     ///
     /// # Errors
     /// [`StartError::System`].
@@ -47,47 +48,48 @@ impl Descriptors {
         Ok(Self(usize::try_from(limit).unwrap_or(usize::MAX)))
     }
 
-    /// Accepts that wait for each of so many listeners. Each can have a connection in hand that has to
-    /// wait.
+    /// Pending accepts for each listener, with `listeners` of them. Each accept can hold a
+    /// connection that waits for a permit.
     pub(crate) fn accepts(self, listeners: usize) -> usize {
-        (self.0 / 64 / listeners.max(1)).clamp(1, ACCEPTS)
+        (self.0 / 64 / listeners.max(1)).clamp(1, ACCEPTS_PER_LISTENER)
     }
 
-    /// Control clients at a time.
+    /// Limits of concurrent control clients.
     pub(crate) fn control_clients(self) -> ClientLimits {
         ClientLimits::default().at_most((self.0 / 32).max(2))
     }
 
-    /// Attempts at further addresses of servers at a time.
+    /// Concurrent connection attempts to further addresses of servers.
     pub(crate) fn extra_attempts(self) -> usize {
         connect::extra_attempts(self.0)
     }
 
-    /// No more connections than this, whatever else is opened.
+    /// An upper bound of the connections, known before other descriptors are open.
     fn most(self) -> usize {
-        (self.0 / PER_CONNECTION).clamp(1, MOST)
+        (self.0 / PER_CONNECTION).clamp(1, MAX_CONNECTIONS)
     }
 
-    /// How many connections there is room for beside so many descriptors that are open.
+    /// The number of connections that fit beside `open` descriptors.
     fn connections(self, open: usize, workers: usize, listeners: usize) -> usize {
         let control = self.control_clients();
-        let duties = workers * PER_WORKER
+        let reserved = workers * PER_WORKER
             + listeners * self.accepts(listeners)
             + control.served
             + control.waiting
             + self.extra_attempts()
-            + LOOK_UPS
+            + FOR_LOOK_UPS
             + datapath::LATE_DESCRIPTORS;
-        (self.0.saturating_sub(open + duties) / PER_CONNECTION).max(1)
+        (self.0.saturating_sub(open + reserved) / PER_CONNECTION).max(1)
     }
 }
 
-/// The most connections that can come to be allowed, known before anything is opened.
+/// An upper bound of the connections, known before the process opens anything.
 pub(crate) fn upper_bound(wanted: Option<usize>, files: Descriptors, memory: &Memory) -> usize {
-    files.most().min(by_memory(memory)).min(wanted.unwrap_or(MOST))
+    files.most().min(by_memory(memory)).min(wanted.unwrap_or(MAX_CONNECTIONS))
 }
 
-/// How many connections are allowed, once everything is open that stays open.
+/// The number of connections that the limits allow. Call this once everything is open that stays
+/// open.
 pub(crate) fn connections(
     wanted: Option<usize>,
     files: Descriptors,
@@ -96,7 +98,7 @@ pub(crate) fn connections(
     listeners: usize,
 ) -> usize {
     let by_files = files.connections(sys::open_descriptors(files.0), workers, listeners);
-    let allowed = by_files.min(by_memory(memory)).min(MOST);
+    let allowed = by_files.min(by_memory(memory)).min(MAX_CONNECTIONS);
     let Some(wanted) = wanted else { return allowed };
     if wanted > by_files {
         let open_files = files.0;
@@ -123,7 +125,7 @@ mod tests {
 
     #[test]
     fn open_descriptors_are_counted() {
-        // Above those that other tests open and close meanwhile.
+        // Many files, because other tests open and close some at the same time.
         let before = sys::open_descriptors(1000);
         let files: Vec<_> = (0..300).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
         let grown = sys::open_descriptors(1000).abs_diff(before);
@@ -131,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn each_limit_leaves_room_for_what_the_process_has_to_do() {
+    fn each_limit_leaves_descriptors_for_the_duties_of_the_process() {
         let open = 50;
         for limit in [64, 100, 128, 256, 512, 1024, 4096, 1 << 20] {
             let files = Descriptors(limit);
@@ -140,12 +142,12 @@ mod tests {
                 let ClientLimits { served, waiting } = files.control_clients();
                 assert!(connections >= 1 && served >= 2 && waiting >= 2, "{limit}");
                 assert!(files.accepts(listeners) >= 1);
-                let all = open + connections * 2 + served + waiting + LOOK_UPS;
+                let all = open + connections * 2 + served + waiting + FOR_LOOK_UPS;
                 assert!(connections == 1 || all <= limit, "{limit}: {all}");
                 assert!(connections <= files.most());
             }
         }
-        // Nearly all of a large one is for connections.
+        // Nearly all of a large limit is for connections.
         assert!(Descriptors(1 << 20).connections(open, 2, 2) > (1 << 19) - 500);
     }
 }

@@ -1,7 +1,7 @@
-//! What all threads of an instance share.
+//! The state that all threads of an instance share.
 //!
-//! Invariant: it is made once, before the first client is accepted; what changes in it is behind a lock
-//! or a channel of its own.
+//! Invariant: the context is created once, before the first client is accepted. Each part that
+//! changes has its own lock or channel.
 
 use std::sync::Arc;
 
@@ -17,39 +17,40 @@ use crate::{
     sys::memory::Memory,
 };
 
-/// What all threads share.
+/// The shared state of an instance.
 pub(crate) struct Context {
     pub(crate) table: Arc<Table>,
     pub(crate) datapath: Datapath,
     pub(crate) connector: Connector,
     pub(crate) settings: watch::Sender<Settings>,
-    /// The arguments that table and settings have been made from last. Who changes them holds this
-    /// until all is changed.
+    /// The arguments that table and settings were last built from. A reconfiguration holds the lock
+    /// until it is complete.
     pub(crate) active_args: Mutex<Args>,
-    /// What accepted sockets do not have from their listener.
+    /// Options to set on accepted sockets, if their listener did not have the options at their
+    /// accept.
     pub(crate) accepted_options: Option<SocketOptions>,
-    /// Room for that many more connections.
+    /// One permit for each further connection.
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) max_connections: usize,
-    /// Accepts that wait for each listener at a time.
+    /// Pending accepts for each listener.
     pub(crate) accepts: usize,
     pub(crate) control_clients: client_limiter::ClientLimits,
     pub(crate) memory: Memory,
-    /// Sessions that wait for what the process has run out of.
+    /// Sessions that wait for descriptors or memory.
     pub(crate) shortage: Shortage,
     pub(crate) totals: Arc<Totals>,
-    /// Where it listens.
+    /// The address of the listener; `None` if the kernel did not report it.
     pub(crate) address: Option<std::net::SocketAddr>,
-    /// Told when all addresses of a channel have failed.
+    /// Notified when all addresses of a channel have failed.
     pub(crate) re_resolve: Notify,
-    /// Accept no more.
+    /// Cancelled when the instance stops accepting.
     pub(crate) stop: CancellationToken,
-    /// End what stands.
+    /// Cancelled to abort the open connections.
     pub(crate) abort: CancellationToken,
 }
 
 impl Context {
-    /// Connections at the moment, those that are being ended included.
+    /// The number of open connections, including connections that are being closed.
     pub(crate) fn open(&self) -> usize {
         self.max_connections - self.permits.available_permits()
     }

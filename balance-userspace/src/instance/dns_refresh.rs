@@ -1,9 +1,10 @@
-//! Names of servers, resolved anew while balance runs.
+//! Resolves the names of servers again while the instance runs.
 //!
-//! Invariant: the resolver blocks a thread of its own and never a worker; a name that does not
-//! resolve any more keeps the addresses it had, and the log says once that it does not and once that it
-//! does again. Which names there are is asked of the table at
-//! every round: commands change them.
+//! Each round reads the names from the table, because commands change them.
+//!
+//! Invariants: the resolver blocks a thread of its own and never a worker. A name that no longer
+//! resolves keeps its last addresses. The log reports each failing name once, and once when the
+//! name resolves again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,24 +27,24 @@ use crate::{
 };
 
 /// The shortest time between two rounds, however many connects fail.
-const LEAST: Duration = Duration::from_secs(5);
+const MIN_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Resolves all names at every interval, if there is one, and when a worker says that all addresses
-/// of a channel have failed.
+/// Resolves all names at every interval, if the settings have one, and when `re_resolve` is
+/// notified.
 pub(crate) async fn watch(
     table: &Arc<Table>,
     mut settings: watch::Receiver<Settings>,
-    failed: &Notify,
+    re_resolve: &Notify,
 ) {
     let mut failing = BTreeSet::new();
     loop {
-        due(&mut settings, failed).await;
+        wait_until_due(&mut settings, re_resolve).await;
         round(table, &mut failing).await;
-        tokio::time::sleep(LEAST).await;
+        tokio::time::sleep(MIN_INTERVAL).await;
     }
 }
 
-/// Resolves each host once, for all channels that lead there. `failing` are the hosts that did not
+/// Resolves each host once for all channels with that host. `failing` holds the hosts that did not
 /// resolve in the last round.
 async fn round(table: &Arc<Table>, failing: &mut BTreeSet<String>) {
     let mut hosts: BTreeMap<String, Vec<(ChannelKey, ServerName)>> = BTreeMap::new();
@@ -62,7 +63,7 @@ async fn round(table: &Arc<Table>, failing: &mut BTreeSet<String>) {
                 for (key, name) in &channels {
                     table.lock().selector.unresolved(*key, name, SystemTime::now());
                 }
-                tell_failure(failing, host, &error);
+                log_failure(failing, host, &error);
                 continue;
             }
         };
@@ -81,21 +82,21 @@ async fn round(table: &Arc<Table>, failing: &mut BTreeSet<String>) {
     }
 }
 
-fn tell_failure(failing: &mut BTreeSet<String>, host: String, error: &StartError) {
+fn log_failure(failing: &mut BTreeSet<String>, host: String, error: &StartError) {
     if !failing.contains(&host) {
         warn!(host, %error, "cannot resolve server name, keeping its last addresses");
         failing.insert(host);
     }
 }
 
-/// Waits until it is time for a round. An interval that changes meanwhile counts from the last.
-async fn due(settings: &mut watch::Receiver<Settings>, failed: &Notify) {
+/// Waits until the next round is due. A changed interval counts from the start of the wait.
+async fn wait_until_due(settings: &mut watch::Receiver<Settings>, re_resolve: &Notify) {
     let start = Instant::now();
     loop {
         let interval = settings.borrow_and_update().resolve_interval;
         let left = interval.map(|interval| interval.saturating_sub(start.elapsed()));
         select! {
-            () = failed.notified() => return,
+            () = re_resolve.notified() => return,
             () = sleep_for(left) => return,
             Ok(()) = settings.changed() => {}
         }
@@ -116,10 +117,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_round_is_due_by_the_interval_in_force() {
+    async fn a_round_is_due_after_the_interval_of_the_current_settings() {
         let (sender, mut settings) = watch::channel(every(None));
-        let failed = Notify::new();
-        let mut due = std::pin::pin!(due(&mut settings, &failed));
+        let re_resolve = Notify::new();
+        let mut due = std::pin::pin!(wait_until_due(&mut settings, &re_resolve));
         for interval in [None, Some(Duration::from_secs(3600))] {
             sender.send_replace(every(interval));
             assert!(timeout(Duration::from_millis(20), &mut due).await.is_err());

@@ -1,11 +1,14 @@
-//! Connections on which no byte moves are closed: after the idle timeout (`-T`), and sooner or
-//! later when one side has ended, so that peers that forget to close do not fill a server's seats.
+//! Closes connections on which no bytes move: after the idle timeout (`-T`), and half-closed
+//! connections after the half-close timeout, so that peers that never close do not use up a
+//! server's connections.
 //!
-//! Looks at all connections now and then instead of keeping a clock for each, so that the bytes
-//! that the kernel moves cost nothing extra. Invariant: a connection is closed no earlier than
-//! the limit after its last byte, and no later than an eighth of the shortest limit, ten seconds
-//! at most, beyond. Limits that change count for the connections that stand; of bytes that nobody has
-//! looked at until then, the last counts as moved at the change.
+//! A task inspects all connections at intervals instead of keeping a timer for each, so that bytes
+//! moved by the kernel need no accounting in user space.
+//!
+//! Invariant: a connection is closed no earlier than the limit after its last byte, and no later
+//! than the limit plus an eighth of the shortest limit, at most ten seconds. Changed limits apply
+//! to the open connections. Bytes that no inspection has seen before the change count as moved at
+//! the change.
 
 use std::{
     sync::Arc,
@@ -17,7 +20,7 @@ use tracing::{field::display, info, warn};
 
 use crate::{
     instance::{
-        settings::{Limits, Settings},
+        settings::{IdleLimits, Settings},
         table::{Session, Table},
         timer::sleep_for,
     },
@@ -27,19 +30,19 @@ use crate::{
 
 static HALF_CLOSED: Throttle = Throttle::new(Duration::from_secs(10));
 
-impl Limits {
+impl IdleLimits {
     fn shortest(&self) -> Option<Duration> {
         self.idle.into_iter().chain(self.half_closed).min()
     }
 
-    /// Closes a connection that has been idle for too long.
+    /// Closes a connection that has been idle for longer than its limit.
     fn enforce(&self, session: &Session, now: Instant) {
         let Some(since) = session.idle_since(now) else { return };
-        let is_over =
+        let is_reached =
             |limit: &Duration| now.checked_duration_since(since).is_some_and(|idle| idle >= *limit);
-        if let Some(limit) = self.idle.filter(is_over) {
+        if let Some(limit) = self.idle.filter(is_reached) {
             warn!(target: NOTICE, "timed out after {} seconds", limit.as_secs());
-        } else if let Some(limit) = self.half_closed.filter(is_over)
+        } else if let Some(limit) = self.half_closed.filter(is_reached)
             && session.traffic.is_half_closed()
         {
             if let Some(suppressed) = HALF_CLOSED.pass(now) {
@@ -58,10 +61,11 @@ impl Limits {
     }
 }
 
-/// Closes idle connections for ever, by the limits in force.
+/// Closes idle connections, by the limits of the current settings, until the settings' sender is
+/// gone.
 pub(crate) async fn watch(table: &Arc<Table>, mut settings: watch::Receiver<Settings>) {
     loop {
-        let limits = settings.borrow_and_update().limits;
+        let limits = settings.borrow_and_update().idle_limits;
         let shortest = limits.shortest();
         if shortest.is_some() {
             let now = Instant::now();

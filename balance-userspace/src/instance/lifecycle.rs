@@ -1,8 +1,8 @@
-//! The main thread while workers serve: signals, the control socket, idle connections, names,
-//! the kernel program's events; and the orderly end.
+//! The main thread while workers serve: signals, the control socket, idle connections, name
+//! resolution, events of the BPF program, and the orderly shutdown.
 //!
-//! Invariant: a failure of one of these duties does not end the process; only a signal or the
-//! `kill` command does.
+//! Invariant: a failure of one of these duties does not end the process. Only a signal, the `kill`
+//! command or the supervisor does.
 
 use std::{os::fd::OwnedFd, pin::pin, sync::Arc, thread::JoinHandle, time::Duration};
 
@@ -19,19 +19,19 @@ use crate::{
     sys::signals::{SignalAction, Signals},
 };
 
-/// Everything that the main thread looks after.
+/// The duties of the main thread.
 pub(crate) struct Lifecycle {
     runtime: Runtime,
     signals: Signals,
-    /// A byte from the supervisor: leave. Ends when there is no supervisor any more.
+    /// A byte from the supervisor requests a drain. The pipe closes when the supervisor has exited.
     parent_death_pipe: Option<Receiver>,
-    instance: Option<ControlEndpoint>,
+    endpoint: Option<ControlEndpoint>,
 }
 
 impl Lifecycle {
-    /// Takes hold of the signals.
+    /// Catches the signals.
     pub(crate) fn new(
-        instance: Option<ControlEndpoint>,
+        endpoint: Option<ControlEndpoint>,
         parent_death_pipe: Option<OwnedFd>,
     ) -> Result<Self, StartError> {
         let refused = |source| StartError::System { act: "wait for signals", source };
@@ -42,23 +42,23 @@ impl Lifecycle {
         let parent_death_pipe =
             parent_death_pipe.map(Receiver::from_owned_fd).transpose().map_err(refused)?;
         drop(guard);
-        Ok(Self { runtime, signals, parent_death_pipe, instance })
+        Ok(Self { runtime, signals, parent_death_pipe, endpoint })
     }
 
-    /// Serves until a signal or `kill`; then waits until all connections have ended. After SIGTERM that
-    /// takes the grace time at most, and a second signal ends it at once, as SIGINT does. `accepting` ends
-    /// when no worker accepts any more.
+    /// Serves until a signal or `kill`, then waits until all connections have ended. After SIGTERM
+    /// the wait is limited to the grace time. A second signal, or SIGINT, aborts the connections at
+    /// once. `accepting` closes when no worker accepts any more.
     pub(crate) fn run(
         self,
         context: &Arc<Context>,
         threads: Vec<JoinHandle<()>>,
         accepting: mpsc::Receiver<()>,
     ) {
-        let Self { runtime, signals, mut instance, parent_death_pipe } = self;
-        let listener = instance.as_mut().and_then(ControlEndpoint::take_listener);
+        let Self { runtime, signals, mut endpoint, parent_death_pipe } = self;
+        let listener = endpoint.as_mut().and_then(ControlEndpoint::take_listener);
         runtime.block_on(async {
             if let Some(listener) = listener {
-                tokio::spawn(control(listener, Arc::clone(context), instance, accepting));
+                tokio::spawn(serve_control(listener, Arc::clone(context), endpoint, accepting));
             }
             let duties = async {
                 let events = context.datapath.handle_events();
@@ -66,7 +66,8 @@ impl Lifecycle {
                 let settings = context.settings.subscribe();
                 let names = dns_refresh::watch(&context.table, settings, &context.re_resolve);
                 let status = status::watch(context);
-                // The handling of events never ends, so a duty that ends does not end the others.
+                // The event handler never returns, so the other duties continue when one of them
+                // returns.
                 tokio::join!(events, idle, names, status).0
             };
             let mut joined = tokio::task::spawn_blocking(move || {
@@ -75,9 +76,9 @@ impl Lifecycle {
                 }
             });
             let end = async {
-                let mut ends = Ends { signals, parent_death_pipe };
+                let mut requests = ShutdownRequests { signals, parent_death_pipe };
                 let grace = select! {
-                    end = ends.next(context) => Some(end),
+                    grace = requests.next(context) => Some(grace),
                     () = context.stop.cancelled() => None,
                 };
                 context.stop.cancel();
@@ -92,8 +93,8 @@ impl Lifecycle {
                     select! {
                         _ = &mut joined => return,
                         () = &mut limit => break,
-                        grace = ends.next(context) => {
-                            // After `kill` the first signal is the first that sets a limit.
+                        grace = requests.next(context) => {
+                            // `kill` sets no limit, so the first signal after it does.
                             if is_limited || grace.is_zero() {
                                 break;
                             }
@@ -113,22 +114,22 @@ impl Lifecycle {
     }
 }
 
-/// What asks for the end from outside.
-struct Ends {
+/// The requests from outside to shut down.
+struct ShutdownRequests {
     signals: Signals,
     parent_death_pipe: Option<Receiver>,
 }
 
-impl Ends {
-    /// Waits until somebody asks for the end, or there is no supervisor any more, and returns how long
-    /// connections may then go on.
+impl ShutdownRequests {
+    /// Waits for a request to shut down, or for the exit of the supervisor. Returns how long the
+    /// connections may stay open.
     async fn next(&mut self, context: &Context) -> Duration {
         loop {
             let action = select! {
                 action = self.signals.next() => action,
                 is_drain_requested = drain_requested(&mut self.parent_death_pipe) => {
                     if is_drain_requested {
-                        // Connections go on for as long as they like, as after `kill`.
+                        // The connections have no time limit, as after `kill`.
                         context.stop.cancel();
                         continue;
                     }
@@ -139,14 +140,16 @@ impl Ends {
             match action {
                 SignalAction::Drain => return context.settings.borrow().grace,
                 SignalAction::Abort => return Duration::ZERO,
-                // There is no file to read again, but names may have changed.
+                // An instance has no configuration file, but the addresses of names may have
+                // changed.
                 SignalAction::Reload => context.re_resolve.notify_one(),
             }
         }
     }
 }
 
-/// Waits until the supervisor, if there is one, tells the process to leave, or is gone: then false.
+/// Waits until the supervisor requests a drain (true) or has exited (false). Without a supervisor
+/// waits for ever.
 async fn drain_requested(parent_death_pipe: &mut Option<Receiver>) -> bool {
     match parent_death_pipe {
         Some(parent_death_pipe) => parent_death_pipe.read(&mut [0]).await.is_ok_and(|n| n > 0),
@@ -154,12 +157,12 @@ async fn drain_requested(parent_death_pipe: &mut Option<Receiver>) -> bool {
     }
 }
 
-/// Serves the control socket; its names are gone when the program accepts no more, and its listeners
-/// are closed: another process may then bind the addresses and claim the names.
-async fn control(
+/// Serves the control socket. Removes its names once no worker accepts and the listeners are
+/// closed: another process may then bind the addresses and claim the names.
+async fn serve_control(
     listener: std::os::unix::net::UnixListener,
     context: Arc<Context>,
-    instance: Option<ControlEndpoint>,
+    endpoint: Option<ControlEndpoint>,
     mut accepting: mpsc::Receiver<()>,
 ) {
     if let Err(error) =
@@ -167,8 +170,8 @@ async fn control(
     {
         error!(%error, "cannot serve the control socket");
     }
-    // Nobody sends anything: it ends with the last worker that accepts.
+    // The channel carries no messages. It closes when the last worker stops accepting.
     let _ = accepting.recv().await;
-    drop(instance);
+    drop(endpoint);
     notify::released();
 }

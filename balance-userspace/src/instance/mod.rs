@@ -1,4 +1,5 @@
-//! One instance: a listener with its groups, served by workers until a signal or a command ends it.
+//! One instance: a listener and its groups of channels, served by workers until a signal or a
+//! command ends it.
 //!
 //! Invariant: the workers share one [`Context`](context::Context) and nothing else.
 

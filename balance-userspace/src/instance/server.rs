@@ -1,7 +1,7 @@
-//! A listener with its groups, served by workers: from parsed arguments to exit.
+//! Starts an instance from its parsed arguments, serves and shuts down.
 //!
-//! Invariant: everything that can fail is done before the first client is accepted, and before
-//! the process that the user started ends.
+//! Invariant: every step that can fail comes before the first accept, and before the process that
+//! the user started ends.
 
 use std::{io, net::IpAddr, rc::Rc, sync::Arc, thread};
 
@@ -39,21 +39,21 @@ use crate::{
     sys::{daemon::ReadyNotifier, memory::Memory, privileges},
 };
 
-/// How an instance was started, beside its arguments.
+/// What an instance gets from the process that started it, beside its arguments.
 #[derive(Default)]
 pub struct Started {
-    /// In the background: to be told when it serves.
+    /// Ends the process that the user started, when this process is a daemon.
     pub ready_notifier: Option<ReadyNotifier>,
-    /// Listeners that came with the process.
+    /// Listeners that the process inherited.
     pub inherited_listeners: InheritedListeners,
-    /// What it has from its supervisor, if there is one.
+    /// The descriptors from the supervisor of this instance.
     pub supervision: Option<Supervision>,
 }
 
-/// Serves until a signal or a command ends it.
+/// Serves until a signal or a command ends the instance.
 ///
 /// # Errors
-/// What keeps it from serving; nothing after it has begun.
+/// The instance cannot start. There are no errors after the start.
 pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     let Started { ready_notifier, inherited_listeners, supervision } = started;
     if args.user.is_none() {
@@ -74,7 +74,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
 
     let upper_bound = connection_limits::upper_bound(wanted, files, &memory);
     let Choice { datapath, reason } = Choice::load(args, upper_bound)?;
-    let no_socket = |source| StartError::System { act: "make a socket", source };
+    let no_socket = |source| StartError::System { act: "create a socket", source };
     let options = SocketOptions::probe().map_err(no_socket)?;
     let backends = selector.groups().iter().flat_map(|group| &group.channels);
     let backends = backends.flat_map(|channel| channel.addresses.iter().copied());
@@ -98,19 +98,20 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     let options = match &user {
         Some(user) => {
             privileges::become_user(user, datapath.required_capabilities())?;
-            // What may be set has changed.
+            // The other user may not set all options.
             SocketOptions::probe().map_err(no_socket)?
         }
         None => options,
     };
-    // Not before: its thread would keep the privileges.
+    // After the change of the user, because the log's thread keeps the privileges that it starts
+    // with.
     logging::begin();
     let address = listener::local_address(&listeners[0]);
     let name = datapath.name();
     let lifecycle = Lifecycle::new(instance, parent_death_pipe)?;
     let sockets = listeners.len().max(workers);
-    let Crew { threads, orders, accepting } = start(listeners, workers)?;
-    // Now that everything is open.
+    let Workers { threads, start_signals, accepting } = spawn_workers(listeners, workers)?;
+    // After everything else has opened its descriptors.
     let max_connections = connection_limits::connections(wanted, files, &memory, workers, sockets);
     let context = Arc::new(Context {
         table: Table::new(selector),
@@ -136,9 +137,9 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
         stop: CancellationToken::new(),
         abort: CancellationToken::new(),
     });
-    for order in orders {
-        // A worker that is gone is seen when it is waited for.
-        let _ = order.send(Arc::clone(&context));
+    for start in start_signals {
+        // The send fails if the worker has ended; `lifecycle` joins its thread.
+        let _ = start.send(Arc::clone(&context));
     }
 
     if args.mmap {
@@ -146,7 +147,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     }
     info!(
         listener = %address.map_or_else(|| port.to_string(), |a| a.to_string()),
-        groups = describe(&context), datapath = %name, reason, "ready"
+        groups = describe_groups(&context), datapath = %name, reason, "ready"
     );
     if let Some(ready_notifier) = ready_notifier {
         ready_notifier
@@ -155,11 +156,11 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     }
     notify::ready();
     lifecycle.run(&context, threads, accepting);
-    context.totals.tell();
+    context.totals.log();
     Ok(())
 }
 
-/// The address to listen on; all of them if it is `None`.
+/// The address to listen on; `None` for all addresses.
 pub(crate) fn listen_address(args: &Args) -> Result<Option<IpAddr>, StartError> {
     match &args.bind {
         Some(host) => resolve::listen_address(host, args.ipv6).map(Some),
@@ -172,8 +173,8 @@ pub(crate) fn listen_address(args: &Args) -> Result<Option<IpAddr>, StartError> 
     }
 }
 
-/// The address of `-B`, tried. That takes no port, because there may be none to choose from: a connection takes
-/// one that is free towards its server.
+/// The address of `-B`, after a test bind without a port. A connection chooses a port that is free
+/// towards its server, even if none is free towards all servers.
 pub(crate) fn source_address(args: &Args) -> Result<Option<IpAddr>, StartError> {
     let Some(host) = &args.source else { return Ok(None) };
     let address = resolve::addresses(host, 0)?[0];
@@ -183,7 +184,8 @@ pub(crate) fn source_address(args: &Args) -> Result<Option<IpAddr>, StartError> 
     Ok(Some(address.ip()))
 }
 
-/// The control socket. Without one balance serves all the same, unless its place was given.
+/// Creates the control socket. If that fails the instance serves without one, unless `--run-dir`
+/// was given.
 fn claim(
     args: &Args,
     port: u16,
@@ -204,30 +206,31 @@ fn claim(
     }
 }
 
-/// Threads that serve connections, and listeners that are made for them.
+/// The number of worker threads, and of listeners bound for them.
 pub(crate) fn workers(args: &Args) -> usize {
     let processors = || thread::available_parallelism().map_or(1, Into::into);
     args.workers.map_or_else(processors, usize::from)
 }
 
-/// Workers that have all they need and wait for the order to serve.
-struct Crew {
+/// Workers that have their rings and wait for the context.
+struct Workers {
     threads: Vec<thread::JoinHandle<()>>,
-    orders: Vec<std::sync::mpsc::Sender<Arc<Context>>>,
-    /// Ends when none accepts any more.
+    /// A worker serves once it receives the context.
+    start_signals: Vec<std::sync::mpsc::Sender<Arc<Context>>>,
+    /// Closes when no worker accepts any more.
     accepting: mpsc::Receiver<()>,
 }
 
-/// Starts the workers; each makes its ring before this returns.
-fn start(listeners: Vec<Socket>, workers: usize) -> Result<Crew, StartError> {
+/// Spawns the workers. Each has created its ring when this returns.
+fn spawn_workers(listeners: Vec<Socket>, workers: usize) -> Result<Workers, StartError> {
     let (is_accepting, accepting) = mpsc::channel(1);
     let refused = |source| StartError::System { act: "start a worker with an io_uring", source };
-    let (mut threads, mut orders) = (Vec::new(), Vec::new());
+    let (mut threads, mut start_signals) = (Vec::new(), Vec::new());
     for (i, share) in
         listener::distribute(listeners, workers).map_err(refused)?.into_iter().enumerate()
     {
         let (made, ready) = std::sync::mpsc::channel();
-        let (order, ordered) = std::sync::mpsc::channel();
+        let (start, started) = std::sync::mpsc::channel();
         let is_accepting = is_accepting.clone();
         let thread = thread::Builder::new().name(format!("worker-{i}")).spawn(move || {
             match ring::runtime() {
@@ -237,8 +240,9 @@ fn start(listeners: Vec<Socket>, workers: usize) -> Result<Crew, StartError> {
                     match listeners.collect() {
                         Ok(listeners) => {
                             let _ = made.send(Ok(()));
-                            // Blocks: there is nothing else to do. It never comes if the start fails.
-                            if let Ok(context) = ordered.recv() {
+                            // Blocking is fine: the ring has no work yet. If the start fails the
+                            // sender is dropped and the worker ends.
+                            if let Ok(context) = started.recv() {
                                 worker::run(listeners, context, is_accepting).await;
                             }
                         }
@@ -249,14 +253,14 @@ fn start(listeners: Vec<Socket>, workers: usize) -> Result<Crew, StartError> {
             }
         });
         threads.push(thread.map_err(refused)?);
-        orders.push(order);
+        start_signals.push(start);
         ready.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())).map_err(refused)?;
     }
-    Ok(Crew { threads, orders, accepting })
+    Ok(Workers { threads, start_signals, accepting })
 }
 
-/// Groups in the syntax of the command line.
-fn describe(context: &Context) -> String {
+/// The groups in the syntax of the command line.
+fn describe_groups(context: &Context) -> String {
     let inner = context.table.lock();
     let groups = inner.selector.groups().iter().enumerate().map(|(number, group)| {
         let mut text = format!("{number}:");

@@ -1,6 +1,7 @@
-//! One client, from accept to its end: find a backend, hand both to the datapath, report.
+//! One client from accept to end: connects to a server, gives both connections to the datapath,
+//! logs the session.
 //!
-//! Invariant: the client's lease on a channel lasts as long as its session, see
+//! Invariant: the client holds its lease on a channel as long as its session lasts, see
 //! [`table`](crate::instance::table).
 
 use std::{
@@ -22,7 +23,8 @@ use crate::{
     throttle::Throttle,
 };
 
-/// Serves a client whose first channel is `first`, and returns how the connection ended.
+/// Serves a client and returns the outcome. `first` is the lease on its first channel, `None` if no
+/// channel is usable.
 pub(crate) async fn serve(
     context: &Arc<Context>,
     pool: &BufferPool,
@@ -43,7 +45,7 @@ pub(crate) async fn serve(
             if outcome == Outcome::Unserved {
                 debug!(client = %address, "no usable channel");
             }
-            // As the classic did: an orderly close without a byte.
+            // The classic also closes in order and sends nothing.
             let _ = client.close_cleanly();
             return outcome;
         }
@@ -61,19 +63,19 @@ pub(crate) async fn serve(
 }
 
 static SHORTAGE: Throttle = Throttle::new(Duration::from_secs(10));
+static NO_LOCAL_PORT: Throttle = Throttle::new(Duration::from_secs(10));
 
-static PORTLESS: Throttle = Throttle::new(Duration::from_secs(10));
-
-/// Tries channels in the selector's order until one takes the connection. On a shortage it waits, as
-/// long as the client does. If there is no local port for any channel that is left it waits as long as a
-/// connect may take.
+/// Tries channels in the selector's order until a server accepts.
+///
+/// On a shortage of descriptors or memory the function retries while the client stays connected. If
+/// no remaining channel has a free local port, it retries for the connect timeout at most.
 async fn find_backend(
     context: &Arc<Context>,
     mut lease: ChannelLease,
     client: &Rc<Stream>,
 ) -> Result<(ChannelLease, Rc<Stream>, SocketAddr), Outcome> {
     let mss = context.datapath.mss_for_server(client);
-    let (mut portless, mut waiting) = (None, None);
+    let (mut no_port_since, mut waiting) = (None, None);
     loop {
         let (channel, addresses) = (lease.attempt().key, Arc::clone(&lease.attempt().addresses));
         let limit = context.settings.borrow().connect_limit;
@@ -86,15 +88,15 @@ async fn find_backend(
                 }
             }
             Err(error) if error.is_port_exhaustion() => {
-                if !lease.pass() {
+                if !lease.no_local_port() {
                     return Err(Outcome::Unserved);
                 }
                 if !lease.attempt().is_retry() {
-                    if let Some(suppressed) = PORTLESS.pass(Instant::now()) {
+                    if let Some(suppressed) = NO_LOCAL_PORT.pass(Instant::now()) {
                         let server = error.address;
                         warn!(%server, %error, suppressed, "no local port available, trying the next channel");
                     }
-                } else if portless.get_or_insert_with(Instant::now).elapsed() >= limit {
+                } else if no_port_since.get_or_insert_with(Instant::now).elapsed() >= limit {
                     return Err(Outcome::Unserved);
                 } else if !wait(client, &error).await {
                     return Err(Outcome::Left);
@@ -102,12 +104,12 @@ async fn find_backend(
             }
             Err(error) => {
                 let client = lease.session.client;
-                let (place, policy) = context.table.find(channel);
-                let (group, channel) = place.map(|id| (id.group, id.channel)).unzip();
+                let (position, policy) = context.table.find(channel);
+                let (group, channel) = position.map(|id| (id.group, id.channel)).unzip();
                 let server = error.address;
                 debug!(%client, group, channel, %server, %error, "connect failed");
                 context.re_resolve.notify_one();
-                if let Some(id) = place.filter(|_| policy.autodisable) {
+                if let Some(id) = position.filter(|_| policy.autodisable) {
                     warn!(target: NOTICE, "connection failed group {} channel {}", id.group, id.channel);
                     warn!(
                         target: NOTICE,
@@ -115,7 +117,7 @@ async fn find_backend(
                         addresses[0]
                     );
                 }
-                if !lease.next() {
+                if !lease.connect_failed() {
                     return Err(Outcome::Unserved);
                 }
             }
@@ -123,7 +125,7 @@ async fn find_backend(
     }
 }
 
-/// Waits before another attempt. False if the client has left.
+/// Waits before the next attempt; false if the client has disconnected.
 async fn wait(client: &Rc<Stream>, error: &ConnectError) -> bool {
     if let Some(suppressed) = SHORTAGE.pass(Instant::now()) {
         warn!(%error, suppressed, "cannot connect, retrying");

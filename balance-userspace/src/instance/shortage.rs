@@ -1,26 +1,27 @@
-//! Sessions that wait for a descriptor or for the kernel's memory.
+//! Sessions that wait for a descriptor or for kernel memory.
 //!
-//! Invariant: what becomes free goes to a session that waits, and not to a further client, which would
-//! only wait as well: with all descriptors in the hands of clients that wait, none would ever be free.
+//! Invariant: while a session waits, workers accept no client. A freed descriptor thus goes to a
+//! waiting session and not to a new client, which would only wait as well: if waiting clients held
+//! all descriptors, none would ever become free.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
 
-/// Pause before another attempt at what has failed for want of something.
+/// Pause before an operation that failed for lack of a resource is tried again.
 pub(crate) const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// How many sessions wait.
+/// The number of waiting sessions.
 #[derive(Debug, Default)]
 pub(crate) struct Shortage(AtomicUsize);
 
-/// One that waits, until it is dropped.
+/// A waiting session; counted until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Waiter<'a>(&'a Shortage);
 
 impl Shortage {
-    /// Counts a session that waits.
+    /// Counts a waiting session.
     pub(crate) fn enter(&self) -> Waiter<'_> {
         self.0.fetch_add(1, Relaxed);
         Waiter(self)
@@ -43,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_has_waiters_until_the_last_session_has_what_it_waits_for() {
+    fn there_are_waiters_until_the_last_one_is_dropped() {
         let shortage = Shortage::default();
         let (one, two) = (shortage.enter(), shortage.enter());
         drop(one);

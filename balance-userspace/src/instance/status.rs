@@ -1,7 +1,8 @@
-//! How the instance is, in one line, for whoever waits for it ([`notify`]).
+//! The status line that the instance sends to its service manager or supervisor ([`notify`]).
 //!
-//! Invariant: told at most once a second and only when it has changed; while it drains, often
-//! enough that the time it needs is not taken for a hang.
+//! Invariant: the status is sent at most once a second and only if it has changed. While the
+//! instance drains, the request for more time is sent often enough that the manager does not time
+//! out.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,23 +10,23 @@ use tokio::time::sleep;
 
 use crate::{instance::context::Context, notify};
 
-/// Between two looks.
-const LOOK: Duration = Duration::from_secs(1);
+/// Time between two updates.
+const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Tells for ever.
+/// Sends the status whenever it changes. Returns at once if no process waits for it.
 pub(crate) async fn watch(context: &Arc<Context>) {
     if !notify::is_awaited() {
         return;
     }
-    let mut told = String::new();
+    let mut sent = String::new();
     loop {
         let (text, open) = (line(context), context.open());
-        if text != told {
+        if text != sent {
             notify::status(&text, open);
-            told = text;
+            sent = text;
         }
         tokio::select! {
-            () = sleep(LOOK) => {}
+            () = sleep(INTERVAL) => {}
             () = context.stop.cancelled(), if !context.stop.is_cancelled() => {}
         }
         if context.stop.is_cancelled() {

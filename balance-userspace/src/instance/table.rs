@@ -1,8 +1,9 @@
-//! The table that all workers and the control socket share: channels and the clients on them.
+//! The table of channels and their sessions, shared by all workers and the control socket.
 //!
-//! Invariants: one lock, held for moments and never across I/O; a client is among the sessions
-//! exactly as long as it counts in its channel, so counters and the list always agree; a turn
-//! goes back exactly once, also when its task panics or is dropped.
+//! Invariants: one lock guards the table; it is held for a short time and never across I/O. A
+//! client is in the list of sessions exactly as long as its channel counts it, so the counters and
+//! the list always agree. A lease is returned exactly once, also when its task panics or is
+//! dropped.
 
 use std::{
     net::SocketAddr,
@@ -17,17 +18,18 @@ use crate::{
     selection::{Attempt, ChangeError, ChannelId, ChannelKey, Policy, Selector, client_hash},
 };
 
-/// Channels and sessions under one lock.
+/// The channels and sessions, behind one lock.
 pub(crate) struct Table {
     inner: Mutex<Inner>,
 }
 
+/// The locked table.
 pub(crate) struct Inner {
     pub(crate) selector: Selector,
     sessions: Slab<Arc<Session>>,
 }
 
-/// A client on a channel.
+/// A client with a lease on a channel.
 pub(crate) struct Session {
     pub(crate) client: SocketAddr,
     pub(crate) since: Instant,
@@ -36,14 +38,14 @@ pub(crate) struct Session {
     target: Mutex<SessionTarget>,
 }
 
-/// Where a session is at the moment.
+/// The channel and the server of a session at the moment.
 #[derive(Clone, Copy)]
 pub(crate) struct SessionTarget {
     pub(crate) channel: ChannelKey,
-    /// The server, once connected.
+    /// The server's address, once connected.
     pub(crate) backend: Option<SocketAddr>,
-    /// Bytes and time when the bytes were last seen to change.
-    active: (u64, Instant),
+    /// The byte count at the last inspection that saw it change, and the time of that inspection.
+    last_change: (u64, Instant),
 }
 
 impl Session {
@@ -51,17 +53,17 @@ impl Session {
         *lock(&self.target)
     }
 
-    /// Since when no byte has moved, as far as looks like this one have seen; `None` before it
-    /// is connected.
+    /// When the byte count last changed, as far as calls of this function have seen; `None` before
+    /// the session is connected.
     pub(crate) fn idle_since(&self, now: Instant) -> Option<Instant> {
         let (sent, rcvd) = self.traffic.read();
         let bytes = sent + rcvd;
         let mut target = lock(&self.target);
         target.backend?;
-        if target.active.0 != bytes {
-            target.active = (bytes, now);
+        if target.last_change.0 != bytes {
+            target.last_change = (bytes, now);
         }
-        Some(target.active.1)
+        Some(target.last_change.1)
     }
 }
 
@@ -70,18 +72,18 @@ impl Table {
         Arc::new(Self { inner: Mutex::new(Inner { selector, sessions: Slab::new() }) })
     }
 
-    /// The table under its lock.
+    /// Locks the table.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
         lock(&self.inner)
     }
 
-    /// Where a channel stands, and the choices that selection follows.
+    /// The position of a channel, and the policy of selection.
     pub(crate) fn find(&self, channel: ChannelKey) -> (Option<ChannelId>, Policy) {
         let inner = self.lock();
         (inner.selector.position(channel), inner.selector.policy())
     }
 
-    /// Gives a client its first channel; `None` if no channel is usable.
+    /// Gives a client a lease on its first channel; `None` if no channel is usable.
     pub(crate) fn first(
         self: &Arc<Self>,
         client: SocketAddr,
@@ -98,7 +100,7 @@ impl Table {
             target: Mutex::new(SessionTarget {
                 channel: attempt.key,
                 backend: None,
-                active: (0, now),
+                last_change: (0, now),
             }),
         });
         let key = inner.sessions.insert(Arc::clone(&session));
@@ -107,12 +109,12 @@ impl Table {
 }
 
 impl Inner {
-    /// All live sessions, in no order.
+    /// All open sessions, in no order.
     pub(crate) fn sessions(&self) -> impl Iterator<Item = &Arc<Session>> {
         self.sessions.iter().map(|(_, session)| session)
     }
 
-    /// The live sessions of a channel.
+    /// The open sessions of a channel.
     pub(crate) fn sessions_of(&self, channel: ChannelKey) -> impl Iterator<Item = &Arc<Session>> {
         self.sessions().filter(move |session| session.target().channel == channel)
     }
@@ -126,33 +128,33 @@ impl Inner {
     }
 }
 
-/// A client's claim on a channel, from its first attempt to its end.
+/// A client's lease on a channel, from its first attempt to its end.
 pub(crate) struct ChannelLease {
     table: Arc<Table>,
     key: usize,
     pub(crate) session: Arc<Session>,
-    /// Taken only when the lease is over.
+    /// `None` only after the lease has ended.
     attempt: Option<Attempt>,
 }
 
 impl ChannelLease {
-    /// Which channel to try, and where it is.
+    /// The channel to connect to, with its addresses.
     pub(crate) fn attempt(&self) -> &Attempt {
         self.attempt.as_ref().expect("a lease has an attempt until it is over")
     }
 
-    /// The attempt failed: goes on to the next channel. False if none is left.
-    pub(crate) fn next(&mut self) -> bool {
-        self.go_on(Selector::connect_failed)
+    /// The attempt failed: moves to the next channel. False if there is none.
+    pub(crate) fn connect_failed(&mut self) -> bool {
+        self.advance(Selector::connect_failed)
     }
 
-    /// There is no local port for a connection to the channel: goes on to the next one, or to one
-    /// that is to be tried again. False if none is left.
-    pub(crate) fn pass(&mut self) -> bool {
-        self.go_on(Selector::no_local_port)
+    /// There is no local port for a connection to the channel: moves to the next channel, or to one
+    /// that is to be tried again. False if there is none.
+    pub(crate) fn no_local_port(&mut self) -> bool {
+        self.advance(Selector::no_local_port)
     }
 
-    fn go_on(&mut self, step: impl FnOnce(&mut Selector, Attempt) -> Option<Attempt>) -> bool {
+    fn advance(&mut self, step: impl FnOnce(&mut Selector, Attempt) -> Option<Attempt>) -> bool {
         let mut inner = self.table.lock();
         let Some(failed) = self.attempt.take() else { return false };
         self.attempt = step(&mut inner.selector, failed);
@@ -168,11 +170,11 @@ impl ChannelLease {
         }
     }
 
-    /// The attempt led to this server.
+    /// The attempt has connected to `backend`.
     pub(crate) fn connected(&self, backend: SocketAddr) {
         let mut target = lock(&self.session.target);
         target.backend = Some(backend);
-        target.active.1 = Instant::now();
+        target.last_change.1 = Instant::now();
     }
 }
 
@@ -187,8 +189,8 @@ impl Drop for ChannelLease {
     }
 }
 
-/// Takes a lock whose holders do no I/O and do not panic half-way, so that what another
-/// thread's panic poisoned is still sound.
+/// Locks a mutex and ignores poisoning. The data is consistent after a panic, because no holder of
+/// these locks panics in the middle of a change.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -210,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_listed_as_long_as_it_counts() {
+    fn a_session_is_listed_as_long_as_its_channel_counts_it() {
         let table = table(2);
         let counted = |table: &Table| {
             let inner = table.lock();
@@ -223,10 +225,10 @@ mod tests {
         assert_eq!(counted(&table), (2, 2));
         drop(second);
         assert_eq!(counted(&table), (1, 1));
-        assert!(first.next());
-        let place = table.lock().selector.position(first.session.target().channel);
-        assert_eq!(place, Some(ChannelId { group: 0, channel: 1 }));
-        assert!(!first.next());
+        assert!(first.connect_failed());
+        let position = table.lock().selector.position(first.session.target().channel);
+        assert_eq!(position, Some(ChannelId { group: 0, channel: 1 }));
+        assert!(!first.connect_failed());
         assert_eq!(counted(&table), (0, 0));
         drop(first);
         assert_eq!(counted(&table), (0, 0));

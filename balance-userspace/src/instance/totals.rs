@@ -1,51 +1,51 @@
-//! Sums over the life of the process, shown by `stats` and told when it ends.
+//! Totals over the life of the process, shown by `stats` and logged at the end.
 //!
-//! Invariant: at any moment the clients accepted are those that are open plus those that have ended in
-//! each of the ways listed; each is counted once at its start and once at its end, also when its task
-//! panics or is dropped.
+//! Invariant: at any moment the number of accepted clients is the sum of the open clients and of
+//! the clients of each outcome. A client is counted once at its start and once at its end, also
+//! when its task panics or is dropped.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::info;
 
-/// What the process has done so far.
+/// The totals of the process so far.
 #[derive(Default)]
 pub(crate) struct Totals(Mutex<Counts>);
 
-/// The sums of one moment.
+/// The totals at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Clients accepted: the sum of the following five.
+    /// Accepted clients: the sum of the following five.
     pub(crate) accepted: u64,
-    /// Clients at the moment.
+    /// Open clients.
     pub(crate) open: u64,
-    /// Connections that both sides have ended in order.
+    /// Connections that both sides closed in order.
     pub(crate) clean: u64,
-    /// Connections with a server that ended in another way.
+    /// Connections with a server that ended in any other way.
     pub(crate) broken: u64,
-    /// Clients that no channel took.
+    /// Clients for which no channel was usable.
     pub(crate) unserved: u64,
-    /// Clients that left, or were cut off, before they had a server.
+    /// Clients that disconnected, or were aborted, before they had a server.
     pub(crate) left: u64,
-    /// Bytes from clients whose connections are over.
+    /// Bytes from the clients of ended connections.
     pub(crate) sent: u64,
-    /// Bytes to them.
+    /// Bytes to those clients.
     pub(crate) rcvd: u64,
 }
 
-/// How it ended for a client.
+/// The outcome of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It had a server.
+    /// The client had a server.
     Served { sent: u64, rcvd: u64, clean: bool },
-    /// No channel took it.
+    /// No channel was usable.
     Unserved,
-    /// It left, or was cut off, before it had a server.
+    /// The client disconnected, or was aborted, before it had a server.
     Left,
 }
 
 impl Totals {
-    /// Counts a client, which is open until what is returned is dropped.
+    /// Counts an accepted client. The client is open until the returned value is dropped.
     pub(crate) fn accepted(self: &Arc<Self>) -> OpenClient {
         let mut counts = self.lock();
         counts.accepted += 1;
@@ -53,11 +53,13 @@ impl Totals {
         OpenClient { totals: Arc::clone(self), outcome: None }
     }
 
+    /// The totals at this moment.
     pub(crate) fn counts(&self) -> Counts {
         *self.lock()
     }
 
-    pub(crate) fn tell(&self) {
+    /// Logs the totals at the end of the process.
+    pub(crate) fn log(&self) {
         let Counts { accepted, clean, broken, unserved, left, sent, rcvd, .. } = self.counts();
         info!(connections = accepted, unserved, left, broken, clean, sent, rcvd, "stopped");
     }
@@ -67,14 +69,14 @@ impl Totals {
     }
 }
 
-/// A client that is counted as open.
+/// A client counted as open.
 pub(crate) struct OpenClient {
     totals: Arc<Totals>,
     outcome: Option<Outcome>,
 }
 
 impl OpenClient {
-    /// Ends it.
+    /// Counts the client as ended with an outcome.
     pub(crate) fn end(mut self, outcome: Outcome) {
         self.outcome = Some(outcome);
     }
@@ -92,7 +94,7 @@ impl Drop for OpenClient {
             }
             Some(Outcome::Unserved) => counts.unserved += 1,
             Some(Outcome::Left) => counts.left += 1,
-            // Its task panicked.
+            // The client's task has panicked.
             None => counts.broken += 1,
         }
     }
@@ -103,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_client_is_in_one_of_the_sums() {
+    fn every_client_is_in_one_of_the_totals() {
         let totals = Arc::new(Totals::default());
         let clients: Vec<_> = (0..6).map(|_| totals.accepted()).collect();
         assert_eq!(totals.counts(), Counts { accepted: 6, open: 6, ..Counts::default() });

@@ -1,7 +1,8 @@
-//! A worker: one thread, one io_uring, its listeners, and the sessions accepted there.
+//! A worker: one thread with one io_uring, its listeners and the sessions accepted there.
 //!
-//! Invariants: a session never blocks the thread; when a resource runs out the worker waits a
-//! moment and says so at most once an interval, and what stands is served on.
+//! Invariants: a session never blocks the thread. On a resource shortage the worker pauses before
+//! the next accept and serves the open connections; it logs the shortage at most once in an
+//! interval.
 
 use std::{
     io,
@@ -27,11 +28,11 @@ use crate::{
 };
 
 static SHORTAGE: Throttle = Throttle::new(Duration::from_secs(10));
-static CROWD: Throttle = Throttle::new(Duration::from_secs(10));
+static CONNECTION_LIMIT: Throttle = Throttle::new(Duration::from_secs(10));
 static MEMORY: Throttle = Throttle::new(Duration::from_secs(10));
 
-/// Accepts and serves until told to stop and all sessions have ended or were cut. `is_accepting` is dropped
-/// with the listeners.
+/// Accepts and serves until the context stops accepting and all sessions have ended or were
+/// aborted. `is_accepting` is dropped together with the listeners.
 pub(crate) async fn run(
     listeners: Vec<Rc<Listener>>,
     context: Arc<Context>,
@@ -53,8 +54,8 @@ pub(crate) async fn run(
     }
     accepting.close();
     context.stop.cancelled().await;
-    // Not shut down: another process may listen there too. Who comes from now on is its affair, or
-    // is refused when nobody has the listener any more.
+    // The listeners are closed but not shut down, because another process may share them. That
+    // process accepts later clients; without another process the kernel refuses them.
     for listener in &listeners {
         listener.stop().await;
     }
@@ -81,7 +82,7 @@ impl Acceptor {
             match self.listener.accept().await {
                 Ok(socket) => self.admit(socket).await,
                 Err(_) if self.context.stop.is_cancelled() => break,
-                // The client was gone before it was accepted.
+                // The client disconnected before its accept.
                 Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(e) => {
                     if let Some(suppressed) = SHORTAGE.pass(Instant::now()) {
@@ -93,7 +94,7 @@ impl Acceptor {
         }
     }
 
-    /// Starts a session once there is room for one.
+    /// Starts a session once a permit and memory are available.
     async fn admit(&self, socket: OwnedFd) {
         let client = Stream::new(socket);
         if let Some(options) = &self.context.accepted_options
@@ -102,25 +103,25 @@ impl Acceptor {
             debug!(%error, "client disconnected before it was served");
             return;
         }
-        let Ok(address) = client.peer() else { return gone() };
-        // Before it takes a place, which may be the last.
+        let Ok(address) = client.peer() else { return log_disconnected() };
+        // Checked before the client takes a permit, which may be the last.
         if self.context.connector.loops.is_own(&client, address) || !self.has_memory().await {
             return;
         }
-        let room = Arc::clone(&self.context.permits);
-        if let Ok(permit) = Arc::clone(&room).try_acquire_owned() {
+        let permits = Arc::clone(&self.context.permits);
+        if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
             return self.start(client, address, permit);
         }
-        if let Some(suppressed) = CROWD.pass(Instant::now()) {
+        if let Some(suppressed) = CONNECTION_LIMIT.pass(Instant::now()) {
             warn!(
                 limit = self.context.max_connections,
                 suppressed, "connection limit reached, new clients wait"
             );
         }
         tokio::select! {
-            permit = room.acquire_owned() => {
+            permit = permits.acquire_owned() => {
                 if client.peer().is_err() {
-                    return gone();
+                    return log_disconnected();
                 }
                 self.start(client, address, permit.expect("the semaphore is never closed"));
             }
@@ -128,8 +129,8 @@ impl Acceptor {
         }
     }
 
-    /// Waits until there is memory for one more; false if everything is to end before. Where nothing
-    /// stands nothing can become free, and the client comes in.
+    /// Waits until there is memory for one more connection; false if the instance aborts first.
+    /// With no open connection no memory can be freed, so the client is admitted.
     async fn has_memory(&self) -> bool {
         while self.context.open() > 0 && !self.context.memory.has_room(Instant::now()) {
             if let Some(suppressed) = MEMORY.pass(Instant::now()) {
@@ -145,7 +146,7 @@ impl Acceptor {
 
     fn start(&self, client: Rc<Stream>, address: SocketAddr, permit: OwnedSemaphorePermit) {
         let counted = self.context.totals.accepted();
-        // Before the task runs, so that an accepted client is never missing in `show`.
+        // Entered before the task runs, so that `show` lists every accepted client.
         let first = self.context.table.first(address, AbortHandle::child_of(&self.context.abort));
         let (context, pool) = (Arc::clone(&self.context), self.pool.clone());
         self.sessions.spawn_local(async move {
@@ -155,6 +156,6 @@ impl Acceptor {
     }
 }
 
-fn gone() {
+fn log_disconnected() {
     debug!("client disconnected before it was served");
 }

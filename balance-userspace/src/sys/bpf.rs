@@ -6,15 +6,15 @@ use std::io;
 
 use super::raw;
 
-/// The id of the BPF program that sees the packets of an interface first on ingress, if any (from Linux 6.6
-/// on). Needs CAP_NET_ADMIN.
+/// The id of the BPF program that sees the packets of an interface first on ingress, if any (from
+/// Linux 6.6 on). Needs CAP_NET_ADMIN.
 pub(crate) fn first_ingress_program(interface: u32) -> io::Result<Option<u32>> {
     let (count, first) = raw::query_tcx_ingress(interface)?;
     Ok((count > 0).then_some(first))
 }
 
-/// Waits for an RCU grace period: until every processor has left the BPF program that it was running
-/// (kernel/sched/membarrier.c).
+/// Waits for an RCU grace period: until every processor has left the BPF program that it was
+/// running (kernel/sched/membarrier.c).
 ///
 /// On a single processor the call returns at once, because no program can be running then.
 ///

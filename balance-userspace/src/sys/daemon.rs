@@ -1,8 +1,8 @@
 //! Running in the background as a daemon whose start the user's process observes.
 //!
-//! Invariant: the process that the user started ends when the daemon is ready, with the exit code that the
-//! daemon reports, or when the daemon ends first, with the daemon's exit code. The daemon keeps the terminal
-//! as its standard error until then.
+//! Invariant: the process that the user started ends when the daemon is ready, with the exit code
+//! that the daemon reports, or when the daemon ends first, with the daemon's exit code. The daemon
+//! keeps the terminal as its standard error until then.
 
 use std::{
     fs::OpenOptions,
@@ -33,11 +33,12 @@ pub struct ReadyNotifier {
     parent: UnixStream,
 }
 
-/// Forks the daemon. Returns in the daemon at once, and in the parent when the daemon is ready or has
-/// ended.
+/// Forks the daemon. Returns in the daemon at once, and in the parent when the daemon is ready or
+/// has ended.
 ///
 /// # Safety
-/// The process must have one thread: a lock that another thread holds is never released in the child.
+/// The process must have one thread: a lock that another thread holds is never released in the
+/// child.
 ///
 /// # Errors
 /// [`StartError::System`].

@@ -1,8 +1,10 @@
-//! What the control groups of this process leave of the memory they allow (cgroups(7)).
+//! The memory limits of the control groups of this process (cgroups(7)).
 //!
-//! A group that reaches its limit has a process of it killed, and ours carries every connection.
-//! Invariant: what the kernel would take back by itself, its copies of files, counts as free; where
-//! there is no limit, or it cannot be read, there is room.
+//! When a group reaches its limit the kernel kills a process of the group, and this process carries
+//! every connection.
+//!
+//! Invariants: page cache counts as free memory, because the kernel reclaims it by itself. Without
+//! a limit, or with a limit that cannot be read, there is memory for a connection.
 
 use std::{
     fs,
@@ -16,17 +18,16 @@ use procfs::{
     process::{MountInfo, Process},
 };
 
-/// What a connection costs at least, in the kernel and here, its part of the maps included (README,
-/// "How fast").
-const CONNECTION: u64 = 16 << 10;
+/// The least memory of a connection in bytes: in the kernel, in this process and in the maps.
+const BYTES_PER_CONNECTION: u64 = 16 << 10;
 
-/// The part of a limit that is left to connections that stand.
-const SPARE: u64 = 8;
+/// One part in this many of a limit is reserved for the open connections.
+const RESERVED_SHARE: u64 = 8;
 
-/// For how long what was read is believed.
-const BELIEVED: Duration = Duration::from_millis(10);
+/// How long [`Memory::has_room`] uses a value that it has read.
+const CACHE_TIME: Duration = Duration::from_millis(10);
 
-/// The limits that this process is under.
+/// The control groups with a memory limit that this process belongs to.
 pub(crate) struct Memory {
     groups: Vec<Group>,
     last: Mutex<Option<(Instant, bool)>>,
@@ -35,14 +36,14 @@ pub(crate) struct Memory {
 /// A control group with a limit.
 #[derive(Debug, PartialEq, Eq)]
 struct Group {
-    /// Its files' directory.
+    /// The directory of the group's files.
     path: PathBuf,
     version: Version,
-    /// In bytes, when it was last read.
+    /// In bytes, as read at the start.
     limit: u64,
 }
 
-/// How the files are called.
+/// The version of the control group interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Version {
     One,
@@ -50,7 +51,7 @@ enum Version {
 }
 
 impl Version {
-    /// Whether a process is in such a group by that line of its `/proc/PID/cgroup`.
+    /// Whether a line of `/proc/PID/cgroup` is about the memory controller of this version.
     fn has(self, group: &ProcessCGroup) -> bool {
         match self {
             Self::One => group.controllers.iter().any(|name| name == "memory"),
@@ -58,7 +59,7 @@ impl Version {
         }
     }
 
-    /// Whether the groups are shown there.
+    /// Whether a mount shows the memory groups of this version.
     fn is_at(self, mount: &MountInfo) -> bool {
         match self {
             Self::One => mount.fs_type == "cgroup" && mount.super_options.contains_key("memory"),
@@ -66,11 +67,11 @@ impl Version {
         }
     }
 
-    /// Files with a limit in bytes, or none.
+    /// The files that hold a limit in bytes.
     fn limits(self) -> &'static [&'static str] {
         match self {
             Self::One => &["memory.limit_in_bytes"],
-            // Above the latter everything in the group is slowed down.
+            // Above memory.high the kernel slows down the processes of the group.
             Self::Two => &["memory.max", "memory.high"],
         }
     }
@@ -82,8 +83,8 @@ impl Version {
         }
     }
 
-    /// Keys of `memory.stat` for copies of files, those of groups within included.
-    fn files(self) -> [&'static str; 2] {
+    /// Keys of `memory.stat` for the page cache, child groups included.
+    fn page_cache_keys(self) -> [&'static str; 2] {
         match self {
             Self::One => ["total_inactive_file", "total_active_file"],
             Self::Two => ["inactive_file", "active_file"],
@@ -92,7 +93,7 @@ impl Version {
 }
 
 impl Memory {
-    /// The limits as they are found now.
+    /// Finds the groups and reads their limits.
     pub(crate) fn find() -> Self {
         let groups = Process::myself().and_then(|process| {
             let mounts = process.mountinfo()?.0;
@@ -107,21 +108,20 @@ impl Memory {
         Self { groups: groups.unwrap_or_default(), last: Mutex::default() }
     }
 
-    /// How many connections there can be room for; `None` without a limit.
+    /// The most connections that the limits allow; `None` without a limit.
     pub(crate) fn connections(&self) -> Option<usize> {
         let limit = self.groups.iter().map(|group| group.limit).min()?;
-        usize::try_from(limit / CONNECTION).ok()
+        usize::try_from(limit / BYTES_PER_CONNECTION).ok()
     }
 
-    /// Whether there is room for one more connection, as far as is known: what was read is believed for
-    /// a moment.
+    /// Whether there is memory for one more connection. The answer is cached for [`CACHE_TIME`].
     pub(crate) fn has_room(&self, now: Instant) -> bool {
         if self.groups.is_empty() {
             return true;
         }
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match *last {
-            Some((at, room)) if now.saturating_duration_since(at) < BELIEVED => room,
+            Some((at, room)) if now.saturating_duration_since(at) < CACHE_TIME => room,
             _ => {
                 let room = self.groups.iter().all(Group::has_room);
                 *last = Some((now, room));
@@ -133,22 +133,23 @@ impl Memory {
 
 impl Group {
     fn has_room(&self) -> bool {
-        // It may have been changed.
+        // The limit may have changed since the start.
         let limit = read_limit(&self.path, self.version).unwrap_or(u64::MAX);
-        let most = limit - limit / SPARE;
+        let most = limit - limit / RESERVED_SHARE;
         let Some(used) = number(&self.path.join(self.version.usage())) else { return true };
-        // Copies of files are asked for only where it depends on them: that costs more.
-        used <= most || used.saturating_sub(self.files()) <= most
+        // The page cache is read only if the answer depends on it, because that file is costly to
+        // read.
+        used <= most || used.saturating_sub(self.page_cache()) <= most
     }
 
-    /// Bytes that are copies of files.
-    fn files(&self) -> u64 {
+    /// Bytes of the page cache.
+    fn page_cache(&self) -> u64 {
         let stat = fs::read_to_string(self.path.join("memory.stat")).unwrap_or_default();
-        sum(&stat, &self.version.files())
+        sum(&stat, &self.version.page_cache_keys())
     }
 }
 
-/// The groups with a limit from this one up.
+/// The groups with a limit among a group and its ancestors.
 fn limited(mount: &MountInfo, group: &Path, version: Version) -> Vec<Group> {
     let group = below(Path::new(&mount.root), group);
     let directories = group.ancestors().map(|group| mount.mount_point.join(group));
@@ -159,8 +160,8 @@ fn limited(mount: &MountInfo, group: &Path, version: Version) -> Vec<Group> {
     limited.collect()
 }
 
-/// Where a group is below the root of a mount: the root itself if it is not shown there, as in a
-/// container.
+/// The path of a group relative to the root of a mount. A group outside the mount, as in a
+/// container, maps to the root.
 fn below<'a>(root: &Path, group: &'a Path) -> &'a Path {
     let shown = group.strip_prefix(root).unwrap_or(Path::new(""));
     if shown.components().any(|part| part == std::path::Component::ParentDir) {
@@ -171,16 +172,16 @@ fn below<'a>(root: &Path, group: &'a Path) -> &'a Path {
 
 fn read_limit(path: &Path, version: Version) -> Option<u64> {
     let limits = version.limits().iter().filter_map(|file| number(&path.join(file)));
-    // Without a limit the first version says the largest number of whole pages.
+    // In version 1 no limit is the largest number of whole pages.
     limits.filter(|&limit| limit < 1 << 62).min()
 }
 
-/// The number that a file says; `max` is none.
+/// The number in a file; `None` for `max`.
 fn number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// The sum of what belongs to these keys.
+/// The sum of the values of `keys`.
 fn sum(stat: &str, keys: &[&str]) -> u64 {
     let lines = stat.lines().filter_map(|line| line.split_once(' '));
     lines
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_free_is_for_those_that_stand() {
+    fn a_part_of_the_limit_is_reserved_for_open_connections() {
         for (used, room) in [("0", true), ("7000", true), ("7001", false), ("9000", false)] {
             let files = [("memory.max", "8000\n"), ("memory.high", "max\n")];
             let (_dir, group) =
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_of_files_are_free() {
+    fn page_cache_counts_as_free() {
         let stat = "anon 7500\nactive_file 300\ninactive_file 200\n";
         let files = [("memory.max", "8000"), ("memory.current", "7500"), ("memory.stat", stat)];
         assert!(group(&files, Version::Two).1.has_room());
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_there_is_room() {
+    fn without_a_limit_there_is_memory() {
         let files = [("memory.max", "max\n"), ("memory.current", "7500")];
         let (_dir, group) = group(&files, Version::Two);
         assert_eq!(read_limit(&group.path, group.version), None);
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_found_below_what_is_mounted() {
+    fn the_path_of_a_group_is_relative_to_the_root_of_the_mount() {
         for (root, group, shown) in [
             ("/", "/system.slice/balance.service", "system.slice/balance.service"),
             ("/box", "/box/inside", "inside"),

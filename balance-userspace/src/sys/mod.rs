@@ -1,10 +1,10 @@
 //! The system calls of the program, each behind a safe function.
 //!
-//! `raw` holds the calls that neither the standard library nor nix, caps or socket2 offers. The other
-//! files are built on `raw` and those crates, one file for each subject.
+//! `raw` holds the calls that neither the standard library nor nix, caps or socket2 offers. The
+//! other files are built on `raw` and those crates, one file for each subject.
 //!
-//! Invariant: only `raw` and `datapath::offload::mapped` call libc functions. Every function that takes a
-//! descriptor borrows it, so the descriptor stays open during the call.
+//! Invariant: only `raw` and `datapath::offload::mapped` call libc functions. Every function that
+//! takes a descriptor borrows it, so the descriptor stays open during the call.
 
 mod bpf;
 mod clock;

@@ -1,8 +1,8 @@
 //! The user and the capabilities of the process.
 //!
-//! Invariants: after [`become_user`] the process has the capabilities that its datapath needs and no others,
-//! and can regain none. The change is made while the process has one thread, because capabilities belong to
-//! threads.
+//! Invariants: after [`become_user`] the process has the capabilities that its datapath needs and
+//! no others, and can regain none. The change is made while the process has one thread, because
+//! capabilities belong to threads.
 
 use std::io;
 
@@ -24,8 +24,8 @@ pub(crate) fn find(name: &str) -> Result<User, StartError> {
     User::from_name(name).map_err(system)?.ok_or_else(|| StartError::NoUser(name.to_owned()))
 }
 
-/// Changes the process to `user` with the capabilities `keep`. A process that already runs as that user keeps
-/// those of `keep` that it has.
+/// Changes the process to `user` with the capabilities `keep`. A process that already runs as that
+/// user keeps those of `keep` that it has.
 ///
 /// # Errors
 /// [`StartError::Become`]; only root can change to another user.
@@ -51,8 +51,8 @@ fn change(user: &User, keep: &CapsHashSet) -> io::Result<()> {
     keep_only(keep)
 }
 
-/// Leaves the bounding set as it is: lowering it needs CAP_SETPCAP, and no new privileges can be gained through
-/// it ([`keep_only`]).
+/// Leaves the bounding set as it is: lowering it needs CAP_SETPCAP, and no new privileges can be
+/// gained through it ([`keep_only`]).
 fn lower(keep: &CapsHashSet) -> io::Result<()> {
     keep_only(&read(CapSet::Permitted)?.intersection(keep).copied().collect())
 }

@@ -18,7 +18,8 @@ pub(crate) fn raise_open_file_limit() -> io::Result<u64> {
     Ok(hard)
 }
 
-/// Removes the limit of locked memory (RLIMIT_MEMLOCK). Kernels before 5.11 charge BPF maps to that limit.
+/// Removes the limit of locked memory (RLIMIT_MEMLOCK). Kernels before 5.11 charge BPF maps to that
+/// limit.
 pub(crate) fn lift_locked_memory_limit() {
     const UNLIMITED: rlim_t = libc::RLIM_INFINITY;
     // If the limit stays and matters, the creation of a map fails.
@@ -27,9 +28,11 @@ pub(crate) fn lift_locked_memory_limit() {
 
 /// The number of open descriptors of the process below `limit`.
 ///
-/// The count comes from poll(2) and not from /proc, which a process that has changed its user may not read.
+/// The count comes from poll(2) and not from /proc, which a process that has changed its user may
+/// not read.
 pub(crate) fn open_descriptors(limit: usize) -> usize {
-    // The kernel gives out the lowest free number, so higher numbers are open only if these all are.
+    // The kernel gives out the lowest free number, so higher numbers are open only if these all
+    // are.
     const MOST: usize = 1 << 14;
     let entry = |fd| libc::pollfd { fd, events: 0, revents: 0 };
     let mut entries: Vec<_> = (0..limit.min(MOST) as i32).map(entry).collect();
@@ -44,8 +47,8 @@ pub(crate) fn effective_user() -> u32 {
     Uid::effective().as_raw()
 }
 
-/// Has all descriptors from `first` on closed in the programs that this process executes. Before Linux 5.11
-/// inherited descriptors stay open.
+/// Has all descriptors from `first` on closed in the programs that this process executes. Before
+/// Linux 5.11 inherited descriptors stay open.
 pub(crate) fn close_on_exec_from(first: i32) {
     let _ = raw::close_range_on_exec(first);
 }

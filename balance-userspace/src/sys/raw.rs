@@ -9,7 +9,8 @@ use std::{
 
 use nix::errno::Errno;
 
-/// Sets a socket option. `T` must be a type without padding, such as the integers that the kernel reads.
+/// Sets a socket option. `T` must be a type without padding, such as the integers that the kernel
+/// reads.
 pub(super) fn set_option<T: Copy>(
     socket: &impl AsFd,
     level: i32,
@@ -31,8 +32,8 @@ pub(super) unsafe fn option<T: Copy>(socket: &impl AsFd, level: i32, name: i32) 
     let mut value: T = unsafe { mem::zeroed() };
     let mut len = mem::size_of::<T>() as libc::socklen_t;
     let fd = socket.as_fd().as_raw_fd();
-    // SAFETY: the kernel writes at most `len` bytes to a live value of that size. Any bytes are a value of
-    // `T`, as the caller promises.
+    // SAFETY: the kernel writes at most `len` bytes to a live value of that size. Any bytes are a
+    // value of `T`, as the caller promises.
     let result =
         unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &raw mut len) };
     Errno::result(result)?;
@@ -75,8 +76,8 @@ pub(super) fn connect_to_unspecified(socket: &impl AsFd) -> io::Result<()> {
     Ok(Errno::result(unsafe { libc::connect(fd, &raw const address, len) }).map(drop)?)
 }
 
-/// Polls descriptors without waiting, and fills their `revents` (poll(2)). nix's `poll` takes only open
-/// descriptors and drops flags that it does not know, POLLRDHUP among them.
+/// Polls descriptors without waiting, and fills their `revents` (poll(2)). nix's `poll` takes only
+/// open descriptors and drops flags that it does not know, POLLRDHUP among them.
 pub(super) fn poll_now(entries: &mut [libc::pollfd]) -> io::Result<()> {
     let (start, len) = (entries.as_mut_ptr(), entries.len() as libc::nfds_t);
     // SAFETY: `start` and `len` are those of a live, exclusively borrowed slice.
@@ -99,8 +100,8 @@ pub(super) fn membarrier_global() -> io::Result<()> {
     Ok(Errno::result(result).map(drop)?)
 }
 
-/// The number of programs attached to the tcx ingress hook of an interface, and the id of the first, which
-/// is 0 without programs (BPF_PROG_QUERY of bpf(2)).
+/// The number of programs attached to the tcx ingress hook of an interface, and the id of the
+/// first, which is 0 without programs (BPF_PROG_QUERY of bpf(2)).
 pub(super) fn query_tcx_ingress(interface: u32) -> io::Result<(u32, u32)> {
     const BPF_PROG_QUERY: libc::c_int = 16;
     const BPF_TCX_INGRESS: u32 = 46;
@@ -125,8 +126,8 @@ pub(super) fn query_tcx_ingress(interface: u32) -> io::Result<(u32, u32)> {
     let attach_type = BPF_TCX_INGRESS;
     let mut query = Query { interface, attach_type, program_ids, count: 1, ..Query::default() };
     let size = size_of::<Query>();
-    // SAFETY: the kernel reads and writes one live struct of that size. It writes at most `count`, one, id to
-    // `program_ids`, the address of a live number.
+    // SAFETY: the kernel reads and writes one live struct of that size. It writes at most `count`,
+    // one, id to `program_ids`, the address of a live number.
     let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size) };
     match Errno::result(result) {
         // ENOSPC: more than one program is attached.

@@ -1,26 +1,28 @@
 //! The signals of the process and the actions they request.
 //!
-//! Invariants: signals mean the same to an instance and to the supervisor. A signal without an action does no
-//! harm. Every process of the program first calls [`reset`], whatever its parent has blocked or ignored.
+//! Invariants: signals mean the same to an instance and to the supervisor. A signal without an
+//! action does no harm. Every process of the program first calls [`reset`], whatever its parent has
+//! blocked or ignored.
 
 use std::{io, task::Poll};
 
 use nix::sys::signal::{self as sys, SigHandler, SigSet};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Restores the signals that the program relies on. Call this first, while the process has one thread: new
-/// threads inherit the signal mask.
+/// Restores the signals that the program relies on. Call this first, while the process has one
+/// thread: new threads inherit the signal mask.
 ///
 /// - Blocked signals: all unblocked. Otherwise SIGTERM and SIGINT would never arrive.
 /// - SIGTERM: default action until it is caught, so that every process can be ended.
-/// - SIGCHLD: default action. If it is ignored the kernel reaps children and their exit codes are lost.
-/// - SIGHUP, SIGINT, SIGQUIT: unchanged. nohup(1), or a shell for its background commands, ignores them, and
-///   the verbs respect that; a process that serves catches these signals.
+/// - SIGCHLD: default action. If it is ignored the kernel reaps children and their exit codes are
+///   lost.
+/// - SIGHUP, SIGINT, SIGQUIT: unchanged. nohup(1), or a shell for its background commands, ignores
+///   them, and the verbs respect that; a process that serves catches these signals.
 /// - SIGPIPE: ignored by Rust's runtime, which restores it in the programs that it starts.
 pub fn reset() {
     for signal in [sys::Signal::SIGTERM, sys::Signal::SIGCHLD] {
-        // SAFETY: the call installs no handler, so no code runs on a signal. It replaces none, because exec
-        // keeps no handler.
+        // SAFETY: the call installs no handler, so no code runs on a signal. It replaces none,
+        // because exec keeps no handler.
         let result = unsafe { sys::signal(signal, SigHandler::SigDfl) };
         debug_assert!(result.is_ok(), "the kernel refuses only an unknown signal");
     }
@@ -61,7 +63,8 @@ impl Signals {
     /// Waits for the next signal with an action.
     pub(crate) async fn next(&mut self) -> SignalAction {
         std::future::poll_fn(|context| {
-            // Stopping at the first signal that has arrived is safe: a pending signal needs no waker.
+            // Stopping at the first signal that has arrived is safe: a pending signal needs no
+            // waker.
             for (signal, action) in &mut self.caught {
                 if signal.poll_recv(context).is_ready() {
                     return Poll::Ready(*action);

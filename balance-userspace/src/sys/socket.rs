@@ -13,10 +13,11 @@ use super::raw::{self, IntRequest};
 
 /// Receives the bytes that are in the receive queue; `WouldBlock` if it is empty.
 ///
-/// A read that begins at an urgent byte also fails with `WouldBlock` when the kernel has work for this
-/// process, such as a completion of the ring (net/ipv4/tcp.c, tcp_recvmsg_locked: `signal_pending`). The
-/// kernel does that work before the call returns, so the function tries again. The number of tries is
-/// limited because a socket of a sockmap may hold bytes that cannot be read yet.
+/// A read that begins at an urgent byte also fails with `WouldBlock` when the kernel has work for
+/// this process, such as a completion of the ring (net/ipv4/tcp.c, tcp_recvmsg_locked:
+/// `signal_pending`). The kernel does that work before the call returns, so the function tries
+/// again. The number of tries is limited because a socket of a sockmap may hold bytes that cannot
+/// be read yet.
 pub(crate) fn recv(socket: &impl AsFd, into: &mut [u8]) -> io::Result<usize> {
     const TRIES: usize = 8;
     for _ in 1..TRIES {
@@ -44,7 +45,8 @@ pub(crate) fn send(socket: &impl AsFd, from: &[u8]) -> io::Result<usize> {
     Ok(socket::send(socket.as_fd().as_raw_fd(), from, flags)?)
 }
 
-/// Which of `events` hold now (poll(2)). The result includes POLLERR and POLLHUP, whatever `events` is.
+/// Which of `events` hold now (poll(2)). The result includes POLLERR and POLLHUP, whatever `events`
+/// is.
 pub(crate) fn poll_now(socket: &impl AsFd, events: i16) -> io::Result<i16> {
     let mut entry = [libc::pollfd { fd: socket.as_fd().as_raw_fd(), events, revents: 0 }];
     raw::poll_now(&mut entry)?;
@@ -56,8 +58,8 @@ pub(crate) fn set_int(socket: &impl AsFd, level: i32, name: i32, value: i32) -> 
     raw::set_option(socket, level, name, &value)
 }
 
-/// Dissolves the connection of a socket. TCP sends a reset to the peer, unless the socket is in repair mode
-/// ([`enter_repair`](super::enter_repair)).
+/// Dissolves the connection of a socket. TCP sends a reset to the peer, unless the socket is in
+/// repair mode ([`enter_repair`](super::enter_repair)).
 pub(crate) fn disconnect(socket: &impl AsFd) -> io::Result<()> {
     raw::connect_to_unspecified(socket)
 }
@@ -83,9 +85,8 @@ pub(crate) fn receive_memory(socket: &impl AsFd) -> io::Result<u32> {
 }
 
 fn memory(socket: &impl AsFd) -> io::Result<[u32; 2]> {
-    // include/uapi/linux/sock_diag.h: SK_MEMINFO_VARS values, among them SK_MEMINFO_RMEM_ALLOC (0) and
-    // SK_MEMINFO_WMEM_QUEUED (5).
-    // SAFETY: an array of `u32`: any bytes are a value.
+    // include/uapi/linux/sock_diag.h: SK_MEMINFO_VARS values, among them SK_MEMINFO_RMEM_ALLOC (0)
+    // and SK_MEMINFO_WMEM_QUEUED (5). SAFETY: an array of `u32`: any bytes are a value.
     let values: [u32; 9] = unsafe { raw::option(socket, libc::SOL_SOCKET, libc::SO_MEMINFO)? };
     Ok([values[0], values[5]])
 }

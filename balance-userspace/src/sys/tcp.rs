@@ -29,8 +29,8 @@ impl SendState {
 
 /// Reads the sending side of a connection at one moment.
 ///
-/// The two counters come from two calls. An acknowledgement between the calls would be missing in both
-/// counters, so the function reads the first again until it has not changed.
+/// The two counters come from two calls. An acknowledgement between the calls would be missing in
+/// both counters, so the function reads the first again until it has not changed.
 pub(crate) fn send_state(socket: &impl AsFd) -> io::Result<SendState> {
     let mut before = tcp_info(socket)?;
     loop {
@@ -51,8 +51,9 @@ pub(crate) fn send_state(socket: &impl AsFd) -> io::Result<SendState> {
 const TCP_ESTABLISHED: u8 = 1;
 const TCP_CLOSE: u8 = 7;
 
-/// The first fields of the kernel's `struct tcp_info` (include/uapi/linux/tcp.h), up to `tcpi_snd_wnd`, which
-/// libc's definition lacks. The kernel fills as much as the caller has room for.
+/// The first fields of the kernel's `struct tcp_info` (include/uapi/linux/tcp.h), up to
+/// `tcpi_snd_wnd`, which libc's definition lacks. The kernel fills as much as the caller has room
+/// for.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct TcpInfo {

@@ -1,7 +1,7 @@
 //! TCP's repair mode (TCP_REPAIR): reading and setting the sequence state of a connection.
 //!
-//! A socket in repair mode sends nothing and leaves the mode with the same state. All functions need
-//! CAP_NET_ADMIN.
+//! A socket in repair mode sends nothing and leaves the mode with the same state. All functions
+//! need CAP_NET_ADMIN.
 //!
 //! Invariant: a function that enters repair mode leaves it, except [`enter_repair`].
 
@@ -61,9 +61,9 @@ pub(crate) fn rcv_nxt(socket: &impl AsFd) -> io::Result<u32> {
     in_repair(socket, || queue_number(socket, RECEIVE_QUEUE))
 }
 
-/// The sequence number of the next byte expected from the peer, and the right edge of the window that this
-/// side last advertised. Does not disturb the send queue, which repair mode skips only while it is the
-/// selected queue (net/ipv4/tcp_output.c, `tcp_write_xmit`).
+/// The sequence number of the next byte expected from the peer, and the right edge of the window
+/// that this side last advertised. Does not disturb the send queue, which repair mode skips only
+/// while it is the selected queue (net/ipv4/tcp_output.c, `tcp_write_xmit`).
 pub(crate) fn receive_window(socket: &impl AsFd) -> io::Result<(u32, u32)> {
     in_repair(socket, || {
         let rcv_nxt = queue_number(socket, RECEIVE_QUEUE)?;
@@ -92,8 +92,8 @@ fn in_repair<T>(socket: &impl AsFd, act: impl Fn() -> io::Result<T>) -> io::Resu
 
 fn leave_repair(socket: &impl AsFd, how: i32) -> io::Result<()> {
     set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR, how)?;
-    // Leaving repair mode clears SO_REUSEADDR (net/ipv4/tcp.c, TCP_REPAIR). Without the option other
-    // processes could not listen on the address that the socket was accepted from.
+    // Leaving repair mode clears SO_REUSEADDR (net/ipv4/tcp.c, TCP_REPAIR). Without the option
+    // other processes could not listen on the address that the socket was accepted from.
     set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)
 }
 
@@ -122,9 +122,10 @@ pub(crate) fn enter_repair(socket: &impl AsFd) -> io::Result<()> {
 
 /// Makes a new socket one end of an existing connection without sending a segment.
 ///
-/// `connect` binds and connects the socket to the addresses of the connection. `snd_nxt` is the sequence
-/// number of the next byte that the socket sends, `rcv_nxt` that of the next byte from the peer. With
-/// `clock` both sides use timestamps, and the socket's timestamps continue from that value.
+/// `connect` binds and connects the socket to the addresses of the connection. `snd_nxt` is the
+/// sequence number of the next byte that the socket sends, `rcv_nxt` that of the next byte from the
+/// peer. With `clock` both sides use timestamps, and the socket's timestamps continue from that
+/// value.
 pub(crate) fn repair_connect(
     socket: &impl AsFd,
     snd_nxt: u32,
@@ -152,17 +153,18 @@ pub(crate) fn repair_connect(
 /// The window that [`repair_connect`] assumes at the peer, in bytes: enough for a FIN.
 const FIN_WINDOW: u32 = 65_535;
 
-/// Sends a window probe: a segment with a sequence number that the peer has already acknowledged. The peer
-/// answers with an acknowledgement, and the state of this side does not change.
+/// Sends a window probe: a segment with a sequence number that the peer has already acknowledged.
+/// The peer answers with an acknowledgement, and the state of this side does not change.
 pub(crate) fn send_window_probe(socket: &impl AsFd) -> io::Result<()> {
     enter_repair(socket)?;
     leave_repair(socket, REPAIR_OFF)
 }
 
-/// The clock of a connection's timestamps, and CLOCK_MONOTONIC at the same moment in whole milliseconds.
+/// The clock of a connection's timestamps, and CLOCK_MONOTONIC at the same moment in whole
+/// milliseconds.
 ///
-/// The lowest bit of the former is not reliable, because the kernel uses it as a flag (net/ipv4/tcp.c,
-/// TCP_TIMESTAMP): the clock may be one higher.
+/// The lowest bit of the former is not reliable, because the kernel uses it as a flag
+/// (net/ipv4/tcp.c, TCP_TIMESTAMP): the clock may be one higher.
 pub(crate) fn timestamp_clock(socket: &impl AsFd) -> io::Result<(u32, u64)> {
     loop {
         let now = monotonic() / 1_000_000;
