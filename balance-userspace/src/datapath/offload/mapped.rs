@@ -1,7 +1,7 @@
-//! An array that the BPF program and user space share, mapped into this process.
+//! A BPF array that the program and user space share, mapped into this process.
 //!
-//! Invariant: an element is where the array has it for as long as the mapping lives; how its
-//! fields may be touched is the business of whoever gets the pointer.
+//! Invariant: an element stays at its address while the mapping exists. The user of an element's
+//! pointer decides how the fields may be accessed.
 
 use std::{
     io,
@@ -10,7 +10,7 @@ use std::{
     ptr::NonNull,
 };
 
-/// The elements, by slot.
+/// The elements of the array, by slot.
 #[derive(Debug)]
 pub(crate) struct Mapped<T> {
     base: NonNull<T>,
@@ -18,18 +18,18 @@ pub(crate) struct Mapped<T> {
     _elements: PhantomData<T>,
 }
 
-// SAFETY: the mapping belongs to the process and not to a thread, and what can be done here, from any
-// thread, is to compute addresses in it; no reference to an element is ever made.
+// SAFETY: the mapping belongs to the process and not to a thread. This type only computes addresses in
+// the mapping, and never creates a reference to an element.
 unsafe impl<T> Send for Mapped<T> {}
-// SAFETY: as above; nothing here changes after it was made.
+// SAFETY: as above, and the fields never change.
 unsafe impl<T> Sync for Mapped<T> {}
 
 impl<T> Mapped<T> {
-    /// Maps the array behind `map`, which has `count` elements and was made mappable.
+    /// Maps the array `map`, which has `count` elements and the flag BPF_F_MMAPABLE.
     pub(crate) fn map(map: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
-        // SAFETY: a new mapping at an address of the kernel's choice takes nothing from anybody. Of a
-        // length beyond the array's the kernel makes none.
+        // SAFETY: the kernel chooses the address, so the mapping replaces no other. The kernel refuses a
+        // length beyond the array's.
         let base = unsafe {
             let len = count * size_of::<T>();
             libc::mmap(std::ptr::null_mut(), len, protection, flags, map.as_raw_fd(), 0)
@@ -41,18 +41,21 @@ impl<T> Mapped<T> {
         Ok(Self { base, count, _elements: PhantomData })
     }
 
-    /// The element in a slot.
+    /// The address of the element in a slot.
+    ///
+    /// # Panics
+    /// When the array has no such slot.
     pub(crate) fn get(&self, slot: u32) -> NonNull<T> {
         assert!((slot as usize) < self.count, "slot {slot} is beyond the array");
-        // SAFETY: within the mapping, by the assertion and by the length that it was made with.
+        // SAFETY: within the mapping, by the assertion and by the length of the mapping.
         unsafe { self.base.add(slot as usize) }
     }
 }
 
 impl<T> Drop for Mapped<T> {
     fn drop(&mut self) {
-        // SAFETY: the whole mapping made in `map`, which is ours alone; whoever has an address in it
-        // borrows us.
+        // SAFETY: the whole mapping that `map` made. This value owns it, and every user of an address in
+        // it borrows this value.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.count * size_of::<T>()) };
     }
 }

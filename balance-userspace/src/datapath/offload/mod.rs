@@ -1,6 +1,7 @@
-//! What the datapaths in the kernel have in common: loaded objects, shared memory, slots, the self-test.
+//! What the kernel datapaths share: BPF objects, mapped arrays, slots, the program's log, the
+//! self-test.
 //!
-//! Invariant: nothing here knows which datapath uses it.
+//! Invariant: apart from the list of objects in [`object`], no file here knows which datapath uses it.
 
 pub(crate) mod mapped;
 pub(crate) mod object;

@@ -1,7 +1,7 @@
-//! The BPF objects inside this program, and what their refusal means.
+//! The BPF objects in this executable, and the errors of loading them.
 //!
-//! Invariant: every way in which a kernel says no becomes a [`LoadError`] that names the reason and
-//! tells permission from inability.
+//! Invariant: every error of the kernel becomes a [`LoadError`], which names the reason and tells a
+//! missing permission from a missing feature.
 
 use std::{
     convert::Infallible,
@@ -26,14 +26,14 @@ use crate::{
     sys::privileges::{self, Capability},
 };
 
-/// The objects, when this build has them; see build.rs.
+/// The objects, if this build has them; see build.rs.
 #[cfg(bpf_objects)]
 mod built {
     pub(crate) static VERDICT: &[u8] = aya::include_bytes_aligned!(env!("BALANCE_BPF_VERDICT"));
     pub(crate) static SPLICE: &[u8] = aya::include_bytes_aligned!(env!("BALANCE_BPF_SPLICE"));
 }
 
-/// One of them.
+/// A BPF object.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Object {
     /// For the sockmap datapath.
@@ -43,6 +43,10 @@ pub(crate) enum Object {
 }
 
 impl Object {
+    /// The object file.
+    ///
+    /// # Errors
+    /// [`LoadError::NotBuilt`].
     pub(crate) fn bytes(self) -> Result<&'static [u8], LoadError> {
         #[cfg(bpf_objects)]
         return Ok(match self {
@@ -57,12 +61,12 @@ impl Object {
 /// Why a datapath is not used.
 #[derive(Debug)]
 pub(crate) enum LoadError {
-    /// This build has no BPF object in it.
+    /// This build contains no BPF objects.
     #[cfg_attr(bpf_objects, expect(dead_code, reason = "this build has them"))]
     NotBuilt,
-    /// The kernel does not let this user do it.
+    /// The process lacks a capability.
     NotPermitted(String),
-    /// The kernel lacks something, or did not move the bytes as it should.
+    /// The kernel lacks a feature, or the self-test failed.
     Unsupported(String),
 }
 
@@ -72,16 +76,16 @@ impl fmt::Display for LoadError {
             Self::NotBuilt => {
                 f.write_str("this binary was built without the BPF objects (cargo xtask build)")
             }
-            Self::NotPermitted(why) => {
-                write!(f, "{why} (needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN)")
+            Self::NotPermitted(reason) => {
+                write!(f, "{reason} (needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN)")
             }
-            Self::Unsupported(why) => f.write_str(why),
+            Self::Unsupported(reason) => f.write_str(reason),
         }
     }
 }
 
 impl LoadError {
-    /// For the user who asked for the datapath by `name`.
+    /// The error for a user who has asked for the datapath `name`.
     pub(crate) fn into_start_error(self, name: &'static str) -> StartError {
         let reason = self.to_string();
         match self {
@@ -90,7 +94,7 @@ impl LoadError {
         }
     }
 
-    /// From whatever error the kernel's answer is wrapped in.
+    /// Converts an error whose chain of sources contains the kernel's error.
     pub(crate) fn from(error: impl std::error::Error + 'static) -> Self {
         let mut chain: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         let mut text = Vec::new();
@@ -110,8 +114,8 @@ impl LoadError {
     }
 }
 
-/// Whether an error is about what this process may do. The verifier says EACCES too, of programs
-/// that it refuses to everybody as well as of what only some may do.
+/// Whether an error means a missing capability. EACCES alone does not: the verifier returns it both for
+/// invalid programs and for programs that need CAP_PERFMON.
 fn is_forbidden(error: &io::Error) -> bool {
     match error.raw_os_error() {
         Some(libc::EACCES) => !privileges::has_capability(Capability::CAP_PERFMON),
@@ -119,20 +123,21 @@ fn is_forbidden(error: &io::Error) -> bool {
     }
 }
 
-/// The first line of an error; of a refusal by the verifier what it says last, before its figures.
+/// The first line of an error. For a rejection by the verifier, the last line of its log before the
+/// statistics.
 fn reason(error: &str) -> String {
-    const FIGURES: [&str; 3] = ["verification time", "stack depth", "processed"];
+    const STATISTICS: [&str; 3] = ["verification time", "stack depth", "processed"];
     let first = error.lines().next().unwrap_or_default();
     let Some((act, log)) = error.split_once(" Verifier output: ") else {
         return first.to_owned();
     };
-    let mut said = log.lines().rev().map(str::trim);
-    let last = said
-        .find(|line| !line.is_empty() && !FIGURES.iter().any(|figure| line.starts_with(figure)));
+    let mut lines = log.lines().rev().map(str::trim);
+    let last = lines
+        .find(|line| !line.is_empty() && !STATISTICS.iter().any(|name| line.starts_with(name)));
     format!("{act} {}", last.unwrap_or_default())
 }
 
-/// Takes a map of an object into its own type.
+/// Takes a map out of an object, as a map of type `T`.
 pub(crate) fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
     object: &mut Ebpf,
     name: &str,
@@ -143,7 +148,7 @@ pub(crate) fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
     map.try_into().map_err(LoadError::from)
 }
 
-/// Takes an array of `count` elements that was made mappable, and maps it.
+/// Takes an array of `count` elements with the flag BPF_F_MMAPABLE out of an object, and maps it.
 pub(crate) fn map_array<T>(
     object: &mut Ebpf,
     name: &str,
@@ -157,7 +162,7 @@ pub(crate) fn map_array<T>(
     }
 }
 
-/// A program of an object, as one of its type.
+/// A program of an object, as a program of type `P`.
 pub(crate) fn program<'a, P>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut P, LoadError>
 where
     &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
@@ -168,7 +173,7 @@ where
     program.try_into().map_err(LoadError::from)
 }
 
-/// What the kernel said to a map operation.
+/// The system error of a map operation.
 pub(crate) fn map_error(error: MapError) -> io::Error {
     match error {
         MapError::SyscallError(e) => e.io_error,
@@ -198,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_refusal_by_the_verifier_its_reason_is_told() {
+    fn an_error_of_the_verifier_contains_its_reason() {
         let error = "the call returned Permission denied. Verifier output: 0: R1=ctx() R10=fp0\n\
                      376: (85) call bpf_skb_load_bytes#26\n\
                      R3 min value is outside of the allowed memory range\n\

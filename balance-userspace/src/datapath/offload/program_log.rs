@@ -1,6 +1,6 @@
-//! What the programs in the kernel log, when balance runs with `-d`.
+//! The log of the BPF programs, when balance runs with `-d`.
 //!
-//! Invariant: without `-d` the kernel keeps nothing and nothing is waited for.
+//! Invariant: without `-d` the programs log nothing, and no task waits for log lines.
 
 use std::{
     convert::Infallible,
@@ -14,11 +14,11 @@ use aya_log::EbpfLogger;
 
 use super::object::{LoadError, on_readable};
 
-/// The log of one object, if there is one.
+/// The log of one object; empty without `-d`.
 pub(crate) struct ProgramLog(Option<Mutex<EbpfLogger<&'static dyn log::Log>>>);
 
 impl ProgramLog {
-    /// The level to be set in an object before it is loaded.
+    /// The log level to set in an object before it is loaded.
     pub(crate) fn level(debug: bool) -> u8 {
         u8::from(debug) * log::Level::Debug as u8
     }
@@ -29,7 +29,7 @@ impl ProgramLog {
         Ok(Self(log.map(Mutex::new)))
     }
 
-    /// Passes it on to ours, for ever.
+    /// Copies the log lines to the log of this process. Never returns.
     pub(crate) async fn follow(&self) -> Infallible {
         let Some(log) = &self.0 else { return pending().await };
         let lock = || log.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,10 +1,12 @@
-//! Proof that a datapath moves bytes as it should on this kernel, before anything is served on
-//! it.
+//! The self-test of a kernel datapath: proves that it moves bytes correctly on this kernel, before any
+//! client is served on it.
 //!
-//! A connection over loopback: data that came before the datapath had it, both directions, a
-//! receiver that stands still, holds its sender up and gets everything when it goes on, half-close,
-//! content compared, and the kernel must really have moved some. Invariant: ends within a few times
-//! [`peers::LIMIT`] whatever the kernel does.
+//! The test carries one connection over loopback. Bytes arrive before the datapath takes the
+//! connection over. Both directions move bytes. A receiver stalls: its sender is held up, and after
+//! the stall the receiver gets every byte. One direction ends before the other. The peers compare every
+//! byte, and the kernel must have moved some of them.
+//!
+//! Invariant: the test ends within a few times [`peers::LIMIT`], whatever the kernel does.
 
 mod peers;
 
@@ -30,15 +32,15 @@ use crate::{
     io::stream::{SocketOptions, Stream},
 };
 
-/// Buffers of the sockets, in bytes before the kernel doubles them: no smaller than a few segments of
-/// loopback, and so small that it does not take long to fill them.
+/// The size of the sockets' buffers, in bytes before the kernel doubles it: a few segments of loopback
+/// fit, and filling a buffer takes little time.
 const BUFFER: usize = 256 << 10;
 
-/// Runs the test on sockets that are made with these options. `carry` has the datapath carry a
-/// pair, for ever if the datapath does not take it.
+/// Runs the test on sockets with these options. `carry` makes the datapath carry a pair, and never
+/// returns if the datapath does not accept the pair.
 ///
 /// # Errors
-/// What was not as it should be.
+/// What the datapath did wrong.
 pub(crate) fn run(
     options: SocketOptions,
     carry: impl AsyncFnOnce(&Pair, &BufferPool) -> ConnectionReport,
@@ -46,7 +48,7 @@ pub(crate) fn run(
     let pair = || pair(options).map_err(|e| format!("no loopback connection: {e}"));
     let (mut client, near_client) = pair()?;
     let (backend, near_backend) = pair()?;
-    // Before the datapath has it.
+    // The datapath does not have the connection yet.
     peers::begin(&mut client).map_err(|e| format!("client: {e}"))?;
     let traffic = Arc::new(Traffic::default());
     let (flooded, flood) = mpsc::channel();
@@ -54,16 +56,16 @@ pub(crate) fn run(
     let seen = Arc::clone(&traffic);
     let backend = thread::spawn(move || peers::backend(backend, &seen, &flood));
     let report = drive(carry, near_client, near_backend, &traffic);
-    let said = |name: &str, peer: thread::JoinHandle<Result<u64, String>>| match peer.join() {
+    let result_of = |name: &str, peer: thread::JoinHandle<Result<u64, String>>| match peer.join() {
         Ok(result) => result.map_err(|e| format!("{name}: {e}")),
-        Err(_) => Err(format!("{name}: it panicked")),
+        Err(_) => Err(format!("{name}: panicked")),
     };
     let ended = || match &report {
         Ok(report) => report.end.to_string(),
         Err(e) => e.clone(),
     };
-    // What is wrong with one of them may only be what has become of the other.
-    let expected = match (said("client", client), said("backend", backend)) {
+    // The error of one peer may be only a consequence of the other's, so report both.
+    let expected = match (result_of("client", client), result_of("backend", backend)) {
         (Ok(sent), Ok(rcvd)) => (sent, rcvd),
         (Err(e), Ok(_)) | (Ok(_), Err(e)) => return Err(format!("{e}; end: {}", ended())),
         (Err(e), Err(f)) => return Err(format!("{e}; {f}; end: {}", ended())),
@@ -73,7 +75,7 @@ pub(crate) fn run(
     match report {
         ConnectionReport { end: ConnectionEnd::Clean, .. } if moved == expected => {
             if traffic.offloaded() == 0 {
-                Err("the program saw no packet".to_owned())
+                Err("the BPF program saw no packet".to_owned())
             } else {
                 Ok(())
             }
@@ -85,7 +87,7 @@ pub(crate) fn run(
     }
 }
 
-/// Carries the pair on a ring of its own.
+/// Carries the pair in a runtime of its own.
 fn drive(
     carry: impl AsyncFnOnce(&Pair, &BufferPool) -> ConnectionReport,
     client: TcpStream,
@@ -103,21 +105,21 @@ fn drive(
         let pool = BufferPool::default();
         tokio::select! {
             report = carry(&pair, &pool) => Ok(report),
-            () = tokio::time::sleep(LIMIT) => Err("it took too long".to_owned()),
+            () = tokio::time::sleep(LIMIT) => Err("timed out".to_owned()),
         }
     })
 }
 
-/// Two ends of a loopback connection: the peer's, and the one that is carried.
+/// The two ends of a loopback connection: the peer's end, and the end for the datapath.
 fn pair(options: SocketOptions) -> io::Result<(TcpStream, TcpStream)> {
     // All ports of 127.0.0.1 may be in use. The kernel never chooses 127.84.67.80 as a source address, so
-    // its ports are free. ::1 is for a host without loopback addresses of IPv4.
-    let places: [IpAddr; 3] = [
+    // its ports are free. ::1 is for a host without IPv4 loopback addresses.
+    let addresses: [IpAddr; 3] = [
         Ipv4Addr::LOCALHOST.into(),
         Ipv4Addr::new(127, 84, 67, 80).into(),
         Ipv6Addr::LOCALHOST.into(),
     ];
-    let listener = TcpListener::bind(&places.map(|ip| SocketAddr::new(ip, 0))[..])?;
+    let listener = TcpListener::bind(&addresses.map(|ip| SocketAddr::new(ip, 0))[..])?;
     options.apply(&SockRef::from(&listener))?;
     SockRef::from(&listener).set_recv_buffer_size(BUFFER)?;
     let peer = TcpStream::connect(listener.local_addr()?)?;

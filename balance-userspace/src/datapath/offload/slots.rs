@@ -1,7 +1,7 @@
-//! Slots in the kernel's maps: two for each connection, one for each direction.
+//! Slots in the BPF maps: two for each connection, one for each direction.
 //!
-//! Invariant: a freed slot is used anew as late as possible, because a packet may be judged on
-//! another processor until then.
+//! Invariant: a freed slot is reused as late as possible, because the program may still process a
+//! packet of the last connection on another processor.
 
 use std::{
     collections::VecDeque,
@@ -10,28 +10,28 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// Wakes the two directions of a connection when the program tells something of it.
+/// Wakes the two directions of a connection on an event of the program.
 pub(crate) type Wakers = Arc<[Notify; 2]>;
 
-/// Which slots are free, and whom to wake for those that are not.
+/// The free slots, and the wakers of the slots in use.
 pub(crate) struct Slots {
     inner: Mutex<Inner>,
 }
 
 struct Inner {
-    /// Freed connections, longest first.
+    /// The free slot pairs, the one that was freed first in front.
     free: VecDeque<u32>,
     wakers: Vec<Option<Wakers>>,
 }
 
 impl Slots {
-    /// For so many connections.
+    /// Slots for `connections` connections.
     pub(crate) fn new(connections: u32) -> Self {
         let wakers = vec![None; connections as usize];
         Self { inner: Mutex::new(Inner { free: (0..connections).collect(), wakers }) }
     }
 
-    /// Takes the slots of a connection; `None` when all are taken.
+    /// Takes the two slots of a connection; `None` if all are taken.
     pub(crate) fn take(&self) -> Option<(u32, Wakers)> {
         let mut inner = self.lock();
         let number = inner.free.pop_front()?;
@@ -40,14 +40,14 @@ impl Slots {
         Some((number, wakers))
     }
 
-    /// Frees the slots of a connection.
+    /// Frees the two slots of a connection.
     pub(crate) fn give_back(&self, number: u32) {
         let mut inner = self.lock();
         inner.wakers[number as usize] = None;
         inner.free.push_back(number);
     }
 
-    /// Wakes the direction that has the slot, if it is in use.
+    /// Wakes the direction in a slot, if the slot is in use.
     pub(crate) fn wake(&self, slot: u32) {
         let wakers = self.lock().wakers.get(slot as usize / 2).cloned().flatten();
         if let Some(wakers) = wakers {
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_freed_slot_is_used_again_after_all_others() {
+    fn a_freed_slot_is_reused_after_all_others() {
         let slots = Slots::new(3);
         assert_eq!(slots.take().unwrap().0, 0);
         slots.give_back(0);

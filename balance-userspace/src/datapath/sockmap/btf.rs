@@ -1,11 +1,11 @@
-//! Offsets of fields in the running kernel's own structures, from its type information (BTF).
+//! Offsets of fields in the structures of the running kernel, from its type information (BTF;
+//! Documentation/bpf/btf.rst).
 //!
-//! Format: Documentation/bpf/btf.rst. Invariant: malformed input gives `None`, never a panic
-//! or a wrong offset.
+//! Invariant: malformed input gives `None`, and neither a panic nor a wrong offset.
 
 use std::fs;
 
-/// Byte offset of a field that a struct contains directly, in the running kernel.
+/// The byte offset of a direct field of a struct, in the running kernel.
 pub(super) fn field_offset(of: &str, field: &str) -> Option<u64> {
     find(&fs::read("/sys/kernel/btf/vmlinux").ok()?, of, field)
 }
@@ -13,6 +13,8 @@ pub(super) fn field_offset(of: &str, field: &str) -> Option<u64> {
 const MAGIC: u16 = 0xeb9f;
 const STRUCT: u32 = 4;
 
+/// The byte offset of a direct field of a struct; `None` if `btf` does not have the field, is malformed
+/// or has the field at an offset of bits.
 pub(crate) fn find(btf: &[u8], of: &str, field: &str) -> Option<u64> {
     if u16::from_ne_bytes(btf.get(..2)?.try_into().ok()?) != MAGIC {
         return None;
@@ -42,7 +44,7 @@ pub(crate) fn find(btf: &[u8], of: &str, field: &str) -> Option<u64> {
     None
 }
 
-/// Bytes that follow the common part of a type.
+/// The bytes that follow the common part of a type.
 fn trailer(kind: u32, count: usize) -> Option<usize> {
     Some(match kind {
         1 | 14 | 17 => 4,              // INT, VAR, DECL_TAG
@@ -85,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_is_found_by_the_names_of_struct_and_field() {
+    fn a_field_is_found_by_its_struct_and_name() {
         assert_eq!(find(&sample(), "pair", "a"), Some(0));
         assert_eq!(find(&sample(), "pair", "b"), Some(4));
         assert_eq!(find(&sample(), "pair", "c"), None);
@@ -93,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn the_running_kernel_has_the_field_we_need_if_it_has_types_at_all() {
+    fn a_running_kernel_with_btf_has_the_field() {
         if fs::exists("/sys/kernel/btf/vmlinux").unwrap_or(false) {
             let offset = field_offset("tcp_sock", "bytes_acked").unwrap();
             assert!(offset.is_multiple_of(8) && offset > 500, "{offset}");
@@ -102,7 +104,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damaged_input_is_survived(at in 0usize..200, value in any::<u8>(), cut in 0usize..200) {
+        fn damaged_input_causes_no_panic(at in 0usize..200, value in any::<u8>(), cut in 0usize..200) {
             let mut btf = sample();
             let at = at % btf.len();
             btf[at] = value;

@@ -1,7 +1,7 @@
 //! The array of flows that the BPF program and user space share, mapped into this process.
 //!
-//! Invariant: the only place that touches their memory. The state word is only ever
-//! changed by compare-exchange; the other fields follow the ownership that `Flow` describes.
+//! Invariants: no other file accesses the memory of a flow. The state word is changed only by
+//! compare-exchange. The other fields belong to the program or to user space as `Flow` describes.
 
 use std::{
     marker::PhantomData,
@@ -33,25 +33,25 @@ pub(super) struct FlowRef<'a> {
 
 impl FlowRef<'_> {
     fn state_word(&self) -> &AtomicU64 {
-        // SAFETY: an aligned word in the mapping, which is borrowed; it is reached atomically by all, the
-        // BPF program included, but for `reset`, when nobody else has the slot.
+        // SAFETY: an aligned word in the mapping, which is borrowed. Every access is atomic, also in the
+        // BPF program. The exception is `reset`, when nothing else uses the slot.
         unsafe { AtomicU64::from_ptr(&raw mut (*self.flow.as_ptr()).state) }
     }
 
     fn redirected_word(&self) -> &AtomicU64 {
-        // SAFETY: as above; written whole by the BPF program, and read only in this process.
+        // SAFETY: as above. The BPF program writes the word as a whole, and this process only reads it.
         unsafe { AtomicU64::from_ptr(&raw mut (*self.flow.as_ptr()).redirected) }
     }
 
-    /// Prepares a slot for a new connection: in USER, nothing moved. The program must not know
-    /// the slot yet, and nobody count its bytes.
+    /// Prepares a slot for a new connection: in USER, with no byte moved. No cookie may lead the program
+    /// to the slot yet, and no connection may count its bytes.
     pub(super) fn reset(&self) {
-        // SAFETY: within the mapping. Nobody else uses the slot: it was just leased, no cookie leads the
-        // program to it, and who counted for the connection before stopped when that ended.
+        // SAFETY: within the mapping. Nothing else uses the slot: it was just leased, no cookie leads the
+        // program to it, and the counting for the slot's last connection ended with that connection.
         unsafe { self.flow.write_volatile(Flow { state: USER, ..Flow::default() }) };
     }
 
-    /// Says of a source that is not in the map that no packet will come from it.
+    /// Declares that no packet will come from the source, because the source is not in the map.
     pub(super) fn retire(&self) {
         self.exchange(USER, KERNEL);
     }
@@ -61,16 +61,16 @@ impl FlowRef<'_> {
         passed(self.state()).is_none()
     }
 
-    /// What the program found to be wrong with the flow, if anything; nothing that came after
-    /// has been passed or redirected.
+    /// The fault that the program has found in the flow, if any. The program has neither passed nor
+    /// redirected a byte after the fault.
     pub(super) fn fault(&self) -> Option<&'static str> {
         // SAFETY: as `redirected_word`.
         let fault = unsafe { AtomicU32::from_ptr(&raw mut (*self.flow.as_ptr()).fault) };
         match fault.load(SeqCst) {
             fault::NONE => None,
             fault::GAP => Some("bytes are missing"),
-            fault::TRIM => Some("repeated bytes could not be cut off"),
-            _ => Some("packets are not as this kernel should have them"),
+            fault::TRIM => Some("repeated bytes could not be removed"),
+            _ => Some("the packets of this kernel have an unknown layout"),
         }
     }
 }
@@ -89,8 +89,9 @@ impl UserWords for FlowRef<'_> {
     }
 
     fn backlog(&self, work: impl FnOnce(&mut Backlog)) {
-        // SAFETY: within the mapping. `UserEnd` calls this in USER, which it has acquired: the program
-        // leaves these fields alone until it is given the flow, and no other thread has this end.
+        // SAFETY: within the mapping. `UserEnd` calls this in USER, which it has acquired. The program
+        // does not access these fields until the flow is handed to it, and no other thread has this
+        // `UserEnd`.
         unsafe {
             let backlog: *mut Backlog = &raw mut (*self.flow.as_ptr()).backlog;
             let mut copy = backlog.read_volatile();
@@ -116,12 +117,12 @@ mod tests {
         thread,
     };
 
-    /// What is mapped otherwise: with this the accesses are seen by Miri.
+    /// Stands for the mapping, so that Miri sees the accesses.
     #[derive(Default)]
     struct Memory([UnsafeCell<Flow>; 2]);
 
-    // SAFETY: only words that are changed atomically are reached, and what the hand-over says is one
-    // thread's: it is what the test is about.
+    // SAFETY: threads access words that change atomically, and fields that the hand-over has given to one
+    // thread. The test checks the hand-over.
     unsafe impl Sync for Memory {}
 
     impl Memory {
@@ -130,7 +131,7 @@ mod tests {
         }
     }
 
-    /// The program's end, in Rust's terms.
+    /// The program's side of a flow, on Rust's atomics.
     struct Program<'a>(FlowRef<'a>);
 
     impl ProgramWords for Program<'_> {
@@ -148,13 +149,13 @@ mod tests {
         }
 
         fn backlog<R>(&self, work: impl FnOnce(&mut Backlog) -> R) -> R {
-            // SAFETY: `arrive` calls this while the flow is the program's.
+            // SAFETY: `arrive` calls this while the flow belongs to the program.
             work(unsafe { &mut (*self.0.flow.as_ptr()).backlog })
         }
     }
 
     #[test]
-    fn a_flow_changes_hands_while_both_sides_use_it() {
+    fn a_flow_keeps_its_order_while_it_changes_hands() {
         const PACKETS: u32 = if cfg!(miri) { 100 } else { 10_000 };
         let memory = Memory::default();
         (0..2).for_each(|slot| memory.get(slot).reset());
@@ -166,7 +167,7 @@ mod tests {
                 let pass = pass;
                 let program = Program(memory.get(0));
                 for number in 0..PACKETS {
-                    // Otherwise all could be passed before user space has its first turn.
+                    // Without this the program could pass all packets before user space runs.
                     while number % 4 == 0 && program.glance() & USER != 0 {
                         thread::yield_now();
                     }
@@ -178,7 +179,7 @@ mod tests {
                         continue;
                     }
                     given_up.fetch_add(u64::from(course == Course::GiveUp), Relaxed);
-                    // It is the next only if user space has sent all that came before.
+                    // The packet is the next one only if user space has sent all earlier packets.
                     let before = written.fetch_add(QUANTUM.into(), SeqCst);
                     assert_eq!(before, u64::from(number) * u64::from(QUANTUM));
                 }
@@ -210,6 +211,6 @@ mod tests {
             }
         });
         assert_eq!(written.into_inner(), u64::from(PACKETS) * u64::from(QUANTUM));
-        assert_ne!(given_up.into_inner(), 0, "the flow has not changed hands");
+        assert_ne!(given_up.into_inner(), 0, "the flow has never changed hands");
     }
 }

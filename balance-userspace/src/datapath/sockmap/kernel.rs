@@ -1,7 +1,7 @@
-//! The loaded BPF object: its one owner, through which all access to programs and maps goes.
+//! The loaded BPF object of the sockmap datapath, and all access to its program and maps.
 //!
-//! Invariant: nothing else in the process sees a map; what is loaded goes away with the
-//! process, as nothing is pinned.
+//! Invariants: no other file of the process accesses a map. The program and the maps disappear with
+//! the process, because nothing is pinned.
 
 use std::{
     convert::Infallible,
@@ -20,7 +20,7 @@ use balance_ebpf::{handover::UserWords as _, names};
 use super::{
     btf,
     flows::{FlowRef, Flows},
-    lease::Lease,
+    lease::SlotLease,
 };
 use crate::{
     datapath::{
@@ -36,12 +36,12 @@ use crate::{
     sys,
 };
 
-/// How much a flow may have outstanding in the kernel, in bytes of memory.
+/// The most memory that a flow may have outstanding in the kernel, in bytes.
 pub(super) const LIMIT: u32 = 2 << 20;
 
-/// Send buffer of sockets on this datapath, in bytes as the kernel counts them: what [`LIMIT`]
-/// allows, and what arrives until the program looks again. Where segments are so small that it does
-/// not suffice, user space widens it.
+/// The send buffer of sockets on this datapath, in bytes as the kernel counts them: [`LIMIT`], and the
+/// packets that arrive until the program checks again. If segments are so small that it does not
+/// suffice, user space widens it.
 pub(super) const SEND_BUFFER: i32 = (LIMIT + (3 << 19)) as i32;
 
 /// The kernel's side of the sockmap datapath.
@@ -62,7 +62,7 @@ struct Maps {
 }
 
 impl Kernel {
-    /// Loads the object with room for so many connections.
+    /// Loads the object, with maps for `connections` connections, and attaches its program.
     pub(super) fn load(connections: usize, debug: bool) -> Result<Self, LoadError> {
         let object = Object::Verdict.bytes()?;
         let offset = |of, field| {
@@ -118,15 +118,15 @@ impl Kernel {
         self.flows.get(slot)
     }
 
-    /// Puts a connection into the maps: both targets first, then both sources, so that no
-    /// packet is ever redirected to a socket that is not there. From then on its bytes are
-    /// passed to user space, until a flow is promoted. Tells for each direction whether the
-    /// program judges it.
+    /// Inserts a connection into the maps: first both targets, then both sources, so that no packet is
+    /// redirected to a socket that is not in the map. From then on the program passes the bytes to user
+    /// space, until a flow is promoted. Returns for each direction whether the program is attached to
+    /// its source.
     ///
     /// # Errors
-    /// When not even the targets can be entered; no bytes are judged then, and what was entered
-    /// leaves the maps with the streams.
-    pub(super) fn insert(&self, pair: &Pair, lease: &Lease) -> io::Result<[bool; 2]> {
+    /// When a target cannot be inserted. The program then sees no bytes of the connection, and entries
+    /// that were made disappear when the streams are closed.
+    pub(super) fn insert(&self, pair: &Pair, lease: &SlotLease) -> io::Result<[bool; 2]> {
         let ends = [&pair.client, &pair.backend];
         let slots = [lease.slot(0), lease.slot(1)];
         for slot in slots {
@@ -139,24 +139,24 @@ impl Kernel {
         for (i, &slot) in slots.iter().enumerate() {
             maps.targets.set(slot, &ends[1 - i].as_raw_fd(), 0).map_err(map_error)?;
         }
-        // A source that has ended its side already cannot be entered (the kernel takes
-        // established sockets only, net/core/sock_map.c): its rest is read by user space.
-        let mut enter = |i: usize| {
-            let entered = maps.sources.set(slots[i], &ends[i].as_raw_fd(), 0).is_ok();
-            if !entered {
+        // The kernel accepts only established sockets (net/core/sock_map.c). If a source has sent FIN
+        // already, user space reads the rest of its bytes.
+        let mut attach = |i: usize| {
+            let attached = maps.sources.set(slots[i], &ends[i].as_raw_fd(), 0).is_ok();
+            if !attached {
                 self.flow(slots[i]).retire();
             } else {
-                // Bytes that came before are in the queue and would stay there until more
-                // arrive; this runs the program on them (net/ipv4/tcp.c, tcp_set_rcvlowat).
+                // Bytes that arrived before would stay in the receive queue until more arrive. This
+                // call runs the program on them (net/ipv4/tcp.c, tcp_set_rcvlowat).
                 let _ = sys::set_int(&**ends[i], libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1);
             }
-            entered
+            attached
         };
-        Ok([enter(0), enter(1)])
+        Ok([attach(0), attach(1)])
     }
 
-    /// Takes a connection's cookies out; its sockets left the maps when they were closed.
-    pub(super) fn forget(&self, lease: &Lease) {
+    /// Removes a connection's cookies. Its sockets left the maps when they were closed.
+    pub(super) fn remove_cookies(&self, lease: &SlotLease) {
         let maps = &mut *self.maps.lock().unwrap_or_else(PoisonError::into_inner);
         for cookie in lease.cookies {
             let _ = maps.cookies.remove(&cookie);
@@ -201,6 +201,6 @@ impl OffloadCounters for Kernel {
 
 impl std::fmt::Debug for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Kernel")
+        f.write_str("sockmap::Kernel")
     }
 }

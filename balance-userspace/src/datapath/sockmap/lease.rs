@@ -1,22 +1,23 @@
-//! The slots of a connection in the sockmaps.
+//! The slots of a connection in the maps of the sockmap datapath.
 //!
-//! Invariant: a slot is used anew only after both sockets that had it are closed: each stream
-//! keeps the lease, and drops it after its descriptor.
+//! Invariant: slots are reused only after both sockets of their connection are closed. Each stream
+//! holds the lease, and drops it after its descriptor.
 
 use std::{fmt, sync::Arc};
 
 use super::kernel::Kernel;
 use crate::datapath::offload::slots::Wakers;
 
-/// The slots of one connection, until both its sockets are closed.
-pub(crate) struct Lease {
+/// The two slots of one connection, until both its sockets are closed.
+pub(crate) struct SlotLease {
     kernel: Arc<Kernel>,
     number: u32,
     pub(super) wakers: Wakers,
     pub(super) cookies: [u64; 2],
 }
 
-impl Lease {
+impl SlotLease {
+    /// Takes two slots; `None` if all are taken.
     pub(super) fn new(kernel: &Arc<Kernel>, cookies: [u64; 2]) -> Option<Self> {
         let (number, wakers) = kernel.slots.take()?;
         Some(Self { kernel: Arc::clone(kernel), number, wakers, cookies })
@@ -28,15 +29,15 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for SlotLease {
     fn drop(&mut self) {
-        self.kernel.forget(self);
+        self.kernel.remove_cookies(self);
         self.kernel.slots.give_back(self.number);
     }
 }
 
-impl fmt::Debug for Lease {
+impl fmt::Debug for SlotLease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Lease({})", self.number)
+        write!(f, "SlotLease({})", self.number)
     }
 }

@@ -1,10 +1,12 @@
 //! The sockmap datapath: a BPF program redirects the bytes of a connection inside the kernel.
 //!
-//! Each direction is moved by the kernel or by user space, and changes hands as often as
-//! needed (see `balance_ebpf::Flow`). It starts with user space, which hands it over when both
-//! sockets are in the maps; the program hands it back when the target falls behind, so that
-//! TCP's own backpressure reaches the sender. Invariant: at most [`kernel::LIMIT`] is outstanding in the
-//! kernel for a flow, in memory of the send buffer and of packets on their way to it.
+//! Either the kernel or user space moves the bytes of a direction, and the direction changes hands as
+//! often as needed (see `balance_ebpf::Flow`). User space starts, and hands the direction over when
+//! both sockets are in the maps. The program hands it back when the target falls behind, so that TCP's
+//! own backpressure reaches the sender.
+//!
+//! Invariant: a flow has at most [`kernel::LIMIT`] outstanding in the kernel, in memory of the send
+//! buffer and of packets on their way to it.
 
 pub(crate) mod btf;
 mod flows;
@@ -30,7 +32,11 @@ use super::{
 };
 use crate::io::stream::SocketOptions;
 
-/// Loads the program for so many connections at a time, and proves that it works here.
+/// Loads the program for `connections` connections at the same time and runs the self-test. Returns
+/// the time that the self-test took.
+///
+/// # Errors
+/// When the kernel cannot run the datapath, or the self-test fails.
 pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Duration), LoadError> {
     // The program calls bpf_loop.
     if KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(5, 17, 0)) {

@@ -1,10 +1,10 @@
-//! Carries a connection on the sockmap datapath: each direction alternates between the kernel
-//! and user space until its source ends.
+//! Carries a connection on the sockmap datapath: each direction alternates between the kernel and
+//! user space until its source ends.
 //!
-//! Invariants: a byte that was passed is sent only when the target has written all that was
-//! redirected before it, and a direction goes back to the kernel only when no passed byte is
-//! left; so the order holds without a lock. Both directions are with user space or both with the
-//! kernel, but for moments: see the head of `balance_ebpf`'s `flow.rs`.
+//! Invariants: user space sends a passed byte only after the target has written every byte that was
+//! redirected before it. A direction returns to the kernel only when user space holds no passed byte.
+//! So the order of bytes holds without a lock. Except for moments, both directions are with user space
+//! or both are with the kernel: see the head of `balance_ebpf`'s `flow.rs`.
 
 use std::{
     cell::Cell,
@@ -26,7 +26,7 @@ use tracing::warn;
 use super::{
     flows::FlowRef,
     kernel::{Kernel, LIMIT, SEND_BUFFER},
-    lease::Lease,
+    lease::SlotLease,
 };
 use crate::{
     datapath::{
@@ -46,32 +46,32 @@ use crate::{
     throttle::Throttle,
 };
 
-/// The most that a target may have outstanding when the kernel takes a flow over.
-const ROOM: u32 = LIMIT / 2;
+/// The most memory that a target may have outstanding when the kernel takes a flow over, in bytes.
+const PROMOTE_LIMIT: u32 = LIMIT / 2;
 
-/// Buffers that one direction may move before others of the same worker get their turn.
-const TURNS: u32 = 2;
+/// Buffers that a direction may move before other connections of the worker run.
+const BUFFERS_PER_TURN: u32 = 2;
 
-/// By how much a send buffer that is too small for what was redirected is widened at a time.
-const STEP: usize = 1 << 20;
+/// The number of bytes by which a send buffer grows that is too small for the redirected packets.
+const SEND_BUFFER_STEP: usize = 1 << 20;
 
-/// Between two looks at something that the kernel's worker is about to do.
-const MOMENT: Duration = Duration::from_millis(1);
+/// The pause between two polls of a state that a kernel worker is about to change.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Looks in vain after which a source that is gone has nothing more to give.
-const MOST_LOOKS: u32 = 5_000;
+/// Polls without a byte after which a source that is closed has no more bytes.
+const MAX_EMPTY_POLLS: u32 = 5_000;
 
 static SHORTAGE: Throttle = Throttle::new(Duration::from_secs(10));
 
-/// Carries a pair to its end; on the relay if the maps cannot take it.
+/// Carries a pair to its end. The relay carries it if the maps cannot take it.
 pub(crate) async fn carry(
     kernel: &Arc<Kernel>,
     pair: &Pair,
     pool: &BufferPool,
 ) -> ConnectionReport {
-    match enter(kernel, pair) {
-        Ok((lease, judged)) => return offload(kernel, pair, lease, judged, pool).await,
-        // Not established any more: one side has ended already, or is gone.
+    match insert(kernel, pair) {
+        Ok((lease, attached)) => return offload(kernel, pair, lease, attached, pool).await,
+        // A socket is not established any more: one side has ended or failed.
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
         Err(error) => {
             if let Some(suppressed) = SHORTAGE.pass(Instant::now()) {
@@ -82,165 +82,170 @@ pub(crate) async fn carry(
     relay::carry(pair, pool, false).await
 }
 
-/// Gives a pair its slots and puts it into the maps.
-fn enter(kernel: &Arc<Kernel>, pair: &Pair) -> io::Result<(Rc<Lease>, [bool; 2])> {
+/// Takes slots for a pair and inserts its sockets into the maps. Returns for each direction whether
+/// the program is attached to its source.
+fn insert(kernel: &Arc<Kernel>, pair: &Pair) -> io::Result<(Rc<SlotLease>, [bool; 2])> {
     let cookies = [pair.client.cookie()?, pair.backend.cookie()?];
     let lease =
-        Lease::new(kernel, cookies).ok_or_else(|| io::Error::other("all slots are taken"))?;
+        SlotLease::new(kernel, cookies).ok_or_else(|| io::Error::other("all slots are taken"))?;
     let lease = Rc::new(lease);
     pair.client.hold(Rc::clone(&lease) as _);
     pair.backend.hold(Rc::clone(&lease) as _);
-    let judged = kernel.insert(pair, &lease)?;
+    let attached = kernel.insert(pair, &lease)?;
     for stream in [&pair.client, &pair.backend] {
-        // One that is gone by now is about to be noticed.
+        // An error means that the socket has failed. The next read reports that.
         let _ = stream.set_send_buffer(SEND_BUFFER);
     }
-    Ok((lease, judged))
+    Ok((lease, attached))
 }
 
 async fn offload(
     kernel: &Arc<Kernel>,
     pair: &Pair,
-    lease: Rc<Lease>,
-    judged: [bool; 2],
+    lease: Rc<SlotLease>,
+    attached: [bool; 2],
     pool: &BufferPool,
 ) -> ConnectionReport {
     pair.traffic.start_offload(kernel, [lease.slot(0), lease.slot(1)]);
-    let relayed = [&pair.traffic.sent, &pair.traffic.rcvd];
-    let way = |i: usize, direction: Direction| OneWay {
+    let moved = [&pair.traffic.sent, &pair.traffic.rcvd];
+    let direction = |i: usize, direction: Direction| FlowDirection {
         flow: UserEnd::new(kernel.flow(lease.slot(i))),
         changed: &lease.wakers[i],
-        judged: judged[i],
+        is_attached: attached[i],
         direction,
         pool,
-        relayed: relayed[i],
-        looks: Cell::new(0),
-        broken: Cell::new(None),
+        moved: moved[i],
+        empty_polls: Cell::new(0),
+        source_error: Cell::new(None),
     };
-    let both = Both { ways: [way(0, pair.up()), way(1, pair.down())] };
+    let both = FlowPair { directions: [direction(0, pair.up()), direction(1, pair.down())] };
     let end = pair.run(pin!(both.run(0)), pin!(both.run(1))).await;
     pair.traffic.end_offload();
     ConnectionReport { datapath: DatapathName::Sockmap, end }
 }
 
 /// The two directions of a connection: 0 from client to backend, 1 back.
-struct Both<'a> {
-    ways: [OneWay<'a>; 2],
+struct FlowPair<'a> {
+    directions: [FlowDirection<'a>; 2],
 }
 
-/// Where a direction goes on.
+/// Where a direction continues.
 enum Next {
     Kernel,
     User,
     End,
 }
 
-impl Both<'_> {
+impl FlowPair<'_> {
     async fn run(&self, i: usize) -> Result<(), SideError> {
-        let way = &self.ways[i];
-        // One poll for the end of the source, kept over all stretches in the kernel.
-        let mut ended = pin!(ready::ended(&way.direction.source));
+        let this = &self.directions[i];
+        // One poll for the FIN of the source, for all periods in the kernel.
+        let mut ended = pin!(ready::ended(&this.direction.source));
         while let Next::Kernel = self.in_user_space(i).await? {
-            if let Next::End = way.in_kernel(ended.as_mut()).await? {
-                // What is still in the queue is judged by the reading of it.
+            if let Next::End = this.in_kernel(ended.as_mut()).await? {
+                // The receive queue may hold bytes in front of the FIN.
                 self.read_to_end(i).await?;
                 break;
             }
         }
-        way.settle().await?;
-        way.sound()?;
-        way.flow.retire();
-        if let Some(broken) = way.broken.take() {
-            return Err(broken);
+        this.wait_written().await?;
+        this.check_fault()?;
+        this.flow.retire();
+        if let Some(error) = this.source_error.take() {
+            return Err(error);
         }
-        way.direction.end_target();
+        this.direction.end_target();
         Ok(())
     }
 
-    /// Moves what the program passes up, until nothing is left and the kernel can take over.
+    /// Moves the bytes that the program passes to user space, until none is left and the kernel can
+    /// take the direction over.
     async fn in_user_space(&self, i: usize) -> Result<Next, SideError> {
-        let way = &self.ways[i];
-        for turn in 1.. {
-            way.sound()?;
-            if way.judged && way.flow.is_in_kernel() {
+        let this = &self.directions[i];
+        let mut buffers = 0u32;
+        loop {
+            this.check_fault()?;
+            if this.is_attached && this.flow.is_in_kernel() {
                 return Ok(Next::Kernel);
             }
-            // What was redirected to our source must be out of its way: what it passes up
-            // queues behind that.
+            // Packets that the source passes up queue behind packets that were redirected to the source
+            // and are not written yet.
             self.clear_source(i).await?;
-            way.settle().await?;
+            this.wait_written().await?;
             if self.promote(i)? {
                 return Ok(Next::Kernel);
             }
-            match way.receive() {
-                Received::Bytes(buffer, n) => way.relay(&buffer[..n]).await?,
-                Received::Nothing if way.all_passed_are_relayed() => way.wait().await?,
-                Received::End if way.all_passed_are_relayed() => return Ok(Next::End),
-                Received::Nothing | Received::End => way.wait_for_passed().await?,
+            match this.receive() {
+                Received::Bytes(buffer, n) => this.relay(&buffer[..n]).await?,
+                Received::Nothing if this.has_relayed_all_passed() => this.wait().await?,
+                Received::End if this.has_relayed_all_passed() => return Ok(Next::End),
+                Received::Nothing | Received::End => this.wait_for_passed().await?,
             }
-            if turn % TURNS == 0 {
+            buffers = buffers.wrapping_add(1);
+            if buffers.is_multiple_of(BUFFERS_PER_TURN) {
                 yield_now().await;
             }
         }
-        unreachable!("the turns do not end")
     }
 
-    /// The source has ended: moves what is left of it. The flow stays where it is.
+    /// Moves the rest of a source that has sent FIN. The flow stays where it is.
     async fn read_to_end(&self, i: usize) -> Result<(), SideError> {
-        let way = &self.ways[i];
+        let this = &self.directions[i];
         loop {
-            way.sound()?;
+            this.check_fault()?;
             self.clear_source(i).await?;
-            match way.receive() {
-                Received::Bytes(buffer, n) => way.relay(&buffer[..n]).await?,
-                Received::End if way.all_passed_are_relayed() => return Ok(()),
-                Received::End | Received::Nothing => way.wait_for_passed().await?,
+            match this.receive() {
+                Received::Bytes(buffer, n) => this.relay(&buffer[..n]).await?,
+                Received::End if this.has_relayed_all_passed() => return Ok(()),
+                Received::End | Received::Nothing => this.wait_for_passed().await?,
             }
         }
     }
 
-    /// Waits until what was redirected to the source of a direction is out of the way of what the
-    /// source passes up. What a source that has broken has passed up is read all the same.
+    /// Waits until the source of a direction has written every byte that was redirected to it, so that
+    /// its passed packets do not queue behind redirected ones. If the source has failed, the bytes that
+    /// it has passed are still read.
     async fn clear_source(&self, i: usize) -> Result<(), SideError> {
-        match self.ways[1 - i].settle().await {
-            Err(broken) if broken.side != self.ways[i].direction.from() => Err(broken),
+        match self.directions[1 - i].wait_written().await {
+            Err(error) if error.side != self.directions[i].direction.from() => Err(error),
             _ => Ok(()),
         }
     }
 
-    /// Hands a flow to the kernel if nothing is left to relay, and the other one with it.
+    /// Hands a flow to the kernel if no byte is left to relay, and the flow of the other direction
+    /// with it. Returns whether the flow is with the kernel.
     fn promote(&self, i: usize) -> Result<bool, SideError> {
-        let flows = [&self.ways[0].flow, &self.ways[1].flow];
-        let gone = handover::promote(flows, i, |j| self.ways[j].room())?;
-        if gone[1 - i] {
-            // It waits for bytes to be passed, which will not come.
-            self.ways[1 - i].changed.notify_one();
+        let flows = [&self.directions[0].flow, &self.directions[1].flow];
+        let promoted = handover::promote(flows, i, |j| self.directions[j].written_if_room())?;
+        if promoted[1 - i] {
+            // The other direction waits for passed bytes, which will not come.
+            self.directions[1 - i].changed.notify_one();
         }
-        Ok(gone[i])
+        Ok(promoted[i])
     }
 }
 
-struct OneWay<'a> {
+struct FlowDirection<'a> {
     flow: UserEnd<FlowRef<'a>>,
-    /// Told when the flow has changed hands, or has a fault.
+    /// Notified when the kernel has returned the flow, or has found a fault in it.
     changed: &'a Notify,
-    /// Whether the source is in the map with the program.
-    judged: bool,
+    /// The source is in the map with the program.
+    is_attached: bool,
     direction: Direction,
     pool: &'a BufferPool,
-    /// Bytes that user space has moved in all.
-    relayed: &'a AtomicU64,
-    /// Looks in vain at a source that is gone, since something was relayed.
-    looks: Cell<u32>,
-    /// How the source broke: told when all that it had sent before has been written.
-    broken: Cell<Option<SideError>>,
+    /// Counts the bytes that user space moves.
+    moved: &'a AtomicU64,
+    /// Polls of a closed source without a byte, since the last byte.
+    empty_polls: Cell<u32>,
+    /// The error of the source. Reported after every byte that the source had sent was written.
+    source_error: Cell<Option<SideError>>,
 }
 
-impl OneWay<'_> {
-    /// Takes what the source has. A break is an end that is not passed on as one.
+impl FlowDirection<'_> {
+    /// Reads from the source. An error of the source counts as an end that is not passed on.
     fn receive(&self) -> Received {
-        pump::receive(&self.direction, self.pool).unwrap_or_else(|broken| {
-            self.broken.set(Some(broken));
+        pump::receive(&self.direction, self.pool).unwrap_or_else(|error| {
+            self.source_error.set(Some(error));
             Received::End
         })
     }
@@ -257,7 +262,7 @@ impl OneWay<'_> {
         }
     }
 
-    /// Waits in user space until there is something to do.
+    /// Waits in user space for bytes, a FIN or a change of the flow.
     async fn wait(&self) -> Result<(), SideError> {
         select! {
             biased;
@@ -266,90 +271,94 @@ impl OneWay<'_> {
         }
     }
 
-    /// False while the kernel still holds passed bytes that it has not made readable; reading
-    /// then says end of stream too early (net/ipv4/tcp_bpf.c, tcp_bpf_recvmsg_parser).
-    fn all_passed_are_relayed(&self) -> bool {
-        !self.judged || self.flow.has_relayed_all()
+    /// False while the kernel holds passed bytes that it has not made readable. A read then reports the
+    /// end of the stream too early (net/ipv4/tcp_bpf.c, tcp_bpf_recvmsg_parser).
+    fn has_relayed_all_passed(&self) -> bool {
+        !self.is_attached || self.flow.has_relayed_all()
     }
 
+    /// Pauses until passed bytes may have become readable.
     async fn wait_for_passed(&self) -> Result<(), SideError> {
         let state =
             sys::send_state(&*self.direction.source).map_err(|e| self.direction.source_error(e))?;
-        // A reset is told by the reading. A source that has got its end after ours was acknowledged
-        // closes at once (net/ipv4/tcp_input.c, tcp_fin), with what it has passed yet to come, as late as
-        // the kernel's worker gets to run.
+        // A read reports a reset. A source whose FIN arrives after ours was acknowledged closes at once
+        // (net/ipv4/tcp_input.c, tcp_fin), and its passed bytes become readable when the kernel's worker
+        // runs.
         if state.closed {
-            if self.looks.get() == MOST_LOOKS {
+            if self.empty_polls.get() == MAX_EMPTY_POLLS {
                 return Err(self.direction.source_error(io::ErrorKind::ConnectionReset.into()));
             }
-            self.looks.set(self.looks.get() + 1);
+            self.empty_polls.set(self.empty_polls.get() + 1);
         }
-        sleep(MOMENT).await;
+        sleep(POLL_INTERVAL).await;
         Ok(())
     }
 
-    /// Fails if the program had to give the flow up.
-    fn sound(&self) -> Result<(), SideError> {
+    /// Fails if the program has found a fault in the flow.
+    fn check_fault(&self) -> Result<(), SideError> {
         match self.flow.words.fault() {
             None => Ok(()),
             Some(fault) => Err(self.direction.source_error(io::Error::other(fault))),
         }
     }
 
-    /// Sends bytes that were passed, behind all that was redirected before them.
+    /// Sends passed bytes, after every byte that was redirected before them.
     async fn relay(&self, bytes: &[u8]) -> Result<(), SideError> {
-        self.settle().await?;
+        self.wait_written().await?;
         pump::send_all(&self.direction, bytes).await?;
         let n = bytes.len() as u64;
-        self.relayed.fetch_add(n, Relaxed);
+        self.moved.fetch_add(n, Relaxed);
         self.flow.relayed(n);
-        self.looks.set(0);
+        self.empty_polls.set(0);
         Ok(())
     }
 
-    /// What the target has written, if it can take what the kernel may redirect.
-    fn room(&self) -> Result<Option<u64>, SideError> {
+    /// The number of bytes that the target has written; `None` if it has no room for the packets that
+    /// the kernel would redirect to it.
+    fn written_if_room(&self) -> Result<Option<u64>, SideError> {
         let target = &*self.direction.target;
-        let broke = |e| self.direction.target_error(e);
-        if sys::send_memory(target).map_err(broke)? > ROOM {
+        let target_error = |e| self.direction.target_error(e);
+        if sys::send_memory(target).map_err(target_error)? > PROMOTE_LIMIT {
             return Ok(None);
         }
-        let state = sys::send_state(target).map_err(broke)?;
+        let state = sys::send_state(target).map_err(target_error)?;
         Ok((!state.closed).then_some(state.written()))
     }
 
-    /// Waits until the target has written all that was redirected to it. If its send buffer is
-    /// too small for that, because small segments cost more than they carry, it is widened.
-    async fn settle(&self) -> Result<(), SideError> {
-        let broke = |e| self.direction.target_error(e);
+    /// Waits until the target has written every byte that was redirected to it. Widens the target's
+    /// send buffer if it is too small for the packets, because small segments cost more memory than
+    /// they carry bytes.
+    async fn wait_written(&self) -> Result<(), SideError> {
+        let target_error = |e| self.direction.target_error(e);
         let mut timer: Option<StallTimer> = None;
         for tries in 1u32.. {
             let Some(redirected) = self.flow.unsettled() else { break };
             let target = &*self.direction.target;
-            let state = sys::send_state(target).map_err(broke)?;
+            let state = sys::send_state(target).map_err(target_error)?;
             if self.flow.settle(redirected, state.written()) {
                 break;
             }
             if state.closed {
-                return Err(broke(io::ErrorKind::ConnectionReset.into()));
+                return Err(target_error(io::ErrorKind::ConnectionReset.into()));
             }
-            // The kernel's worker is about to write it.
+            // The kernel's worker is about to write the packets.
             if tries < 16 {
                 yield_now().await;
                 continue;
             }
-            sleep(MOMENT).await;
-            // The target may never take it, and the source is not read before.
-            if let Err(broken) = pump::check_source(&self.direction) {
+            sleep(POLL_INTERVAL).await;
+            // The target may never accept the bytes, and until then the source is not read. So check
+            // the source for errors.
+            if let Err(error) = pump::check_source(&self.direction) {
                 let now = Instant::now();
                 let timer = timer.get_or_insert_with(|| StallTimer::new(state.written(), now));
                 if timer.has_stalled(state.written(), now) {
-                    return Err(broken);
+                    return Err(error);
                 }
             }
-            let size = target.send_buffer_size().map_err(broke)?;
-            if sys::send_memory(target).map_err(broke)? as usize >= size {
-                target.widen_send_buffer(STEP).map_err(broke)?;
+            let size = target.send_buffer_size().map_err(target_error)?;
+            if sys::send_memory(target).map_err(target_error)? as usize >= size {
+                target.widen_send_buffer(SEND_BUFFER_STEP).map_err(target_error)?;
             }
         }
         Ok(())

@@ -1,6 +1,6 @@
-//! What the self-test says of datapaths that do, or do not do, what they should.
+//! Tests of the self-test: a correct datapath passes, and datapaths with one fault each do not.
 //!
-//! Invariant: they are threads that copy, so that nothing but what is wrong with each is wrong.
+//! Invariant: each datapath is two threads that copy bytes, with at most one fault.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -11,7 +11,7 @@ use std::{
 use super::*;
 use crate::datapath::{name::DatapathName, traffic::OffloadCounters};
 
-/// A kernel that moves bytes at any moment; how many, each way.
+/// Stands for a kernel that always moves bytes: the number of bytes of each direction.
 #[derive(Debug, Default)]
 struct Kernel([AtomicU64; 2]);
 
@@ -29,7 +29,8 @@ impl OffloadCounters for Kernel {
     }
 }
 
-/// Runs the test on a datapath that has a thread move each direction, as `up` and `copy` do.
+/// Runs the self-test on a datapath with two threads: `up` moves the bytes of the client, `copy` those
+/// of the backend.
 fn run_on(up: impl Fn(TcpStream, TcpStream, &AtomicU64) + Send) -> Result<(), String> {
     run(SocketOptions::default(), async |pair: &Pair, _: &BufferPool| {
         let kernel = Arc::new(Kernel::default());
@@ -50,12 +51,13 @@ fn run_on(up: impl Fn(TcpStream, TcpStream, &AtomicU64) + Send) -> Result<(), St
     })
 }
 
-/// Moves bytes to the end of the source and passes that on.
+/// Copies bytes until the source ends, then passes the FIN on.
 fn copy(source: TcpStream, target: TcpStream, moved: &AtomicU64) {
     change(source, target, moved, |_, _| {});
 }
 
-/// The same with bytes that `spoil` has been at; it is told how many went before.
+/// Copies bytes after `spoil` has changed them. The first argument of `spoil` is the number of bytes
+/// copied before.
 fn change(
     mut source: TcpStream,
     mut target: TcpStream,
@@ -73,29 +75,29 @@ fn change(
     let _ = target.shutdown(Shutdown::Write);
 }
 
-fn is_refused(result: Result<(), String>, why: &str) {
-    let refused = result.expect_err("it is not as it should be");
-    assert!(refused.contains(why), "{refused}");
+fn assert_error(result: Result<(), String>, part: &str) {
+    let error = result.expect_err("the datapath has a fault");
+    assert!(error.contains(part), "{error}");
 }
 
 #[test]
-fn one_that_does_what_it_should_passes() {
+fn a_correct_datapath_passes() {
     run_on(copy).unwrap();
 }
 
 #[test]
-fn one_that_changes_a_byte_is_refused() {
+fn a_changed_byte_is_found() {
     let spoil = |before, bytes: &mut [u8]| {
         if before > 100_000 {
             bytes[0] ^= 1;
         }
     };
     let changing = |source, target, moved: &AtomicU64| change(source, target, moved, spoil);
-    is_refused(run_on(changing), "was changed on its way");
+    assert_error(run_on(changing), "was changed");
 }
 
 #[test]
-fn one_that_holds_whatever_comes_for_a_receiver_that_stands_still_is_refused() {
+fn an_unbounded_queue_for_a_stalled_receiver_is_found() {
     let hoarding = |mut source: TcpStream, mut target: TcpStream, moved: &AtomicU64| {
         let (hold, held) = mpsc::channel::<Vec<u8>>();
         thread::scope(|scope| {
@@ -115,11 +117,11 @@ fn one_that_holds_whatever_comes_for_a_receiver_that_stands_still_is_refused() {
             drop(hold);
         });
     };
-    is_refused(run_on(hoarding), "a receiver that stands still was sent");
+    assert_error(run_on(hoarding), "a stalled receiver was sent");
 }
 
 #[test]
-fn one_that_adds_a_byte_is_refused() {
+fn an_added_byte_is_found() {
     let adding = |mut source: TcpStream, mut target: TcpStream, moved: &AtomicU64| {
         if let Ok(n) = io::copy(&mut source, &mut target) {
             moved.fetch_add(n, Relaxed);
@@ -127,25 +129,25 @@ fn one_that_adds_a_byte_is_refused() {
         let _ = target.write_all(b"x");
         let _ = target.shutdown(Shutdown::Write);
     };
-    is_refused(run_on(adding), "more came than was sent");
+    assert_error(run_on(adding), "received more bytes than were sent");
 }
 
 #[test]
-fn one_that_miscounts_is_refused() {
+fn a_wrong_counter_is_found() {
     let miscounting = |source, target, moved: &AtomicU64| {
         copy(source, target, moved);
         moved.fetch_add(1, Relaxed);
     };
-    is_refused(run_on(miscounting), "bytes counted, end: clean");
+    assert_error(run_on(miscounting), "bytes counted, end: clean");
 }
 
 #[test]
-fn one_through_which_the_program_sees_nothing_is_refused() {
+fn a_program_that_sees_no_packet_is_found() {
     let result = run(SocketOptions::default(), async |pair: &Pair, pool: &BufferPool| {
         pair.traffic.start_offload(&Arc::new(Kernel::default()), [0, 1]);
         let report = crate::datapath::relay::carry(pair, pool, false).await;
         pair.traffic.end_offload();
         report
     });
-    is_refused(result, "the program saw no packet");
+    assert_error(result, "the BPF program saw no packet");
 }
