@@ -1,8 +1,10 @@
 //! Command lines and configuration files.
+//!
+//! Invariant: the formatted form of every parsed value parses to the same value.
 
 use std::{ffi::OsString, os::unix::ffi::OsStringExt as _};
 
-use super::{assert_one_line, words};
+use super::{assert_one_line, split_arguments};
 use crate::{
     cli::{
         self, Invocation, completion,
@@ -19,34 +21,34 @@ fn services(name: &str) -> Option<u16> {
     (name == "smtp").then_some(25)
 }
 
-/// Ports and channels, one on each line: those that are read can be used, and mean the same when
-/// they are written down and read again.
+/// Ports and channels, one on each line. Parsed values are valid, and their formatted form parses to the
+/// same groups.
 pub fn channel_arguments(data: &[u8]) {
-    let words = words(data);
-    for word in &words {
-        match operand::listen_port(word, &services) {
+    let arguments = split_arguments(data);
+    for argument in &arguments {
+        match operand::listen_port(argument, &services) {
             Ok(port) => assert_ne!(port, 0),
             Err(error) => assert_one_line(&error.to_string()),
         }
     }
-    for [host, port] in words.as_chunks().0 {
+    for [host, port] in arguments.as_chunks().0 {
         match operand::host_and_port(host, port, &services) {
             Ok(spec) => assert!(spec.port != 0 && !spec.host.is_empty(), "{spec:?}"),
             Err(error) => assert_one_line(&error.to_string()),
         }
     }
-    match operand::groups(&words, 2500, &services) {
+    match operand::groups(&arguments, 2500, &services) {
         Ok(groups) => {
             assert!(groups.iter().all(|group| !group.channels.is_empty()), "{groups:?}");
-            let again: Vec<String> = groups.iter().flat_map(written).collect();
-            let read = operand::groups(&again, 1, &|_| None);
-            assert_eq!(read.expect("what has been read before"), groups);
+            let formatted: Vec<String> = groups.iter().flat_map(format_group).collect();
+            let parsed = operand::groups(&formatted, 1, &|_| None);
+            assert_eq!(parsed.expect("formatted groups parse"), groups);
         }
         Err(error) => assert_one_line(&error.to_string()),
     }
 }
 
-fn written(group: &GroupSpec) -> Vec<String> {
+fn format_group(group: &GroupSpec) -> Vec<String> {
     let channel = |ChannelSpec { host, port, max }: &ChannelSpec| {
         assert!(*port != 0 && !host.is_empty());
         let in_brackets = host.contains(':') || host.starts_with('[');
@@ -59,11 +61,11 @@ fn written(group: &GroupSpec) -> Vec<String> {
     group.channels.iter().map(channel).chain([end.to_owned()]).collect()
 }
 
-/// A whole command line, a word on each line, and its completion.
+/// A whole command line, one argument on each line, and its completion.
 pub fn command_line(data: &[u8]) {
     let words = data.split(|&byte| byte == b'\n').map(|word| OsString::from_vec(word.to_vec()));
     let line: Vec<OsString> = std::iter::once("balance".into()).chain(words).collect();
-    // What can stand next is looked for on every line, also on one that makes no sense.
+    // Completion works on invalid command lines too.
     let _ = completion::command(&line);
     match cli::parse(line) {
         Ok(Invocation::Instance(args)) => assert!(args.can_reload_to(&args)),
@@ -73,15 +75,15 @@ pub fn command_line(data: &[u8]) {
     }
 }
 
-/// A configuration file, and another one behind a zero: its lines can be started, they are the same
-/// when they are written down and read again, and reloading does for each line what it says.
+/// Two configuration files with a zero byte between them. Their formatted lines parse to the same lines.
+/// The plan of a reload has the right step for each line.
 pub fn configuration(data: &[u8]) {
-    let mut files = data.splitn(2, |&byte| byte == 0).map(read);
+    let mut files = data.splitn(2, |&byte| byte == 0).map(parse_file);
     let (old, new) = (files.next().unwrap_or_default(), files.next().unwrap_or_default());
     let steps = |old: &[Line], new: &[Line]| {
         let plan = plan::plan(old.iter(), new.to_vec());
-        let is_left = |line: &&Line| new.iter().all(|other| other.name != line.name);
-        assert_eq!(plan.remove.len(), old.iter().filter(is_left).count());
+        let is_removed = |line: &&Line| new.iter().all(|other| other.name != line.name);
+        assert_eq!(plan.remove.len(), old.iter().filter(is_removed).count());
         let names = plan.steps.iter().map(|(line, _)| &line.name);
         assert!(names.eq(new.iter().map(|line| &line.name)));
         plan.steps.into_iter().map(|(_, step)| step).collect::<Vec<_>>()
@@ -91,7 +93,7 @@ pub fn configuration(data: &[u8]) {
     steps(&old, &new);
 }
 
-fn read(data: &[u8]) -> Vec<Line> {
+fn parse_file(data: &[u8]) -> Vec<Line> {
     let text = String::from_utf8_lossy(data);
     let conf = conf::read(&text, &services);
     assert!(conf.lines.len() + conf.mistakes.len() <= text.lines().count());
@@ -100,12 +102,12 @@ fn read(data: &[u8]) -> Vec<Line> {
     assert!(conf.lines.is_sorted_by_key(|line| line.number));
     let quoted = conf.lines.iter().map(|line| {
         let words = line.words.iter().map(String::as_str);
-        // A process cannot be given a word with a zero in it, nor can one be quoted.
-        shlex::try_join(words).expect("words that a process can be given") + "\n"
+        // The parser rejects zero bytes, which can be neither quoted nor passed to a process.
+        shlex::try_join(words).expect("the parser rejects zero bytes") + "\n"
     });
-    let again = conf::read(&quoted.collect::<String>(), &services);
-    assert_eq!(again.mistakes, []);
-    let what = |line: &Line| (line.name.clone(), line.words.clone());
-    assert!(again.lines.iter().map(what).eq(conf.lines.iter().map(what)));
+    let reparsed = conf::read(&quoted.collect::<String>(), &services);
+    assert_eq!(reparsed.mistakes, []);
+    let key = |line: &Line| (line.name.clone(), line.words.clone());
+    assert!(reparsed.lines.iter().map(key).eq(conf.lines.iter().map(key)));
     conf.lines
 }

@@ -1,4 +1,6 @@
-//! What is typed into the shell, and what goes over a control socket.
+//! Commands of the shell, and requests and replies on a control socket.
+//!
+//! Invariant: the formatted form of every parsed value parses to the same value.
 
 use std::fmt::Debug;
 
@@ -16,8 +18,8 @@ use crate::control::{
     server::{Incoming, read_request},
 };
 
-/// A line of commands, behind a byte that says in which group: the running balance understands what
-/// is made of it.
+/// A line of shell commands after one byte for the current group. An instance parses every request that
+/// the shell makes of them.
 pub fn shell_command(data: &[u8]) {
     let Some((&group, line)) = data.split_first() else { return };
     let line = String::from_utf8_lossy(line);
@@ -25,7 +27,7 @@ pub fn shell_command(data: &[u8]) {
     assert_eq!(texts.join(";"), line.strip_suffix(';').map_or(&*line, |_| &line));
     for text in texts {
         match command::parse(text, usize::from(group) % command_table::GROUPS) {
-            Ok(ParsedCommand::Request { command, .. }) => assert_understood(command),
+            Ok(ParsedCommand::Request { command, .. }) => assert_request_round_trip(command),
             Ok(ParsedCommand::Group(group)) => assert!(group < command_table::GROUPS),
             Ok(_) => {}
             Err(wrong) => assert_one_line(&wrong.to_string()),
@@ -33,40 +35,40 @@ pub fn shell_command(data: &[u8]) {
     }
 }
 
-fn assert_understood(command: InstanceCommand) {
+fn assert_request_round_trip(command: InstanceCommand) {
     let request = Request { version: VERSION, command };
-    let line = serde_json::to_vec(&request).expect("nothing that JSON cannot say");
+    let line = serde_json::to_vec(&request).expect("all fields have a JSON form");
     assert!(!line.contains(&b'\n'));
     assert_eq!(read_request(&line), Ok(Incoming::Command(request.command)));
 }
 
-/// A line that a client of the control socket sends.
+/// A request from a client of the control socket.
 pub fn control_request(data: &[u8]) {
     match read_request(data) {
         Ok(Incoming::Hello) => {}
-        Ok(Incoming::Command(command)) => assert_understood(command),
+        Ok(Incoming::Command(command)) => assert_request_round_trip(command),
         Err(reply) => {
             match &reply {
                 ServerReply::Refused(why) => assert_one_line(why),
                 ServerReply::Mismatch { version } => assert_eq!(*version, VERSION),
                 other => panic!("{other:?}"),
             }
-            assert_answered(&reply);
+            assert_reply_round_trip(&reply);
         }
     }
 }
 
-fn assert_answered<R: Serialize + DeserializeOwned + PartialEq + Debug>(reply: &R) {
-    let line = serde_json::to_vec(reply).expect("nothing that JSON cannot say");
+fn assert_reply_round_trip<R: Serialize + DeserializeOwned + PartialEq + Debug>(reply: &R) {
+    let line = serde_json::to_vec(reply).expect("all fields have a JSON form");
     assert!(!line.contains(&b'\n'));
-    assert_eq!(&serde_json::from_slice::<R>(&line).expect("a reply"), reply);
+    assert_eq!(&serde_json::from_slice::<R>(&line).expect("a formatted reply parses"), reply);
 }
 
-/// A line that a client gets, perhaps from somebody else's balance: what is shown of it is whole
-/// lines, and leaves the terminal alone.
+/// A reply to a client, perhaps from a program of another user. The rendered text consists of whole
+/// lines and is safe on a terminal.
 pub fn control_reply(data: &[u8]) {
     let Ok(reply) = serde_json::from_slice::<InstanceReply>(data) else { return };
-    assert_answered(&reply);
+    assert_reply_round_trip(&reply);
     for format in reply_formats() {
         if let Some(rendered) = render::render(&format, &reply) {
             assert!(!rendered.text.is_empty());
@@ -74,14 +76,14 @@ pub fn control_reply(data: &[u8]) {
         }
     }
     if let InstanceReply::Refused(why) = reply {
-        let mut told = Vec::new();
-        ClientError::Refused(why).report(&mut Vec::new(), &mut told);
-        let told = String::from_utf8(told).expect("text");
-        assert_one_line(told.strip_suffix('\n').expect("a line"));
+        let mut printed = Vec::new();
+        ClientError::Refused(why).report(&mut Vec::new(), &mut printed);
+        let printed = String::from_utf8(printed).expect("the error is UTF-8");
+        assert_one_line(printed.strip_suffix('\n').expect("the error ends with a line feed"));
     }
 }
 
-/// How the replies to all commands are shown.
+/// The reply formats of all commands.
 fn reply_formats() -> impl Iterator<Item = ReplyFormat> {
     let lines = command_table::COMMANDS.iter().flat_map(|command| {
         [format!("{} 0 1 2", command.name), format!("{} --json", command.name)]

@@ -1,9 +1,9 @@
-//! Whatever bytes come from outside: what must hold of each reader of them, as functions that panic
-//! where it does not.
+//! Properties of every parser of untrusted input, as functions that panic on a violation.
 //!
-//! Invariant: nothing is opened, looked up or waited for here, so that a run repeats. The tests run
-//! them on the seeds that are kept in `tests/fuzz/seeds` and on what is made of those; `cargo xtask
-//! fuzz` has a fuzzer look for more.
+//! The unit tests run each property on the seeds in `tests/fuzz/seeds` and on random edits of them.
+//! `cargo xtask fuzz` searches for more inputs with libFuzzer.
+//!
+//! Invariant: a property does no I/O and no lookup and reads no clock, so every run is repeatable.
 
 mod command_lines;
 mod control;
@@ -19,10 +19,10 @@ pub use kernel::{btf, rtnetlink};
 pub use packets::{dump, splice_decision, tcp_options};
 pub use service::{run_dir_names, supervisor_messages};
 
-/// What must hold whatever the bytes are.
+/// A property that holds for any input.
 pub type Property = fn(&[u8]);
 
-/// All of them, each with the name of its fuzzer and of the folder with its seeds.
+/// All properties. The name is also that of the fuzz target and of the folder with the seeds.
 pub const PROPERTIES: [(&str, Property); 13] = [
     ("btf", btf),
     ("channel_arguments", channel_arguments),
@@ -39,35 +39,36 @@ pub const PROPERTIES: [(&str, Property); 13] = [
     ("tcp_options", tcp_options),
 ];
 
-/// Text that is told in one line must be one, and leave the terminal alone.
+/// Asserts that a text is one line without control characters, so it is safe on a terminal.
 fn assert_one_line(text: &str) {
-    assert!(!text.is_empty(), "nothing is told");
+    assert!(!text.is_empty(), "the text is empty");
     assert!(!text.chars().any(char::is_control), "{text:?}");
 }
 
-/// The same for each line of a text.
+/// Asserts that a text consists of whole lines without control characters.
 fn assert_lines(text: &str) {
     assert!(text.is_empty() || text.ends_with('\n'), "{text:?}");
     assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
 }
 
-/// The words that the bytes stand for, one on each line.
-fn words(data: &[u8]) -> Vec<String> {
+/// Splits the input into arguments, one on each line.
+fn split_arguments(data: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(data);
-    // What separates them cannot be in a word otherwise, but a word may have a line break.
-    text.split('\n').map(|word| word.replace('\r', "\n")).collect()
+    // A carriage return stands for a line feed, so an argument can contain a line feed.
+    text.split('\n').map(|argument| argument.replace('\r', "\n")).collect()
 }
 
-/// Numbers made of the bytes; 0 when there are no more.
-struct Numbers<'d>(&'d [u8]);
+/// Reads integers from the input; 0 after its end.
+struct IntReader<'d>(&'d [u8]);
 
-impl Numbers<'_> {
+impl IntReader<'_> {
     fn byte(&mut self) -> u8 {
         let Some((&first, rest)) = self.0.split_first() else { return 0 };
         self.0 = rest;
         first
     }
 
+    /// Reads 32 bits in network byte order.
     fn word(&mut self) -> u32 {
         u32::from_be_bytes([self.byte(), self.byte(), self.byte(), self.byte()])
     }

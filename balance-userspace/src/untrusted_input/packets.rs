@@ -1,16 +1,18 @@
-//! Packets of spliced connections, and bytes that are shown.
+//! Packets of spliced connections, and the packet dump of `-p`.
+//!
+//! Invariant: the input chooses every field of the state and of the packet.
 
 use balance_ebpf::splice::{
     Change, Evidence, Local, MOST_OPTIONS, News, Options, Segment, Side, Stamps, flag, judge, note,
     phase, rewrite_options, rewrite_usual_options, step_options,
 };
 
-use super::Numbers;
+use super::IntReader;
 use crate::datapath::parsers;
 
-/// The options of a packet: there and back they are the same, and nothing behind their end is touched.
+/// Rewriting TCP options and then reversing it restores them. Bytes after their end stay unchanged.
 pub fn tcp_options(data: &[u8]) {
-    let mut numbers = Numbers(data);
+    let mut numbers = IntReader(data);
     let len = usize::from(numbers.byte()) % (MOST_OPTIONS + 1);
     let known = numbers.byte();
     let change = Change {
@@ -52,17 +54,18 @@ pub fn tcp_options(data: &[u8]) {
     }
 }
 
-/// A packet, whatever the two sides have come to: only an accepted one settles a side, and a socket that
-/// has done its duty hears of nothing but what it must answer.
+/// The splice decision for any packet and any state of the two sides.
+///
+/// Only an accepted packet drains a side. A drained socket gets only the packets that it must answer.
 pub fn splice_decision(data: &[u8]) {
-    let mut numbers = Numbers(data);
+    let mut numbers = IntReader(data);
     let phase = [phase::OPENING, phase::JOINED, phase::LINGERING][usize::from(numbers.byte()) % 3];
     let this = side(&mut numbers);
     let other = side(&mut numbers);
     let packet = Segment {
         seq: numbers.word(),
         ack: numbers.word(),
-        // More than a packet can have.
+        // More than the largest payload.
         len: numbers.word() & 0xffff,
         window: numbers.word() as u16,
         flags: numbers.byte(),
@@ -79,23 +82,30 @@ pub fn splice_decision(data: &[u8]) {
         assert_eq!(judged.local, Local::Nothing);
     }
     if let (Some(forward), true) = (judged.forward, packet.takes() > 0) {
-        // Bytes keep their place.
+        // The payload keeps its position in the stream.
         assert_eq!(forward.seq, packet.seq.wrapping_add(this.shift));
     }
     if judged.accepted {
-        let News { end, acked, edge, .. } =
-            News::of(&this, &other, &packet, &judged.forward.expect("an accepted packet goes on"));
+        let News { end, acked, edge, .. } = News::of(
+            &this,
+            &other,
+            &packet,
+            &judged.forward.expect("an accepted packet is forwarded"),
+        );
         let snd_una = Evidence::acknowledge(other.sent.snd_una, acked);
         assert!(snd_una >= other.sent.snd_una);
         assert_eq!(end, packet.end());
-        // The window begins where the acknowledgement ends.
-        assert!(edge.wrapping_sub(judged.forward.expect("as above").ack) <= 0xffff << 14);
+        // The right edge of the window is not before the acknowledgement, and within the largest window.
+        assert!(
+            edge.wrapping_sub(judged.forward.expect("an accepted packet is forwarded").ack)
+                <= 0xffff << 14
+        );
     }
     let next = note(this.next, &packet);
     assert!(next == this.next || next == packet.end());
 }
 
-fn side(numbers: &mut Numbers<'_>) -> Side {
+fn side(numbers: &mut IntReader<'_>) -> Side {
     Side {
         shift: numbers.word(),
         cut: numbers.word(),
@@ -119,11 +129,12 @@ fn side(numbers: &mut Numbers<'_>) -> Side {
     }
 }
 
-/// Bytes that `-p` shows can be read off what is shown, which leaves the terminal alone.
+/// The packet dump of `-p` is safe on a terminal, and the payload can be decoded from it.
 pub fn dump(data: &[u8]) {
-    let shown = String::from_utf8(parsers::render_dump(parsers::Side::Client, data)).expect("text");
+    let shown = String::from_utf8(parsers::render_dump(parsers::Side::Client, data))
+        .expect("the dump is UTF-8");
     super::assert_lines(&shown);
-    let (head, body) = shown.split_once('\n').expect("a first line");
+    let (head, body) = shown.split_once('\n').expect("the dump has a first line");
     assert_eq!(head, format!("-> {}", data.len()));
     let mut bytes = Vec::new();
     let mut left = body.bytes().filter(|&byte| byte != b'\n');
@@ -132,8 +143,8 @@ pub fn dump(data: &[u8]) {
             (b'\\', Some(b'\\')) => left.next().unwrap_or_default(),
             (b'\\', _) => {
                 let digits: Vec<u8> = left.by_ref().take(2).collect();
-                let digits = String::from_utf8(digits).expect("text");
-                u8::from_str_radix(&digits, 16).expect("two digits")
+                let digits = String::from_utf8(digits).expect("the dump is UTF-8");
+                u8::from_str_radix(&digits, 16).expect("an escape has two hexadecimal digits")
             }
             _ => byte,
         });

@@ -1,4 +1,6 @@
-//! What the processes of a service tell each other, and the names by which they are found.
+//! Messages between the processes of a service, and the names of their files.
+//!
+//! Invariant: different instances and different configuration files never share a file name.
 
 use std::{
     ffi::OsStr,
@@ -17,22 +19,27 @@ pub fn supervisor_messages(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     match SpawnConfig::parse(&text) {
         Ok(config) => {
-            assert_eq!(SpawnConfig::parse(&config.to_json()).expect("what has been read"), config)
+            assert_eq!(
+                SpawnConfig::parse(&config.to_json()).expect("a formatted configuration parses"),
+                config
+            )
         }
         Err(error) => assert_one_line(&error.to_string()),
     }
     let notification = Notification::parse(&text);
     for line in text.lines() {
         if let Some((name, _)) = line.split_once('=') {
-            // The first counts.
+            // The first value of a name counts.
             let first = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
             assert_eq!(notification.get(name), first);
         }
     }
 }
 
-/// Two texts with a zero between them, as `-b` and as configuration files: no two share a name, each
-/// stays in the run directory, and is found again there.
+/// File names for two texts with a zero byte between them, as values of `-b` and as paths of
+/// configuration files.
+///
+/// The names are different, stay inside the run directory, and give back the value of `-b`.
 pub fn run_dir_names(data: &[u8]) {
     let mut parts = data.splitn(2, |&byte| byte == 0);
     let (one, other) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
@@ -55,17 +62,18 @@ pub fn run_dir_names(data: &[u8]) {
     }
 }
 
-/// The name of the file with the process id; `None` if it would be too long.
+/// Returns the name of the pid file; `None` if the path would be too long.
 fn file_name(paths: Result<Paths, RunDirError>) -> Option<String> {
     let paths = match paths {
         Ok(paths) => paths,
         Err(RunDirError::TooLong { .. }) => return None,
         Err(error) => panic!("{error}"),
     };
-    let inside = paths.pid.strip_prefix(RunDir::system().path()).expect("in the directory");
+    let inside =
+        paths.pid.strip_prefix(RunDir::system().path()).expect("the file is in the run directory");
     let mut components = inside.components();
     assert!(matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)));
-    Some(inside.to_str().expect("text").to_owned())
+    Some(inside.to_str().expect("the name is UTF-8").to_owned())
 }
 
 fn assert_distinct([one, other]: [Option<String>; 2], same: bool) {

@@ -1,4 +1,6 @@
-//! Each property on the seeds that are kept for it, and on what is made of them by chance.
+//! Runs each property on its seeds and on random edits of the seeds.
+//!
+//! Invariant: every property has a test, a fuzz target and seeds.
 
 use std::{
     collections::BTreeSet,
@@ -14,12 +16,12 @@ use proptest::{
 
 use super::{PROPERTIES, Property};
 
-/// Where the fuzzers are, and the seeds.
+/// A folder of the fuzz workspace.
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz").join(name)
 }
 
-/// Names of what is in a folder.
+/// Names of the files in a folder.
 fn names_in(folder: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
@@ -33,7 +35,7 @@ fn seeds(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
     seeds
 }
 
-/// In place of some bytes some others.
+/// Replaces `cut` bytes at `at` with the bytes `by`.
 #[derive(Clone, Debug)]
 struct Edit {
     at: Index,
@@ -41,8 +43,8 @@ struct Edit {
     by: Vec<u8>,
 }
 
-/// What means something to one reader or another.
-const PIECES: [&[u8]; 24] = [
+/// Byte strings that have a meaning for some parser.
+const TOKENS: [&[u8]; 24] = [
     b"\n",
     b"\0",
     b"\r",
@@ -70,8 +72,8 @@ const PIECES: [&[u8]; 24] = [
 ];
 
 fn edits() -> impl Strategy<Value = Vec<Edit>> {
-    let piece = prop::sample::select(&PIECES[..]).prop_map(<[u8]>::to_vec);
-    let by = prop_oneof![piece, prop::collection::vec(any::<u8>(), 0..6)];
+    let token = prop::sample::select(&TOKENS[..]).prop_map(<[u8]>::to_vec);
+    let by = prop_oneof![token, prop::collection::vec(any::<u8>(), 0..6)];
     let edit = (any::<Index>(), 0..9_usize, by).prop_map(|(at, cut, by)| Edit { at, cut, by });
     prop::collection::vec(edit, 0..8)
 }
@@ -89,14 +91,14 @@ fn check(property: Property, name: &str) {
     let seeds = seeds(name);
     for (file, seed) in &seeds {
         let held = std::panic::catch_unwind(|| property(seed));
-        assert!(held.is_ok(), "it does not hold for {}", file.display());
+        assert!(held.is_ok(), "the property does not hold for {}", file.display());
     }
-    // A case that fails is to be kept as a seed, by a name that says what it is about.
+    // Add a failing case as a seed, with a descriptive name.
     let config = Config { failure_persistence: None, ..Config::default() };
     let chosen = (any::<Index>(), edits());
-    let chance = chosen.prop_map(|(seed, edits)| edited(&seed.get(&seeds).1, &edits));
+    let inputs = chosen.prop_map(|(seed, edits)| edited(&seed.get(&seeds).1, &edits));
     TestRunner::new(config)
-        .run(&chance, |bytes| {
+        .run(&inputs, |bytes| {
             property(&bytes);
             Ok(())
         })
@@ -133,7 +135,7 @@ on_seeds!(
 );
 
 #[test]
-fn every_property_is_tested_here_and_has_a_fuzzer_and_seeds() {
+fn every_property_has_a_test_a_fuzz_target_and_seeds() {
     let names = || PROPERTIES.iter().map(|(name, _)| (*name).to_owned());
     assert!(names().eq(TESTED.iter().map(|name| (*name).to_owned())));
     let fuzzers = names().map(|name| name + ".rs").collect::<BTreeSet<_>>();
