@@ -1,13 +1,13 @@
 //! Writes what a package installs beside the program and what follows from it: the man pages and
 //! the completions, into the directory that is named.
 //!
-//! Invariant: what can be said on the command line, and the commands of the shell, come from the
-//! definitions that the program itself uses; the rest is in `manual/`.
+//! Invariant: options, verbs, control commands and exit codes come from the
+//! definitions that the program itself uses. The other text is in `manual/`.
 
 use std::{env, error::Error, fs, io::Write as _, path::Path};
 
 use balance_userspace::{
-    cli::{self, completion},
+    cli::{self, completion, exit_status::EXIT_STATUS},
     control::client::command_table,
 };
 use clap_mangen::{
@@ -21,7 +21,7 @@ const REST: &str = include_str!("../../manual/rest.roff");
 const CONFIGURATION: &str = include_str!("../../manual/balance.conf.5");
 
 /// When those texts were last changed.
-const DATE: &str = "2026-11-25";
+const DATE: &str = "2026-11-30";
 
 /// The shells, each with the name under which it finds its completions.
 const COMPLETIONS: [(&str, &str); 3] =
@@ -62,6 +62,7 @@ fn program() -> Outcome<Vec<u8>> {
     man.render_options_section(&mut page)?;
     verbs(&mut page)?;
     commands(&mut page)?;
+    exit_status(&mut page)?;
     page.extend(REST.bytes());
     Ok(page)
 }
@@ -99,6 +100,20 @@ fn commands(page: &mut Vec<u8>) -> Outcome<()> {
     }
     section.control("PP", []);
     section.text([roman(command_table::NOTES.trim_end())]);
+    section.to_writer(page)?;
+    Ok(())
+}
+
+/// The exit codes.
+fn exit_status(page: &mut Vec<u8>) -> Outcome<()> {
+    let mut section = Roff::new();
+    section.control("SH", ["EXIT STATUS"]);
+    section.text([roman("The codes from 64 to 78 are those of sysexits(3).")]);
+    for (code, meaning) in EXIT_STATUS {
+        section.control("TP", []);
+        section.text([bold(code.to_string())]);
+        section.text([roman(meaning)]);
+    }
     section.to_writer(page)?;
     Ok(())
 }

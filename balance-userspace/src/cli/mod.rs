@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod completion;
+pub mod exit_status;
 pub mod operand;
 
 use std::{ffi::OsString, path::PathBuf};
@@ -105,8 +106,10 @@ pub enum Invocation {
 pub fn command() -> clap::Command {
     let instance = Args::command();
     let about = instance.get_about().cloned().unwrap_or_default();
+    let examples = instance.get_after_help().cloned().unwrap_or_default();
     Verb::augment_subcommands(instance)
         .about(about)
+        .after_long_help(format!("{examples}\n\n{}", exit_status::help()))
         .args_conflicts_with_subcommands(true)
         .subcommand_negates_reqs(true)
         .disable_help_subcommand(true)

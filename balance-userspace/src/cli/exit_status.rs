@@ -1,0 +1,47 @@
+//! The exit codes of `balance`, for `--help` and the manual.
+//!
+//! Invariant: each exit code is described here once. The codes from 64 to 78 are those of
+//! sysexits(3), the codes of `status` and `reload` those of LSB for init scripts.
+
+/// Exit codes in ascending order, each with its meaning.
+pub const EXIT_STATUS: [(u8, &str); 16] = [
+    (0, "success, also if a command of -c fails without --strict"),
+    (1, "a command of -c failed, with --strict"),
+    (3, "status: no supervisor runs"),
+    (7, "reload: no supervisor runs"),
+    (64, "the command line is wrong, or a server is the listener itself"),
+    (
+        65,
+        "the name of a server or of -B does not resolve; -c, -i: the instance has another release",
+    ),
+    (66, "the configuration file cannot be read"),
+    (67, "the user of --user does not exist"),
+    (
+        69,
+        "a group is empty, or the --datapath does not work here; -c, -i: no instance runs or answers",
+    ),
+    (70, "a signal killed an instance during its start"),
+    (71, "a system call failed, such as listen; -c, -i: the instance refuses this user"),
+    (73, "the control socket cannot be created in the --run-dir, or other users can write to it"),
+    (74, "input or output failed"),
+    (77, "the --datapath or --user is not permitted; -c, -i: the socket belongs to another user"),
+    (78, "the configuration file has a mistake"),
+    (150, "status: an instance does not serve, or the supervisor is stopping"),
+];
+
+/// The section of `--help`.
+pub(super) fn help() -> String {
+    let lines = EXIT_STATUS.map(|(code, meaning)| format!("\n  {code:<3}  {meaning}"));
+    format!("Exit status:{}", lines.concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_ascend_and_lines_fit_a_terminal() {
+        assert!(EXIT_STATUS.is_sorted_by(|(a, _), (b, _)| a < b));
+        assert!(help().lines().all(|line| line.len() <= 100), "{}", help());
+    }
+}
