@@ -1,4 +1,4 @@
-//! Results as pictures: bars for each peer, case below case, each case on a scale of its own.
+//! Results as pictures: bars for each proxy, case below case, each case on a scale of its own.
 //!
 //! Every scenario gets two, of its main figure and of CPU time, as SVG and as PNG. Invariant:
 //! bars begin at zero, and the line across a bar's end goes from the least to the most.

@@ -3,21 +3,21 @@
 //! Invariant: one thread makes the load, and nothing is measured before all of it is there.
 
 mod bulk;
+mod connection;
+mod connections;
 mod plan;
-mod session;
-mod sessions;
 mod window;
 
 use anyhow::{Context as _, Result};
 
-use crate::job::{ClientJob, Load};
+use crate::messages::{ClientConfig, Load};
 
 /// Does the job; one that holds connections has no end.
 pub(crate) fn run(job: &str) -> Result<()> {
-    let job: ClientJob = serde_json::from_str(job).context("cannot read the client's job")?;
+    let job: ClientConfig = serde_json::from_str(job).context("cannot read the client's job")?;
     match job.load {
         Load::Bulk { streams, direction } => bulk::run(&job, streams, direction),
         Load::Stall { receivers } => bulk::stall(&job, receivers),
-        _ => sessions::run(&job, &plan::Plan::of(&job.load)),
+        _ => connections::run(&job, &plan::Plan::of(&job.load)),
     }
 }

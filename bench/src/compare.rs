@@ -5,27 +5,27 @@
 use crate::{
     measure::Better,
     results::{CaseResults, FigureResults, Results},
-    table::{number, plain},
+    table::{empty, number},
 };
 
 /// Tells it.
-pub(crate) fn tell(old: &Results, new: &Results) -> String {
+pub(crate) fn report(old: &Results, new: &Results) -> String {
     let mut text = String::from("\nWhat changed:\n");
     if old.machine != new.machine {
         text += "  the machine: nothing below may mean anything\n";
     }
-    for known in &new.peers {
-        let before = old.peers.iter().find(|other| other.peer == known.peer);
-        if let Some(before) = before.filter(|before| before.what != known.what) {
-            text += &format!("  {}: {} -> {}\n", known.peer, before.what, known.what);
+    for info in &new.proxies {
+        let before = old.proxies.iter().find(|other| other.proxy == info.proxy);
+        if let Some(before) = before.filter(|before| before.what != info.what) {
+            text += &format!("  {}: {} -> {}\n", info.proxy, before.what, info.what);
         }
     }
-    let mut table = plain();
-    table.set_header(["case", "peer", "figure", "old", "new", "ratio", ""]);
+    let mut table = empty();
+    table.set_header(["case", "proxy", "figure", "old", "new", "ratio", ""]);
     let mut unchanged = 0;
     for case in &new.cases {
-        for (peer, figure) in figures(case) {
-            let Some(before) = find(old, &case.id, peer, &figure.name) else { continue };
+        for (proxy, figure) in figures(case) {
+            let Some(before) = find(old, &case.id, proxy, &figure.name) else { continue };
             if before.summary.overlaps(&figure.summary) {
                 unchanged += 1;
                 continue;
@@ -36,7 +36,7 @@ pub(crate) fn tell(old: &Results, new: &Results) -> String {
             let good = more == (figure.better == Better::Higher);
             let [old, new] = [before, figure].map(|figure| number(figure.summary.median));
             let verdict = if good { "better" } else { "worse" };
-            table.add_row([&case.id, peer, &figure.name, &old, &new, &ratio, verdict]);
+            table.add_row([&case.id, proxy, &figure.name, &old, &new, &ratio, verdict]);
         }
     }
     if !table.is_empty() {
@@ -46,12 +46,12 @@ pub(crate) fn tell(old: &Results, new: &Results) -> String {
 }
 
 fn figures(case: &CaseResults) -> impl Iterator<Item = (&str, &FigureResults)> {
-    case.rows.iter().flat_map(|row| row.figures.iter().map(|figure| (row.peer.as_str(), figure)))
+    case.rows.iter().flat_map(|row| row.figures.iter().map(|figure| (row.proxy.as_str(), figure)))
 }
 
-fn find<'a>(results: &'a Results, id: &str, peer: &str, name: &str) -> Option<&'a FigureResults> {
+fn find<'a>(results: &'a Results, id: &str, proxy: &str, name: &str) -> Option<&'a FigureResults> {
     let case = results.cases.iter().find(|case| case.id == id)?;
-    case.rows.iter().find(|row| row.peer == peer)?.figure(name)
+    case.rows.iter().find(|row| row.proxy == proxy)?.figure(name)
 }
 
 #[cfg(test)]
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
     use crate::{
         probe::machine::Machine,
-        results::{FORMAT, Row},
+        results::{FORMAT, ProxyResults},
         statistics::Summary,
     };
 
@@ -70,7 +70,7 @@ mod tests {
             summary: Summary::of(samples).unwrap(),
             ratio_to_direct: None,
         };
-        let row = Row { peer: "nginx".into(), figures: vec![figure], remarks: vec![] };
+        let row = ProxyResults { proxy: "nginx".into(), figures: vec![figure], remarks: vec![] };
         Results {
             format: FORMAT,
             unix_time: 0,
@@ -85,7 +85,7 @@ mod tests {
             secs: 1,
             rounds: 1,
             interrupted: false,
-            peers: vec![],
+            proxies: vec![],
             left_out: vec![],
             cases: vec![CaseResults {
                 scenario: "rr".into(),
@@ -98,14 +98,14 @@ mod tests {
 
     #[test]
     fn a_figure_out_of_its_range_is_told_and_judged() {
-        let text = tell(&results(&[10.0, 11.0]), &results(&[20.0, 22.0]));
+        let text = report(&results(&[10.0, 11.0]), &results(&[20.0, 22.0]));
         assert!(text.contains("×2.00") && text.contains("worse"), "{text}");
         assert!(text.contains("0 figures"), "{text}");
     }
 
     #[test]
     fn noise_is_only_counted() {
-        let text = tell(&results(&[10.0, 21.0]), &results(&[20.0, 22.0]));
+        let text = report(&results(&[10.0, 21.0]), &results(&[20.0, 22.0]));
         assert!(!text.contains("rr-64-1") && text.contains("1 figures"), "{text}");
     }
 }

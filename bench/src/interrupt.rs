@@ -1,6 +1,6 @@
 //! Ctrl-C and its like.
 //!
-//! Invariant: a signal ends no process of ours by itself: it is noted, and whoever waits for
+//! Invariant: a signal ends no process of ours by itself: it is is_interrupted, and whoever waits for
 //! something gives up, so that everything that runs is stopped in order.
 
 use std::{
@@ -11,10 +11,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{SigSet, Signal};
 
-static NOTED: AtomicBool = AtomicBool::new(false);
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Begins to note signals. To be called before any thread or process is started.
-pub(crate) fn note() -> Result<()> {
+pub(crate) fn watch_signals() -> Result<()> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);
@@ -22,20 +22,20 @@ pub(crate) fn note() -> Result<()> {
     signals.thread_block().context("cannot hold signals back")?;
     thread::spawn(move || {
         while signals.wait().is_ok() {
-            NOTED.store(true, Ordering::Relaxed);
+            INTERRUPTED.store(true, Ordering::Relaxed);
         }
     });
     Ok(())
 }
 
 /// True if one came.
-pub(crate) fn noted() -> bool {
-    NOTED.load(Ordering::Relaxed)
+pub(crate) fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
 }
 
 /// An error if one came.
 pub(crate) fn check() -> Result<()> {
-    if noted() {
+    if is_interrupted() {
         bail!("interrupted");
     }
     Ok(())

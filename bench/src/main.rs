@@ -17,18 +17,18 @@ mod args;
 mod chart;
 mod client;
 mod compare;
-mod gather;
-mod helper;
+mod endpoint;
 mod interrupt;
-mod job;
 mod measure;
+mod messages;
 mod network;
-mod peer;
 mod port;
 mod probe;
 mod process;
+mod proxy;
 mod results;
 mod run;
+mod samples;
 mod scenario;
 mod server;
 mod statistics;
@@ -43,8 +43,8 @@ fn main() -> ExitCode {
     let words: Vec<String> =
         env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let outcome = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [helper::SERVER, job] => server::run(job),
-        [helper::CLIENT, job] => client::run(job),
+        [endpoint::SERVER, job] => server::run(job),
+        [endpoint::CLIENT, job] => client::run(job),
         _ => run::run(&args::Options::parse()),
     };
     match outcome {

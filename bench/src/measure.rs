@@ -1,12 +1,12 @@
-//! Measuring one case with one peer, once.
+//! Measuring one case with one proxy, once.
 //!
-//! Invariant: network, server, peer and client are new for each measurement and gone after it.
+//! Invariant: network, server, proxy and client are new for each measurement and gone after it.
 
 mod churn;
 mod memory;
 mod timed;
 
-pub(crate) use self::memory::{TOGETHER, wait_for_lingering};
+pub(crate) use self::memory::{PROXY_AND_KERNEL, wait_for_time_wait};
 
 use std::{
     path::Path,
@@ -18,13 +18,13 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    helper::{self, Server},
+    endpoint::{self, Server},
     interrupt,
-    job::ClientJob,
+    messages::ClientConfig,
     network::Network,
-    peer::{Peer, Proxy, Setting},
-    process::{LOOK, Process},
-    scenario::{Case, Way},
+    process::{POLL_INTERVAL, Process},
+    proxy::{Proxy, RunningProxy, StartConfig},
+    scenario::{Case, Method},
 };
 
 /// Which way a figure is good.
@@ -50,7 +50,7 @@ pub(crate) struct Figure {
 
 /// What a measurement brought.
 #[derive(Default)]
-pub(crate) struct Measured {
+pub(crate) struct Measurement {
     /// The main one comes first.
     pub(crate) figures: Vec<Figure>,
     /// What did not work as it should, though there are figures.
@@ -58,46 +58,51 @@ pub(crate) struct Measured {
 }
 
 /// All that is the same for every measurement of a run.
-pub(crate) struct Bench<'a> {
+pub(crate) struct RunContext<'a> {
     /// How long to measure.
     pub(crate) window: Duration,
-    /// How many workers a peer gets.
+    /// How many workers a proxy gets.
     pub(crate) workers: usize,
     /// For configurations and logs.
     pub(crate) directory: &'a Path,
 }
 
-impl Measured {
+impl Measurement {
     fn add(&mut self, name: impl Into<String>, better: Better, value: f64) {
         self.figures.push(Figure { name: name.into(), better, value });
     }
 }
 
-impl Bench<'_> {
+impl RunContext<'_> {
     /// Measures.
-    pub(crate) fn measure(&self, case: &Case, peer: &Peer) -> Result<Measured> {
-        // A peer has to do without the kernel's forwarding.
-        let network =
-            if case.apart { Network::apart(peer.is_direct())? } else { Network::loopback() };
-        match case.way {
-            Way::Timed(_) | Way::Bytes => timed::measure(self, case, peer, &network),
-            Way::Memory(unit, bytes) => {
-                memory::measure(self, case, peer, &network, (unit, bytes as f64))
+    pub(crate) fn measure(&self, case: &Case, proxy: &Proxy) -> Result<Measurement> {
+        // A proxy has to do without the kernel's forwarding.
+        let network = if case.uses_namespaces {
+            Network::namespaces(proxy.is_direct())?
+        } else {
+            Network::loopback()
+        };
+        match case.method {
+            Method::Operations(_) | Method::Throughput => {
+                timed::measure(self, case, proxy, &network)
             }
-            Way::Churn => churn::measure(self, case, peer, &network),
+            Method::Memory(unit, bytes) => {
+                memory::measure(self, case, proxy, &network, (unit, bytes as f64))
+            }
+            Method::Churn => churn::measure(self, case, proxy, &network),
         }
     }
 
-    fn proxy(
+    fn start_proxy(
         &self,
         case: &Case,
-        peer: &Peer,
+        proxy: &Proxy,
         network: &Network,
         servers: &[&Server],
-    ) -> Result<Proxy> {
+    ) -> Result<RunningProxy> {
         let backends: Vec<_> = servers.iter().map(|server| server.address).collect();
-        peer.start(&Setting {
-            place: &network.middle,
+        proxy.start(&StartConfig {
+            host: &network.middle,
             backends: &backends,
             directory: self.directory,
             workers: self.workers,
@@ -110,17 +115,17 @@ impl Bench<'_> {
         &self,
         case: &Case,
         network: &Network,
-        proxy: &Proxy,
+        running: &RunningProxy,
         server: &Server,
     ) -> Result<Process> {
-        let job = ClientJob {
+        let job = ClientConfig {
             load: case.load.clone(),
-            targets: proxy.targets.clone(),
-            control: server.control.clone(),
+            targets: running.targets.clone(),
+            counters: server.counters.clone(),
             warm_up: (self.window / 4).min(Duration::from_secs(1)),
             window: self.window,
         };
-        helper::client(&job, &network.client, self.directory)
+        endpoint::client(&job, &network.client, self.directory)
     }
 }
 
@@ -129,7 +134,7 @@ fn pause(time: Duration) -> Result<()> {
     let end = Instant::now() + time;
     while Instant::now() < end {
         interrupt::check()?;
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
     Ok(())
 }

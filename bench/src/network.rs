@@ -20,22 +20,22 @@ use netns::Namespace;
 
 use crate::{port, process::find};
 
-/// Where the ends are when they are apart; the middle is `.1` of the same subnet.
+/// Where the ends are when they are uses_namespaces; the middle is `.1` of the same subnet.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 2);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
 /// Where everybody is.
 pub(crate) struct Network {
     /// The load comes from there.
-    pub(crate) client: Place,
+    pub(crate) client: Host,
     /// Peers stand there; its address is the one that clients see.
-    pub(crate) middle: Place,
+    pub(crate) middle: Host,
     /// Backends are there.
-    pub(crate) server: Place,
+    pub(crate) server: Host,
 }
 
 /// Where a process is.
-pub(crate) struct Place {
+pub(crate) struct Host {
     ip: Ipv4Addr,
     /// None for the namespace that we are in.
     namespace: Option<Namespace>,
@@ -44,14 +44,14 @@ pub(crate) struct Place {
 impl Network {
     /// All on loopback.
     pub(crate) fn loopback() -> Self {
-        let place = || Place { ip: Ipv4Addr::LOCALHOST, namespace: None };
+        let place = || Host { ip: Ipv4Addr::LOCALHOST, namespace: None };
         Self { client: place(), middle: place(), server: place() }
     }
 
     /// Each in a namespace of its own. The kernel passes packets on in the middle if it
     /// `forwards`: then the client reaches the server without any peer. An error if we are not
     /// root, or `ip` is missing.
-    pub(crate) fn apart(forwards: bool) -> Result<Self> {
+    pub(crate) fn namespaces(forwards: bool) -> Result<Self> {
         let [client, server] = [namespace(false)?, namespace(false)?];
         let middle = namespace(forwards)?;
         for (name, ip, end) in [("client", CLIENT, &client), ("server", SERVER, &server)] {
@@ -60,7 +60,7 @@ impl Network {
                 format!("cannot join the namespaces of the middle and the {name}")
             })?;
         }
-        let place = |ip, namespace| Place { ip, namespace: Some(namespace) };
+        let place = |ip, namespace| Host { ip, namespace: Some(namespace) };
         Ok(Self {
             client: place(CLIENT, client),
             middle: place(gateway(CLIENT), middle),
@@ -69,10 +69,10 @@ impl Network {
     }
 }
 
-impl Place {
+impl Host {
     /// A free address to listen on.
     pub(crate) fn address(&self) -> Result<SocketAddr> {
-        Ok((self.ip, port::next()?).into())
+        Ok((self.ip, port::next_free()?).into())
     }
 
     /// Lets the command run there.
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn on_loopback_all_listen_on_ports_of_one_address() {
         let Network { middle, server, .. } = Network::loopback();
-        let [middle, server] = [middle, server].map(|place| place.address().unwrap());
+        let [middle, server] = [middle, server].map(|host| host.address().unwrap());
         assert!(middle.ip().is_loopback() && middle.ip() == server.ip());
         assert_ne!(middle.port(), server.port());
     }

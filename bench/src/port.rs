@@ -18,7 +18,7 @@ const COUNT: u16 = 20_000;
 static TAKEN: AtomicU16 = AtomicU16::new(0);
 
 /// The next one that is free on loopback, and in every new network namespace.
-pub(crate) fn next() -> Result<u16> {
+pub(crate) fn next_free() -> Result<u16> {
     // Two runs at a time begin at different places.
     let start = (process::id() % u32::from(COUNT)) as u16;
     for _ in 0..COUNT {
@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn ports_differ_and_are_not_ephemeral() {
-        let [a, b] = [next().unwrap(), next().unwrap()];
+        let [a, b] = [next_free().unwrap(), next_free().unwrap()];
         assert_ne!(a, b);
         assert!((FIRST..FIRST + COUNT).contains(&a));
     }

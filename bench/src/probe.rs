@@ -13,7 +13,7 @@ use std::{fs, str::FromStr};
 use anyhow::{Context as _, Result};
 
 /// Reads a file and takes a value out of it.
-pub(crate) fn look<T>(path: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T> {
+pub(crate) fn read_value<T>(path: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
     parse(&text).with_context(|| format!("{path} does not look as expected"))
 }

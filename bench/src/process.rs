@@ -31,21 +31,21 @@ use crate::{
 };
 
 /// How long a process may take to end when asked to.
-const END_PATIENCE: Duration = Duration::from_secs(3);
+const TERMINATE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often to look at what nothing tells us about.
-pub(crate) const LOOK: Duration = Duration::from_millis(10);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A running process, in a process group of its own.
 pub(crate) struct Process {
     child: Child,
     name: String,
     log: PathBuf,
-    answers: Receiver<String>,
+    lines: Receiver<String>,
 }
 
 impl Process {
     /// Starts it. What it writes to standard error goes to the file `log`, lines on standard
-    /// output are its answers.
+    /// output are its lines.
     pub(crate) fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
         let stderr =
             File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
@@ -64,41 +64,41 @@ impl Process {
         }
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let stdout = child.stdout.take().context("a process has no standard output")?;
-        let (sender, answers) = channel();
+        let (sender, lines) = channel();
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 // Nobody listens any more: read on, so that the writer never stands still.
                 let _ = sender.send(line);
             }
         });
-        Ok(Self { child, name: name.to_owned(), log: log.to_owned(), answers })
+        Ok(Self { child, name: name.to_owned(), log: log.to_owned(), lines })
     }
 
     /// The next answer.
-    pub(crate) fn answer<T: DeserializeOwned>(&mut self, patience: Duration) -> Result<T> {
-        let deadline = Instant::now() + patience;
+    pub(crate) fn receive<T: DeserializeOwned>(&mut self, timeout: Duration) -> Result<T> {
+        let deadline = Instant::now() + timeout;
         loop {
             interrupt::check()?;
-            match self.answers.recv_timeout(10 * LOOK) {
+            match self.lines.recv_timeout(10 * POLL_INTERVAL) {
                 Ok(line) => {
                     return serde_json::from_str(&line)
-                        .with_context(|| format!("{} answers nonsense: {line}", self.name));
+                        .with_context(|| format!("{} lines nonsense: {line}", self.name));
                 }
                 Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!("{} gives no answer within {patience:?}", self.name)
+                    bail!("{} gives no answer within {timeout:?}", self.name)
                 }
-                Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
+                Err(RecvTimeoutError::Disconnected) => return Err(self.exit_error()),
             }
         }
     }
 
     /// An error if it has ended.
-    pub(crate) fn check(&mut self) -> Result<()> {
+    pub(crate) fn check_running(&mut self) -> Result<()> {
         interrupt::check()?;
         match self.child.try_wait() {
             Ok(None) => Ok(()),
-            _ => Err(self.ended()),
+            _ => Err(self.exit_error()),
         }
     }
 
@@ -106,7 +106,7 @@ impl Process {
     pub(crate) fn listens(&mut self, port: u16) -> Result<bool> {
         let listens = sockets::listens(self.child.id(), port);
         // Why it ended says more.
-        self.check()?;
+        self.check_running()?;
         listens
     }
 
@@ -128,7 +128,7 @@ impl Process {
         self.kill_group();
     }
 
-    fn ended(&mut self) -> anyhow::Error {
+    fn exit_error(&mut self) -> anyhow::Error {
         let status = self.child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
         let log = self.log();
         let last: Vec<&str> = log.lines().rev().take(3).collect();
@@ -150,18 +150,18 @@ impl Process {
 /// Where a program is. Users other than root do not have the `sbin` directories on their PATH.
 pub(crate) fn find(program: &str) -> Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let places = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    let places = env::join_paths(places).context("the PATH is not one")?;
-    which::which_in(program, Some(places), "/").with_context(|| format!("{program} is missing"))
+    let folders = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    let folders = env::join_paths(folders).context("the PATH is not one")?;
+    which::which_in(program, Some(folders), "/").with_context(|| format!("{program} is missing"))
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
             let _ = kill(self.pid(), Signal::SIGTERM);
-            let deadline = Instant::now() + END_PATIENCE;
+            let deadline = Instant::now() + TERMINATE_TIMEOUT;
             while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
-                thread::sleep(LOOK);
+                thread::sleep(POLL_INTERVAL);
             }
         }
         // Whatever it has started and left behind.

@@ -30,18 +30,20 @@ pub(crate) struct Results {
     /// True if it was ended before its time.
     pub(crate) interrupted: bool,
     /// Who was measured.
-    pub(crate) peers: Vec<Known>,
+    #[serde(alias = "peers")]
+    pub(crate) proxies: Vec<ProxyInfo>,
     /// Who was not, and why.
-    pub(crate) left_out: Vec<Known>,
+    pub(crate) left_out: Vec<ProxyInfo>,
     /// What was measured.
     pub(crate) cases: Vec<CaseResults>,
 }
 
-/// A peer and something to know about it: its version, or why it is not there.
+/// A proxy and something to know about it: its version, or why it is not there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Known {
+pub(crate) struct ProxyInfo {
     /// Its name.
-    pub(crate) peer: String,
+    #[serde(alias = "peer")]
+    pub(crate) proxy: String,
     /// What to know.
     pub(crate) what: String,
 }
@@ -55,15 +57,16 @@ pub(crate) struct CaseResults {
     pub(crate) id: String,
     /// For people.
     pub(crate) title: String,
-    /// One for each peer.
-    pub(crate) rows: Vec<Row>,
+    /// One for each proxy.
+    pub(crate) rows: Vec<ProxyResults>,
 }
 
-/// The results of a peer in a case.
+/// The results of a proxy in a case.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Row {
+pub(crate) struct ProxyResults {
     /// Its name.
-    pub(crate) peer: String,
+    #[serde(alias = "peer")]
+    pub(crate) proxy: String,
     /// None if no round succeeded.
     pub(crate) figures: Vec<FigureResults>,
     /// What went wrong, with the round.
@@ -84,7 +87,7 @@ pub(crate) struct FigureResults {
     pub(crate) ratio_to_direct: Option<f64>,
 }
 
-impl Row {
+impl ProxyResults {
     /// The figure of that name.
     pub(crate) fn figure(&self, name: &str) -> Option<&FigureResults> {
         self.figures.iter().find(|figure| figure.name == name)
@@ -94,7 +97,7 @@ impl Row {
 impl CaseResults {
     /// The names of all figures, in order.
     pub(crate) fn figures(&self) -> Vec<&str> {
-        // A peer may lack one that others have.
+        // A proxy may lack one that others have.
         let row = self.rows.iter().max_by_key(|row| row.figures.len());
         row.map_or_else(Vec::new, |row| row.figures.iter().map(|f| f.name.as_str()).collect())
     }

@@ -1,6 +1,6 @@
-//! A run: every case, every round, every peer in turn.
+//! A run: every case, every round, every proxy in turn.
 //!
-//! Invariant: within a round the peers follow on each other, so that what the machine does
+//! Invariant: within a round the proxies follow on each other, so that what the machine does
 //! besides hits all of them alike; what was measured is stored, even if the run is interrupted.
 
 use std::{
@@ -16,15 +16,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
     args::Options,
-    chart, compare,
-    gather::Gathered,
-    interrupt,
-    measure::{Bench, wait_for_lingering},
+    chart, compare, interrupt,
+    measure::{RunContext, wait_for_time_wait},
     network::{self, Network},
-    peer::Peer,
     probe::machine::{Machine, raise_descriptors},
-    results::{FORMAT, Known, Results},
-    scenario::{self, Case, Way},
+    proxy::Proxy,
+    results::{FORMAT, ProxyInfo, Results},
+    samples::CaseSamples,
+    scenario::{self, Case, Method},
     table,
 };
 
@@ -33,40 +32,40 @@ const SPARE_DESCRIPTORS: u64 = 500;
 
 /// Does what the command line says.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let peers = Peer::all(&options.peers, &options.peer_cmd, &options.balance)?;
-    let machine = Machine::look()?;
+    let proxies = Proxy::all(&options.proxies, &options.proxy_cmd, &options.balance)?;
+    let machine = Machine::read()?;
     let idle = idle_connections(options.idle_connections, machine.descriptors);
-    let cases = scenario::chosen(&options.scenarios, idle)?;
+    let cases = scenario::select(&options.scenarios, idle)?;
     let old = options.compare.as_deref().map(Results::load).transpose()?;
     if options.missing_packages {
-        let mut packages: BTreeSet<_> = peers.iter().filter_map(Peer::missing_package).collect();
-        if cases.iter().any(|case| case.apart) {
+        let mut packages: BTreeSet<_> = proxies.iter().filter_map(Proxy::missing_package).collect();
+        if cases.iter().any(|case| case.uses_namespaces) {
             packages.extend(network::missing_package());
         }
         packages.into_iter().flat_map(str::split_whitespace).for_each(|name| println!("{name}"));
         return Ok(());
     }
-    interrupt::note()?;
+    interrupt::watch_signals()?;
     let cases = possible(cases);
     ensure!(!cases.is_empty(), "there is nothing to measure");
     raise_descriptors().context("cannot raise the limit of descriptors")?;
     let out = &options.out;
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
 
-    let (mut there, mut known, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
-    for peer in peers {
-        match peer.version() {
+    let (mut available, mut known, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
+    for proxy in proxies {
+        match proxy.version() {
             Ok(what) => {
-                known.push(Known { peer: peer.name.clone(), what });
-                there.push(peer);
+                known.push(ProxyInfo { proxy: proxy.name.clone(), what });
+                available.push(proxy);
             }
             Err(why) => {
-                eprintln!("peer {} is left out: {why:#}", peer.name);
-                left_out.push(Known { peer: peer.name, what: format!("{why:#}") });
+                eprintln!("proxy {} is left out: {why:#}", proxy.name);
+                left_out.push(ProxyInfo { proxy: proxy.name, what: format!("{why:#}") });
             }
         }
     }
-    ensure!(there.len() > 1, "there is nothing to measure beside direct");
+    ensure!(available.len() > 1, "there is nothing to measure beside direct");
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut results = Results {
         format: FORMAT,
@@ -76,16 +75,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         secs: options.secs,
         rounds: options.rounds,
         interrupted: false,
-        peers: known,
+        proxies: known,
         left_out,
         cases: Vec::new(),
     };
-    measure(options, &cases, &there, &mut results)?;
+    measure(options, &cases, &available, &mut results)?;
 
     let file = out.join("results.json");
     results.save(&file)?;
     if let Some(old) = old {
-        println!("{}", compare::tell(&old, &results));
+        println!("{}", compare::report(&old, &results));
     }
     let charts = chart::draw_all(&results, out)?;
     eprintln!("{} and {charts} charts (SVG and PNG) are written", file.display());
@@ -94,49 +93,54 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Those that can be measured here.
 fn possible(mut cases: Vec<Case>) -> Vec<Case> {
-    if let Some(case) = cases.iter().find(|case| case.apart)
-        && let Err(why) = Network::apart(true)
+    if let Some(case) = cases.iter().find(|case| case.uses_namespaces)
+        && let Err(why) = Network::namespaces(true)
     {
         eprintln!("scenario {} is left out: {why:#}", case.scenario);
-        cases.retain(|case| !case.apart);
+        cases.retain(|case| !case.uses_namespaces);
     }
     cases
 }
 
-fn measure(options: &Options, cases: &[Case], peers: &[Peer], results: &mut Results) -> Result<()> {
+fn measure(
+    options: &Options,
+    cases: &[Case],
+    proxies: &[Proxy],
+    results: &mut Results,
+) -> Result<()> {
     let directory = tempfile::tempdir().context("cannot create a temporary directory")?;
-    let bench = Bench {
+    let context = RunContext {
         window: Duration::from_secs(options.secs),
         workers: results.machine.cpus,
         directory: directory.path(),
     };
-    let steps = cases.len() as u64 * u64::from(options.rounds) * peers.len() as u64;
+    let steps = cases.len() as u64 * u64::from(options.rounds) * proxies.len() as u64;
     let progress = ProgressBar::new(steps).with_style(
         ProgressStyle::with_template("{elapsed_precise} [{wide_bar}] {pos}/{len} {msg} ({eta})")
             .context("cannot make a progress bar")?,
     );
     progress.enable_steady_tick(Duration::from_millis(500));
-    println!("{}", table::head(results));
-    if cases.iter().any(|case| matches!(case.way, Way::Memory(..))) {
+    println!("{}", table::header(results));
+    if cases.iter().any(|case| matches!(case.method, Method::Memory(..))) {
         progress.set_message("waiting for sockets of earlier work to go");
         // Interrupted or not is asked for below.
-        let _ = wait_for_lingering();
+        let _ = wait_for_time_wait();
     }
     for case in cases {
-        let mut gathered = Gathered::new(case, peers.iter().map(|peer| peer.name.as_str()));
+        let mut samples = CaseSamples::new(case, proxies.iter().map(|proxy| proxy.name.as_str()));
         'rounds: for round in 1..=options.rounds {
-            for (nth, peer) in peers.iter().enumerate() {
-                progress.set_message(format!("{} round {round}: {}", case.id, peer.name));
-                let measured = bench.measure(case, peer);
-                if interrupt::noted() {
+            for (nth, proxy) in proxies.iter().enumerate() {
+                progress.set_message(format!("{} round {round}: {}", case.id, proxy.name));
+                let measured = context.measure(case, proxy);
+                if interrupt::is_interrupted() {
                     results.interrupted = true;
                     break 'rounds;
                 }
-                gathered.add(nth, round, measured);
+                samples.add(nth, round, measured);
                 progress.inc(1);
             }
         }
-        let case = gathered.finish();
+        let case = samples.finish();
         progress.suspend(|| println!("{}", table::case(&case)));
         results.cases.push(case);
         if results.interrupted {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::job::{Direction, Load, Service};
+use crate::messages::{Direction, Load, Service};
 
 /// Each scenario and what it is about.
 const SCENARIOS: [(&str, &str); 8] = [
@@ -41,18 +41,18 @@ pub(crate) struct Case {
     /// What the server does.
     pub(crate) service: Service,
     /// How it is measured.
-    pub(crate) way: Way,
+    pub(crate) method: Method,
     /// Client, peer and server are in a network namespace each, not on loopback.
-    pub(crate) apart: bool,
+    pub(crate) uses_namespaces: bool,
 }
 
 /// How a case is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Method {
     /// By what is done within a time; an operation is called so.
-    Timed(&'static str),
+    Operations(&'static str),
     /// By the bytes that arrive within a time.
-    Bytes,
+    Throughput,
     /// By the memory in use while connections are held, in this unit.
     Memory(&'static str, i64),
     /// By what clients suffer while a backend is away.
@@ -73,7 +73,7 @@ pub(crate) fn help() -> String {
 }
 
 /// The cases that were asked for, all if none was.
-pub(crate) fn chosen(names: &[String], idle_connections: usize) -> Result<Vec<Case>> {
+pub(crate) fn select(names: &[String], idle_connections: usize) -> Result<Vec<Case>> {
     let all: Vec<Case> =
         SCENARIOS.iter().flat_map(|(name, _)| cases(name, idle_connections)).collect();
     for name in names {
@@ -104,17 +104,17 @@ impl Case {
 }
 
 fn cases(scenario: &'static str, idle_connections: usize) -> Vec<Case> {
-    let case = |id: String, title: String, load, service, way| Case {
+    let case = |id: String, title: String, load, service, method| Case {
         scenario,
         id,
         title,
         load,
         service,
-        way,
-        apart: false,
+        method,
+        uses_namespaces: false,
     };
-    let only = |title: String, load, service, way| {
-        vec![case(scenario.to_owned(), title, load, service, way)]
+    let only = |title: String, load, service, method| {
+        vec![case(scenario.to_owned(), title, load, service, method)]
     };
     let requests = |size, connections| {
         case(
@@ -122,7 +122,7 @@ fn cases(scenario: &'static str, idle_connections: usize) -> Vec<Case> {
             format!("requests of {size} B on {}", plural(connections, "connection")),
             Load::Requests { connections, size },
             Service::Echo { size },
-            Way::Timed("request"),
+            Method::Operations("request"),
         )
     };
     let bulk = |streams, direction| {
@@ -136,7 +136,7 @@ fn cases(scenario: &'static str, idle_connections: usize) -> Vec<Case> {
             format!("{} {title}", plural(streams, "stream")),
             Load::Bulk { streams, direction },
             Service::Bulk(direction),
-            Way::Bytes,
+            Method::Throughput,
         )
     };
     match scenario {
@@ -144,13 +144,13 @@ fn cases(scenario: &'static str, idle_connections: usize) -> Vec<Case> {
             format!("{idle_connections} idle connections, memory of each"),
             Load::Hold { connections: idle_connections, size: REQUEST },
             Service::Echo { size: REQUEST },
-            Way::Memory("KiB", 1024),
+            Method::Memory("KiB", 1024),
         ),
         "stall" => only(
             "50 receivers stand still, memory of each".into(),
             Load::Stall { receivers: 50 },
             Service::Bulk(Direction::Down),
-            Way::Memory("MiB", 1024 * 1024),
+            Method::Memory("MiB", 1024 * 1024),
         ),
         "rr" => {
             let all = [64, 4096].into_iter().flat_map(|size| [1, 64, 1000].map(|n| (size, n)));
@@ -166,7 +166,7 @@ fn cases(scenario: &'static str, idle_connections: usize) -> Vec<Case> {
             .map(|case| Case {
                 id: format!("{scenario}-{}", case.id),
                 title: format!("{} between namespaces", case.title),
-                apart: true,
+                uses_namespaces: true,
                 ..case
             })
             .into(),
@@ -174,19 +174,19 @@ fn cases(scenario: &'static str, idle_connections: usize) -> Vec<Case> {
             format!("connections with one request of {REQUEST} B each, {CONNECTIONS} at a time"),
             Load::Short { connections: CONNECTIONS, size: REQUEST },
             Service::Answer { size: REQUEST, id: ONLY },
-            Way::Timed("connect"),
+            Method::Operations("connect"),
         ),
         "mail" => only(
             format!("SMTP sessions with one message of 10 KiB each, {CONNECTIONS} at a time"),
             Load::Mail { connections: CONNECTIONS, message: 10 * 1024 },
             Service::Mail,
-            Way::Timed("message"),
+            Method::Operations("message"),
         ),
         _ => only(
             "one of two backends dies and returns, 32 clients with a request every 10 ms".into(),
             Load::Churn { connections: 32, size: REQUEST, pause: Duration::from_millis(10) },
             Service::Answer { size: REQUEST, id: ONLY },
-            Way::Churn,
+            Method::Churn,
         ),
     }
 }
@@ -201,7 +201,7 @@ mod tests {
 
     fn ids(names: &[&str]) -> Result<Vec<String>> {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-        Ok(chosen(&names, 4000)?.into_iter().map(|case| case.id).collect())
+        Ok(select(&names, 4000)?.into_iter().map(|case| case.id).collect())
     }
 
     #[test]
@@ -217,9 +217,13 @@ mod tests {
 
     #[test]
     fn cases_between_namespaces_are_told_from_those_on_loopback() {
-        let apart: Vec<_> =
-            chosen(&[], 9).unwrap().into_iter().filter(|case| case.apart).map(|c| c.id).collect();
-        assert_eq!(apart, ["netns-rr-64-64", "netns-bulk-1-up"]);
+        let uses_namespaces: Vec<_> = select(&[], 9)
+            .unwrap()
+            .into_iter()
+            .filter(|case| case.uses_namespaces)
+            .map(|c| c.id)
+            .collect();
+        assert_eq!(uses_namespaces, ["netns-rr-64-64", "netns-bulk-1-up"]);
     }
 
     #[test]

@@ -3,10 +3,10 @@
 //! Invariant: one thread serves; the only other one answers questions about bytes.
 
 mod bulk;
-mod control;
-mod dialogues;
-mod mail;
-mod talk;
+mod byte_counters;
+mod requests;
+mod responder;
+mod smtp;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,22 +14,23 @@ use anyhow::{Context as _, Result};
 use mio::net::TcpListener;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use self::control::Control;
-use crate::job::{Listening, ServerJob, Service, answer};
+use self::byte_counters::ByteCounters;
+use crate::messages::{ServerConfig, ServerReady, Service, send_report};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
 /// Does the job, which has no end.
 pub(crate) fn run(job: &str) -> Result<()> {
-    let job: ServerJob = serde_json::from_str(job).context("cannot read the server's job")?;
+    let job: ServerConfig = serde_json::from_str(job).context("cannot read the server's job")?;
     let listener = listen(job.address, job.resets)
         .with_context(|| format!("server cannot listen on {}", job.address))?;
-    let control = Control::start(&job.control).context("cannot listen for control")?;
-    answer(&Listening)?;
+    let counters =
+        ByteCounters::start(&job.counters).context("cannot listen for counter requests")?;
+    send_report(&ServerReady)?;
     match job.service {
-        Service::Bulk(direction) => bulk::serve(listener, direction, &control),
-        service => dialogues::serve(listener, service),
+        Service::Bulk(direction) => bulk::serve(listener, direction, &counters),
+        service => requests::serve(listener, service),
     }
 }
 

@@ -18,7 +18,7 @@ use slab::Slab;
 const CHUNK: usize = 256 * 1024;
 
 /// The token of whatever is no stream.
-pub(crate) const OTHER: Token = Token(usize::MAX);
+pub(crate) const LISTENER: Token = Token(usize::MAX);
 
 /// All streams of an end, and how many bytes have passed.
 pub(crate) struct Streams {
@@ -65,7 +65,7 @@ impl Streams {
     }
 
     /// Notes what an event says.
-    pub(crate) fn note(&mut self, event: &Event) {
+    pub(crate) fn record_event(&mut self, event: &Event) {
         if let Some(stream) = self.slab.get_mut(event.token().0) {
             stream.writable |= event.is_writable() && stream.sends;
             stream.readable |= event.is_readable() && stream.receives;
@@ -77,41 +77,41 @@ impl Streams {
     }
 
     /// Waits for events, notes them, and gives every stream a turn. Returns how many have ended,
-    /// which are dropped, and whether [`OTHER`] is ready.
-    pub(crate) fn turn(
+    /// which are dropped, and whether [`LISTENER`] is ready.
+    pub(crate) fn poll(
         &mut self,
         poll: &mut Poll,
         events: &mut Events,
-        patience: Option<Duration>,
+        timeout: Option<Duration>,
     ) -> io::Result<(usize, bool)> {
         let busy = self.slab.iter().any(|(_, stream)| stream.writable || stream.readable);
-        let patience = if busy { Some(Duration::ZERO) } else { patience };
-        match poll.poll(events, patience) {
+        let timeout = if busy { Some(Duration::ZERO) } else { timeout };
+        match poll.poll(events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok((0, false)),
             other => other?,
         }
-        let mut other = false;
+        let mut listener_ready = false;
         for event in &*events {
             match event.token() {
-                OTHER => other = true,
-                _ => self.note(event),
+                LISTENER => listener_ready = true,
+                _ => self.record_event(event),
             }
         }
         let before = self.slab.len();
         let Self { slab, chunk, sent, received } = self;
-        slab.retain(|_, stream| stream.turn(chunk, sent, received).is_ok());
-        Ok((before - self.slab.len(), other))
+        slab.retain(|_, stream| stream.transfer(chunk, sent, received).is_ok());
+        Ok((before - self.slab.len(), listener_ready))
     }
 }
 
 impl Stream {
-    fn turn(&mut self, chunk: &mut [u8], sent: &mut u64, received: &mut u64) -> io::Result<()> {
+    fn transfer(&mut self, chunk: &mut [u8], sent: &mut u64, received: &mut u64) -> io::Result<()> {
         if self.writable {
             match self.socket.write(chunk) {
                 // A short write means that the socket is full.
-                Ok(taken) => {
-                    *sent += taken as u64;
-                    self.writable = taken == chunk.len();
+                Ok(written) => {
+                    *sent += written as u64;
+                    self.writable = written == chunk.len();
                 }
                 Err(error) if would_block(&error) => self.writable = false,
                 Err(error) => return Err(error),

@@ -10,19 +10,19 @@ use crate::results::{CaseResults, FigureResults, Results};
 const COLUMN: usize = 14;
 
 /// Who was measured where.
-pub(crate) fn head(results: &Results) -> String {
-    let Results { machine, peers, left_out, secs, rounds, .. } = results;
+pub(crate) fn header(results: &Results) -> String {
+    let Results { machine, proxies, left_out, secs, rounds, .. } = results;
     let mut text = format!(
         "{}, {} processors, {} MiB, Linux {}\n\
          median of {rounds} rounds of {secs} s (least–most) ×ratio to direct; \
          CPU time is the whole system's\n",
         machine.cpu, machine.cpus, machine.memory, machine.kernel
     );
-    for known in peers {
-        text += &format!("  {:<16} {}\n", known.peer, known.what);
+    for info in proxies {
+        text += &format!("  {:<16} {}\n", info.proxy, info.what);
     }
-    for known in left_out {
-        text += &format!("  {:<16} left out: {}\n", known.peer, known.what);
+    for info in left_out {
+        text += &format!("  {:<16} left out: {}\n", info.proxy, info.what);
     }
     if results.interrupted {
         text += "interrupted: what is missing was not measured\n";
@@ -30,19 +30,19 @@ pub(crate) fn head(results: &Results) -> String {
     text
 }
 
-/// One case: a row for each peer, a column for each figure.
+/// One case: a row for each proxy, a column for each figure.
 pub(crate) fn case(case: &CaseResults) -> String {
     // Nobody has to be told that nobody had errors.
-    let is_told = |name: &&str| {
+    let is_shown = |name: &&str| {
         *name != "errors"
             || case.rows.iter().filter_map(|row| row.figure(name)).any(|f| f.summary.max > 0.0)
     };
-    let names: Vec<&str> = case.figures().into_iter().filter(is_told).collect();
-    let mut table = plain();
-    table.set_header([case.id.clone()].into_iter().chain(names.iter().map(|name| folded(name))));
+    let names: Vec<&str> = case.figures().into_iter().filter(is_shown).collect();
+    let mut table = empty();
+    table.set_header([case.id.clone()].into_iter().chain(names.iter().map(|name| wrapped(name))));
     for row in &case.rows {
         let cells = names.iter().map(|name| row.figure(name).map_or("–".into(), cell));
-        table.add_row([row.peer.clone()].into_iter().chain(cells));
+        table.add_row([row.proxy.clone()].into_iter().chain(cells));
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -50,14 +50,14 @@ pub(crate) fn case(case: &CaseResults) -> String {
     let mut text = format!("{}\n{table}\n", case.title);
     for row in &case.rows {
         for remark in &row.remarks {
-            text += &format!("  {}: {remark}\n", row.peer);
+            text += &format!("  {}: {remark}\n", row.proxy);
         }
     }
     text
 }
 
 /// A table without content.
-pub(crate) fn plain() -> Table {
+pub(crate) fn empty() -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Disabled);
     table
@@ -71,7 +71,7 @@ fn cell(figure: &FigureResults) -> String {
 }
 
 /// A name on as many lines as it takes for them to be short.
-fn folded(name: &str) -> String {
+fn wrapped(name: &str) -> String {
     let mut text = String::new();
     let mut length = 0;
     for word in name.split(' ') {
@@ -102,7 +102,7 @@ pub(crate) fn number(value: f64) -> String {
     }
 }
 
-/// A whole number with its thousands apart.
+/// A whole number with its thousands uses_namespaces.
 fn grouped(whole: f64) -> String {
     let digits = format!("{:.0}", whole.abs());
     let mut text = String::new();
@@ -118,7 +118,7 @@ fn grouped(whole: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{measure::Better, results::Row, statistics::Summary};
+    use crate::{measure::Better, results::ProxyResults, statistics::Summary};
 
     #[test]
     fn numbers_have_three_digits_or_more() {
@@ -129,10 +129,10 @@ mod tests {
     #[test]
     fn a_long_name_is_folded() {
         assert_eq!(
-            folded("proxy + kernel KiB beyond direct"),
+            wrapped("proxy + kernel KiB beyond direct"),
             "proxy + kernel\nKiB beyond\ndirect"
         );
-        assert_eq!(folded("p50 µs"), "p50 µs");
+        assert_eq!(wrapped("p50 µs"), "p50 µs");
     }
 
     #[test]
@@ -144,7 +144,8 @@ mod tests {
             summary,
             ratio_to_direct: Some(0.5),
         };
-        let row = |peer: &str, figures, remarks| Row { peer: peer.into(), figures, remarks };
+        let row =
+            |proxy: &str, figures, remarks| ProxyResults { proxy: proxy.into(), figures, remarks };
         let rows =
             vec![row("a", vec![figure], vec![]), row("b", vec![], vec!["round 1: no".into()])];
         let (scenario, id, title) = ("bulk".into(), "bulk-1-up".into(), "1 stream up".into());

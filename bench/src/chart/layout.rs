@@ -14,7 +14,7 @@ use plotters::{
 };
 
 use crate::{
-    peer::DIRECT,
+    proxy::DIRECT,
     results::{CaseResults, FigureResults, Results},
     table::number,
 };
@@ -52,9 +52,9 @@ impl<'a> Chart<'a> {
         is_wanted: fn(&CaseResults, &str) -> bool,
     ) -> Self {
         let group = |case: &&'a CaseResults| {
-            let figure = |row: &'a crate::results::Row| {
+            let figure = |row: &'a crate::results::ProxyResults| {
                 let figure = row.figures.iter().find(|figure| is_wanted(case, &figure.name))?;
-                Some((row.peer.as_str(), figure))
+                Some((row.proxy.as_str(), figure))
             };
             let bars: Vec<_> = case.rows.iter().filter_map(figure).collect();
             let name = &bars.first()?.1.name;
@@ -95,8 +95,8 @@ impl<'a> Chart<'a> {
             area.draw(&Text::new(group.heading.clone(), at, text(&INK, true, HPos::Left)))?;
             y += HEADING;
             let most = group.bars.iter().map(|(_, figure)| figure.summary.max).fold(0.0, f64::max);
-            for (peer, figure) in &group.bars {
-                draw_bar(area, y, peer, figure, most)?;
+            for (proxy, figure) in &group.bars {
+                draw_bar(area, y, proxy, figure, most)?;
                 y += ROW;
             }
         }
@@ -108,7 +108,7 @@ impl<'a> Chart<'a> {
 fn draw_bar<B: DrawingBackend>(
     area: &DrawingArea<B, Shift>,
     y: i32,
-    peer: &str,
+    proxy: &str,
     figure: &FigureResults,
     most: f64,
 ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
@@ -116,9 +116,9 @@ fn draw_bar<B: DrawingBackend>(
     let end = |value: f64| BARS + scaled(value, most);
     let summary = &figure.summary;
     let name = text(&INK, false, HPos::Right);
-    area.draw(&Text::new(peer.to_owned(), (BARS - 10, middle), name))?;
+    area.draw(&Text::new(proxy.to_owned(), (BARS - 10, middle), name))?;
     let bar = [(BARS, y + 4), (end(summary.median), y + ROW - 4)];
-    area.draw(&Rectangle::new(bar, colour(peer).filled()))?;
+    area.draw(&Rectangle::new(bar, colour(proxy).filled()))?;
     let (min, max) = (end(summary.min), end(summary.max));
     for line in [
         vec![(min, middle), (max, middle)],
@@ -128,7 +128,7 @@ fn draw_bar<B: DrawingBackend>(
         area.draw(&PathElement::new(line, INK.stroke_width(1)))?;
     }
     let ratio = match figure.ratio_to_direct {
-        Some(ratio) if peer != DIRECT => format!("  ×{ratio:.2} direct"),
+        Some(ratio) if proxy != DIRECT => format!("  ×{ratio:.2} direct"),
         _ => String::new(),
     };
     let value = format!("{}{ratio}", number(summary.median));
@@ -141,10 +141,10 @@ fn scaled(value: f64, most: f64) -> i32 {
     if most > 0.0 { (value.max(0.0) / most * LONGEST).round() as i32 } else { 0 }
 }
 
-fn colour(peer: &str) -> RGBColor {
-    match peer {
+fn colour(proxy: &str) -> RGBColor {
+    match proxy {
         DIRECT => DIRECT_COLOUR,
-        _ if peer.starts_with("balance") => BALANCE_COLOUR,
+        _ if proxy.starts_with("balance") => BALANCE_COLOUR,
         _ => OTHER_COLOUR,
     }
 }

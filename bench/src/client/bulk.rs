@@ -13,75 +13,75 @@ use anyhow::{Context as _, Result, ensure};
 use mio::{Events, Poll};
 use socket2::SockRef;
 
-use super::window::{Turned, Window};
+use super::window::{Transition, Window};
 use crate::{
-    job::{ClientJob, Direction, Report, answer},
+    messages::{ClientConfig, ClientReport, Direction, send_report},
     probe::cpu,
     streams::Streams,
 };
 
 /// How long the server must not have got rid of anything for its receivers to stand still.
-const STILL: Duration = Duration::from_millis(500);
-/// After this time what still moves is taken as standing still.
-const STILL_PATIENCE: Duration = Duration::from_secs(15);
-const LOOK: Duration = Duration::from_millis(50);
+const QUIET_TIME: Duration = Duration::from_millis(500);
+/// AfterExchange this time what still moves is taken as standing still.
+const QUIET_TIMEOUT: Duration = Duration::from_secs(15);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 struct Bulk {
     poll: Poll,
     events: Events,
     streams: Streams,
-    control: UnixStream,
+    counters: UnixStream,
 }
 
 /// Moves bytes and counts them.
-pub(super) fn run(job: &ClientJob, streams: usize, direction: Direction) -> Result<()> {
+pub(super) fn run(job: &ClientConfig, streams: usize, direction: Direction) -> Result<()> {
     let mut bulk = Bulk::start(job, streams, (direction.up(), direction.down()))?;
     let mut window = Window::new(job.warm_up, job.window)?;
     window.warm_up(Instant::now());
     let mut before = 0;
     let mut now = Instant::now();
     loop {
-        let patience = window.next().map(|next| next.saturating_duration_since(now));
-        bulk.turn(patience)?;
+        let timeout = window.next_transition().map(|next| next.saturating_duration_since(now));
+        bulk.poll(timeout)?;
         now = Instant::now();
-        match window.turn(now)? {
-            Turned::Nothing => {}
-            Turned::Opened => before = bulk.received()?,
-            Turned::Closed => {
+        match window.update(now)? {
+            Transition::Unchanged => {}
+            Transition::Opened => before = bulk.received()?,
+            Transition::Closed => {
                 let received = bulk.received()? - before;
                 ensure!(received > 0, "nothing arrived within {:?}", job.window);
-                let mut counted = window.counted();
-                counted.bytes = received;
-                return answer(&Report::Done(counted));
+                let mut counts = window.into_counts();
+                counts.bytes = received;
+                return send_report(&ClientReport::Done(counts));
             }
         }
     }
 }
 
 /// Lets the server send to connections of which nothing is read; has no end.
-pub(super) fn stall(job: &ClientJob, receivers: usize) -> Result<()> {
+pub(super) fn stall(job: &ClientConfig, receivers: usize) -> Result<()> {
     let cpu = cpu::seconds()?;
     let mut bulk = Bulk::start(job, receivers, (false, false))?;
     let start = Instant::now();
     let (mut sent, mut since) = (0, start);
-    while since.elapsed() < STILL && start.elapsed() < STILL_PATIENCE {
-        bulk.turn(Some(LOOK))?;
-        let (now_sent, _) = bulk.ask()?;
+    while since.elapsed() < QUIET_TIME && start.elapsed() < QUIET_TIMEOUT {
+        bulk.poll(Some(POLL_INTERVAL))?;
+        let (now_sent, _) = bulk.server_counts()?;
         if now_sent != sent {
             (sent, since) = (now_sent, Instant::now());
         }
     }
-    ensure!(sent > 0, "nothing was sent within {STILL:?}");
-    answer(&Report::Holding { cpu: cpu::seconds()? - cpu })?;
+    ensure!(sent > 0, "nothing was sent within {QUIET_TIME:?}");
+    send_report(&ClientReport::Holding { cpu: cpu::seconds()? - cpu })?;
     loop {
-        bulk.turn(None)?;
+        bulk.poll(None)?;
     }
 }
 
 impl Bulk {
-    fn start(job: &ClientJob, count: usize, ways: (bool, bool)) -> Result<Self> {
+    fn start(job: &ClientConfig, count: usize, directions: (bool, bool)) -> Result<Self> {
         let poll = Poll::new().context("client cannot poll")?;
-        let control = UnixStream::connect(&job.control).context("cannot ask the server")?;
+        let counters = UnixStream::connect(&job.counters).context("cannot ask the server")?;
         let mut streams = Streams::new();
         for (_, target) in (0..count).zip(job.targets.iter().cycle()) {
             // A blocking connect: the load is complete when the last has succeeded.
@@ -94,31 +94,31 @@ impl Bulk {
                 })
                 .with_context(|| format!("client cannot connect to {target}"))?;
             streams
-                .add(poll.registry(), mio::net::TcpStream::from_std(socket), ways)
+                .add(poll.registry(), mio::net::TcpStream::from_std(socket), directions)
                 .context("client cannot poll a stream")?;
         }
-        Ok(Self { poll, events: Events::with_capacity(256), streams, control })
+        Ok(Self { poll, events: Events::with_capacity(256), streams, counters })
     }
 
-    fn turn(&mut self, patience: Option<Duration>) -> Result<()> {
+    fn poll(&mut self, timeout: Option<Duration>) -> Result<()> {
         let Self { poll, events, streams, .. } = self;
-        let (ended, _) = streams.turn(poll, events, patience).context("client cannot poll")?;
+        let (ended, _) = streams.poll(poll, events, timeout).context("client cannot poll")?;
         ensure!(ended == 0, "{ended} streams have broken, {} are left", streams.len());
         Ok(())
     }
 
     /// What the server and we have received.
     fn received(&mut self) -> Result<u64> {
-        let (_, server) = self.ask()?;
+        let (_, server) = self.server_counts()?;
         Ok(server + self.streams.received)
     }
 
     /// What the server has sent and received.
-    fn ask(&mut self) -> Result<(u64, u64)> {
+    fn server_counts(&mut self) -> Result<(u64, u64)> {
         let mut answer = [0; 16];
-        self.control
+        self.counters
             .write_all(&[0])
-            .and_then(|()| self.control.read_exact(&mut answer))
+            .and_then(|()| self.counters.read_exact(&mut answer))
             .context("the server does not tell its bytes")?;
         let both = u128::from_be_bytes(answer);
         Ok(((both >> 64) as u64, both as u64))

@@ -1,10 +1,10 @@
-//! Loads as dialogues: what to say and what to hear for it, step by step.
+//! Loads as dialogues: what to send and what to expect for it, step by step.
 //!
-//! Invariant: a step is over when all it has to hear was heard, and nothing is said before.
+//! Invariant: a step is over when all it has to expect was heard, and nothing is said before.
 
 use std::time::Duration;
 
-use crate::job::Load;
+use crate::messages::Load;
 
 /// What every connection of a load does.
 pub(super) struct Plan {
@@ -13,33 +13,33 @@ pub(super) struct Plan {
     /// Connections at a time.
     pub(super) connections: usize,
     /// What follows on the dialogue.
-    pub(super) after: After,
+    pub(super) after: AfterExchange,
     /// Tell every now and then how it goes; errors are part of the game.
-    pub(super) ticks: bool,
+    pub(super) reports_progress: bool,
 }
 
-/// Say something, hear something.
+/// Say something, expect something.
 pub(super) struct Step {
     /// May be empty.
-    pub(super) say: Vec<u8>,
+    pub(super) send: Vec<u8>,
     /// What the answer is.
-    pub(super) hear: Hear,
+    pub(super) expect: Expect,
 }
 
 /// When an answer is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hear {
+pub(super) enum Expect {
     /// With so many bytes.
     Bytes(usize),
     /// With the last line of an SMTP reply that is no refusal.
-    Reply,
+    SmtpReply,
     /// With the end of the stream.
-    End,
+    Eof,
 }
 
 /// What follows on a dialogue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum After {
+pub(super) enum AfterExchange {
     /// The same again on the same connection.
     Repeat,
     /// The same on a new connection, after a pause.
@@ -52,34 +52,34 @@ impl Plan {
     /// The plan for any load but the bulk ones.
     pub(super) fn of(load: &Load) -> Self {
         let after = match load {
-            Load::Requests { .. } => After::Repeat,
-            Load::Hold { .. } => After::Hold,
-            Load::Churn { pause, .. } => After::Reconnect(*pause),
-            _ => After::Reconnect(Duration::ZERO),
+            Load::Requests { .. } => AfterExchange::Repeat,
+            Load::Hold { .. } => AfterExchange::Hold,
+            Load::Churn { pause, .. } => AfterExchange::Reconnect(*pause),
+            _ => AfterExchange::Reconnect(Duration::ZERO),
         };
         let (connections, steps) = match *load {
             Load::Requests { connections, size } | Load::Hold { connections, size } => {
                 (connections, vec![request(size)])
             }
             Load::Short { connections, size } | Load::Churn { connections, size, .. } => {
-                (connections, vec![request(size), Step { say: Vec::new(), hear: Hear::End }])
+                (connections, vec![request(size), Step { send: Vec::new(), expect: Expect::Eof }])
             }
             Load::Mail { connections, message } => (connections, mail(message)),
             Load::Bulk { .. } | Load::Stall { .. } => unreachable!("bulk is no dialogue"),
         };
-        Self { steps, connections, after, ticks: matches!(load, Load::Churn { .. }) }
+        Self { steps, connections, after, reports_progress: matches!(load, Load::Churn { .. }) }
     }
 }
 
 fn request(size: usize) -> Step {
-    Step { say: vec![b'r'; size], hear: Hear::Bytes(size) }
+    Step { send: vec![b'r'; size], expect: Expect::Bytes(size) }
 }
 
 fn mail(size: usize) -> Vec<Step> {
     let line = [b"m".repeat(76).as_slice(), b"\r\n"].concat();
     let mut message: Vec<u8> = line.into_iter().cycle().take(size.saturating_sub(2)).collect();
     message.extend(b"\r\n.\r\n");
-    let mut steps = vec![Step { say: Vec::new(), hear: Hear::Reply }];
+    let mut steps = vec![Step { send: Vec::new(), expect: Expect::SmtpReply }];
     let commands = [
         b"EHLO bench\r\n".as_slice(),
         b"MAIL FROM:<sender@bench.invalid>\r\n",
@@ -88,8 +88,8 @@ fn mail(size: usize) -> Vec<Step> {
         &message,
         b"QUIT\r\n",
     ];
-    steps.extend(commands.map(|command| Step { say: command.into(), hear: Hear::Reply }));
-    steps.push(Step { say: Vec::new(), hear: Hear::End });
+    steps.extend(commands.map(|command| Step { send: command.into(), expect: Expect::SmtpReply }));
+    steps.push(Step { send: Vec::new(), expect: Expect::Eof });
     steps
 }
 
@@ -100,11 +100,11 @@ mod tests {
     #[test]
     fn a_message_has_its_size_and_ends_once() {
         let Plan { steps, .. } = Plan::of(&Load::Mail { connections: 1, message: 10_240 });
-        let message = &steps[5].say;
+        let message = &steps[5].send;
         assert_eq!(message.len(), 10_240 + ".\r\n".len());
         let ends = message.windows(5).filter(|window| window == b"\r\n.\r\n").count();
         assert_eq!(ends, 1);
         assert!(message.ends_with(b"\r\n.\r\n"));
-        assert_eq!(steps.last().unwrap().hear, Hear::End);
+        assert_eq!(steps.last().unwrap().expect, Expect::Eof);
     }
 }

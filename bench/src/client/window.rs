@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use hdrhistogram::Histogram;
 
 use crate::{
-    job::{Counted, Latency},
+    messages::{Latency, WindowCounts},
     probe::cpu,
 };
 
@@ -22,7 +22,7 @@ pub(super) struct Window {
     /// When its next phase begins.
     next: Option<Instant>,
     open: Option<Open>,
-    counted: Counted,
+    counts: WindowCounts,
     histogram: Histogram<u64>,
 }
 
@@ -33,9 +33,9 @@ struct Open {
 
 /// What a look at the clock has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turned {
+pub(super) enum Transition {
     /// Nothing.
-    Nothing,
+    Unchanged,
     /// The window is open now.
     Opened,
     /// It is over.
@@ -47,8 +47,8 @@ impl Window {
     pub(super) fn new(warm_up: Duration, length: Duration) -> Result<Self> {
         let histogram =
             Histogram::new_with_bounds(1, LONGEST, 3).context("cannot make a histogram")?;
-        let counted = Counted::default();
-        Ok(Self { warm_up, length, next: None, open: None, counted, histogram })
+        let counts = WindowCounts::default();
+        Ok(Self { warm_up, length, next: None, open: None, counts, histogram })
     }
 
     /// The load is complete: the warm-up begins. Does nothing when it has begun.
@@ -57,54 +57,54 @@ impl Window {
     }
 
     /// When to call [`Self::turn`] next.
-    pub(super) fn next(&self) -> Option<Instant> {
+    pub(super) fn next_transition(&self) -> Option<Instant> {
         self.next
     }
 
     /// Opens or closes it when that is due.
-    pub(super) fn turn(&mut self, now: Instant) -> Result<Turned> {
+    pub(super) fn update(&mut self, now: Instant) -> Result<Transition> {
         if self.next.is_none_or(|next| now < next) {
-            return Ok(Turned::Nothing);
+            return Ok(Transition::Unchanged);
         }
         let cpu = cpu::seconds()?;
         if let Some(open) = self.open.take() {
-            self.counted.seconds = open.since.elapsed().as_secs_f64();
-            self.counted.cpu = cpu - open.cpu;
+            self.counts.seconds = open.since.elapsed().as_secs_f64();
+            self.counts.cpu = cpu - open.cpu;
             self.next = None;
-            return Ok(Turned::Closed);
+            return Ok(Transition::Closed);
         }
         self.open = Some(Open { since: Instant::now(), cpu });
         self.next = Some(now + self.length);
-        Ok(Turned::Opened)
+        Ok(Transition::Opened)
     }
 
     /// Counts an operation.
-    pub(super) fn done(&mut self, took: Duration) {
+    pub(super) fn record(&mut self, took: Duration) {
         if self.open.is_some() {
-            self.counted.operations += 1;
+            self.counts.operations += 1;
             self.histogram.saturating_record(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
         }
     }
 
     /// Counts a failure, those before and after as well: none is expected at any time.
-    pub(super) fn failed(&mut self, why: impl FnOnce() -> String) {
-        self.counted.errors += 1;
-        self.counted.first_error.get_or_insert_with(why);
+    pub(super) fn record_failure(&mut self, why: impl FnOnce() -> String) {
+        self.counts.errors += 1;
+        self.counts.first_error.get_or_insert_with(why);
     }
 
-    /// How many failures were counted, and what the first was.
+    /// How many failures were counts, and what the first was.
     pub(super) fn failures(&self) -> (u64, Option<&str>) {
-        (self.counted.errors, self.counted.first_error.as_deref())
+        (self.counts.errors, self.counts.first_error.as_deref())
     }
 
-    /// All that was counted.
-    pub(super) fn counted(mut self) -> Counted {
+    /// All that was counts.
+    pub(super) fn into_counts(mut self) -> WindowCounts {
         let micros = |quantile| self.histogram.value_at_quantile(quantile) as f64 / 1e3;
         if !self.histogram.is_empty() {
-            self.counted.latency =
+            self.counts.latency =
                 Some(Latency { p50: micros(0.5), p99: micros(0.99), p999: micros(0.999) });
         }
-        self.counted
+        self.counts
     }
 }
 
@@ -117,17 +117,17 @@ mod tests {
         let second = Duration::from_secs(1);
         let mut window = Window::new(second, second).unwrap();
         let start = Instant::now();
-        assert_eq!(window.turn(start + 9 * second).unwrap(), Turned::Nothing);
+        assert_eq!(window.update(start + 9 * second).unwrap(), Transition::Unchanged);
         window.warm_up(start);
         window.warm_up(start + second);
-        window.done(second);
-        assert_eq!(window.turn(start).unwrap(), Turned::Nothing);
-        assert_eq!(window.turn(start + second).unwrap(), Turned::Opened);
-        window.done(Duration::from_micros(5));
-        assert_eq!(window.turn(start + 2 * second).unwrap(), Turned::Closed);
-        window.done(second);
-        let counted = window.counted();
-        assert_eq!(counted.operations, 1);
-        assert!((counted.latency.unwrap().p50 - 5.0).abs() < 0.1);
+        window.record(second);
+        assert_eq!(window.update(start).unwrap(), Transition::Unchanged);
+        assert_eq!(window.update(start + second).unwrap(), Transition::Opened);
+        window.record(Duration::from_micros(5));
+        assert_eq!(window.update(start + 2 * second).unwrap(), Transition::Closed);
+        window.record(second);
+        let counts = window.into_counts();
+        assert_eq!(counts.operations, 1);
+        assert!((counts.latency.unwrap().p50 - 5.0).abs() < 0.1);
     }
 }

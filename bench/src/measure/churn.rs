@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
-use super::{Bench, Better, Measured};
+use super::{Better, Measurement, RunContext};
 use crate::{
-    helper::Server,
-    job::{Load, Moment, Report, ServerJob, Service, Tick},
+    endpoint::Server,
+    messages::{ClientReport, Load, Progress, ServerConfig, Service, Timestamp},
     network::Network,
-    peer::{Peer, Proxy},
     probe::cpu,
     process::Process,
+    proxy::{Proxy, RunningProxy},
     scenario::Case,
 };
 
@@ -23,85 +23,85 @@ const DIES: u8 = 1;
 const STAYS: u8 = 2;
 const RETURNS: u8 = 3;
 
-/// How long a peer may leave the returned server unused.
-const RECOVERY_PATIENCE: Duration = Duration::from_secs(15);
-const TICK_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a proxy may leave the returned server unused.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(15);
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The client and what it told last.
-struct Watch {
+struct ChurnClient {
     client: Process,
-    proxy: Proxy,
-    last: Tick,
+    running: RunningProxy,
+    last: Progress,
 }
 
 /// Measures: a window with both, one with the second alone, and until the first is back.
 pub(super) fn measure(
-    bench: &Bench<'_>,
+    context: &RunContext<'_>,
     case: &Case,
-    peer: &Peer,
+    proxy: &Proxy,
     network: &Network,
-) -> Result<Measured> {
+) -> Result<Measurement> {
     let Load::Churn { size, .. } = case.load else { bail!("{} is no churn", case.id) };
     let service = |id| Service::Answer { size, id };
-    let dies = Server::start(service(DIES), &network.server, bench.directory)?;
-    let stays = Server::start(service(STAYS), &network.server, bench.directory)?;
-    let proxy = bench.proxy(case, peer, network, &[&dies, &stays])?;
+    let dies = Server::start(service(DIES), &network.server, context.directory)?;
+    let stays = Server::start(service(STAYS), &network.server, context.directory)?;
+    let running = context.start_proxy(case, proxy, network, &[&dies, &stays])?;
     // Far longer than it takes: it is stopped.
-    let long = Bench { window: Duration::from_secs(3600), ..*bench };
-    let client = long.client(case, network, &proxy, &stays)?;
-    let mut watch = Watch { client, proxy, last: Tick::default() };
+    let long = RunContext { window: Duration::from_secs(3600), ..*context };
+    let client = long.client(case, network, &running, &stays)?;
+    let mut churn = ChurnClient { client, running, last: Progress::default() };
 
-    let (begun, worked) = (Instant::now(), cpu::seconds()?);
-    watch.during(bench.window, |_| false)?;
+    let (started, cpu_used) = (Instant::now(), cpu::seconds()?);
+    churn.follow(context.window, |_| false)?;
     for id in [DIES, STAYS] {
-        let used = watch.last.first_answer.contains_key(&id);
-        ensure!(used, "server {id} of 2 was not used within {:?}", bench.window);
+        let used = churn.last.first_answer.contains_key(&id);
+        ensure!(used, "server {id} of 2 was not used within {:?}", context.window);
     }
-    let before = watch.last.errors;
+    let before = churn.last.errors;
     let address = dies.address;
-    let death = Moment::now();
+    let death = Timestamp::now();
     dies.kill();
-    watch.during(bench.window, |_| false)?;
-    let job = ServerJob::new(service(RETURNS), address, bench.directory);
-    let back = Server::with(job, &network.server, bench.directory)?;
-    let birth = Moment::now();
-    watch.during(RECOVERY_PATIENCE, |tick| tick.first_answer.contains_key(&RETURNS))?;
-    let worked = cpu::seconds()? - worked;
-    let seconds = begun.elapsed().as_secs_f64();
+    churn.follow(context.window, |_| false)?;
+    let job = ServerConfig::new(service(RETURNS), address, context.directory);
+    let back = Server::with(job, &network.server, context.directory)?;
+    let birth = Timestamp::now();
+    churn.follow(RECOVERY_TIMEOUT, |progress| progress.first_answer.contains_key(&RETURNS))?;
+    let cpu_used = cpu::seconds()? - cpu_used;
+    let seconds = started.elapsed().as_secs_f64();
     drop(back);
 
-    let Tick { done, errors, last_error, slowest, first_answer } = watch.last;
-    let mut measured = Measured::default();
+    let Progress { done, errors, last_error, slowest, first_answer } = churn.last;
+    let mut measurement = Measurement::default();
     match first_answer.get(&RETURNS) {
         Some(answer) => {
-            measured.add("recovery ms", Better::Lower, answer.millis_since(birth));
+            measurement.add("recovery ms", Better::Lower, answer.millis_since(birth));
         }
         None => {
-            let why = format!("the returned server was not used within {RECOVERY_PATIENCE:?}");
-            measured.remarks.push(why);
+            let why = format!("the returned server was not used within {RECOVERY_TIMEOUT:?}");
+            measurement.remarks.push(why);
         }
     }
     let outage = last_error.map_or(0.0, |last| last.millis_since(death));
-    measured.add("errors", Better::Lower, (errors - before) as f64);
-    measured.add("errors until ms", Better::Lower, outage);
-    measured.add("slowest request ms", Better::Lower, slowest.as_secs_f64() * 1e3);
-    measured.add("requests/s", Better::Higher, done as f64 / seconds);
-    measured.add("CPU µs/request", Better::Lower, worked * 1e6 / done as f64);
+    measurement.add("errors", Better::Lower, (errors - before) as f64);
+    measurement.add("errors until ms", Better::Lower, outage);
+    measurement.add("slowest request ms", Better::Lower, slowest.as_secs_f64() * 1e3);
+    measurement.add("requests/s", Better::Higher, done as f64 / seconds);
+    measurement.add("CPU µs/request", Better::Lower, cpu_used * 1e6 / done as f64);
     if before > 0 {
-        measured.remarks.push(format!("{before} connections failed while both servers were up"));
+        measurement.remarks.push(format!("{before} connections failed while both servers were up"));
     }
-    Ok(measured)
+    Ok(measurement)
 }
 
-impl Watch {
-    /// Listens for that long, or until `enough`.
-    fn during(&mut self, time: Duration, enough: impl Fn(&Tick) -> bool) -> Result<()> {
+impl ChurnClient {
+    /// Listens for that long, or until `is_done`.
+    fn follow(&mut self, time: Duration, is_done: impl Fn(&Progress) -> bool) -> Result<()> {
         let end = Instant::now() + time;
-        while Instant::now() < end && !enough(&self.last) {
-            let report = self.client.answer(TICK_PATIENCE);
-            self.proxy.check()?;
+        while Instant::now() < end && !is_done(&self.last) {
+            let report = self.client.receive(PROGRESS_TIMEOUT);
+            self.running.check_running()?;
             match report? {
-                Report::Tick(tick) => self.last = tick,
+                ClientReport::Progress(progress) => self.last = progress,
                 other => bail!("the client reports {other:?}"),
             }
         }

@@ -1,104 +1,108 @@
 //! Measuring what is done within a time.
 //!
 //! Invariant: CPU time is the whole system's, generator and server included: they cost the same
-//! with every peer, and what the kernel does for a peer is nowhere else to be found.
+//! with every proxy, and what the kernel does for a proxy is nowhere else to be found.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{Bench, Better, Measured};
+use super::{Better, Measurement, RunContext};
 use crate::{
-    helper::Server,
-    job::{Counted, Report},
+    endpoint::Server,
+    messages::{ClientReport, WindowCounts},
     network::Network,
-    peer::Peer,
-    scenario::{Case, Way},
+    proxy::Proxy,
+    scenario::{Case, Method},
 };
 
 /// How much longer than its window a client may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Measures.
 pub(super) fn measure(
-    bench: &Bench<'_>,
+    context: &RunContext<'_>,
     case: &Case,
-    peer: &Peer,
+    proxy: &Proxy,
     network: &Network,
-) -> Result<Measured> {
-    let server = Server::start(case.service, &network.server, bench.directory)?;
-    let mut proxy = bench.proxy(case, peer, network, &[&server])?;
-    let mut client = bench.client(case, network, &proxy, &server)?;
-    let report = client.answer(bench.window * 2 + PATIENCE);
+) -> Result<Measurement> {
+    let server = Server::start(case.service, &network.server, context.directory)?;
+    let mut running = context.start_proxy(case, proxy, network, &[&server])?;
+    let mut client = context.client(case, network, &running, &server)?;
+    let report = client.receive(context.window * 2 + TIMEOUT);
     // Why it ended says more than what the client noticed of it.
-    proxy.check()?;
+    running.check_running()?;
     match report? {
-        Report::Done(counted) => figures(case.way, &counted),
+        ClientReport::Done(counted) => figures(case.method, &counted),
         other => bail!("the client reports {other:?}"),
     }
 }
 
-fn figures(way: Way, counted: &Counted) -> Result<Measured> {
-    let mut measured = Measured::default();
-    let Counted { seconds, cpu, operations, bytes, errors, .. } = *counted;
-    if let Way::Timed(operation) = way {
+fn figures(method: Method, counted: &WindowCounts) -> Result<Measurement> {
+    let mut measurement = Measurement::default();
+    let WindowCounts { seconds, cpu, operations, bytes, errors, .. } = *counted;
+    if let Method::Operations(operation) = method {
         let latency = counted.latency.with_context(|| {
             format!("no {operation} was done: {}", counted.first_error.as_deref().unwrap_or("?"))
         })?;
-        measured.add(format!("{operation}s/s"), Better::Higher, operations as f64 / seconds);
-        measured.add("p50 µs", Better::Lower, latency.p50);
-        measured.add("p99 µs", Better::Lower, latency.p99);
-        measured.add("p99.9 µs", Better::Lower, latency.p999);
+        measurement.add(format!("{operation}s/s"), Better::Higher, operations as f64 / seconds);
+        measurement.add("p50 µs", Better::Lower, latency.p50);
+        measurement.add("p99 µs", Better::Lower, latency.p99);
+        measurement.add("p99.9 µs", Better::Lower, latency.p999);
         let micros = cpu * 1e6 / operations as f64;
-        measured.add(format!("CPU µs/{operation}"), Better::Lower, micros);
-        measured.add("errors", Better::Lower, errors as f64);
+        measurement.add(format!("CPU µs/{operation}"), Better::Lower, micros);
+        measurement.add("errors", Better::Lower, errors as f64);
     } else {
         ensure!(bytes > 0, "nothing arrived");
         let gigabytes = bytes as f64 / 1e9;
-        measured.add("Gb/s", Better::Higher, gigabytes * 8.0 / seconds);
-        measured.add("CPU s/GB", Better::Lower, cpu / gigabytes);
+        measurement.add("Gb/s", Better::Higher, gigabytes * 8.0 / seconds);
+        measurement.add("CPU s/GB", Better::Lower, cpu / gigabytes);
     }
     if let Some(why) = &counted.first_error {
-        measured.remarks.push(format!("{errors} connections failed, the first: {why}"));
+        measurement.remarks.push(format!("{errors} connections failed, the first: {why}"));
     }
-    Ok(measured)
+    Ok(measurement)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::Latency;
+    use crate::messages::Latency;
 
-    fn values(measured: &Measured) -> Vec<(&str, f64)> {
-        measured.figures.iter().map(|figure| (figure.name.as_str(), figure.value)).collect()
+    fn values(measurement: &Measurement) -> Vec<(&str, f64)> {
+        measurement.figures.iter().map(|figure| (figure.name.as_str(), figure.value)).collect()
     }
 
     #[test]
     fn requests_are_told_per_second_and_their_cost_each() {
-        let counted = Counted {
+        let counted = WindowCounts {
             seconds: 2.0,
             cpu: 3.0,
             operations: 1000,
             latency: Some(Latency { p50: 1.0, p99: 2.0, p999: 3.0 }),
-            ..Counted::default()
+            ..WindowCounts::default()
         };
-        let measured = figures(Way::Timed("request"), &counted).unwrap();
-        let values = values(&measured);
+        let measurement = figures(Method::Operations("request"), &counted).unwrap();
+        let values = values(&measurement);
         assert_eq!(values[0], ("requests/s", 500.0));
         assert_eq!(values[4], ("CPU µs/request", 3000.0));
     }
 
     #[test]
     fn bytes_are_told_in_bits() {
-        let counted =
-            Counted { seconds: 2.0, cpu: 3.0, bytes: 5_000_000_000, ..Counted::default() };
-        let measured = figures(Way::Bytes, &counted).unwrap();
-        assert_eq!(values(&measured), [("Gb/s", 20.0), ("CPU s/GB", 0.6)]);
+        let counted = WindowCounts {
+            seconds: 2.0,
+            cpu: 3.0,
+            bytes: 5_000_000_000,
+            ..WindowCounts::default()
+        };
+        let measurement = figures(Method::Throughput, &counted).unwrap();
+        assert_eq!(values(&measurement), [("Gb/s", 20.0), ("CPU s/GB", 0.6)]);
     }
 
     #[test]
     fn nothing_done_is_an_error() {
-        assert!(figures(Way::Bytes, &Counted::default()).is_err());
-        assert!(figures(Way::Timed("mail"), &Counted::default()).is_err());
+        assert!(figures(Method::Throughput, &WindowCounts::default()).is_err());
+        assert!(figures(Method::Operations("mail"), &WindowCounts::default()).is_err());
     }
 }

@@ -10,7 +10,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Seconds that all processors have worked since the start of the system.
 pub(crate) fn seconds() -> Result<f64> {
-    super::look("/proc/stat", parse)
+    super::read_value("/proc/stat", parse)
 }
 
 fn parse(stat: &str) -> Option<f64> {

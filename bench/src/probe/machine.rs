@@ -8,7 +8,7 @@ use anyhow::Result;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
-use super::{look, number_after};
+use super::{number_after, read_value};
 
 /// This machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,17 +27,19 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Looks at it.
-    pub(crate) fn look() -> Result<Self> {
+    pub(crate) fn read() -> Result<Self> {
         let (_, descriptors) = getrlimit(Resource::RLIMIT_NOFILE)?;
         Ok(Self {
-            kernel: look("/proc/sys/kernel/osrelease", |text| Some(text.trim().to_owned()))?,
+            kernel: read_value("/proc/sys/kernel/osrelease", |text| Some(text.trim().to_owned()))?,
             cpu: fs::read_to_string("/proc/cpuinfo")
                 .ok()
                 .and_then(|text| model(&text))
                 .unwrap_or_else(|| std::env::consts::ARCH.into()),
             cpus: thread::available_parallelism().map_or(1, usize::from),
-            memory: look("/proc/meminfo", |text| number_after(text, "MemTotal:", "MemTotal:"))
-                .map(|kib: u64| kib / 1024)?,
+            memory: read_value("/proc/meminfo", |text| {
+                number_after(text, "MemTotal:", "MemTotal:")
+            })
+            .map(|kib: u64| kib / 1024)?,
             descriptors,
         })
     }

@@ -7,7 +7,7 @@ use std::fs;
 
 use anyhow::Result;
 
-use super::{look, number_after};
+use super::{number_after, read_value};
 
 /// One reading, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,11 +28,13 @@ pub(crate) struct Memory {
 impl Memory {
     /// Reads it for the processes of a group (none for no process).
     pub(crate) fn read(processes: &[u32]) -> Result<Self> {
-        let mut memory = look("/proc/meminfo", parse_meminfo)?;
-        memory.queues = look("/proc/net/sockstat", parse_sockstat)?;
+        let mut memory = read_value("/proc/meminfo", parse_meminfo)?;
+        memory.queues = read_value("/proc/net/sockstat", parse_sockstat)?;
         for process in processes {
             // A process may have ended meanwhile.
-            if let Ok((rss, pss)) = look(&format!("/proc/{process}/smaps_rollup"), parse_rollup) {
+            if let Ok((rss, pss)) =
+                read_value(&format!("/proc/{process}/smaps_rollup"), parse_rollup)
+            {
                 memory.rss += rss;
                 memory.pss += pss;
             }
@@ -56,7 +58,7 @@ impl Memory {
 pub(crate) fn group(leader: u32) -> Vec<u32> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    ids.filter(|id| look(&format!("/proc/{id}/stat"), parse_group).is_ok_and(|g| g == leader))
+    ids.filter(|id| read_value(&format!("/proc/{id}/stat"), parse_group).is_ok_and(|g| g == leader))
         .collect()
 }
 

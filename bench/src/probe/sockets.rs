@@ -4,7 +4,7 @@
 
 use anyhow::Result;
 
-use super::{look, number_after};
+use super::{number_after, read_value};
 
 /// The state of a socket that listens, as /proc/net/tcp writes it.
 const LISTENING: &str = "0A";
@@ -12,12 +12,12 @@ const LISTENING: &str = "0A";
 /// True if somebody listens on that port, on an IPv4 address of the network that the process is
 /// in; an error once it has ended.
 pub(crate) fn listens(process: u32, port: u16) -> Result<bool> {
-    look(&format!("/proc/{process}/net/tcp"), |text| Some(listens_in(text, port)))
+    read_value(&format!("/proc/{process}/net/tcp"), |text| Some(listens_in(text, port)))
 }
 
 /// Sockets that have ended and linger (TIME_WAIT).
-pub(crate) fn lingering() -> Result<u64> {
-    look("/proc/net/sockstat", |text| number_after(text, "TCP:", "tw"))
+pub(crate) fn time_wait() -> Result<u64> {
+    read_value("/proc/net/sockstat", |text| number_after(text, "TCP:", "tw"))
 }
 
 fn listens_in(text: &str, port: u16) -> bool {

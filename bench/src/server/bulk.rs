@@ -1,32 +1,32 @@
 //! The server of bulk streams.
 //!
-//! Invariant: what has moved is known to [`Control`] before anything else moves.
+//! Invariant: what has moved is known to [`ByteCounters`] before anything else moves.
 
 use anyhow::{Context as _, Result};
 use mio::{Events, Interest, Poll, Registry, net::TcpListener};
 
-use super::control::Control;
+use super::byte_counters::ByteCounters;
 use crate::{
-    job::Direction,
-    streams::{OTHER, Streams, would_block},
+    messages::Direction,
+    streams::{LISTENER, Streams, would_block},
 };
 
 /// Serves without end.
 pub(super) fn serve(
     mut listener: TcpListener,
     direction: Direction,
-    control: &Control,
+    counters: &ByteCounters,
 ) -> Result<()> {
     let mut poll = Poll::new().context("server cannot poll")?;
     poll.registry()
-        .register(&mut listener, OTHER, Interest::READABLE)
+        .register(&mut listener, LISTENER, Interest::READABLE)
         .context("server cannot poll its listener")?;
     let mut events = Events::with_capacity(256);
     let mut streams = Streams::new();
     loop {
         let (_, incoming) =
-            streams.turn(&mut poll, &mut events, None).context("server cannot poll")?;
-        control.set(streams.sent, streams.received);
+            streams.poll(&mut poll, &mut events, None).context("server cannot poll")?;
+        counters.set(streams.sent, streams.received);
         if incoming {
             accept(&mut streams, &listener, direction, poll.registry())?;
         }

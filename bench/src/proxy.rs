@@ -1,9 +1,9 @@
-//! The peers: what stands between client and server, and how it is started for a job.
+//! The proxies: what stands between client and server, and how it is started for a job.
 //!
 //! All are told to listen on one port, to use as many workers as balance, to take
 //! turns among their backends and to keep no access log; else they have their defaults.
 //!
-//! Invariant: a peer that does not do the job it was started for (another datapath, no port)
+//! Invariant: a proxy that does not do the job it was started for (another datapath, no port)
 //! is an error, never a figure.
 
 mod config;
@@ -19,23 +19,23 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use self::program::Program;
 use crate::{
-    network::Place,
-    process::{LOOK, Process},
+    network::Host,
+    process::{POLL_INTERVAL, Process},
 };
 
 /// The name of no peer at all.
 pub(crate) const DIRECT: &str = "direct";
-/// Every peer named so is balance on the datapath of that name.
-const BALANCE: &str = "balance-";
+/// Every proxy named so is balance on the datapath of that name.
+const BALANCE_PREFIX: &str = "balance-";
 /// The datapaths of balance that are measured.
 const DATAPATHS: [&str; 3] = ["relay", "sockmap", "splice"];
 
-/// How long a peer may take until it listens.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a proxy may take until it listens.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Something to measure.
 #[derive(Clone, Debug)]
-pub(crate) struct Peer {
+pub(crate) struct Proxy {
     /// How it is called, here and in results.
     pub(crate) name: String,
     /// None for [`DIRECT`].
@@ -43,16 +43,16 @@ pub(crate) struct Peer {
 }
 
 /// A peer at work.
-pub(crate) struct Proxy {
+pub(crate) struct RunningProxy {
     process: Option<Process>,
     /// Where clients connect, in turn.
     pub(crate) targets: Vec<SocketAddr>,
 }
 
-/// All that a peer is told for a job.
-pub(crate) struct Setting<'a> {
+/// All that a proxy is told for a job.
+pub(crate) struct StartConfig<'a> {
     /// Where it listens.
-    pub(crate) place: &'a Place,
+    pub(crate) host: &'a Host,
     /// The servers.
     pub(crate) backends: &'a [SocketAddr],
     /// For its configuration and log.
@@ -63,12 +63,12 @@ pub(crate) struct Setting<'a> {
     pub(crate) connections: usize,
 }
 
-impl Peer {
-    /// The peers that were asked for, `direct` first, then balance.
+impl Proxy {
+    /// The proxies that were asked for, `direct` first, then balance.
     pub(crate) fn all(names: &[String], commands: &[String], balance: &Path) -> Result<Vec<Self>> {
-        let mut peers = vec![Self { name: DIRECT.into(), program: None }];
-        let own = names.iter().any(|name| name.starts_with(BALANCE));
-        let ours = DATAPATHS.map(|datapath| format!("{BALANCE}{datapath}"));
+        let mut proxies = vec![Self { name: DIRECT.into(), program: None }];
+        let own = names.iter().any(|name| name.starts_with(BALANCE_PREFIX));
+        let ours = DATAPATHS.map(|datapath| format!("{BALANCE_PREFIX}{datapath}"));
         let names = ours.iter().filter(|_| !own).chain(names).filter(|name| *name != DIRECT);
         for name in names {
             let program = match name.as_str() {
@@ -76,25 +76,29 @@ impl Peer {
                 "haproxy-splice" => Program::Haproxy { splice: true },
                 "nginx" => Program::Nginx,
                 "pen" => Program::Pen,
-                _ => match DATAPATHS.iter().find(|d| name.strip_prefix(BALANCE) == Some(d)) {
-                    Some(datapath) => Program::Balance { path: PathBuf::from(balance), datapath },
-                    None => bail!("there is no peer {name}; --peer-cmd makes new ones"),
-                },
+                _ => {
+                    match DATAPATHS.iter().find(|d| name.strip_prefix(BALANCE_PREFIX) == Some(d)) {
+                        Some(datapath) => {
+                            Program::Balance { path: PathBuf::from(balance), datapath }
+                        }
+                        None => bail!("there is no proxy {name}; --proxy-cmd makes new ones"),
+                    }
+                }
             };
-            peers.push(Self { name: name.clone(), program: Some(program) });
+            proxies.push(Self { name: name.clone(), program: Some(program) });
         }
         for command in commands {
             let (name, words) = command
                 .split_once('=')
-                .with_context(|| format!("--peer-cmd {command} is not NAME=COMMAND"))?;
+                .with_context(|| format!("--proxy-cmd {command} is not NAME=COMMAND"))?;
             let program = Some(Program::custom(words)?);
-            peers.push(Self { name: name.into(), program });
+            proxies.push(Self { name: name.into(), program });
         }
-        for (nth, peer) in peers.iter().enumerate() {
-            let twice = peers[..nth].iter().any(|other| other.name == peer.name);
-            ensure!(!twice, "the peer {} is named twice", peer.name);
+        for (nth, proxy) in proxies.iter().enumerate() {
+            let twice = proxies[..nth].iter().any(|other| other.name == proxy.name);
+            ensure!(!twice, "the proxy {} is named twice", proxy.name);
         }
-        Ok(peers)
+        Ok(proxies)
     }
 
     /// True if it is no peer at all.
@@ -113,32 +117,32 @@ impl Peer {
     }
 
     /// Starts it and waits until it listens.
-    pub(crate) fn start(&self, setting: &Setting<'_>) -> Result<Proxy> {
+    pub(crate) fn start(&self, config: &StartConfig<'_>) -> Result<RunningProxy> {
         let Some(program) = &self.program else {
-            return Ok(Proxy { process: None, targets: setting.backends.to_vec() });
+            return Ok(RunningProxy { process: None, targets: config.backends.to_vec() });
         };
-        let listen = setting.place.address()?;
-        let mut command = program.command(listen, setting)?;
-        setting.place.enter(&mut command);
-        let log = setting.directory.join(format!("{}.log", self.name));
+        let listen = config.host.address()?;
+        let mut command = program.command(listen, config)?;
+        config.host.enter(&mut command);
+        let log = config.directory.join(format!("{}.log", self.name));
         let mut process = Process::start(&self.name, &mut command, &log)?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !process.listens(listen.port())? || !program.is_ready(&process)? {
             ensure!(
                 Instant::now() < deadline,
-                "{} does not listen on {listen} within {PATIENCE:?}",
+                "{} does not listen on {listen} within {TIMEOUT:?}",
                 self.name
             );
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
-        Ok(Proxy { process: Some(process), targets: vec![listen] })
+        Ok(RunningProxy { process: Some(process), targets: vec![listen] })
     }
 }
 
-impl Proxy {
+impl RunningProxy {
     /// An error if it has ended.
-    pub(crate) fn check(&mut self) -> Result<()> {
-        self.process.as_mut().map_or(Ok(()), Process::check)
+    pub(crate) fn check_running(&mut self) -> Result<()> {
+        self.process.as_mut().map_or(Ok(()), Process::check_running)
     }
 
     /// Its processes, none for `direct`.
@@ -153,9 +157,9 @@ mod tests {
 
     fn names(names: &[&str]) -> Result<Vec<String>> {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-        let peers =
-            Peer::all(&names, &["x=/bin/x {listen} {backend}".into()], Path::new("balance"))?;
-        Ok(peers.into_iter().map(|peer| peer.name).collect())
+        let proxies =
+            Proxy::all(&names, &["x=/bin/x {listen} {backend}".into()], Path::new("balance"))?;
+        Ok(proxies.into_iter().map(|proxy| proxy.name).collect())
     }
 
     #[test]

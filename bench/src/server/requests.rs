@@ -1,4 +1,4 @@
-//! The server of everything but bulk: accepts, and lets a [`Talk`] answer on each connection.
+//! The server of everything but bulk: accepts, and lets a [`Responder`] answer on each connection.
 //!
 //! Invariant: it never reads more from a client that does not take its answers.
 
@@ -11,25 +11,25 @@ use mio::{
 };
 use slab::Slab;
 
-use super::talk::{Talk, Then};
+use super::responder::{NextAction, Responder};
 use crate::{
-    job::Service,
-    streams::{OTHER, would_block},
+    messages::Service,
+    streams::{LISTENER, would_block},
 };
 
 struct Connection {
     socket: TcpStream,
-    talk: Talk,
-    /// Said but not yet taken by the socket; empty unless that was full.
+    responder: Responder,
+    /// Said but not yet sent by the socket; empty unless that was full.
     unsent: Vec<u8>,
-    then: Then,
+    next: NextAction,
 }
 
 /// Serves without end.
 pub(super) fn serve(mut listener: TcpListener, service: Service) -> Result<()> {
     let mut poll = Poll::new().context("server cannot poll")?;
     poll.registry()
-        .register(&mut listener, OTHER, Interest::READABLE)
+        .register(&mut listener, LISTENER, Interest::READABLE)
         .context("server cannot poll its listener")?;
     let mut events = Events::with_capacity(1024);
     let mut connections = Slab::new();
@@ -42,11 +42,11 @@ pub(super) fn serve(mut listener: TcpListener, service: Service) -> Result<()> {
         }
         for event in &events {
             let Token(key) = event.token();
-            if event.token() == OTHER {
+            if event.token() == LISTENER {
                 accept(&listener, poll.registry(), service, &mut connections, &mut out)?;
             } else if let Some(connection) = connections.get_mut(key)
                 // Its end, and what breaks it, is the client's affair.
-                && connection.ready(&mut buffer, &mut out).is_err()
+                && connection.on_ready(&mut buffer, &mut out).is_err()
             {
                 connections.remove(key);
             }
@@ -68,16 +68,20 @@ fn accept(
             Err(error) => return Err(error).context("server cannot accept"),
         };
         out.clear();
-        let talk = Talk::begin(service, out);
+        let responder = Responder::new(service, out);
         let entry = connections.vacant_entry();
         let interest = Interest::READABLE | Interest::WRITABLE;
         registry
             .register(&mut socket, Token(entry.key()), interest)
             .context("server cannot poll a connection")?;
         let key = entry.key();
-        let connection =
-            entry.insert(Connection { socket, talk, unsent: Vec::new(), then: Then::Stay });
-        if !out.is_empty() && connection.say(out).is_err() {
+        let connection = entry.insert(Connection {
+            socket,
+            responder,
+            unsent: Vec::new(),
+            next: NextAction::Continue,
+        });
+        if !out.is_empty() && connection.send(out).is_err() {
             connections.remove(key);
         }
     }
@@ -86,10 +90,10 @@ fn accept(
 impl Connection {
     /// Reads and answers as long as there is something to read. An error ends the connection,
     /// as does the end of it.
-    fn ready(&mut self, buffer: &mut [u8], out: &mut Vec<u8>) -> io::Result<()> {
+    fn on_ready(&mut self, buffer: &mut [u8], out: &mut Vec<u8>) -> io::Result<()> {
         if !self.unsent.is_empty() {
             let unsent = std::mem::take(&mut self.unsent);
-            self.say(&unsent)?;
+            self.send(&unsent)?;
         }
         while self.unsent.is_empty() {
             let read = match self.socket.read(buffer) {
@@ -99,8 +103,8 @@ impl Connection {
                 Err(error) => return Err(error),
             };
             out.clear();
-            self.then = self.talk.hear(&buffer[..read], out);
-            self.say(out)?;
+            self.next = self.responder.receive(&buffer[..read], out);
+            self.send(out)?;
             // A short read means that the socket is empty: more brings another event.
             if read < buffer.len() {
                 return Ok(());
@@ -109,22 +113,22 @@ impl Connection {
         Ok(())
     }
 
-    fn say(&mut self, data: &[u8]) -> io::Result<()> {
-        let mut taken = 0;
-        while taken < data.len() {
-            match self.socket.write(&data[taken..]) {
-                Ok(more) => taken += more,
+    fn send(&mut self, data: &[u8]) -> io::Result<()> {
+        let mut sent = 0;
+        while sent < data.len() {
+            match self.socket.write(&data[sent..]) {
+                Ok(more) => sent += more,
                 Err(error) if would_block(&error) => {
-                    self.unsent = data[taken..].to_vec();
+                    self.unsent = data[sent..].to_vec();
                     return Ok(());
                 }
                 Err(error) => return Err(error),
             }
         }
-        match self.then {
-            Then::Stay => Ok(()),
+        match self.next {
+            NextAction::Continue => Ok(()),
             // Not an error to anybody: it only has the caller drop the connection.
-            Then::Close => Err(io::ErrorKind::UnexpectedEof.into()),
+            NextAction::Close => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{Setting, config};
+use super::{StartConfig, config};
 use crate::process::{Process, find};
 
 /// Where Debian has the module that lets nginx pass TCP on, and its package.
@@ -38,8 +38,8 @@ impl Program {
     pub(super) fn custom(words: &str) -> Result<Self> {
         let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
         let has = |mark| words.iter().any(|word| word.contains(mark));
-        ensure!(has("{backend}"), "--peer-cmd {words:?} names no {{backend}}");
-        ensure!(has("{listen}") || has("{port}"), "--peer-cmd {words:?} names no {{listen}}");
+        ensure!(has("{backend}"), "--proxy-cmd {words:?} names no {{backend}}");
+        ensure!(has("{listen}") || has("{port}"), "--proxy-cmd {words:?} names no {{listen}}");
         Ok(Self::Custom(words))
     }
 
@@ -82,35 +82,34 @@ impl Program {
     }
 
     /// The command to run in the foreground.
-    pub(super) fn command(&self, listen: SocketAddr, setting: &Setting<'_>) -> Result<Command> {
+    pub(super) fn command(&self, listen: SocketAddr, config: &StartConfig<'_>) -> Result<Command> {
         let (host, port) = (listen.ip().to_string(), listen.port().to_string());
-        let backends = setting.backends.iter().map(ToString::to_string);
+        let backends = config.backends.iter().map(ToString::to_string);
         Ok(match self {
             Self::Balance { path, datapath } => {
                 let mut command = Command::new(path);
                 command.args(["-f", "-b", &host, "--datapath", datapath, "--grace", "0"]);
-                command.args(["--workers", &setting.workers.to_string(), &port]).args(backends);
+                command.args(["--workers", &config.workers.to_string(), &port]).args(backends);
                 // Its standard error is ours, and not the journal's.
                 command.env_remove("JOURNAL_STREAM");
                 command
             }
             Self::Haproxy { splice } => {
-                let file =
-                    write(setting, "haproxy.cfg", &config::haproxy(listen, setting, *splice))?;
+                let file = write(config, "haproxy.cfg", &config::haproxy(listen, config, *splice))?;
                 let mut command = Command::new(find("haproxy")?);
                 // One process, in the foreground.
                 command.args(["-db", "-f"]).arg(file);
                 command
             }
             Self::Nginx => {
-                let text = config::nginx(listen, setting, Path::new(STREAM_MODULE));
-                let file = write(setting, "nginx.conf", &text)?;
+                let text = config::nginx(listen, config, Path::new(STREAM_MODULE));
+                let file = write(config, "nginx.conf", &text)?;
                 let mut command = Command::new(find("nginx")?);
-                command.args(["-e", "stderr", "-p"]).arg(setting.directory).arg("-c").arg(file);
+                command.args(["-e", "stderr", "-p"]).arg(config.directory).arg("-c").arg(file);
                 command
             }
             Self::Pen => {
-                let connections = setting.connections.to_string();
+                let connections = config.connections.to_string();
                 let mut command = Command::new(find("pen")?);
                 // `-b 1`: a dead server is tried again after a second, as haproxy does. `-c` is
                 // the number of clients it remembers, by address: here there is one.
@@ -158,8 +157,8 @@ fn expand(words: &[String], listen: SocketAddr, backends: &[String]) -> Vec<Stri
     expanded
 }
 
-fn write(setting: &Setting<'_>, name: &str, text: &str) -> Result<PathBuf> {
-    let file = setting.directory.join(name);
+fn write(config: &StartConfig<'_>, name: &str, text: &str) -> Result<PathBuf> {
+    let file = config.directory.join(name);
     fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     Ok(file)
 }

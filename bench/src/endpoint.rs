@@ -14,8 +14,8 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::{
-    job::{ClientJob, Listening, ServerJob, Service},
-    network::Place,
+    messages::{ClientConfig, ServerConfig, ServerReady, Service},
+    network::Host,
     process::Process,
 };
 
@@ -25,7 +25,7 @@ pub(crate) const SERVER: &str = "server";
 pub(crate) const CLIENT: &str = "client";
 
 /// How long our server may take to listen.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A server that listens.
 pub(crate) struct Server {
@@ -33,21 +33,21 @@ pub(crate) struct Server {
     /// Where it serves.
     pub(crate) address: SocketAddr,
     /// Where it tells its bytes.
-    pub(crate) control: PathBuf,
+    pub(crate) counters: PathBuf,
 }
 
 impl Server {
     /// Starts one on a free port.
-    pub(crate) fn start(service: Service, place: &Place, directory: &Path) -> Result<Self> {
-        Self::with(ServerJob::new(service, place.address()?, directory), place, directory)
+    pub(crate) fn start(service: Service, host: &Host, directory: &Path) -> Result<Self> {
+        Self::with(ServerConfig::new(service, host.address()?, directory), host, directory)
     }
 
     /// Starts one for a job.
-    pub(crate) fn with(job: ServerJob, place: &Place, directory: &Path) -> Result<Self> {
+    pub(crate) fn with(job: ServerConfig, host: &Host, directory: &Path) -> Result<Self> {
         let log = directory.join(format!("server-{}.log", job.address.port()));
-        let mut process = start(SERVER, &job, place, &log)?;
-        let Listening = process.answer(PATIENCE)?;
-        Ok(Self { process, address: job.address, control: job.control })
+        let mut process = start(SERVER, &job, host, &log)?;
+        let ServerReady = process.receive(TIMEOUT)?;
+        Ok(Self { process, address: job.address, counters: job.counters })
     }
 
     /// Ends it as a crash would.
@@ -57,15 +57,15 @@ impl Server {
 }
 
 /// Starts a client.
-pub(crate) fn client(job: &ClientJob, place: &Place, directory: &Path) -> Result<Process> {
-    start(CLIENT, job, place, &directory.join("client.log"))
+pub(crate) fn client(job: &ClientConfig, host: &Host, directory: &Path) -> Result<Process> {
+    start(CLIENT, job, host, &directory.join("client.log"))
 }
 
-fn start<T: Serialize>(role: &str, job: &T, place: &Place, log: &Path) -> Result<Process> {
+fn start<T: Serialize>(role: &str, job: &T, host: &Host, log: &Path) -> Result<Process> {
     let program = env::current_exe().context("cannot find this program")?;
     let job = serde_json::to_string(job).context("cannot encode a job")?;
     let mut command = Command::new(program);
     command.args([role, &job]);
-    place.enter(&mut command);
+    host.enter(&mut command);
     Process::start(&format!("the {role}"), &mut command, log)
 }

@@ -5,7 +5,7 @@
 //! peer, and the ephemeral ports of whoever connected are free again at once. What is held is
 //! given up with a reset, so that nothing lingers in the memory that is measured next.
 //!
-//! Invariant: a connection that fails is counted and made anew after a rest, so that a peer
+//! Invariant: a connection that fails is counted and made anew after a pause, so that a peer
 //! that refuses everything is not flooded.
 
 use std::{
@@ -19,100 +19,100 @@ use mio::{Events, Interest, Poll, Token, net::TcpStream};
 use socket2::SockRef;
 
 use super::{
-    plan::{After, Plan},
-    session::Session,
-    window::{Turned, Window},
+    connection::Connection,
+    plan::{AfterExchange, Plan},
+    window::{Transition, Window},
 };
 use crate::{
-    job::{ClientJob, Moment, Report, Tick, answer},
+    messages::{ClientConfig, ClientReport, Progress, Timestamp, send_report},
     probe::cpu,
 };
 
 /// Connections that are made at a time before the load is complete.
-const RAMP: usize = 100;
+const RAMP_STEP: usize = 100;
 /// How long the load may take to become complete.
-const RAMP_PATIENCE: Duration = Duration::from_secs(20);
+const RAMP_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a connection rests after a failure.
-const REST: Duration = Duration::from_millis(10);
-/// Between two ticks.
-const TICK: Duration = Duration::from_millis(20);
-/// After this time a connection that is to bear a churn counts as failed.
-const TOO_LONG: Duration = Duration::from_secs(5);
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
+/// Between two reports_progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(20);
+/// AfterExchange this time a connection that is to bear a churn counts as failed.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-struct Sessions<'a> {
-    job: &'a ClientJob,
+struct Connections<'a> {
+    job: &'a ClientConfig,
     plan: &'a Plan,
     poll: Poll,
     slots: Vec<Slot>,
     /// Slots that rest until then; all rest for the same time, so the first is due first.
-    resting: VecDeque<(Instant, usize)>,
-    rest: Duration,
+    paused: VecDeque<(Instant, usize)>,
+    pause: Duration,
     /// Slots whose first dialogue is over.
-    warm: usize,
+    answered: usize,
     target: usize,
     window: Window,
-    tick: Tick,
+    progress: Progress,
     buffer: Vec<u8>,
 }
 
 #[derive(Default)]
 struct Slot {
-    session: Option<Session>,
+    connection: Option<Connection>,
     /// When its current dialogue began.
     began: Option<Instant>,
-    warm: bool,
+    answered: bool,
 }
 
 /// Runs the plan; one that holds has no end.
-pub(super) fn run(job: &ClientJob, plan: &Plan) -> Result<()> {
-    let rest = match plan.after {
-        After::Reconnect(pause) => pause.max(REST),
-        _ => REST,
+pub(super) fn run(job: &ClientConfig, plan: &Plan) -> Result<()> {
+    let pause = match plan.after {
+        AfterExchange::Reconnect(pause) => pause.max(RETRY_PAUSE),
+        _ => RETRY_PAUSE,
     };
-    let mut sessions = Sessions {
+    let mut connections = Connections {
         job,
         plan,
         poll: Poll::new().context("client cannot poll")?,
         slots: Vec::with_capacity(plan.connections),
-        resting: VecDeque::new(),
-        rest,
-        warm: 0,
+        paused: VecDeque::new(),
+        pause,
+        answered: 0,
         target: 0,
         window: Window::new(job.warm_up, job.window)?,
-        tick: Tick::default(),
+        progress: Progress::default(),
         buffer: vec![0; 64 * 1024],
     };
-    sessions.run()?;
-    answer(&Report::Done(sessions.window.counted()))
+    connections.run()?;
+    send_report(&ClientReport::Done(connections.window.into_counts()))
 }
 
-impl Sessions<'_> {
+impl Connections<'_> {
     fn run(&mut self) -> Result<()> {
         let mut events = Events::with_capacity(1024);
         let start = Instant::now();
         let cpu = cpu::seconds()?;
-        let mut next_tick = start + TICK;
+        let mut next_tick = start + PROGRESS_INTERVAL;
         let mut now = start;
         let mut complete = false;
         loop {
             if !complete {
                 complete = self.ramp(now - start)?;
                 if complete {
-                    if self.plan.after == After::Hold {
-                        answer(&Report::Holding { cpu: cpu::seconds()? - cpu })?;
+                    if self.plan.after == AfterExchange::Hold {
+                        send_report(&ClientReport::Holding { cpu: cpu::seconds()? - cpu })?;
                     } else {
                         self.window.warm_up(now);
                     }
                 }
             }
-            let soonest = [
-                self.window.next(),
-                self.resting.front().map(|(due, _)| *due),
-                self.plan.ticks.then_some(next_tick),
-                (!complete).then_some(start + RAMP_PATIENCE),
+            let deadlines = [
+                self.window.next_transition(),
+                self.paused.front().map(|(due, _)| *due),
+                self.plan.reports_progress.then_some(next_tick),
+                (!complete).then_some(start + RAMP_TIMEOUT),
             ];
-            let patience = soonest.into_iter().flatten().min().map(|due| due - now.min(due));
-            match self.poll.poll(&mut events, patience) {
+            let timeout = deadlines.into_iter().flatten().min().map(|due| due - now.min(due));
+            match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => other.context("client cannot poll")?,
             }
@@ -120,16 +120,16 @@ impl Sessions<'_> {
                 self.advance(event.token().0)?;
             }
             now = Instant::now();
-            while let Some(&(_, slot)) = self.resting.front().filter(|(due, _)| *due <= now) {
-                self.resting.pop_front();
+            while let Some(&(_, slot)) = self.paused.front().filter(|(due, _)| *due <= now) {
+                self.paused.pop_front();
                 self.connect(slot)?;
             }
-            if self.plan.ticks && now >= next_tick {
-                self.give_up(now)?;
-                answer(&Report::Tick(self.tick.clone()))?;
-                next_tick = now + TICK;
+            if self.plan.reports_progress && now >= next_tick {
+                self.fail_overdue(now)?;
+                send_report(&ClientReport::Progress(self.progress.clone()))?;
+                next_tick = now + PROGRESS_INTERVAL;
             }
-            if self.window.turn(now)? == Turned::Closed {
+            if self.window.update(now)? == Transition::Closed {
                 return Ok(());
             }
         }
@@ -138,17 +138,17 @@ impl Sessions<'_> {
     /// Makes more connections until all are there. True if their first dialogues are over.
     fn ramp(&mut self, took: Duration) -> Result<bool> {
         let all = self.plan.connections;
-        while self.slots.len() < all && self.slots.len() < self.warm + RAMP {
+        while self.slots.len() < all && self.slots.len() < self.answered + RAMP_STEP {
             self.slots.push(Slot::default());
             self.connect(self.slots.len() - 1)?;
         }
-        let complete = self.warm == all;
-        if !complete && took >= RAMP_PATIENCE {
+        let complete = self.answered == all;
+        if !complete && took >= RAMP_TIMEOUT {
             match self.window.failures() {
                 (errors, Some(why)) => {
-                    bail!("{} of {all} connections work, {errors} failed: {why}", self.warm)
+                    bail!("{} of {all} connections work, {errors} failed: {why}", self.answered)
                 }
-                _ => bail!("{} of {all} connections work after {RAMP_PATIENCE:?}", self.warm),
+                _ => bail!("{} of {all} connections work after {RAMP_TIMEOUT:?}", self.answered),
             }
         }
         Ok(complete)
@@ -161,17 +161,17 @@ impl Sessions<'_> {
         let made = TcpStream::connect(target).and_then(|mut socket| {
             let interest = Interest::READABLE | Interest::WRITABLE;
             self.poll.registry().register(&mut socket, Token(slot), interest)?;
-            if self.plan.steps.len() > 2 || self.plan.after == After::Repeat {
+            if self.plan.steps.len() > 2 || self.plan.after == AfterExchange::Repeat {
                 socket.set_nodelay(true)?;
             }
-            if self.plan.after == After::Hold {
+            if self.plan.after == AfterExchange::Hold {
                 SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
             }
             Ok(socket)
         });
         match made {
             Ok(socket) => {
-                self.slots[slot].session = Some(Session::new(socket));
+                self.slots[slot].connection = Some(Connection::new(socket));
                 Ok(())
             }
             Err(error) => self.failed(slot, &error),
@@ -180,35 +180,35 @@ impl Sessions<'_> {
 
     fn advance(&mut self, key: usize) -> Result<()> {
         let slot = &mut self.slots[key];
-        let Some(session) = &mut slot.session else { return Ok(()) };
+        let Some(connection) = &mut slot.connection else { return Ok(()) };
         loop {
-            match session.advance(&self.plan.steps, &mut self.buffer) {
+            match connection.advance(&self.plan.steps, &mut self.buffer) {
                 Ok(false) => return Ok(()),
                 Ok(true) => {}
                 Err(error) => return self.failed(key, &error),
             }
             let now = Instant::now();
             let took = now - slot.began.replace(now).unwrap_or(now);
-            if !slot.warm {
-                slot.warm = true;
-                self.warm += 1;
+            if !slot.answered {
+                slot.answered = true;
+                self.answered += 1;
             }
-            self.window.done(took);
-            if self.plan.ticks {
-                self.tick.done += 1;
-                self.tick.slowest = self.tick.slowest.max(took);
-                let server = session.first.unwrap_or_default();
-                self.tick.first_answer.entry(server).or_insert_with(Moment::now);
+            self.window.record(took);
+            if self.plan.reports_progress {
+                self.progress.done += 1;
+                self.progress.slowest = self.progress.slowest.max(took);
+                let server = connection.first_byte.unwrap_or_default();
+                self.progress.first_answer.entry(server).or_insert_with(Timestamp::now);
             }
             match self.plan.after {
-                After::Repeat => session.restart(),
-                After::Hold => return Ok(()),
-                After::Reconnect(pause) => {
-                    slot.session = None;
+                AfterExchange::Repeat => connection.restart(),
+                AfterExchange::Hold => return Ok(()),
+                AfterExchange::Reconnect(pause) => {
+                    slot.connection = None;
                     if pause.is_zero() {
                         return self.connect(key);
                     }
-                    self.resting.push_back((now + self.rest, key));
+                    self.paused.push_back((now + self.pause, key));
                     return Ok(());
                 }
             }
@@ -216,10 +216,10 @@ impl Sessions<'_> {
     }
 
     /// Ends what has taken too long.
-    fn give_up(&mut self, now: Instant) -> Result<()> {
+    fn fail_overdue(&mut self, now: Instant) -> Result<()> {
         for key in 0..self.slots.len() {
-            let Slot { session, began, .. } = &self.slots[key];
-            if session.is_some() && began.is_some_and(|began| now - began >= TOO_LONG) {
+            let Slot { connection, began, .. } = &self.slots[key];
+            if connection.is_some() && began.is_some_and(|began| now - began >= REQUEST_TIMEOUT) {
                 self.failed(key, &io::ErrorKind::TimedOut.into())?;
             }
         }
@@ -227,16 +227,16 @@ impl Sessions<'_> {
     }
 
     fn failed(&mut self, key: usize, error: &io::Error) -> Result<()> {
-        self.slots[key].session = None;
-        self.resting.push_back((Instant::now() + self.rest, key));
-        let complete = self.warm == self.plan.connections;
+        self.slots[key].connection = None;
+        self.paused.push_back((Instant::now() + self.pause, key));
+        let complete = self.answered == self.plan.connections;
         ensure!(
-            self.plan.after != After::Hold || !complete,
+            self.plan.after != AfterExchange::Hold || !complete,
             "a connection that was held broke: {error}"
         );
-        self.window.failed(|| error.to_string());
-        self.tick.errors += 1;
-        self.tick.last_error = Some(Moment::now());
+        self.window.record_failure(|| error.to_string());
+        self.progress.errors += 1;
+        self.progress.last_error = Some(Timestamp::now());
         Ok(())
     }
 }

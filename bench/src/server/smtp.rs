@@ -3,26 +3,26 @@
 //! Invariant: a message counts as taken (250) only when its end has been heard, however it is
 //! cut into segments.
 
-use super::talk::Then;
+use super::responder::NextAction;
 
 const END: &[u8] = b"\r\n.\r\n";
 
 /// A session.
-pub(super) struct Mail {
+pub(super) struct SmtpSession {
     /// A command so far, or the tail of a message that may belong to its end.
     pending: Vec<u8>,
     in_message: bool,
 }
 
-impl Mail {
+impl SmtpSession {
     /// A new session, with its greeting.
-    pub(super) fn begin(out: &mut Vec<u8>) -> Self {
+    pub(super) fn new(out: &mut Vec<u8>) -> Self {
         out.extend(b"220 bench ESMTP\r\n");
         Self { pending: Vec::new(), in_message: false }
     }
 
     /// Takes commands and messages.
-    pub(super) fn hear(&mut self, data: &[u8], out: &mut Vec<u8>) -> Then {
+    pub(super) fn receive(&mut self, data: &[u8], out: &mut Vec<u8>) -> NextAction {
         self.pending.extend(data);
         loop {
             if self.in_message {
@@ -33,25 +33,25 @@ impl Mail {
                         out.extend(b"250 2.0.0 taken\r\n");
                     }
                     None => {
-                        let useless = self.pending.len().saturating_sub(END.len() - 1);
-                        self.pending.drain(..useless);
-                        return Then::Stay;
+                        let discarded = self.pending.len().saturating_sub(END.len() - 1);
+                        self.pending.drain(..discarded);
+                        return NextAction::Continue;
                     }
                 }
             } else {
                 let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') else {
-                    return Then::Stay;
+                    return NextAction::Continue;
                 };
-                let then = self.command(end, out);
+                let next = self.command(end, out);
                 self.pending.drain(..=end);
-                if then == Then::Close {
-                    return then;
+                if next == NextAction::Close {
+                    return next;
                 }
             }
         }
     }
 
-    fn command(&mut self, end: usize, out: &mut Vec<u8>) -> Then {
+    fn command(&mut self, end: usize, out: &mut Vec<u8>) -> NextAction {
         let verb = self.pending[..end].get(..4).unwrap_or_default().to_ascii_uppercase();
         let reply: &[u8] = match verb.as_slice() {
             b"EHLO" => b"250-bench\r\n250-8BITMIME\r\n250 SIZE\r\n",
@@ -62,12 +62,12 @@ impl Mail {
             }
             b"QUIT" => {
                 out.extend(b"221 2.0.0 bye\r\n");
-                return Then::Close;
+                return NextAction::Close;
             }
             _ => b"500 5.5.2 what?\r\n",
         };
         out.extend(reply);
-        Then::Stay
+        NextAction::Continue
     }
 }
 
@@ -82,15 +82,15 @@ mod tests {
     fn a_session_is_understood_however_it_is_cut() {
         for cut in [1, 2, 3, 7, SESSION.len()] {
             let mut out = Vec::new();
-            let mut mail = Mail::begin(&mut out);
-            let mut then = Then::Stay;
+            let mut session = SmtpSession::new(&mut out);
+            let mut next = NextAction::Continue;
             for piece in SESSION.chunks(cut) {
-                assert_eq!(then, Then::Stay);
-                then = mail.hear(piece, &mut out);
+                assert_eq!(next, NextAction::Continue);
+                next = session.receive(piece, &mut out);
             }
-            assert_eq!(then, Then::Close);
-            let said = String::from_utf8(out).unwrap();
-            let codes: Vec<_> = said.lines().map(|line| &line[..4]).collect();
+            assert_eq!(next, NextAction::Close);
+            let replies = String::from_utf8(out).unwrap();
+            let codes: Vec<_> = replies.lines().map(|line| &line[..4]).collect();
             let expected = ["220 ", "250-", "250-", "250 ", "250 ", "250 ", "354 ", "250 ", "221 "];
             assert_eq!(codes, expected, "cut {cut}");
         }

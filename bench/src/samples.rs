@@ -3,43 +3,43 @@
 //! Invariant: samples keep the round they are from until pairs of them have been formed.
 
 use crate::{
-    measure::{Better, Measured, TOGETHER},
-    peer::DIRECT,
-    results::{CaseResults, FigureResults, Row},
+    measure::{Better, Measurement, PROXY_AND_KERNEL},
+    proxy::DIRECT,
+    results::{CaseResults, FigureResults, ProxyResults},
     scenario::Case,
     statistics::Summary,
 };
 
 /// The samples of a case.
-pub(crate) struct Gathered<'a> {
+pub(crate) struct CaseSamples<'a> {
     case: &'a Case,
-    peers: Vec<Samples>,
+    proxies: Vec<ProxySamples>,
 }
 
 /// Each value with its round.
 type Values = Vec<(u32, f64)>;
 
-struct Samples {
-    peer: String,
+struct ProxySamples {
+    proxy: String,
     figures: Vec<(String, Better, Values)>,
     remarks: Vec<String>,
 }
 
-impl<'a> Gathered<'a> {
-    /// Nothing yet, of those peers.
-    pub(crate) fn new<'p>(case: &'a Case, peers: impl Iterator<Item = &'p str>) -> Self {
-        let samples = |peer: &str| Samples {
-            peer: peer.to_owned(),
+impl<'a> CaseSamples<'a> {
+    /// Nothing yet, of those proxies.
+    pub(crate) fn new<'p>(case: &'a Case, proxies: impl Iterator<Item = &'p str>) -> Self {
+        let samples = |proxy: &str| ProxySamples {
+            proxy: proxy.to_owned(),
             figures: Vec::new(),
             remarks: Vec::new(),
         };
-        Self { case, peers: peers.map(samples).collect() }
+        Self { case, proxies: proxies.map(samples).collect() }
     }
 
-    /// Adds what a round brought for the peer of that number.
-    pub(crate) fn add(&mut self, peer: usize, round: u32, measured: anyhow::Result<Measured>) {
-        let samples = &mut self.peers[peer];
-        let Measured { figures, remarks } = measured.unwrap_or_else(|error| Measured {
+    /// Adds what a round brought for the proxy of that number.
+    pub(crate) fn add(&mut self, proxy: usize, round: u32, measured: anyhow::Result<Measurement>) {
+        let samples = &mut self.proxies[proxy];
+        let Measurement { figures, remarks } = measured.unwrap_or_else(|error| Measurement {
             figures: Vec::new(),
             remarks: vec![format!("failed: {error:#}")],
         });
@@ -55,9 +55,9 @@ impl<'a> Gathered<'a> {
 
     /// Sums up.
     pub(crate) fn finish(mut self) -> CaseResults {
-        self.beyond_direct();
-        let rows: Vec<Row> = self.peers.into_iter().map(Samples::finish).collect();
-        let direct = rows.iter().find(|row| row.peer == DIRECT).cloned();
+        self.add_beyond_direct();
+        let rows: Vec<ProxyResults> = self.proxies.into_iter().map(ProxySamples::finish).collect();
+        let direct = rows.iter().find(|row| row.proxy == DIRECT).cloned();
         let ratio = |figure: &FigureResults| {
             let direct = direct.as_ref()?.figure(&figure.name)?;
             figure.summary.ratio_to(&direct.summary)
@@ -70,15 +70,16 @@ impl<'a> Gathered<'a> {
         CaseResults { scenario: scenario.into(), id, title, rows }
     }
 
-    /// Adds what memory a peer costs more than direct did in the same round.
-    fn beyond_direct(&mut self) {
-        let together = |samples: &Samples| {
-            samples.figures.iter().find(|(name, ..)| name.starts_with(TOGETHER)).cloned()
+    /// Adds what memory a proxy costs more than direct did in the same round.
+    fn add_beyond_direct(&mut self) {
+        let proxy_and_kernel = |samples: &ProxySamples| {
+            samples.figures.iter().find(|(name, ..)| name.starts_with(PROXY_AND_KERNEL)).cloned()
         };
-        let direct = self.peers.iter().find(|samples| samples.peer == DIRECT).and_then(together);
+        let direct =
+            self.proxies.iter().find(|samples| samples.proxy == DIRECT).and_then(proxy_and_kernel);
         let Some((name, better, direct)) = direct else { return };
-        for samples in self.peers.iter_mut().filter(|samples| samples.peer != DIRECT) {
-            let Some((_, _, values)) = together(samples) else { continue };
+        for samples in self.proxies.iter_mut().filter(|samples| samples.proxy != DIRECT) {
+            let Some((_, _, values)) = proxy_and_kernel(samples) else { continue };
             let beyond = |(round, value): (u32, f64)| {
                 let (_, direct) = direct.iter().find(|(other, _)| *other == round)?;
                 Some((round, value - direct))
@@ -89,14 +90,14 @@ impl<'a> Gathered<'a> {
     }
 }
 
-impl Samples {
-    fn finish(self) -> Row {
+impl ProxySamples {
+    fn finish(self) -> ProxyResults {
         let figures = self.figures.into_iter().filter_map(|(name, better, values)| {
             let values: Vec<f64> = values.into_iter().map(|(_, value)| value).collect();
             let summary = Summary::of(&values)?;
             Some(FigureResults { name, better, summary, ratio_to_direct: None })
         });
-        Row { peer: self.peer, figures: figures.collect(), remarks: self.remarks }
+        ProxyResults { proxy: self.proxy, figures: figures.collect(), remarks: self.remarks }
     }
 }
 
@@ -105,21 +106,21 @@ mod tests {
     use super::*;
     use crate::measure::Figure;
 
-    fn measured(name: &str, value: f64) -> anyhow::Result<Measured> {
+    fn measured(name: &str, value: f64) -> anyhow::Result<Measurement> {
         let figures = vec![Figure { name: name.into(), better: Better::Lower, value }];
-        Ok(Measured { figures, remarks: Vec::new() })
+        Ok(Measurement { figures, remarks: Vec::new() })
     }
 
     #[test]
-    fn memory_is_told_beyond_direct_of_the_same_round() {
-        let cases = crate::scenario::chosen(&["idle".into()], 9).unwrap();
-        let mut gathered = Gathered::new(&cases[0], [DIRECT, "a"].into_iter());
-        let name = format!("{TOGETHER} KiB");
-        gathered.add(0, 1, measured(&name, 1.0));
-        gathered.add(1, 1, Err(anyhow::anyhow!("broken")));
-        gathered.add(0, 2, measured(&name, 2.0));
-        gathered.add(1, 2, measured(&name, 6.0));
-        let results = gathered.finish();
+    fn memory_is_reported_beyond_direct_of_the_same_round() {
+        let cases = crate::scenario::select(&["idle".into()], 9).unwrap();
+        let mut samples = CaseSamples::new(&cases[0], [DIRECT, "a"].into_iter());
+        let name = format!("{PROXY_AND_KERNEL} KiB");
+        samples.add(0, 1, measured(&name, 1.0));
+        samples.add(1, 1, Err(anyhow::anyhow!("broken")));
+        samples.add(0, 2, measured(&name, 2.0));
+        samples.add(1, 2, measured(&name, 6.0));
+        let results = samples.finish();
         let row = &results.rows[1];
         assert_eq!(row.figures[0].summary.samples, [4.0]);
         assert_eq!(row.figure(&name).unwrap().ratio_to_direct, Some(4.0));

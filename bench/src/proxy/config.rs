@@ -5,12 +5,12 @@
 
 use std::{fmt::Write as _, net::SocketAddr, path::Path};
 
-use super::Setting;
+use super::StartConfig;
 
 /// For haproxy. It notices a dead server by the connects that fail and by asking every second,
 /// and then takes the other.
-pub(super) fn haproxy(listen: SocketAddr, setting: &Setting<'_>, splice: bool) -> String {
-    let Setting { backends, workers, connections, .. } = setting;
+pub(super) fn haproxy(listen: SocketAddr, config: &StartConfig<'_>, splice: bool) -> String {
+    let StartConfig { backends, workers, connections, .. } = config;
     let mut text = format!(
         "global\n    nbthread {workers}\n    maxconn {connections}\n\
          defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 1h\n    \
@@ -31,8 +31,8 @@ pub(super) fn haproxy(listen: SocketAddr, setting: &Setting<'_>, splice: bool) -
 }
 
 /// For nginx. Each worker has its own listener, else one of them would get most connections.
-pub(super) fn nginx(listen: SocketAddr, setting: &Setting<'_>, module: &Path) -> String {
-    let Setting { backends, workers, connections, directory, .. } = setting;
+pub(super) fn nginx(listen: SocketAddr, config: &StartConfig<'_>, module: &Path) -> String {
+    let StartConfig { backends, workers, connections, directory, .. } = config;
     let directory = directory.display();
     // For both ends of each connection, should one worker get them all.
     let sockets = 2 * connections + 100;
@@ -58,17 +58,17 @@ mod tests {
     fn all_backends_are_named() {
         let backends = [([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into()];
         let listen = ([127, 0, 0, 1], 3).into();
-        let setting = Setting {
-            place: &Network::loopback().middle,
+        let config = StartConfig {
+            host: &Network::loopback().middle,
             backends: &backends,
             directory: Path::new("/tmp"),
             workers: 2,
             connections: 10,
         };
-        let haproxy = haproxy(listen, &setting, true);
+        let haproxy = haproxy(listen, &config, true);
         assert!(haproxy.contains("server s1 127.0.0.1:2 check"), "{haproxy}");
         assert!(haproxy.contains("splice-response"), "{haproxy}");
-        let nginx = nginx(listen, &setting, Path::new("/m.so"));
+        let nginx = nginx(listen, &config, Path::new("/m.so"));
         assert!(nginx.contains("server 127.0.0.1:2;"), "{nginx}");
         assert!(nginx.contains("listen 127.0.0.1:3 "), "{nginx}");
     }

@@ -1,62 +1,62 @@
 //! One connection of the client and how far its dialogue is.
 //!
-//! Invariant: after something was said, the next read waits for an event: edges that come
+//! Invariant: after something was sent, the next read waits for an event: edges that come
 //! later than the write are never lost, and most reads then find what they look for.
 
 use std::io::{self, Read as _, Write as _};
 
 use mio::net::TcpStream;
 
-use super::plan::{Hear, Step};
+use super::plan::{Expect, Step};
 use crate::streams::would_block;
 
 /// A connection, connected or connecting.
-pub(super) struct Session {
+pub(super) struct Connection {
     /// Ours alone.
     pub(super) socket: TcpStream,
-    /// The first byte that was heard: tells the server.
-    pub(super) first: Option<u8>,
+    /// The first byte that was reply: tells the server.
+    pub(super) first_byte: Option<u8>,
     step: usize,
-    said: usize,
-    heard: Heard,
+    sent: usize,
+    reply: Reply,
 }
 
-/// What was heard of the answer that is waited for.
+/// What was reply of the answer that is waited for.
 #[derive(Default)]
-struct Heard {
+struct Reply {
     bytes: usize,
     /// Where in a line of an SMTP reply the next byte belongs, and whether it is the last line.
     column: usize,
     last: bool,
 }
 
-impl Session {
+impl Connection {
     /// At the beginning of its dialogue.
     pub(super) fn new(socket: TcpStream) -> Self {
-        Self { socket, first: None, step: 0, said: 0, heard: Heard::default() }
+        Self { socket, first_byte: None, step: 0, sent: 0, reply: Reply::default() }
     }
 
     /// Goes back to the beginning.
     pub(super) fn restart(&mut self) {
-        (self.step, self.said, self.heard) = (0, 0, Heard::default());
+        (self.step, self.sent, self.reply) = (0, 0, Reply::default());
     }
 
     /// Goes on as far as it can. True at the end of the dialogue.
     pub(super) fn advance(&mut self, steps: &[Step], buffer: &mut [u8]) -> io::Result<bool> {
         while let Some(step) = steps.get(self.step) {
-            if self.said < step.say.len() {
-                return self.say(&step.say).map(|()| false);
+            if self.sent < step.send.len() {
+                return self.send(&step.send).map(|()| false);
             }
             let read = match self.socket.read(buffer) {
                 Ok(read) => read,
                 Err(error) if would_block(&error) => return Ok(false),
                 Err(error) => return Err(error),
             };
-            if read > 0 && self.first.is_none() {
-                self.first = Some(buffer[0]);
+            if read > 0 && self.first_byte.is_none() {
+                self.first_byte = Some(buffer[0]);
             }
-            if self.heard.take(&buffer[..read], step.hear)? {
-                (self.step, self.said, self.heard) = (self.step + 1, 0, Heard::default());
+            if self.reply.receive(&buffer[..read], step.expect)? {
+                (self.step, self.sent, self.reply) = (self.step + 1, 0, Reply::default());
             } else if read < buffer.len() {
                 // A short read means that the socket is empty: more brings another event.
                 return Ok(false);
@@ -65,10 +65,10 @@ impl Session {
         Ok(true)
     }
 
-    fn say(&mut self, data: &[u8]) -> io::Result<()> {
-        while self.said < data.len() {
-            match self.socket.write(&data[self.said..]) {
-                Ok(more) => self.said += more,
+    fn send(&mut self, data: &[u8]) -> io::Result<()> {
+        while self.sent < data.len() {
+            match self.socket.write(&data[self.sent..]) {
+                Ok(more) => self.sent += more,
                 Err(error) if would_block(&error) => return Ok(()),
                 Err(error) => return Err(error),
             }
@@ -77,15 +77,15 @@ impl Session {
     }
 }
 
-impl Heard {
+impl Reply {
     /// Takes what was read, nothing at the end of the stream. True if the answer is complete.
-    fn take(&mut self, data: &[u8], hear: Hear) -> io::Result<bool> {
+    fn receive(&mut self, data: &[u8], expect: Expect) -> io::Result<bool> {
         let error = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidData, what.to_owned()));
-        match (hear, data) {
-            (Hear::End, []) => Ok(true),
-            (Hear::End, _) => error("more than the whole answer"),
+        match (expect, data) {
+            (Expect::Eof, []) => Ok(true),
+            (Expect::Eof, _) => error("more than the whole answer"),
             (_, []) => error("the connection ended before the answer did"),
-            (Hear::Bytes(size), _) => {
+            (Expect::Bytes(size), _) => {
                 self.bytes += data.len();
                 if self.bytes > size {
                     error("more than the answer")
@@ -93,7 +93,7 @@ impl Heard {
                     Ok(self.bytes == size)
                 }
             }
-            (Hear::Reply, _) => {
+            (Expect::SmtpReply, _) => {
                 for byte in data {
                     match (self.column, *byte) {
                         (0, b'4' | b'5') => return error("a mail command was refused"),
@@ -113,28 +113,28 @@ impl Heard {
 mod tests {
     use super::*;
 
-    fn complete(pieces: &[&[u8]], hear: Hear) -> Vec<Option<bool>> {
-        let mut heard = Heard::default();
-        pieces.iter().map(|piece| heard.take(piece, hear).ok()).collect()
+    fn complete(pieces: &[&[u8]], expect: Expect) -> Vec<Option<bool>> {
+        let mut reply = Reply::default();
+        pieces.iter().map(|piece| reply.receive(piece, expect).ok()).collect()
     }
 
     #[test]
     fn an_answer_of_bytes_is_complete_with_the_last_and_wrong_beyond() {
-        assert_eq!(complete(&[b"ab", b"c"], Hear::Bytes(3)), [Some(false), Some(true)]);
-        assert_eq!(complete(&[b"abcd"], Hear::Bytes(3)), [None]);
-        assert_eq!(complete(&[b"ab", b""], Hear::Bytes(3)), [Some(false), None]);
+        assert_eq!(complete(&[b"ab", b"c"], Expect::Bytes(3)), [Some(false), Some(true)]);
+        assert_eq!(complete(&[b"abcd"], Expect::Bytes(3)), [None]);
+        assert_eq!(complete(&[b"ab", b""], Expect::Bytes(3)), [Some(false), None]);
     }
 
     #[test]
     fn a_reply_ends_with_its_last_line() {
         let pieces: [&[u8]; 3] = [b"250-a\r\n25", b"0-b\r\n250 ", b"ok\r\n"];
-        assert_eq!(complete(&pieces, Hear::Reply), [Some(false), Some(false), Some(true)]);
-        assert_eq!(complete(&[b"550 no\r\n"], Hear::Reply), [None]);
+        assert_eq!(complete(&pieces, Expect::SmtpReply), [Some(false), Some(false), Some(true)]);
+        assert_eq!(complete(&[b"550 no\r\n"], Expect::SmtpReply), [None]);
     }
 
     #[test]
     fn the_end_is_the_end() {
-        assert_eq!(complete(&[b""], Hear::End), [Some(true)]);
-        assert_eq!(complete(&[b"x"], Hear::End), [None]);
+        assert_eq!(complete(&[b""], Expect::Eof), [Some(true)]);
+        assert_eq!(complete(&[b"x"], Expect::Eof), [None]);
     }
 }

@@ -60,28 +60,28 @@ pub(crate) enum Service {
 
 /// The server's job.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct ServerJob {
+pub(crate) struct ServerConfig {
     /// How it treats connections.
     pub(crate) service: Service,
     /// Where it listens.
     pub(crate) address: SocketAddr,
     /// The socket where it tells how many bytes it has sent and received.
-    pub(crate) control: PathBuf,
+    pub(crate) counters: PathBuf,
     /// Its connections end with a reset, so that none of them lingers.
     pub(crate) resets: bool,
 }
 
-impl ServerJob {
+impl ServerConfig {
     /// One whose connections end as they may, with its files in that directory.
     pub(crate) fn new(service: Service, address: SocketAddr, directory: &Path) -> Self {
-        let control = directory.join(format!("server-{}.control", address.port()));
-        Self { service, address, control, resets: false }
+        let counters = directory.join(format!("server-{}.counters", address.port()));
+        Self { service, address, counters, resets: false }
     }
 }
 
 /// The server's only answer: it listens.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Listening;
+pub(crate) struct ServerReady;
 
 /// What the client puts on the peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,7 +100,7 @@ pub(crate) enum Load {
         /// Bytes of a request, and of a response.
         size: usize,
     },
-    /// The same, each slot pausing between connections, and a [`Tick`] every now and then.
+    /// The same, each slot pausing between connections, and a [`Progress`] every now and then.
     Churn {
         /// Connections at a time.
         connections: usize,
@@ -111,7 +111,7 @@ pub(crate) enum Load {
     },
     /// An SMTP session for each message.
     Mail {
-        /// Sessions at a time.
+        /// Connections at a time.
         connections: usize,
         /// Bytes of a message.
         message: usize,
@@ -139,13 +139,13 @@ pub(crate) enum Load {
 
 /// The client's job.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct ClientJob {
+pub(crate) struct ClientConfig {
     /// What to put on the peer.
     pub(crate) load: Load,
     /// Where to connect, in turn.
     pub(crate) targets: Vec<SocketAddr>,
-    /// [`ServerJob::control`].
-    pub(crate) control: PathBuf,
+    /// [`ServerConfig::counters`].
+    pub(crate) counters: PathBuf,
     /// How long to run before measuring.
     pub(crate) warm_up: Duration,
     /// How long to measure.
@@ -154,36 +154,36 @@ pub(crate) struct ClientJob {
 
 /// An answer of the client.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) enum Report {
+pub(crate) enum ClientReport {
     /// Connections are up and hold still until the client is stopped.
     Holding {
         /// Whole-system CPU seconds since the first connect.
         cpu: f64,
     },
     /// How a churn goes.
-    Tick(Tick),
+    Progress(Progress),
     /// The last answer after a window.
-    Done(Counted),
+    Done(WindowCounts),
 }
 
 /// All that a churn has seen so far.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Tick {
+pub(crate) struct Progress {
     /// Requests answered.
     pub(crate) done: u64,
     /// Requests not answered.
     pub(crate) errors: u64,
     /// When the last of them failed.
-    pub(crate) last_error: Option<Moment>,
+    pub(crate) last_error: Option<Timestamp>,
     /// The slowest answer.
     pub(crate) slowest: Duration,
     /// When each server, by its id, answered for the first time.
-    pub(crate) first_answer: BTreeMap<u8, Moment>,
+    pub(crate) first_answer: BTreeMap<u8, Timestamp>,
 }
 
 /// What was counted in a window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Counted {
+pub(crate) struct WindowCounts {
     /// Its length.
     pub(crate) seconds: f64,
     /// Whole-system CPU seconds in it.
@@ -213,9 +213,9 @@ pub(crate) struct Latency {
 
 /// A point in time that processes of this machine agree on: microseconds of the system clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct Moment(u64);
+pub(crate) struct Timestamp(u64);
 
-impl Moment {
+impl Timestamp {
     /// Right now.
     pub(crate) fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -229,8 +229,8 @@ impl Moment {
 }
 
 /// Writes an answer as a line on standard output.
-pub(crate) fn answer<T: Serialize>(answer: &T) -> Result<()> {
-    let mut line = serde_json::to_vec(answer).context("cannot encode an answer")?;
+pub(crate) fn send_report<T: Serialize>(report: &T) -> Result<()> {
+    let mut line = serde_json::to_vec(report).context("cannot encode an answer")?;
     line.push(b'\n');
     let mut stdout = io::stdout().lock();
     stdout.write_all(&line).and_then(|()| stdout.flush()).context("cannot write an answer")

@@ -18,23 +18,23 @@ use std::{
 
 /// The numbers, written by the server's thread.
 #[derive(Clone, Default)]
-pub(super) struct Control(Arc<[AtomicU64; 2]>);
+pub(super) struct ByteCounters(Arc<[AtomicU64; 2]>);
 
-impl Control {
+impl ByteCounters {
     /// Starts the thread that answers, one client after the other.
     pub(super) fn start(socket: &Path) -> io::Result<Self> {
         // A server that was killed has left one there, or there is none.
         let _ = fs::remove_file(socket);
         let listener = UnixListener::bind(socket)?;
-        let control = Self::default();
-        let ours = control.clone();
+        let counters = Self::default();
+        let ours = counters.clone();
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 // It fails when the client has gone.
                 let _ = ours.answer(client);
             }
         });
-        Ok(control)
+        Ok(counters)
     }
 
     /// Makes new numbers known.
