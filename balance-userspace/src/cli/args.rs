@@ -1,18 +1,20 @@
-//! The command line of an instance: options by clap, operands by [`operand`](crate::cli::operand).
+//! The command line of an instance. clap parses the options; [`operand`](crate::cli::operand) parses
+//! the operands later.
 //!
-//! Invariant: nothing is looked up or opened here.
+//! Invariant: parsing looks up no name and opens no file.
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
-use clap::{Parser, ValueEnum, builder::NonEmptyStringValueParser};
+use clap::{Parser, ValueEnum};
 
+use super::values;
 use crate::error::StartError;
 
-/// Upper bound of worker threads: one io_uring and at least one listener each.
-const MAX_WORKERS: i64 = 1024;
+/// The most worker threads. Each has an io_uring and at least one listener.
+const MAX_WORKERS: u16 = 1024;
 
-/// TCP load balancer and failover proxy: hands connections to the servers that work, in turn,
-/// and moves their bytes inside the kernel.
+/// TCP load balancer and failover proxy: connects each client to a working server, in turn, and
+/// moves the bytes inside the kernel
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
 #[command(name = "balance", version, after_help = EXAMPLES, max_term_width = 100)]
 #[command(args_override_self = true)]
@@ -20,121 +22,127 @@ const MAX_WORKERS: i64 = 1024;
     balance [-b HOST] -c COMMAND PORT\n       balance [-b HOST] -i PORT\n       \
     balance VERB [--config FILE]")]
 pub struct Args {
-    /// Address to listen on, a name or a literal [default: all, IPv4 and IPv6]
-    #[arg(short = 'b', long = "bind", value_name = "HOST", value_parser = NonEmptyStringValueParser::new())]
+    /// Listen on this address or host name [default: all addresses, IPv4 and IPv6]
+    #[arg(short = 'b', long = "bind", value_name = "HOST", value_parser = values::host)]
     pub bind: Option<String>,
 
-    /// Listen on IPv6 (and, on all addresses, on IPv4 too)
+    /// Listen on IPv6; without -b also on IPv4
     #[arg(short = '6', long = "ipv6")]
     pub ipv6: bool,
 
-    /// Source address of connections to servers
-    #[arg(short = 'B', long = "source", value_name = "HOST", value_parser = NonEmptyStringValueParser::new())]
+    /// Connect to servers from this source address
+    #[arg(short = 'B', long = "source", value_name = "HOST", value_parser = values::host)]
     pub source: Option<String>,
 
     /// Stay in the foreground
     #[arg(short = 'f', long = "foreground")]
     pub foreground: bool,
 
-    /// Longest time for a connect to one server, in seconds
+    /// Give up a connect to a server after this time
     #[arg(short = 't', long = "connect-timeout", value_name = "SECONDS", default_value = "5",
-          value_parser = clap::value_parser!(u32).range(1..=86_400))]
+          allow_negative_numbers = true,
+          value_parser = values::seconds(1..=86_400))]
     pub connect_timeout: u32,
 
-    /// Close connections on which no byte moves for so many seconds [default: never]
+    /// Close a connection on which no byte has moved for this time [default: never]
     #[arg(short = 'T', long = "idle-timeout", value_name = "SECONDS",
-          value_parser = clap::value_parser!(u32).range(1..))]
+          allow_negative_numbers = true,
+          value_parser = values::seconds(1..=u32::MAX))]
     pub idle_timeout: Option<u32>,
 
-    /// Close connections that one side has ended and on which no byte moves for so many seconds;
-    /// 0 for never
+    /// Close a half-closed connection on which no byte has moved for this time; 0 means never
     #[arg(long, value_name = "SECONDS", default_value = "3600",
-          value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
+          allow_negative_numbers = true,
+          value_parser = values::seconds(0..=values::MAX_SECONDS))]
     pub half_close_timeout: u32,
 
-    /// Disable a server when a connect to it fails, until it is enabled by hand
+    /// Disable a server when a connect to it fails; the command `enable` enables it again
     #[arg(short = 'a', long = "autodisable")]
     pub autodisable: bool,
 
-    /// In a hash group, let the next server stand in for one that is not usable
+    /// In a hash group, use the next server when the chosen server is down
     #[arg(short = 'H', long = "hash-failover")]
     pub hash_failover: bool,
 
-    /// Accepted for the classic's sake, without effect
+    /// Has no effect; accepted for compatibility with the classic balance
     #[arg(short = 'M', long = "mmap")]
     pub mmap: bool,
 
-    /// Show all bytes on standard output, as they pass (forces the relay; with -f only, as there is
-    /// no output in the background)
+    /// Print all bytes on standard output as they pass. This needs -f and forces the relay
     #[arg(short = 'p', long = "packetdump")]
     pub dump: bool,
 
-    /// Log more: every session and failed connect, and the kernel program's own messages
+    /// Log every session, every failed connect and the messages of the BPF program
     #[arg(short = 'd', long = "debug")]
     pub debug: bool,
 
-    /// Give one command, or several as `A; B`, to the balance that runs on PORT; `help` for a list
+    /// Send a command, or several as `A; B`, to the balance that runs on PORT; `help` lists them
     #[arg(short = 'c', long = "command", value_name = "COMMAND")]
     pub command: Option<String>,
 
-    /// Open a shell to the balance that runs on PORT
+    /// Open an interactive shell to the balance that runs on PORT
     #[arg(short = 'i', long = "interactive")]
     pub interactive: bool,
 
-    /// With -c: exit with 1 when the command fails
+    /// With -c: exit with code 1 when a command fails
     #[arg(long)]
     pub strict: bool,
 
-    /// What moves the bytes of established connections
+    /// Move the bytes of connections by this datapath
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Datapath::Auto)]
     pub datapath: Datapath,
 
-    /// Buffers that user space moves before the kernel takes a connection over, because that
-    /// costs more than a short connection gains; 0 for at once
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    /// Offload a connection to the kernel after user space has moved this many buffers; 0 means at
+    /// once. Offloading costs more than a short connection gains
+    #[arg(long, value_name = "N", default_value = "64",
+          allow_negative_numbers = true,
+          value_parser = values::number("a number of buffers", 0..=u32::MAX))]
     pub offload_after: u32,
 
-    /// Threads that serve connections [default: one per processor]
+    /// Serve connections with this many threads [default: one per processor]
     #[arg(long, value_name = "N",
-          value_parser = clap::value_parser!(u16).range(1..=MAX_WORKERS))]
+          allow_negative_numbers = true,
+          value_parser = values::number("a number of threads", 1..=MAX_WORKERS))]
     pub workers: Option<u16>,
 
-    /// Connections served at a time; more wait [default: what the limits of file descriptors and
-    /// memory allow]
-    #[arg(long, value_name = "N")]
+    /// Serve at most this many connections at a time; further clients wait [default: as many as the
+    /// limits of file descriptors and memory allow]
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          value_parser = values::connections)]
     pub max_connections: Option<NonZeroUsize>,
 
-    /// On SIGTERM, how long connections may go on, in seconds; SIGINT ends them at once
+    /// Let connections continue for this time after SIGTERM; SIGINT resets them at once
     #[arg(long, value_name = "SECONDS", default_value = "30",
-          value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
+          allow_negative_numbers = true,
+          value_parser = values::seconds(0..=values::MAX_SECONDS))]
     pub grace: u32,
 
-    /// Resolve the servers' names again so often, in seconds; 0 for only when a server's known
-    /// addresses have all failed
+    /// Resolve the servers' names again at this interval; 0 means only when all known addresses of
+    /// a server have failed
     #[arg(long, value_name = "SECONDS", default_value = "300",
-          value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
+          allow_negative_numbers = true,
+          value_parser = values::seconds(0..=values::MAX_SECONDS))]
     pub resolve_interval: u32,
 
-    /// Where the control socket is [default: /run/balance, or $XDG_RUNTIME_DIR/balance without
+    /// Directory of the control socket [default: /run/balance, or $XDG_RUNTIME_DIR/balance without
     /// root]
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
 
-    /// Become this user once it listens and the datapath is there, and keep only the capabilities
-    /// that the datapath goes on to need
-    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    /// Switch to this user after the start, and keep only the capabilities that the datapath needs
+    #[arg(long, value_name = "NAME", value_parser = values::user)]
     pub user: Option<String>,
 
-    /// Form of the log on standard error
-    #[arg(long, value_name = "FORM", value_enum, default_value_t = LogFormat::Text)]
+    /// Format of the log on standard error
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 
-    /// Port to listen on: a number or the name of a service
+    /// Port to listen on, a number or the name of a service
     #[arg(value_name = "PORT", required = true)]
     pub port: String,
 
-    /// Servers, HOST[:PORT[:MAXCONNECTIONS]], IPv6 as [HOST]; `!` ends a group, `%` ends a
-    /// group chosen by a hash of the client's address
+    /// Server as HOST[:PORT[:MAXCONNECTIONS]], with an IPv6 address in brackets. `!` ends a group; `%`
+    /// ends a group in which a hash of the client's address chooses the server
     #[arg(value_name = "SERVER")]
     pub channels: Vec<String>,
 }
@@ -142,56 +150,56 @@ pub struct Args {
 const EXAMPLES: &str = "\
 Examples:
   balance 25 smtp1.example.com smtp2.example.com
-      connections to port 25 go to the two servers in turn
+      connect the clients of port 25 to the two servers in turn
   balance smtp mx1:25:100 mx2:25:100 ! backup:2525
-      at most 100 at a time to each of the first two; the next group stands in when
-      neither takes a connection
+      at most 100 connections at a time to mx1 and to mx2; the backup server takes over
+      when neither takes a connection
   balance -b 192.0.2.7 -t 2 8080 [2001:db8::1]:80 www2:80
       listen on one address, give a server two seconds to answer
   balance -c show 25
-      the servers of the balance on port 25, their connections and bytes
+      show the servers of the balance on port 25 with their connections and bytes
   balance -c 'group 1; disable 0' 25
-      server 0 of group 1 gets no new connections
+      stop new connections to server 0 of group 1
 
-The log goes to standard error, and to syslog in the background. BALANCE_LOG=LEVEL (off, error,
-warn, info, debug) says how much is logged.";
+The log goes to standard error, in the background to syslog. The environment variable BALANCE_LOG
+sets its level: off, error, warn, info or debug.";
 
-/// What moves the bytes.
+/// The datapath that moves the bytes of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Datapath {
-    /// The best that works here
+    /// The best datapath that works on this host
     Auto,
-    /// By the peers themselves, whose packets a BPF program rewrites; a connection that cannot
-    /// take that goes to the next (needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN)
+    /// A BPF program rewrites the packets; a connection that cannot be spliced uses sockmap (needs
+    /// CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN)
     Splice,
-    /// In the kernel, by another BPF program (needs the same)
+    /// A BPF program redirects data from socket to socket (needs the same capabilities)
     Sockmap,
-    /// In user space
+    /// User space copies the bytes
     Relay,
 }
 
-/// Form of the log.
+/// Format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people, and for the journal
+    /// Text for people and for the journal
     Text,
     /// One JSON object a line
     Json,
 }
 
-/// What a command line is for.
+/// The purpose of a command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode<'a> {
-    /// Serve.
+    /// Serve connections.
     Serve,
-    /// Give one command to a running balance.
+    /// Send a line of commands to a running instance.
     Command(&'a str),
-    /// Talk to a running balance.
+    /// Open a shell to a running instance.
     Shell,
 }
 
 impl Args {
-    /// The same, if its parts go together.
+    /// Returns these arguments if they are consistent.
     ///
     /// # Errors
     /// [`StartError::Usage`].
@@ -199,12 +207,12 @@ impl Args {
         if self.mode() == Mode::Serve || self.channels.is_empty() {
             return Ok(self);
         }
-        let what = "-c and -i take the port and nothing else (try balance --help)";
+        let what = "-c and -i take the port and no servers (try balance --help)";
         Err(StartError::Usage(what.to_owned()))
     }
 
-    /// Whether an instance with these arguments can take the other ones while it runs. An option
-    /// that is not named here cannot change.
+    /// Whether a running instance with these arguments can take the others. Options that are not
+    /// listed here cannot change while it runs.
     pub fn can_reload_to(&self, other: &Self) -> bool {
         let changed = Self {
             channels: other.channels.clone(),
@@ -222,7 +230,7 @@ impl Args {
         changed == *other
     }
 
-    /// What is to be done on this command line.
+    /// The purpose of this command line.
     pub fn mode(&self) -> Mode<'_> {
         match &self.command {
             Some(line) => Mode::Command(line),
@@ -242,7 +250,7 @@ mod tests {
         Args::try_parse_from(std::iter::once("balance").chain(words.split(' '))).unwrap()
     }
 
-    /// Words that give this argument another value than it has by default, and whether it can
+    /// Words that give this argument another value than its default, and whether the argument can
     /// change while an instance runs.
     fn example(id: &str) -> (&'static str, bool) {
         match id {

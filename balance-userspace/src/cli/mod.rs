@@ -1,12 +1,14 @@
-//! The whole command line: an instance as the classic took it ([`Args`]), or a verb that acts on
-//! all instances of a configuration file ([`Verb`]).
+//! The command line: the arguments of one instance ([`Args`]), compatible with the classic, or a verb
+//! that acts on all instances of a configuration file ([`Verb`]).
 //!
-//! Invariant: help, man pages and completions come from [`command`], so they cannot differ.
+//! Invariant: help, manual pages and completions come from [`command`], so they cannot differ.
 
 pub mod args;
 pub mod completion;
 pub mod exit_status;
 pub mod operand;
+pub(crate) mod usage_error;
+mod values;
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -14,95 +16,95 @@ use clap::{CommandFactory as _, FromArgMatches as _, Subcommand, error::ErrorKin
 
 use crate::{
     cli::args::{Args, LogFormat},
-    error::{self, StartError},
+    error::StartError,
 };
 
-/// The configuration file that verbs act on when none is named.
+/// The default configuration file of the verbs.
 pub const CONFIG: &str = "/etc/balance/balance.conf";
 
-/// What is to be done with all instances of a configuration file.
+/// An action on all instances of a configuration file.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Verb {
-    /// Start the instances of a configuration file, one for each of its lines
+    /// Start an instance for each line of the configuration file
     Start {
-        /// Which
+        /// The instances.
         #[command(flatten)]
         place: ServiceLocation,
         /// Stay in the foreground, for a service manager
         #[arg(short = 'f', long)]
         foreground: bool,
-        /// Form of the log on standard error, in the foreground
-        #[arg(long, value_name = "FORM", value_enum, default_value_t = LogFormat::Text)]
+        /// Format of the log on standard error, in the foreground
+        #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
         log_format: LogFormat,
     },
-    /// Let connections end, each instance as long as its --grace says, and stop
+    /// Stop all instances; connections may continue for the --grace time of their instance
     Stop {
-        /// Which
+        /// The instances.
         #[command(flatten)]
         place: ServiceLocation,
     },
-    /// Check the configuration file, stop, start
+    /// Check the configuration file, then stop and start all instances
     Restart {
-        /// Which
+        /// The instances.
         #[command(flatten)]
         place: ServiceLocation,
     },
-    /// Read the configuration file again and change what runs, without dropping a connection; a
-    /// file with a mistake changes nothing
+    /// Apply the changes of the configuration file without dropping a connection; an invalid file
+    /// changes nothing
     Reload {
-        /// Which
+        /// The instances.
         #[command(flatten)]
         place: ServiceLocation,
     },
-    /// Show the instances
+    /// Show the state of all instances
     Status {
-        /// Which
+        /// The instances.
         #[command(flatten)]
         place: ServiceLocation,
-        /// For programs
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Check a configuration file, without taking any port; needs no privileges
+    /// Check a configuration file; this opens no port and needs no privileges
     #[command(long_flag = "check-config")]
     Check {
-        /// The file [default: that of --config]
+        /// The configuration file [default: the value of --config]
         #[arg(value_name = "FILE", conflicts_with = "config")]
         file: Option<PathBuf>,
         /// The configuration file
         #[arg(long, value_name = "FILE", default_value = CONFIG)]
         config: PathBuf,
-        /// Do not look names of servers up
+        /// Do not resolve the names of servers
         #[arg(long)]
         no_dns: bool,
     },
 }
 
-/// Which instances a verb is about, and where they are found.
+/// The configuration file of a verb, and the run directory of its instances.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServiceLocation {
     /// The configuration file
     #[arg(long, value_name = "FILE", default_value = CONFIG)]
     pub config: PathBuf,
 
-    /// Where the control sockets are [default: /run/balance, or $XDG_RUNTIME_DIR/balance without
+    /// Directory of the control sockets [default: /run/balance, or $XDG_RUNTIME_DIR/balance without
     /// root]
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
 }
 
-/// A command line that asks for something, or the text that answers it at once.
+/// A parsed command line.
 #[derive(Debug)]
 pub enum Invocation {
-    /// Serve, or talk to an instance.
+    /// Run an instance, or control a running one.
     Instance(Box<Args>),
-    /// Act on the instances of a file.
+    /// Act on all instances of a configuration file.
     Verb(Verb),
-    /// `--help` or `--version`: print and be done.
+    /// Print this text and exit: `--help` or `--version`.
     Print(String),
 }
 
-/// All that can be said on the command line.
+/// The definition of the whole command line.
 pub fn command() -> clap::Command {
     let instance = Args::command();
     let about = instance.get_about().cloned().unwrap_or_default();
@@ -120,9 +122,10 @@ pub fn command() -> clap::Command {
 /// Parses a command line, program name first.
 ///
 /// # Errors
-/// [`StartError::Usage`] with what is wrong, in one line.
+/// [`StartError::Usage`], with the error in one line.
 pub fn parse<I: IntoIterator<Item = OsString>>(line: I) -> Result<Invocation, StartError> {
-    let parsed = command().try_get_matches_from(line).and_then(|matches| {
+    let line: Vec<OsString> = line.into_iter().collect();
+    let parsed = command().try_get_matches_from(&line).and_then(|matches| {
         if matches.subcommand_name().is_some() {
             Verb::from_arg_matches(&matches).map(Invocation::Verb)
         } else {
@@ -131,9 +134,7 @@ pub fn parse<I: IntoIterator<Item = OsString>>(line: I) -> Result<Invocation, St
     });
     match parsed {
         Ok(Invocation::Instance(args)) if command().find_subcommand(&args.port).is_some() => {
-            let what =
-                format!("{0} comes first: balance {0} [OPTIONS] (try balance --help)", args.port);
-            Err(StartError::Usage(what))
+            Err(usage(&usage_error::verb_first(&args.port)))
         }
         Ok(Invocation::Instance(args)) => {
             args.checked().map(|args| Invocation::Instance(Box::new(args)))
@@ -142,17 +143,12 @@ pub fn parse<I: IntoIterator<Item = OsString>>(line: I) -> Result<Invocation, St
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             Ok(Invocation::Print(e.render().to_string()))
         }
-        Err(e) => Err(StartError::Usage(format!("{} (try balance --help)", one_line(&e)))),
+        Err(e) => Err(usage(&usage_error::describe(&e, &command(), &line))),
     }
 }
 
-/// The first paragraph of clap's message on one line.
-pub(crate) fn one_line(clap: &clap::Error) -> String {
-    let text = clap.render().to_string();
-    let first = text.split("\n\n").next().unwrap_or_default();
-    let words: Vec<&str> = first.split_whitespace().collect();
-    let words = words.join(" ");
-    error::one_line(words.strip_prefix("error: ").unwrap_or(&words))
+fn usage(text: &str) -> StartError {
+    StartError::Usage(format!("{text} (try balance --help)"))
 }
 
 #[cfg(test)]
@@ -172,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn clap_finds_no_fault_with_the_definition() {
+    fn the_definition_passes_the_checks_of_clap() {
         command().debug_assert();
     }
 
@@ -193,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verb_comes_first_and_a_server_may_have_its_name() {
+    fn a_verb_comes_first_and_a_server_may_have_the_name_of_a_verb() {
         let config = |line: &str| match read(line) {
             Ok(Invocation::Verb(Verb::Start { place, .. } | Verb::Status { place, .. })) => {
                 place.config.display().to_string()
@@ -208,30 +204,6 @@ mod tests {
                 read(line),
                 Ok(Invocation::Verb(Verb::Check { file: Some(file), .. })) if file == *"a"
             ));
-        }
-    }
-
-    #[test]
-    fn a_mistake_is_one_line() {
-        for line in [
-            "",
-            "-x 25",
-            "-t 0 25",
-            "-t x 25",
-            "--datapath none 25",
-            "--workers 0 25 a",
-            "-T 0 25",
-            "-c show",
-            "-c show 25 a",
-            "-i",
-            "start 25",
-            "-f start",
-            "check a --config b",
-            "status --jso",
-        ] {
-            let e = read(line).unwrap_err();
-            assert_eq!(e.exit_code(), 64, "{line}");
-            assert!(!e.to_string().contains('\n'), "{line}: {e}");
         }
     }
 }

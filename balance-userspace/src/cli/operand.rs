@@ -1,18 +1,21 @@
-//! Operands of the command line: the listen port, and channels in groups, `HOST[:PORT[:MAXC]]`
-//! with `!` or `%` after each group.
+//! Parser of the operands on the command line: the listen port, and groups of channels. A channel is
+//! written `HOST[:PORT[:MAXC]]`. `!` or `%` ends a group.
 //!
-//! Pure: service names are looked up by a function that the caller gives. Invariant: every
-//! group that comes out has a channel and every port is usable.
+//! Pure: the caller passes a function that looks up service names. Invariant: every parsed group has
+//! a channel, and every port is from 1 to 65535.
 
+use std::net::Ipv6Addr;
+
+use super::usage_error::quoted;
 use crate::{
     error::{StartError, one_line},
     selection::Method,
 };
 
-/// A channel as written: where to connect, and how many connections at most.
+/// A channel as written: the server, and its maximum of connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChannelSpec {
-    /// Name or literal address.
+    /// Name or address.
     pub host: String,
     /// TCP port.
     pub port: u16,
@@ -23,27 +26,28 @@ pub struct ChannelSpec {
 /// A group as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupSpec {
-    /// How it picks.
+    /// How the group selects a channel.
     pub method: Method,
     /// At least one.
     pub channels: Vec<ChannelSpec>,
 }
 
-/// Finds the port number of a TCP service by name.
+/// Looks up the port number of a TCP service.
 pub type Services<'a> = &'a dyn Fn(&str) -> Option<u16>;
 
-/// The port to listen on.
+/// Parses the port to listen on.
 ///
 /// # Errors
-/// [`StartError::Usage`] when it is neither a number from 1 to 65535 nor a known service.
+/// [`StartError::Usage`] when the text is neither a number from 1 to 65535 nor a known service.
 pub fn listen_port(text: &str, services: Services<'_>) -> Result<u16, StartError> {
-    port(text, services).map_err(|why| usage(format!("invalid port [{text}]: {why}")))
+    port(text, services).map_err(|why| usage(format!("port {}: {why}", quoted(text))))
 }
 
-/// Channels in groups. None at all is legal: clients are then accepted and closed.
+/// Parses groups of channels. No channel at all is legal: balance then accepts and closes every
+/// client.
 ///
 /// # Errors
-/// [`StartError::Usage`] for a channel that cannot be read, [`StartError::EmptyGroup`].
+/// [`StartError::Usage`] for an invalid channel, [`StartError::EmptyGroup`].
 pub fn groups(
     operands: &[String],
     default_port: u16,
@@ -71,7 +75,7 @@ pub fn groups(
     Ok(groups)
 }
 
-/// One channel.
+/// Parses one channel.
 ///
 /// # Errors
 /// [`StartError::Usage`].
@@ -80,27 +84,32 @@ pub fn channel(
     default_port: u16,
     services: Services<'_>,
 ) -> Result<ChannelSpec, StartError> {
-    let invalid = |why: String| usage(format!("invalid channel [{text}]: {why}"));
+    let invalid = |why: String| match text.parse::<Ipv6Addr>() {
+        Ok(_) => usage(format!("server {text}: [{text}] is how an IPv6 address is written here")),
+        Err(_) => usage(format!("server {}: {why}", quoted(text))),
+    };
     let (host, rest) = split_host(text).map_err(|why| invalid(why.to_owned()))?;
     if host.is_empty() {
-        return Err(invalid("the host is empty (IPv6 goes in brackets: [::1]:25)".to_owned()));
+        return Err(invalid("the host is missing".to_owned()));
     }
-    // Text after a third colon is ignored, as it always was.
+    // Text behind a third colon is ignored, as in the classic.
     let mut fields = rest.split(':');
     let port = match fields.next().unwrap_or_default() {
         "" => default_port,
-        field => port(field, services).map_err(|why| invalid(format!("port [{field}] {why}")))?,
+        field => port(field, services)
+            .map_err(|why| invalid(format!("port {}: {why}", quoted(field))))?,
     };
     let max = match fields.next().unwrap_or_default() {
         "" => 0,
-        field => decimal(field)
-            .ok_or_else(|| invalid(format!("[{field}] is no number of connections")))?,
+        field => decimal(field).ok_or_else(|| {
+            invalid(format!("{}: expected a number of connections", quoted(field)))
+        })?,
     };
     Ok(ChannelSpec { host: host.to_owned(), port, max })
 }
 
-/// One channel whose host and port are apart. A port that the host carries wins, as it always
-/// did; the other one is then not looked at.
+/// Parses a channel from a host and a port. A port behind the host, as in `HOST:PORT`, overrides the
+/// other one, as in the classic; the other one may then be anything.
 ///
 /// # Errors
 /// [`StartError::Usage`].
@@ -109,36 +118,35 @@ pub fn host_and_port(
     port: &str,
     services: Services<'_>,
 ) -> Result<ChannelSpec, StartError> {
-    let apart = listen_port(port, services);
-    // No port is 0, so that one is told from a port that the host carries.
-    let spec = channel(host, apart.as_ref().map_or(0, |&port| port), services)?;
-    if spec.port == 0 { apart.map(|_| spec) } else { Ok(spec) }
+    let separate = listen_port(port, services);
+    // A parsed port is never 0, so 0 stands for an invalid separate port.
+    let spec = channel(host, separate.as_ref().map_or(0, |&port| port), services)?;
+    if spec.port == 0 { separate.map(|_| spec) } else { Ok(spec) }
 }
 
-/// Splits the host off: up to the first colon, or what is between brackets.
+/// Splits off the host: the text up to the first colon, or the text in brackets.
 fn split_host(text: &str) -> Result<(&str, &str), &'static str> {
     if let Some(inner) = text.strip_prefix('[') {
-        let (host, rest) = inner.split_once(']').ok_or("a closing bracket is missing")?;
+        let (host, rest) = inner.split_once(']').ok_or("the closing bracket is missing")?;
         return match rest.strip_prefix(':') {
             Some(rest) => Ok((host, rest)),
             None if rest.is_empty() => Ok((host, "")),
-            None => Err("a colon must follow the closing bracket"),
+            None => Err("expected a colon after the closing bracket"),
         };
     }
     Ok(text.split_once(':').unwrap_or((text, "")))
 }
 
-fn port(text: &str, services: Services<'_>) -> Result<u16, String> {
-    if text.starts_with(|c: char| c.is_ascii_digit()) {
-        return match decimal(text).and_then(|n| u16::try_from(n).ok()) {
-            Some(0) | None => Err("must be from 1 to 65535".to_owned()),
-            Some(port) => Ok(port),
-        };
-    }
-    services(text).ok_or_else(|| "is not a known service".to_owned())
+fn port(text: &str, services: Services<'_>) -> Result<u16, &'static str> {
+    let port = if text.starts_with(|c: char| c.is_ascii_digit()) {
+        decimal(text).and_then(|n| u16::try_from(n).ok()).filter(|&port| port != 0)
+    } else {
+        services(text)
+    };
+    port.ok_or("expected a number from 1 to 65535 or the name of a service")
 }
 
-/// Digits only: no sign, no blanks.
+/// Parses digits, without a sign or blanks.
 fn decimal(text: &str) -> Option<u32> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
 }
@@ -170,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_is_read_as_the_classic_read_it() {
+    fn a_channel_is_parsed_as_in_the_classic() {
         assert_eq!(one("mx"), spec("mx", 2500, 0));
         assert_eq!(one("mx:"), spec("mx", 2500, 0));
         assert_eq!(one("mx:25"), spec("mx", 25, 0));
@@ -183,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn separators_end_groups_and_a_trailing_one_is_fine() {
+    fn a_separator_ends_a_group_and_may_come_last() {
         use Method::{Hash, RoundRobin};
         let methods = |line| parse(line).unwrap().iter().map(|g| g.method).collect::<Vec<_>>();
         assert_eq!(methods("a b ! c"), [RoundRobin, RoundRobin]);
@@ -199,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
+    fn an_invalid_operand_is_a_usage_error_that_names_it() {
         for text in [
             ":25",
             "::1",
@@ -227,7 +235,40 @@ mod tests {
     }
 
     #[test]
-    fn the_port_beside_the_host_counts_unless_the_host_carries_one() {
+    fn an_error_says_what_is_expected() {
+        for (text, expected) in [
+            ("", "server '': the host is missing"),
+            (":25", "server :25: the host is missing"),
+            ("::1", "server ::1: [::1] is how an IPv6 address is written here"),
+            (
+                "2001:db8::1",
+                "server 2001:db8::1: [2001:db8::1] is how an IPv6 address is written here",
+            ),
+            ("[::1", "server [::1: the closing bracket is missing"),
+            ("[::1]25", "server [::1]25: expected a colon after the closing bracket"),
+            (
+                "mx:25a",
+                "server mx:25a: port 25a: expected a number from 1 to 65535 or the name of a service",
+            ),
+            (
+                "mx:nosuch",
+                "server mx:nosuch: port nosuch: expected a number from 1 to 65535 or the name of a \
+                 service",
+            ),
+            ("mx:25:x", "server mx:25:x: x: expected a number of connections"),
+        ] {
+            assert_eq!(channel(text, 25, &services).unwrap_err().to_string(), expected);
+        }
+        for (text, quoted) in [("0", "0"), ("nosuch", "nosuch"), ("", "''"), ("2 5", "'2 5'")] {
+            let expected = format!(
+                "port {quoted}: expected a number from 1 to 65535 or the name of a service"
+            );
+            assert_eq!(listen_port(text, &services).unwrap_err().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_port_behind_the_host_overrides_the_separate_one() {
         let read = |host, port| {
             host_and_port(host, port, &services).map(|spec| (spec.host, spec.port)).ok()
         };
@@ -249,7 +290,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_and_never_crashes(operands in prop::collection::vec(".{0,12}", 0..6)) {
+        fn any_text_is_parsed_or_rejected_without_a_crash(operands in prop::collection::vec(".{0,12}", 0..6)) {
             if let Ok(groups) = groups(&operands, 25, &services) {
                 prop_assert!(groups.iter().all(|g| !g.channels.is_empty()));
                 prop_assert!(groups.iter().flat_map(|g| &g.channels).all(|c| c.port != 0 && !c.host.is_empty()));

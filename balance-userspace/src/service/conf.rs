@@ -7,14 +7,14 @@
 //! - A mistake in one line does not affect other lines.
 //! - No two parsed lines have the same instance name.
 
-use std::{fmt, path::Path};
+use std::{ffi::OsString, fmt, path::Path};
 
-use clap::{Parser as _, error::ErrorKind};
+use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 
 use crate::cli::{
     args::{Args, Mode},
-    one_line,
     operand::{self, Services},
+    usage_error,
 };
 
 /// The identity of an instance: its port and the literal text of `-b`.
@@ -132,12 +132,13 @@ fn line(number: usize, text: &str, services: Services<'_>) -> Result<Option<Line
     if words.iter().any(|word| word.contains('\0')) {
         return Err("there is a zero byte in it".to_owned());
     }
-    let args = std::iter::once("balance").chain(words.iter().map(String::as_str));
-    let args = Args::try_parse_from(args).map_err(|e| match e.kind() {
+    let line = std::iter::once("balance").chain(words.iter().map(String::as_str));
+    let line: Vec<OsString> = line.map(Into::into).collect();
+    let args = Args::try_parse_from(&line).map_err(|e| match e.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             "--help and --version have no place in a configuration file".to_owned()
         }
-        _ => one_line(&e),
+        _ => usage_error::describe(&e, &Args::command(), &line),
     })?;
     if args.mode() != Mode::Serve {
         return Err("-c and -i have no place in a configuration file".to_owned());
@@ -200,12 +201,12 @@ mod tests {
     fn a_mistake_has_its_line_number_and_other_lines_are_valid() {
         let text = "25 a\nnosuch a\n26 'a\n-x 27\n\n28 ! a\nsmtp b\n29 a:b:c:d \\\n e\n-c show 25\n--help\n30";
         let expected = [
-            (2, "invalid port [nosuch]"),
+            (2, "port nosuch: expected"),
             (3, "a quote is not closed"),
-            (4, "unexpected argument '-x' found"),
+            (4, "-x: unknown option"),
             (6, "no channels in group 0"),
             (7, "25 is already on line 1"),
-            (8, "invalid channel [a:b:c:d]"),
+            (8, "server a:b:c:d: port b: expected"),
             (10, "-c and -i have no place"),
             (11, "--help and --version have no place"),
         ];
@@ -225,7 +226,8 @@ mod tests {
             mistakes("25 a:\x1b[2J"),
             [(
                 1,
-                "invalid channel [a:\\u{1b}[2J]: port [\\u{1b}[2J] is not a known service"
+                "server a:\\u{1b}[2J: port \\u{1b}[2J: expected a number from 1 to 65535 or the name of a \
+                 service"
                     .to_owned()
             )]
         );

@@ -114,7 +114,7 @@ fn a_bad_line_takes_no_other_down() {
     let complaints: Vec<_> = started.stderr.lines().collect();
     assert_eq!(complaints.len(), 3, "{complaints:?}");
     let begins =
-        ["1: invalid port [nosuch]", "4: a quote is not closed", "3: cannot listen on 127"];
+        ["1: port nosuch: expected", "4: a quote is not closed", "3: cannot listen on 127"];
     for (complaint, begin) in complaints.iter().zip(begins) {
         assert!(complaint.starts_with(&format!("{file}:{begin}")), "{complaint}");
     }
@@ -190,7 +190,7 @@ fn a_file_with_a_mistake_changes_nothing_that_runs() {
     let mut stream = standing(&one);
     let before = service.status();
     for (bad, why) in [
-        ("-x 25\n".to_owned(), ":2: unexpected argument '-x'"),
+        ("-x 25\n".to_owned(), ":2: -x: unknown option"),
         (format!("{} a.invalid\n", two.port()), ":2: cannot resolve [a.invalid]"),
     ] {
         service.write(&(line(&two, &[&a]) + &bad));
@@ -711,7 +711,7 @@ fn check_binds_nothing_and_says_where_a_mistake_is() {
     assert_eq!((code, &*out), (Some(78), ""), "{err}");
     let lines: Vec<_> = err.lines().collect();
     assert_eq!(lines.len(), 2, "{err}");
-    assert!(lines[0].starts_with("F:3: invalid channel [:]"), "{err}");
+    assert!(lines[0].starts_with("F:3: server :: the host is missing"), "{err}");
     assert!(lines[1].starts_with("F:2: cannot resolve [a.invalid]"), "{err}");
     assert_eq!(check("25 a.invalid\n", &["check", "--no-dns"]), fine);
     let (code, _, err) = check("25 127.0.0.1:26\n26 127.0.0.1:25 --run-dir here\n", &["check"]);

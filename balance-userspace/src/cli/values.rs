@@ -1,0 +1,51 @@
+//! Parsers of option values. Each error says which value is expected.
+//!
+//! Invariant: an error text fits behind the option and the rejected value, as in
+//! `-T 5m: expected a number of seconds`.
+
+use std::{num::NonZeroUsize, ops::RangeInclusive};
+
+/// The longest time that an option takes, in seconds: a year.
+pub(super) const MAX_SECONDS: u32 = 31_536_000;
+
+/// Parses a number of seconds in a range.
+pub(super) fn seconds(
+    range: RangeInclusive<u32>,
+) -> impl Fn(&str) -> Result<u32, String> + Clone + Send + Sync + 'static {
+    number("a number of seconds", range)
+}
+
+/// Parses a number in a range. `noun` says what the number is.
+pub(super) fn number<N>(
+    noun: &'static str,
+    range: RangeInclusive<N>,
+) -> impl Fn(&str) -> Result<N, String> + Clone + Send + Sync + 'static
+where
+    N: TryFrom<i64> + PartialOrd + std::fmt::Display + Copy + Send + Sync + 'static,
+{
+    move |text| {
+        let parsed = text.parse().ok().and_then(|n: i64| N::try_from(n).ok());
+        parsed
+            .filter(|n| range.contains(n))
+            .ok_or_else(|| format!("expected {noun} from {} to {}", range.start(), range.end()))
+    }
+}
+
+/// Parses a number of connections, at least one.
+pub(super) fn connections(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "expected a number of connections, 1 or more".to_owned())
+}
+
+/// Parses the name or address of a host. The name is resolved later.
+pub(super) fn host(text: &str) -> Result<String, String> {
+    non_empty(text, "expected a host name or an address")
+}
+
+/// Parses the name of a user. The name is looked up later.
+pub(super) fn user(text: &str) -> Result<String, String> {
+    non_empty(text, "expected the name of a user")
+}
+
+fn non_empty(text: &str, expected: &str) -> Result<String, String> {
+    if text.is_empty() { Err(expected.to_owned()) } else { Ok(text.to_owned()) }
+}
