@@ -18,8 +18,8 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
-    /// Loads the datapath of the command line for `connections` connections at the same time, and the
-    /// datapaths that it falls back to. `auto` takes the best that passes its self-test.
+    /// Loads the datapath of the command line for `connections` connections at the same time, and
+    /// the datapaths that it falls back to. `auto` takes the best that passes its self-test.
     ///
     /// # Errors
     /// When the command line names a datapath that does not work here.

@@ -2,12 +2,12 @@
 //!
 //! Invariant: a counter only grows, unless its name says `now`.
 
-/// A named number.
+/// A named number of a datapath.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Counter {
     /// The name in the output of `stats`.
     pub(crate) name: &'static str,
     pub(crate) value: u64,
-    /// What tells apart several counters with one name.
+    /// Tells several counters with the same name apart.
     pub(crate) reason: Option<String>,
 }

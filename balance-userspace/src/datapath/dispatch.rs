@@ -14,17 +14,17 @@ use super::{
 };
 use crate::{io::stream::Stream, sys::privileges::Capability};
 
-/// What moves the bytes of new connections.
+/// The datapath of new connections.
 #[derive(Clone)]
 pub(crate) enum Datapath {
     /// User space moves the bytes. With `dump` it also writes them to standard output (`-p`).
     Relay { dump: bool },
-    /// A BPF program redirects the bytes between sockets inside the kernel. User space moves the first
-    /// `after` buffers of a connection.
+    /// A BPF program redirects the bytes between sockets inside the kernel. User space moves the
+    /// first `after` buffers of a connection.
     Sockmap { kernel: Arc<sockmap::Kernel>, after: u32 },
-    /// A BPF program rewrites the packets of one connection into packets of the other, so that the two
-    /// peers talk to each other directly. User space moves the first `after` buffers of a connection.
-    /// A connection that cannot be spliced goes to `next`.
+    /// A BPF program rewrites the packets of one connection into packets of the other, so that the
+    /// two peers talk to each other directly. User space moves the first `after` buffers of a
+    /// connection. A connection that cannot be spliced goes to `next`.
     Splice { kernel: Arc<splice::Kernel>, after: u32, next: Box<Datapath> },
 }
 
@@ -66,8 +66,8 @@ impl Datapath {
         }
     }
 
-    /// The maximum segment size, in bytes, to announce to all clients, so that their segments fit the
-    /// paths to these servers. `None`: the kernel's own choice is right.
+    /// The maximum segment size, in bytes, to announce to all clients, so that their segments fit
+    /// the paths to these servers. `None`: the kernel's own choice is right.
     pub(crate) fn mss_for_clients(&self, servers: impl Iterator<Item = SocketAddr>) -> Option<u32> {
         match self {
             Self::Splice { .. } => splice::for_clients(servers),
@@ -90,7 +90,7 @@ impl Datapath {
     pub(crate) async fn carry(&self, pair: Pair, pool: &BufferPool) -> ConnectionReport {
         let after = match self {
             Self::Relay { dump } => return relay::carry(&pair, pool, *dump).await,
-            // Only what has arrived is left to deliver.
+            // The server has failed already: only the bytes that have arrived are left to deliver.
             _ if pair.backend.is_broken() => return relay::carry(&pair, pool, false).await,
             Self::Sockmap { after, .. } | Self::Splice { after, .. } => *after,
         };

@@ -11,8 +11,8 @@ use super::{name::DatapathName, side::Side};
 pub(crate) enum ConnectionEnd {
     /// Both sides sent FIN, and every byte was delivered.
     Clean,
-    /// The session was over when this side reset the connection. The reset was passed on to the other
-    /// side if that still had a connection.
+    /// The session was over when this side reset the connection. The reset was passed on to the
+    /// other side if that still had a connection.
     ResetAfterEnd(Side),
     /// One side failed. The other side was reset.
     Failed(SideError),

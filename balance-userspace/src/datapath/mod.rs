@@ -1,7 +1,7 @@
-//! The seam between connections and what moves their bytes.
+//! The seam between connections and the datapaths that move their bytes.
 //!
-//! A connected pair goes to a datapath, which owns both ends until both directions have ended, and
-//! reports the outcome.
+//! A connected pair goes to a datapath. The datapath owns both streams until both directions have
+//! ended, and then reports the end.
 //!
 //! Invariants: no module above this one knows which datapath runs. No module below this one knows
 //! channels, groups or commands. A connection that one datapath cannot take goes to the next.
@@ -31,6 +31,6 @@ pub(crate) use pair::Pair;
 pub(crate) use relay::buffers::BufferPool;
 pub(crate) use traffic::Traffic;
 
-/// The most descriptors that a datapath opens while it serves, beside those of connections: one for
-/// each network interface that a BPF program is attached to later.
+/// The number of descriptors to reserve for a datapath: it opens one for each network interface
+/// that its BPF program is attached to while the instance serves.
 pub(crate) const LATE_DESCRIPTORS: usize = 8;

@@ -1,4 +1,6 @@
 //! The names of the datapaths, as logs and the commands `sessions` and `stats` show them.
+//!
+//! Invariant: a name never changes, because scripts read it.
 
 use std::fmt;
 

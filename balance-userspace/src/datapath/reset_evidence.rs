@@ -1,7 +1,7 @@
 //! Decides whether a connection that one side has reset counts as ended in order.
 //!
-//! Pure functions. Invariant: the decision changes what is counted and logged, and not what the peers
-//! see: the reset is passed on in both cases.
+//! Pure functions. Invariant: the decision changes what is counted and logged, and not what the
+//! peers see: the reset is passed on in both cases.
 
 use super::side::Side;
 
@@ -26,8 +26,8 @@ impl ResetEvidence {
     /// Whether the session was over before the reset.
     ///
     /// - A client that has sent FIN, or has received the backend's FIN, may end with a reset. Its
-    ///   kernel sends a reset if bytes arrive after the client has closed, or if the client closes with
-    ///   unread bytes.
+    ///   kernel sends a reset if bytes arrive after the client has closed, or if the client closes
+    ///   with unread bytes.
     /// - The backend's FIN ends the session only for the backend. Bytes that the backend refuses
     ///   afterwards are lost, unless the client has sent FIN as well and expects no answer.
     /// - A side that refuses more than a closing line has aborted a transfer.

@@ -1,8 +1,8 @@
 //! Accepts clients: by operations in the worker's io_uring, or through the runtime's epoll on
 //! kernels whose ring can end a pending accept only by a shutdown of the listener.
 //!
-//! Invariants: a listener is never shut down, because another process may listen on the same socket.
-//! No connection that the kernel has accepted is lost.
+//! Invariants: a listener is never shut down, because another process may listen on the same
+//! socket. No connection that the kernel has accepted is lost.
 
 use std::{io, os::fd::OwnedFd, rc::Rc};
 
@@ -37,7 +37,8 @@ impl Listener {
         let backend = if ring::can_cancel() {
             Backend::Ring
         } else {
-            // A ring does not wait on a non-blocking listener, but on this kernel no ring is asked to.
+            // A ring does not wait on a non-blocking listener, but on this kernel no ring is asked
+            // to.
             socket.set_nonblocking(true)?;
             let ready = epoll::register(Rc::clone(&socket), tokio::io::Interest::READABLE)?;
             Backend::Epoll { ready, stop: CancellationToken::new() }

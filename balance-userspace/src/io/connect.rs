@@ -1,8 +1,8 @@
 //! Connects to a server: to the one address of a channel, or to the first of several that answers.
 //!
-//! Invariants: a channel costs a client at most the time limit (`-t`), however many addresses it has.
-//! An abandoned connect leaves no socket and no pending operation behind. A connection that the server
-//! has accepted is never reported as failed.
+//! Invariants: a channel costs a client at most the time limit (`-t`), however many addresses it
+//! has. An abandoned connect leaves no socket and no pending operation behind. A connection that
+//! the server has accepted is never reported as failed.
 
 mod happy_eyeballs;
 
@@ -77,8 +77,8 @@ impl ConnectError {
 }
 
 impl Connector {
-    /// A connector whose sockets have these options and the local address `source`, if there is one.
-    /// It makes at most `extra` attempts at the same time beyond the first of each client
+    /// A connector whose sockets have these options and the local address `source`, if there is
+    /// one. It makes at most `extra` attempts at the same time beyond the first of each client
     /// ([`extra_attempts`]).
     pub(crate) fn new(
         options: SocketOptions,
@@ -89,8 +89,8 @@ impl Connector {
         Self { options, source, loops, extra: Semaphore::new(extra) }
     }
 
-    /// Connects to the first address that answers within `limit`. Announces the maximum segment size
-    /// `mss`, in bytes, if it is given.
+    /// Connects to the first address that answers within `limit`. Announces the maximum segment
+    /// size `mss`, in bytes, if it is given.
     ///
     /// # Errors
     /// The error of one of the addresses; `TimedOut` if the limit was reached.
@@ -133,9 +133,9 @@ impl Connector {
     }
 }
 
-/// Binds a socket to a local address without a port. The kernel chooses the port on connect(2), when
-/// the destination is known. So connections to different servers can share a local port, and `-B` can
-/// be checked on a host without a free port.
+/// Binds a socket to a local address without a port. The kernel chooses the port on connect(2),
+/// when the destination is known. So connections to different servers can share a local port, and
+/// `-B` can be checked on a host without a free port.
 pub(crate) fn bind_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
     sys::set_int(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
     socket.bind(&SocketAddr::new(source, 0).into())
@@ -150,9 +150,9 @@ async fn finish(stream: &Rc<Stream>) -> io::Result<()> {
     if events & (libc::POLLERR | libc::POLLHUP) == 0 {
         return Ok(());
     }
-    // TCP counts our SYN as acknowledged only after the server has accepted. Check this count first:
-    // reading SO_ERROR would clear the error, and a later read would report a clean end. The bytes
-    // that the server sent before it failed are still to be read.
+    // TCP counts our SYN as acknowledged only after the server has accepted. Check this count
+    // first: reading SO_ERROR would clear the error, and a later read would report a clean end. The
+    // bytes that the server sent before it failed are still to be read.
     if sys::send_state(&**stream)?.acked > 0 {
         stream.record_error(io::ErrorKind::ConnectionReset);
         return Ok(());

@@ -2,8 +2,8 @@
 //! supervisor.
 //!
 //! Invariants: an inherited listener serves only at the address that the command line names, unless
-//! the supervisor has chosen it. The process that passed it on may keep its own descriptor of the same
-//! socket, so a listener is never shut down.
+//! the supervisor has chosen it. The process that passed it on may keep its own descriptor of the
+//! same socket, so a listener is never shut down.
 
 use std::{
     io,
@@ -42,7 +42,8 @@ pub struct InheritedListeners {
 }
 
 impl InheritedListeners {
-    /// Takes the listeners of the service manager (LISTEN_FDS); none if there is no service manager.
+    /// Takes the listeners of the service manager (LISTEN_FDS); none if there is no service
+    /// manager.
     ///
     /// # Errors
     /// When LISTEN_FDS is invalid.
@@ -66,8 +67,8 @@ impl InheritedListeners {
     /// supervisor has started with this many listeners.
     pub unsafe fn from_supervisor(count: usize, may_have_clients: bool) -> (Self, Supervision) {
         let end = FIRST_FD + RawFd::try_from(count).unwrap_or(0);
-        // SAFETY: the supervisor has opened these descriptors for this process, and by this function's
-        // contract nothing in this process owns them. No descriptor is taken twice.
+        // SAFETY: the supervisor has opened these descriptors for this process, and by this
+        // function's contract nothing in this process owns them. No descriptor is taken twice.
         let own = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
         let listeners = (FIRST_FD..end).map(|fd| own(fd).into()).collect();
         let supervision = Supervision { parent_death_pipe: own(end), control: own(end + 1).into() };
@@ -133,8 +134,8 @@ fn describe(listener: &Socket) -> String {
     listener::local_address(listener).map_or("no TCP address".to_owned(), |at| at.to_string())
 }
 
-/// Whether a listener at `at` serves the address `wanted`. A service manager may have bound 0.0.0.0 in
-/// place of [::], and IPv4-mapped addresses in place of IPv4.
+/// Whether a listener at `at` serves the address `wanted`. A service manager may have bound 0.0.0.0
+/// in place of [::], and IPv4-mapped addresses in place of IPv4.
 fn is_same(at: SocketAddr, wanted: SocketAddr) -> bool {
     let both_all = at.ip().is_unspecified() && wanted.ip().is_unspecified();
     at.port() == wanted.port() && (both_all || at.ip().to_canonical() == wanted.ip().to_canonical())

@@ -1,9 +1,9 @@
 //! Listening sockets: one for each worker, all on the same address.
 //!
-//! Invariants: the first socket is bound without SO_REUSEPORT. So an address that another program, or
-//! another balance, listens on is an error, and never shared by accident. The process that binds need
-//! not be the process that listens: a supervisor keeps its bound sockets open, so that clients can
-//! connect while it replaces the process that listens.
+//! Invariants: the first socket is bound without SO_REUSEPORT. So an address that another program,
+//! or another balance, listens on is an error, and never shared by accident. The process that binds
+//! need not be the process that listens: a supervisor keeps its bound sockets open, so that clients
+//! can connect while it replaces the process that listens.
 
 use std::{
     io,
@@ -34,16 +34,16 @@ pub(crate) fn bind(
     Ok(listeners)
 }
 
-/// The time for which an address may stay in use by a process that is exiting. A killed program keeps
-/// its listeners for 20 µs for each of its connections (measured: 10 ms with 10 connections, 80 ms with
-/// 4,000, 185 ms with 9,000), so this is enough for 100,000.
+/// The time for which an address may stay in use by a process that is exiting. A killed program
+/// keeps its listeners for 20 µs for each of its connections (measured: 10 ms with 10 connections,
+/// 80 ms with 4,000, 185 ms with 9,000), so this is enough for 100,000.
 const EXIT_TIME: Duration = Duration::from_secs(2);
 
 /// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Calls `act` again while the address is in use, for at most [`EXIT_TIME`]. The kernel releases the
-/// sockets of pending io_uring operations only after their process has exited
+/// Calls `act` again while the address is in use, for at most [`EXIT_TIME`]. The kernel releases
+/// the sockets of pending io_uring operations only after their process has exited
 /// (io_uring/io_uring.c, io_ring_exit_work).
 fn retry_in_use<T>(act: impl Fn() -> io::Result<T>) -> io::Result<T> {
     let begun = Instant::now();
@@ -57,8 +57,8 @@ fn retry_in_use<T>(act: impl Fn() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Starts to listen, or sets new options on sockets that listen already. All listeners must be bound
-/// before: the kernel spreads clients over the sockets that listen.
+/// Starts to listen, or sets new options on sockets that listen already. All listeners must be
+/// bound before: the kernel spreads clients over the sockets that listen.
 ///
 /// # Errors
 /// [`StartError::Listen`] with the address.
@@ -90,8 +90,8 @@ pub(crate) fn bind_address(address: Option<IpAddr>, port: u16) -> SocketAddr {
     SocketAddr::new(ip, port)
 }
 
-/// Distributes the listeners over `workers` workers. Each worker has at least one listener, and each
-/// listener at least one worker.
+/// Distributes the listeners over `workers` workers. Each worker has at least one listener, and
+/// each listener at least one worker.
 ///
 /// # Errors
 /// When no descriptor is left.

@@ -1,12 +1,12 @@
-//! Detects servers that are this instance itself. A connection to such a server would come back as a
-//! client, again and again, until one client holds all connections.
+//! Detects servers that are this instance itself. A connection to such a server would come back as
+//! a client, again and again, until one client holds all connections.
 //!
-//! Invariants: an address that is known to lead to the instance's own listener is not connected to. An
-//! outgoing connection is registered, by its local address and its server's, while its socket is open.
-//! So it is recognized when it is accepted, even if its addresses were translated on the way. Both
-//! addresses must match, because a client on this host may have the address of an outgoing connection
-//! to another server. A connection that comes back before it is registered is missed once; the next
-//! one is recognized.
+//! Invariants: an address that is known to lead to the instance's own listener is not connected to.
+//! An outgoing connection is registered, by its local address and its server's, while its socket is
+//! open. So it is recognized when it is accepted, even if its addresses were translated on the way.
+//! Both addresses must match, because a client on this host may have the address of an outgoing
+//! connection to another server. A connection that comes back before it is registered is missed
+//! once; the next one is recognized.
 
 use std::{
     collections::HashMap,
@@ -91,7 +91,8 @@ pub(crate) struct LoopDetector {
     has_avoided: AtomicBool,
 }
 
-/// A registered outgoing connection. Its stream holds this object; dropping it ends the registration.
+/// A registered outgoing connection. Its stream holds this object; dropping it ends the
+/// registration.
 #[derive(Debug)]
 pub(crate) struct OutgoingConnection {
     detector: Arc<LoopDetector>,
@@ -137,8 +138,8 @@ impl LoopDetector {
         if local == server {
             return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
         }
-        // A connection to an address of this host starts at the same address, unless a route or -B says
-        // otherwise. A connection from loopback never leaves this host.
+        // A connection to an address of this host starts at the same address, unless a route or -B
+        // says otherwise. A connection from loopback never leaves this host.
         let is_local = |ip| local.ip() == ip || local.ip().is_loopback();
         if self.listener.is_some_and(|listener| leads_to(listener, server, is_local)) {
             return Err(report_loop(server));
@@ -189,8 +190,8 @@ impl Drop for OutgoingConnection {
     }
 }
 
-/// The destination of a client before a netfilter rule redirected it here, if the kernel knows it. It
-/// does not for an IPv4 client of a dual-stack listener.
+/// The destination of a client before a netfilter rule redirected it here, if the kernel knows it.
+/// It does not for an IPv4 client of a dual-stack listener.
 fn original_destination(client: &Stream, address: SocketAddr) -> Option<SocketAddr> {
     let found = match address {
         SocketAddr::V4(_) => client.original_dst_v4(),

@@ -1,6 +1,7 @@
-//! Names to addresses and services to ports, through the system's resolver.
+//! Resolves host names to addresses and service names to ports, through the system's resolver.
 //!
-//! Invariant: blocking; called before serving or on a thread of its own, never on a worker.
+//! Invariant: these functions block, so they run before the instance serves or on a thread of their
+//! own, and never on a worker.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,10 +13,10 @@ use crate::{
     selection::{ChannelConfig, GroupConfig, ResolvedServer, ServerName},
 };
 
-/// All addresses of a host, in the resolver's order of preference, each once.
+/// All addresses of a host, without duplicates, in the resolver's order of preference.
 ///
 /// # Errors
-/// [`StartError::Unresolved`] when there is none.
+/// [`StartError::Unresolved`] when the host has no address.
 pub fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, StartError> {
     let unresolved = |reason: String| StartError::Unresolved { name: one_line(host), reason };
     let mut found: Vec<SocketAddr> = Vec::new();
@@ -29,7 +30,7 @@ pub fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, StartError> {
     if found.is_empty() { Err(unresolved("it has no address".to_owned())) } else { Ok(found) }
 }
 
-/// Where the server of a channel is.
+/// The addresses of a channel's server, and its name unless the operand is a literal address.
 ///
 /// # Errors
 /// [`StartError::Unresolved`].
@@ -40,7 +41,7 @@ pub fn server(spec: &ChannelSpec) -> Result<ResolvedServer, StartError> {
     Ok(ResolvedServer { addresses, name })
 }
 
-/// Groups as written, with the addresses that their servers have now.
+/// The groups of the command line, with the current addresses of their servers.
 ///
 /// # Errors
 /// [`StartError::Unresolved`].
@@ -55,10 +56,11 @@ pub fn groups(specs: &[GroupSpec]) -> Result<Vec<GroupConfig>, StartError> {
     specs.iter().map(group).collect()
 }
 
-/// The address to listen on: the first that the name has, of IPv6 if that is wanted and there.
+/// The address to listen on: the first address of the host. With `ipv6`, the first IPv6 address if
+/// the host has one.
 ///
 /// # Errors
-/// [`StartError::Listen`] when there is none, as the address is at fault.
+/// [`StartError::Listen`] when the host has no address.
 pub fn listen_address(host: &str, ipv6: bool) -> Result<IpAddr, StartError> {
     let found = addresses(host, 0).map(|found| {
         let wanted = found.iter().find(|address| address.is_ipv6() || !ipv6);
@@ -72,7 +74,7 @@ pub fn listen_address(host: &str, ipv6: bool) -> Result<IpAddr, StartError> {
 
 /// The port of a TCP service by name.
 pub fn service(name: &str) -> Option<u16> {
-    // The resolver takes no name at all for port 0.
+    // The resolver resolves an empty name to port 0.
     lookup(None, Some(name)).ok()?.first().map(SocketAddr::port).filter(|&port| port != 0)
 }
 
@@ -90,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_literal_is_its_own_address() {
+    fn a_literal_address_resolves_to_itself() {
         assert_eq!(addresses("127.0.0.1", 25).unwrap(), ["127.0.0.1:25".parse().unwrap()]);
         assert_eq!(addresses("::1", 25).unwrap(), ["[::1]:25".parse().unwrap()]);
     }
@@ -102,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_cannot_exist_is_named_in_one_line() {
+    fn an_unresolved_name_is_in_a_one_line_error() {
         let e = addresses("nosuchhost.invalid", 25).unwrap_err();
         assert_eq!(e.exit_code(), 65);
         assert!(e.to_string().contains("nosuchhost.invalid"), "{e}");

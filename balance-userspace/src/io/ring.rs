@@ -4,8 +4,8 @@
 //! The ring only waits: for clients to accept and for sockets to become ready. Plain non-blocking
 //! calls then move the bytes, so no buffer belongs to the kernel while a connection is idle.
 //!
-//! Invariant: an operation keeps its socket open until its completion has arrived, even if its future
-//! has been dropped.
+//! Invariant: an operation keeps its socket open until its completion has arrived, even if its
+//! future has been dropped.
 
 use std::{
     io,
@@ -34,8 +34,8 @@ pub(crate) fn can_cancel() -> bool {
     KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(5, 19, 0))
 }
 
-/// Ends all pending operations on a stream that is about to be closed, so that none keeps the socket
-/// open.
+/// Ends all pending operations on a stream that is about to be closed, so that none keeps the
+/// socket open.
 pub(crate) async fn cancel(stream: &Rc<Stream>) {
     if can_cancel() {
         return cancel_all(stream).await;
@@ -70,7 +70,8 @@ pub(crate) async fn accept(listener: &Rc<Socket>) -> io::Result<OwnedFd> {
         .flags(libc::SOCK_CLOEXEC)
         .build();
     let fd = submit(Rc::clone(listener), entry).await?;
-    // SAFETY: the kernel has just opened this descriptor for this operation, so it has no other owner.
+    // SAFETY: the kernel has just opened this descriptor for this operation, so it has no other
+    // owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

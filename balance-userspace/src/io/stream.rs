@@ -1,8 +1,8 @@
 //! One end of a connection, client or server, and the options of its socket.
 //!
 //! Invariant: closing a stream resets the connection, unless [`Stream::close_cleanly`] was called
-//! before. So after any failure, including a panic and a kill, no peer takes a truncated stream for a
-//! complete one.
+//! before. So after any failure, including a panic and a kill, no peer takes a truncated stream for
+//! a complete one.
 
 use std::{
     cell::{Cell, RefCell},
@@ -37,9 +37,9 @@ pub(crate) type Registration = AsyncFd<Registered<Rc<Socket>>>;
 pub(crate) struct Stream {
     error: Cell<Option<io::ErrorKind>>,
     registration: RefCell<Option<Rc<Registration>>>,
-    // Fields are dropped in this order. The registration ends while the descriptor is open. The held
-    // objects, such as the map slots of a datapath, are released when the kernel has forgotten the
-    // socket.
+    // Fields are dropped in this order. The registration ends while the descriptor is open. The
+    // held objects, such as the map slots of a datapath, are released when the kernel has forgotten
+    // the socket.
     socket: Rc<Socket>,
     held: RefCell<Vec<Rc<dyn fmt::Debug>>>,
 }
@@ -54,8 +54,8 @@ impl Stream {
         })
     }
 
-    /// Records the first error of the connection. The kernel reports an error once. Afterwards the end
-    /// of the received bytes looks like a FIN.
+    /// Records the first error of the connection. The kernel reports an error once. Afterwards the
+    /// end of the received bytes looks like a FIN.
     pub(crate) fn record_error(&self, kind: io::ErrorKind) {
         if self.error.get().is_none() {
             self.error.set(Some(kind));
@@ -94,8 +94,8 @@ impl Stream {
         self.held.borrow_mut().push(object);
     }
 
-    /// The stream's registration with the runtime's epoll, for waits that the ring cannot do or that
-    /// would cost more there. The first call creates it.
+    /// The stream's registration with the runtime's epoll, for waits that the ring cannot do or
+    /// that would cost more there. The first call creates it.
     ///
     /// # Errors
     /// When the kernel has no memory.
@@ -109,8 +109,8 @@ impl Stream {
         Ok(Rc::clone(registration.insert(created)))
     }
 
-    /// Removes the registration with epoll. No task may wait on it. A registered socket would wake the
-    /// worker for every packet, including packets that are not for the worker.
+    /// Removes the registration with epoll. No task may wait on it. A registered socket would wake
+    /// the worker for every packet, including packets that are not for the worker.
     pub(crate) fn leave_epoll(&self) {
         self.registration.take();
     }
@@ -124,8 +124,8 @@ impl Stream {
         self.set_send_buffer(i32::try_from(size).unwrap_or(i32::MAX))
     }
 
-    /// Fixes the size of the send buffer, in bytes as the kernel counts them, beyond the system's limit
-    /// if the process may.
+    /// Fixes the size of the send buffer, in bytes as the kernel counts them, beyond the system's
+    /// limit if the process may.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -171,9 +171,9 @@ pub(crate) struct SocketOptions {
 impl SocketOptions {
     /// Finds the options that this process may set.
     ///
-    /// If net.core.rmem_max is lower than [`RECEIVE_BUFFER`] and this process may not exceed it, the
-    /// receive buffer stays as it is: the kernel then limits it by net.ipv4.tcp_rmem, and a small fixed
-    /// buffer would throttle long paths.
+    /// If net.core.rmem_max is lower than [`RECEIVE_BUFFER`] and this process may not exceed it,
+    /// the receive buffer stays as it is: the kernel then limits it by net.ipv4.tcp_rmem, and a
+    /// small fixed buffer would throttle long paths.
     ///
     /// # Errors
     /// When no socket can be created.

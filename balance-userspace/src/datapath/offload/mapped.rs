@@ -18,8 +18,8 @@ pub(crate) struct Mapped<T> {
     _elements: PhantomData<T>,
 }
 
-// SAFETY: the mapping belongs to the process and not to a thread. This type only computes addresses in
-// the mapping, and never creates a reference to an element.
+// SAFETY: the mapping belongs to the process and not to a thread. This type only computes addresses
+// in the mapping, and never creates a reference to an element.
 unsafe impl<T> Send for Mapped<T> {}
 // SAFETY: as above, and the fields never change.
 unsafe impl<T> Sync for Mapped<T> {}
@@ -28,8 +28,8 @@ impl<T> Mapped<T> {
     /// Maps the array `map`, which has `count` elements and the flag BPF_F_MMAPABLE.
     pub(crate) fn map(map: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
-        // SAFETY: the kernel chooses the address, so the mapping replaces no other. The kernel refuses a
-        // length beyond the array's.
+        // SAFETY: the kernel chooses the address, so the mapping replaces no other. The kernel
+        // refuses a length beyond the array's.
         let base = unsafe {
             let len = count * size_of::<T>();
             libc::mmap(std::ptr::null_mut(), len, protection, flags, map.as_raw_fd(), 0)
@@ -54,8 +54,8 @@ impl<T> Mapped<T> {
 
 impl<T> Drop for Mapped<T> {
     fn drop(&mut self) {
-        // SAFETY: the whole mapping that `map` made. This value owns it, and every user of an address in
-        // it borrows this value.
+        // SAFETY: the whole mapping that `map` made. This value owns it, and every user of an
+        // address in it borrows this value.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.count * size_of::<T>()) };
     }
 }

@@ -1,7 +1,8 @@
 //! What the kernel datapaths share: BPF objects, mapped arrays, slots, the program's log, the
 //! self-test.
 //!
-//! Invariant: apart from the list of objects in [`object`], no file here knows which datapath uses it.
+//! Invariant: apart from the list of objects in [`object`], no file here knows which datapath uses
+//! it.
 
 pub(crate) mod mapped;
 pub(crate) mod object;

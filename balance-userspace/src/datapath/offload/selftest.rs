@@ -1,10 +1,10 @@
-//! The self-test of a kernel datapath: proves that it moves bytes correctly on this kernel, before any
-//! client is served on it.
+//! The self-test of a kernel datapath: proves that it moves bytes correctly on this kernel, before
+//! any client is served on it.
 //!
 //! The test carries one connection over loopback. Bytes arrive before the datapath takes the
 //! connection over. Both directions move bytes. A receiver stalls: its sender is held up, and after
-//! the stall the receiver gets every byte. One direction ends before the other. The peers compare every
-//! byte, and the kernel must have moved some of them.
+//! the stall the receiver gets every byte. One direction ends before the other. The peers compare
+//! every byte, and the kernel must have moved some of them.
 //!
 //! Invariant: the test ends within a few times [`peers::LIMIT`], whatever the kernel does.
 
@@ -32,8 +32,8 @@ use crate::{
     io::stream::{SocketOptions, Stream},
 };
 
-/// The size of the sockets' buffers, in bytes before the kernel doubles it: a few segments of loopback
-/// fit, and filling a buffer takes little time.
+/// The size of the sockets' buffers, in bytes before the kernel doubles it: a few segments of
+/// loopback fit, and filling a buffer takes little time.
 const BUFFER: usize = 256 << 10;
 
 /// Runs the test on sockets with these options. `carry` makes the datapath carry a pair, and never
@@ -112,8 +112,8 @@ fn drive(
 
 /// The two ends of a loopback connection: the peer's end, and the end for the datapath.
 fn pair(options: SocketOptions) -> io::Result<(TcpStream, TcpStream)> {
-    // All ports of 127.0.0.1 may be in use. The kernel never chooses 127.84.67.80 as a source address, so
-    // its ports are free. ::1 is for a host without IPv4 loopback addresses.
+    // All ports of 127.0.0.1 may be in use. The kernel never chooses 127.84.67.80 as a source
+    // address, so its ports are free. ::1 is for a host without IPv4 loopback addresses.
     let addresses: [IpAddr; 3] = [
         Ipv4Addr::LOCALHOST.into(),
         Ipv4Addr::new(127, 84, 67, 80).into(),

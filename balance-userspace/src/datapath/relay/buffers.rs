@@ -1,7 +1,7 @@
 //! Buffers for bytes that pass through user space.
 //!
-//! Invariant: a connection has a buffer only from the read of its bytes to their last write. A worker
-//! keeps a few free buffers for reuse, so an idle connection costs none.
+//! Invariant: a connection has a buffer only from the read of its bytes to their last write. A
+//! worker keeps a few free buffers for reuse, so an idle connection costs none.
 
 use std::{
     cell::RefCell,
@@ -9,8 +9,8 @@ use std::{
     rc::Rc,
 };
 
-/// Bytes of a buffer. It is large, because each read costs system calls, wake-ups and a window update;
-/// see bench/README.md. Pages that no read fills are never allocated.
+/// Bytes of a buffer. It is large, because each read costs system calls, wake-ups and a window
+/// update; see bench/README.md. Pages that no read fills are never allocated.
 const SIZE: usize = 1 << 20;
 
 /// The most free buffers that a worker keeps.
@@ -21,8 +21,8 @@ const MAX_FREE: usize = 4;
 pub(crate) struct BufferPool(Rc<RefCell<Vec<Box<[u8]>>>>);
 
 impl BufferPool {
-    /// Takes a free buffer, or allocates a buffer. There are never more buffers than directions with
-    /// bytes to send.
+    /// Takes a free buffer, or allocates a buffer. There are never more buffers than directions
+    /// with bytes to send.
     pub(crate) fn take(&self) -> Buffer {
         let bytes = self.0.borrow_mut().pop().unwrap_or_else(|| vec![0; SIZE].into_boxed_slice());
         Buffer { bytes, pool: self.clone() }

@@ -7,8 +7,8 @@ use crate::{datapath::side::Side, logging};
 /// The column after which a line ends.
 const COLUMN: usize = 80;
 
-/// Prints a chunk that came from the side `from`. An empty chunk says that the side has ended. Never
-/// waits for the reader of standard output: without room there the chunk is lost.
+/// Prints a chunk that came from the side `from`. An empty chunk says that the side has ended.
+/// Never waits for the reader of standard output: without room there the chunk is lost.
 pub(crate) fn print(from: Side, bytes: &[u8]) {
     logging::dump(&render(from, bytes));
 }

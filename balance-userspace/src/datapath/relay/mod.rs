@@ -1,5 +1,5 @@
-//! The relay: bytes pass through user space. It works on every kernel, without privileges, and takes
-//! the connections that the other datapaths cannot.
+//! The relay: bytes pass through user space. It works on every kernel, without privileges, and
+//! takes the connections that the other datapaths cannot.
 //!
 //! Invariant: each direction has at most one buffer, and none while it waits for bytes.
 
@@ -28,8 +28,8 @@ use crate::io::ready::{self, ReadGuard};
 /// Buffers that a direction may move before other connections of the worker run.
 const BUFFERS_PER_TURN: u32 = 2;
 
-/// A direction that has moved this many buffers waits through epoll. With epoll a connection costs a
-/// system call and a wait costs none; on the ring it is the other way round. See bench/README.md.
+/// A direction that has moved this many buffers waits through epoll. With epoll a connection costs
+/// a system call and a wait costs none; on the ring it is the other way round. See bench/README.md.
 const EPOLL_AFTER: u32 = 16;
 
 /// Carries a pair to its end. With `dump` prints its bytes on standard output.
@@ -41,9 +41,9 @@ pub(crate) async fn carry(pair: &Pair, pool: &BufferPool, dump: bool) -> Connect
     ConnectionReport { datapath: DatapathName::Relay, end }
 }
 
-/// Carries a pair until it ends or both directions together have moved `buffers` buffers. `None`: the
-/// pair goes on, user space holds no byte of it, neither side has ended, and another datapath may take
-/// it.
+/// Carries a pair until it ends or both directions together have moved `buffers` buffers. `None`:
+/// the pair goes on, user space holds no byte of it, neither side has ended, and another datapath
+/// may take it.
 pub(crate) async fn carry_first(
     pair: &Pair,
     pool: &BufferPool,
@@ -67,8 +67,8 @@ pub(super) async fn carry_first_until(
     let enough = poll_fn(|context| {
         is_late = is_late || deadline.as_mut().poll(context).is_ready();
         let moved = a.buffers.get().saturating_add(b.buffers.get());
-        // No waker is needed: a direction that moves a buffer or starts to wait runs in the task that
-        // polls this future.
+        // No waker is needed: a direction that moves a buffer or starts to wait runs in the task
+        // that polls this future.
         if (is_late || moved >= buffers) && a.is_waiting.get() && b.is_waiting.get() {
             Poll::Ready(())
         } else {

@@ -1,7 +1,7 @@
 //! Moves bytes from one stream to another through a buffer.
 //!
-//! Invariants: bytes leave in the order in which they arrived. A buffer is held only while the target
-//! has no room. The backpressure is TCP's own: bytes that are not read stay with the sender.
+//! Invariants: bytes leave in the order in which they arrived. A buffer is held only while the
+//! target has no room. The backpressure is TCP's own: bytes that are not read stay with the sender.
 
 use std::{io, time::Duration};
 
@@ -41,8 +41,8 @@ pub(crate) fn receive(direction: &Direction, pool: &BufferPool) -> Result<Receiv
 
 /// Writes all of `bytes` to the target, and waits for room as often as needed.
 ///
-/// The source is not read until the target has room, which may be never. So the source is watched for
-/// errors. Once it has failed, the target must accept bytes now and then.
+/// The source is not read until the target has room, which may be never. So the source is watched
+/// for errors. Once it has failed, the target must accept bytes now and then.
 pub(crate) async fn send_all(direction: &Direction, mut bytes: &[u8]) -> Result<(), SideError> {
     while !bytes.is_empty() {
         match sys::send(&*direction.target, bytes) {

@@ -1,7 +1,7 @@
 //! Waits for the receiver of bytes whose sender has failed.
 //!
-//! Invariant: a wait goes on while the receiver acknowledges bytes, and ends [`STALL_TIME`] after the
-//! last progress.
+//! Invariant: a wait goes on while the receiver acknowledges bytes, and ends [`STALL_TIME`] after
+//! the last progress.
 
 use std::{
     pin::pin,

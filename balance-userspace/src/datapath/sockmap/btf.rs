@@ -13,8 +13,8 @@ pub(super) fn field_offset(of: &str, field: &str) -> Option<u64> {
 const MAGIC: u16 = 0xeb9f;
 const STRUCT: u32 = 4;
 
-/// The byte offset of a direct field of a struct; `None` if `btf` does not have the field, is malformed
-/// or has the field at an offset of bits.
+/// The byte offset of a direct field of a struct; `None` if `btf` does not have the field, is
+/// malformed or has the field at an offset of bits.
 pub(crate) fn find(btf: &[u8], of: &str, field: &str) -> Option<u64> {
     if u16::from_ne_bytes(btf.get(..2)?.try_into().ok()?) != MAGIC {
         return None;

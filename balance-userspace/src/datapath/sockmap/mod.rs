@@ -1,9 +1,9 @@
 //! The sockmap datapath: a BPF program redirects the bytes of a connection inside the kernel.
 //!
-//! Either the kernel or user space moves the bytes of a direction, and the direction changes hands as
-//! often as needed (see `balance_ebpf::Flow`). User space starts, and hands the direction over when
-//! both sockets are in the maps. The program hands it back when the target falls behind, so that TCP's
-//! own backpressure reaches the sender.
+//! Either the kernel or user space moves the bytes of a direction, and the direction changes hands
+//! as often as needed (see `balance_ebpf::Flow`). User space starts, and hands the direction over
+//! when both sockets are in the maps. The program hands it back when the target falls behind, so
+//! that TCP's own backpressure reaches the sender.
 //!
 //! Invariant: a flow has at most [`kernel::LIMIT`] outstanding in the kernel, in memory of the send
 //! buffer and of packets on their way to it.

@@ -2,8 +2,8 @@
 //! Eyeballs", RFC 8305).
 //!
 //! Invariants: an attempt has at least [`MIN_TIME`], unless the limit ends it. A client has at most
-//! [`MAX_ATTEMPTS`] attempts at the same time, and each beyond the first has a permit of the process.
-//! Attempts that do not win are closed.
+//! [`MAX_ATTEMPTS`] attempts at the same time, and each beyond the first has a permit of the
+//! process. Attempts that do not win are closed.
 
 use std::{
     future::{Future, poll_fn},
@@ -34,8 +34,8 @@ const MIN_TIME: Duration = Duration::from_secs(1);
 /// Attempts of one client at the same time: as many as start within [`MIN_TIME`].
 const MAX_ATTEMPTS: usize = (MIN_TIME.as_millis() / DELAY.as_millis()) as usize;
 
-/// Connects to the first of the addresses that answers. Tries them in order, each [`DELAY`] after the
-/// one before, or as soon as the one before has failed.
+/// Connects to the first of the addresses that answers. Tries them in order, each [`DELAY`] after
+/// the one before, or as soon as the one before has failed.
 pub(super) async fn connect(
     connector: &Connector,
     addresses: &[SocketAddr],
@@ -115,8 +115,8 @@ struct Attempt<'a> {
 }
 
 impl<'a> Attempts<'a> {
-    /// Makes room for another attempt, if necessary by giving up the oldest one. Returns the permit for
-    /// the new attempt.
+    /// Makes room for another attempt, if necessary by giving up the oldest one. Returns the permit
+    /// for the new attempt.
     ///
     /// # Errors
     /// The time until which there is no room.

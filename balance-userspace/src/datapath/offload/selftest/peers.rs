@@ -1,7 +1,7 @@
 //! The two peers of the self-test, which send messages in turns.
 //!
-//! Invariants: a peer compares every byte that it receives. A peer never waits for ever: it returns an
-//! error, or the number of bytes that it has sent.
+//! Invariants: a peer compares every byte that it receives. A peer never waits for ever: it returns
+//! an error, or the number of bytes that it has sent.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -22,8 +22,8 @@ const MESSAGE: usize = 48 << 10;
 /// The messages of each side.
 const ROUNDS: usize = 8;
 
-/// The round before which the backend sends nothing until the kernel moves the bytes. Peers that are
-/// always faster than user space would leave no moment for the hand-over.
+/// The round before which the backend sends nothing until the kernel moves the bytes. Peers that
+/// are always faster than user space would leave no moment for the hand-over.
 const PAUSE_ROUND: usize = ROUNDS / 2;
 
 /// The round before which the backend stalls until the client can send no more.
@@ -48,8 +48,8 @@ pub(super) fn begin(stream: &mut TcpStream) -> io::Result<()> {
     stream.write_all(&message(Sender::Client, 0))
 }
 
-/// Runs the client after [`begin`]. The client reports the number of bytes that it could send to the
-/// stalled backend, and is the first to send FIN.
+/// Runs the client after [`begin`]. The client reports the number of bytes that it could send to
+/// the stalled backend, and is the first to send FIN.
 pub(super) fn client(mut stream: TcpStream, flooded: &mpsc::Sender<usize>) -> Result<u64, String> {
     let mut flood = 0;
     for round in 0..ROUNDS {
@@ -98,8 +98,8 @@ pub(super) fn backend(
     Ok((MESSAGE * ROUNDS) as u64)
 }
 
-/// Sends messages until no more can be written; the last one may be sent in part. Returns the number of
-/// bytes.
+/// Sends messages until no more can be written; the last one may be sent in part. Returns the
+/// number of bytes.
 fn send_until_held_up(stream: &mut TcpStream) -> Result<usize, String> {
     stream.set_write_timeout(Some(HELD_UP)).map_err(|e| e.to_string())?;
     let (mut sent, mut text) = (0, Vec::new());

@@ -29,8 +29,8 @@ impl OffloadCounters for Kernel {
     }
 }
 
-/// Runs the self-test on a datapath with two threads: `up` moves the bytes of the client, `copy` those
-/// of the backend.
+/// Runs the self-test on a datapath with two threads: `up` moves the bytes of the client, `copy`
+/// those of the backend.
 fn run_on(up: impl Fn(TcpStream, TcpStream, &AtomicU64) + Send) -> Result<(), String> {
     run(SocketOptions::default(), async |pair: &Pair, _: &BufferPool| {
         let kernel = Arc::new(Kernel::default());
@@ -56,8 +56,8 @@ fn copy(source: TcpStream, target: TcpStream, moved: &AtomicU64) {
     change(source, target, moved, |_, _| {});
 }
 
-/// Copies bytes after `spoil` has changed them. The first argument of `spoil` is the number of bytes
-/// copied before.
+/// Copies bytes after `spoil` has changed them. The first argument of `spoil` is the number of
+/// bytes copied before.
 fn change(
     mut source: TcpStream,
     mut target: TcpStream,
