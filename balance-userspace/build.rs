@@ -1,7 +1,7 @@
-//! Embeds the BPF objects, if `cargo xtask build-ebpf` has built them from the present sources.
+//! Embeds the BPF objects, if `cargo xtask build-ebpf` has built them from the current sources.
 //!
-//! Invariant: an object that is older than its sources is never embedded. Without one the
-//! build succeeds and the program has the relay only; it says so when it starts.
+//! Invariant: an object older than its sources is never embedded. Without the objects the build
+//! succeeds, and the program has only the relay and logs that at the start.
 
 use std::{
     env, fs,
@@ -9,7 +9,7 @@ use std::{
     time::SystemTime,
 };
 
-/// One for each datapath in the kernel.
+/// The objects, one for each datapath in the kernel.
 const OBJECTS: [&str; 2] = ["verdict", "splice"];
 
 fn main() {
@@ -23,7 +23,7 @@ fn main() {
         let object = root.join(format!("target/ebpf/{name}.o"));
         println!("cargo::rerun-if-changed={}", object.display());
         println!("cargo::rustc-env=BALANCE_BPF_{}={}", name.to_uppercase(), object.display());
-        // Less than any time if there is none.
+        // Without the file this is `None`, which is less than any time.
         oldest = oldest.min(modified(&object));
     }
     match (oldest, changed) {
@@ -45,7 +45,7 @@ fn modified(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).ok()?.modified().ok()
 }
 
-/// When a file below the folder was last changed.
+/// The latest change of a file below a folder.
 fn newest(folder: &Path) -> Option<SystemTime> {
     let changed = fs::read_dir(folder).ok()?.flatten().map(|entry| {
         let path = entry.path();

@@ -1,41 +1,41 @@
-//! What can go wrong before balance serves, each with its exit code.
+//! The errors that prevent a start, each with its exit code.
 //!
-//! Invariant: every message is one line that names the object and the act; exit codes are
-//! those of sysexits(3), as the classic used them.
+//! Invariant: every message is one line that names the object and the act. Exit codes are those of
+//! sysexits(3), as the classic uses them.
 
 use std::io;
 
-/// Why balance does not start.
+/// Why the program cannot start or cannot do what the command line asks for.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The command line makes no sense. The user's mistake.
+    /// The command line is not valid. The user's mistake.
     #[error("{0}")]
     Usage(String),
     /// A group separator without a channel before it. The user's mistake.
     #[error("no channels in group {0}")]
     EmptyGroup(usize),
-    /// A name has no address. The user's mistake, or the name server's.
+    /// A name has no address. A mistake of the user or of the name server.
     #[error("cannot resolve [{name}]: {reason}")]
     Unresolved {
         /// The name as given.
         name: String,
-        /// What the resolver said.
+        /// The resolver's error.
         reason: String,
     },
     /// The listen address cannot be used: taken, not local, or not permitted.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// Address and port as tried.
+        /// The address and port of the attempt.
         address: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// A server is the listener itself. The user's mistake.
+    /// A server address is the listener's own address. The user's mistake.
     #[error("server {server} is the listener {listener} itself")]
     OwnListener {
         /// The server's address.
         server: std::net::SocketAddr,
-        /// Where the instance listens.
+        /// The address of the listener.
         listener: std::net::SocketAddr,
     },
     /// The source address of `-B` cannot be used.
@@ -43,64 +43,64 @@ pub enum StartError {
     Source {
         /// The address.
         address: std::net::IpAddr,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// A file that was named cannot be read.
+    /// A file given by the user cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Unreadable {
         /// The file.
         path: std::path::PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// A running process cannot be talked to, or the control socket cannot be made.
+    /// A running process does not answer, or the control socket cannot be created.
     #[error("{message}")]
     Control {
-        /// What is wrong.
+        /// The message.
         message: String,
-        /// Exit code of sysexits(3).
+        /// The exit code of sysexits(3).
         exit_code: u8,
     },
-    /// There is no such user. The caller's mistake.
+    /// The user of `--user` does not exist. The user's mistake.
     #[error("there is no user {0}")]
     NoUser(String),
-    /// The process cannot become that user's.
+    /// The process cannot change to the user of `--user`.
     #[error("cannot become user {user}: {source}")]
     Become {
         /// The user.
         user: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The kernel refuses something that balance cannot do without.
+    /// A system call that the program needs has failed.
     #[error("cannot {act}: {source}")]
     System {
-        /// What was tried.
+        /// The act: the words after "cannot".
         act: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The datapath that was asked for by name does not work here for lack of privileges.
+    /// The datapath of `--datapath` lacks privileges.
     #[error("datapath {name} is not permitted: {reason}")]
     Forbidden {
         /// The datapath's name.
         name: &'static str,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// The datapath that was asked for by name does not work here.
+    /// The datapath of `--datapath` does not work on this system.
     #[error("datapath {name} does not work here: {reason}")]
     Unavailable {
         /// The datapath's name.
         name: &'static str,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
 }
 
-/// Text as one line that leaves a terminal alone: what somebody typed or sent may be in it, line
-/// breaks and all.
+/// Escapes the control characters of a text, line breaks included. Text from the user or from a
+/// peer thus stays on one line and cannot control a terminal.
 pub fn one_line(text: &str) -> String {
     let escape =
         |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
@@ -108,7 +108,7 @@ pub fn one_line(text: &str) -> String {
 }
 
 impl StartError {
-    /// Exit code of sysexits(3).
+    /// The exit code of sysexits(3).
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::OwnListener { .. } => 64,

@@ -1,7 +1,9 @@
-//! The library behind the `balance` program: everything except parsing the command line of
-//! the process and ending it, so that tests and later front ends can use the same parts.
+//! The library of the `balance` program. The executable only parses the command line, calls the
+//! library and exits, so tests and other front ends can use the same parts.
 //!
 //! ARCHITECTURE.md follows one connection through these modules.
+//!
+//! Invariant: no module outside `datapath` depends on one particular datapath.
 
 pub mod cli;
 pub mod control;

@@ -1,6 +1,7 @@
-//! The `balance` program: parses, serves, exits. Everything else is in the library.
+//! The `balance` program: parses the command line, serves, exits. Everything else is in the
+//! library.
 //!
-//! Invariant: a failure is told in one line on standard error and in the exit code.
+//! Invariant: a failure is reported in one line on standard error and in the exit code.
 
 use std::{
     io::{Write as _, stdout},
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
     let result = run();
     logging::flush();
     result.unwrap_or_else(|e| {
-        logging::last_word(&format!("balance: {e}"));
+        logging::write_final_line(&format!("balance: {e}"));
         ExitCode::from(e.exit_code())
     })
 }
@@ -54,14 +55,14 @@ fn run() -> Result<ExitCode, StartError> {
         Mode::Command(line) => Ok(client::once(dir, bind, port()?, line, args.strict).into()),
         Mode::Shell => Ok(client::shell(dir, bind, port()?).into()),
         Mode::Serve => match SpawnConfig::from_env()? {
-            Some(config) => supervised(&args, &config),
-            None if args.foreground || notify::is_awaited() => {
+            Some(config) => serve_supervised(&args, &config),
+            None if args.foreground || notify::is_enabled() => {
                 // SAFETY: the only call in this process, which has opened nothing yet.
                 let inherited_listeners = unsafe { InheritedListeners::from_service_manager() }?;
                 logging::init(Sink::Foreground, args.log_format, args.debug);
-                served(&args, Started { inherited_listeners, ..Started::default() })
+                serve(&args, Started { inherited_listeners, ..Started::default() })
             }
-            // SAFETY: nothing has started a thread: only arguments and variables were read.
+            // SAFETY: the process has one thread: so far it has only read arguments and variables.
             None => match unsafe { daemon::detach() }? {
                 Forked::Parent(code) => Ok(code.into()),
                 Forked::Daemon(ready_notifier) => {
@@ -75,20 +76,21 @@ fn run() -> Result<ExitCode, StartError> {
     }
 }
 
-/// An instance of a supervisor, which says itself what it is told.
-fn supervised(args: &Args, config: &SpawnConfig) -> Result<ExitCode, StartError> {
-    // SAFETY: the only call in this process, which has opened nothing yet. The supervisor has set the
-    // number of listeners.
+/// Serves as an instance of a supervisor. The supervisor reports the failure, so none is printed
+/// here.
+fn serve_supervised(args: &Args, config: &SpawnConfig) -> Result<ExitCode, StartError> {
+    // SAFETY: the only call in this process, which has opened nothing yet. The supervisor has set
+    // the number of listeners.
     let (inherited_listeners, supervision) =
         unsafe { InheritedListeners::from_supervisor(config.listeners, config.listened) };
     logging::init(config.sink(), config.log_format(args.log_format), args.debug);
     let started =
         Started { inherited_listeners, supervision: Some(supervision), ready_notifier: None };
-    served(args, started).or_else(|error| Ok(error.exit_code().into()))
+    serve(args, started).or_else(|error| Ok(error.exit_code().into()))
 }
 
-/// An instance that somebody waits for.
-fn served(args: &Args, started: Started) -> Result<ExitCode, StartError> {
+/// Serves, and notifies the waiting process of a failure.
+fn serve(args: &Args, started: Started) -> Result<ExitCode, StartError> {
     server::serve(args, started).map(|()| ExitCode::SUCCESS).inspect_err(|error| {
         notify::failed(&one_line(&error.to_string()));
     })

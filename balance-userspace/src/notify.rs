@@ -1,8 +1,8 @@
-//! What is told to whoever started the process and waits for it: a service manager, by sd_notify(3),
-//! or our own supervisor, which speaks the same.
+//! Notifications to the service manager, or to the supervisor of `service`, by sd_notify(3).
 //!
-//! Invariant: where nobody waits nothing is said, and that nobody listens is no failure. The socket is
-//! connected once, at the start: the process may be another user's later, who could not.
+//! Invariants: without NOTIFY_SOCKET nothing is sent, and a receiver that has gone is no failure.
+//! The socket is connected once, at the start, because the process may later run as a user that may
+//! not connect.
 
 use std::{
     env, io,
@@ -19,31 +19,31 @@ use std::{
 
 use sd_notify::NotifyState;
 
-/// What stands before the number of connections in a message; managers pass over what they do not
+/// The variable with the number of connections. Service managers ignore variables that they do not
 /// know.
 pub(crate) const CONNECTIONS: &str = "X_BALANCE_CONNECTIONS";
 
-/// Says that the process accepts no more, and that its listeners and its names are free.
+/// The variable for: the process no longer accepts, and its listeners and names are free.
 pub(crate) const RELEASED: &str = "X_BALANCE_RELEASED";
 
-/// Time that is asked for at a time.
-pub(crate) const MORE: Duration = Duration::from_secs(10);
+/// The extra time that one message requests.
+pub(crate) const EXTENSION: Duration = Duration::from_secs(10);
 
-/// How long [`say_surely`] waits for the receiver.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long [`send_reliably`] waits for the receiver.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How it is while connections end.
+/// The status text while connections end.
 pub(crate) fn draining(open: usize) -> String {
     format!("stopping, {open} connection{} yet to end", if open == 1 { " has" } else { "s have" })
 }
 
-/// Whether somebody waits for what is said here.
-pub fn is_awaited() -> bool {
+/// Whether a process waits for notifications (NOTIFY_SOCKET is set).
+pub fn is_enabled() -> bool {
     env::var_os("NOTIFY_SOCKET").is_some()
 }
 
-/// Connects to whoever waits.
-pub(crate) fn begin() {
+/// Connects to the receiver, if there is one.
+pub(crate) fn start() {
     socket();
 }
 
@@ -55,9 +55,9 @@ fn socket() -> Option<&'static UnixDatagram> {
 fn connect() -> io::Result<UnixDatagram> {
     let path = env::var_os("NOTIFY_SOCKET").ok_or(io::ErrorKind::NotFound)?;
     let socket = UnixDatagram::unbound()?;
-    // Who does not hear is not to hold us up.
+    // A receiver that does not read must not delay the process.
     socket.set_nonblocking(true)?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(SEND_TIMEOUT))?;
     match path.as_bytes().strip_prefix(b"@") {
         Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
         None => socket.connect(path)?,
@@ -65,63 +65,65 @@ fn connect() -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// It serves.
+/// Reports that the process serves.
 pub(crate) fn ready() {
-    say_surely(&[NotifyState::Ready]);
+    send_reliably(&[NotifyState::Ready]);
 }
 
-/// It accepts no more, and others may listen where it did and have its names.
+/// Reports that the process no longer accepts, and that another process may take its addresses and
+/// names.
 pub(crate) fn released() {
-    say_surely(&[NotifyState::Custom(&format!("{RELEASED}=1"))]);
+    send_reliably(&[NotifyState::Custom(&format!("{RELEASED}=1"))]);
 }
 
-/// What is not to be lost: waits for a moment if the receiver's queue is full.
-fn say_surely(state: &[NotifyState<'_>]) {
+/// Sends a message that must not be lost: waits up to [`SEND_TIMEOUT`] if the receiver's queue is
+/// full.
+fn send_reliably(state: &[NotifyState<'_>]) {
     if let Some(socket) = socket() {
         let _ = socket.set_nonblocking(false);
-        say(state);
+        send(state);
         let _ = socket.set_nonblocking(true);
     }
 }
 
-/// It needs [`MORE`] time to start; to be repeated before that is over.
+/// Requests [`EXTENSION`] to start. Repeat this before the time is over.
 pub(crate) fn starting() {
-    say(&[extend()]);
+    send(&[extend()]);
 }
 
-/// It reads its configuration again; to be followed by [`ready`].
+/// Reports that the process reads its configuration again. Call [`ready`] afterwards.
 pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => say(&[NotifyState::Reloading, now]),
-        Err(_) => say(&[NotifyState::Reloading]),
+        Ok(now) => send(&[NotifyState::Reloading, now]),
+        Err(_) => send(&[NotifyState::Reloading]),
     }
 }
 
-/// It accepts no more, and needs [`MORE`] time for what stands; to be repeated before that is
-/// over.
+/// Reports that the process stops, and requests [`EXTENSION`] for the open connections. Repeat this
+/// before the time is over.
 pub(crate) fn stopping() {
-    say(&[NotifyState::Stopping, extend()]);
+    send(&[NotifyState::Stopping, extend()]);
 }
 
 fn extend() -> NotifyState<'static> {
-    NotifyState::ExtendTimeoutUsec(u32::try_from(MORE.as_micros()).unwrap_or(u32::MAX))
+    NotifyState::ExtendTimeoutUsec(u32::try_from(EXTENSION.as_micros()).unwrap_or(u32::MAX))
 }
 
-/// How it is, for people, with so many connections.
+/// Reports a status text for people, and the number of open connections.
 pub(crate) fn status(text: &str, connections: usize) {
     let connections = format!("{CONNECTIONS}={connections}");
-    say(&[NotifyState::Status(text), NotifyState::Custom(&connections)]);
+    send(&[NotifyState::Status(text), NotifyState::Custom(&connections)]);
 }
 
-/// It ends because of this.
-pub fn failed(why: &str) {
-    say(&[NotifyState::Status(why)]);
+/// Reports why the process ends.
+pub fn failed(reason: &str) {
+    send(&[NotifyState::Status(reason)]);
 }
 
-fn say(state: &[NotifyState<'_>]) {
+fn send(state: &[NotifyState<'_>]) {
     if let Some(socket) = socket() {
         let lines: Vec<_> = state.iter().map(ToString::to_string).collect();
-        // Whoever waited may be gone.
+        // The receiver may have exited.
         let _ = socket.send(lines.join("\n").as_bytes());
     }
 }

@@ -1,8 +1,7 @@
-//! Writes what a package installs beside the program and what follows from it: the man pages and
-//! the completions, into the directory that is named.
+//! Writes the man pages and the shell completions of a package into a directory.
 //!
-//! Invariant: options, verbs, control commands and exit codes come from the
-//! definitions that the program itself uses. The other text is in `manual/`.
+//! Invariant: options, verbs, control commands and exit codes come from the definitions that the
+//! program itself uses. The other text is in `manual/`.
 
 use std::{env, error::Error, fs, io::Write as _, path::Path};
 
@@ -15,15 +14,15 @@ use clap_mangen::{
     roff::{Roff, bold, roman},
 };
 
-/// What a page says that no definition knows.
+/// The text of the pages that no definition contains.
 const DESCRIPTION: &str = include_str!("../../manual/description.roff");
 const REST: &str = include_str!("../../manual/rest.roff");
 const CONFIGURATION: &str = include_str!("../../manual/balance.conf.5");
 
-/// When those texts were last changed.
+/// The date of the last change of those texts.
 const DATE: &str = "2026-11-30";
 
-/// The shells, each with the name under which it finds its completions.
+/// The shells, each with the file name under which it finds the completions.
 const COMPLETIONS: [(&str, &str); 3] =
     [("bash", "balance"), ("zsh", "_balance"), ("fish", "balance.fish")];
 
@@ -40,14 +39,14 @@ fn main() -> Outcome<()> {
         if !completion::write_registration(shell, &mut script)? {
             return Err(format!("no completions for {shell}").into());
         }
-        // Each in a directory of its own: they share names.
+        // A directory for each shell, because file names are the same.
         fs::create_dir_all(dir.join(shell))?;
         fs::write(dir.join(shell).join(file), script)?;
     }
     Ok(())
 }
 
-/// balance(8).
+/// The page balance(8).
 fn program() -> Outcome<Vec<u8>> {
     let man = Man::new(cli::command())
         .title("BALANCE")
@@ -67,7 +66,7 @@ fn program() -> Outcome<Vec<u8>> {
     Ok(page)
 }
 
-/// The verbs, each with its options.
+/// Writes the section of the verbs, each with its options.
 fn verbs(page: &mut Vec<u8>) -> Outcome<()> {
     writeln!(page, ".SH VERBS\nAll instances of a configuration file, see\n.BR balance.conf (5).")?;
     let mut command = cli::command().mut_subcommands(|verb| verb.disable_help_flag(true));
@@ -82,17 +81,17 @@ fn verbs(page: &mut Vec<u8>) -> Outcome<()> {
         entry.to_writer(page)?;
         let mut options = Vec::new();
         Man::new(verb.clone()).render_options_section(&mut options)?;
-        // It is no section of its own here.
+        // The options of a verb are not a section of the page.
         page.extend(String::from_utf8(options)?.replace(".SH OPTIONS\n", "").bytes());
     }
     Ok(())
 }
 
-/// The commands of `-c` and `-i`.
+/// Writes the section of the commands of `-c` and `-i`.
 fn commands(page: &mut Vec<u8>) -> Outcome<()> {
     let mut section = Roff::new();
     section.control("SH", ["COMMANDS"]);
-    section.text([roman("What -c and -i can tell the balance that runs on a port.")]);
+    section.text([roman("Commands that -c and -i send to the instance on a port.")]);
     for command in &command_table::COMMANDS {
         section.control("TP", []);
         section.text([bold(command.usage())]);

@@ -34,7 +34,7 @@ impl Lifecycle {
         endpoint: Option<ControlEndpoint>,
         parent_death_pipe: Option<OwnedFd>,
     ) -> Result<Self, StartError> {
-        let refused = |source| StartError::System { act: "wait for signals", source };
+        let refused = |source| StartError::System { act: "catch signals", source };
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)?;
         let guard = runtime.enter();

@@ -57,7 +57,7 @@ pub struct Started {
 pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     let Started { ready_notifier, inherited_listeners, supervision } = started;
     if args.user.is_none() {
-        logging::begin();
+        logging::start_writer();
     }
     let port = operand::listen_port(&args.port, &resolve::service)?;
     let specs = operand::groups(&args.channels, port, &resolve::service)?;
@@ -94,7 +94,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
         }
         None => (None, claim(args, port, user.as_ref())?),
     };
-    notify::begin();
+    notify::start();
     let options = match &user {
         Some(user) => {
             privileges::become_user(user, datapath.required_capabilities())?;
@@ -105,7 +105,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     };
     // After the change of the user, because the log's thread keeps the privileges that it starts
     // with.
-    logging::begin();
+    logging::start_writer();
     let address = listener::local_address(&listeners[0]);
     let name = datapath.name();
     let lifecycle = Lifecycle::new(instance, parent_death_pipe)?;

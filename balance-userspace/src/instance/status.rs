@@ -15,7 +15,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Sends the status whenever it changes. Returns at once if no process waits for it.
 pub(crate) async fn watch(context: &Arc<Context>) {
-    if !notify::is_awaited() {
+    if !notify::is_enabled() {
         return;
     }
     let mut sent = String::new();

@@ -1,9 +1,9 @@
-//! The log: on standard error as text or JSON, fit for the journal when that is the reader, and
-//! in syslog when the process is in the background.
+//! The log: text or JSON on standard error, or syslog for a daemon. Text for the journal has the
+//! form that the journal expects.
 //!
-//! Invariants: one event is one line; in the journal it carries its priority (`<N>`,
-//! sd-daemon(3)) and no time, which the journal adds itself. No thread that logs waits for the
-//! reader: a thread of its own writes, and lines for which there is no room are lost and counted.
+//! Invariants: one event is one line. In the journal a line has a priority (`<N>`, sd-daemon(3))
+//! and no time, because the journal adds the time. A thread that logs never waits for the reader: a
+//! separate thread writes, and lines that do not fit into the queue are dropped and counted.
 
 use std::{
     env, fmt, io, panic,
@@ -27,43 +27,43 @@ mod sink;
 
 use queue::Queue;
 
-/// Where the log goes.
+/// The destination of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sink {
     /// Standard error.
     Foreground,
-    /// syslog(3), and through it the journal.
+    /// syslog(3), which also feeds the journal.
     Background,
 }
 
-/// Target of messages that the classic printed, without time and level, on standard error.
+/// The target of messages that the classic also prints: on standard error, without time and level.
 pub const NOTICE: &str = "notice";
 
-/// The longest that the end of the process is delayed by a log that is not read.
-const LAST: Duration = Duration::from_secs(1);
+/// The longest time that an unread log delays the end of the process.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 static LINES: Queue = Queue::new();
 static DUMP: Queue = Queue::new();
 static SINK: OnceLock<Sink> = OnceLock::new();
 
-/// Sets the log up for the process, once. Lines are kept until [`begin`].
+/// Sets up the log of the process. Call this once. Lines wait in the queue until [`start_writer`].
 pub fn init(sink: Sink, form: LogFormat, debug: bool) {
     let level = match env::var("BALANCE_LOG") {
         _ if debug => "debug".to_owned(),
         Ok(level) => level,
         Err(_) => "info".to_owned(),
     };
-    // The libraries below us say nothing of use to an operator under "warn"; messages of the
-    // BPF program come under its own name.
+    // Messages of libraries below "warn" are of no use to an operator. Messages of the BPF programs
+    // have the target `balance_ebpf`.
     let own = format!("balance={level},balance_userspace={level},balance_ebpf={level}");
     let rest = if level == "off" { "off" } else { "warn" };
     let filter = EnvFilter::try_new(format!("{rest},{own},{NOTICE}=info"))
         .unwrap_or_else(|_| EnvFilter::new(format!("info,{NOTICE}=info")));
     let _ = SINK.set(sink);
-    // The default hook writes to standard error itself, and would wait for its reader.
+    // The default hook writes to standard error itself and would wait for the reader.
     panic::set_hook(Box::new(|panic| {
         error!("{}", one_line(&panic.to_string()));
-        // The process ends with its main thread.
+        // The process ends with the main thread.
         if thread::current().name() == Some("main") {
             flush();
         }
@@ -86,56 +86,56 @@ pub fn init(sink: Sink, form: LogFormat, debug: bool) {
     log.event_format(text).init();
 }
 
-/// Starts the thread that writes the log, where there is a log and none writes it yet. The thread keeps
-/// the privileges that the process has at this moment.
-pub(crate) fn begin() {
+/// Starts the thread that writes the log, unless it runs already or [`init`] has not been called.
+/// The thread keeps the privileges that the process has at this moment.
+pub(crate) fn start_writer() {
     let recovered = |lost| warn!(lost, "log lines lost because the log was not read");
     match SINK.get() {
         Some(Sink::Foreground) => {
-            LINES.begin("log", |line| sink::write(io::stderr(), line), recovered)
+            LINES.start_writer("log", |line| sink::write(io::stderr(), line), recovered)
         }
-        Some(Sink::Background) => LINES.begin("log", sink::to_syslog, recovered),
+        Some(Sink::Background) => LINES.start_writer("log", sink::to_syslog, recovered),
         None => {}
     }
 }
 
-/// Log lines lost so far.
+/// The number of log lines lost so far.
 pub(crate) fn lost() -> u64 {
     LINES.lost()
 }
 
-/// Writes a piece of the packet dump on standard output, or loses it if that is not read.
+/// Queues a piece of the packet dump for standard output. The piece is lost if the queue is full.
 pub(crate) fn dump(piece: &[u8]) {
     let recovered = |lost| warn!(lost, "packet dump lost because standard output was not read");
     DUMP.push(piece);
-    DUMP.begin("dump", |piece| sink::write(io::stdout(), piece), recovered);
+    DUMP.start_writer("dump", |piece| sink::write(io::stdout(), piece), recovered);
 }
 
-/// Waits until what was logged is written, for a second at most if it is not read.
+/// Waits until all logged lines are written, for a second at most if nothing reads the log.
 pub fn flush() {
-    begin();
-    let end = Instant::now() + LAST;
-    DUMP.flush(LAST);
+    start_writer();
+    let end = Instant::now() + FLUSH_TIMEOUT;
+    DUMP.flush(FLUSH_TIMEOUT);
     LINES.flush(end.saturating_duration_since(Instant::now()));
 }
 
-/// Writes a line on standard error before the process ends; waits for a second at most.
-pub fn last_word(line: &str) {
+/// Writes a line on standard error before the process ends. Waits for a second at most.
+pub fn write_final_line(line: &str) {
     let (done, is_done) = mpsc::channel();
     let line = format!("{}\n", one_line(line));
     let text = line.clone();
     let writer = thread::Builder::new().spawn(move || {
         let _ = done.send(sink::write(io::stderr(), text.as_bytes()));
     });
-    // The exit code tells as well.
+    // A failure is ignored: the exit code reports the error as well.
     let _ = match writer {
-        Ok(_) => is_done.recv_timeout(LAST).is_ok(),
-        // That no thread can be made may be what there is to say.
+        Ok(_) => is_done.recv_timeout(FLUSH_TIMEOUT).is_ok(),
+        // The line may report that no thread can be created.
         Err(_) => sink::write(io::stderr(), line.as_bytes()).is_ok(),
     };
 }
 
-/// Takes the line of one event, which the formatter writes whole.
+/// Queues the line of one event. The formatter writes a line with one call.
 struct Line;
 
 impl io::Write for Line {
@@ -149,13 +149,13 @@ impl io::Write for Line {
     }
 }
 
-/// One line of text.
+/// The form of a text line.
 enum Text {
     /// With time and level.
     Plain,
-    /// With the priority that the journal reads.
+    /// With the priority for the journal.
     Journal,
-    /// With the priority that [`sink::to_syslog`] reads.
+    /// With the priority for [`sink::to_syslog`].
     Syslog,
 }
 
@@ -164,7 +164,7 @@ impl Text {
         let lift = match self {
             Self::Plain => return None,
             Self::Journal => 0,
-            // Syslogs often drop what is below "notice".
+            // Syslog daemons often drop messages below "notice".
             Self::Syslog => 1,
         };
         Some(match level {

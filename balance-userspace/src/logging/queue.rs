@@ -1,8 +1,8 @@
 //! A queue between threads that must not wait and a reader that may have stopped reading.
 //!
-//! Invariants: [`Queue::push`] never waits for the sink; a piece is written whole and in order, or is
-//! lost whole and counted; the queue holds at most [`ROOM`] bytes that wait, and the writer as many that
-//! are being written.
+//! Invariants: [`Queue::push`] never waits for the sink. A piece is written as a whole and in
+//! order, or it is lost as a whole and counted. At most [`CAPACITY`] bytes wait in the queue, and
+//! as many are being written.
 
 use std::{
     io,
@@ -12,30 +12,30 @@ use std::{
     time::Duration,
 };
 
-/// Bytes that may wait.
-pub(super) const ROOM: usize = 1 << 20;
+/// The most bytes that wait in the queue.
+pub(super) const CAPACITY: usize = 1 << 20;
 
-/// What a piece costs beside its bytes.
+/// Memory of a piece beside its bytes, in bytes.
 const OVERHEAD: usize = size_of::<usize>();
 
-/// Pieces of text, one behind the other.
+/// Pieces of text in one buffer.
 #[derive(Default)]
 struct Batch {
     bytes: Vec<u8>,
-    /// Where each piece ends.
+    /// The end of each piece in `bytes`.
     ends: Vec<usize>,
 }
 
 #[derive(Default)]
 struct State {
     waiting: Batch,
-    /// The writer has taken a batch and is not through with it.
+    /// The writer has taken a batch and has not yet written all of it.
     is_writing: bool,
     has_writer: bool,
     lost: u64,
 }
 
-/// The queue. It holds what is pushed before its writer has begun.
+/// The queue. Pieces pushed before the writer starts wait in it.
 pub(super) struct Queue {
     state: Mutex<State>,
     filled: Condvar,
@@ -53,11 +53,11 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a piece, or counts it as lost when there is no room.
+    /// Adds a piece, or counts it as lost if the queue is full.
     pub(super) fn push(&self, piece: &[u8]) {
         let mut state = self.lock();
         let Batch { bytes, ends } = &mut state.waiting;
-        if bytes.len() + ends.len() * OVERHEAD + piece.len() > ROOM {
+        if bytes.len() + ends.len() * OVERHEAD + piece.len() > CAPACITY {
             state.lost += 1;
             return;
         }
@@ -70,14 +70,14 @@ impl Queue {
         }
     }
 
-    /// Pieces lost so far.
+    /// The number of pieces lost so far.
     pub(super) fn lost(&self) -> u64 {
         self.lock().lost
     }
 
-    /// Starts the thread that writes, once. It calls `recovered` with the pieces lost so far when
-    /// there are more of them than before and the sink has taken a piece again.
-    pub(super) fn begin(
+    /// Starts the writer thread, unless it runs already. The thread calls `recovered` with the
+    /// number of lost pieces when that number has grown and the sink has accepted a piece again.
+    pub(super) fn start_writer(
         &'static self,
         name: &str,
         sink: impl FnMut(&[u8]) -> io::Result<()> + Send + 'static,
@@ -91,7 +91,7 @@ impl Queue {
     }
 
     fn write(&self, mut sink: impl FnMut(&[u8]) -> io::Result<()>, mut recovered: impl FnMut(u64)) {
-        let mut told = 0;
+        let mut reported = 0;
         loop {
             let batch = self.next();
             let (mut start, mut refused, mut is_open) = (0, 0, false);
@@ -105,8 +105,8 @@ impl Queue {
                 state.lost += refused;
                 state.lost
             };
-            if is_open && lost > told {
-                told = lost;
+            if is_open && lost > reported {
+                reported = lost;
                 recovered(lost);
             }
             self.lock().is_writing = false;
@@ -114,7 +114,7 @@ impl Queue {
         }
     }
 
-    /// Waits for something to write, and takes all of it.
+    /// Waits for pieces and takes all of them.
     fn next(&self) -> Batch {
         let is_empty = |state: &mut State| state.waiting.ends.is_empty();
         let state = self.filled.wait_while(self.lock(), is_empty);
@@ -123,7 +123,7 @@ impl Queue {
         take(&mut state.waiting)
     }
 
-    /// Waits until everything is written, so long at most.
+    /// Waits until everything is written, at most for `limit`.
     pub(super) fn flush(&self, limit: Duration) {
         let state = self.lock();
         if state.has_writer {
@@ -150,7 +150,7 @@ mod tests {
         let (queue, (sent, seen)) = (queue(), mpsc::channel());
         queue.push(b"before\n");
         let sink = move |piece: &[u8]| sent.send(piece.to_vec()).map_err(io::Error::other);
-        queue.begin("test", sink, |_| {});
+        queue.start_writer("test", sink, |_| {});
         queue.push(b"two\nlines\n");
         queue.push(b"");
         queue.flush(LONG);
@@ -160,42 +160,42 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_that_stands_still_costs_no_time_and_what_is_lost_is_told_when_it_goes_on() {
-        let (queue, (go_on, gate)) = (queue(), mpsc::channel::<()>());
+    fn a_blocked_sink_delays_no_push_and_lost_pieces_are_reported_once_it_continues() {
+        let (queue, (open_gate, gate)) = (queue(), mpsc::channel::<()>());
         let (sent, seen) = mpsc::channel();
-        let (say, told) = mpsc::channel();
+        let (report, reported) = mpsc::channel();
         let sink = move |piece: &[u8]| {
             let _ = gate.recv();
             sent.send(piece.len()).map_err(io::Error::other)
         };
-        queue.begin("test", sink, move |lost| say.send(lost).unwrap());
+        queue.start_writer("test", sink, move |lost| report.send(lost).unwrap());
         let piece = vec![b'x'; 1000];
-        for _ in 0..5 * ROOM / piece.len() {
+        for _ in 0..5 * CAPACITY / piece.len() {
             queue.push(&piece);
         }
         let lost = queue.lost();
-        let kept = (5 * ROOM / piece.len()) as u64 - lost;
-        assert!(kept * 1000 <= 2 * ROOM as u64, "{kept} pieces are held");
+        let kept = (5 * CAPACITY / piece.len()) as u64 - lost;
+        assert!(kept * 1000 <= 2 * CAPACITY as u64, "{kept} pieces are held");
         queue.flush(Duration::from_millis(1));
-        drop(go_on);
+        drop(open_gate);
         queue.flush(LONG);
         assert_eq!(seen.try_iter().count() as u64, kept);
-        assert_eq!(told.try_iter().last(), Some(lost));
+        assert_eq!(reported.try_iter().last(), Some(lost));
     }
 
     #[test]
-    fn what_the_sink_refuses_is_lost_and_not_told_until_it_takes_something() {
-        let (queue, (say, told)) = (queue(), mpsc::channel());
+    fn refused_pieces_are_lost_and_reported_once_the_sink_accepts_one() {
+        let (queue, (report, reported)) = (queue(), mpsc::channel());
         let mut refuse = 2;
         let sink = move |_: &[u8]| {
             refuse -= 1;
             if refuse >= 0 { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
         };
-        queue.begin("test", sink, move |lost| say.send(lost).unwrap());
+        queue.start_writer("test", sink, move |lost| report.send(lost).unwrap());
         for expected in [None, None, Some(2), None] {
             queue.push(b"x");
             queue.flush(LONG);
-            assert_eq!(told.try_iter().last(), expected);
+            assert_eq!(reported.try_iter().last(), expected);
         }
         assert_eq!(queue.lost(), 2);
     }

@@ -1,7 +1,7 @@
-//! What the log's thread writes to: a descriptor, or syslog.
+//! The sinks of the writer threads: a descriptor, or syslog.
 //!
-//! Invariant: an error says that nothing more of the piece is written. Both may wait for a reader
-//! without limit.
+//! Invariant: after an error nothing more of the piece is written. Both sinks may wait for their
+//! reader without limit.
 
 use std::{io, os::fd::AsFd, str};
 
@@ -12,15 +12,15 @@ use nix::{
     unistd::write as write_some,
 };
 
-/// Writes all bytes, past the buffers and locks of the standard library, which the end of the process
-/// would have to wait for.
+/// Writes all bytes. Bypasses the buffers and locks of the standard library, because the end of the
+/// process would wait for those.
 pub(super) fn write(to: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match write_some(&to, bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => bytes = &bytes[n..],
             Err(Errno::EINTR) => {}
-            // Another process has made it non-blocking.
+            // Another process has made the descriptor non-blocking.
             Err(Errno::EAGAIN) => {
                 poll(&mut [PollFd::new(to.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE)?;
             }
@@ -30,7 +30,7 @@ pub(super) fn write(to: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives a line that begins with its priority, as `<N>`, to syslog(3).
+/// Passes a line that begins with its priority, `<N>`, to syslog(3).
 pub(super) fn to_syslog(line: &[u8]) -> io::Result<()> {
     let (severity, text) = split(line);
     let text = str::from_utf8(text).map_err(io::Error::other)?;

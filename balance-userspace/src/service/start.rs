@@ -64,7 +64,7 @@ pub(super) fn start(
     foreground: bool,
     form: LogFormat,
 ) -> Result<u8, StartError> {
-    let foreground = foreground || notify::is_awaited();
+    let foreground = foreground || notify::is_enabled();
     // Instances must not inherit descriptors of the calling process.
     sys::close_on_exec_from(inherited::FIRST_FD);
     let inherited_listeners = if foreground {
@@ -181,10 +181,10 @@ fn supervise(
     ready_notifier: Option<ReadyNotifier>,
 ) -> Result<u8, StartError> {
     let failed = |act| move |source| StartError::System { act, source };
-    logging::begin();
+    logging::start_writer();
     // The supervisor holds the listeners of all instances.
     sys::raise_open_file_limit().map_err(failed("raise the limit of open files"))?;
-    notify::begin();
+    notify::start();
     let dir = RunDir::locate(place.run_dir.as_deref()).map_err(InstanceFilesError::from);
     let dir = dir?;
     let file = absolute(&place.config);

@@ -192,7 +192,7 @@ impl Supervisor {
                 () = sleep_until(retry.unwrap_or_else(Instant::now).into()), if retry.is_some() => {
                     self.try_again().await;
                 }
-                () = sleep(STATUS_INTERVAL), if notify::is_awaited() => {}
+                () = sleep(STATUS_INTERVAL), if notify::is_enabled() => {}
             }
         }
     }
@@ -306,7 +306,7 @@ impl Supervisor {
 
     /// Sends the current status to the service manager if it has changed.
     fn report_status(&mut self) {
-        if !notify::is_awaited() {
+        if !notify::is_enabled() {
             return;
         }
         let open = usize::try_from(self.connections()).unwrap_or(usize::MAX);

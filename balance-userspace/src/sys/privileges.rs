@@ -20,7 +20,7 @@ use crate::error::StartError;
 /// # Errors
 /// [`StartError::NoUser`]; [`StartError::System`] if the user database cannot be read.
 pub(crate) fn find(name: &str) -> Result<User, StartError> {
-    let system = |e: nix::Error| StartError::System { act: "look a user up", source: e.into() };
+    let system = |e: nix::Error| StartError::System { act: "look up a user", source: e.into() };
     User::from_name(name).map_err(system)?.ok_or_else(|| StartError::NoUser(name.to_owned()))
 }
 
