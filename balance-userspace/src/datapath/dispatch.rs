@@ -1,4 +1,4 @@
-//! Which datapath carries a connection. The only file that names every datapath.
+//! Dispatches a connection to the datapath that carries it, and answers for all datapaths.
 //!
 //! Invariant: a connection that one datapath cannot take goes to the next.
 
