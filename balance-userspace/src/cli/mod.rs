@@ -29,7 +29,7 @@ pub enum Verb {
     Start {
         /// The instances.
         #[command(flatten)]
-        place: ServiceLocation,
+        location: ServiceLocation,
         /// Stay in the foreground, for a service manager
         #[arg(short = 'f', long)]
         foreground: bool,
@@ -41,26 +41,26 @@ pub enum Verb {
     Stop {
         /// The instances.
         #[command(flatten)]
-        place: ServiceLocation,
+        location: ServiceLocation,
     },
     /// Check the configuration file, then stop and start all instances
     Restart {
         /// The instances.
         #[command(flatten)]
-        place: ServiceLocation,
+        location: ServiceLocation,
     },
     /// Apply the changes of the configuration file without dropping a connection; an invalid file
     /// changes nothing
     Reload {
         /// The instances.
         #[command(flatten)]
-        place: ServiceLocation,
+        location: ServiceLocation,
     },
     /// Show the state of all instances
     Status {
         /// The instances.
         #[command(flatten)]
-        place: ServiceLocation,
+        location: ServiceLocation,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -191,8 +191,8 @@ mod tests {
     #[test]
     fn a_verb_comes_first_and_a_server_may_have_the_name_of_a_verb() {
         let config = |line: &str| match read(line) {
-            Ok(Invocation::Verb(Verb::Start { place, .. } | Verb::Status { place, .. })) => {
-                place.config.display().to_string()
+            Ok(Invocation::Verb(Verb::Start { location, .. } | Verb::Status { location, .. })) => {
+                location.config.display().to_string()
             }
             other => panic!("{line}: {other:?}"),
         };

@@ -18,10 +18,10 @@ type ConfigureRequest = (InstanceName, Result<Paths, RunDirError>, Vec<String>);
 
 /// Sends all requests, and returns the reply of each instance.
 pub(super) async fn configure_all(
-    orders: Vec<ConfigureRequest>,
+    requests: Vec<ConfigureRequest>,
 ) -> HashMap<InstanceName, Result<InstanceReply, String>> {
     let mut asked = JoinSet::new();
-    for (name, paths, words) in orders {
+    for (name, paths, words) in requests {
         asked.spawn(async move {
             let reply = ask(paths, InstanceCommand::Configure { words }).await;
             (name, reply)

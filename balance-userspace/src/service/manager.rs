@@ -23,8 +23,8 @@ use crate::{
 const UNIT: &str = "balance.service";
 
 /// Whether systemd is to start the instances of this file.
-pub(super) fn is_in_charge(place: &ServiceLocation) -> bool {
-    let is_packaged = place.config == Path::new(CONFIG) && place.run_dir.is_none();
+pub(super) fn is_in_charge(location: &ServiceLocation) -> bool {
+    let is_packaged = location.config == Path::new(CONFIG) && location.run_dir.is_none();
     let may_ask = is_packaged && sys::effective_user() == 0;
     may_ask && sd_notify::booted().unwrap_or(false) && has_unit()
 }
@@ -36,9 +36,9 @@ fn has_unit() -> bool {
 }
 
 /// Starts the unit. systemctl prints its own errors.
-pub(super) fn start(place: &ServiceLocation) -> Result<u8, StartError> {
-    let conf = check::read(&place.config)?;
-    let wrong = conf.wrong(&place.config);
+pub(super) fn start(location: &ServiceLocation) -> Result<u8, StartError> {
+    let conf = check::read(&location.config)?;
+    let wrong = conf.wrong(&location.config);
     let mut systemctl = Command::new("systemctl");
     let status = systemctl.args(["start", UNIT]).stdin(Stdio::null()).status();
     let started = status.map_err(|source| StartError::System { act: "run systemctl", source })?;
@@ -46,7 +46,7 @@ pub(super) fn start(place: &ServiceLocation) -> Result<u8, StartError> {
         wrong.iter().for_each(|line| print_error(line));
         return Ok(if wrong.is_empty() { UNAVAILABLE } else { WRONG });
     }
-    let table = RunningSupervisor::find(place).and_then(|mut running| running.table());
+    let table = RunningSupervisor::find(location).and_then(|mut running| running.table());
     let code = table.map_or(UNAVAILABLE, |table| print_failures(&table));
     if code != 0 {
         return Ok(code);

@@ -130,14 +130,14 @@ impl Supervisor {
             left.extend(instance.process.map(|process| self.drain(name.clone(), process)));
         }
         let configure = plan.steps.iter().filter(|(_, step)| *step == Step::Configure);
-        let orders = configure.filter_map(|(line, _)| {
+        let requests = configure.filter_map(|(line, _)| {
             let instance = self.instances.iter().find(|i| *i.name() == line.name)?;
             Some((line.name.clone(), instance.paths(&self.settings.dir), line.words.clone()))
         });
-        let orders = orders.collect();
+        let requests = requests.collect();
         let events = self.sender();
         tokio::spawn(async move {
-            let replies = instance_rpc::configure_all(orders).await;
+            let replies = instance_rpc::configure_all(requests).await;
             for process in left {
                 process.cancelled().await;
             }
@@ -175,9 +175,9 @@ impl Supervisor {
             };
             steps.push((name, done));
         }
-        let place =
+        let position =
             |instance: &ManagedInstance| order.iter().position(|name| name == instance.name());
-        self.instances.sort_by_key(place);
+        self.instances.sort_by_key(position);
         if let Some(reload) = &mut self.reload {
             reload.steps = Some(steps);
         }

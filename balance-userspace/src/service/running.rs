@@ -16,8 +16,8 @@ use crate::{
 pub(super) struct RunningSupervisor(Connection);
 
 impl RunningSupervisor {
-    pub(super) fn find(place: &ServiceLocation) -> Result<Self, ClientError> {
-        Connection::supervisor(place.run_dir.as_deref(), &absolute(&place.config)).map(Self)
+    pub(super) fn find(location: &ServiceLocation) -> Result<Self, ClientError> {
+        Connection::supervisor(location.run_dir.as_deref(), &absolute(&location.config)).map(Self)
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -54,8 +54,8 @@ pub(super) fn is_absence(error: &ClientError) -> bool {
 
 /// Makes a path absolute and resolves links in its directory.
 ///
-/// The last component stays as it is: the path stays the same if the file is a link that changes, or is
-/// removed.
+/// The last component is not resolved. So a file that is a link has the same path after the link changes
+/// or is removed.
 pub(super) fn absolute(file: &Path) -> PathBuf {
     let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let parent = absolute.parent().and_then(|parent| parent.canonicalize().ok());

@@ -60,7 +60,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Starts all instances of a file, in the foreground or in the background.
 pub(super) fn start(
-    place: &ServiceLocation,
+    location: &ServiceLocation,
     foreground: bool,
     form: LogFormat,
 ) -> Result<u8, StartError> {
@@ -73,26 +73,26 @@ pub(super) fn start(
     } else {
         InheritedListeners::default()
     };
-    let Some(conf) = to_start(place)? else { return Ok(0) };
-    if !foreground && manager::is_in_charge(place) {
-        return manager::start(place);
+    let Some(conf) = to_start(location)? else { return Ok(0) };
+    if !foreground && manager::is_in_charge(location) {
+        return manager::start(location);
     }
     if foreground {
         logging::init(Sink::Foreground, form, false);
-        return supervise(place, conf, inherited_listeners, form, None);
+        return supervise(location, conf, inherited_listeners, form, None);
     }
-    detached(place, conf)
+    detached(location, conf)
 }
 
 /// Starts all instances of a file in the background.
-pub(super) fn in_background(place: &ServiceLocation) -> Result<u8, StartError> {
-    let Some(conf) = to_start(place)? else { return Ok(0) };
-    detached(place, conf)
+pub(super) fn in_background(location: &ServiceLocation) -> Result<u8, StartError> {
+    let Some(conf) = to_start(location)? else { return Ok(0) };
+    detached(location, conf)
 }
 
 /// Reads the file; `None` if its supervisor already runs. Waits for the end of a stopping supervisor.
-fn to_start(place: &ServiceLocation) -> Result<Option<Conf>, StartError> {
-    match find(place) {
+fn to_start(location: &ServiceLocation) -> Result<Option<Conf>, StartError> {
+    match find(location) {
         Ok((running, table)) if table.stopping => {
             print("balance is stopping: waiting for its end");
             let waited = stop::wait_for_end(running, 0);
@@ -106,23 +106,23 @@ fn to_start(place: &ServiceLocation) -> Result<Option<Conf>, StartError> {
         Err(error) if is_absence(&error) => {}
         Err(error) => return Err(error.into()),
     }
-    check::read(&place.config).map(Some)
+    check::read(&location.config).map(Some)
 }
 
 /// Finds the running supervisor.
 ///
 /// A supervisor that starts holds the lock before it has a control socket. A supervisor that ends holds
 /// the lock for a moment after its socket is gone. In both cases the function tries again.
-fn find(place: &ServiceLocation) -> Result<(RunningSupervisor, SupervisorStatus), ClientError> {
+fn find(location: &ServiceLocation) -> Result<(RunningSupervisor, SupervisorStatus), ClientError> {
     let begun = Instant::now();
     loop {
-        let found = RunningSupervisor::find(place).and_then(|mut running| {
+        let found = RunningSupervisor::find(location).and_then(|mut running| {
             let table = running.table()?;
             Ok((running, table))
         });
         match found {
             Err(error)
-                if is_absence(&error) && is_locked(place) && begun.elapsed() < START_TIMEOUT =>
+                if is_absence(&error) && is_locked(location) && begun.elapsed() < START_TIMEOUT =>
             {
                 thread::sleep(POLL_INTERVAL);
             }
@@ -132,24 +132,24 @@ fn find(place: &ServiceLocation) -> Result<(RunningSupervisor, SupervisorStatus)
 }
 
 /// Whether a supervisor holds the lock of the file.
-fn is_locked(place: &ServiceLocation) -> bool {
-    RunDir::locate(place.run_dir.as_deref())
-        .and_then(|dir| dir.supervisor(&absolute(&place.config)))
+fn is_locked(location: &ServiceLocation) -> bool {
+    RunDir::locate(location.run_dir.as_deref())
+        .and_then(|dir| dir.supervisor(&absolute(&location.config)))
         .is_ok_and(|paths| instance_files::is_held(&paths))
 }
 
-fn detached(place: &ServiceLocation, conf: Conf) -> Result<u8, StartError> {
-    conf.wrong(&place.config).iter().for_each(|wrong| print_error(wrong));
+fn detached(location: &ServiceLocation, conf: Conf) -> Result<u8, StartError> {
+    conf.wrong(&location.config).iter().for_each(|wrong| print_error(wrong));
     if conf.lines.is_empty() && !conf.mistakes.is_empty() {
         return Ok(WRONG);
     }
     // The daemon has another working directory.
-    let run_dir = place.run_dir.as_ref().map(std::path::absolute);
+    let run_dir = location.run_dir.as_ref().map(std::path::absolute);
     let run_dir = run_dir
         .transpose()
         .map_err(|source| StartError::System { act: "get the working directory", source })?;
-    let place = ServiceLocation { config: absolute(&place.config), run_dir };
-    let place = &place;
+    let location = ServiceLocation { config: absolute(&location.config), run_dir };
+    let location = &location;
     let instances = plural(conf.lines.len(), "instance");
     // SAFETY: the process has one thread: until now it only read arguments and the file.
     match unsafe { daemon::detach() }? {
@@ -162,7 +162,7 @@ fn detached(place: &ServiceLocation, conf: Conf) -> Result<u8, StartError> {
         Forked::Daemon(ready_notifier) => {
             logging::init(Sink::Background, LogFormat::Text, false);
             supervise(
-                place,
+                location,
                 conf,
                 InheritedListeners::default(),
                 LogFormat::Text,
@@ -174,7 +174,7 @@ fn detached(place: &ServiceLocation, conf: Conf) -> Result<u8, StartError> {
 
 /// Runs the supervisor until it stops.
 fn supervise(
-    place: &ServiceLocation,
+    location: &ServiceLocation,
     conf: Conf,
     inherited_listeners: InheritedListeners,
     form: LogFormat,
@@ -185,9 +185,9 @@ fn supervise(
     // The supervisor holds the listeners of all instances.
     sys::raise_open_file_limit().map_err(failed("raise the limit of open files"))?;
     notify::start();
-    let dir = RunDir::locate(place.run_dir.as_deref()).map_err(InstanceFilesError::from);
+    let dir = RunDir::locate(location.run_dir.as_deref()).map_err(InstanceFilesError::from);
     let dir = dir?;
-    let file = absolute(&place.config);
+    let file = absolute(&location.config);
     let paths = dir.supervisor(&file).map_err(InstanceFilesError::from)?;
     let socket_path = paths.notify_socket.clone();
     let mut claim = ControlEndpoint::claim(&dir, paths, None)?;

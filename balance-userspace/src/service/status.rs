@@ -56,9 +56,9 @@ struct Row {
 }
 
 /// Prints the status of the instances of a file, and returns the exit code.
-pub(super) fn status(place: &ServiceLocation, json: bool) -> u8 {
-    let config = absolute(&place.config);
-    let found = RunningSupervisor::find(place).and_then(|mut running| {
+pub(super) fn status(location: &ServiceLocation, json: bool) -> u8 {
+    let config = absolute(&location.config);
+    let found = RunningSupervisor::find(location).and_then(|mut running| {
         let pid = running.pid();
         running.table().map(|table| (pid, table))
     });

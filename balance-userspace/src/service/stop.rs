@@ -31,9 +31,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const RESTART_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Stops the instances of a file and their supervisor.
-pub(super) fn stop(place: &ServiceLocation) -> u8 {
+pub(super) fn stop(location: &ServiceLocation) -> u8 {
     let begun = Instant::now();
-    let stopped = RunningSupervisor::find(place).and_then(|mut running| {
+    let stopped = RunningSupervisor::find(location).and_then(|mut running| {
         // The counts in the status are up to one second old, so ask the instances.
         let open: u64 = running.table()?.instances.iter().map(connections_now).sum();
         match running.ask(SupervisorCommand::Stop) {
@@ -81,7 +81,7 @@ pub(super) fn wait_for_end(mut running: RunningSupervisor, open: u64) -> Result<
 
 /// Restarts a supervisor in the foreground. The process stays the same, as its service manager expects.
 pub(super) fn restart_in_place(
-    place: &ServiceLocation,
+    location: &ServiceLocation,
     mut running: RunningSupervisor,
     before: &SupervisorStatus,
 ) -> u8 {
@@ -96,7 +96,7 @@ pub(super) fn restart_in_place(
     let mut seen = Instant::now();
     let table = loop {
         // Connect again each time, because the supervisor replaces its control socket.
-        match RunningSupervisor::find(place).and_then(|mut running| running.table()) {
+        match RunningSupervisor::find(location).and_then(|mut running| running.table()) {
             Ok(table) if table.began != before.began && table.settled => break table,
             Ok(table) => {
                 most = most.max(open(&table));

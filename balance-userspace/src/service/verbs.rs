@@ -25,13 +25,13 @@ use crate::{
 /// [`StartError`] when the verb cannot begin.
 pub fn run(verb: &Verb) -> Result<u8, StartError> {
     match verb {
-        Verb::Start { place, foreground, log_format } => {
-            start::start(place, *foreground, *log_format)
+        Verb::Start { location, foreground, log_format } => {
+            start::start(location, *foreground, *log_format)
         }
-        Verb::Stop { place } => Ok(stop::stop(place)),
-        Verb::Restart { place } => restart(place),
-        Verb::Reload { place } => Ok(reload(place)),
-        Verb::Status { place, json } => Ok(status::status(place, *json)),
+        Verb::Stop { location } => Ok(stop::stop(location)),
+        Verb::Restart { location } => restart(location),
+        Verb::Reload { location } => Ok(reload(location)),
+        Verb::Status { location, json } => Ok(status::status(location, *json)),
         Verb::Check { file, config, no_dns } => {
             check_file(file.as_deref().unwrap_or(config), *no_dns)
         }
@@ -50,32 +50,32 @@ fn check_file(file: &Path, no_dns: bool) -> Result<u8, StartError> {
     Ok(0)
 }
 
-fn restart(place: &ServiceLocation) -> Result<u8, StartError> {
+fn restart(location: &ServiceLocation) -> Result<u8, StartError> {
     // Check before the stop: a broken file would keep the service down.
-    let conf = check::read(&place.config)?;
-    let mut wrong = conf.wrong(&place.config);
-    wrong.extend(check::lines(&conf.lines, &place.config, true));
+    let conf = check::read(&location.config)?;
+    let mut wrong = conf.wrong(&location.config);
+    wrong.extend(check::lines(&conf.lines, &location.config, true));
     if !wrong.is_empty() {
         wrong.iter().for_each(|wrong| print_error(wrong));
         print("balance is not restarted");
         return Ok(WRONG);
     }
-    match RunningSupervisor::find(place) {
+    match RunningSupervisor::find(location) {
         Ok(mut running) => match running.table() {
-            Ok(table) if table.foreground => Ok(stop::restart_in_place(place, running, &table)),
-            Ok(_) => match stop::stop(place) {
-                0 => start::in_background(place),
+            Ok(table) if table.foreground => Ok(stop::restart_in_place(location, running, &table)),
+            Ok(_) => match stop::stop(location) {
+                0 => start::in_background(location),
                 code => Ok(code),
             },
             Err(error) => Ok(report(&error)),
         },
-        Err(error) if is_absence(&error) => start::in_background(place),
+        Err(error) if is_absence(&error) => start::in_background(location),
         Err(error) => Ok(report(&error)),
     }
 }
 
-fn reload(place: &ServiceLocation) -> u8 {
-    let asked = RunningSupervisor::find(place)
+fn reload(location: &ServiceLocation) -> u8 {
+    let asked = RunningSupervisor::find(location)
         .and_then(|mut running| running.ask(SupervisorCommand::Reload));
     match asked {
         Ok(SupervisorReply::Reloaded(changed)) if changed.is_empty() => {
