@@ -43,7 +43,7 @@ const TESTS: [&str; 12] = [
 
 /// What CI has time for: the same, behind a `/` which tests of them.
 const BRIEFLY: [&str; 5] = [
-    "datapaths/both_sides_may_speak_at_once",
+    "datapaths/both_sides_may_send_at_once",
     "datapaths/passes_through",
     "selection/groups",
     "process/crash::",

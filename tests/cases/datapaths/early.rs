@@ -1,5 +1,5 @@
-//! Clients and servers that act before the connection through the program stands: what they say
-//! is not lost, and what they break does no harm to others.
+//! Clients and servers that act before the connection through the program is complete: their bytes
+//! are not lost, and their resets harm no other connection.
 
 use std::{
     io::{Read as _, Write as _},
@@ -90,7 +90,7 @@ fn clients_that_leave_before_the_backend_is_connected_do_no_harm(datapath: Datap
         assert_eq!(&answer, b"ABC");
     }
     let stopped = balance.stop();
-    // One that has broken off before it was accepted may not count.
+    // A client that resets before the accept may not count.
     assert!((3..=4).contains(&stopped.connections), "{stopped:?}");
 }
 
@@ -103,10 +103,11 @@ on_all_datapaths!(
     clients_that_leave_before_the_backend_is_connected_do_no_harm,
 );
 
-/// Enough for the moments at which a connection changes hands to be hit from all sides.
+/// Enough to meet the hand-over of a connection at every moment.
 const ROUNDS: usize = 200;
 
-/// A program that tries a server that does not answer before the test's own one.
+/// A program whose first server does not answer, so that it connects to the test's server after a
+/// second.
 fn slow_link(datapath: Datapath) -> (Link, Blackhole) {
     let blackhole = Blackhole::open();
     let builder = Builder::new(datapath).option(&["-t", "1"]).channel(blackhole.address());

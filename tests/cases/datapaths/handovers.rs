@@ -1,5 +1,5 @@
-//! Many connections, each handed over at another point of what it carries both ways at once: no
-//! byte is lost, comes twice, or comes at another place.
+//! Many connections, each handed over at another point of a transfer in both directions: no byte is
+//! lost, duplicated or misplaced.
 
 use std::{
     net::{Ipv4Addr, TcpStream},
@@ -13,13 +13,13 @@ use std::{
 
 use tests::{Builder, Datapath, Link, Sending, Session, kernel_works, note, receive_all};
 
-/// Turns of user space after which each program hands its connections over.
+/// Numbers of buffers (`--offload-after`), one for each program.
 const AFTER: [u32; 10] = [1, 2, 3, 5, 8, 12, 17, 24, 32, 40];
 
-/// Connections of each.
+/// Connections through each program.
 const CONNECTIONS: u64 = 50;
 
-/// How many of them are there at a time.
+/// Concurrent connections.
 const AT_A_TIME: u64 = 8;
 
 fn five_hundred_connections_are_handed_over_in_the_middle(datapath: Datapath) {
@@ -70,11 +70,11 @@ fn on_splice() {
     }
 }
 
-/// Moves one to four MiB each way at once on a connection of its own.
+/// Moves one to four MiB in each direction on a connection of its own.
 fn carry(link: &Link, pairing: &Mutex<()>, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let (client, server) = {
-        // One at a time: otherwise the ends of two connections could change places.
+        // Under a lock: otherwise the ends of two connections could be mixed up.
         let _alone = pairing.lock().unwrap_or_else(PoisonError::into_inner);
         link.pair()
     };
@@ -86,12 +86,12 @@ fn carry(link: &Link, pairing: &Mutex<()>, seed: u64) {
     });
 }
 
-/// A sender that pauses now and then, so that user space makes many turns of what it says.
+/// Starts a sender that pauses often, so that user space moves many buffers.
 fn begin(stream: &TcpStream, random: &mut fastrand::Rng) -> Sending {
     let len = random.u64(1 << 20..4 << 20);
     let mut pauses = random.fork();
     Sending::start_with(stream, len, 1..20_000, move |_| {
-        // Not a wait: this sender has nothing to say for a while.
+        // This pause shapes the traffic; it waits for no state.
         if pauses.bool() {
             thread::sleep(Duration::from_micros(20));
         }
@@ -104,7 +104,7 @@ fn summary(datapath: Datapath, after: u32, sessions: &[Session]) -> String {
     let all: u64 = sessions.iter().map(|session| session.sent + session.rcvd).sum();
     let share = 100 * offloaded / all;
     format!(
-        "{datapath:?} after {after} turns: {} handed over, {share} % of the bytes",
+        "{datapath:?} after {after} buffers: {} handed over, {share} % of the bytes",
         taken.count()
     )
 }

@@ -1,4 +1,4 @@
-//! Every byte arrives, unchanged and in order, whatever its size and direction.
+//! Every byte arrives unchanged and in order, for every size and direction.
 
 use std::{io::Read as _, net::TcpStream, thread};
 
@@ -8,10 +8,10 @@ use tests::{
     receive_exactly, send,
 };
 
-/// From less than a packet to more than any buffer on the way.
+/// From less than a segment to more than any buffer on the path.
 const SIZES: [u64; 6] = [1, 2, 1447, 64 << 10, (1 << 20) + 7, 20 << 20];
 
-fn a_client_that_speaks_first_is_heard_and_answered(datapath: Datapath) {
+fn a_client_that_sends_first_gets_its_answer(datapath: Datapath) {
     let link = Link::new(datapath);
     for size in SIZES {
         let client = link.connect();
@@ -27,7 +27,7 @@ fn a_client_that_speaks_first_is_heard_and_answered(datapath: Datapath) {
     finish(link);
 }
 
-fn a_server_that_speaks_first_is_heard_and_answered(datapath: Datapath) {
+fn a_server_that_sends_first_gets_its_answer(datapath: Datapath) {
     let link = Link::new(datapath);
     for size in SIZES {
         let client = link.connect();
@@ -43,7 +43,7 @@ fn a_server_that_speaks_first_is_heard_and_answered(datapath: Datapath) {
     finish(link);
 }
 
-fn both_sides_may_speak_at_once(datapath: Datapath) {
+fn both_sides_may_send_at_once(datapath: Datapath) {
     let link = Link::new(datapath);
     for size in SIZES {
         let client = link.connect();
@@ -61,7 +61,7 @@ fn two_hundred_megabytes_each_way_at_once_arrive(datapath: Datapath) {
     drop((client, server));
     link.balance.assert_all_on_its_datapath(1);
     let stopped = link.balance.stop();
-    // One byte more each way to set the pair up.
+    // One more byte each way established the pair.
     assert_eq!((stopped.sent, stopped.rcvd), (SIZE + 1, SIZE + 1));
 }
 
@@ -93,8 +93,8 @@ fn connections_side_by_side_do_not_mix(datapath: Datapath) {
     link.balance.assert_all_on_its_datapath(32);
 }
 
-/// A read ends before an urgent byte, so what comes after it is easily taken for not there.
-fn urgent_bytes_keep_their_place_among_the_others(datapath: Datapath) {
+/// A read stops before an urgent byte, so a relay can miss the bytes after it.
+fn urgent_bytes_keep_their_place(datapath: Datapath) {
     let link = Link::new(datapath);
     let (client, mut server) = link.pair();
     let sender = SockRef::from(&client);
@@ -109,9 +109,9 @@ fn urgent_bytes_keep_their_place_among_the_others(datapath: Datapath) {
     link.balance.assert_all_on_its_datapath(1);
 }
 
-/// A read that begins at an urgent byte is given up if the kernel has something else for the process,
-/// such as what happened on other connections, and says that there is nothing. If nothing comes after
-/// that byte, nobody asks again.
+/// The kernel abandons a read that starts at an urgent byte when the process has other work, such
+/// as events on other connections, and reports that there is no data. Without further data the
+/// relay would never read again.
 fn a_lone_urgent_byte_arrives_while_others_come_and_go(datapath: Datapath) {
     const LANES: usize = 4;
     let link = Link::new(datapath);
@@ -135,14 +135,14 @@ fn a_lone_urgent_byte_arrives_while_others_come_and_go(datapath: Datapath) {
 }
 
 on_all_datapaths!(
-    a_client_that_speaks_first_is_heard_and_answered,
-    a_server_that_speaks_first_is_heard_and_answered,
-    both_sides_may_speak_at_once,
+    a_client_that_sends_first_gets_its_answer,
+    a_server_that_sends_first_gets_its_answer,
+    both_sides_may_send_at_once,
     two_hundred_megabytes_each_way_at_once_arrive,
     twenty_thousand_writes_of_one_byte_arrive,
     writes_of_any_length_arrive,
     connections_side_by_side_do_not_mix,
-    urgent_bytes_keep_their_place_among_the_others,
+    urgent_bytes_keep_their_place,
     a_lone_urgent_byte_arrives_while_others_come_and_go,
 );
 
@@ -155,13 +155,13 @@ fn in_background<T: Send + 'static>(
     thread::spawn(move || act(&stream))
 }
 
-/// Sends `size` bytes back, then closes the side that asked; the other has to see that.
+/// Sends `size` bytes back. Then the receiver ends its direction, and both ends must be clean.
 fn answer(from: &TcpStream, mut to: TcpStream, size: u64) {
     let sending = in_background(from, move |from| {
         send(from, Pattern::new(!size, size), WHOLE_CHUNKS, |_| {}).expect("the answer")
     });
     let received = receive_exactly(&to, size).expect("the answer");
-    assert_eq!(received, sending.join().expect("the with_fake_syscall side"));
+    assert_eq!(received, sending.join().expect("the answer"));
     to.shutdown(std::net::Shutdown::Write).expect("shutdown");
     let mut from = from.try_clone().expect("dup");
     assert_eq!(end_of(&mut from), End::Clean);
@@ -169,7 +169,7 @@ fn answer(from: &TcpStream, mut to: TcpStream, size: u64) {
     assert_eq!(end_of(&mut to), End::Clean);
 }
 
-/// Each size went once each way, and the program has counted it.
+/// Asserts that the program has counted each size once in each direction.
 fn finish(link: Link) {
     link.balance.assert_all_on_its_datapath(SIZES.len());
     let stopped = link.balance.stop();

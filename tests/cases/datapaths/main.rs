@@ -1,4 +1,4 @@
-//! What every datapath does with bytes, ends and resets, with client, program and servers on one host.
+//! Bytes, half-closes and resets on every datapath, with client, program and servers on one host.
 
 mod closing;
 mod early;

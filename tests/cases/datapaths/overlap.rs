@@ -1,11 +1,11 @@
-//! A retransmission that reaches further than what it repeats is delivered once: readers of a
-//! socket skip the repeated bytes, but a packet on its way through the kernel still has them.
+//! A retransmission with repeated and new bytes is delivered once. A socket skips the repeated
+//! bytes; a packet that the kernel forwards still contains them.
 
 use std::io::{Read as _, Write as _};
 
 use tests::{Datapath, End, Link, end_of, flag, note, on_all_datapaths, send_segment, skip};
 
-fn bytes_that_a_packet_repeats_are_delivered_once(datapath: Datapath) {
+fn repeated_bytes_are_delivered_once(datapath: Datapath) {
     let link = Link::new(datapath);
     for (repeated, fresh) in
         [(1, 1), (1000, 500), (4095, 1), (4096, 30), (20_000, 10_000), (60_000, 5_000)]
@@ -16,7 +16,7 @@ fn bytes_that_a_packet_repeats_are_delivered_once(datapath: Datapath) {
 
         client.write_all(&data[..repeated]).expect("the first bytes");
         server.read_exact(&mut got[..repeated]).expect("the first bytes");
-        // What the client is about to send, with what it has sent before it.
+        // The segment has bytes that were sent before and bytes that the client sends next.
         if let Err(e) = send_segment(&client, repeated as u32, &data[..repeated + fresh], flag::ACK)
         {
             return skip(&format!("cannot put a segment on the wire: {e}"));
@@ -27,14 +27,16 @@ fn bytes_that_a_packet_repeats_are_delivered_once(datapath: Datapath) {
 
         assert!(got == data, "{repeated} repeated and {fresh} fresh bytes were changed");
         drop(client);
-        assert!(matches!(end_of(&mut server), End::Clean), "more came than was sent");
+        assert!(matches!(end_of(&mut server), End::Clean), "more bytes arrived than were sent");
     }
     link.balance.assert_all_on_its_datapath(6);
 }
 
-fn a_packet_whose_only_news_is_its_fin_ends_one_direction_and_no_more(datapath: Datapath) {
+fn a_retransmission_with_a_new_fin_ends_one_direction(datapath: Datapath) {
     if datapath == Datapath::Splice {
-        return note("the client would be told of an end that it knows nothing of, as without us");
+        return note(
+            "the client would get an acknowledgement of a FIN that it has not sent, as on a direct connection",
+        );
     }
     let link = Link::new(datapath);
     let (mut client, mut server) = link.settled_pair();
@@ -45,7 +47,7 @@ fn a_packet_whose_only_news_is_its_fin_ends_one_direction_and_no_more(datapath: 
         return skip(&format!("cannot put a segment on the wire: {e}"));
     }
     assert!(matches!(end_of(&mut server), End::Clean), "the client's end");
-    // The client knows nothing of its end, so what it gets of this does not matter.
+    // The client's socket has sent no FIN, so its reaction does not matter.
     server.write_all(b"a late answer").expect("the direction back is open");
     drop(server);
     let session = link.balance.sessions(1).remove(0);
@@ -53,6 +55,6 @@ fn a_packet_whose_only_news_is_its_fin_ends_one_direction_and_no_more(datapath: 
 }
 
 on_all_datapaths!(
-    bytes_that_a_packet_repeats_are_delivered_once,
-    a_packet_whose_only_news_is_its_fin_ends_one_direction_and_no_more,
+    repeated_bytes_are_delivered_once,
+    a_retransmission_with_a_new_fin_ends_one_direction,
 );

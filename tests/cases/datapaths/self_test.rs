@@ -1,8 +1,8 @@
-//! A kernel that takes the programs and does not do what they say is found out before anything is
-//! served on it, and the relay serves instead.
+//! A kernel that loads the BPF programs but does not run them correctly is detected by the
+//! self-test before any connection uses them. The relay serves in their place.
 //!
-//! What a kernel gets wrong is done to the program from outside: a system call that says it has been
-//! done, or type information that is not that of the kernel.
+//! The misbehaviour is faked from outside: a system call that claims success, or BTF that does not
+//! describe the kernel.
 
 use std::{
     fs,
@@ -15,24 +15,24 @@ use tests::{
     skip,
 };
 
-/// Of bpf(2): attaches a program to a map of sockets.
+/// Command of bpf(2) that attaches a program to a sockmap.
 const BPF_PROG_ATTACH: i32 = 8;
 
 const TYPES: &str = "/sys/kernel/btf/vmlinux";
 
-/// Sockets go into the map, and what arrives at them passes by the program.
-fn takes_the_program_and_never_runs_it(builder: Builder) -> Builder {
+/// Sockets enter the map, but the program never runs.
+fn kernel_never_runs_the_program(builder: Builder) -> Builder {
     builder.with_fake_syscall(libc::SYS_bpf, BPF_PROG_ATTACH, 0)
 }
 
-/// The program takes another number for that of the bytes which have been read, and loses some.
-fn has_another_layout_than_it_says(builder: Builder) -> Builder {
+/// The program reads a wrong field as the number of bytes read (copied_seq), and loses bytes.
+fn kernel_has_a_layout_unlike_its_btf(builder: Builder) -> Builder {
     let mut types = fs::read(TYPES).expect("the kernel's type information");
     swap(&mut types, b"\0copied_seq\0", b"\0max_window\0");
     builder.with_file_content(TYPES, &types)
 }
 
-/// Nor does it let anybody attach the program of the splice datapath.
+/// Also makes it impossible to attach the splice program.
 fn without_splice(builder: Builder) -> Builder {
     builder.with_fake_syscall(libc::SYS_socket, libc::AF_NETLINK, libc::EAFNOSUPPORT)
 }
@@ -42,8 +42,8 @@ fn sockmap_is_refused(misbehaving: fn(Builder) -> Builder) {
     let (mut command, _port, _) = builder.command();
     let outcome = run(&mut command, TIMEOUT);
     assert_eq!(outcome.status.code(), Some(69), "{outcome:?}");
-    let said = "balance: datapath sockmap does not work here: self-test failed: ";
-    assert!(outcome.stderr.starts_with(said), "{outcome:?}");
+    let expected = "balance: datapath sockmap does not work here: self-test failed: ";
+    assert!(outcome.stderr.starts_with(expected), "{outcome:?}");
     assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
 }
 
@@ -56,7 +56,7 @@ fn the_relay_serves(misbehaving: fn(Builder) -> Builder) {
     carries(link, "relay");
 }
 
-/// What cannot be spliced takes the relay, not the datapath that does not work.
+/// A connection that cannot be spliced uses the relay, not the sockmap that failed its self-test.
 fn the_relay_serves_beside_splice(misbehaving: fn(Builder) -> Builder) {
     let Ok(port) = ReservedPort::bind((Ipv6Addr::LOCALHOST, 0).into()) else {
         return skip("no IPv6 here");
@@ -69,7 +69,7 @@ fn the_relay_serves_beside_splice(misbehaving: fn(Builder) -> Builder) {
     carries(link, "relay");
 }
 
-/// Bytes pass through it, and it says on which datapath.
+/// Asserts that bytes pass, and that the log names this datapath.
 fn carries(link: Link, datapath: &str) {
     let (client, server) = link.pair();
     both_ways(&client, &server, (4 << 20, 4 << 20), WHOLE_CHUNKS);
@@ -78,7 +78,7 @@ fn carries(link: Link, datapath: &str) {
     assert_eq!(session.datapath, datapath, "{session:?}");
 }
 
-/// Has two names of the same length mean each other.
+/// Swaps two names of equal length.
 fn swap(types: &mut [u8], one: &[u8], other: &[u8]) {
     let find = |name: &[u8]| {
         let mut places = types.windows(name.len());
@@ -89,8 +89,8 @@ fn swap(types: &mut [u8], one: &[u8], other: &[u8]) {
     types[b..b + other.len()].copy_from_slice(one);
 }
 
-/// For each way to misbehave, what is to come of it.
-macro_rules! where_sockmap {
+/// Makes the tests of each kind of misbehaviour.
+macro_rules! tests_of_misbehaviour {
     ($($misbehaving:ident),+ $(,)?) => {$(
         mod $misbehaving {
             #[test]
@@ -117,4 +117,4 @@ macro_rules! where_sockmap {
     )+};
 }
 
-where_sockmap!(takes_the_program_and_never_runs_it, has_another_layout_than_it_says);
+tests_of_misbehaviour!(kernel_never_runs_the_program, kernel_has_a_layout_unlike_its_btf);

@@ -1,6 +1,6 @@
-//! A receiver that stops reading stops its sender, in bounded memory, and loses nothing.
+//! A receiver that stops reading stops its sender, in bounded memory and without loss.
 //!
-//! The tests of this file run one at a time: they measure memory of the whole machine.
+//! These tests run one at a time, because they measure memory of the whole machine.
 
 use std::{
     io::Write as _,
@@ -16,13 +16,13 @@ use tests::{
     eventually, note, on_all_datapaths, receive_all, receive_exactly, send,
 };
 
-/// What the program and the kernel on its behalf may hold of one direction of a connection.
+/// Maximum number of bytes that program and kernel may hold for one direction of a connection.
 const BOUND: u64 = 16 << 20;
-/// What the test's own two sockets may hold: each has two buffers of 128 KiB, which the kernel
+/// Maximum number of bytes in the test's two sockets: two buffers of 128 KiB each, which the kernel
 /// doubles.
 const OWN_BUFFERS: u64 = 4 * (256 << 10);
-/// Far more than may be held: a sender that is not stopped sends it all.
-const MUCH: u64 = 48 << 20;
+/// Far more than the maximum: a sender that is not stopped sends all of it.
+const UNBOUNDED: u64 = 48 << 20;
 
 fn a_client_that_stops_reading_stops_the_server(datapath: Datapath) {
     let _alone = alone();
@@ -38,13 +38,13 @@ fn a_server_that_stops_reading_stops_the_client(datapath: Datapath) {
     stall(&link, client, server);
 }
 
-fn when_both_stop_reading_each_direction_resumes_by_itself(datapath: Datapath) {
+fn each_direction_resumes_by_itself(datapath: Datapath) {
     let _alone = alone();
     let link = Link::small(datapath);
     for client_resumes_first in [true, false] {
         let (client, server) = pair(&link, datapath);
-        let up = Sending::start(&client, MUCH);
-        let down = Sending::start(&server, MUCH + 1);
+        let up = Sending::start(&client, UNBOUNDED);
+        let down = Sending::start(&server, UNBOUNDED + 1);
         let (up_stopped, down_stopped) = (up.wait_until_still(), down.wait_until_still());
         note(&format!("{datapath:?}: stopped at {up_stopped} up, {down_stopped} down"));
         assert!(up_stopped <= BOUND + OWN_BUFFERS, "up: {up_stopped}");
@@ -62,29 +62,32 @@ fn when_both_stop_reading_each_direction_resumes_by_itself(datapath: Datapath) {
         let got = receive_all(first.0).expect("the direction that resumes");
         assert_eq!(got, first.1.finish());
         let after = second.1.so_far();
-        // The kernel may find a little more room in the buffers it has.
-        assert!(after - before <= OWN_BUFFERS, "{before} to {after}: the other one has moved");
+        // The kernel may use a little more of its existing buffers.
+        assert!(
+            after - before <= OWN_BUFFERS,
+            "{before} to {after}: the other direction has moved"
+        );
         let got = receive_all(second.0).expect("the direction that resumes later");
         assert_eq!(got, second.1.finish());
     }
     link.balance.assert_all_handed_over(2);
 }
 
-fn a_receiver_that_reads_in_fits_and_starts_gets_everything(datapath: Datapath) {
+fn a_receiver_that_reads_irregularly_gets_everything(datapath: Datapath) {
     let _alone = alone();
     let link = Link::small(datapath);
     let (client, server) = pair(&link, datapath);
     thread::scope(|scope| {
         for (from, to) in [(&client, &server), (&server, &client)] {
             scope.spawn(move || {
-                let sending = Sending::start(from, MUCH);
+                let sending = Sending::start(from, UNBOUNDED);
                 let mut random = fastrand::Rng::with_seed(11);
                 let mut receiver = Receiver::new();
                 let mut target = 0;
-                while target < MUCH {
+                while target < UNBOUNDED {
                     target += random.u64(1..6 << 20);
                     receiver.read_up_to(to, target).expect("a part");
-                    // Not a wait: this receiver is busy with something else.
+                    // This sleep shapes the traffic; it waits for no state.
                     thread::sleep(Duration::from_millis(random.u64(0..60)));
                 }
                 assert_eq!(receiver.digest(), sending.finish());
@@ -97,15 +100,16 @@ fn a_receiver_that_reads_in_fits_and_starts_gets_everything(datapath: Datapath) 
 
 fn a_flood_of_tiny_packets_to_a_stopped_receiver_takes_little_memory(datapath: Datapath) {
     const PACKETS: u64 = 300_000;
-    /// As packets of their own in the kernel they would take 230 MB at the very least.
+    /// As separate packets they would take at least 230 MB of kernel memory.
     const MEMORY: u64 = 96 << 20;
 
     let _alone = alone();
     let link = Link::small(datapath);
     let (client, server) = pair(&link, datapath);
     let before = memory(&link);
-    // More than a send buffer holds, less than what stops the sender: from here on the kernel cannot
-    // join packets on their way out. Where there is no such buffer the receiver itself stops the sender.
+    // More than a send buffer and less than what stops the sender, so that the kernel can no longer
+    // merge packets before sending. With splice there is no such buffer: the receiver itself stops
+    // the sender.
     let filled = if datapath == Datapath::Splice { 1 } else { 5 << 20 };
     let filling = send(&client, Pattern::new(1, filled), WHOLE_CHUNKS, |_| {}).expect("filling");
     let flood = Sending::start_with(&client, PACKETS, 1..2, |_| {});
@@ -118,7 +122,7 @@ fn a_flood_of_tiny_packets_to_a_stopped_receiver_takes_little_memory(datapath: D
     link.balance.assert_all_handed_over(1);
 }
 
-/// Pauses let a datapath of two parts go to and fro between them, at any moment.
+/// The pauses make a hand-over datapath switch between its two parts at random moments.
 fn bursts_of_tiny_packets_to_a_stopped_receiver_keep_their_order(datapath: Datapath) {
     const PACKETS: u64 = 300_000;
 
@@ -133,7 +137,7 @@ fn bursts_of_tiny_packets_to_a_stopped_receiver_keep_their_order(datapath: Datap
             left -= 1;
             if left == 0 {
                 left = lengths.u32(1..2000);
-                // Not a wait: this sender has nothing to say for a while.
+                // This sleep shapes the traffic; it waits for no state.
                 thread::sleep(Duration::from_micros(100));
             }
         };
@@ -144,13 +148,13 @@ fn bursts_of_tiny_packets_to_a_stopped_receiver_keep_their_order(datapath: Datap
     link.balance.assert_all_handed_over(3);
 }
 
-fn stalled_connections_do_not_hold_others_up(datapath: Datapath) {
+fn stalled_connections_do_not_stall_others(datapath: Datapath) {
     let _alone = alone();
     let link = Link::small(datapath);
     let stalled: Vec<_> = (0..8)
         .map(|_| {
             let (client, server) = pair(&link, datapath);
-            let sending = Sending::start(&server, MUCH);
+            let sending = Sending::start(&server, UNBOUNDED);
             (client, server, sending)
         })
         .collect();
@@ -169,8 +173,8 @@ fn stalled_connections_do_not_hold_others_up(datapath: Datapath) {
     }
 }
 
-/// What a client sends comes back to it and fills its own side: with tiny segments, which take
-/// more memory than they carry.
+/// The client's bytes come back and fill its own receive buffer, in tiny segments that take more
+/// memory than they carry.
 fn a_client_that_never_reads_what_an_echoing_server_sends_is_stopped(datapath: Datapath) {
     let _alone = alone();
     let server = Backend::echo("x");
@@ -179,11 +183,11 @@ fn a_client_that_never_reads_what_an_echoing_server_sends_is_stopped(datapath: D
     socket.set_recv_buffer_size(4096).expect("SO_RCVBUF");
     socket.connect(&balance.address().into()).expect("connecting to the program");
     let client = TcpStream::from(socket);
-    let stopped = Sending::start(&client, 16 * MUCH).wait_until_still();
+    let stopped = Sending::start(&client, 16 * UNBOUNDED).wait_until_still();
     note(&format!("{datapath:?}: stopped after {stopped} bytes"));
-    // Both directions, and the server's own buffers, which the kernel may have made large.
+    // Both directions, and the server's buffers, which the kernel may have enlarged.
     assert!(stopped <= 4 * BOUND, "{stopped}");
-    // It would send for ever: the connection ends with the program.
+    // The sender never finishes; the end of the program ends the connection.
     drop(balance);
 }
 
@@ -191,15 +195,15 @@ on_all_datapaths!(
     a_client_that_never_reads_what_an_echoing_server_sends_is_stopped,
     a_client_that_stops_reading_stops_the_server,
     a_server_that_stops_reading_stops_the_client,
-    when_both_stop_reading_each_direction_resumes_by_itself,
-    a_receiver_that_reads_in_fits_and_starts_gets_everything,
+    each_direction_resumes_by_itself,
+    a_receiver_that_reads_irregularly_gets_everything,
     a_flood_of_tiny_packets_to_a_stopped_receiver_takes_little_memory,
     bursts_of_tiny_packets_to_a_stopped_receiver_keep_their_order,
-    stalled_connections_do_not_hold_others_up,
+    stalled_connections_do_not_stall_others,
 );
 
-/// A new connection, which is where it is to be: or, where that is what is tried, is about to be handed
-/// over.
+/// A new connection that has reached its datapath, or, for the hand-over datapath, is about to be
+/// handed over.
 fn pair(link: &Link, datapath: Datapath) -> (TcpStream, TcpStream) {
     match datapath {
         Datapath::Handover => link.small_pair(),
@@ -207,10 +211,10 @@ fn pair(link: &Link, datapath: Datapath) -> (TcpStream, TcpStream) {
     }
 }
 
-/// `from` sends until it is stopped; then `to` starts to read.
+/// `from` sends until it is stopped; then `to` reads everything.
 fn stall(link: &Link, from: TcpStream, to: TcpStream) {
     let before = memory(link);
-    let sending = Sending::start(&from, MUCH);
+    let sending = Sending::start(&from, UNBOUNDED);
     let stopped = sending.wait_until_still();
     // Packets take more than what is in them.
     let growth = memory_settles(link, before, 4 * BOUND);
@@ -222,13 +226,14 @@ fn stall(link: &Link, from: TcpStream, to: TcpStream) {
     link.balance.assert_all_handed_over(1);
 }
 
-/// Of the kernel, and of the program.
+/// Memory of the kernel and of the program.
 fn memory(link: &Link) -> (KernelMemory, u64) {
     (KernelMemory::now(), link.balance.process().resident())
 }
 
-/// What both take more than `before`, once that is below `limit`. Memory behind a receiver that
-/// does not read stays taken; what other processes take meanwhile goes away again.
+/// Waits until kernel and program use less than `limit` bytes more than `before`; returns the
+/// growth. Buffers of a stopped receiver stay allocated, while memory of other processes is
+/// released again.
 fn memory_settles(link: &Link, before: (KernelMemory, u64), limit: u64) -> u64 {
     eventually(tests::TIMEOUT, &format!("less than {limit} bytes of memory more"), || {
         let (kernel, resident) = memory(link);

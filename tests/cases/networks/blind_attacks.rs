@@ -1,5 +1,5 @@
-//! Attacks on spliced connections by a host that knows addresses and ports, and sees no packet: short forms
-//! of what `cargo xtask attack` does with as many packets as one likes.
+//! Attacks on spliced connections by a host that knows addresses and ports, and sees no packet.
+//! `cargo xtask attack` runs the same attacks with any number of packets.
 
 use std::time::Duration;
 
@@ -22,11 +22,11 @@ const SWITCH: SceneConfig = spliced(Placement::Switch, Family::V4);
 const SWITCH_V6: SceneConfig = spliced(Placement::Switch, Family::V6);
 const APART: SceneConfig = spliced(Placement::Apart, Family::V4);
 
-const fn without_timestamps(setting: SceneConfig) -> SceneConfig {
-    SceneConfig { stamps: false, ..setting }
+const fn without_timestamps(config: SceneConfig) -> SceneConfig {
+    SceneConfig { stamps: false, ..config }
 }
 
-/// Attacks with these numbers of packets, and asserts that they do no report.
+/// Attacks with these numbers of packets, and asserts that the attacks do no harm.
 fn attack(kind: AttackKind, attacks: &[(KnownPair, SceneConfig, u64)]) {
     attack_when(false, kind, attacks);
 }
@@ -35,15 +35,15 @@ fn attack_when(is_half_closed: bool, kind: AttackKind, attacks: &[(KnownPair, Sc
     if !kernel_works() {
         return;
     }
-    for &(known, setting, packets) in attacks {
-        let attack = Attack { kind, known, setting, is_half_closed, packets, seed: 3 };
+    for &(known, config, packets) in attacks {
+        let attack = Attack { kind, known, config, is_half_closed, packets, seed: 3 };
         let Some(outcome) = attack.run(&|_| {}) else { return };
-        note(&format!("{kind} {known} {setting}: {outcome}"));
-        assert_eq!(outcome.wrong, None, "{kind} {known} {setting}, {} packets", outcome.sent);
+        note(&format!("{kind} {known} {config}: {outcome}"));
+        assert_eq!(outcome.wrong, None, "{kind} {known} {config}, {} packets", outcome.sent);
     }
 }
 
-/// Asserts that none of the connections was harmed, and that most were spliced.
+/// Asserts that no connection was harmed, and that most were spliced.
 fn assert_unharmed(report: Option<HarmReport>) {
     let Some(report) = report else { return };
     note(&format!("{report:?}"));
@@ -52,8 +52,8 @@ fn assert_unharmed(report: Option<HarmReport>) {
 }
 
 #[test]
-fn resets_behind_data_break_nothing() {
-    // Once through all numbers.
+fn resets_after_data_break_nothing() {
+    // Enough packets for one sweep through the sequence numbers.
     const ALL: u64 = 150_000;
 
     let here = without_timestamps(HERE);
@@ -65,12 +65,12 @@ fn resets_behind_data_break_nothing() {
 
 #[test]
 fn resets_break_nothing_where_both_pairs_are_known() {
-    let settings = [HERE, HERE_V6, SWITCH, APART, without_timestamps(SWITCH_V6)];
-    attack(AttackKind::Reset, &settings.map(|setting| (KnownPair::Both, setting, 10_000)));
+    let configs = [HERE, HERE_V6, SWITCH, APART, without_timestamps(SWITCH_V6)];
+    attack(AttackKind::Reset, &configs.map(|config| (KnownPair::Both, config, 10_000)));
 }
 
 #[test]
-fn ends_neither_end_nor_count_anything() {
+fn fins_neither_close_nor_count() {
     attack(
         AttackKind::Fin,
         &[
@@ -102,7 +102,7 @@ fn resets_alone_break_nothing() {
 }
 
 #[test]
-fn beginnings_break_nothing() {
+fn syns_break_nothing() {
     attack(
         AttackKind::Syn,
         &[(KnownPair::Both, HERE_V6, 30_000), (KnownPair::Both, SWITCH, 30_000)],
@@ -110,7 +110,7 @@ fn beginnings_break_nothing() {
 }
 
 #[test]
-fn acknowledgements_hold_nothing_up() {
+fn acknowledgements_stall_nothing() {
     attack(
         AttackKind::Ack,
         &[
@@ -122,14 +122,14 @@ fn acknowledgements_hold_nothing_up() {
     );
 }
 
-/// In pairs of rounds, so that whatever else the machine does befalls both.
+/// Rounds alternate between the datapaths, so other load of the machine affects both.
 #[test]
 fn a_transfer_is_no_slower_than_on_the_relay_under_acknowledgements() {
     if !kernel_works() {
         return;
     }
-    let (setting, time) = (SceneConfig { is_wide: true, ..HERE }, Duration::from_millis(400));
-    let Some(figures) = compare(setting, Load::Bulk, KnownPair::Both, 2000, 3, time) else {
+    let (config, time) = (SceneConfig { is_wide: true, ..HERE }, Duration::from_millis(400));
+    let Some(figures) = compare(config, Load::Bulk, KnownPair::Both, 2000, 3, time) else {
         return;
     };
     note(&figures.to_string());
@@ -138,15 +138,15 @@ fn a_transfer_is_no_slower_than_on_the_relay_under_acknowledgements() {
 }
 
 #[test]
-fn nothing_follows_from_a_packet_with_a_wrong_checksum() {
-    let settings = [HERE, HERE_V6, SWITCH, APART, without_timestamps(SWITCH_V6)];
-    attack(AttackKind::Checksum, &settings.map(|setting| (KnownPair::Both, setting, 2000)));
+fn a_wrong_checksum_has_no_effect() {
+    let configs = [HERE, HERE_V6, SWITCH, APART, without_timestamps(SWITCH_V6)];
+    attack(AttackKind::Checksum, &configs.map(|config| (KnownPair::Both, config, 2000)));
 }
 
 #[test]
-fn packets_that_are_no_whole_segments_change_nothing() {
+fn fragments_and_malformed_packets_change_nothing() {
     attack(
-        AttackKind::Odd,
+        AttackKind::Malformed,
         &[
             (KnownPair::Both, HERE, 30_000),
             (KnownPair::Both, HERE_V6, 30_000),
@@ -161,32 +161,32 @@ fn nothing_breaks_while_a_pair_is_joined() {
     if !kernel_works() {
         return;
     }
-    for (setting, turns) in
+    for (config, turns) in
         [(HERE, Some(0)), (SWITCH_V6, None), (without_timestamps(APART), Some(0))]
     {
-        let setting = SceneConfig { offload_after: turns, ..setting };
-        assert_unharmed(during_join(setting, AttackKind::Mixed, 40));
+        let config = SceneConfig { offload_after: turns, ..config };
+        assert_unharmed(during_join(config, AttackKind::Mixed, 40));
     }
 }
 
 #[test]
 fn fragments_break_nothing_while_a_pair_is_joined() {
     if kernel_works()
-        && let Some(report) = during_join(HERE, AttackKind::Odd, 20)
+        && let Some(report) = during_join(HERE, AttackKind::Malformed, 20)
     {
         assert!(report.wrong.is_empty(), "{report:#?}");
     }
 }
 
 #[test]
-fn the_first_word_after_a_banner_arrives() {
+fn the_first_reply_after_a_banner_arrives() {
     if !kernel_works() {
         return;
     }
-    for (setting, packets, first) in
+    for (config, packets, first) in
         [(HERE, 6, Peer::Server), (HERE_V6, 1, Peer::Server), (SWITCH, 6, Peer::Client)]
     {
-        assert_unharmed(before_the_first_byte(setting, 16, packets, first));
+        assert_unharmed(before_the_first_byte(config, 16, packets, first));
     }
 }
 
@@ -195,15 +195,15 @@ fn an_idle_connection_ends_in_time() {
     if !kernel_works() {
         return;
     }
-    for (setting, kind) in [(HERE, AttackKind::Ack), (SWITCH_V6, AttackKind::Mixed)] {
-        let setting = SceneConfig { idle: Some(1), ..setting };
-        let Some(outcome) = while_idle(setting, kind, KnownPair::Both) else { return };
-        assert_eq!(outcome, Ok(()), "{setting}");
+    for (config, kind) in [(HERE, AttackKind::Ack), (SWITCH_V6, AttackKind::Mixed)] {
+        let config = SceneConfig { idle: Some(1), ..config };
+        let Some(outcome) = while_idle(config, kind, KnownPair::Both) else { return };
+        assert_eq!(outcome, Ok(()), "{config}");
     }
 }
 
 #[test]
-fn a_vanished_peer_is_found() {
+fn a_vanished_peer_is_detected() {
     if kernel_works()
         && let Some(outcome) = with_vanished_client(SWITCH, AttackKind::Ack)
     {

@@ -1,7 +1,7 @@
-//! Whose packets reach the peers: the program's host's own, or each other's.
+//! Which host created the packets that reach the peers.
 //!
-//! Those of the program's host have its own time to live and DSCP; and what is only forwarded is, one by one, what has
-//! arrived.
+//! Packets of the balancer's own sockets have its TTL and DSCP. Packets that the splice program
+//! forwards equal the packets that arrived, one by one.
 
 use std::{
     io::{Read as _, Write as _},
@@ -16,27 +16,26 @@ use tests::{
     WHOLE_CHUNKS, both_ways, end_of, eventually, note, on_all_datapaths,
 };
 
-fn packets_over_ipv4_are_those_of_who_says_so(datapath: Datapath) {
+fn ipv4_packets_are_created_or_forwarded_unchanged(datapath: Datapath) {
     watch(datapath, Family::V4);
 }
 
-fn packets_over_ipv6_are_those_of_who_says_so(datapath: Datapath) {
+fn ipv6_packets_are_created_or_forwarded_unchanged(datapath: Datapath) {
     watch(datapath, Family::V6);
 }
 
-/// Where client and server have one address, the two of each packet change places, and no sum over
-/// them tells that. What our sockets had said when they were joined has to be acknowledged all the
-/// same: else they say it again, and give up in the end.
-fn nothing_is_said_again_to_peers_on_one_host(datapath: Datapath) {
-    /// Longer than it takes until something not acknowledged is said again (TCP_RTO_MIN is 200 ms), and
-    /// once more.
-    const AGAIN: Duration = Duration::from_secs(1);
+/// With client and server on one address, the program exchanges source and destination of each
+/// packet, which does not change the checksum. The bytes that the program's sockets had sent before
+/// the join must still be acknowledged; else the sockets retransmit and finally give up.
+fn nothing_is_retransmitted_to_peers_on_one_host(datapath: Datapath) {
+    /// Longer than two retransmission timeouts (TCP_RTO_MIN is 200 ms).
+    const RETRANSMISSION: Duration = Duration::from_secs(1);
     let cables = [Cable::observed(); 2];
     let Some(network) = Network::with(Topology::SharedPeerHost, Family::V4, cables) else { return };
     let link = Link::across(network, Builder::new(datapath));
     for turn in 1..=5 {
         let (client, server) = link.pair();
-        // Joined while much is under way.
+        // Joined during a transfer.
         both_ways(&client, &server, (4 << 20, 4 << 20), WHOLE_CHUNKS);
         let talk = |time| {
             let start = Instant::now();
@@ -49,7 +48,7 @@ fn nothing_is_said_again_to_peers_on_one_host(datapath: Datapath) {
         let network = link.network();
         let (arrived, left) =
             (network.arrived_from(Peer::Client).len(), network.left_for(Peer::Client).len());
-        talk(AGAIN);
+        talk(RETRANSMISSION);
         drop((client, server));
         let session = link.balance.sessions(turn).pop().expect("a session");
         if session.datapath == Datapath::Splice.name() {
@@ -60,31 +59,30 @@ fn nothing_is_said_again_to_peers_on_one_host(datapath: Datapath) {
 }
 
 on_all_datapaths!(
-    nothing_is_said_again_to_peers_on_one_host,
-    packets_over_ipv4_are_those_of_who_says_so,
-    packets_over_ipv6_are_those_of_who_says_so,
+    nothing_is_retransmitted_to_peers_on_one_host,
+    ipv4_packets_are_created_or_forwarded_unchanged,
+    ipv6_packets_are_created_or_forwarded_unchanged,
 );
 
-/// What packets of the program's host begin with: the kernel's default.
+/// TTL of packets that the balancer's host creates: the kernel's default.
 const OWN: u8 = 64;
 
-/// How long after a connection was made its packets may still be some of the host that was to take
-/// it over: longer than a kernel holds an acknowledgement back (TCP_DELACK_MAX, 200 ms).
+/// How long after the start the balancer's own sockets may still send packets: longer than a
+/// delayed acknowledgement (TCP_DELACK_MAX, 200 ms).
 const SETTLING: Duration = Duration::from_millis(300);
 
-/// A direction of the connection: who sends packets, with what time to live, and who gets them. The server's would
-/// not pass the next router.
+/// Sender, TTL and receiver of each direction. The server's packets would not pass another router.
 const DIRECTIONS: [(Peer, u8, Peer); 2] =
     [(Peer::Client, 99, Peer::Server), (Peer::Server, 1, Peer::Client)];
 
-/// The DSCP of the peers' packets (RFC 3246), as it stands in the traffic class.
+/// DSCP of the peers' packets (RFC 3246), as in the traffic class.
 const EXPEDITED: u8 = 46 << 2;
 
-/// Those bits of a traffic class that are congestion notification, and what a packet has in them that may be marked.
+/// ECN bits of the traffic class, and their value in an ECN-capable packet.
 const ECN: u8 = 3;
 const CAPABLE: u8 = 2;
 
-/// Watches a connection from its first packet to its last.
+/// Observes a connection from its first packet to its last.
 fn watch(datapath: Datapath, family: Family) {
     let cables = [Cable::observed(); 2];
     let Some(network) = Network::with(Topology::Apart, family, cables) else { return };
@@ -116,7 +114,7 @@ fn watch(datapath: Datapath, family: Family) {
     while start.elapsed() < SETTLING {
         talk(1);
     }
-    // From here on each packet counts.
+    // All packets from here on are compared.
     let marks = DIRECTIONS.map(|(from, _, to)| {
         (link.network().arrived_from(from).len(), link.network().left_for(to).len())
     });
@@ -139,7 +137,7 @@ fn watch(datapath: Datapath, family: Family) {
     }
 }
 
-/// Says `len` bytes, and hears them.
+/// Sends `len` bytes from one end to the other.
 fn transfer(mut from: &TcpStream, mut to: &TcpStream, len: usize) {
     let mut got = vec![0; len];
     from.write_all(&vec![b'x'; len]).expect("writing");
@@ -147,8 +145,7 @@ fn transfer(mut from: &TcpStream, mut to: &TcpStream, len: usize) {
     assert!(got.iter().all(|&byte| byte == b'x'), "other bytes than were sent");
 }
 
-/// Each packet that has left since is one that has arrived, as it was; and each that has arrived
-/// has left, in its turn.
+/// Asserts that the packets which left since equal the packets which arrived, in order.
 fn expect_forwarded(network: &Network, (from, to): (Peer, Peer), (arrived, left): (usize, usize)) {
     assert!(network.left_for(to).len() > left + 500, "hardly anything has left");
     eventually(TIMEOUT, &format!("all packets from {from:?} have left for {to:?}"), || {
@@ -156,7 +153,7 @@ fn expect_forwarded(network: &Network, (from, to): (Peer, Peer), (arrived, left)
         for packet in &mut arrived {
             (packet.ttl, packet.class) = (OWN, packet.class & ECN);
         }
-        // What had arrived and not left may be before it.
+        // Packets that had arrived before, and not yet left, may come first.
         let all_left = network.left_for(to);
         let last = &all_left[all_left.len().saturating_sub(arrived.len())..];
         match first_difference(&arrived, last) {
@@ -175,7 +172,7 @@ fn first_difference(one: &[Packet], other: &[Packet]) -> Option<usize> {
     (0..one.len().max(other.len())).find(|&at| one.get(at) != other.get(at))
 }
 
-/// There are packets, and all have that time to live and DSCP; some may be marked where there is congestion.
+/// Asserts that there are packets, that all have this TTL and DSCP, and that some are ECN-capable.
 fn expect_head((ttl, dscp): (u8, u8), packets: &[Packet]) {
     note(&format!("{} packets with {ttl}, {dscp}", packets.len()));
     assert!(packets.len() > 500, "{} packets", packets.len());

@@ -1,5 +1,5 @@
-//! A client, the program and two servers, each a host of its own: one is cut off, a link goes and
-//! comes back, and the program speaks from the address that it is told to.
+//! A client, the program and two servers on four hosts: a server becomes unreachable, a link goes
+//! down and up, and the program uses a configured source address.
 
 use std::{
     io::{Read as _, Write as _},
@@ -13,47 +13,47 @@ use tests::{
     on_all_datapaths, receive_all,
 };
 
-fn a_server_that_is_cut_off_is_passed_over_over_ipv4(datapath: Datapath) {
+fn an_unreachable_server_is_skipped_over_ipv4(datapath: Datapath) {
     cut_off(datapath, Family::V4);
 }
 
-fn a_server_that_is_cut_off_is_passed_over_over_ipv6(datapath: Datapath) {
+fn an_unreachable_server_is_skipped_over_ipv6(datapath: Datapath) {
     cut_off(datapath, Family::V6);
 }
 
-fn a_link_that_comes_back_has_lost_nothing_over_ipv4(datapath: Datapath) {
+fn a_link_that_recovers_has_lost_nothing_over_ipv4(datapath: Datapath) {
     flap(datapath, Family::V4);
 }
 
-fn a_link_that_comes_back_has_lost_nothing_over_ipv6(datapath: Datapath) {
+fn a_link_that_recovers_has_lost_nothing_over_ipv6(datapath: Datapath) {
     flap(datapath, Family::V6);
 }
 
-fn the_server_sees_the_address_that_was_asked_for_over_ipv4(datapath: Datapath) {
+fn the_server_sees_the_configured_source_over_ipv4(datapath: Datapath) {
     other_address(datapath, Family::V4);
 }
 
-fn the_server_sees_the_address_that_was_asked_for_over_ipv6(datapath: Datapath) {
+fn the_server_sees_the_configured_source_over_ipv6(datapath: Datapath) {
     other_address(datapath, Family::V6);
 }
 
 on_all_datapaths!(
-    a_server_that_is_cut_off_is_passed_over_over_ipv4,
-    a_server_that_is_cut_off_is_passed_over_over_ipv6,
-    a_link_that_comes_back_has_lost_nothing_over_ipv4,
-    a_link_that_comes_back_has_lost_nothing_over_ipv6,
-    the_server_sees_the_address_that_was_asked_for_over_ipv4,
-    the_server_sees_the_address_that_was_asked_for_over_ipv6,
+    an_unreachable_server_is_skipped_over_ipv4,
+    an_unreachable_server_is_skipped_over_ipv6,
+    a_link_that_recovers_has_lost_nothing_over_ipv4,
+    a_link_that_recovers_has_lost_nothing_over_ipv6,
+    the_server_sees_the_configured_source_over_ipv4,
+    the_server_sees_the_configured_source_over_ipv6,
 );
 
-/// Nothing of what was standing is lost, neither beside the cut nor across it.
+/// Open connections survive, both to the unreachable server and to the other one.
 fn cut_off(datapath: Datapath, family: Family) {
     let Some(site) = Site::new(datapath, family) else { return };
     let (mut across, mut beside) = (site.client("A"), site.client("B"));
     site.network.set_server_cut_off(true);
     across.write_all(b"are you there?").expect("to the server that is cut off");
     for _ in 0..2 {
-        // The turn comes to either server.
+        // Round robin also selects the unreachable server.
         drop(site.client("B"));
     }
     exchange(&mut beside, b"still here");
@@ -75,7 +75,7 @@ fn cut_off(datapath: Datapath, family: Family) {
     assert_eq!(broken, 0);
 }
 
-/// Data that is on its way when a link goes arrives when it is back.
+/// Bytes in flight when a link goes down arrive when it is up again.
 fn flap(datapath: Datapath, family: Family) {
     const SIZE: u64 = 128 << 20;
     let Some(network) = Network::new(Topology::Apart, family) else { return };
@@ -92,7 +92,7 @@ fn flap(datapath: Datapath, family: Family) {
             });
             link.network().switch(peer, Switch::Off);
             let stopped = sending.wait_until_still();
-            assert!(stopped < SIZE, "it went before the link did");
+            assert!(stopped < SIZE, "all was sent before the link went down");
             link.network().switch(peer, Switch::On);
             assert_eq!(got.join().expect("the receiver"), sending.finish());
         });
@@ -116,7 +116,7 @@ fn other_address(datapath: Datapath, family: Family) {
     link.balance.assert_all_handed_over(1);
 }
 
-/// The four hosts, with a program on one and the servers A and B.
+/// The four hosts, with the program on one and the servers A and B.
 struct Site {
     balance: Balance,
     _servers: [Backend; 2],
@@ -138,7 +138,7 @@ impl Site {
         Some(Self { balance, _servers: [a, b], _port: port, network })
     }
 
-    /// A new client, and who serves it.
+    /// Connects a client; returns the name of its server as well.
     fn next_client(&self) -> (TcpStream, char) {
         let address = self.balance.address();
         let mut client = self.network.peer(Peer::Client).enter(|| connect(address));
@@ -147,7 +147,8 @@ impl Site {
         (client, name[0].into())
     }
 
-    /// A new client, which that server serves; its connection has been taken over.
+    /// Connects a client, which this server must serve, and uses the connection until its datapath
+    /// has taken over.
     fn client(&self, server: &str) -> TcpStream {
         let (mut client, name) = self.next_client();
         assert_eq!(name.to_string(), server);
@@ -156,10 +157,10 @@ impl Site {
     }
 }
 
-/// Says something and gets it back.
-fn exchange(client: &mut TcpStream, said: &[u8]) {
-    let mut heard = vec![0; said.len()];
-    client.write_all(said).expect("to the server");
-    client.read_exact(&mut heard).expect("from the server");
-    assert_eq!(heard, said);
+/// Sends bytes and reads their echo.
+fn exchange(client: &mut TcpStream, sent: &[u8]) {
+    let mut received = vec![0; sent.len()];
+    client.write_all(sent).expect("to the server");
+    client.read_exact(&mut received).expect("from the server");
+    assert_eq!(received, sent);
 }

@@ -1,5 +1,5 @@
-//! Cables that lose frames, let them come late or twice, take their time, or take shorter packets
-//! on one side: every byte arrives all the same.
+//! Cables that lose, delay or duplicate frames, or have a smaller MTU on one side: every byte still
+//! arrives.
 
 use std::{net::Shutdown, time::Duration};
 
@@ -10,29 +10,29 @@ use tests::{
 
 fn cables_that_lose_one_frame_in_a_hundred(datapath: Datapath) {
     let cable = Cable::with(LinkConditions { lost: 1, ..LinkConditions::default() });
-    handed_over(talk(datapath, Family::V4, [cable; 2], 4 << 20));
+    handed_over(transfer(datapath, Family::V4, [cable; 2], 4 << 20));
 }
 
 fn cables_that_lose_one_frame_in_a_hundred_over_ipv6(datapath: Datapath) {
     let cable = Cable::with(LinkConditions { lost: 1, ..LinkConditions::default() });
-    handed_over(talk(datapath, Family::V6, [cable; 2], 4 << 20));
+    handed_over(transfer(datapath, Family::V6, [cable; 2], 4 << 20));
 }
 
-fn frames_that_come_late_and_twice(datapath: Datapath) {
+fn late_and_duplicated_frames(datapath: Datapath) {
     let cable = Cable::with(LinkConditions { late: 3, twice: 2, ..LinkConditions::default() });
-    handed_over(talk(datapath, Family::V4, [cable; 2], 4 << 20));
+    handed_over(transfer(datapath, Family::V4, [cable; 2], 4 << 20));
 }
 
 fn a_server_that_is_fifty_milliseconds_away(datapath: Datapath) {
     let far = LinkConditions { delay: Duration::from_millis(50), ..LinkConditions::default() };
-    handed_over(talk(datapath, Family::V4, [Cable::observed(), Cable::with(far)], 2 << 20));
+    handed_over(transfer(datapath, Family::V4, [Cable::observed(), Cable::with(far)], 2 << 20));
 }
 
-fn everything_at_once(datapath: Datapath) {
+fn all_conditions_at_once(datapath: Datapath) {
     let delay = Duration::from_millis(5);
     let conditions =
         LinkConditions { lost: 1, late: 3, twice: 2, delay, ..LinkConditions::default() };
-    handed_over(talk(datapath, Family::V6, [Cable::with(conditions); 2], 1 << 20));
+    handed_over(transfer(datapath, Family::V6, [Cable::with(conditions); 2], 1 << 20));
 }
 
 fn shorter_packets_on_the_clients_side(datapath: Datapath) {
@@ -43,18 +43,18 @@ fn shorter_packets_on_the_servers_side(datapath: Datapath) {
     short_packets(datapath, [1500, 1400]);
 }
 
-/// A network that takes shorter packets than it says and cuts longer ones to pieces, although they
-/// forbid it. Pieces cannot be passed on as packets.
+/// A network whose MTU is smaller than the interfaces say, and that fragments longer packets
+/// although they forbid it. Fragments cannot be forwarded as packets.
 fn packets_that_come_in_fragments(datapath: Datapath) {
     let cable = Cable::with(LinkConditions { split: Some(1000), ..LinkConditions::default() });
     let Some(network) = Network::with(Topology::Apart, Family::V4, [cable; 2]) else { return };
     let dir = RunDir::new();
     let link = Link::across(network, dir.use_in(Builder::new(datapath).offload_after(4)));
     let (mut client, mut server) = link.pair();
-    // What comes first is so much that it is looked at while it comes.
+    // The first transfer is large enough that the program observes packets while it runs.
     for size in [16 << 20, 1 << 20] {
         both_ways(&client, &server, (size, size + 1), WHOLE_CHUNKS);
-        // When little is under way it is easiest to join.
+        // The program joins a connection most easily when few bytes are in flight.
         (0..Link::SETTLED).for_each(|_| exchange(&mut client, &mut server));
     }
     let faults = link.network().faults();
@@ -74,19 +74,19 @@ on_all_datapaths!(
     packets_that_come_in_fragments,
     cables_that_lose_one_frame_in_a_hundred,
     cables_that_lose_one_frame_in_a_hundred_over_ipv6,
-    frames_that_come_late_and_twice,
+    late_and_duplicated_frames,
     a_server_that_is_fifty_milliseconds_away,
-    everything_at_once,
+    all_conditions_at_once,
     shorter_packets_on_the_clients_side,
     shorter_packets_on_the_servers_side,
 );
 
 /// Moves `size` bytes both ways at once and ends one direction after the other, on a connection
-/// across these cables, which have to have had their conditions.
-fn talk(datapath: Datapath, family: Family, cables: [Cable; 2], size: u64) -> Option<Link> {
+/// across these cables. Asserts that every condition has affected a frame.
+fn transfer(datapath: Datapath, family: Family, cables: [Cable; 2], size: u64) -> Option<Link> {
     let network = Network::with(Topology::Apart, family, cables)?;
     let link = Link::across(network, Builder::new(datapath));
-    // So many exchanges that splicing has begun: it is what the conditions is to meet.
+    // Enough exchanges that splicing has begun, so that the conditions affect it.
     let (client, server) = link.pair_after(30);
     both_ways(&client, &server, (size, size + 1), WHOLE_CHUNKS);
     for (from, to) in [(&client, &server), (&server, &client)] {
@@ -111,13 +111,12 @@ fn handed_over(link: Option<Link>) {
     }
 }
 
-/// A connection whose two sides have cables for packets of other sizes: with the kernel's offloads
-/// and without.
+/// Connections whose two sides have different MTUs, with the kernel's offloads and without.
 fn short_packets(datapath: Datapath, mtus: [usize; 2]) {
     for cable in [Cable::PLAIN, Cable::observed()] {
         for family in [Family::V4, Family::V6] {
             let cables = mtus.map(|mtu| cable.mtu(mtu));
-            let Some(link) = talk(datapath, family, cables, 4 << 20) else { return };
+            let Some(link) = transfer(datapath, family, cables, 4 << 20) else { return };
             link.balance.assert_all_handed_over(1);
         }
     }

@@ -1,5 +1,5 @@
-//! What only spliced connections can get wrong: nobody on this host owns them, so their ends, their
-//! enemies and their neighbours are met by a program that sees packets.
+//! Tests of spliced connections alone. No socket on this host owns such a connection, so the splice
+//! program must handle its end, forged packets and neighbouring connections by packets only.
 
 use std::{
     io::{Read as _, Write as _},
@@ -18,12 +18,12 @@ use tests::{
 };
 
 #[test]
-fn programs_one_behind_the_other_all_splice() {
+fn chained_programs_all_splice() {
     if !kernel_works() {
         return;
     }
-    // Two in front of another: a packet goes by the three programs in their order on its way there,
-    // and against it on its way back.
+    // Two programs in front of a third: a packet passes the three filters in this order on its way
+    // to the server, and in reverse order on the way back.
     let inner = Link::new(Datapath::Splice);
     let middle = Builder::new(Datapath::Splice).channel(inner.balance.address()).start();
     let outer = Builder::new(Datapath::Splice).channel(middle.address()).start();
@@ -35,8 +35,8 @@ fn programs_one_behind_the_other_all_splice() {
     }
 }
 
-/// What a peer has no room for yet finds it only when it is passed on: who waits for that instead stands
-/// still. In pairs of rounds, so that whatever else the machine does befalls both.
+/// A peer learns of window space only from a forwarded packet, so a join that waited for such space
+/// would stall. Rounds alternate between the datapaths, so other load of the machine affects both.
 #[test]
 fn a_transfer_is_not_held_up_while_it_is_being_joined() {
     if !kernel_works() {
@@ -58,12 +58,12 @@ fn a_transfer_is_not_held_up_while_it_is_being_joined() {
 }
 
 #[test]
-fn packets_of_loopback_pass_it_by_until_a_connection_is_spliced() {
+fn loopback_is_filtered_only_once_a_connection_is_spliced() {
     if !kernel_works() {
         return;
     }
     if !has_tcx() {
-        return skip("the kernel does not tell what is attached to an interface");
+        return skip("the kernel cannot list the programs of an interface");
     }
     let link = Link::new(Datapath::Splice);
     let process = link.balance.process().0;
@@ -74,10 +74,10 @@ fn packets_of_loopback_pass_it_by_until_a_connection_is_spliced() {
     link.balance.assert_all_handed_over(1);
 }
 
-/// How many programs of a process see what arrives on loopback.
+/// Number of a process's programs on the ingress of loopback.
 fn on_loopback(process: u32) -> usize {
-    // That of somebody else may go while it is looked at.
-    let (_, there) = eventually(TIMEOUT, "the programs on loopback are told", || {
+    // The query fails when another process detaches its program meanwhile.
+    let (_, there) = eventually(TIMEOUT, "the kernel lists the programs on loopback", || {
         SchedClassifier::query_tcx("lo", TcAttachType::Ingress).map_err(|error| error.to_string())
     });
     let own = BpfObjects::of(process);
@@ -85,7 +85,7 @@ fn on_loopback(process: u32) -> usize {
 }
 
 #[test]
-fn what_is_spliced_and_what_not_and_why_is_told() {
+fn stats_show_what_is_spliced_and_what_is_not() {
     if !kernel_works() {
         return;
     }
@@ -139,8 +139,8 @@ fn a_client_of_the_other_family_takes_the_next_datapath() {
     );
 }
 
-/// A client that has a receive buffer of so many bytes, before the kernel doubles it.
-fn with_room(bytes: usize, address: SocketAddr) -> TcpStream {
+/// A client with a receive buffer of `bytes`, which the kernel doubles.
+fn with_receive_buffer(bytes: usize, address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
     socket.set_recv_buffer_size(bytes).expect("SO_RCVBUF");
     socket.connect(&address.into()).expect("connecting to the program");
@@ -150,37 +150,37 @@ fn with_room(bytes: usize, address: SocketAddr) -> TcpStream {
     client
 }
 
-/// What was promised to the server by the program may be more than such a client has in all.
+/// The window that the program has granted the server may exceed the client's whole buffer.
 #[test]
-fn a_client_with_less_room_than_a_segment_takes_the_next_datapath() {
+fn a_window_below_one_segment_takes_the_next_datapath() {
     if !kernel_works() {
         return;
     }
     let link = Link::new(Datapath::Splice);
     for _ in 0..10 {
-        let (client, server) = link.settle(with_room(52_000, link.balance.address()));
+        let (client, server) = link.settle(with_receive_buffer(52_000, link.balance.address()));
         both_ways(&client, &server, (1000, 65_536), WHOLE_CHUNKS);
     }
     let sessions = link.balance.sessions(10);
     assert!(sessions.iter().all(|session| session.datapath == "sockmap"), "{sessions:?}");
 }
 
-/// A segment of loopback fits its first window, and never again.
+/// A loopback segment fits the client's first window, and no later one.
 #[test]
-fn a_client_with_hardly_room_for_a_segment_does_not_wait_for_probes() {
+fn a_window_of_one_segment_does_not_wait_for_probes() {
     if !kernel_works() {
         return;
     }
     let link = Link::new(Datapath::Splice);
-    let (client, server) = link.settle(with_room(65_536, link.balance.address()));
+    let (client, server) = link.settle(with_receive_buffer(65_536, link.balance.address()));
     let begun = Instant::now();
     both_ways(&client, &server, (1000, 4 << 20), WHOLE_CHUNKS);
-    // Of its 64 segments each would wait for 200 ms.
+    // Waiting for a probe would take 200 ms for each of 64 segments.
     assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
 }
 
 #[test]
-fn strangers_who_do_not_know_the_numbers_break_nothing() {
+fn forged_segments_with_wrong_numbers_break_nothing() {
     if !kernel_works() {
         return;
     }
@@ -192,12 +192,12 @@ fn strangers_who_do_not_know_the_numbers_break_nothing() {
         (5000, "", flag::SYN),
         (5000, "", flag::RST),
         (5000, "", flag::RST | flag::ACK),
-        // Beyond, within the window: the peer is asked.
+        // Inside the window but not at its left edge: the peer sends a challenge ACK.
         (1000u32.wrapping_neg(), "", flag::RST | flag::ACK),
-        // A break that seems to be due because of a byte that was never sent.
+        // A reset that looks valid after a byte that was never sent.
         (ahead.wrapping_neg(), "x", flag::ACK),
         ((ahead + 1).wrapping_neg(), "", flag::RST | flag::ACK),
-        // Ends that are long over, or far away.
+        // Old FINs, and FINs far ahead.
         (5000, "", flag::FIN | flag::ACK),
         (ahead.wrapping_neg(), "", flag::FIN | flag::ACK),
     ] {
@@ -209,8 +209,8 @@ fn strangers_who_do_not_know_the_numbers_break_nothing() {
     drop((client, server));
     link.balance.assert_all_handed_over(1);
     let session = link.balance.sessions(1).remove(0);
-    let said = Link::SETTLED + 9 * 100_000;
-    assert_eq!((session.end.as_str(), session.sent, session.rcvd), ("clean", said, said));
+    let bytes = Link::SETTLED + 9 * 100_000;
+    assert_eq!((session.end.as_str(), session.sent, session.rcvd), ("clean", bytes, bytes));
 }
 
 #[test]
@@ -228,10 +228,10 @@ fn a_reset_with_the_right_number_breaks_it() {
     assert_eq!(link.balance.sessions(1)[0].end, "client reset");
 }
 
-/// Also one that comes when what was said before it has yet to be passed on.
+/// The reset may come before the bytes ahead of it are forwarded.
 #[test]
 fn a_reset_while_a_pair_is_being_joined_passes_through() {
-    /// So many that the moment at which the program joins them is met some times.
+    /// Enough pairs to meet the moment of the join several times.
     const PAIRS: usize = 3000;
 
     if !kernel_works() {
@@ -243,15 +243,15 @@ fn a_reset_while_a_pair_is_being_joined_passes_through() {
         let client = link.connect();
         let server = link.accept();
         let (mut one, mut other) = if random.bool() { (client, server) } else { (server, client) };
-        // An odd number of bytes in all: the one that speaks next is the one that breaks off, and
-        // after an even number the program begins to join them.
+        // After an odd number of bytes in total the next sender is the side that resets; after an
+        // even number the program starts the join.
         other.write_all(b"!").expect("the first byte");
         one.read_exact(&mut [0]).expect("the first byte");
         for _ in 0..random.u32(1..3) {
             exchange(&mut one, &mut other);
         }
         one.write_all(&[7; 500]).expect("the last bytes");
-        // Not a wait: each moment of joining is to be met.
+        // This sleep varies the moment of the reset; it waits for no state.
         thread::sleep(Duration::from_micros(random.u64(0..600)));
         reset(one);
         assert_eq!(end_of(&mut other), End::Reset, "pair {pair}");
@@ -259,11 +259,12 @@ fn a_reset_while_a_pair_is_being_joined_passes_through() {
     link.balance.assert_all_on_its_datapath(PAIRS);
 }
 
-/// Its number is beyond what the other peer has received, and may be beyond its window.
+/// The reset's sequence number is beyond what the other peer has received, and possibly beyond its
+/// window.
 #[test]
-fn a_reset_behind_bytes_that_were_lost_passes_through() {
-    /// So many that bytes are lost in some of them: a peer was promised more room by the program
-    /// than the other one has.
+fn a_reset_after_lost_bytes_passes_through() {
+    /// Enough pairs that some lose bytes: the program has granted one peer a larger window than the
+    /// other peer has.
     const PAIRS: u64 = 100;
 
     if !kernel_works() {
@@ -285,7 +286,7 @@ fn a_reset_behind_bytes_that_were_lost_passes_through() {
 }
 
 #[test]
-fn a_peer_that_has_vanished_is_found_as_by_keepalive() {
+fn keepalive_detects_a_vanished_peer() {
     if !kernel_works() {
         return;
     }
@@ -296,7 +297,7 @@ fn a_peer_that_has_vanished_is_found_as_by_keepalive() {
     }
     let link = Link::across(network, Builder::new(Datapath::Splice));
     let (mut client, mut server) = link.settled_pair();
-    // As long as they answer, peers may be silent.
+    // Peers that answer probes may be silent.
     let before = link.network().left_for(Peer::Client).len();
     eventually(TIMEOUT, "the silent client has been asked", || {
         match link.network().left_for(Peer::Client).len() - before {
@@ -323,7 +324,7 @@ fn connections_that_both_peers_end_while_they_are_joined_end_clean() {
     let mut moments = fastrand::Rng::with_seed(17);
     for visit in 0..VISITS {
         let (mut client, mut server) = link.pair_after(3);
-        // Not a wait: any moment is one at which peers may end.
+        // This sleep varies the moment of the end; it waits for no state.
         thread::sleep(Duration::from_micros(moments.u64(0..3000)));
         for stream in [&client, &server] {
             stream.shutdown(Shutdown::Write).expect("shutdown");
@@ -368,11 +369,10 @@ fn connections_that_end_while_they_are_joined_end_clean() {
     assert_eq!(stopped.broken, 0);
 }
 
-/// While a pair is joined a peer is told of less than the other one has acknowledged. One that is gone
-/// by then, as a client is that resets when it has no more than its end to be acknowledged, does not
-/// say it again.
+/// During a join one peer gets fewer acknowledgements than the other has sent. A peer that is gone
+/// by then, such as a client that resets when only its FIN is unacknowledged, does not retransmit.
 #[test]
-fn a_peer_that_is_gone_before_its_end_was_acknowledged_leaves_nothing() {
+fn a_peer_gone_before_its_fin_is_acknowledged_leaves_no_session() {
     if !kernel_works() {
         return;
     }
@@ -381,7 +381,7 @@ fn a_peer_that_is_gone_before_its_end_was_acknowledged_leaves_nothing() {
     let link = Link::across(network, Builder::new(Datapath::Splice));
     for visit in 0..VISITS {
         let (mut client, mut server) = link.pair_after(1);
-        // It is joined somewhere in the middle of that.
+        // The join happens in the middle of these writes.
         let pieces = 20 + visit % 50;
         for _ in 0..pieces {
             client.write_all(&[7; 300]).expect("to the server");
@@ -398,7 +398,7 @@ fn a_peer_that_is_gone_before_its_end_was_acknowledged_leaves_nothing() {
 }
 
 #[test]
-fn a_port_is_used_again_as_soon_as_its_connection_is_over() {
+fn a_port_is_reused_as_soon_as_its_connection_is_over() {
     if !kernel_works() {
         return;
     }
@@ -408,18 +408,18 @@ fn a_port_is_used_again_as_soon_as_its_connection_is_over() {
     let mut from: SocketAddr = here;
     let begin = Instant::now();
     for over in 0..5 {
-        // The program has let go of the one before.
+        // Waits until the program has released the connection before.
         link.balance.sessions(over);
         let client = link.network().peer(Peer::Client).enter(|| connect_from(from, listen_address));
         from.set_port(client.local_addr().expect("getsockname").port());
         let (mut client, mut server) = link.settle(client);
-        // Who ends first keeps the addresses for a while: not the client.
+        // The side that closes first keeps its addresses in TIME_WAIT, so the server closes first.
         server.shutdown(Shutdown::Write).expect("shutdown");
         assert_eq!(end_of(&mut client), End::Clean);
         drop(client);
         assert_eq!(end_of(&mut server), End::Clean);
     }
-    // A SYN that is not answered is sent again after a second.
+    // An unanswered SYN is retransmitted after a second.
     assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
     link.balance.assert_all_handed_over(5);
 }
@@ -435,7 +435,7 @@ fn connect_from(from: SocketAddr, to: SocketAddr) -> TcpStream {
     stream
 }
 
-/// The number behind a name in what `stats` prints.
+/// The number after a name in the output of `stats`.
 fn number(stats: &str, name: &str) -> Option<u64> {
     let line = stats.lines().find(|line| line.len() > 24 && line[..24].trim_end() == name)?;
     line[24..].trim().parse().ok()

@@ -1,5 +1,5 @@
-//! Peers on other hosts than the program's, or one of them on its own: what they say arrives, and
-//! each end by itself.
+//! Client, program and server on different hosts, or two of them on one host: all bytes arrive, and
+//! each direction ends by itself.
 
 use std::{
     io::ErrorKind,
@@ -40,11 +40,11 @@ fn peers_on_one_host_over_ipv6(datapath: Datapath) {
     converse(datapath, Topology::SharedPeerHost, Family::V6);
 }
 
-fn a_server_beside_the_program_over_ipv4(datapath: Datapath) {
+fn a_server_on_the_programs_host_over_ipv4(datapath: Datapath) {
     converse(datapath, Topology::ServerOnBalancer, Family::V4);
 }
 
-fn a_server_beside_the_program_over_ipv6(datapath: Datapath) {
+fn a_server_on_the_programs_host_over_ipv6(datapath: Datapath) {
     converse(datapath, Topology::ServerOnBalancer, Family::V6);
 }
 
@@ -56,11 +56,11 @@ fn a_server_on_the_programs_loopback_over_ipv6(datapath: Datapath) {
     converse(datapath, Topology::ServerOnLoopback, Family::V6);
 }
 
-fn a_client_beside_the_program_over_ipv4(datapath: Datapath) {
+fn a_client_on_the_programs_host_over_ipv4(datapath: Datapath) {
     converse(datapath, Topology::ClientOnBalancer, Family::V4);
 }
 
-fn a_client_beside_the_program_over_ipv6(datapath: Datapath) {
+fn a_client_on_the_programs_host_over_ipv6(datapath: Datapath) {
     converse(datapath, Topology::ClientOnBalancer, Family::V6);
 }
 
@@ -86,16 +86,16 @@ fn a_window_that_was_full_opens_again(datapath: Datapath) {
     link.balance.assert_all_handed_over(2);
 }
 
-fn a_path_that_takes_less_than_interfaces_do_over_ipv4(datapath: Datapath) {
+fn a_path_mtu_below_the_interfaces_over_ipv4(datapath: Datapath) {
     narrow(datapath, Family::V4);
 }
 
-fn a_path_that_takes_less_than_interfaces_do_over_ipv6(datapath: Datapath) {
+fn a_path_mtu_below_the_interfaces_over_ipv6(datapath: Datapath) {
     narrow(datapath, Family::V6);
 }
 
-/// Wherever the path to a peer has a router that takes smaller packets than the interfaces at its ends, and where
-/// there are smaller ones yet later.
+/// The path to each peer has a router with a smaller MTU than the interfaces, and later with an
+/// even smaller one.
 fn narrow(datapath: Datapath, family: Family) {
     use Peer::{Client, Server};
 
@@ -120,11 +120,11 @@ fn narrow(datapath: Datapath, family: Family) {
     }
 }
 
-/// However a connection has ended for its client, which connects again from the same port; and where the program has
-/// one port only, and does the same towards the server.
-fn a_port_is_used_again_at_once(datapath: Datapath) {
+/// A client connects again from the same port, whichever way the last connection ended. In some
+/// networks the program also has only one port towards the server.
+fn a_port_is_reused_at_once(datapath: Datapath) {
     const TURNS: usize = 30;
-    /// A SYN that is not answered is sent again after a second.
+    /// An unanswered SYN is retransmitted after a second.
     const AT_ONCE: Duration = Duration::from_millis(900);
 
     for (topology, family, is_short_of_ports) in [
@@ -138,7 +138,7 @@ fn a_port_is_used_again_at_once(datapath: Datapath) {
         let Some(network) = Network::new(topology, family) else { return };
         let link = Link::across(network, Builder::new(datapath));
         if is_short_of_ports {
-            // Only now: the self-test needs more.
+            // Set only now, because the self-test needs more ports.
             link.network().balancer().set("ipv4/ip_local_port_range", "40000 40001");
         }
         let mut from = match family {
@@ -167,8 +167,8 @@ fn a_port_is_used_again_at_once(datapath: Datapath) {
     }
 }
 
-/// Connects, and says when that began: as soon as the client's kernel has no old socket on these addresses,
-/// whose end has yet to be acknowledged.
+/// Connects; returns the time of the connect. Waits until the client's kernel has no old socket
+/// with an unacknowledged FIN on these addresses.
 fn connect_from(from: SocketAddr, to: SocketAddr) -> (TcpStream, Instant) {
     let (stream, begun) = eventually(TIMEOUT, "the old socket is gone", || {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).expect("socket");
@@ -193,22 +193,22 @@ on_all_datapaths!(
     hosts_behind_one_interface_over_ipv6,
     peers_on_one_host_over_ipv4,
     peers_on_one_host_over_ipv6,
-    a_server_beside_the_program_over_ipv4,
-    a_server_beside_the_program_over_ipv6,
+    a_server_on_the_programs_host_over_ipv4,
+    a_server_on_the_programs_host_over_ipv6,
     a_server_on_the_programs_loopback_over_ipv4,
     a_server_on_the_programs_loopback_over_ipv6,
-    a_client_beside_the_program_over_ipv4,
-    a_client_beside_the_program_over_ipv6,
+    a_client_on_the_programs_host_over_ipv4,
+    a_client_on_the_programs_host_over_ipv6,
     a_window_that_was_full_opens_again,
-    a_path_that_takes_less_than_interfaces_do_over_ipv4,
-    a_path_that_takes_less_than_interfaces_do_over_ipv6,
-    a_port_is_used_again_at_once,
+    a_path_mtu_below_the_interfaces_over_ipv4,
+    a_path_mtu_below_the_interfaces_over_ipv6,
+    a_port_is_reused_at_once,
 );
 
-/// Moves data both ways at once, and then ends one direction while the other goes on.
+/// Moves data both ways at once, then ends one direction while the other continues.
 fn converse(datapath: Datapath, topology: Topology, family: Family) {
     const SIZE: u64 = 8 << 20;
-    // So many exchanges that splicing has begun.
+    // Enough exchanges that splicing has begun.
     const GREETING: u64 = 30;
 
     let Some(network) = Network::new(topology, family) else { return };
@@ -222,15 +222,15 @@ fn converse(datapath: Datapath, topology: Topology, family: Family) {
         };
         first.shutdown(Shutdown::Write).expect("shutdown");
         assert_eq!(end_of(&mut second.try_clone().expect("dup")), End::Clean);
-        say_all(second, first, SIZE / 4);
+        send_all_and_close(second, first, SIZE / 4);
     }
     link.balance.assert_all_handed_over(2);
     let stopped = link.balance.stop();
     assert_eq!((stopped.sent + stopped.rcvd), 2 * (2 * SIZE + 1 + SIZE / 4 + 2 * GREETING));
 }
 
-/// Sends `len` bytes and ends that direction; all of it arrives.
-fn say_all(from: &TcpStream, to: &TcpStream, len: u64) {
+/// Sends `len` bytes and ends that direction; asserts that all bytes arrive.
+fn send_all_and_close(from: &TcpStream, to: &TcpStream, len: u64) {
     thread::scope(|scope| {
         let got = scope.spawn(|| receive_all(to).expect("the last part"));
         let sent = send(from, Pattern::new(len, len), WHOLE_CHUNKS, |_| {}).expect("sending");
@@ -239,14 +239,14 @@ fn say_all(from: &TcpStream, to: &TcpStream, len: u64) {
     });
 }
 
-/// Lets the sender get stuck before anything is read.
+/// Fills the path until the sender stops; then reads everything.
 fn fill_and_empty(from: &TcpStream, to: &TcpStream) {
-    /// More than all that is on the way holds.
-    const MUCH: u64 = 48 << 20;
+    /// More than the whole path holds.
+    const LEN: u64 = 48 << 20;
 
-    let sending = Sending::start(from, MUCH);
+    let sending = Sending::start(from, LEN);
     let stopped = sending.wait_until_still();
-    note(&format!("stopped after {stopped} of {MUCH} bytes"));
-    assert!(stopped < MUCH, "it was never stuck");
+    note(&format!("stopped after {stopped} of {LEN} bytes"));
+    assert!(stopped < LEN, "the sender never stopped");
     assert_eq!(receive_all(to).expect("all of it"), sending.finish());
 }

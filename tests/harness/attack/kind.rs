@@ -24,7 +24,7 @@ pub enum AttackKind {
     /// RST, FIN and data with the right sequence numbers and a wrong checksum.
     Checksum,
     /// Fragments, extension headers, false length fields, random flags.
-    Odd,
+    Malformed,
     /// All well-formed kinds.
     Mixed,
 }
@@ -38,7 +38,7 @@ impl AttackKind {
         ("syn", Self::Syn),
         ("ack", Self::Ack),
         ("checksum", Self::Checksum),
-        ("odd", Self::Odd),
+        ("malformed", Self::Malformed),
         ("mixed", Self::Mixed),
     ];
 }
@@ -142,7 +142,7 @@ impl PacketGenerator {
                 let shot = AttackPacket::new(pair, seq, ack);
                 packets_out.push(AttackPacket { flags, payload, is_intact: false, ..shot });
             }
-            AttackKind::Odd => self.odd(pair, packets_out),
+            AttackKind::Malformed => self.malformed(pair, packets_out),
             AttackKind::Mixed => {
                 let kinds = [
                     AttackKind::Reset,
@@ -197,7 +197,7 @@ impl PacketGenerator {
         }
     }
 
-    fn odd(&mut self, pair: AddressPair, packets_out: &mut Vec<AttackPacket>) {
+    fn malformed(&mut self, pair: AddressPair, packets_out: &mut Vec<AttackPacket>) {
         let plain = AttackPacket::new(pair, self.step(), self.number());
         let payload = self.some_payload();
         let ends = [flag::ACK, flag::RST, flag::RST | flag::ACK, flag::FIN | flag::ACK];

@@ -35,11 +35,11 @@ pub struct HarmReport {
 /// Attacks connections from before their start until their end, with the address pairs known as
 /// soon as they exist.
 pub fn during_join(
-    setting: SceneConfig,
+    config: SceneConfig,
     kind: AttackKind,
     connections: usize,
 ) -> Option<HarmReport> {
-    let scene = Scene::new(setting)?;
+    let scene = Scene::new(config)?;
     let listen_address = scene.address();
     let attack_thread = BackgroundAttack::start(scene.network(), kind, Vec::new(), None);
     let mut report = HarmReport { connections, carried: 0, packets: 0, wrong: Vec::new() };
@@ -63,7 +63,7 @@ pub fn during_join(
         let lived = lived.and_then(|()| victim.transfer(100_000)).and_then(|()| scene.end(victim));
         report.wrong.extend(lived.err());
         let session = scene.session(client);
-        report.carried += usize::from(session.is_ok_and(|s| s.datapath == setting.datapath.name()));
+        report.carried += usize::from(session.is_ok_and(|s| s.datapath == config.datapath.name()));
     }
     report.packets = attack_thread.sent();
     drop(attack_thread);
@@ -78,12 +78,12 @@ const PIECE_TIMEOUT: Duration = Duration::from_millis(60);
 /// Sends `packets` packets with random timestamps to each connection, which has been silent since
 /// the join; then the peer sends that was silent before.
 pub fn before_the_first_byte(
-    setting: SceneConfig,
+    config: SceneConfig,
     connections: usize,
     packets: usize,
     speaks_first: Peer,
 ) -> Option<HarmReport> {
-    let scene = Scene::new(setting)?;
+    let scene = Scene::new(config)?;
     let mut report = HarmReport { connections, carried: 0, packets: 0, wrong: Vec::new() };
     let first = speaks_first as usize;
     let mut random = fastrand::Rng::with_seed(11);
@@ -129,15 +129,15 @@ pub fn before_the_first_byte(
 /// How long after the idle timeout a connection may end.
 const LATE: Duration = Duration::from_secs(4);
 
-/// Attacks a silent connection, which must still end at the idle timeout of `setting`.
+/// Attacks a silent connection, which must still end at the idle timeout of `config`.
 pub fn while_idle(
-    setting: SceneConfig,
+    config: SceneConfig,
     kind: AttackKind,
     known: KnownPair,
 ) -> Option<Result<(), String>> {
-    let scene = Scene::new(setting)?;
+    let scene = Scene::new(config)?;
     let victim = scene.victim();
-    let limit = Duration::from_secs(setting.idle.expect("an idle timeout").into());
+    let limit = Duration::from_secs(config.idle.expect("an idle timeout").into());
     let pairs = victim.pairs(known).expect("the pairs");
     let attack_thread = BackgroundAttack::start(scene.network(), kind, pairs, Some(20_000));
     let begun = Instant::now();
@@ -161,8 +161,8 @@ pub fn while_idle(
 }
 
 /// Attacks a connection whose client has vanished, which keepalive must still detect.
-pub fn with_vanished_client(setting: SceneConfig, kind: AttackKind) -> Option<Result<(), String>> {
-    let scene = Scene::prepared(setting, |network| {
+pub fn with_vanished_client(config: SceneConfig, kind: AttackKind) -> Option<Result<(), String>> {
+    let scene = Scene::prepared(config, |network| {
         for (name, value) in [("time", "1"), ("intvl", "1"), ("probes", "2")] {
             network.balancer().set(&format!("ipv4/tcp_keepalive_{name}"), value);
         }

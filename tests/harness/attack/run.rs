@@ -26,7 +26,7 @@ pub struct Attack {
     /// Address pairs that the attacker knows.
     pub known: KnownPair,
     /// Hosts, datapath and peers.
-    pub setting: SceneConfig,
+    pub config: SceneConfig,
     /// Whether the client ends its direction before the attack.
     pub is_half_closed: bool,
     /// Number of packets.
@@ -72,7 +72,7 @@ const STRETCHES: u64 = 10;
 impl Attack {
     /// Attacks a connection. Prints the reason and returns `None` where the attack is impossible.
     pub fn run(&self, progress: &dyn Fn(u64)) -> Option<AttackOutcome> {
-        let scene = Scene::new(self.setting)?;
+        let scene = Scene::new(self.config)?;
         let process = scene.link.balance.process();
         let mut victim = scene.victim();
         let (begun, worked) = (Instant::now(), process.processor_time());

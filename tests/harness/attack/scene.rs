@@ -104,7 +104,7 @@ impl fmt::Display for SceneConfig {
 pub struct Scene {
     /// The program and its server.
     pub link: Link,
-    setting: SceneConfig,
+    config: SceneConfig,
     dir: RunDir,
 }
 
@@ -114,31 +114,31 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 impl Scene {
     /// Builds the hosts and starts the program. Prints the reason and returns `None` where that is
     /// impossible.
-    pub fn new(setting: SceneConfig) -> Option<Self> {
-        Self::prepared(setting, |_| {})
+    pub fn new(config: SceneConfig) -> Option<Self> {
+        Self::prepared(config, |_| {})
     }
 
     /// Like [`Scene::new`]; calls `prepare` with the hosts before the program starts.
-    pub fn prepared(setting: SceneConfig, prepare: impl FnOnce(&Network)) -> Option<Self> {
-        let mut network = Network::new(setting.place.topology(), setting.family)?;
+    pub fn prepared(config: SceneConfig, prepare: impl FnOnce(&Network)) -> Option<Self> {
+        let mut network = Network::new(config.place.topology(), config.family)?;
         network.add_off_path_host().expect("the attacker's host");
-        if !setting.stamps {
+        if !config.stamps {
             network.hosts().for_each(|host| host.set("ipv4/tcp_timestamps", "0"));
         }
         prepare(&network);
         let dir = RunDir::new();
-        let mut builder = dir.use_in(Builder::new(setting.datapath));
-        if let Some(turns) = setting.offload_after {
+        let mut builder = dir.use_in(Builder::new(config.datapath));
+        if let Some(turns) = config.offload_after {
             builder = builder.offload_after(turns);
         }
-        if let Some(seconds) = setting.idle {
+        if let Some(seconds) = config.idle {
             builder = builder.option(&["-T", &seconds.to_string()]);
         }
-        let link = match setting.is_wide {
+        let link = match config.is_wide {
             true => Link::across(network, builder),
             false => Link::small_across(network, builder),
         };
-        Some(Self { link, setting, dir })
+        Some(Self { link, config, dir })
     }
 
     /// The address that the program listens on.
@@ -148,7 +148,7 @@ impl Scene {
 
     /// A connection that has reached its datapath.
     pub fn victim(&self) -> Victim {
-        let (client, server) = match self.setting.is_wide {
+        let (client, server) = match self.config.is_wide {
             true => self.link.pair(),
             false => self.link.small_pair(),
         };
@@ -166,7 +166,7 @@ impl Scene {
 
     fn is_carried(&self, victim: &Victim) -> Result<(), String> {
         let carrier = self.carrier(victim);
-        match carrier.as_deref() == Some(self.setting.datapath.name()) {
+        match carrier.as_deref() == Some(self.config.datapath.name()) {
             true => Ok(()),
             false => Err(format!("on {carrier:?}")),
         }

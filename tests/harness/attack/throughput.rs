@@ -78,7 +78,7 @@ impl fmt::Display for ThroughputFigures {
 /// a second on the known pairs, in `rounds` rounds of `time` each. Returns `None` where that is
 /// impossible.
 pub fn compare(
-    setting: SceneConfig,
+    config: SceneConfig,
     load: Load,
     known: KnownPair,
     rate: u32,
@@ -86,7 +86,7 @@ pub fn compare(
     time: Duration,
 ) -> Option<ThroughputFigures> {
     let scene = |datapath| {
-        let scene = Scene::new(SceneConfig { datapath, ..setting })?;
+        let scene = Scene::new(SceneConfig { datapath, ..config })?;
         Some(Loaded::start(scene, load, known))
     };
     let both = [scene(Datapath::Relay)?, scene(Datapath::Splice)?];

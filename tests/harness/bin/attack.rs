@@ -89,8 +89,8 @@ fn main() -> ExitCode {
         for &place in &places {
             for (_, family) in families.iter().filter(family) {
                 for known in KnownPair::ALL.iter().filter(known) {
-                    let setting = SceneConfig::new(place, *family, datapath);
-                    measure(SceneConfig { is_wide: true, ..setting }, *known, rounds);
+                    let config = SceneConfig::new(place, *family, datapath);
+                    measure(SceneConfig { is_wide: true, ..config }, *known, rounds);
                 }
             }
         }
@@ -101,15 +101,15 @@ fn main() -> ExitCode {
         for &place in &places {
             for (_, family) in families.iter().filter(family) {
                 for known in KnownPair::ALL.iter().filter(known) {
-                    let setting = SceneConfig {
+                    let config = SceneConfig {
                         stamps: !options.without_timestamps,
                         ..SceneConfig::new(place, *family, datapath)
                     };
                     let packets = options.packets;
                     let is_half_closed = options.half_closed;
                     let attack =
-                        Attack { kind, known: *known, setting, is_half_closed, packets, seed };
-                    let name = format!("{kind:<9} {known:<7} {setting}");
+                        Attack { kind, known: *known, config, is_half_closed, packets, seed };
+                    let name = format!("{kind:<9} {known:<7} {config}");
                     let style = ProgressStyle::with_template("{msg} [{wide_bar}] {eta}");
                     let bar = ProgressBar::new(packets)
                         .with_style(style.expect("a template"))
@@ -133,11 +133,11 @@ fn main() -> ExitCode {
 /// Blind acknowledgements a second.
 const RATE: u32 = 2000;
 
-fn measure(setting: SceneConfig, known: KnownPair, rounds: usize) {
+fn measure(config: SceneConfig, known: KnownPair, rounds: usize) {
     for load in [Load::Bulk, Load::Requests(1), Load::Requests(64)] {
         let time = Duration::from_secs(1);
-        if let Some(figures) = compare(setting, load, known, RATE, rounds, time) {
-            println!("{setting} {known:<7} {figures}");
+        if let Some(figures) = compare(config, load, known, RATE, rounds, time) {
+            println!("{config} {known:<7} {figures}");
         }
     }
 }
