@@ -34,7 +34,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The status text while connections end.
 pub(crate) fn draining(open: usize) -> String {
-    format!("stopping, {open} connection{} yet to end", if open == 1 { " has" } else { "s have" })
+    format!("stopping, waiting for {open} connection{}", if open == 1 { "" } else { "s" })
 }
 
 /// Whether a process waits for notifications (NOTIFY_SOCKET is set).

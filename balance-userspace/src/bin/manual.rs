@@ -26,9 +26,9 @@ const DATE: &str = "2026-11-30";
 const COMPLETIONS: [(&str, &str); 3] =
     [("bash", "balance"), ("zsh", "_balance"), ("fish", "balance.fish")];
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-fn main() -> Outcome<()> {
+fn main() -> Result<()> {
     let dir = env::args_os().nth(1).ok_or("usage: manual DIRECTORY")?;
     let dir = Path::new(&dir);
     fs::create_dir_all(dir)?;
@@ -47,7 +47,7 @@ fn main() -> Outcome<()> {
 }
 
 /// The page balance(8).
-fn program() -> Outcome<Vec<u8>> {
+fn program() -> Result<Vec<u8>> {
     let man = Man::new(cli::command())
         .title("BALANCE")
         .section("8")
@@ -67,7 +67,7 @@ fn program() -> Outcome<Vec<u8>> {
 }
 
 /// Writes the section of the verbs, each with its options.
-fn verbs(page: &mut Vec<u8>) -> Outcome<()> {
+fn verbs(page: &mut Vec<u8>) -> Result<()> {
     writeln!(page, ".SH VERBS\nAll instances of a configuration file, see\n.BR balance.conf (5).")?;
     let mut command = cli::command().mut_subcommands(|verb| verb.disable_help_flag(true));
     command.build();
@@ -88,7 +88,7 @@ fn verbs(page: &mut Vec<u8>) -> Outcome<()> {
 }
 
 /// Writes the section of the commands of `-c` and `-i`.
-fn commands(page: &mut Vec<u8>) -> Outcome<()> {
+fn commands(page: &mut Vec<u8>) -> Result<()> {
     let mut section = Roff::new();
     section.control("SH", ["COMMANDS"]);
     section.text([roman("Commands that -c and -i send to the instance on a port.")]);
@@ -103,8 +103,8 @@ fn commands(page: &mut Vec<u8>) -> Outcome<()> {
     Ok(())
 }
 
-/// The exit codes.
-fn exit_status(page: &mut Vec<u8>) -> Outcome<()> {
+/// Writes the section of the exit codes.
+fn exit_status(page: &mut Vec<u8>) -> Result<()> {
     let mut section = Roff::new();
     section.control("SH", ["EXIT STATUS"]);
     section.text([roman("The codes from 64 to 78 are those of sysexits(3).")]);

@@ -18,15 +18,15 @@ use crate::{
 const ACCEPTS_PER_LISTENER: usize = 8;
 
 /// Descriptors of a connection: client and server.
-const PER_CONNECTION: usize = 2;
+const DESCRIPTORS_PER_CONNECTION: usize = 2;
 
 /// Descriptors that a worker may open for a short time: a socket that sends a peer the end of its
 /// connection, a file of the control group, a stream that is closed once the ring no longer uses
 /// it.
-const PER_WORKER: usize = 3;
+const DESCRIPTORS_PER_WORKER: usize = 3;
 
 /// Descriptors for name resolution, syslog and the files that these read.
-const FOR_LOOK_UPS: usize = 5;
+const DESCRIPTORS_FOR_LOOK_UPS: usize = 5;
 
 /// The most connections, whatever the limits are. The BPF maps are allocated for all connections.
 const MAX_CONNECTIONS: usize = 1 << 20;
@@ -65,33 +65,33 @@ impl Descriptors {
     }
 
     /// An upper bound of the connections, known before other descriptors are open.
-    fn most(self) -> usize {
-        (self.0 / PER_CONNECTION).clamp(1, MAX_CONNECTIONS)
+    fn max_connections(self) -> usize {
+        (self.0 / DESCRIPTORS_PER_CONNECTION).clamp(1, MAX_CONNECTIONS)
     }
 
     /// The number of connections that fit beside `open` descriptors.
     fn connections(self, open: usize, workers: usize, listeners: usize) -> usize {
         let control = self.control_clients();
-        let reserved = workers * PER_WORKER
+        let reserved = workers * DESCRIPTORS_PER_WORKER
             + listeners * self.accepts(listeners)
             + control.served
             + control.waiting
             + self.extra_attempts()
-            + FOR_LOOK_UPS
+            + DESCRIPTORS_FOR_LOOK_UPS
             + datapath::LATE_DESCRIPTORS;
-        (self.0.saturating_sub(open + reserved) / PER_CONNECTION).max(1)
+        (self.0.saturating_sub(open + reserved) / DESCRIPTORS_PER_CONNECTION).max(1)
     }
 }
 
 /// An upper bound of the connections, known before the process opens anything.
-pub(crate) fn upper_bound(wanted: Option<usize>, files: Descriptors, memory: &Memory) -> usize {
-    files.most().min(by_memory(memory)).min(wanted.unwrap_or(MAX_CONNECTIONS))
+pub(crate) fn upper_bound(requested: Option<usize>, files: Descriptors, memory: &Memory) -> usize {
+    files.max_connections().min(by_memory(memory)).min(requested.unwrap_or(MAX_CONNECTIONS))
 }
 
 /// The number of connections that the limits allow. Call this once everything is open that stays
 /// open.
 pub(crate) fn connections(
-    wanted: Option<usize>,
+    requested: Option<usize>,
     files: Descriptors,
     memory: &Memory,
     workers: usize,
@@ -99,20 +99,20 @@ pub(crate) fn connections(
 ) -> usize {
     let by_files = files.connections(sys::open_descriptors(files.0), workers, listeners);
     let allowed = by_files.min(by_memory(memory)).min(MAX_CONNECTIONS);
-    let Some(wanted) = wanted else { return allowed };
-    if wanted > by_files {
+    let Some(requested) = requested else { return allowed };
+    if requested > by_files {
         let open_files = files.0;
         warn!(
-            requested = wanted,
+            requested,
             allowed, open_files, "open-file limit allows fewer connections than requested"
         );
-    } else if wanted > allowed {
+    } else if requested > allowed {
         warn!(
-            requested = wanted,
+            requested,
             allowed, "control group memory limit allows fewer connections than requested"
         );
     }
-    wanted.min(allowed)
+    requested.min(allowed)
 }
 
 fn by_memory(memory: &Memory) -> usize {
@@ -142,9 +142,9 @@ mod tests {
                 let ClientLimits { served, waiting } = files.control_clients();
                 assert!(connections >= 1 && served >= 2 && waiting >= 2, "{limit}");
                 assert!(files.accepts(listeners) >= 1);
-                let all = open + connections * 2 + served + waiting + FOR_LOOK_UPS;
+                let all = open + connections * 2 + served + waiting + DESCRIPTORS_FOR_LOOK_UPS;
                 assert!(connections == 1 || all <= limit, "{limit}: {all}");
-                assert!(connections <= files.most());
+                assert!(connections <= files.max_connections());
             }
         }
         // Nearly all of a large limit is for connections.

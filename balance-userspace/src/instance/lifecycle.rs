@@ -75,7 +75,7 @@ impl Lifecycle {
                     let _ = thread.join();
                 }
             });
-            let end = async {
+            let shutdown = async {
                 let mut requests = ShutdownRequests { signals, parent_death_pipe };
                 let grace = select! {
                     grace = requests.next(context) => Some(grace),
@@ -109,7 +109,7 @@ impl Lifecycle {
                 context.abort.cancel();
                 let _ = joined.await;
             };
-            select! { never = duties => match never {}, () = end => {} }
+            select! { never = duties => match never {}, () = shutdown => {} }
         });
     }
 }

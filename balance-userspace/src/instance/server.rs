@@ -88,11 +88,11 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
         inherited_listeners.take_all(listener::bind_address(bind, port))?
     };
     listener::listen(&listeners, for_clients)?;
-    let (parent_death_pipe, instance) = match supervision {
+    let (parent_death_pipe, endpoint) = match supervision {
         Some(Supervision { parent_death_pipe, control }) => {
             (Some(parent_death_pipe), Some(ControlEndpoint::supervised(control)))
         }
-        None => (None, claim(args, port, user.as_ref())?),
+        None => (None, create_control_endpoint(args, port, user.as_ref())?),
     };
     notify::start();
     let options = match &user {
@@ -108,7 +108,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     logging::start_writer();
     let address = listener::local_address(&listeners[0]);
     let name = datapath.name();
-    let lifecycle = Lifecycle::new(instance, parent_death_pipe)?;
+    let lifecycle = Lifecycle::new(endpoint, parent_death_pipe)?;
     let sockets = listeners.len().max(workers);
     let Workers { threads, start_signals, accepting } = spawn_workers(listeners, workers)?;
     // After everything else has opened its descriptors.
@@ -186,7 +186,7 @@ pub(crate) fn source_address(args: &Args) -> Result<Option<IpAddr>, StartError> 
 
 /// Creates the control socket. If that fails the instance serves without one, unless `--run-dir`
 /// was given.
-fn claim(
+fn create_control_endpoint(
     args: &Args,
     port: u16,
     user: Option<&User>,
@@ -197,7 +197,7 @@ fn claim(
         ControlEndpoint::claim(&dir, dir.instance(args.bind.as_deref(), port)?, owner)
     });
     match claimed {
-        Ok(instance) => Ok(Some(instance)),
+        Ok(endpoint) => Ok(Some(endpoint)),
         Err(error) if given.is_some() => Err(error.into()),
         Err(error) => {
             warn!(%error, "cannot create the control socket, commands are unavailable");
@@ -226,35 +226,38 @@ fn spawn_workers(listeners: Vec<Socket>, workers: usize) -> Result<Workers, Star
     let (is_accepting, accepting) = mpsc::channel(1);
     let refused = |source| StartError::System { act: "start a worker with an io_uring", source };
     let (mut threads, mut start_signals) = (Vec::new(), Vec::new());
-    for (i, share) in
+    for (i, sockets) in
         listener::distribute(listeners, workers).map_err(refused)?.into_iter().enumerate()
     {
-        let (made, ready) = std::sync::mpsc::channel();
+        let (ring_created, ring_result) = std::sync::mpsc::channel();
         let (start, started) = std::sync::mpsc::channel();
         let is_accepting = is_accepting.clone();
         let thread = thread::Builder::new().name(format!("worker-{i}")).spawn(move || {
             match ring::runtime() {
                 Ok(runtime) => runtime.block_on(async {
                     let listeners =
-                        share.into_iter().map(|socket| Listener::new(socket).map(Rc::new));
+                        sockets.into_iter().map(|socket| Listener::new(socket).map(Rc::new));
                     match listeners.collect() {
                         Ok(listeners) => {
-                            let _ = made.send(Ok(()));
+                            let _ = ring_created.send(Ok(()));
                             // Blocking is fine: the ring has no work yet. If the start fails the
                             // sender is dropped and the worker ends.
                             if let Ok(context) = started.recv() {
                                 worker::run(listeners, context, is_accepting).await;
                             }
                         }
-                        Err(e) => drop(made.send(Err(e))),
+                        Err(e) => drop(ring_created.send(Err(e))),
                     }
                 }),
-                Err(e) => drop(made.send(Err(e))),
+                Err(e) => drop(ring_created.send(Err(e))),
             }
         });
         threads.push(thread.map_err(refused)?);
         start_signals.push(start);
-        ready.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())).map_err(refused)?;
+        ring_result
+            .recv()
+            .unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
+            .map_err(refused)?;
     }
     Ok(Workers { threads, start_signals, accepting })
 }

@@ -105,7 +105,7 @@ impl Acceptor {
         }
         let Ok(address) = client.peer() else { return log_disconnected() };
         // Checked before the client takes a permit, which may be the last.
-        if self.context.connector.loops.is_own(&client, address) || !self.has_memory().await {
+        if self.context.connector.loops.is_own(&client, address) || !self.wait_for_memory().await {
             return;
         }
         let permits = Arc::clone(&self.context.permits);
@@ -131,8 +131,8 @@ impl Acceptor {
 
     /// Waits until there is memory for one more connection; false if the instance aborts first.
     /// With no open connection no memory can be freed, so the client is admitted.
-    async fn has_memory(&self) -> bool {
-        while self.context.open() > 0 && !self.context.memory.has_room(Instant::now()) {
+    async fn wait_for_memory(&self) -> bool {
+        while self.context.open() > 0 && !self.context.memory.has_memory(Instant::now()) {
             if let Some(suppressed) = MEMORY.pass(Instant::now()) {
                 warn!(suppressed, "control group memory nearly exhausted, new clients wait");
             }
@@ -145,12 +145,12 @@ impl Acceptor {
     }
 
     fn start(&self, client: Rc<Stream>, address: SocketAddr, permit: OwnedSemaphorePermit) {
-        let counted = self.context.totals.accepted();
+        let open_client = self.context.totals.accepted();
         // Entered before the task runs, so that `show` lists every accepted client.
         let first = self.context.table.first(address, AbortHandle::child_of(&self.context.abort));
         let (context, pool) = (Arc::clone(&self.context), self.pool.clone());
         self.sessions.spawn_local(async move {
-            counted.end(session::serve(&context, &pool, client, address, first).await);
+            open_client.end(session::serve(&context, &pool, client, address, first).await);
             drop(permit);
         });
     }

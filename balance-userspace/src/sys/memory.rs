@@ -24,18 +24,18 @@ const BYTES_PER_CONNECTION: u64 = 16 << 10;
 /// One part in this many of a limit is reserved for the open connections.
 const RESERVED_SHARE: u64 = 8;
 
-/// How long [`Memory::has_room`] uses a value that it has read.
+/// How long [`Memory::has_memory`] uses a value that it has read.
 const CACHE_TIME: Duration = Duration::from_millis(10);
 
 /// The control groups with a memory limit that this process belongs to.
 pub(crate) struct Memory {
-    groups: Vec<Group>,
+    groups: Vec<ControlGroup>,
     last: Mutex<Option<(Instant, bool)>>,
 }
 
 /// A control group with a limit.
 #[derive(Debug, PartialEq, Eq)]
-struct Group {
+struct ControlGroup {
     /// The directory of the group's files.
     path: PathBuf,
     version: Version,
@@ -115,24 +115,24 @@ impl Memory {
     }
 
     /// Whether there is memory for one more connection. The answer is cached for [`CACHE_TIME`].
-    pub(crate) fn has_room(&self, now: Instant) -> bool {
+    pub(crate) fn has_memory(&self, now: Instant) -> bool {
         if self.groups.is_empty() {
             return true;
         }
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match *last {
-            Some((at, room)) if now.saturating_duration_since(at) < CACHE_TIME => room,
+            Some((at, has_memory)) if now.saturating_duration_since(at) < CACHE_TIME => has_memory,
             _ => {
-                let room = self.groups.iter().all(Group::has_room);
-                *last = Some((now, room));
-                room
+                let has_memory = self.groups.iter().all(ControlGroup::has_memory);
+                *last = Some((now, has_memory));
+                has_memory
             }
         }
     }
 }
 
-impl Group {
-    fn has_room(&self) -> bool {
+impl ControlGroup {
+    fn has_memory(&self) -> bool {
         // The limit may have changed since the start.
         let limit = read_limit(&self.path, self.version).unwrap_or(u64::MAX);
         let most = limit - limit / RESERVED_SHARE;
@@ -150,12 +150,12 @@ impl Group {
 }
 
 /// The groups with a limit among a group and its ancestors.
-fn limited(mount: &MountInfo, group: &Path, version: Version) -> Vec<Group> {
+fn limited(mount: &MountInfo, group: &Path, version: Version) -> Vec<ControlGroup> {
     let group = below(Path::new(&mount.root), group);
     let directories = group.ancestors().map(|group| mount.mount_point.join(group));
     let limited = directories.filter_map(|path| {
         let limit = read_limit(&path, version)?;
-        Some(Group { path, version, limit })
+        Some(ControlGroup { path, version, limit })
     });
     limited.collect()
 }
@@ -194,22 +194,22 @@ fn sum(stat: &str, keys: &[&str]) -> u64 {
 mod tests {
     use super::*;
 
-    fn group(files: &[(&str, &str)], version: Version) -> (tempfile::TempDir, Group) {
+    fn group(files: &[(&str, &str)], version: Version) -> (tempfile::TempDir, ControlGroup) {
         let dir = tempfile::tempdir().unwrap();
         for (name, text) in files {
             fs::write(dir.path().join(name), text).unwrap();
         }
-        let group = Group { path: dir.path().into(), version, limit: 0 };
+        let group = ControlGroup { path: dir.path().into(), version, limit: 0 };
         (dir, group)
     }
 
     #[test]
     fn a_part_of_the_limit_is_reserved_for_open_connections() {
-        for (used, room) in [("0", true), ("7000", true), ("7001", false), ("9000", false)] {
+        for (used, has_memory) in [("0", true), ("7000", true), ("7001", false), ("9000", false)] {
             let files = [("memory.max", "8000\n"), ("memory.high", "max\n")];
             let (_dir, group) =
                 group(&[&files[..], &[("memory.current", used)]].concat(), Version::Two);
-            assert_eq!(group.has_room(), room, "{used}");
+            assert_eq!(group.has_memory(), has_memory, "{used}");
         }
     }
 
@@ -217,14 +217,14 @@ mod tests {
     fn page_cache_counts_as_free() {
         let stat = "anon 7500\nactive_file 300\ninactive_file 200\n";
         let files = [("memory.max", "8000"), ("memory.current", "7500"), ("memory.stat", stat)];
-        assert!(group(&files, Version::Two).1.has_room());
+        assert!(group(&files, Version::Two).1.has_memory());
         let stat = "active_file 500\ntotal_active_file 0\ntotal_inactive_file 499\n";
         let files = [
             ("memory.limit_in_bytes", "8000"),
             ("memory.usage_in_bytes", "7500"),
             ("memory.stat", stat),
         ];
-        assert!(!group(&files, Version::One).1.has_room());
+        assert!(!group(&files, Version::One).1.has_memory());
     }
 
     #[test]
@@ -232,7 +232,7 @@ mod tests {
         let files = [("memory.max", "max\n"), ("memory.current", "7500")];
         let (_dir, group) = group(&files, Version::Two);
         assert_eq!(read_limit(&group.path, group.version), None);
-        assert!(group.has_room());
+        assert!(group.has_memory());
         let (_dir, group) = self::group(
             &[("memory.limit_in_bytes", "9223372036854771712"), ("memory.usage_in_bytes", "1")],
             Version::One,

@@ -32,8 +32,8 @@ pub(crate) fn find(name: &str) -> Result<User, StartError> {
 pub(crate) fn become_user(user: &User, keep: &[Capability]) -> Result<(), StartError> {
     let failed = |source| StartError::Become { user: user.name.clone(), source };
     let keep = keep.iter().copied().collect();
-    let is_already = Uid::effective() == user.uid && !Uid::effective().is_root();
-    let done = if is_already { lower(&keep) } else { change(user, &keep) };
+    let has_user = Uid::effective() == user.uid && !Uid::effective().is_root();
+    let done = if has_user { lower(&keep) } else { change(user, &keep) };
     done.map_err(failed)
 }
 

@@ -103,7 +103,7 @@ fn a_manager_is_told_of_the_start_of_reloads_and_of_the_end() {
 
     term(&child.0);
     manager.until("STOPPING=1");
-    manager.until("STATUS=stopping, 1 connection has yet to end");
+    manager.until("STATUS=stopping, waiting for 1 connection");
     manager.until("EXTEND_TIMEOUT_USEC=10000000");
     stream.write_all(b"?").expect("a byte to the server");
     stream.read_exact(&mut [0]).expect("a byte from the server");
