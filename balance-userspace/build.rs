@@ -10,7 +10,7 @@ use std::{
 };
 
 /// The objects, one for each datapath in the kernel.
-const OBJECTS: [&str; 2] = ["verdict", "splice"];
+const OBJECTS: [&str; 2] = ["sockmap", "splice"];
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(bpf_objects)");

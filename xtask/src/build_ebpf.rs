@@ -14,7 +14,7 @@ const TARGET: &str = "bpfel-unknown-none";
 const HOSTS: [&str; 2] = ["x86_64", "aarch64"];
 
 /// One for each datapath in the kernel.
-const OBJECTS: [&str; 2] = ["verdict", "splice"];
+const OBJECTS: [&str; 2] = ["sockmap", "splice"];
 
 /// Begins the variables by which cargo takes other settings of a profile.
 const PROFILE: &str = "CARGO_PROFILE_";

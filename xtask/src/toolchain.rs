@@ -28,7 +28,7 @@ const DEBIAN_TARGET: &str = "/usr/lib/rustlib/bpfel-unknown-none";
 const DEBIAN_LLVM: &str = "/usr/lib/llvm-22";
 
 /// Crates that use features which a stable compiler keeps to itself.
-const UNSTABLE_CRATES: &str = "aya_ebpf,verdict,splice";
+const UNSTABLE_CRATES: &str = "aya_ebpf,balance_ebpf,splice";
 
 const LINKER: &str = "bpf-linker";
 const LINKER_VERSION: &str = "0.13.0";

@@ -5,9 +5,9 @@
 
 /// What a sum changes by when some of its words do (RFC 1624).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Difference(u64);
+pub struct ChecksumDelta(u64);
 
-impl Difference {
+impl ChecksumDelta {
     /// Nothing changes.
     pub const NONE: Self = Self(0);
 
@@ -29,7 +29,7 @@ impl Difference {
 
 /// The difference of the way back.
 #[inline(always)]
-pub const fn back(sum: u32) -> u32 {
+pub const fn inverse(sum: u32) -> u32 {
     !sum
 }
 
@@ -50,19 +50,19 @@ pub const fn pseudo_sum(source: &[u32; 4], target: &[u32; 4], len: u32) -> u32 {
     let [e, f, g, h] = *target;
     let addresses = a as u64 + b as u64 + c as u64 + d as u64;
     let addresses = addresses + e as u64 + f as u64 + g as u64 + h as u64;
-    Difference(addresses + len.to_be() as u64 + TCP.to_be() as u64).sum()
+    ChecksumDelta(addresses + len.to_be() as u64 + TCP.to_be() as u64).sum()
 }
 
 /// A checksum of 16 bits, after something has changed by this.
 #[inline(always)]
-pub const fn mend(check: u16, difference: u32) -> u16 {
-    !fold(Difference(!check as u64 + difference as u64).sum())
+pub const fn update_checksum(check: u16, delta: u32) -> u16 {
+    !fold(ChecksumDelta(!check as u64 + delta as u64).sum())
 }
 
 /// The checksum of words, made anew.
 #[cfg(test)]
 pub(super) fn check(words: &[u32]) -> u16 {
-    !fold(words.iter().fold(Difference::NONE, |sum, word| sum.and(u32::MAX, *word)).sum())
+    !fold(words.iter().fold(ChecksumDelta::NONE, |sum, word| sum.and(u32::MAX, *word)).sum())
 }
 
 #[cfg(test)]
@@ -78,8 +78,8 @@ mod tests {
         assert_eq!(fold(0x0001_ffff), 1);
         assert_eq!(fold(0xffff_ffff), 0xffff);
         assert_eq!(fold(0x1234_0000), 0x1234);
-        assert_eq!(Difference(u64::MAX).sum(), u32::MAX);
-        assert_eq!(Difference(0xffff_ffff_0000_0001).sum(), 1);
+        assert_eq!(ChecksumDelta(u64::MAX).sum(), u32::MAX);
+        assert_eq!(ChecksumDelta(0xffff_ffff_0000_0001).sum(), 1);
     }
 
     proptest! {
@@ -95,10 +95,10 @@ mod tests {
                 changed.chain([same]).collect()
             };
             let (before, after) = (check(&words(false)), check(&words(true)));
-            let all = pairs.iter().fold(Difference::NONE, |all, (old, new)| all.and(*old, *new));
+            let all = pairs.iter().fold(ChecksumDelta::NONE, |all, (old, new)| all.and(*old, *new));
             let all = all.sum();
-            prop_assert_eq!(mend(before, all), after);
-            prop_assert_eq!(mend(after, back(all)), before);
+            prop_assert_eq!(update_checksum(before, all), after);
+            prop_assert_eq!(update_checksum(after, inverse(all)), before);
         }
     }
 
@@ -121,7 +121,7 @@ mod tests {
         let [a, b] = (!(folded as u16)).to_be_bytes();
         (segment[16], segment[17]) = (a, b);
         let sum =
-            words(&segment).iter().fold(Difference::NONE, |sum, word| sum.and(u32::MAX, *word));
+            words(&segment).iter().fold(ChecksumDelta::NONE, |sum, word| sum.and(u32::MAX, *word));
         let whole = sum.and(u32::MAX, pseudo_sum(&address, &address, 24));
         assert_eq!(fold(whole.sum()), 0xffff);
     }

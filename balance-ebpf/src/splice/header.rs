@@ -4,8 +4,8 @@
 //! checksum changes by. The checksum itself is not touched here but when a packet gets a new one.
 
 use super::{
-    checksum::Difference,
-    judge::{Forward, Segment, flag},
+    checksum::ChecksumDelta,
+    segment::{Forward, Segment, flag},
 };
 
 /// Word by word, in network order: both ports are one.
@@ -56,7 +56,7 @@ impl Header {
 
     /// Makes it what the other peer is to see.
     #[inline(always)]
-    pub const fn pass_on(&mut self, ports: u32, forward: &Forward) -> Difference {
+    pub const fn forward_as(&mut self, ports: u32, forward: &Forward) -> ChecksumDelta {
         // Urgent data keeps its place among the rest, as on the other datapaths.
         let kept = u32::from_be(self.middle) & !((flag::URG as u32) << 16 | 0xffff);
         self.replace(Self {
@@ -70,13 +70,13 @@ impl Header {
 
     /// Acknowledges something else.
     #[inline(always)]
-    pub const fn acknowledge(&mut self, ack: u32) -> Difference {
+    pub const fn set_ack(&mut self, ack: u32) -> ChecksumDelta {
         self.replace(Self { ack: ack.to_be(), ..*self })
     }
 
     /// Makes it that of an acknowledgement alone, which has no checksum yet.
     #[inline(always)]
-    pub const fn acknowledge_only(&mut self, seq: u32, ack: u32) {
+    pub const fn make_ack_only(&mut self, seq: u32, ack: u32) {
         self.seq = seq.to_be();
         self.ack = ack.to_be();
         self.middle &= !((flag::FIN as u32) << 16).to_be();
@@ -92,7 +92,7 @@ impl Header {
 
     /// Makes it that of a reset with this number, which has no checksum yet.
     #[inline(always)]
-    pub const fn reset_only(&mut self, seq: u32) {
+    pub const fn make_reset(&mut self, seq: u32) {
         self.seq = seq.to_be();
         self.ack = 0;
         let flags = u32::from_be(self.middle) & !(0xff << 16) | (flag::RST as u32) << 16;
@@ -108,22 +108,22 @@ impl Header {
     }
 
     #[inline(always)]
-    const fn replace(&mut self, new: Self) -> Difference {
-        let difference = Difference::NONE
+    const fn replace(&mut self, new: Self) -> ChecksumDelta {
+        let delta = ChecksumDelta::NONE
             .and(self.ports, new.ports)
             .and(self.seq, new.seq)
             .and(self.ack, new.ack)
             .and(self.middle, new.middle)
             .and(self.last, new.last);
         *self = new;
-        difference
+        delta
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::splice::checksum::{check, mend};
+    use crate::splice::checksum::{check, update_checksum};
     use proptest::prelude::*;
 
     fn header() -> impl Strategy<Value = Header> {
@@ -131,7 +131,7 @@ mod tests {
     }
 
     /// The checksum as it must be for these words, if it stands for zero in them.
-    fn made_anew(header: &Header) -> u16 {
+    fn computed(header: &Header) -> u16 {
         let mut bare = *header;
         bare.last &= !CHECK;
         let Header { ports, seq, ack, middle, last } = bare;
@@ -154,8 +154,8 @@ mod tests {
             header in header(), ports: u32, seq: u32, ack: u32, window: u16, without_sack: bool,
         ) {
             let mut onward = header;
-            let difference =
-                onward.pass_on(ports, &Forward { seq, ack, window, without_sack });
+            let delta =
+                onward.forward_as(ports, &Forward { seq, ack, window, without_sack });
             let old = header.segment(0);
             let flags = old.flags & !flag::URG;
             prop_assert_eq!(onward.segment(0), Segment { seq, ack, window, flags, ..old });
@@ -164,19 +164,19 @@ mod tests {
             // Zeros alone have another checksum than what has become zeros.
             prop_assume!(ports != 0);
             prop_assert_eq!(
-                mend(made_anew(&header), difference.sum()),
-                made_anew(&onward)
+                update_checksum(computed(&header), delta.sum()),
+                computed(&onward)
             );
         }
 
         #[test]
         fn what_stays_here_differs_in_what_it_acknowledges(header in header(), ack: u32, seq: u32) {
             let mut here = header;
-            let difference = here.acknowledge(ack);
+            let delta = here.set_ack(ack);
             let old = header.segment(0);
             prop_assert_eq!(here.segment(0), Segment { ack, ..old });
-            prop_assert_eq!(mend(made_anew(&header), difference.sum()), made_anew(&here));
-            here.acknowledge_only(seq, ack);
+            prop_assert_eq!(update_checksum(computed(&header), delta.sum()), computed(&here));
+            here.make_ack_only(seq, ack);
             let flags = old.flags & !flag::FIN;
             prop_assert_eq!(here.segment(0), Segment { seq, ack, flags, ..old });
             prop_assert_eq!((here.ports, here.last), (header.ports, header.last & !CHECK));

@@ -6,35 +6,35 @@
 //! Words are as they stand in the packet.
 
 use super::{
-    checksum::{Difference, mend},
-    network::{own_ipv4, own_ipv6},
-    shared::Key,
+    checksum::{ChecksumDelta, update_checksum},
+    layout::PacketTuple,
+    network::{with_hop_limit_dscp_v4, with_hop_limit_dscp_v6},
 };
 
 /// The message from its IP header to the quoted sequence number, over IPv4 and IPv6.
-pub type Message4 = [u32; 5 + 2 + 5 + 2];
+pub type IcmpWords4 = [u32; 5 + 2 + 5 + 2];
 /// The same over IPv6.
-pub type Message6 = [u32; 10 + 2 + 10 + 2];
+pub type IcmpWords6 = [u32; 10 + 2 + 10 + 2];
 
 const TCP: u8 = 6;
 
 /// What is quoted of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quote {
+pub struct QuotedSegment {
     /// How packets of the peer look to which it was sent.
-    pub key: Key,
+    pub tuple: PacketTuple,
     /// Its sequence number.
     pub seq: u32,
 }
 
 /// Exchanges the two ports.
-const fn turn(ports: u32) -> u32 {
+const fn swap_ports(ports: u32) -> u32 {
     ports.rotate_left(16)
 }
 
 /// Reads a message over IPv4; `None` if it is something else, or quotes no TCP, or has options of IP.
 #[inline(always)]
-pub fn read_ipv4(words: &Message4) -> Option<Quote> {
+pub fn read_ipv4(words: &IcmpWords4) -> Option<QuotedSegment> {
     const ICMP: u8 = 1;
     let is_whole = |at: usize, protocol| {
         // The rest is "do not fragment".
@@ -47,90 +47,106 @@ pub fn read_ipv4(words: &Message4) -> Option<Quote> {
     if !is_whole(0, ICMP) || (kind, code) != (3, 4) || !is_whole(7, TCP) {
         return None;
     }
-    let key = Key {
+    let tuple = PacketTuple {
         source: [words[11], 0, 0, 0],
         target: [words[10], 0, 0, 0],
-        ports: turn(words[12]),
+        ports: swap_ports(words[12]),
         version: 4,
     };
-    Some(Quote { key, seq: u32::from_be(words[13]) })
+    Some(QuotedSegment { tuple, seq: u32::from_be(words[13]) })
 }
 
 /// Reads a message over IPv6; `None` if it is something else, or there are extension headers.
 #[inline(always)]
-pub fn read_ipv6(words: &Message6) -> Option<Quote> {
+pub fn read_ipv6(words: &IcmpWords6) -> Option<QuotedSegment> {
     const ICMP: u8 = 58;
     let next = |at: usize| words[at + 1].to_ne_bytes()[2];
     let [kind, code, _, _] = words[10].to_ne_bytes();
     if next(0) != ICMP || (kind, code) != (2, 0) || next(12) != TCP {
         return None;
     }
-    let key = Key {
+    let tuple = PacketTuple {
         source: [words[18], words[19], words[20], words[21]],
         target: [words[14], words[15], words[16], words[17]],
-        ports: turn(words[22]),
+        ports: swap_ports(words[22]),
         version: 6,
     };
-    Some(Quote { key, seq: u32::from_be(words[23]) })
+    Some(QuotedSegment { tuple, seq: u32::from_be(words[23]) })
 }
 
-/// Makes a message over IPv4 one for the peer to which packets look like `looks`, about its packet with the number
-/// `seq`. `head` is that of this host's packets.
+/// Makes a message over IPv4 one for the peer to which packets look like `translated`, about its packet with the number
+/// `seq`. `hop_limit_dscp` is that of this host's packets.
 #[inline(always)]
-pub fn readdress_ipv4(words: &mut Message4, looks: &Key, seq: u32, head: u32) {
-    let (own, peer) = (looks.source[0], looks.target[0]);
-    let outer = Difference::NONE.and(words[3], own).and(words[4], peer).sum();
-    [words[0], words[1], words[2]] = own_ipv4([words[0], words[1], words[2]], head, outer);
+pub fn translate_ipv4(
+    words: &mut IcmpWords4,
+    translated: &PacketTuple,
+    seq: u32,
+    hop_limit_dscp: u32,
+) {
+    let (own, peer) = (translated.source[0], translated.target[0]);
+    let outer = ChecksumDelta::NONE.and(words[3], own).and(words[4], peer).sum();
+    [words[0], words[1], words[2]] =
+        with_hop_limit_dscp_v4([words[0], words[1], words[2]], hop_limit_dscp, outer);
     [words[3], words[4]] = [own, peer];
-    let quoted = Difference::NONE.and(words[10], peer).and(words[11], own).sum();
+    let quoted = ChecksumDelta::NONE.and(words[10], peer).and(words[11], own).sum();
     let [life, protocol, a, b] = words[9].to_ne_bytes();
-    let [a, b] = mend(u16::from_ne_bytes([a, b]), quoted).to_ne_bytes();
-    let new =
-        [u32::from_ne_bytes([life, protocol, a, b]), peer, own, turn(looks.ports), seq.to_be()];
-    let mut difference = Difference::NONE;
+    let [a, b] = update_checksum(u16::from_ne_bytes([a, b]), quoted).to_ne_bytes();
+    let new = [
+        u32::from_ne_bytes([life, protocol, a, b]),
+        peer,
+        own,
+        swap_ports(translated.ports),
+        seq.to_be(),
+    ];
+    let mut delta = ChecksumDelta::NONE;
     let mut i = 0;
     while i < new.len() {
-        difference = difference.and(words[9 + i], new[i]);
+        delta = delta.and(words[9 + i], new[i]);
         words[9 + i] = new[i];
         i += 1;
     }
-    mend_in(&mut words[5], difference);
+    update_checksum_in(&mut words[5], delta);
 }
 
 /// The same over IPv6.
 #[inline(always)]
-pub fn readdress_ipv6(words: &mut Message6, looks: &Key, seq: u32, head: u32) {
-    [words[0], words[1]] = own_ipv6([words[0], words[1]], head);
-    let mut difference = Difference::NONE;
+pub fn translate_ipv6(
+    words: &mut IcmpWords6,
+    translated: &PacketTuple,
+    seq: u32,
+    hop_limit_dscp: u32,
+) {
+    [words[0], words[1]] = with_hop_limit_dscp_v6([words[0], words[1]], hop_limit_dscp);
+    let mut delta = ChecksumDelta::NONE;
     let mut i = 0;
     while i < 4 {
         // The first two are part of what the checksum is over, too (RFC 4443, 2.3).
         let new = [
-            (2 + i, looks.source[i]),
-            (6 + i, looks.target[i]),
-            (14 + i, looks.target[i]),
-            (18 + i, looks.source[i]),
+            (2 + i, translated.source[i]),
+            (6 + i, translated.target[i]),
+            (14 + i, translated.target[i]),
+            (18 + i, translated.source[i]),
         ];
         let mut k = 0;
         while k < new.len() {
             let (at, word) = new[k];
-            difference = difference.and(words[at], word);
+            delta = delta.and(words[at], word);
             words[at] = word;
             k += 1;
         }
         i += 1;
     }
-    let (ports, seq) = (turn(looks.ports), seq.to_be());
-    difference = difference.and(words[22], ports).and(words[23], seq);
+    let (ports, seq) = (swap_ports(translated.ports), seq.to_be());
+    delta = delta.and(words[22], ports).and(words[23], seq);
     [words[22], words[23]] = [ports, seq];
-    mend_in(&mut words[10], difference);
+    update_checksum_in(&mut words[10], delta);
 }
 
 /// Mends the checksum in the second half of a word.
 #[inline(always)]
-fn mend_in(word: &mut u32, difference: Difference) {
+fn update_checksum_in(word: &mut u32, delta: ChecksumDelta) {
     let [kind, code, a, b] = word.to_ne_bytes();
-    let [a, b] = mend(u16::from_ne_bytes([a, b]), difference.sum()).to_ne_bytes();
+    let [a, b] = update_checksum(u16::from_ne_bytes([a, b]), delta.sum()).to_ne_bytes();
     *word = u32::from_ne_bytes([kind, code, a, b]);
 }
 
@@ -143,9 +159,9 @@ mod tests {
     use proptest::prelude::*;
     use std::vec::Vec;
 
-    fn key(a: &str, b: &str) -> Key {
+    fn tuple(a: &str, b: &str) -> PacketTuple {
         let at = |text: &str| -> SocketAddr { text.parse().unwrap() };
-        Key::new(at(a), at(b))
+        PacketTuple::new(at(a), at(b))
     }
 
     fn set_check(words: &mut [u32], at: usize, sum: u16) {
@@ -155,7 +171,7 @@ mod tests {
     }
 
     /// From a router to us, about a packet from us to a peer.
-    fn message4(quoted: &Key, seq: u32) -> Message4 {
+    fn message4(quoted: &PacketTuple, seq: u32) -> IcmpWords4 {
         let word = u32::from_ne_bytes;
         let mut words = [
             word([0x45, 0xc0, 0, 56]),
@@ -170,7 +186,7 @@ mod tests {
             word([61, 6, 0, 0]),
             quoted.target[0],
             quoted.source[0],
-            turn(quoted.ports),
+            swap_ports(quoted.ports),
             seq.to_be(),
         ];
         for (at, from, to) in [(2, 0, 5), (9, 7, 12), (5, 5, 14)] {
@@ -180,13 +196,13 @@ mod tests {
         words
     }
 
-    fn pseudo6(words: &Message6) -> Vec<u32> {
+    fn pseudo6(words: &IcmpWords6) -> Vec<u32> {
         let mut all: Vec<u32> = words[2..].to_vec();
         all.extend([56u32.to_be(), 58u32.to_be()]);
         all
     }
 
-    fn message6(quoted: &Key, seq: u32) -> Message6 {
+    fn message6(quoted: &PacketTuple, seq: u32) -> IcmpWords6 {
         let word = u32::from_ne_bytes;
         let mut words = [0; 24];
         words[..2].copy_from_slice(&[word([0x60, 0, 1, 2]), word([0, 56, 58, 61])]);
@@ -196,7 +212,7 @@ mod tests {
         words[12..14].copy_from_slice(&[word([0x60, 0, 0, 0]), word([5, 180, 6, 61])]);
         words[14..18].copy_from_slice(&quoted.target);
         words[18..22].copy_from_slice(&quoted.source);
-        words[22..].copy_from_slice(&[turn(quoted.ports), seq.to_be()]);
+        words[22..].copy_from_slice(&[swap_ports(quoted.ports), seq.to_be()]);
         let sum = check(&pseudo6(&words));
         set_check(&mut words, 10, sum);
         words
@@ -205,41 +221,41 @@ mod tests {
     proptest! {
         #[test]
         fn over_ipv4_it_is_as_if_the_router_had_told_the_sender(seq: u32, new: u32) {
-            let arriving = key("10.0.2.2:80", "10.0.2.1:40000");
-            let looks = key("10.0.1.1:25", "10.0.1.2:5555");
+            let arriving = tuple("10.0.2.2:80", "10.0.2.1:40000");
+            let translated = tuple("10.0.1.1:25", "10.0.1.2:5555");
             let mut words = message4(&arriving, seq);
-            prop_assert_eq!(read_ipv4(&words), Some(Quote { key: arriving, seq }));
-            readdress_ipv4(&mut words, &looks, new, network::head(64, 0));
+            prop_assert_eq!(read_ipv4(&words), Some(QuotedSegment { tuple: arriving, seq }));
+            translate_ipv4(&mut words, &translated, new, network::hop_limit_dscp(64, 0));
             for part in [&words[..5], &words[7..12], &words[5..]] {
                 prop_assert_eq!(check(part), 0);
             }
             // What is quoted is as the peer to which packets look so had sent it.
-            prop_assert_eq!((words[3], words[4]), (looks.source[0], looks.target[0]));
-            prop_assert_eq!((words[10], words[11]), (looks.target[0], looks.source[0]));
-            prop_assert_eq!(words[12], key("10.0.1.2:5555", "10.0.1.1:25").ports);
+            prop_assert_eq!((words[3], words[4]), (translated.source[0], translated.target[0]));
+            prop_assert_eq!((words[10], words[11]), (translated.target[0], translated.source[0]));
+            prop_assert_eq!(words[12], tuple("10.0.1.2:5555", "10.0.1.1:25").ports);
             prop_assert_eq!((words[13], words[6]), (new.to_be(), 1400u32.to_be()));
             prop_assert_eq!(words[2].to_ne_bytes()[0], 64);
         }
 
         #[test]
         fn over_ipv6_it_is_as_if_the_router_had_told_the_sender(seq: u32, new: u32) {
-            let arriving = key("[fd11:2::2]:80", "[fd11:2::1]:40000");
-            let looks = key("[fd11:1::1]:25", "[fd11:1::2]:5555");
+            let arriving = tuple("[fd11:2::2]:80", "[fd11:2::1]:40000");
+            let translated = tuple("[fd11:1::1]:25", "[fd11:1::2]:5555");
             let mut words = message6(&arriving, seq);
-            prop_assert_eq!(read_ipv6(&words), Some(Quote { key: arriving, seq }));
-            readdress_ipv6(&mut words, &looks, new, network::head(64, 0));
+            prop_assert_eq!(read_ipv6(&words), Some(QuotedSegment { tuple: arriving, seq }));
+            translate_ipv6(&mut words, &translated, new, network::hop_limit_dscp(64, 0));
             prop_assert_eq!(check(&pseudo6(&words)), 0);
-            prop_assert_eq!(words[2..6].to_vec(), looks.source);
-            prop_assert_eq!(words[6..10].to_vec(), looks.target);
-            prop_assert_eq!(words[14..18].to_vec(), looks.target);
-            prop_assert_eq!(words[18..22].to_vec(), looks.source);
-            prop_assert_eq!(words[22], key("[fd11:1::2]:5555", "[fd11:1::1]:25").ports);
+            prop_assert_eq!(words[2..6].to_vec(), translated.source);
+            prop_assert_eq!(words[6..10].to_vec(), translated.target);
+            prop_assert_eq!(words[14..18].to_vec(), translated.target);
+            prop_assert_eq!(words[18..22].to_vec(), translated.source);
+            prop_assert_eq!(words[22], tuple("[fd11:1::2]:5555", "[fd11:1::1]:25").ports);
             prop_assert_eq!((words[23], words[11]), (new.to_be(), 1400u32.to_be()));
         }
 
         #[test]
         fn anything_else_is_not_read(at in 0usize..56, bit in 0u8..8) {
-            let arriving = key("10.0.2.2:80", "10.0.2.1:40000");
+            let arriving = tuple("10.0.2.2:80", "10.0.2.1:40000");
             let mut bytes: Vec<u8> =
                 message4(&arriving, 7).iter().flat_map(|word| word.to_ne_bytes()).collect();
             bytes[at] ^= 1 << bit;

@@ -1,29 +1,42 @@
-//! Packet-level splicing: what becomes of a packet of one connection on its way into another.
+//! Packet-level splicing: how a packet of one connection becomes a packet of another.
 //!
-//! Everything here is pure: the tc program fetches packets and acts on the answers, user space
+//! Invariant: everything here is pure. The tc program reads packets and acts on the results, user space
 //! sets the numbers, and the tests run the same code between two models of TCP.
 
 mod checksum;
+mod decide;
 mod evidence;
 mod header;
 mod icmp;
-mod judge;
+mod layout;
 #[cfg(test)]
 mod model;
 mod network;
 mod options;
+mod segment;
 mod seq;
-mod shared;
+mod state;
 
-pub use checksum::{Difference, back, fold, mend, pseudo_sum};
-pub use evidence::{Evidence, News, Reset, acked_by_reset, extended, is_near, judge_reset};
+pub use checksum::{ChecksumDelta, fold, inverse, pseudo_sum, update_checksum};
+pub use decide::{decide, rescale};
+pub use evidence::{
+    Reset, StateUpdate, acked_by_reset, advance_local_max, classify_reset, is_near_local,
+};
 pub use header::{FIXED, Header};
-pub use icmp::{Message4, Message6, Quote, read_ipv4, read_ipv6, readdress_ipv4, readdress_ipv6};
-pub use judge::{Forward, Judgement, Local, Segment, Side, flag, judge, note, phase, rescale};
-pub use network::{head, is_own_ipv4, own_ipv4, own_ipv6};
+pub use icmp::{
+    IcmpWords4, IcmpWords6, QuotedSegment, read_ipv4, read_ipv6, translate_ipv4, translate_ipv6,
+};
+pub use layout::{
+    DirectionState, DirectionWords, Globals, LOOPBACK, PacketTuple, REINJECTED, REWRITTEN, Splice,
+    SpliceWords, TupleWords, ending, is_over,
+};
+pub use network::{
+    has_hop_limit_dscp, hop_limit_dscp, with_hop_limit_dscp_v4, with_hop_limit_dscp_v6,
+};
 pub use options::{
-    Change, MOST as MOST_OPTIONS, Options, Stamps, rewrite as rewrite_options,
+    MAX as MAX_OPTIONS, OptionRewrite, Options, TsDelta, rewrite as rewrite_options,
     rewrite_usual as rewrite_usual_options, step as step_options,
 };
+pub use segment::{Decision, Forward, LocalDelivery, Segment, flag};
 pub use seq::{is_after, later};
-pub use shared::{Common, Key, LOOPBACK, REWRITTEN, Splice, TURNED, Way, ending, is_over};
+pub use state::{Phase, SenderState, SenderWords, SideState, SideWords, Timestamps, extended};

@@ -1,4 +1,4 @@
-//! A model of everything around `judge`: two peers, our two sockets, networks that lose, double
+//! A model of everything around `decide`: two peers, our two sockets, networks that lose, double
 //! and delay, and user space that relays until it hands the connection over.
 //!
 //! An attacker may send anything to our sockets, knowing addresses and ports and no number.
@@ -10,9 +10,11 @@ extern crate std;
 
 mod endpoint;
 
-use super::evidence::{Evidence, News, is_near};
-use super::judge::{Forward, Judgement, Local, Segment, Side, judge, note, phase};
+use super::decide::decide;
+use super::evidence::{StateUpdate, advance_local_max, is_near_local};
+use super::segment::{Decision, Forward, LocalDelivery, Segment, flag};
 use super::seq::{is_after, later};
+use super::state::{Phase, SenderState, SideState};
 use endpoint::{Endpoint, Excess, Habits, Packet};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
@@ -145,8 +147,8 @@ struct World {
     /// Bytes that user space moves in a tick.
     pace: usize,
     step: Step,
-    phase: u32,
-    sides: [Side; 2],
+    phase: Phase,
+    sides: [SideState; 2],
     /// From when on the local sockets must be silent.
     silent_from: Option<u64>,
     /// Numbers behind the FINs that were accepted, and whether they were acknowledged.
@@ -219,7 +221,7 @@ impl World {
             held: Default::default(),
             pace,
             step: Step::Relaying,
-            phase: phase::LOCAL,
+            phase: Phase::Local,
             sides: Default::default(),
             silent_from: None,
             fins: [None; 2],
@@ -265,7 +267,7 @@ impl World {
             }
         }
         self.user_space();
-        if self.silent_from.is_none() && self.sides.iter().all(|side| side.settled != 0) {
+        if self.silent_from.is_none() && self.sides.iter().all(|side| side.drained) {
             // What is behind the hook still arrives, and is answered.
             self.silent_from = Some(self.now + self.scenario.queue as u64 + 2);
         }
@@ -278,7 +280,7 @@ impl World {
             }
             for packet in core::mem::take(&mut self.sockets[i].out) {
                 let silent = self.silent_from.is_some_and(|from| self.now >= from);
-                assert!(!silent, "a settled socket {i} sends {:?}", packet.head);
+                assert!(!silent, "a drained socket {i} sends {:?}", packet.head);
                 self.post(Place::Peer(i), packet);
             }
         }
@@ -287,7 +289,7 @@ impl World {
     /// An attacker's packet changes nothing of what is known.
     fn attack(&mut self, i: usize) {
         let known = |world: &Self| {
-            let sides = world.sides.map(|side| (side.sent, side.settled));
+            let sides = world.sides.map(|side| (side.sender, side.drained));
             (sides, world.fins, world.ended)
         };
         let before = known(self);
@@ -300,7 +302,7 @@ impl World {
         let mut number = || self.chance.next() as u32;
         let (seq, ack, window) = (number(), number(), number() as u16);
         // Mostly what is looked at most.
-        let flags = if number() % 2 == 0 { super::judge::flag::ACK } else { number() as u8 };
+        let flags = if number() % 2 == 0 { flag::ACK } else { number() as u8 };
         let len = if number() % 2 == 0 { 0 } else { number() % 60 };
         let payload = (0..len).map(|_| number() as u8).collect();
         let sack = if number() % 4 == 0 { Vec::from([(number(), number())]) } else { Vec::new() };
@@ -329,54 +331,55 @@ impl World {
         let before = (socket.arrived(), socket.ahead.len(), socket.unsent);
         socket.receive(packet, self.now);
         let after = (socket.arrived(), socket.ahead.len(), socket.unsent);
-        if self.phase != phase::LOCAL {
+        if self.phase != Phase::Local {
             let has_judged = packet.is_forged || after.2 == before.2;
             assert!(has_judged, "socket {i} hears of what it has not sent: {:?}", packet.head);
         }
-        if self.phase == phase::JOINED {
+        if self.phase == Phase::Joined {
             assert_eq!(after, before, "socket {i} takes {:?} although joined", packet.head);
         }
     }
 
     /// The tc program.
     fn pass_hook(&mut self, i: usize, packet: Packet) {
-        if self.phase == phase::LOCAL {
-            if self.step != Step::Relaying && is_near(&self.sides[i], &packet.head) {
-                self.sides[i].next = note(self.sides[i].next, &packet.head);
+        if self.phase == Phase::Local {
+            if self.step != Step::Relaying && is_near_local(&self.sides[i], &packet.head) {
+                self.sides[i].local_max_seq =
+                    advance_local_max(self.sides[i].local_max_seq, &packet.head);
             }
             self.queue(i, packet);
             return;
         }
         let (this, other) = (&self.sides[i], &self.sides[1 - i]);
-        let judgement = judge(self.phase, this, other, &packet.head, true);
-        if let (Some(forward), true) = (&judgement.forward, judgement.accepted) {
+        let decision = decide(self.phase, this, other, &packet.head, true);
+        if let (Some(forward), true) = (&decision.forward, decision.accepted) {
             self.learn(i, &packet.head, forward);
         }
-        self.act(i, packet, &judgement);
+        self.act(i, packet, &decision);
     }
 
     /// What the program notes of an accepted packet.
     fn learn(&mut self, i: usize, packet: &Segment, forward: &Forward) {
         let (this, other) = (self.sides[i], self.sides[1 - i]);
-        let news = News::of(&this, &other, packet, forward);
-        self.sides[i].sent.snd_nxt = later(this.sent.snd_nxt, news.end);
-        let sent = &mut self.sides[1 - i].sent;
-        sent.snd_una = Evidence::acknowledge(sent.snd_una, news.acked);
-        sent.snd_nxt = later(sent.snd_nxt, sent.acked());
-        sent.snd_edge = later(sent.snd_edge, news.edge);
-        sent.max_window = sent.max_window.max(news.window);
-        if packet.flags & super::judge::flag::FIN != 0 {
+        let news = StateUpdate::of(&this, &other, packet, forward);
+        self.sides[i].sender.snd_nxt = later(this.sender.snd_nxt, news.end);
+        let sender = &mut self.sides[1 - i].sender;
+        sender.snd_una = SenderState::acknowledge(sender.snd_una, news.acked);
+        sender.snd_nxt = later(sender.snd_nxt, sender.acked());
+        sender.window_right_edge = later(sender.window_right_edge, news.window_right_edge);
+        sender.max_window = sender.max_window.max(news.window);
+        if packet.flags & flag::FIN != 0 {
             self.fins[i] = Some(packet.end());
         }
-        self.ended[1 - i] |= self.fins[1 - i] == Some(self.sides[1 - i].sent.acked());
+        self.ended[1 - i] |= self.fins[1 - i] == Some(self.sides[1 - i].sender.acked());
     }
 
-    fn act(&mut self, i: usize, packet: Packet, judgement: &Judgement) {
-        if let Some(to) = judgement.forward {
+    fn act(&mut self, i: usize, packet: Packet, decision: &Decision) {
+        if let Some(to) = decision.forward {
             let mut packet = packet.clone();
             (packet.head.seq, packet.head.ack) = (to.seq, to.ack);
             packet.head.window = to.window;
-            let by = self.sides[1 - i].shift;
+            let by = self.sides[1 - i].seq_delta;
             for (from, to) in &mut packet.sack {
                 (*from, *to) = (from.wrapping_sub(by), to.wrapping_sub(by));
             }
@@ -385,22 +388,22 @@ impl World {
             }
             self.post(Place::Peer(1 - i), packet);
         }
-        match judgement.local {
-            Local::Nothing => {}
-            Local::Whole(ack) => {
+        match decision.local {
+            LocalDelivery::Nothing => {}
+            LocalDelivery::Segment(ack) => {
                 let mut packet = packet;
                 packet.head.ack = ack;
                 self.queue(i, packet);
             }
-            Local::Acknowledgement(seq, ack) => {
+            LocalDelivery::AckOnly(seq, ack) => {
                 let mut head = packet.head;
                 (head.seq, head.ack, head.len) = (seq, ack, 0);
-                head.flags &= !super::judge::flag::FIN;
+                head.flags &= !flag::FIN;
                 self.queue(i, Packet { head, payload: Vec::new(), ..packet });
             }
         }
-        if judgement.settles {
-            self.sides[i].settled = 1;
+        if decision.drains {
+            self.sides[i].drained = true;
         }
     }
 
@@ -419,7 +422,8 @@ impl World {
                 if self.now >= self.scenario.begin {
                     for i in 0..2 {
                         self.read_cut(i);
-                        self.sides[i].written = self.sockets[i].number_out(self.sockets[i].total());
+                        self.sides[i].local_snd_nxt =
+                            self.sockets[i].number_out(self.sockets[i].total());
                     }
                     self.step = Step::Watching(self.now);
                 }
@@ -450,10 +454,10 @@ impl World {
         }
         for i in 0..2 {
             let edge = self.sockets[i].number_in(self.sockets[i].promised());
-            let sent = &mut self.sides[i].sent;
-            if sent.edge_slack != 0 {
-                sent.snd_edge = later(sent.snd_edge, edge);
-                sent.edge_slack = 0;
+            let sender = &mut self.sides[i].sender;
+            if sender.right_edge_slack != 0 {
+                sender.window_right_edge = later(sender.window_right_edge, edge);
+                sender.right_edge_slack = 0;
             }
         }
     }
@@ -474,14 +478,14 @@ impl World {
         for i in 0..2 {
             let socket = &self.sockets[i];
             let most = socket.number_in(socket.promised() + 1);
-            if is_after(self.sides[i].next, most) {
-                self.sides[i].next = 0;
+            if is_after(self.sides[i].local_max_seq, most) {
+                self.sides[i].local_max_seq = 0;
                 self.not_before = self.now + wait;
             }
         }
         let seen = |i: usize| {
             let received = self.sockets[i].number_in(self.sockets[i].arrived());
-            self.sides[i].next != 0 && !is_after(received, self.sides[i].next)
+            self.sides[i].local_max_seq != 0 && !is_after(received, self.sides[i].local_max_seq)
         };
         self.now >= self.not_before && seen(0) && seen(1)
     }
@@ -496,8 +500,8 @@ impl World {
 
     fn read_cut(&mut self, i: usize) {
         let socket = &self.sockets[i];
-        self.sides[i].cut = socket.number_in(socket.arrived());
-        self.sides[i].ahead = socket.room_from().saturating_sub(socket.arrived()) as u32;
+        self.sides[i].cutover_seq = socket.number_in(socket.arrived());
+        self.sides[i].wl1_offset = socket.room_from().saturating_sub(socket.arrived()) as u32;
     }
 
     /// Sets the entry and lets packets through, both ways at once.
@@ -508,22 +512,22 @@ impl World {
             let unread = from.arrived() - from.read + self.held[i].len();
             let copied = from.number_in(from.arrived()).wrapping_sub(unread as u32);
             let side = &mut self.sides[i];
-            side.shift = to.number_out(to.total()).wrapping_sub(copied);
-            assert_eq!(side.shift, to.number_out(0).wrapping_sub(from.number_in(0)));
+            side.seq_delta = to.number_out(to.total()).wrapping_sub(copied);
+            assert_eq!(side.seq_delta, to.number_out(0).wrapping_sub(from.number_in(0)));
             side.scale_in = self.peers[i].scale();
             side.scale_out = to.scale();
             let peer = &self.peers[i];
-            side.leeway = (peer.most_room() / 2) as u32;
-            let acked = to.number_out(to.acknowledged).wrapping_sub(side.shift);
-            side.sent = Evidence {
-                snd_edge: from.number_in(from.promised()),
+            side.ack_slack = (peer.most_room() / 2) as u32;
+            let acked = to.number_out(to.acknowledged).wrapping_sub(side.seq_delta);
+            side.sender = SenderState {
+                window_right_edge: from.number_in(from.promised()),
                 max_window: from.largest_window().max(to.most_room()) as u32,
-                edge_slack: from.largest_window() as u32,
-                ..Evidence::new(acked, side.cut)
+                right_edge_slack: from.largest_window() as u32,
+                ..SenderState::new(acked, side.cutover_seq)
             };
         }
         self.set_written();
-        self.phase = phase::OPENING;
+        self.phase = Phase::Opening;
         self.step = Step::Opening(self.now);
     }
 
@@ -531,7 +535,7 @@ impl World {
     fn set_written(&mut self) {
         for i in 0..2 {
             let other = &self.sides[1 - i];
-            self.sides[i].written = other.cut.wrapping_add(other.shift);
+            self.sides[i].local_snd_nxt = other.cutover_seq.wrapping_add(other.seq_delta);
         }
     }
 
@@ -541,9 +545,10 @@ impl World {
         self.read_cut(0);
         self.read_cut(1);
         self.set_written();
-        let have_arrived = self.sides.iter().all(|side| !is_after(side.next, side.cut));
+        let have_arrived =
+            self.sides.iter().all(|side| !is_after(side.local_max_seq, side.cutover_seq));
         if have_arrived || self.now >= since + wait {
-            self.phase = phase::JOINED;
+            self.phase = Phase::Joined;
             self.step = Step::Moving;
         }
     }
@@ -571,13 +576,13 @@ impl World {
             return;
         }
         for (side, socket) in self.sides.iter().zip(&self.sockets) {
-            assert_eq!(side.written, socket.number_out(socket.total()));
+            assert_eq!(side.local_snd_nxt, socket.number_out(socket.total()));
         }
         self.step = Step::Moved;
         // User space may see by itself that nothing is left to be acknowledged.
         if self.chance.percent(50) {
             for i in (0..2).filter(|&i| !self.sockets[i].is_busy()) {
-                self.sides[i].settled = 1;
+                self.sides[i].drained = true;
             }
         }
     }
@@ -594,7 +599,7 @@ impl World {
             peer.arrived() == self.scenario.lens[i] + 1 && peer.read == peer.received.len()
         });
         let idle = self.peers.iter().chain(&self.sockets).all(|end| !end.is_busy());
-        let moved = self.phase == phase::LOCAL || self.step == Step::Moved;
+        let moved = self.phase == Phase::Local || self.step == Step::Moved;
         arrived && idle && moved && self.wire.is_empty()
     }
 
@@ -605,7 +610,7 @@ impl World {
             (end.acknowledged, end.sent, end.total(), end.arrived(), waiting, end.ahead.len())
         });
         let ends: Vec<_> = ends.collect();
-        std::format!("{:?} {} {ends:?} {:?}", self.step, self.phase, self.sides)
+        std::format!("{:?} {:?} {ends:?} {:?}", self.step, self.phase, self.sides)
     }
 }
 
@@ -613,7 +618,7 @@ impl World {
 #[derive(Debug, Default)]
 struct Outcome {
     joined: bool,
-    settled: bool,
+    drained: bool,
     /// Bytes that went from peer to peer, of both streams.
     spliced: usize,
 }
@@ -631,19 +636,19 @@ fn run(scenario: Scenario) -> Outcome {
     for _ in 0..AFTERWARDS {
         world.tick();
     }
-    let settled = world.sides.iter().all(|side| side.settled != 0);
-    assert!(!settled || world.sockets.iter().all(|socket| !socket.is_busy()));
-    let joined = world.phase == phase::JOINED;
+    let drained = world.sides.iter().all(|side| side.drained);
+    assert!(!drained || world.sockets.iter().all(|socket| !socket.is_busy()));
+    let joined = world.phase == Phase::Joined;
     if joined {
         for (i, len) in scenario.lens.into_iter().enumerate() {
             // All has been counted, and both ends are known.
             let peer = &world.peers[i];
-            assert_eq!(world.sides[i].sent.acked(), peer.number_out(len + 1), "peer {i}");
+            assert_eq!(world.sides[i].sender.acked(), peer.number_out(len + 1), "peer {i}");
             assert!(world.ended[i] || world.sockets[i].over, "the end of peer {i} is not known");
         }
     }
     let spliced = (0..2).map(|i| scenario.lens[i] + 1 - world.sockets[i].arrived()).sum();
-    Outcome { joined, settled, spliced }
+    Outcome { joined, drained, spliced }
 }
 
 prop_compose! {
@@ -664,7 +669,7 @@ prop_compose! {
 }
 
 proptest! {
-    /// The model without a handover: what fails here is not the fault of `judge`.
+    /// The model without a handover: what fails here is not the fault of `decide`.
     #[test]
     fn both_streams_arrive_if_user_space_relays_them(scenario in scenarios(30)) {
         run(Scenario { begin: u64::MAX, ..scenario });
@@ -722,7 +727,7 @@ fn most_runs_hand_over_in_the_middle() {
     });
     let outcomes: Vec<Outcome> = outcomes.collect();
     assert!(outcomes.iter().filter(|outcome| outcome.joined).count() > 40, "{outcomes:?}");
-    assert!(outcomes.iter().filter(|outcome| outcome.settled).count() > 40, "{outcomes:?}");
+    assert!(outcomes.iter().filter(|outcome| outcome.drained).count() > 40, "{outcomes:?}");
     let spliced: usize = outcomes.iter().map(|outcome| outcome.spliced).sum();
     assert!(spliced > 60 * 8_000 / 3, "{spliced} bytes spliced");
 }

@@ -4,44 +4,44 @@
 //! Invariant: congestion notification (ECN, RFC 3168) passes from one peer to the other, because its echo does as
 //! well. The checksum of IPv4 stays right if it was, and wrong if not. Words are as they stand in the packet.
 
-use super::checksum::{Difference, mend};
+use super::checksum::{ChecksumDelta, update_checksum};
 
 /// The two bits of a traffic class that are not the DSCP.
 const ECN: u8 = 3;
 
 /// Hop limit and DSCP in one word, as the program finds them.
-pub const fn head(hop_limit: u8, traffic_class: u8) -> u32 {
+pub const fn hop_limit_dscp(hop_limit: u8, traffic_class: u8) -> u32 {
     u32::from_ne_bytes([hop_limit, traffic_class & !ECN, 0, 0])
 }
 
-/// The first three words of a header of IPv4 with this [`head`], whose addresses change the sum by `difference`.
+/// The first three words of a header of IPv4 with this [`hop_limit_dscp`], whose addresses change the sum by `delta`.
 #[inline(always)]
-pub const fn own_ipv4(words: [u32; 3], head: u32, difference: u32) -> [u32; 3] {
-    let [hops, dscp, _, _] = head.to_ne_bytes();
+pub const fn with_hop_limit_dscp_v4(words: [u32; 3], hop_limit_dscp: u32, delta: u32) -> [u32; 3] {
+    let [hops, dscp, _, _] = hop_limit_dscp.to_ne_bytes();
     let [version, class, c, d] = words[0].to_ne_bytes();
     let first = u32::from_ne_bytes([version, dscp | class & ECN, c, d]);
     let [life, protocol, a, b] = words[2].to_ne_bytes();
     let (old, new) = ([life, protocol, 0, 0], [hops, protocol, 0, 0]);
-    let difference = Difference::NONE
-        .and(u32::MAX, difference)
+    let delta = ChecksumDelta::NONE
+        .and(u32::MAX, delta)
         .and(words[0], first)
         .and(u32::from_ne_bytes(old), u32::from_ne_bytes(new));
-    let [a, b] = mend(u16::from_ne_bytes([a, b]), difference.sum()).to_ne_bytes();
+    let [a, b] = update_checksum(u16::from_ne_bytes([a, b]), delta.sum()).to_ne_bytes();
     [first, words[1], u32::from_ne_bytes([hops, protocol, a, b])]
 }
 
-/// Whether a header of IPv4 has that [`head`] already.
+/// Whether a header of IPv4 has that [`hop_limit_dscp`] already.
 #[inline(always)]
-pub const fn is_own_ipv4(words: [u32; 3], head: u32) -> bool {
-    let [hops, dscp, _, _] = head.to_ne_bytes();
+pub const fn has_hop_limit_dscp(words: [u32; 3], hop_limit_dscp: u32) -> bool {
+    let [hops, dscp, _, _] = hop_limit_dscp.to_ne_bytes();
     words[0].to_ne_bytes()[1] & !ECN == dscp && words[2].to_ne_bytes()[0] == hops
 }
 
-/// The first two words of a header of IPv6 with this [`head`]. The flow label becomes 0, not labelled (RFC 6437, 3):
+/// The first two words of a header of IPv6 with this [`hop_limit_dscp`]. The flow label becomes 0, not labelled (RFC 6437, 3):
 /// that of the peer says something about the peer's path, and this host's own cannot be asked for.
 #[inline(always)]
-pub const fn own_ipv6(words: [u32; 2], head: u32) -> [u32; 2] {
-    let [hops, dscp, _, _] = head.to_ne_bytes();
+pub const fn with_hop_limit_dscp_v6(words: [u32; 2], hop_limit_dscp: u32) -> [u32; 2] {
+    let [hops, dscp, _, _] = hop_limit_dscp.to_ne_bytes();
     let [_, class, _, _] = words[0].to_ne_bytes();
     // The traffic class begins in the middle of a byte.
     let ecn = (class >> 4) & ECN;
@@ -69,17 +69,17 @@ mod tests {
             words[2] &= u32::from_ne_bytes([255, 255, 0, 0]);
             let [a, b] = check(&words).to_ne_bytes();
             words[2] |= u32::from_ne_bytes([0, 0, a, b]);
-            let head = head(hops, class);
-            let difference =
-                Difference::NONE.and(words[3], addresses[0]).and(words[4], addresses[1]).sum();
+            let hop_limit_dscp = hop_limit_dscp(hops, class);
+            let delta =
+                ChecksumDelta::NONE.and(words[3], addresses[0]).and(words[4], addresses[1]).sum();
             let [first, second, third] =
-                own_ipv4([words[0], words[1], words[2]], head, difference);
+                with_hop_limit_dscp_v4([words[0], words[1], words[2]], hop_limit_dscp, delta);
             prop_assert_eq!(check(&[first, second, third, addresses[0], addresses[1]]), 0);
             let ([v, tos, c, d], [w, old, e, f]) = (first.to_ne_bytes(), words[0].to_ne_bytes());
             prop_assert_eq!((v, c, d, second), (w, e, f, words[1]));
             prop_assert_eq!(tos, class & !3 | old & 3);
             prop_assert_eq!(third.to_ne_bytes()[..2].to_vec(), [hops, words[2].to_ne_bytes()[1]]);
-            prop_assert!(is_own_ipv4([first, second, third], head));
+            prop_assert!(has_hop_limit_dscp([first, second, third], hop_limit_dscp));
         }
 
         #[test]
@@ -91,7 +91,7 @@ mod tests {
             class: u8,
         ) {
             let first = (6 << 28 | u32::from(old) << 20 | label).to_be();
-            let [new, rest] = own_ipv6([first, second], head(hops, class));
+            let [new, rest] = with_hop_limit_dscp_v6([first, second], hop_limit_dscp(hops, class));
             let class = u32::from(class & !3 | old & 3);
             prop_assert_eq!(u32::from_be(new), 6 << 28 | class << 20);
             let ([a, b, c, limit], [d, e, f, _]) = (rest.to_ne_bytes(), second.to_ne_bytes());

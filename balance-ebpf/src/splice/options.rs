@@ -4,14 +4,14 @@
 //! They are gone through option by option ([`step`]), because the BPF verifier follows every way
 //! through a loop over all of them, but only once a function that the kernel calls for each.
 
-use super::checksum::Difference;
+use super::checksum::ChecksumDelta;
 
 /// The most that a header has room for, in bytes.
-pub const MOST: usize = 40;
+pub const MAX: usize = 40;
 
 /// What options are kept in. From any place among them the largest option that is understood can be
 /// read, so that nothing but the place needs a check.
-pub type Options = [u8; MOST + LARGEST];
+pub type Options = [u8; MAX + LARGEST];
 
 /// Four selective acknowledgements with their kind and size, rounded up.
 const LARGEST: usize = 40;
@@ -27,25 +27,25 @@ const TIMESTAMPS_LEN: usize = 10;
 /// What changes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Change {
+pub struct OptionRewrite {
     /// Whether there are timestamps to be changed, and by how much is known.
-    pub stamps: Stamps,
+    pub ts_state: TsDelta,
     /// What is added to the sender's timestamp. Where that is not known it is found out.
-    pub stamp: u32,
+    pub ts_delta: u32,
     /// What the first timestamp is to become, where that is not known.
-    pub clock: u32,
+    pub ts_clock: u32,
     /// What is taken from the timestamp that it echoes; `None` if nothing is known of it.
-    pub echo: Option<u32>,
+    pub echo_delta: Option<u32>,
     /// What is taken from both edges of selective acknowledgements; `None` to blank them.
-    pub sack: Option<u32>,
+    pub sack_delta: Option<u32>,
     /// How many of those there were.
-    pub blocks: u32,
+    pub sack_blocks: u32,
 }
 
 /// What is known of a sender's timestamps.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Stamps {
+pub enum TsDelta {
     /// There are none, or they stay as they are.
     #[default]
     None,
@@ -58,7 +58,7 @@ pub enum Stamps {
 }
 
 /// Changes all options.
-pub fn rewrite(options: &mut Options, len: usize, change: &mut Change) {
+pub fn rewrite(options: &mut Options, len: usize, change: &mut OptionRewrite) {
     let mut at = 0;
     while let Some(next) = step(options, len, at, change) {
         at = next;
@@ -68,14 +68,18 @@ pub fn rewrite(options: &mut Options, len: usize, change: &mut Change) {
 /// Changes the options if they are what most packets have, timestamps alone and in the usual place
 /// (RFC 7323, appendix A); says what the checksum changes by.
 #[inline(always)]
-pub fn rewrite_usual(options: &mut Options, len: usize, change: &mut Change) -> Option<Difference> {
+pub fn rewrite_usual(
+    options: &mut Options,
+    len: usize,
+    change: &mut OptionRewrite,
+) -> Option<ChecksumDelta> {
     let before = words(options);
     if len != USUAL_LEN || before[0] != USUAL {
         return None;
     }
     rewrite_stamps(options, USUAL_LEN - TIMESTAMPS_LEN, change);
     let after = words(options);
-    Some(Difference::NONE.and(before[1], after[1]).and(before[2], after[2]))
+    Some(ChecksumDelta::NONE.and(before[1], after[1]).and(before[2], after[2]))
 }
 
 /// The first words, as they stand there.
@@ -87,8 +91,13 @@ fn words(options: &Options) -> [u32; USUAL_LEN / 4] {
 
 /// Changes the option at a place; says where the next one is, if there can be one.
 #[inline(always)]
-pub fn step(options: &mut Options, len: usize, at: usize, change: &mut Change) -> Option<usize> {
-    if at >= len || at >= MOST {
+pub fn step(
+    options: &mut Options,
+    len: usize,
+    at: usize,
+    change: &mut OptionRewrite,
+) -> Option<usize> {
+    if at >= len || at >= MAX {
         return None;
     }
     let kind = options[at];
@@ -99,7 +108,7 @@ pub fn step(options: &mut Options, len: usize, at: usize, change: &mut Change) -
         return Some(at + 1);
     }
     let size = options[at + 1] as usize;
-    if !(2..=MOST).contains(&size) || at + size > len {
+    if !(2..=MAX).contains(&size) || at + size > len {
         return None;
     }
     if kind == TIMESTAMPS && size == TIMESTAMPS_LEN {
@@ -115,28 +124,28 @@ const USUAL_LEN: usize = 2 + TIMESTAMPS_LEN;
 const USUAL: u32 = u32::from_ne_bytes([NOP, NOP, TIMESTAMPS, TIMESTAMPS_LEN as u8]);
 
 #[inline(always)]
-fn rewrite_stamps(options: &mut Options, at: usize, change: &mut Change) {
-    let stamp = read(options, at + 2);
-    match change.stamps {
-        Stamps::None => return,
-        Stamps::Unknown => {
-            change.stamp = change.clock.wrapping_sub(stamp);
-            change.stamps = Stamps::Known;
+fn rewrite_stamps(options: &mut Options, at: usize, change: &mut OptionRewrite) {
+    let ts_delta = read(options, at + 2);
+    match change.ts_state {
+        TsDelta::None => return,
+        TsDelta::Unknown => {
+            change.ts_delta = change.ts_clock.wrapping_sub(ts_delta);
+            change.ts_state = TsDelta::Known;
         }
-        Stamps::Untrusted => change.stamp = change.clock.wrapping_sub(stamp),
-        Stamps::Known => {}
+        TsDelta::Untrusted => change.ts_delta = change.ts_clock.wrapping_sub(ts_delta),
+        TsDelta::Known => {}
     }
-    write(options, at + 2, stamp.wrapping_add(change.stamp));
-    let echo = match change.echo {
+    write(options, at + 2, ts_delta.wrapping_add(change.ts_delta));
+    let echo_delta = match change.echo_delta {
         Some(by) => read(options, at + 6).wrapping_sub(by),
         None => 0,
     };
-    write(options, at + 6, echo);
+    write(options, at + 6, echo_delta);
 }
 
 #[inline(always)]
-fn rewrite_sack(options: &mut Options, at: usize, size: usize, change: &mut Change) {
-    let Some(by) = change.sack else {
+fn rewrite_sack(options: &mut Options, at: usize, size: usize, change: &mut OptionRewrite) {
+    let Some(by) = change.sack_delta else {
         options[at] = NOP;
         options[at + 1] = NOP;
         let mut i = 0;
@@ -153,7 +162,7 @@ fn rewrite_sack(options: &mut Options, at: usize, size: usize, change: &mut Chan
         write(options, at + 2 + i * 4, edge.wrapping_sub(by));
         i += 1;
     }
-    change.blocks += i as u32 / 2;
+    change.sack_blocks += i as u32 / 2;
 }
 
 #[inline(always)]
@@ -174,38 +183,38 @@ fn write(options: &mut Options, at: usize, number: u32) {
 mod tests {
     extern crate std;
     use super::*;
-    use crate::splice::checksum::{check, mend};
+    use crate::splice::checksum::{check, update_checksum};
     use proptest::prelude::*;
     use std::vec::Vec;
 
-    const CHANGE: Change = Change {
-        stamps: Stamps::Known,
-        stamp: 1 << 31,
-        clock: 0,
-        echo: Some(77),
-        sack: Some(u32::MAX - 4),
-        blocks: 0,
+    const CHANGE: OptionRewrite = OptionRewrite {
+        ts_state: TsDelta::Known,
+        ts_delta: 1 << 31,
+        ts_clock: 0,
+        echo_delta: Some(77),
+        sack_delta: Some(u32::MAX - 4),
+        sack_blocks: 0,
     };
 
-    const BACK: Change = Change {
-        stamp: CHANGE.stamp.wrapping_neg(),
-        echo: Some(77u32.wrapping_neg()),
-        sack: Some(5),
+    const BACK: OptionRewrite = OptionRewrite {
+        ts_delta: CHANGE.ts_delta.wrapping_neg(),
+        echo_delta: Some(77u32.wrapping_neg()),
+        sack_delta: Some(5),
         ..CHANGE
     };
 
     /// Changes options; says how many blocks there were.
-    fn change(options: &mut Options, len: usize, change: Change) -> u32 {
+    fn change(options: &mut Options, len: usize, change: OptionRewrite) -> u32 {
         let mut change = change;
         rewrite(options, len, &mut change);
-        change.blocks
+        change.sack_blocks
     }
 
-    fn timestamps(stamp: u32, echo: u32) -> Vec<u8> {
-        [&[TIMESTAMPS, 10][..], &stamp.to_be_bytes(), &echo.to_be_bytes()].concat()
+    fn timestamps(ts_delta: u32, echo_delta: u32) -> Vec<u8> {
+        [&[TIMESTAMPS, 10][..], &ts_delta.to_be_bytes(), &echo_delta.to_be_bytes()].concat()
     }
 
-    fn blocks(edges: &[u32]) -> Vec<u8> {
+    fn sack_blocks(edges: &[u32]) -> Vec<u8> {
         let mut option = Vec::from([SACK, 2 + 4 * edges.len() as u8]);
         option.extend(edges.iter().flat_map(|edge| edge.to_be_bytes()));
         option
@@ -213,9 +222,9 @@ mod tests {
 
     /// Lays options out one after the other, as many as fit.
     fn lay(list: &[Vec<u8>]) -> (Options, usize) {
-        let (mut options, mut len) = ([0; MOST + LARGEST], 0);
-        for option in list.iter().filter(|option| option.len() <= MOST) {
-            if len + option.len() <= MOST {
+        let (mut options, mut len) = ([0; MAX + LARGEST], 0);
+        for option in list.iter().filter(|option| option.len() <= MAX) {
+            if len + option.len() <= MAX {
                 options[len..len + option.len()].copy_from_slice(option);
                 len += option.len();
             }
@@ -228,10 +237,11 @@ mod tests {
         let unknown = (9u8..=255, prop::collection::vec(any::<u8>(), 0..12))
             .prop_map(|(kind, body)| [&[kind, body.len() as u8 + 2][..], &body].concat());
         let sack = prop::collection::vec(any::<[u32; 2]>(), 1..4)
-            .prop_map(|edges| blocks(&edges.concat()));
+            .prop_map(|edges| sack_blocks(&edges.concat()));
         let one = prop_oneof![
             Just(Vec::from([NOP])),
-            (any::<u32>(), any::<u32>()).prop_map(|(stamp, echo)| timestamps(stamp, echo)),
+            (any::<u32>(), any::<u32>())
+                .prop_map(|(ts_delta, echo_delta)| timestamps(ts_delta, echo_delta)),
             sack,
             unknown,
         ];
@@ -241,37 +251,37 @@ mod tests {
     #[test]
     fn timestamps_and_blocks_are_changed_as_said() {
         let list =
-            [Vec::from([NOP, NOP]), timestamps(1, 80), Vec::from([NOP, NOP]), blocks(&[0, 9])];
+            [Vec::from([NOP, NOP]), timestamps(1, 80), Vec::from([NOP, NOP]), sack_blocks(&[0, 9])];
         let (mut options, len) = lay(&list);
         assert_eq!(change(&mut options, len, CHANGE), 1);
-        let stamps = timestamps(1 + (1 << 31), 3);
-        let list = [Vec::from([NOP, NOP]), stamps, Vec::from([NOP, NOP]), blocks(&[5, 14])];
+        let ts_state = timestamps(1 + (1 << 31), 3);
+        let list = [Vec::from([NOP, NOP]), ts_state, Vec::from([NOP, NOP]), sack_blocks(&[5, 14])];
         assert_eq!(options, lay(&list).0);
     }
 
     #[test]
     fn what_may_not_be_the_peers_gets_the_time_and_tells_none() {
-        let before = Change { stamps: Stamps::Untrusted, clock: 500, ..CHANGE };
+        let before = OptionRewrite { ts_state: TsDelta::Untrusted, ts_clock: 500, ..CHANGE };
         let (mut options, len) = lay(&[timestamps(9, 80)]);
         let mut change = before;
         rewrite(&mut options, len, &mut change);
         assert_eq!(options, lay(&[timestamps(500, 3)]).0);
-        assert_eq!(change.stamps, Stamps::Untrusted);
+        assert_eq!(change.ts_state, TsDelta::Untrusted);
     }
 
     #[test]
     fn what_is_not_known_is_not_echoed() {
         let (mut options, len) = lay(&[timestamps(1, 80)]);
-        change(&mut options, len, Change { echo: None, ..CHANGE });
+        change(&mut options, len, OptionRewrite { echo_delta: None, ..CHANGE });
         assert_eq!(options, lay(&[timestamps(1 + (1 << 31), 0)]).0);
         let before = options;
-        change(&mut options, len, Change { stamps: Stamps::None, ..CHANGE });
+        change(&mut options, len, OptionRewrite { ts_state: TsDelta::None, ..CHANGE });
         assert_eq!(options, before);
     }
 
     #[test]
     fn nothing_is_looked_for_behind_the_end() {
-        let (mut options, len) = lay(&[Vec::from([END]), timestamps(1, 2), blocks(&[3, 4])]);
+        let (mut options, len) = lay(&[Vec::from([END]), timestamps(1, 2), sack_blocks(&[3, 4])]);
         let before = options;
         assert_eq!(change(&mut options, len, CHANGE), 0);
         assert_eq!(options, before);
@@ -281,18 +291,18 @@ mod tests {
         /// The shorter way through them comes to the same, and mends the checksum.
         #[test]
         fn usual_options_become_what_others_would(
-            stamp: u32, echo: u32, shift: u32, other in prop::option::of(any::<u32>()),
+            ts_delta: u32, echo_delta: u32, shift: u32, other in prop::option::of(any::<u32>()),
             is_known: bool,
         ) {
-            let stamps = if is_known { Stamps::Known } else { Stamps::Unknown };
-            let before = Change { stamps, stamp: shift, clock: 99, echo: other, ..CHANGE };
-            let (options, len) = lay(&[Vec::from([NOP, NOP]), timestamps(stamp, echo)]);
+            let ts_state = if is_known { TsDelta::Known } else { TsDelta::Unknown };
+            let before = OptionRewrite { ts_state, ts_delta: shift, ts_clock: 99, echo_delta: other, ..CHANGE };
+            let (options, len) = lay(&[Vec::from([NOP, NOP]), timestamps(ts_delta, echo_delta)]);
             let (mut usual, mut change) = (options, before);
-            let difference = rewrite_usual(&mut usual, len, &mut change);
+            let delta = rewrite_usual(&mut usual, len, &mut change);
             let (mut longer, mut same) = (options, before);
             rewrite(&mut longer, len, &mut same);
             prop_assert_eq!((usual, change), (longer, same));
-            let mended = mend(check(&words(&options)), difference.unwrap().sum());
+            let mended = update_checksum(check(&words(&options)), delta.unwrap().sum());
             prop_assert_eq!(mended, check(&words(&usual)));
         }
 
@@ -315,50 +325,50 @@ mod tests {
         #[test]
         fn a_clock_that_is_not_known_is_found_out_behind_other_options(
             list in option_lists(),
-            stamp: u32,
-            clock: u32,
+            ts_delta: u32,
+            ts_clock: u32,
         ) {
             let mut list = list;
             list.retain(|option| option[0] != TIMESTAMPS);
             // It is the last that fits.
-            let mut room = MOST - TIMESTAMPS_LEN;
+            let mut room = MAX - TIMESTAMPS_LEN;
             list.retain(|option| {
                 let fits = option.len() <= room;
                 room -= if fits { option.len() } else { 0 };
                 fits
             });
-            list.push(timestamps(stamp, 0));
+            list.push(timestamps(ts_delta, 0));
             let (mut options, len) = lay(&list);
-            let mut change = Change { stamps: Stamps::Unknown, clock, ..CHANGE };
+            let mut change = OptionRewrite { ts_state: TsDelta::Unknown, ts_clock, ..CHANGE };
             rewrite(&mut options, len, &mut change);
-            prop_assert_eq!(change.stamps, Stamps::Known);
-            prop_assert_eq!(change.stamp, clock.wrapping_sub(stamp));
-            prop_assert_eq!(read(&options, len - 8), clock);
+            prop_assert_eq!(change.ts_state, TsDelta::Known);
+            prop_assert_eq!(change.ts_delta, ts_clock.wrapping_sub(ts_delta));
+            prop_assert_eq!(read(&options, len - 8), ts_clock);
         }
 
         #[test]
         fn there_and_back_is_the_same(list in option_lists()) {
             let (mut options, len) = lay(&list);
             let before = options;
-            let blocks = change(&mut options, len, CHANGE);
-            prop_assert_eq!(change(&mut options, len, BACK), blocks);
+            let sack_blocks = change(&mut options, len, CHANGE);
+            prop_assert_eq!(change(&mut options, len, BACK), sack_blocks);
             prop_assert_eq!(options, before);
         }
 
         /// Nor does garbage panic, nor is anything behind its end touched.
         #[test]
         fn there_and_back_is_the_same_for_garbage(
-            garbage in prop::collection::vec(prop_oneof![0u8..11, any::<u8>()], MOST + LARGEST),
-            len in 0..=MOST,
+            garbage in prop::collection::vec(prop_oneof![0u8..11, any::<u8>()], MAX + LARGEST),
+            len in 0..=MAX,
         ) {
-            let mut options: Options = [0; MOST + LARGEST];
+            let mut options: Options = [0; MAX + LARGEST];
             options.copy_from_slice(&garbage);
             let garbage = options;
             change(&mut options, len, CHANGE);
             prop_assert_eq!(&options[len..], &garbage[len..]);
             change(&mut options, len, BACK);
             prop_assert_eq!(options, garbage);
-            change(&mut options, len, Change { sack: None, ..CHANGE });
+            change(&mut options, len, OptionRewrite { sack_delta: None, ..CHANGE });
             prop_assert_eq!(&options[len..], &garbage[len..]);
         }
 
@@ -366,11 +376,11 @@ mod tests {
         fn blanked_blocks_leave_padding_and_all_else(list in option_lists()) {
             let (mut options, len) = lay(&list);
             let (mut before, _) = lay(&list);
-            change(&mut options, len, Change { stamps: Stamps::None, sack: None, ..CHANGE });
+            change(&mut options, len, OptionRewrite { ts_state: TsDelta::None, sack_delta: None, ..CHANGE });
             let mut at = 0;
-            let mut nothing = Change { sack: Some(0), ..Change::default() };
+            let mut nothing = OptionRewrite { sack_delta: Some(0), ..OptionRewrite::default() };
             while let Some(next) = step(&mut before, len, at, &mut nothing) {
-                let blank = [NOP; MOST];
+                let blank = [NOP; MAX];
                 let blanked = before[at] == SACK;
                 let expected = if blanked { &blank[..next - at] } else { &before[at..next] };
                 prop_assert_eq!(&options[at..next], expected);

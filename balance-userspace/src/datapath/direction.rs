@@ -30,7 +30,15 @@ impl Direction {
     /// Records an error of the target.
     pub(crate) fn target_error(&self, error: io::Error) -> SideError {
         self.target.record_error(error.kind());
-        SideError { side: self.from.other(), error }
+        SideError { side: !self.from, error }
+    }
+
+    /// The error of the source or of the target, by its side.
+    pub(crate) fn error_of(&self, side: Side, error: io::Error) -> SideError {
+        match side == self.from {
+            true => self.source_error(error),
+            false => self.target_error(error),
+        }
     }
 
     /// Sends FIN to the target. An error is ignored: if the target has failed, the other direction

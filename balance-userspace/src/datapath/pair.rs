@@ -80,7 +80,7 @@ impl Pair {
         }
     }
 
-    fn stream(&self, side: Side) -> &Rc<Stream> {
+    pub(super) fn stream(&self, side: Side) -> &Rc<Stream> {
         match side {
             Side::Client => &self.client,
             Side::Backend => &self.backend,
@@ -230,12 +230,12 @@ impl Pair {
             };
             directions.record(side, &result);
         }
-        stall::acknowledged(self.stream(side.other())).await;
+        stall::acknowledged(self.stream(!side)).await;
         if !error.is_reset() {
             return ConnectionEnd::Failed(error);
         }
         if self.evidence(side, directions).is_some_and(ResetEvidence::depends_on_other_end) {
-            let _ = timeout(FIN_TIMEOUT, ready::ended(self.stream(side.other()))).await;
+            let _ = timeout(FIN_TIMEOUT, ready::ended(self.stream(!side))).await;
         }
         match self.evidence(side, directions) {
             Some(evidence) if evidence.is_in_order() => ConnectionEnd::ResetAfterEnd(side),
@@ -247,7 +247,7 @@ impl Pair {
     /// reports it.
     fn evidence(&self, reset: Side, directions: &Directions) -> Option<ResetEvidence> {
         let acked = sys::send_state(&**self.stream(reset)).ok()?.acked;
-        let received = sys::bytes_received(&**self.stream(reset.other())).ok()?;
+        let received = sys::bytes_received(&**self.stream(!reset)).ok()?;
         Some(ResetEvidence {
             reset,
             client_ended: self.has_ended(Side::Client, directions),

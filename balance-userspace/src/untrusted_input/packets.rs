@@ -2,9 +2,13 @@
 //!
 //! Invariant: the input chooses every field of the state and of the packet.
 
-use balance_ebpf::splice::{
-    Change, Evidence, Local, MOST_OPTIONS, News, Options, Segment, Side, Stamps, flag, judge, note,
-    phase, rewrite_options, rewrite_usual_options, step_options,
+use balance_ebpf::{
+    WordValue as _,
+    splice::{
+        LocalDelivery, MAX_OPTIONS, OptionRewrite, Options, Phase, Segment, SenderState, SideState,
+        StateUpdate, Timestamps, TsDelta, advance_local_max, decide, flag, rewrite_options,
+        rewrite_usual_options, step_options,
+    },
 };
 
 use super::IntReader;
@@ -13,39 +17,39 @@ use crate::datapath::parsers;
 /// Rewriting TCP options and then reversing it restores them. Bytes after their end stay unchanged.
 pub fn tcp_options(data: &[u8]) {
     let mut numbers = IntReader(data);
-    let len = usize::from(numbers.byte()) % (MOST_OPTIONS + 1);
+    let len = usize::from(numbers.byte()) % (MAX_OPTIONS + 1);
     let known = numbers.byte();
-    let change = Change {
-        stamps: [Stamps::None, Stamps::Unknown, Stamps::Known][usize::from(known) % 3],
-        stamp: numbers.word(),
-        clock: numbers.word(),
-        echo: (known & 0x40 == 0).then(|| numbers.word()),
-        sack: (known & 0x80 == 0).then(|| numbers.word()),
-        blocks: 0,
+    let change = OptionRewrite {
+        ts_state: [TsDelta::None, TsDelta::Unknown, TsDelta::Known][usize::from(known) % 3],
+        ts_delta: numbers.word(),
+        ts_clock: numbers.word(),
+        echo_delta: (known & 0x40 == 0).then(|| numbers.word()),
+        sack_delta: (known & 0x80 == 0).then(|| numbers.word()),
+        sack_blocks: 0,
     };
     let mut before: Options = std::array::from_fn(|_| numbers.byte());
     let (mut options, mut there) = (before, change);
     rewrite_options(&mut options, len, &mut there);
     assert_eq!(options[len..], before[len..]);
-    assert!(there.blocks as usize <= MOST_OPTIONS / 8);
+    assert!(there.sack_blocks as usize <= MAX_OPTIONS / 8);
     let (mut usual, mut change_of_usual) = (before, change);
     let difference = rewrite_usual_options(&mut usual, len, &mut change_of_usual);
     match difference {
         Some(_) => assert_eq!((usual, change_of_usual), (options, there)),
         None => assert_eq!((usual, change_of_usual), (before, change)),
     }
-    if let (Stamps::None | Stamps::Known, Some(echo), Some(sack)) =
-        (change.stamps, change.echo, change.sack)
+    if let (TsDelta::None | TsDelta::Known, Some(echo), Some(sack)) =
+        (change.ts_state, change.echo_delta, change.sack_delta)
     {
-        let mut back = Change {
-            stamp: change.stamp.wrapping_neg(),
-            echo: Some(echo.wrapping_neg()),
-            sack: Some(sack.wrapping_neg()),
+        let mut back = OptionRewrite {
+            ts_delta: change.ts_delta.wrapping_neg(),
+            echo_delta: Some(echo.wrapping_neg()),
+            sack_delta: Some(sack.wrapping_neg()),
             ..change
         };
         rewrite_options(&mut options, len, &mut back);
         assert_eq!(options, before);
-        assert_eq!(back.blocks, there.blocks);
+        assert_eq!(back.sack_blocks, there.sack_blocks);
     }
     let mut at = 0;
     while let Some(next) = step_options(&mut before, len, at, &mut there) {
@@ -59,7 +63,7 @@ pub fn tcp_options(data: &[u8]) {
 /// Only an accepted packet drains a side. A drained socket gets only the packets that it must answer.
 pub fn splice_decision(data: &[u8]) {
     let mut numbers = IntReader(data);
-    let phase = [phase::OPENING, phase::JOINED, phase::LINGERING][usize::from(numbers.byte()) % 3];
+    let phase = [Phase::Opening, Phase::Joined, Phase::Lingering][usize::from(numbers.byte()) % 3];
     let this = side(&mut numbers);
     let other = side(&mut numbers);
     let packet = Segment {
@@ -70,61 +74,56 @@ pub fn splice_decision(data: &[u8]) {
         window: numbers.word() as u16,
         flags: numbers.byte(),
     };
-    let judged = judge(phase, &this, &other, &packet, numbers.byte() & 1 == 0);
-    assert!(judged.accepted || !judged.settles, "{judged:?}");
-    let settled = this.settled != 0;
-    assert!(!(settled && judged.settles), "{judged:?}");
-    if settled
-        && packet.flags & flag::SYN == 0
-        && packet.flags & flag::ACK != 0
-        && other.settled != 0
-    {
-        assert_eq!(judged.local, Local::Nothing);
+    let decision = decide(phase, &this, &other, &packet, numbers.byte() & 1 == 0);
+    assert!(decision.accepted || !decision.drains, "{decision:?}");
+    let drained = this.drained;
+    assert!(!(drained && decision.drains), "{decision:?}");
+    if drained && packet.flags & flag::SYN == 0 && packet.flags & flag::ACK != 0 && other.drained {
+        assert_eq!(decision.local, LocalDelivery::Nothing);
     }
-    if let (Some(forward), true) = (judged.forward, packet.takes() > 0) {
+    if let (Some(forward), true) = (decision.forward, packet.seq_len() > 0) {
         // The payload keeps its position in the stream.
-        assert_eq!(forward.seq, packet.seq.wrapping_add(this.shift));
+        assert_eq!(forward.seq, packet.seq.wrapping_add(this.seq_delta));
     }
-    if judged.accepted {
-        let News { end, acked, edge, .. } = News::of(
+    if decision.accepted {
+        let StateUpdate { end, acked, window_right_edge, .. } = StateUpdate::of(
             &this,
             &other,
             &packet,
-            &judged.forward.expect("an accepted packet is forwarded"),
+            &decision.forward.expect("an accepted packet is forwarded"),
         );
-        let snd_una = Evidence::acknowledge(other.sent.snd_una, acked);
-        assert!(snd_una >= other.sent.snd_una);
+        let snd_una = SenderState::acknowledge(other.sender.snd_una, acked);
+        assert!(snd_una >= other.sender.snd_una);
         assert_eq!(end, packet.end());
         // The right edge of the window is not before the acknowledgement, and within the largest window.
         assert!(
-            edge.wrapping_sub(judged.forward.expect("an accepted packet is forwarded").ack)
+            window_right_edge
+                .wrapping_sub(decision.forward.expect("an accepted packet is forwarded").ack)
                 <= 0xffff << 14
         );
     }
-    let next = note(this.next, &packet);
-    assert!(next == this.next || next == packet.end());
+    let next = advance_local_max(this.local_max_seq, &packet);
+    assert!(next == this.local_max_seq || next == packet.end());
 }
 
-fn side(numbers: &mut IntReader<'_>) -> Side {
-    Side {
-        shift: numbers.word(),
-        cut: numbers.word(),
-        written: numbers.word(),
-        settled: u32::from(numbers.byte() & 1),
-        next: numbers.word(),
-        ahead: numbers.word(),
-        leeway: numbers.word(),
+fn side(numbers: &mut IntReader<'_>) -> SideState {
+    SideState {
+        seq_delta: numbers.word(),
+        cutover_seq: numbers.word(),
+        local_snd_nxt: numbers.word(),
+        drained: numbers.byte() & 1 != 0,
+        local_max_seq: numbers.word(),
+        wl1_offset: numbers.word(),
+        ack_slack: numbers.word(),
         scale_in: numbers.byte(),
         scale_out: numbers.byte(),
-        stamped: numbers.byte(),
-        unused: 0,
-        stamp_shift: numbers.word(),
-        reserved: 0,
-        sent: Evidence {
-            snd_edge: numbers.word(),
+        timestamps: Timestamps::from_bits(numbers.byte()),
+        ts_delta: numbers.word(),
+        sender: SenderState {
+            window_right_edge: numbers.word(),
             max_window: numbers.word(),
-            edge_slack: numbers.word(),
-            ..Evidence::new(numbers.word(), numbers.word())
+            right_edge_slack: numbers.word(),
+            ..SenderState::new(numbers.word(), numbers.word())
         },
     }
 }

@@ -61,7 +61,7 @@ fn packets_that_come_in_fragments(datapath: Datapath) {
     assert!(faults.split > 0, "{faults:?}");
     if datapath == Datapath::Splice {
         let stats = dir.run_ok(link.balance.address(), "stats");
-        let why = "1 (a peer's packets come in fragments, or with headers that are not read)";
+        let why = "1 (a peer sends fragments or packets with unknown headers)";
         assert!(stats.contains(why), "{stats}");
     }
     drop((client, server));

@@ -1,8 +1,8 @@
-//! What a router says of a packet that was too big for its path goes to the peer whose packet that was.
+//! Forwards an ICMP report about a packet that was too big for its path to the peer that sent the packet.
 //!
-//! Invariant: it is believed only if the packet is on its way, by its number: sent, and not acknowledged by the other
-//! peer. Anything else is for the local sockets, who judge by their own numbers. What is passed on they do not get: to
-//! them the number says nothing.
+//! Invariant: a report counts only if the quoted packet is in flight by its sequence number: sent, and not
+//! acknowledged by the other peer. Any other report is for the local sockets, which check it against their own
+//! numbers. The local sockets do not receive a forwarded report, because they do not know its number.
 
 use core::ptr::addr_of_mut;
 
@@ -10,72 +10,85 @@ use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM},
     helpers::{bpf_skb_load_bytes, bpf_skb_store_bytes},
 };
-use balance_ebpf::splice::{
-    LOOPBACK, Message4, Message6, phase, read_ipv4, read_ipv6, readdress_ipv4, readdress_ipv6,
+use balance_ebpf::{
+    Shared as _,
+    splice::{
+        IcmpWords4, IcmpWords6, LOOPBACK, PacketTuple, Phase, read_ipv4, read_ipv6, translate_ipv4,
+        translate_ipv6,
+    },
 };
 
 use crate::{
-    PLACES,
-    packet::{L3, Work},
-    place::Place,
-    way_out::go_on,
+    TUPLES,
+    lookup::SpliceRef,
+    packet::{L3, Scratch},
+    redirect::forward,
 };
 
-/// Passes the packet on if it is such a message; `None` if it is something else.
+/// Forwards the packet if it is such a report. `None` if it is not.
 #[inline(always)]
-pub(crate) fn pass_on(skb: *mut __sk_buff, work: &mut Work) -> Option<i32> {
-    // SAFETY: the context is the skb that the kernel runs us on.
+pub(crate) fn forward_report(skb: *mut __sk_buff, scratch: &mut Scratch) -> Option<i32> {
+    // SAFETY: the context is the skb that the kernel runs the program on.
     let (protocol, arrived_on) = unsafe { ((*skb).protocol, (*skb).ifindex) };
     let is_ipv4 = protocol == u32::from(0x0800u16.to_be());
     if !is_ipv4 && protocol != u32::from(0x86ddu16.to_be()) {
         return None;
     }
-    let message = addr_of_mut!(work.message);
-    // SAFETY: so many bytes fit, and the shorter message is the beginning of the longer one.
-    let quote = unsafe {
+    let message = addr_of_mut!(scratch.icmp);
+    // SAFETY: that many bytes fit, and the shorter report is the beginning of the longer one.
+    let quoted = unsafe {
         if is_ipv4 {
-            if bpf_skb_load_bytes(skb.cast(), L3, message.cast(), size_of::<Message4>() as u32) != 0
+            if bpf_skb_load_bytes(skb.cast(), L3, message.cast(), size_of::<IcmpWords4>() as u32)
+                != 0
             {
                 return None;
             }
-            read_ipv4(&*message.cast::<Message4>())?
+            read_ipv4(&*message.cast::<IcmpWords4>())?
         } else {
-            if bpf_skb_load_bytes(skb.cast(), L3, message.cast(), size_of::<Message6>() as u32) != 0
+            if bpf_skb_load_bytes(skb.cast(), L3, message.cast(), size_of::<IcmpWords6>() as u32)
+                != 0
             {
                 return None;
             }
             read_ipv6(&*message)?
         }
     };
-    work.key = quote.key;
-    let key = &work.key;
-    // SAFETY: as where packets are looked for.
-    let number = unsafe { PLACES.get(key) }?;
-    let place = Place::of(*number)?;
-    if place.phase() == phase::LOCAL || (place.home() == LOOPBACK) != (arrived_on == LOOPBACK) {
+    scratch.tuple = quoted.tuple;
+    let tuple = &scratch.tuple;
+    // SAFETY: as for any packet, in `act`.
+    let slot_and_side = unsafe { TUPLES.get(tuple) }?;
+    let splice = SpliceRef::get(*slot_and_side)?;
+    if splice.phase() == Phase::Local
+        || (splice.sender_ifindex() == LOOPBACK) != (arrived_on == LOOPBACK)
+    {
         return None;
     }
-    let seq = place.in_flight(quote.seq)?;
-    let onward = place.onward();
-    // SAFETY: as above; the key is in the map's value, where it does not change while packets go through.
+    let seq = splice.in_flight(quoted.seq)?;
+    let egress = splice.egress();
+    let translated = &PacketTuple::load_relaxed(egress.translated_tuple);
+    // SAFETY: as above.
     unsafe {
-        let looks = &*onward.looks;
         let failed = if is_ipv4 {
-            readdress_ipv4(&mut *message.cast::<Message4>(), looks, seq, onward.head);
+            translate_ipv4(
+                &mut *message.cast::<IcmpWords4>(),
+                translated,
+                seq,
+                egress.hop_limit_dscp,
+            );
             bpf_skb_store_bytes(
                 skb,
                 L3,
                 message.cast_const().cast(),
-                size_of::<Message4>() as u32,
+                size_of::<IcmpWords4>() as u32,
                 BPF_F_RECOMPUTE_CSUM.into(),
             ) != 0
         } else {
-            readdress_ipv6(&mut *message, looks, seq, onward.head);
+            translate_ipv6(&mut *message, translated, seq, egress.hop_limit_dscp);
             bpf_skb_store_bytes(
                 skb,
                 L3,
                 message.cast_const().cast(),
-                size_of::<Message6>() as u32,
+                size_of::<IcmpWords6>() as u32,
                 BPF_F_RECOMPUTE_CSUM.into(),
             ) != 0
         };
@@ -83,5 +96,5 @@ pub(crate) fn pass_on(skb: *mut __sk_buff, work: &mut Work) -> Option<i32> {
             return None;
         }
     }
-    Some(go_on(skb, &onward))
+    Some(forward(skb, &egress))
 }

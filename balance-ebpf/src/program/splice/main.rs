@@ -1,27 +1,25 @@
-//! The splice program: a packet of one connection goes on as a packet of another.
+//! The splice program: forwards a packet of one connection as a packet of another.
 //!
-//! Runs where packets arrive (tc ingress). It finds the splice that a packet belongs to, asks
-//! `balance_ebpf::splice` what becomes of it, rewrites it and sends it on. Invariant: a packet that
-//! belongs to no splice passes unchanged, except for an ICMP report about a spliced packet. Once a
-//! splice has left the phase LOCAL, a packet of it that cannot be read is dropped, and a local socket
-//! gets only what the judgement says.
+//! Runs on tc ingress, where packets arrive. The program finds the splice of a packet, asks
+//! `balance_ebpf::splice` for a decision, rewrites the packet and sends it on.
+//!
+//! Invariants:
+//! - A packet that belongs to no splice passes unchanged, except for an ICMP report about a spliced packet.
+//! - Once a splice has left `Phase::Local`, a packet of it that cannot be read is dropped, and a local
+//!   socket receives only the part that the decision allows.
 
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
-mod account;
-#[path = "../common.rs"]
-mod common;
 mod icmp;
-mod intact;
+mod lookup;
 mod packet;
-mod place;
-mod renew;
+mod redirect;
+mod reuse;
 mod rewrite;
-mod way_out;
-
-use core::ptr::addr_of;
+mod tracking;
+mod verify;
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, TC_ACT_SHOT, TC_ACT_UNSPEC},
@@ -32,36 +30,39 @@ use aya_ebpf::{
 use balance_ebpf::{
     DEFAULT_SLOTS, EVENT_BYTES,
     splice::{
-        Common, Forward, Judgement, Key, LOOPBACK, Local, REWRITTEN, Splice, TURNED, back, flag,
-        phase,
+        Decision, Forward, Globals, LOOPBACK, LocalDelivery, PacketTuple, Phase, REINJECTED,
+        REWRITTEN, SpliceWords, flag, inverse,
     },
 };
 
-use account::{any_entries, learn, note_reset, remember, tell};
-use intact::is_intact;
-use packet::{Work, find, parse};
-use place::{Place, Sides};
-use renew::make_room;
-use rewrite::{change, has_head, readdress, rewrite, stay};
-use way_out::{go_on, leave, send_copy};
+use lookup::{SpliceRef, States};
+use packet::{Scratch, parse_header, read_tuple};
+use redirect::{forward_copy, redirect_neigh};
+use reuse::make_way;
+use rewrite::{
+    deliver_local, has_hop_limit_dscp, replace_addresses, store_header, translate_header,
+};
+use tracking::{any_entries, count_local, note_reset, notify, update_state};
+use verify::has_right_checksum;
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-/// From the addresses of an arriving packet to twice the slot, plus the side.
+/// From the tuple of an arriving packet to twice the slot, plus the side.
 #[map]
-static PLACES: HashMap<Key, u32> = HashMap::with_max_entries(DEFAULT_SLOTS, BPF_F_NO_PREALLOC);
+static TUPLES: HashMap<PacketTuple, u32> =
+    HashMap::with_max_entries(DEFAULT_SLOTS, BPF_F_NO_PREALLOC);
 #[map]
-static SPLICES: Array<Splice> = Array::with_max_entries(DEFAULT_SLOTS, BPF_F_MMAPABLE);
+static SPLICES: Array<SpliceWords> = Array::with_max_entries(DEFAULT_SLOTS, BPF_F_MMAPABLE);
 #[map]
 static ENDINGS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
 #[map]
-static COMMON: Array<Common> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+static GLOBALS: Array<Globals> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
-static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
-/// The next program is asked: another balance has its own.
+/// The kernel runs the next program: another balance has its own.
 const PASS: i32 = TC_ACT_UNSPEC;
 const DROP: i32 = TC_ACT_SHOT;
 
@@ -70,135 +71,156 @@ fn balance_splice(ctx: TcContext) -> i32 {
     act(ctx.skb.skb).unwrap_or(PASS)
 }
 
+/// Handles a packet. `None` if the packet passes unchanged.
 #[inline(always)]
 fn act(skb: *mut __sk_buff) -> Option<i32> {
-    // SAFETY: the context is the skb that the kernel runs us on.
+    // SAFETY: the context is the skb that the kernel runs the program on.
     let (mark, tagged, arrived_on) = unsafe { ((*skb).mark, (*skb).vlan_present, (*skb).ifindex) };
     if mark & 0xffff_0000 == REWRITTEN {
         // SAFETY: as above; the mark may be written.
         unsafe { (*skb).mark = 0 };
-        return Some(leave(mark & 0xffff));
+        return Some(redirect_neigh(mark & 0xffff));
     }
-    let turns = if mark & 0xffff_0000 == TURNED { mark & 0xffff } else { 0 };
-    if turns != 0 {
-        // Nothing else is to see that.
+    let reinjections = if mark & 0xffff_0000 == REINJECTED { mark & 0xffff } else { 0 };
+    if reinjections != 0 {
+        // The mark is for this program alone.
         // SAFETY: as above; the mark may be written.
         unsafe { (*skb).mark = 0 };
     }
     if tagged != 0 || !any_entries() {
-        // The device of a VLAN has a packet with a tag next, without it.
+        // A packet with a VLAN tag arrives again on the VLAN's own device, without the tag.
         return None;
     }
-    // SAFETY: the element is this processor's own, and nothing of this program runs twice at a
-    // time on one processor: it is called where packets arrive only.
-    let work = unsafe { &mut *WORK.get_ptr_mut(0)? };
-    work.turns = turns;
-    let Some(end) = find(skb, work) else {
-        return icmp::pass_on(skb, work);
+    // SAFETY: the element is this processor's own, and this program never runs twice at the same time on
+    // one processor: the kernel calls it only where packets arrive.
+    let scratch = unsafe { &mut *SCRATCH.get_ptr_mut(0)? };
+    scratch.reinjections = reinjections;
+    let Some(end) = read_tuple(skb, scratch) else {
+        return icmp::forward_report(skb, scratch);
     };
-    // Not the key itself, which would be copied.
-    let key = &work.key;
-    // SAFETY: the element stays the map's while the program runs, and one aligned word is read of it.
-    // From Linux 6.1 on it can be given to another key meanwhile, of a connection that is as new.
-    let number = unsafe { PLACES.get(key) }?;
-    let place = Place::of(*number)?;
-    let mut phase = place.phase();
-    if (place.home() == LOOPBACK) != (arrived_on == LOOPBACK) {
-        // Not from where its sender is.
+    // By reference: a tuple by value would be copied.
+    let tuple = &scratch.tuple;
+    // SAFETY: the element stays in the map's memory while the program runs, and one aligned word is read of
+    // it. From Linux 6.1 on the element can be reused for another tuple meanwhile, of a connection that is
+    // as new.
+    let slot_and_side = unsafe { TUPLES.get(tuple) }?;
+    let splice = SpliceRef::get(*slot_and_side)?;
+    let mut phase = splice.phase();
+    if (splice.sender_ifindex() == LOOPBACK) != (arrived_on == LOOPBACK) {
+        // The packet does not come from where its sender is.
         return None;
     }
-    if parse(skb, work, end).is_none() {
-        if phase == phase::LOCAL {
+    if parse_header(skb, scratch, end).is_none() {
+        if phase == Phase::Local {
             return None;
         }
-        // Its other fragments must find nothing in the local socket's queue either.
-        place.count_dropped();
+        // If this is a fragment, the other fragments must not find it in the local socket's queue.
+        splice.count_dropped();
         return Some(DROP);
     }
-    let segment = work.now.fixed.segment(work.payload);
-    // Of a fragment nothing can be told.
-    let intact = work.odd != 0 || is_intact(skb, work, end);
-    let mut before = None;
-    if phase == phase::LOCAL {
-        if !intact || !place.is_near(&segment) {
-            // The local socket refuses it.
+    let segment = scratch.header.fixed.segment(scratch.payload);
+    // A fragment has no checksum of its own.
+    let intact = scratch.unforwardable != 0 || has_right_checksum(skb, scratch, end);
+    let mut local_max_seq = None;
+    if phase == Phase::Local {
+        if !intact || !splice.is_near_local(&segment) {
+            // The local socket rejects the packet.
             return None;
         }
-        if work.odd != 0 {
-            place.mark_odd(&segment);
+        if scratch.unforwardable != 0 {
+            splice.mark_unforwardable(&segment);
         }
-        before = remember(&place, &segment);
-        // Again: user space asks what is remembered after it has changed the phase, and a packet of
-        // which it is not told must not go to the local socket.
-        phase = place.phase();
-        if phase == phase::LOCAL {
-            // A packet that is not remembered is as good as lost, and comes again.
-            return if before.is_some() { None } else { Some(DROP) };
+        local_max_seq = count_local(&splice, &segment);
+        // Read again: user space reads `local_max_seq` after it has changed the phase, and a packet that is
+        // not in it must not go to the local socket.
+        phase = splice.phase();
+        if phase == Phase::Local {
+            // A packet that could not be counted is dropped, and its sender repeats it.
+            return if local_max_seq.is_some() { None } else { Some(DROP) };
         }
     }
-    if work.odd != 0 {
-        place.count_dropped();
+    if scratch.unforwardable != 0 {
+        splice.count_dropped();
         return Some(DROP);
     }
     if intact
-        && place.is_over(phase)
-        && let Some(action) = make_room(skb, work, &place, &segment)
+        && splice.is_over(phase)
+        && let Some(action) = make_way(skb, scratch, &splice, &segment)
     {
         return Some(action);
     }
-    let (sides, judgement) = place.judge(phase, before, &segment, intact);
+    let (states, decision) = splice.decide(phase, local_max_seq, &segment, intact);
     if intact && segment.flags & flag::RST != 0 {
-        note_reset(skb, &place, &sides, &segment);
+        note_reset(skb, &splice, &states, &segment);
     }
-    if let (Some(forward), true) = (&judgement.forward, judgement.accepted) {
-        learn(skb, &place, &sides, &segment, forward);
+    if let (Some(forward), true) = (&decision.forward, decision.accepted) {
+        update_state(skb, &splice, &states, &segment, forward);
     }
-    if judgement.settles {
-        // Behind what was learnt: from now on acknowledgements are bounded by that alone.
-        place.settle();
-        tell(place.slot);
+    if decision.drains {
+        // After the state was updated: from now on the state alone bounds acknowledgements.
+        splice.set_drained();
+        notify(splice.slot);
     }
-    match judgement.forward {
-        Some(forward) => pass_on(skb, work, &place, &sides, &forward, &judgement),
-        None => stay(skb, work, &judgement.local),
+    match decision.forward {
+        Some(forward) => forward_packet(skb, scratch, &splice, &states, &forward, &decision),
+        None => deliver_local(skb, scratch, &decision.local),
     }
 }
 
-/// Passes a packet on to the other peer, and to the local socket what is for that.
+/// Forwards a packet to the other peer, and delivers the local socket's part.
 #[inline(always)]
-fn pass_on(
+fn forward_packet(
     skb: *mut __sk_buff,
-    work: &mut Work,
-    place: &Place,
-    sides: &Sides,
+    scratch: &mut Scratch,
+    splice: &SpliceRef,
+    states: &States,
     forward: &Forward,
-    judgement: &Judgement,
+    decision: &Decision,
 ) -> Option<i32> {
-    let local = &judgement.local;
-    let is_for_both = !matches!(local, Local::Nothing);
+    let is_for_both = !matches!(decision.local, LocalDelivery::Nothing);
     if is_for_both {
-        work.keep();
+        scratch.save_header();
     }
-    let onward = place.onward();
-    // Asked once: where they change places the way back of their difference is 0, too.
-    let is_elsewhere = onward.addresses != 0;
-    let becomes_own = is_elsewhere || !has_head(work, onward.head);
-    let header = change(work, place, sides, forward, judgement.accepted);
-    if rewrite(skb, work, header).is_none()
-        || becomes_own
-            && readdress(skb, work, onward.looks, onward.addresses, onward.head).is_none()
+    let egress = splice.egress();
+    let (delta, hop_limit_dscp) = (egress.address_checksum_delta, egress.hop_limit_dscp);
+    // Read once: where source and target only swap, the inverse of the delta is 0 as well.
+    let is_elsewhere = delta != 0;
+    let replaces_ip = is_elsewhere || !has_hop_limit_dscp(scratch, hop_limit_dscp);
+    let header_delta = translate_header(scratch, splice, states, forward, decision.accepted);
+    if store_header(skb, scratch, header_delta).is_none()
+        || replaces_ip
+            && replace_addresses(
+                skb,
+                scratch.l4,
+                &mut scratch.ip,
+                scratch.tuple.version,
+                egress.translated_tuple,
+                delta,
+                hop_limit_dscp,
+            )
+            .is_none()
     {
-        place.count_dropped();
+        splice.count_dropped();
         return Some(DROP);
     }
     if !is_for_both {
-        return Some(go_on(skb, &onward));
+        return Some(redirect::forward(skb, &egress));
     }
-    send_copy(skb, onward.out);
-    work.take_back();
-    let own = addr_of!(work.key);
-    if is_elsewhere && readdress(skb, work, own, back(onward.addresses), onward.head).is_none() {
+    forward_copy(skb, egress.out_ifindex);
+    scratch.restore_header();
+    if is_elsewhere
+        && replace_addresses(
+            skb,
+            scratch.l4,
+            &mut scratch.ip,
+            scratch.tuple.version,
+            &scratch.tuple,
+            inverse(delta),
+            hop_limit_dscp,
+        )
+        .is_none()
+    {
         return Some(DROP);
     }
-    stay(skb, work, local)
+    deliver_local(skb, scratch, &decision.local)
 }

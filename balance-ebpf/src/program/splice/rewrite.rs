@@ -1,178 +1,213 @@
-//! A packet becomes what the other peer, or the local socket, is to see.
+//! Rewrites a packet for the other peer, or for the local socket.
 //!
-//! Invariant: what goes on has right checksums if it had, and wrong ones if not. What is cut for the
-//! local socket gets a new one; no checksum is looked at here, as little as by a device.
+//! Invariant: a forwarded packet has right checksums if it arrived with right ones, and wrong ones if not. A
+//! packet that is cut for the local socket gets a new checksum. No checksum is verified here.
 
 use core::{
     ffi::c_void,
-    ptr::{addr_of, addr_of_mut, null_mut, read_volatile, write_volatile},
+    ptr::{addr_of, addr_of_mut, null_mut},
 };
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
     helpers::{
-        bpf_csum_diff, bpf_ktime_get_ns, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_loop,
-        bpf_skb_change_tail, bpf_skb_store_bytes,
+        bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_loop, bpf_skb_change_tail,
+        bpf_skb_store_bytes,
     },
 };
 use balance_ebpf::splice::{
-    Change, Difference, FIXED, Forward, Key, Local, MOST_OPTIONS, Stamps, fold, is_own_ipv4,
-    own_ipv4, own_ipv6, rewrite_usual_options, step_options,
+    ChecksumDelta, FIXED, Forward, LocalDelivery, MAX_OPTIONS, OptionRewrite, PacketTuple,
+    Timestamps, TsDelta, TupleWords, fold, has_hop_limit_dscp as has_hop_limit_dscp_v4,
+    rewrite_usual_options, step_options, with_hop_limit_dscp_v4, with_hop_limit_dscp_v6,
 };
 
 use crate::{
-    DROP, PASS, WORK,
-    packet::{L3, TCP, Work, header_len, load},
-    place::{Place, Sides},
+    DROP, PASS, SCRATCH,
+    lookup::{SpliceRef, States},
+    packet::{L3, Scratch, TCP, header_len, load},
 };
 
-/// Where the checksum is in a TCP header.
+/// Offset of the checksum in a TCP header.
 const CHECK: u32 = 16;
 
-/// Makes the header what the other peer is to see; what the checksum changes by. The first timestamp of
-/// an accepted packet tells how the sender's clock stands to the other one.
+/// Translates the TCP header for the other peer. Returns the change of the checksum. The first timestamp of an
+/// accepted packet sets the distance between the sender's clock and the other connection's clock.
 #[inline(always)]
-pub(crate) fn change(
-    work: &mut Work,
-    place: &Place,
-    sides: &Sides,
+pub(crate) fn translate_header(
+    scratch: &mut Scratch,
+    splice: &SpliceRef,
+    states: &States,
     forward: &Forward,
     accepted: bool,
 ) -> u32 {
-    let (this, (side, other)) = (place.this, sides);
-    // SAFETY: a word of the value.
-    let ports = unsafe { read_volatile(addr_of!((*this).looks.ports)) };
-    let difference = work.now.fixed.pass_on(ports, forward);
-    if work.header_len == FIXED {
-        return difference.sum();
+    let (direction, States { this, other }) = (splice.this, states);
+    let ports = direction.translated_tuple.ports.load_relaxed();
+    let delta = scratch.header.fixed.forward_as(ports, forward);
+    if scratch.header_len == FIXED {
+        return delta.sum();
     }
-    let mut change = Change {
-        stamps: match side.stamped {
-            0 => Stamps::None,
-            1 if accepted => Stamps::Unknown,
-            1 => Stamps::Untrusted,
-            _ => Stamps::Known,
+    let mut rewrite = OptionRewrite {
+        ts_state: match this.timestamps {
+            Timestamps::Off => TsDelta::None,
+            Timestamps::DeltaUnknown if accepted => TsDelta::Unknown,
+            Timestamps::DeltaUnknown => TsDelta::Untrusted,
+            Timestamps::DeltaKnown => TsDelta::Known,
         },
-        stamp: side.stamp_shift,
-        clock: 0,
-        echo: if other.stamped == 2 { Some(other.stamp_shift) } else { None },
-        sack: if forward.without_sack { None } else { Some(other.shift) },
-        blocks: 0,
+        ts_delta: this.ts_delta,
+        ts_clock: 0,
+        echo_delta: match other.timestamps {
+            Timestamps::DeltaKnown => Some(other.ts_delta),
+            _ => None,
+        },
+        sack_delta: if forward.without_sack { None } else { Some(other.seq_delta) },
+        sack_blocks: 0,
     };
-    if side.stamped == 1 {
-        // SAFETY: a word of the value.
-        change.clock = unsafe {
-            let now = (bpf_ktime_get_ns() / 1_000_000) as u32;
-            read_volatile(addr_of!((*this).clock)).wrapping_add(now)
-        };
+    if this.timestamps == Timestamps::DeltaUnknown {
+        rewrite.ts_clock = splice.ts_clock();
     }
-    let len = (work.header_len - FIXED) as usize;
-    let options = match rewrite_usual_options(&mut work.now.options, len, &mut change) {
-        Some(difference) => difference.sum(),
+    let len = (scratch.header_len - FIXED) as usize;
+    let options = match rewrite_usual_options(&mut scratch.header.options, len, &mut rewrite) {
+        Some(delta) => delta.sum(),
         None => {
-            work.change = change;
-            let options = rewrite_others(work);
-            change = work.change;
-            options
+            scratch.option_rewrite = rewrite;
+            let delta = rewrite_other_options(scratch);
+            rewrite = scratch.option_rewrite;
+            delta
         }
     };
-    // SAFETY: words of the value. Two processors may see the first timestamp at once, and would
-    // come to about the same; and they may spoil a count.
-    unsafe {
-        if side.stamped == 1 && change.stamps == Stamps::Known {
-            write_volatile(addr_of_mut!((*this).side.stamp_shift), change.stamp);
-            write_volatile(addr_of_mut!((*this).side.stamped), 2);
-        }
-        if accepted && change.blocks > 0 {
-            let sacks = addr_of_mut!((*this).sacks);
-            write_volatile(sacks, read_volatile(sacks) + change.blocks);
-        }
+    // Two processors may see the first timestamp at the same time, and would get about the same delta.
+    if this.timestamps == Timestamps::DeltaUnknown && rewrite.ts_state == TsDelta::Known {
+        direction.side.ts_delta.store_relaxed(rewrite.ts_delta);
+        direction.side.timestamps.store_relaxed(Timestamps::DeltaKnown);
     }
-    difference.and(0, options).sum()
+    if accepted && rewrite.sack_blocks > 0 {
+        direction.sack_blocks.add_unsynchronized(rewrite.sack_blocks);
+    }
+    delta.and(0, options).sum()
 }
 
-/// Changes options that are not the usual ones; what the checksum changes by.
+/// Rewrites options that are not the usual ones. Returns the change of the checksum.
 #[inline(always)]
-fn rewrite_others(work: &mut Work) -> u32 {
-    let options = work.now.options.as_mut_ptr().cast();
-    work.at = 0;
-    // What is behind their end makes no difference.
-    let most = MOST_OPTIONS as u32;
-    // SAFETY: `option` has the signature that the helper calls; it needs no context. And there are as
-    // many bytes of options.
+fn rewrite_other_options(scratch: &mut Scratch) -> u32 {
+    let options = scratch.header.options.as_mut_ptr().cast();
+    scratch.option_at = 0;
+    // The bytes behind the end of the options do not change, so they make no difference.
+    let max = MAX_OPTIONS as u32;
+    // SAFETY: `rewrite_option` has the signature that the helper calls, and needs no context. The options
+    // have that many bytes.
     unsafe {
-        let before = bpf_csum_diff(null_mut(), 0, options, most, 0);
-        bpf_loop(most, option as *mut c_void, null_mut(), 0);
-        let after = bpf_csum_diff(null_mut(), 0, options, most, 0);
-        Difference::NONE.and(before as u32, after as u32).sum()
+        let before = bpf_csum_diff(null_mut(), 0, options, max, 0);
+        bpf_loop(max, rewrite_option as *mut c_void, null_mut(), 0);
+        let after = bpf_csum_diff(null_mut(), 0, options, max, 0);
+        ChecksumDelta::NONE.and(before as u32, after as u32).sum()
     }
 }
 
-/// One turn of `rewrite_others`, called by the helper: 0 to go on, 1 to stop.
-unsafe extern "C" fn option(_turn: u64, _: *mut c_void) -> i64 {
-    let Some(work) = WORK.get_ptr_mut(0) else {
+/// One turn of `rewrite_other_options`, called by the helper: 0 to continue, 1 to stop.
+unsafe extern "C" fn rewrite_option(_turn: u64, _: *mut c_void) -> i64 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return 1;
     };
-    // SAFETY: the element is this processor's own; who called the helper does not use it meanwhile.
-    let work = unsafe { &mut *work };
-    let (len, at) = (work.header_len.wrapping_sub(FIXED) as usize, work.at as usize);
-    match step_options(&mut work.now.options, len, at, &mut work.change) {
+    // SAFETY: the element is this processor's own, and the caller of the helper does not use it meanwhile.
+    let scratch = unsafe { &mut *scratch };
+    let (len, at) = (scratch.header_len.wrapping_sub(FIXED) as usize, scratch.option_at as usize);
+    match step_options(&mut scratch.header.options, len, at, &mut scratch.option_rewrite) {
         Some(next) => {
-            work.at = next as u32;
+            scratch.option_at = next as u32;
             0
         }
         None => 1,
     }
 }
 
-/// Gives the packet the header that it is to have, of which the checksum changes by that.
+/// Writes the TCP header into the packet. `delta` is the change of the checksum.
 #[inline(always)]
-pub(crate) fn rewrite(skb: *mut __sk_buff, work: &Work, difference: u32) -> Option<()> {
-    let len = header_len(work)?;
-    // SAFETY: there are so many bytes; the place was found by parsing.
+pub(crate) fn store_header(skb: *mut __sk_buff, scratch: &Scratch, delta: u32) -> Option<()> {
+    let len = header_len(scratch)?;
+    // SAFETY: the header has that many bytes; the offset was found by parsing.
     let failed = unsafe {
-        bpf_skb_store_bytes(skb, work.l4, addr_of!(work.now).cast(), len, 0) != 0
-            || bpf_l4_csum_replace(skb, work.l4 + CHECK, 0, difference.into(), 0) != 0
+        bpf_skb_store_bytes(skb, scratch.l4, addr_of!(scratch.header).cast(), len, 0) != 0
+            || bpf_l4_csum_replace(skb, scratch.l4 + CHECK, 0, delta.into(), 0) != 0
     };
     if failed { None } else { Some(()) }
 }
 
-/// Whether the packet has this hop limit and DSCP already; of IPv6 no flow label as well.
+/// Whether the packet already has this hop limit and DSCP, and no IPv6 flow label.
 #[inline(always)]
-pub(crate) fn has_head(work: &Work, head: u32) -> bool {
-    let [a, b, _] = work.ip;
-    match work.key.version {
-        4 => is_own_ipv4(work.ip, head),
-        _ => own_ipv6([a, b], head) == [a, b],
+pub(crate) fn has_hop_limit_dscp(scratch: &Scratch, hop_limit_dscp: u32) -> bool {
+    let [a, b, _] = scratch.ip;
+    match scratch.tuple.version {
+        4 => has_hop_limit_dscp_v4(scratch.ip, hop_limit_dscp),
+        _ => with_hop_limit_dscp_v6([a, b], hop_limit_dscp) == [a, b],
     }
 }
 
-/// Gives the packet other addresses, over which the sum changes by that, and this hop limit and DSCP.
+/// The addresses of a tuple, word by word.
+pub(crate) trait Addresses {
+    fn source(&self, word: usize) -> u32;
+    fn target(&self, word: usize) -> u32;
+}
+
+impl Addresses for PacketTuple {
+    #[inline(always)]
+    fn source(&self, word: usize) -> u32 {
+        self.source[word]
+    }
+
+    #[inline(always)]
+    fn target(&self, word: usize) -> u32 {
+        self.target[word]
+    }
+}
+
+impl Addresses for TupleWords {
+    #[inline(always)]
+    fn source(&self, word: usize) -> u32 {
+        self.source[word].load_relaxed()
+    }
+
+    #[inline(always)]
+    fn target(&self, word: usize) -> u32 {
+        self.target[word].load_relaxed()
+    }
+}
+
+/// Replaces the addresses of the packet, its hop limit and its DSCP. `ip` is the IP header up to the
+/// addresses, `delta` the change of a checksum by the new addresses.
 #[inline(always)]
-pub(crate) fn readdress(
+pub(crate) fn replace_addresses(
     skb: *mut __sk_buff,
-    work: &mut Work,
-    looks: *const Key,
-    difference: u32,
-    head: u32,
+    l4: u32,
+    ip: &mut [u32; 3],
+    version: u32,
+    new: &impl Addresses,
+    delta: u32,
+    hop_limit_dscp: u32,
 ) -> Option<()> {
-    let (check, pseudo) = (work.l4 + CHECK, u64::from(BPF_F_PSEUDO_HDR));
+    let (check, pseudo) = (l4 + CHECK, u64::from(BPF_F_PSEUDO_HDR));
     // SAFETY: all lengths are those of the values; offsets were found by parsing.
     let failed = unsafe {
-        if bpf_l4_csum_replace(skb, check, 0, difference.into(), pseudo) != 0 {
+        if bpf_l4_csum_replace(skb, check, 0, delta.into(), pseudo) != 0 {
             return None;
         }
-        if work.key.version == 4 {
-            let [a, b, c] = own_ipv4(work.ip, head, difference);
-            work.ip = [a, b, c];
-            let words = [a, b, c, (*looks).source[0], (*looks).target[0]];
+        if version == 4 {
+            let [a, b, c] = with_hop_limit_dscp_v4(*ip, hop_limit_dscp, delta);
+            *ip = [a, b, c];
+            let words = [a, b, c, new.source(0), new.target(0)];
             bpf_skb_store_bytes(skb, L3, addr_of!(words).cast(), 20, 0) != 0
         } else {
-            let [a, b] = own_ipv6([work.ip[0], work.ip[1]], head);
-            let Key { source, target, .. } = *looks;
+            let [a, b] = with_hop_limit_dscp_v6([ip[0], ip[1]], hop_limit_dscp);
             let words = [
-                a, b, source[0], source[1], source[2], source[3], target[0], target[1], target[2],
-                target[3],
+                a,
+                b,
+                new.source(0),
+                new.source(1),
+                new.source(2),
+                new.source(3),
+                new.target(0),
+                new.target(1),
+                new.target(2),
+                new.target(3),
             ];
             bpf_skb_store_bytes(skb, L3, addr_of!(words).cast(), 40, 0) != 0
         }
@@ -180,31 +215,35 @@ pub(crate) fn readdress(
     if failed { None } else { Some(()) }
 }
 
-/// Gives the packet to the local socket, as far as it is for it. It has the addresses that it arrived
-/// with; its header has yet to be written.
+/// Delivers the local socket's part of a packet. The packet has the addresses with which it arrived, and its
+/// TCP header has yet to be written.
 #[inline(always)]
-pub(crate) fn stay(skb: *mut __sk_buff, work: &mut Work, local: &Local) -> Option<i32> {
+pub(crate) fn deliver_local(
+    skb: *mut __sk_buff,
+    scratch: &mut Scratch,
+    local: &LocalDelivery,
+) -> Option<i32> {
     let done = match *local {
-        Local::Nothing => None,
-        Local::Whole(ack) => {
-            let difference = work.now.fixed.acknowledge(ack).sum();
-            rewrite(skb, work, difference)
+        LocalDelivery::Nothing => None,
+        LocalDelivery::Segment(ack) => {
+            let delta = scratch.header.fixed.set_ack(ack).sum();
+            store_header(skb, scratch, delta)
         }
-        Local::Acknowledgement(seq, ack) => {
-            work.now.fixed.acknowledge_only(seq, ack);
-            cut(skb, work)
+        LocalDelivery::AckOnly(seq, ack) => {
+            scratch.header.fixed.make_ack_only(seq, ack);
+            cut_to_header(skb, scratch)
         }
     };
     Some(if done.is_some() { PASS } else { DROP })
 }
 
-/// Leaves nothing of the packet but its new header.
+/// Cuts the packet to its new TCP header.
 #[inline(always)]
-pub(crate) fn cut(skb: *mut __sk_buff, work: &mut Work) -> Option<()> {
-    let len = header_len(work)?;
-    let l3_len = work.l4 - L3 + len;
-    // The addresses, the length and the protocol, as the checksum has them (RFC 9293, 3.1);
-    // nothing is added by the zeros behind addresses of IPv4.
+pub(crate) fn cut_to_header(skb: *mut __sk_buff, scratch: &mut Scratch) -> Option<()> {
+    let len = header_len(scratch)?;
+    let l3_len = scratch.l4 - L3 + len;
+    // The pseudo header of the checksum: addresses, length and protocol (RFC 9293, 3.1). The zeros behind
+    // IPv4 addresses add nothing.
     let mut pseudo = [len.to_be(), u32::from(TCP).to_be()];
     // SAFETY: all lengths are those of the values; offsets were found by parsing.
     unsafe {
@@ -212,17 +251,17 @@ pub(crate) fn cut(skb: *mut __sk_buff, work: &mut Work) -> Option<()> {
             return None;
         }
         let sum = bpf_csum_diff(null_mut(), 0, pseudo.as_mut_ptr().cast(), 8, 0);
-        let addresses = addr_of_mut!(work.key).cast();
+        let addresses = addr_of_mut!(scratch.tuple).cast();
         let sum = bpf_csum_diff(null_mut(), 0, addresses, 32, sum as u32);
-        let header = addr_of_mut!(work.now).cast();
-        let sum = bpf_csum_diff(null_mut(), 0, header, header_len(work)?, sum as u32);
-        work.now.fixed.set_check(!fold(sum as u32));
+        let header = addr_of_mut!(scratch.header).cast();
+        let sum = bpf_csum_diff(null_mut(), 0, header, header_len(scratch)?, sum as u32);
+        scratch.header.fixed.set_check(!fold(sum as u32));
         let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
-        let len = header_len(work)?;
-        if bpf_skb_store_bytes(skb, work.l4, addr_of!(work.now).cast(), len, flags) != 0 {
+        let len = header_len(scratch)?;
+        if bpf_skb_store_bytes(skb, scratch.l4, addr_of!(scratch.header).cast(), len, flags) != 0 {
             return None;
         }
-        if work.key.version != 4 {
+        if scratch.tuple.version != 4 {
             let new = (len as u16).to_be();
             return match bpf_skb_store_bytes(skb, L3 + 4, addr_of!(new).cast(), 2, 0) {
                 0 => Some(()),

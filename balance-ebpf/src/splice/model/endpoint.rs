@@ -6,7 +6,7 @@
 
 extern crate std;
 
-use super::super::judge::{Segment, flag};
+use super::super::segment::{Segment, flag};
 use super::{Chance, byte};
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
@@ -351,7 +351,7 @@ impl Endpoint {
         let head = &packet.head;
         let next = self.arrived();
         let at = place(self.first_in, next, head.seq);
-        let end = at + head.takes() as isize;
+        let end = at + head.seq_len() as isize;
         let edge = self.edge.max(next) as isize;
         if head.flags & flag::RST != 0 {
             assert_ne!(at, next as isize, "reset by a stranger");
@@ -367,13 +367,13 @@ impl Endpoint {
         let refused = self.habits.excess == Excess::Refuse && self.read < self.received.len();
         if end < self.told as isize || at > edge || (end > edge && refused) {
             self.answer(head, now);
-        } else if self.hear(packet, at) && head.takes() > 0 {
+        } else if self.hear(packet, at) && head.seq_len() > 0 {
             self.take(packet, at, end, edge);
         }
     }
 
     fn answer(&mut self, head: &Segment, now: u64) {
-        if head.takes() > 0 || now >= self.answers_from {
+        if head.seq_len() > 0 || now >= self.answers_from {
             self.answers_from = now + RARELY;
             self.acknowledge();
         }
@@ -399,7 +399,7 @@ impl Endpoint {
         let window = usize::from(head.window) << self.their_scale;
         let grows = window > self.room || window == 0;
         let news = ack > self.acknowledged || at > self.room_from || at == self.room_from && grows;
-        let repeated = ack == self.acknowledged && head.takes() == 0 && window == self.room;
+        let repeated = ack == self.acknowledged && head.seq_len() == 0 && window == self.room;
         if news {
             if self.room == 0 && window > 0 && self.habits.probes_with_byte {
                 self.again = Some(ack);

@@ -29,7 +29,7 @@ use crate::{
 /// The objects, if this build has them; see build.rs.
 #[cfg(bpf_objects)]
 mod built {
-    pub(crate) static VERDICT: &[u8] = aya::include_bytes_aligned!(env!("BALANCE_BPF_VERDICT"));
+    pub(crate) static SOCKMAP: &[u8] = aya::include_bytes_aligned!(env!("BALANCE_BPF_SOCKMAP"));
     pub(crate) static SPLICE: &[u8] = aya::include_bytes_aligned!(env!("BALANCE_BPF_SPLICE"));
 }
 
@@ -37,7 +37,7 @@ mod built {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Object {
     /// For the sockmap datapath.
-    Verdict,
+    Sockmap,
     /// For the splice datapath.
     Splice,
 }
@@ -50,7 +50,7 @@ impl Object {
     pub(crate) fn bytes(self) -> Result<&'static [u8], LoadError> {
         #[cfg(bpf_objects)]
         return Ok(match self {
-            Self::Verdict => built::VERDICT,
+            Self::Sockmap => built::SOCKMAP,
             Self::Splice => built::SPLICE,
         });
         #[cfg(not(bpf_objects))]

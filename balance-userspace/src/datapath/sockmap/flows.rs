@@ -6,10 +6,13 @@
 use std::{
     marker::PhantomData,
     ptr::NonNull,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst},
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
 };
 
-use balance_ebpf::{Backlog, Flow, KERNEL, USER, fault, handover::UserWords, passed};
+use balance_ebpf::{
+    Word,
+    sockmap::{Backlog, Fault, Flow, KERNEL, USER, handover::UserWords, passed},
+};
 
 use crate::datapath::offload::mapped::Mapped;
 
@@ -32,15 +35,18 @@ pub(super) struct FlowRef<'a> {
 }
 
 impl FlowRef<'_> {
+    fn flow(&self) -> &Flow {
+        // SAFETY: within the mapping, which is borrowed. Each field is a word or an `UnsafeCell`. Only
+        // `reset` writes the flow as a whole, when nothing else uses the slot.
+        unsafe { self.flow.as_ref() }
+    }
+
     fn state_word(&self) -> &AtomicU64 {
-        // SAFETY: an aligned word in the mapping, which is borrowed. Every access is atomic, also in the
-        // BPF program. The exception is `reset`, when nothing else uses the slot.
-        unsafe { AtomicU64::from_ptr(&raw mut (*self.flow.as_ptr()).state) }
+        self.flow().state.as_atomic()
     }
 
     fn redirected_word(&self) -> &AtomicU64 {
-        // SAFETY: as above. The BPF program writes the word as a whole, and this process only reads it.
-        unsafe { AtomicU64::from_ptr(&raw mut (*self.flow.as_ptr()).redirected) }
+        self.flow().redirected.as_atomic()
     }
 
     /// Prepares a slot for a new connection: in USER, with no byte moved. No cookie may lead the program
@@ -48,7 +54,7 @@ impl FlowRef<'_> {
     pub(super) fn reset(&self) {
         // SAFETY: within the mapping. Nothing else uses the slot: it was just leased, no cookie leads the
         // program to it, and the counting for the slot's last connection ended with that connection.
-        unsafe { self.flow.write_volatile(Flow { state: USER, ..Flow::default() }) };
+        unsafe { self.flow.write_volatile(Flow { state: Word::new(USER), ..Flow::default() }) };
     }
 
     /// Declares that no packet will come from the source, because the source is not in the map.
@@ -64,13 +70,11 @@ impl FlowRef<'_> {
     /// The fault that the program has found in the flow, if any. The program has neither passed nor
     /// redirected a byte after the fault.
     pub(super) fn fault(&self) -> Option<&'static str> {
-        // SAFETY: as `redirected_word`.
-        let fault = unsafe { AtomicU32::from_ptr(&raw mut (*self.flow.as_ptr()).fault) };
-        match fault.load(SeqCst) {
-            fault::NONE => None,
-            fault::GAP => Some("bytes are missing"),
-            fault::TRIM => Some("repeated bytes could not be removed"),
-            _ => Some("the packets of this kernel have an unknown layout"),
+        match self.flow().fault.load_seq_cst() {
+            Fault::None => None,
+            Fault::Gap => Some("bytes are missing"),
+            Fault::Trim => Some("repeated bytes could not be removed"),
+            Fault::Shape => Some("the packets of this kernel have an unknown layout"),
         }
     }
 }
@@ -93,7 +97,7 @@ impl UserWords for FlowRef<'_> {
         // does not access these fields until the flow is handed to it, and no other thread has this
         // `UserEnd`.
         unsafe {
-            let backlog: *mut Backlog = &raw mut (*self.flow.as_ptr()).backlog;
+            let backlog: *mut Backlog = self.flow().backlog.get();
             let mut copy = backlog.read_volatile();
             work(&mut copy);
             backlog.write_volatile(copy);
@@ -105,8 +109,11 @@ impl UserWords for FlowRef<'_> {
 mod tests {
     use super::*;
     use balance_ebpf::{
-        QUANTUM,
-        handover::{Course, ProgramWords, UserEnd, arrive, promote},
+        PerSide, Side,
+        sockmap::{
+            QUANTUM,
+            handover::{PacketAction, ProgramWords, UserEnd, on_packet, promote},
+        },
     };
     use std::{
         cell::UnsafeCell,
@@ -135,7 +142,7 @@ mod tests {
     struct Program<'a>(FlowRef<'a>);
 
     impl ProgramWords for Program<'_> {
-        fn glance(&self) -> u64 {
+        fn load_relaxed(&self) -> u64 {
             self.0.state_word().load(Relaxed)
         }
 
@@ -149,8 +156,8 @@ mod tests {
         }
 
         fn backlog<R>(&self, work: impl FnOnce(&mut Backlog) -> R) -> R {
-            // SAFETY: `arrive` calls this while the flow belongs to the program.
-            work(unsafe { &mut (*self.0.flow.as_ptr()).backlog })
+            // SAFETY: `on_packet` calls this while the flow belongs to the program.
+            work(unsafe { &mut *self.0.flow().backlog.get() })
         }
     }
 
@@ -168,17 +175,18 @@ mod tests {
                 let program = Program(memory.get(0));
                 for number in 0..PACKETS {
                     // Without this the program could pass all packets before user space runs.
-                    while number % 4 == 0 && program.glance() & USER != 0 {
+                    while number % 4 == 0 && program.load_relaxed() & USER != 0 {
                         thread::yield_now();
                     }
                     let target = || Some((written.load(SeqCst), 0));
                     let course =
-                        arrive(&program, None, QUANTUM, QUANTUM / 2, || true, target, || true);
-                    if course == Course::Pass {
+                        on_packet(&program, None, QUANTUM, QUANTUM / 2, || true, target, || true);
+                    if course == PacketAction::Pass {
                         pass.send(number).unwrap();
                         continue;
                     }
-                    given_up.fetch_add(u64::from(course == Course::GiveUp), Relaxed);
+                    given_up
+                        .fetch_add(u64::from(course == PacketAction::RedirectAndHandBack), Relaxed);
                     // The packet is the next one only if user space has sent all earlier packets.
                     let before = written.fetch_add(QUANTUM.into(), SeqCst);
                     assert_eq!(before, u64::from(number) * u64::from(QUANTUM));
@@ -196,7 +204,7 @@ mod tests {
             loop {
                 if !ends[0].is_in_kernel() {
                     settle(&ends[0]);
-                    promote([&ends[0], &ends[1]], 0, room).unwrap();
+                    promote(PerSide::new(&ends[0], &ends[1]), Side::Client, room).unwrap();
                 }
                 match passed.try_recv() {
                     Ok(number) => {

@@ -15,7 +15,7 @@ use aya::{
     maps::{HashMap, MapData, RingBuf, SockMap},
     programs::SkSkb,
 };
-use balance_ebpf::{handover::UserWords as _, names};
+use balance_ebpf::{names, sockmap::handover::UserWords as _};
 
 use super::{
     btf,
@@ -64,7 +64,7 @@ struct Maps {
 impl Kernel {
     /// Loads the object, with maps for `connections` connections, and attaches its program.
     pub(super) fn load(connections: usize, debug: bool) -> Result<Self, LoadError> {
-        let object = Object::Verdict.bytes()?;
+        let object = Object::Sockmap.bytes()?;
         let offset = |of, field| {
             let missing = || {
                 LoadError::Unsupported(format!("the kernel's type information has no {of}.{field}"))

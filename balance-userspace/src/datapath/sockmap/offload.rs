@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use balance_ebpf::handover::{self, UserEnd};
+use balance_ebpf::sockmap::handover::{self, UserEnd};
 use tokio::{select, sync::Notify, task::yield_now, time::sleep};
 use tracing::warn;
 
@@ -40,6 +40,7 @@ use crate::{
             pump::{self, Received},
             stall::StallTimer,
         },
+        side::{PerSide, Side},
     },
     io::ready,
     sys,
@@ -215,8 +216,9 @@ impl FlowPair<'_> {
     /// Hands a flow to the kernel if no byte is left to relay, and the flow of the other direction
     /// with it. Returns whether the flow is with the kernel.
     fn promote(&self, i: usize) -> Result<bool, SideError> {
-        let flows = [&self.directions[0].flow, &self.directions[1].flow];
-        let promoted = handover::promote(flows, i, |j| self.directions[j].written_if_room())?;
+        let flows = PerSide::from_fn(|side| &self.directions[side.index()].flow);
+        let room = |side: Side| self.directions[side.index()].written_if_room();
+        let promoted = handover::promote(flows, Side::from_bit(i as u32), room)?.into_array();
         if promoted[1 - i] {
             // The other direction waits for passed bytes, which will not come.
             self.directions[1 - i].changed.notify_one();

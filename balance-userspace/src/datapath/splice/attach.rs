@@ -1,8 +1,8 @@
-//! The interfaces that the program is attached to: those through which the peers of spliced
-//! connections are reached, from when the first of them is.
+//! The interfaces to which the program is attached: those through which peers of spliced connections are reached.
 //!
-//! Invariant: with TCX (from 6.6 on) the program is detached with the process, as nothing is
-//! pinned; the filter of an older kernel stays if the process is killed, until the next one starts.
+//! The program is attached to an interface when the first such peer appears. Invariant: with TCX (from Linux 6.6
+//! on) the kernel detaches the program when the process exits, because nothing is pinned. On an older kernel the
+//! filter of a killed process stays until the next process starts.
 
 use std::{
     collections::HashMap,
@@ -18,39 +18,46 @@ use aya::{
 use balance_ebpf::{names, splice::LOOPBACK};
 use tracing::warn;
 
-use super::{legacy_tc::Mark, routes::Routes};
+use super::{legacy_tc::FilterHandle, routes::Routes};
 use crate::{
     datapath::offload::object::{LoadError, program},
     sys,
     throttle::Throttle,
 };
 
-/// Attaches the program.
-pub(super) struct Devices {
+/// Attaches the program to interfaces.
+pub(super) struct Interfaces {
     routes: Routes,
     attached: Mutex<Attached>,
 }
 
 struct Attached {
     object: Ebpf,
-    devices: HashMap<u32, SchedClassifierLinkId>,
-    /// What filters are known by, on kernels that need them.
-    mark: Option<Mark>,
-    /// Another program sees what arrives on loopback before ours.
+    /// By interface index.
+    links: HashMap<u32, SchedClassifierLinkId>,
+    /// The handle of this process's filters, on kernels without TCX.
+    filter_handle: Option<FilterHandle>,
+    /// Another program on loopback runs before this one.
     is_behind: bool,
 }
 
-static TROUBLE: Throttle = Throttle::new(Duration::from_secs(10));
+static ATTACH_WARNINGS: Throttle = Throttle::new(Duration::from_secs(10));
 
-/// The mark of a rewritten packet has room for no more.
-const MOST: u32 = u16::MAX as u32;
+/// The largest interface index that fits into the mark of a rewritten packet.
+const MAX_IFINDEX: u32 = u16::MAX as u32;
 
-impl Devices {
-    /// Takes the object whose program has been loaded, and attaches it to loopback, where the
-    /// self-test is.
-    pub(super) fn new(object: Ebpf, mark: Option<Mark>) -> Result<Self, LoadError> {
+impl Interfaces {
+    /// Takes the object with the loaded program, and attaches the program to loopback for the self-test.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) fn new(
+        object: Ebpf,
+        filter_handle: Option<FilterHandle>,
+    ) -> Result<Self, LoadError> {
         let routes = Routes::open().map_err(LoadError::from)?;
-        let mut attached = Attached { object, devices: HashMap::new(), mark, is_behind: false };
+        let mut attached =
+            Attached { object, links: HashMap::new(), filter_handle, is_behind: false };
         attached.add(LOOPBACK, "lo")?;
         Ok(Self { routes, attached: Mutex::new(attached) })
     }
@@ -60,27 +67,27 @@ impl Devices {
         &self.routes
     }
 
-    /// Whether rewritten packets have to arrive on loopback anew, because a program that came
-    /// before ours would not see them: another balance's, say.
+    /// Whether rewritten packets must be reinjected on loopback: a program that runs before this one, for example
+    /// another balance's, would not see them otherwise.
     pub(super) fn is_behind(&self) -> bool {
         self.lock().is_behind
     }
 
-    /// Sees to it that the program is attached to an interface; false if it cannot be used there.
+    /// Attaches the program to an interface, unless it is attached already. False if the interface is unsuitable.
     ///
     /// # Errors
-    /// When the interface is gone.
-    pub(super) fn cover(&self, interface: u32) -> io::Result<bool> {
-        if interface > MOST {
+    /// When the interface is gone, or the kernel refuses.
+    pub(super) fn attach(&self, interface: u32) -> io::Result<bool> {
+        if interface > MAX_IFINDEX {
             return Ok(false);
         }
-        if self.lock().devices.contains_key(&interface) {
+        if self.lock().links.contains_key(&interface) {
             return Ok(true);
         }
         let Some(name) = self.routes.ethernet(interface)? else { return Ok(false) };
         let added = self.lock().add(interface, &name);
         added.map_err(|refusal| {
-            if let Some(suppressed) = TROUBLE.pass(Instant::now()) {
+            if let Some(suppressed) = ATTACH_WARNINGS.pass(Instant::now()) {
                 warn!(interface = %name, error = %refusal, suppressed, "cannot attach the BPF program to an interface");
             }
             io::Error::other(refusal.to_string())
@@ -88,19 +95,19 @@ impl Devices {
         Ok(true)
     }
 
-    /// Lets go of all interfaces: a program that has nothing to do costs each packet some time, too.
-    pub(super) fn let_go(&self) {
+    /// Detaches the program from all interfaces. An idle program costs each packet some time as well.
+    pub(super) fn detach_all(&self) {
         let mut attached = self.lock();
-        for interface in attached.devices.keys().copied().collect::<Vec<_>>() {
+        for interface in attached.links.keys().copied().collect::<Vec<_>>() {
             attached.remove(interface);
         }
     }
 
-    /// Lets go of interfaces that are gone.
+    /// Forgets interfaces that no longer exist.
     pub(super) fn forget_lost(&self) {
         let mut attached = self.lock();
         let lost: Vec<u32> = attached
-            .devices
+            .links
             .keys()
             .copied()
             .filter(|&interface| self.routes.ethernet(interface).is_err())
@@ -123,28 +130,28 @@ impl Devices {
 
 impl Attached {
     fn add(&mut self, interface: u32, name: &str) -> Result<(), LoadError> {
-        if self.devices.contains_key(&interface) {
+        if self.links.contains_key(&interface) {
             return Ok(());
         }
         let program: &mut SchedClassifier = program(&mut self.object, names::SPLICE)?;
-        let link = match &self.mark {
+        let link = match &self.filter_handle {
             None => program.attach(name, TcAttachType::Ingress).map_err(LoadError::from)?,
-            Some(mark) => mark.attach(program, name)?,
+            Some(handle) => handle.attach(program, name)?,
         };
         if interface == LOOPBACK {
-            // Not before: another may be attached at the same moment. Where it cannot be asked, it
-            // may be so.
+            // Read after attaching: another program may be attached at the same moment. If the kernel does not report
+            // the order, another program may be first.
             let first = sys::first_ingress_program(LOOPBACK).ok().flatten();
             self.is_behind = first != Some(program.info().map_err(LoadError::from)?.id());
         }
-        self.devices.insert(interface, link);
+        self.links.insert(interface, link);
         Ok(())
     }
 
     fn remove(&mut self, interface: u32) {
         let program: Result<&mut SchedClassifier, _> = program(&mut self.object, names::SPLICE);
-        if let (Some(link), Ok(program)) = (self.devices.remove(&interface), program) {
-            // It has gone with the interface.
+        if let (Some(link), Ok(program)) = (self.links.remove(&interface), program) {
+            // The link may have gone with the interface.
             let _ = program.detach(link);
         }
     }

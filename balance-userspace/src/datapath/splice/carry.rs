@@ -1,7 +1,6 @@
-//! A connection on the splice datapath, from its first byte to its end.
+//! Carries a connection on the splice datapath, from its first byte to its end.
 //!
-//! Invariant: a pair that is not joined is given back as it was, with both streams open and no byte
-//! held here.
+//! Invariant: a pair that is not joined is returned unchanged, with both streams open and no byte held here.
 
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
@@ -12,9 +11,9 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    doubt,
-    ineligible::Obstacle,
-    join::{Joint, Refused, join, prepare},
+    challenge,
+    ineligible::Ineligible,
+    join::{JoinedPair, NotJoined, join, observe},
     kernel::Kernel,
     teardown,
 };
@@ -25,204 +24,201 @@ use crate::{
         name::DatapathName,
         pair::Pair,
         relay::{self, buffers::BufferPool},
+        side::{PerSide, Side},
     },
     io::ring,
     sys,
 };
 
-/// Buffers that the relay moves while the program sees the first packets; then twice as many before
-/// each new attempt, up to the other number.
-const WATCHED: u32 = 2;
-const MOST_WATCHED: u32 = 1024;
+/// Buffers that the relay moves while the program observes the first packets. Doubled before each new attempt, up
+/// to the maximum.
+const RELAYED_BUFFERS: u32 = 2;
+const MAX_RELAYED_BUFFERS: u32 = 1024;
 
-/// When there is a new attempt although nothing moves; then after twice as long, up to the other time.
-const QUIET: Duration = Duration::from_millis(10);
-const MOST_QUIET: Duration = Duration::from_secs(60);
+/// Time until a new attempt if no byte moves. Doubled before each new attempt, up to the maximum.
+const IDLE: Duration = Duration::from_millis(10);
+const MAX_IDLE: Duration = Duration::from_secs(60);
 
-/// Attempts after which the program will not see the packets of a peer that it has not seen, although
-/// bytes have moved.
-const ATTEMPTS: u32 = 8;
+/// Attempts with moved bytes after which a peer whose packets the program has not seen counts as not visible.
+const MAX_UNSEEN: u32 = 8;
 
-/// Carries a pair to its end; `None` if it cannot be joined.
+/// Carries a pair to its end. `None` if the pair cannot be joined.
 pub(crate) async fn carry(
     kernel: &Arc<Kernel>,
     pair: &Pair,
     pool: &BufferPool,
 ) -> Option<ConnectionReport> {
-    let refuse = |obstacle: Obstacle| {
-        debug!(reason = %obstacle, "not spliced");
-        kernel.refuse(obstacle);
+    let give_up = |reason: Ineligible| {
+        debug!(%reason, "not spliced");
+        kernel.count_ineligible(reason);
     };
-    let mut watched = prepare(kernel, pair).map_err(refuse).ok()?;
-    let (mut turns, mut quiet, mut unseen) = (WATCHED, QUIET, 0);
+    let mut observed = observe(kernel, pair).map_err(give_up).ok()?;
+    let (mut buffers, mut idle, mut unseen) = (RELAYED_BUFFERS, IDLE, 0);
     loop {
         let before = pair.traffic.read();
-        if let Some(report) = relay::carry_first_until(pair, pool, turns, sleep(quiet)).await {
+        if let Some(report) = relay::carry_first_until(pair, pool, buffers, sleep(idle)).await {
             return Some(report);
         }
-        let refused;
-        (watched, refused) = match join(watched, pair).await {
-            Ok(joint) => return Some(joined(kernel, joint, pair, pool).await),
-            Err(refused) => refused,
+        let reason;
+        (observed, reason) = match join(observed, pair).await {
+            Ok(joined) => return Some(carry_joined(kernel, joined, pair, pool).await),
+            Err(not_joined) => not_joined,
         };
         let has_moved = pair.traffic.read() != before;
-        unseen += u32::from(has_moved && matches!(refused, Refused::Unseen));
-        if unseen == ATTEMPTS {
-            refuse(Obstacle::Unseen);
+        unseen += u32::from(has_moved && matches!(reason, NotJoined::Unseen));
+        if unseen == MAX_UNSEEN {
+            give_up(Ineligible::Unseen);
             return None;
         }
-        if let Refused::Never(obstacle) = refused {
-            refuse(obstacle);
+        if let NotJoined::Never(reason) = reason {
+            give_up(reason);
             return None;
         }
         if has_moved {
-            turns = MOST_WATCHED.min(turns * 2);
+            buffers = MAX_RELAYED_BUFFERS.min(buffers * 2);
         }
-        quiet = MOST_QUIET.min(quiet * 2);
+        idle = MAX_IDLE.min(idle * 2);
     }
 }
 
-async fn joined(
+async fn carry_joined(
     kernel: &Arc<Kernel>,
-    joint: Joint,
+    joined: JoinedPair,
     pair: &Pair,
     pool: &BufferPool,
 ) -> ConnectionReport {
-    kernel.joined();
-    let end = until_end(kernel, &joint, pair, pool).await;
-    // A socket of ours that is in the way of a new connection is reset by the program.
+    kernel.count_joined();
+    let end = until_end(kernel, &joined, pair, pool).await;
     let end = match end {
-        ConnectionEnd::Failed(_) if joint.slot.is_over(0) && joint.slot.is_over(1) => {
+        // The program resets a leftover socket that is in the way of a new connection.
+        ConnectionEnd::Failed(_)
+            if Side::BOTH.into_iter().all(|side| joined.slot.is_fin_acked(side)) =>
+        {
             ConnectionEnd::Clean
         }
-        ConnectionEnd::Failed(broken) => {
-            ConnectionEnd::Failed(joint.broken(0, &pair.up()).unwrap_or(broken))
+        ConnectionEnd::Failed(error) => {
+            ConnectionEnd::Failed(joined.reset(&pair.up()).unwrap_or(error))
         }
         other => other,
     };
-    let Joint { slot, .. } = joint;
+    let JoinedPair { slot, .. } = joined;
     let end = match end {
-        ConnectionEnd::Failed(broken)
-            if broken.is_reset() && slot.evidence(broken.side).is_in_order() =>
+        ConnectionEnd::Failed(error)
+            if error.is_reset() && slot.evidence(error.side).is_in_order() =>
         {
-            ConnectionEnd::ResetAfterEnd(broken.side)
+            ConnectionEnd::ResetAfterEnd(error.side)
         }
         end => end,
     };
     match &end {
         ConnectionEnd::Clean => {
-            teardown::silent(pair);
+            teardown::close_silently(pair);
             kernel.linger(slot);
         }
-        ConnectionEnd::ResetAfterEnd(_) | ConnectionEnd::Failed(_) => {
-            teardown::break_off(slot, pair)
-        }
+        ConnectionEnd::ResetAfterEnd(_) | ConnectionEnd::Failed(_) => teardown::reset(slot, pair),
         ConnectionEnd::Aborted if pair.abort.is_orderly() => teardown::end(slot, pair),
-        ConnectionEnd::Aborted => teardown::break_off(slot, pair),
+        ConnectionEnd::Aborted => teardown::reset(slot, pair),
     }
     ConnectionReport { datapath: DatapathName::Splice, end }
 }
 
 async fn until_end(
     kernel: &Arc<Kernel>,
-    joint: &Joint,
+    joined: &JoinedPair,
     pair: &Pair,
     pool: &BufferPool,
 ) -> ConnectionEnd {
-    // The relay's last waits would keep the streams open: nothing that ends them comes any more.
+    // The relay's pending operations would keep the streams open: no event completes them any more.
     ring::cancel(&pair.client).await;
     ring::cancel(&pair.backend).await;
-    let ways = [joint.slot.number * 2, joint.slot.number * 2 + 1];
-    pair.traffic.start_offload(kernel, ways);
-    let up = pin!(one_way(kernel, joint, 0, pair.up(), pool, pair));
-    let down = pin!(one_way(kernel, joint, 1, pair.down(), pool, pair));
+    let directions = PerSide::from_fn(|side| joined.slot.number * 2 + side as u32);
+    pair.traffic.start_offload(kernel, directions.into_array());
+    let up = pin!(carry_direction(kernel, joined, pair.up(), pool, pair));
+    let down = pin!(carry_direction(kernel, joined, pair.down(), pool, pair));
     let end = pair.run_bypassed(up, down).await;
     pair.traffic.end_offload();
     end
 }
 
-/// One direction, until its end has been acknowledged or its source is gone.
-async fn one_way(
+/// Carries one direction until its FIN has been acknowledged or its source is gone.
+async fn carry_direction(
     kernel: &Kernel,
-    joint: &Joint,
-    i: usize,
+    joined: &JoinedPair,
     direction: Direction,
     pool: &BufferPool,
     pair: &Pair,
 ) -> Result<(), SideError> {
-    let ended = joint.empty(kernel, i, &direction, pool, pair).await?;
+    let ended = joined.pass_on_rest(kernel, &direction, pool, pair).await?;
     select! {
         biased;
-        result = end_of(joint, i, &direction, ended, pair) => result,
-        broken = joint.late(kernel, i, &direction), if !ended => Err(broken),
-        error = vanishing(joint, i, &direction, pair) => Err(direction.source_error(error)),
+        result = wait_for_end(joined, &direction, ended, pair) => result,
+        error = joined.watch_late(kernel, &direction), if !ended => Err(error),
+        error = wait_for_loss(joined, &direction, pair) => Err(direction.source_error(error)),
     }
 }
 
-/// Waits until the end has been acknowledged, or a peer has broken the connection.
-async fn end_of(
-    joint: &Joint,
-    i: usize,
+/// Waits until the FIN has been acknowledged, or a peer has reset the connection. `ended` says that the local
+/// socket has received the FIN and passed it on.
+async fn wait_for_end(
+    joined: &JoinedPair,
     direction: &Direction,
     ended: bool,
     pair: &Pair,
 ) -> Result<(), SideError> {
-    let slot = &joint.slot;
+    let (slot, side) = (&joined.slot, direction.from());
     loop {
-        joint.release(pair);
-        let told = slot.ending[i].notified();
-        // Where our socket got the end and passed it on, it is over with the last acknowledgement
-        // that our other socket waits for. Before resets: a peer that has ended and is gone answers
-        // whatever is late with one.
-        if slot.is_over(i) || ended && slot.is_settled(1 - i) {
+        joined.release(pair);
+        let changed = slot.ending[side.index()].notified();
+        // If the local socket has passed the FIN on, the direction ends with the last acknowledgement that the other
+        // local socket waits for. Checked before resets: a peer that has ended and is gone answers every late
+        // packet with a RST.
+        if slot.is_fin_acked(side) || ended && slot.is_drained(!side) {
             return Ok(());
         }
-        doubt::ask(joint, pair).map_err(|(side, error)| match side == i {
-            true => direction.source_error(error),
-            false => direction.target_error(error),
-        })?;
-        // The other side's own direction may be over already.
-        if let Some(broken) = joint.broken(i, direction) {
-            return Err(broken);
+        challenge::probe_if_due(joined, pair)
+            .map_err(|error| direction.error_of(error.side, error.error))?;
+        // The other side's own direction may have ended already.
+        if let Some(error) = joined.reset(direction) {
+            return Err(error);
         }
-        match joint.doubt.due() {
-            Some(due) => drop(timeout_at(due.into(), told).await),
-            None => told.await,
+        match joined.challenge.due() {
+            Some(due) => drop(timeout_at(due.into(), changed).await),
+            None => changed.await,
         }
     }
 }
 
-/// Waits until a peer gives no sign of life any more, as long as the kernel would on a socket of
-/// its own (tcp(7), tcp_keepalive_time and what follows it).
-async fn vanishing(joint: &Joint, i: usize, direction: &Direction, pair: &Pair) -> io::Error {
-    let (slot, source) = (&joint.slot, &direction.source);
+/// Waits until a peer answers no probes any more, for as long as the kernel would on a socket of its own (tcp(7),
+/// tcp_keepalive_time and the settings after it).
+async fn wait_for_loss(joined: &JoinedPair, direction: &Direction, pair: &Pair) -> io::Error {
+    let (slot, source, side) = (&joined.slot, &direction.source, direction.from());
     let settings = || {
         let time = source.tcp_keepalive_time()?;
         Ok((time, source.tcp_keepalive_interval()?, source.tcp_keepalive_retries()?))
     };
-    let (patience, pause, most) = match settings() {
+    let (time, interval, retries) = match settings() {
         Ok(settings) => settings,
         Err(error) => return error,
     };
-    let (mut unanswered, mut heard) = (0, 0);
+    let (mut unanswered, mut seen) = (0, 0);
     loop {
-        let last = slot.last(i);
-        if last != heard {
-            (heard, unanswered) = (last, 0);
+        let last = slot.last_packet_ns(side);
+        if last != seen {
+            (seen, unanswered) = (last, 0);
         }
         let silent = Duration::from_nanos(sys::monotonic().saturating_sub(last));
-        if silent < patience {
-            sleep(patience - silent).await;
+        if silent < time {
+            sleep(time - silent).await;
             continue;
         }
-        if unanswered == most {
+        if unanswered == retries {
             return io::ErrorKind::TimedOut.into();
         }
-        // Its answer goes to the other peer, as any packet does, to whom it says nothing new.
-        if let Err(error) = doubt::probe(joint, pair, i) {
+        // The answer is forwarded to the other peer like any packet, and changes nothing there.
+        if let Err(error) = challenge::probe(joined, pair, side) {
             return error;
         }
         unanswered += 1;
-        sleep(pause).await;
+        sleep(interval).await;
     }
 }

@@ -1,51 +1,52 @@
-//! Why connections are not spliced, and how many were not for each reason.
+//! The reasons why pairs are not spliced, and a counter for each.
 //!
-//! Invariant: the numbers only grow.
+//! Invariant: a counter never decreases.
 
 use std::{
     fmt,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-/// Why a pair cannot be joined.
+/// The reason why a pair cannot be joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Obstacle {
-    /// There is nothing left to join.
+pub(super) enum Ineligible {
+    /// A connection has ended already.
     Ended,
-    /// IPv4 here, IPv6 there.
+    /// One connection uses IPv4, the other IPv6.
     Families,
-    /// Timestamps, selective acknowledgements or congestion notification on one side only.
+    /// The connections did not negotiate the same timestamps, selective acknowledgements and congestion
+    /// notification.
     Options,
-    /// One side may send what the other's path, or the other peer, does not take.
+    /// A peer may send segments that are too large for the other peer or its path.
     Segments,
-    /// One peer's window is smaller than a segment of the other, or than the least that the other can
-    /// be told.
+    /// A peer's window is smaller than a segment of the other peer, or than one unit of the other connection's
+    /// window scale.
     Window,
-    /// A peer is reached through something that is not like Ethernet, or not at all.
-    Device,
+    /// A peer is not reached through Ethernet or loopback.
+    Interface,
     /// The program does not see the packets of a peer.
     Unseen,
-    /// A peer's packets come in fragments, or with headers that the program does not read.
+    /// A peer sends fragments, or packets with headers that the program does not read.
     Fragments,
-    /// The kernel has no slot or no memory.
+    /// There is no free slot, or the kernel has no memory.
     Room,
 }
 
-impl Obstacle {
+impl Ineligible {
     const ALL: [Self; 9] = [
         Self::Ended,
         Self::Families,
         Self::Options,
         Self::Segments,
         Self::Window,
-        Self::Device,
+        Self::Interface,
         Self::Unseen,
         Self::Fragments,
         Self::Room,
     ];
 }
 
-impl fmt::Display for Obstacle {
+impl fmt::Display for Ineligible {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ended => "one side has ended already",
@@ -53,29 +54,27 @@ impl fmt::Display for Obstacle {
             Self::Options => "the sides did not agree on the same TCP options",
             Self::Segments => "one side's segments do not fit the other's path",
             Self::Window => "a peer's window is too small for the other",
-            Self::Device => "a peer is not reached through Ethernet or loopback",
-            Self::Unseen => "a peer's packets do not come by where they go",
-            Self::Fragments => {
-                "a peer's packets come in fragments, or with headers that are not read"
-            }
+            Self::Interface => "a peer is not reached through Ethernet or loopback",
+            Self::Unseen => "asymmetric routing: peer packets not seen",
+            Self::Fragments => "a peer sends fragments or packets with unknown headers",
             Self::Room => "no slot or no memory in the kernel",
         })
     }
 }
 
-/// How often each has been met.
+/// Number of pairs for each reason.
 #[derive(Default)]
-pub(super) struct Met([AtomicU64; Obstacle::ALL.len()]);
+pub(super) struct IneligibleCounts([AtomicU64; Ineligible::ALL.len()]);
 
-impl Met {
-    pub(super) fn count(&self, obstacle: Obstacle) {
-        self.0[obstacle as usize].fetch_add(1, Relaxed);
+impl IneligibleCounts {
+    pub(super) fn count(&self, reason: Ineligible) {
+        self.0[reason as usize].fetch_add(1, Relaxed);
     }
 
-    /// Those that have been met.
+    /// The reasons that have occurred, with their counts.
     pub(super) fn read(&self) -> Vec<(String, u64)> {
-        let counts = Obstacle::ALL.iter().zip(&self.0);
-        let counts = counts.map(|(obstacle, count)| (obstacle.to_string(), count.load(Relaxed)));
+        let counts = Ineligible::ALL.iter().zip(&self.0);
+        let counts = counts.map(|(reason, count)| (reason.to_string(), count.load(Relaxed)));
         counts.filter(|&(_, count)| count > 0).collect()
     }
 }
@@ -85,16 +84,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_is_counted_under_its_own_name() {
-        let met = Met::default();
-        for obstacle in Obstacle::ALL {
-            met.count(obstacle);
+    fn each_reason_is_counted_under_its_own_text() {
+        let counts = IneligibleCounts::default();
+        for reason in Ineligible::ALL {
+            counts.count(reason);
         }
-        met.count(Obstacle::Unseen);
-        let read = met.read();
-        assert_eq!(read.len(), Obstacle::ALL.len());
+        counts.count(Ineligible::Unseen);
+        let read = counts.read();
+        assert_eq!(read.len(), Ineligible::ALL.len());
         for (name, count) in read {
-            let expected = if name == Obstacle::Unseen.to_string() { 2 } else { 1 };
+            let expected = if name == Ineligible::Unseen.to_string() { 2 } else { 1 };
             assert_eq!(count, expected, "{name}");
         }
     }

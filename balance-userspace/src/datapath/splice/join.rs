@@ -1,8 +1,10 @@
-//! Joins a pair.
+//! Joins the two connections of a pair.
 //!
-//! What arrived before the cut-off is for user space to pass on, what arrives after it goes through
-//! the program. Invariant: the numbers by which packets are changed are those of a moment at which
-//! nothing was read or written here; exactly what they say is left is then passed on.
+//! User space passes on the bytes that arrive before the cut-over. The program forwards the packets that arrive
+//! after it.
+//!
+//! Invariant: the numbers by which packets are translated are those of a moment at which user space read and
+//! wrote nothing. User space then passes on exactly the bytes that these numbers leave to it.
 
 use std::{
     cell::Cell,
@@ -13,14 +15,16 @@ use std::{
     time::Duration,
 };
 
-use balance_ebpf::splice::{Evidence, Side, Splice, Way, ending, is_after, phase};
+use balance_ebpf::splice::{
+    DirectionState, Phase, SenderState, SideState, Splice, Timestamps, ending, is_after,
+};
 use tokio::{select, sync::OnceCell, time::sleep};
 
 use super::{
-    doubt::Doubt,
-    ineligible::Obstacle,
+    challenge::Challenge,
+    ineligible::Ineligible,
     kernel::Kernel,
-    seq_state::{Begun, Clock, End, obstacle},
+    seq_state::{Endpoint, StartState, TimestampClock, ineligible},
     slot::Slot,
 };
 use crate::{
@@ -32,468 +36,511 @@ use crate::{
             buffers::BufferPool,
             pump::{self, Received},
         },
+        side::{PerSide, Side},
         traffic::Traffic,
     },
     io::stream::Stream,
     sys::{self, SequenceNumbers},
 };
 
-/// How often it is looked whether all has arrived that was past the hook when the program took over.
-const LOOK: Duration = Duration::from_millis(1);
+/// Pause between two checks whether all packets have arrived that had passed the hook when the program began to
+/// forward.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// How far a peer may send beyond the room that it was told to have: a probe of the window, and what
-/// it has sent before the window shrank.
+/// How far a peer may send beyond the window that it was offered: a window probe, and bytes sent before the
+/// window shrank.
 const OVERSHOOT: u32 = 1 << 16;
 
-/// How often, and how long each time, it is waited for a moment at which a pair can be joined.
-const PAUSES: u32 = 20;
+/// Pauses until a moment at which a pair can be joined, and the length of each.
+const MAX_PAUSES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Why a pair was not joined; it is as it was.
-pub(super) enum Refused {
-    /// It never can be.
-    Never(Obstacle),
-    /// A peer has no room for what is here for it, or something has arrived out of order.
+/// Why a pair was not joined. The pair is unchanged.
+pub(super) enum NotJoined {
+    /// The pair can never be joined.
+    Never(Ineligible),
+    /// A peer has no room for the bytes that are here for it, or bytes have arrived out of order.
     NotNow,
     /// The program has not seen packets of both peers.
     Unseen,
 }
 
-/// A pair that the program watches.
-pub(super) struct Watched {
+impl From<io::Error> for NotJoined {
+    /// A socket that fails has no connection any more. The next datapath finds and reports the error.
+    fn from(_: io::Error) -> Self {
+        Self::Never(Ineligible::Ended)
+    }
+}
+
+/// A pair whose packets the program observes.
+pub(super) struct ObservedPair {
     slot: Slot,
-    clocks: [Clock; 2],
-    /// What our sockets had written when it began, by side, and the bytes that had been moved then.
-    written: [u32; 2],
+    clocks: PerSide<TimestampClock>,
+    /// SND.NXT of the local sockets when the observation began.
+    snd_nxt: PerSide<u32>,
+    /// Bytes from client to backend, and back, that had been moved then.
     moved: (u64, u64),
 }
 
-/// Lets the program watch a pair that is to be joined.
-pub(super) fn prepare(kernel: &Arc<Kernel>, pair: &Pair) -> Result<Watched, Obstacle> {
-    let end = |stream: &Stream| End::of(stream).map_err(|_| Obstacle::Ended);
-    let clock = |stream: &Stream| Clock::begin(stream).map_err(|_| Obstacle::Ended);
-    let clocks = [clock(&pair.client)?, clock(&pair.backend)?];
-    let ends = [end(&pair.client)?, end(&pair.backend)?];
-    if let Some(obstacle) = obstacle(&ends) {
-        return Err(obstacle);
+/// Lets the program observe a pair that is to be joined.
+///
+/// # Errors
+/// The reason if the pair can never be joined.
+pub(super) fn observe(kernel: &Arc<Kernel>, pair: &Pair) -> Result<ObservedPair, Ineligible> {
+    let clocks = PerSide::try_from_fn(|side| TimestampClock::begin(pair.stream(side)))
+        .map_err(|_| Ineligible::Ended)?;
+    let ends = PerSide::try_from_fn(|side| Endpoint::of(pair.stream(side)))
+        .map_err(|_| Ineligible::Ended)?;
+    if let Some(reason) = ineligible(&ends) {
+        return Err(reason);
     }
-    let mut splice = Splice { phase: phase::LOCAL, ..Splice::default() };
-    for i in 0..2 {
-        let other = 1 - i;
-        let side = Side {
-            scale_in: ends[i].agreed.scales.0,
-            scale_out: ends[other].agreed.scales.1,
-            stamped: u8::from(ends[i].agreed.has_timestamps()),
-            ..Side::default()
+    let directions = PerSide::from_fn(|side| {
+        let (this, other) = (&ends[side], &ends[!side]);
+        let has_timestamps = this.agreed.has_timestamps();
+        let side = SideState {
+            scale_in: this.agreed.scales.0,
+            scale_out: other.agreed.scales.1,
+            timestamps: if has_timestamps { Timestamps::DeltaUnknown } else { Timestamps::Off },
+            ..SideState::default()
         };
-        let looks = ends[other].path.leaving();
-        let head = ends[other].head;
-        let addresses = ends[i].path.arriving().difference(&looks);
-        splice.ways[i] = Way { side, looks, addresses, head, ..Way::default() };
-    }
-    let slot = kernel.enter(ends.map(|end| end.path), splice)?;
+        let translated_tuple = other.tuple.leaving();
+        DirectionState {
+            side,
+            translated_tuple,
+            address_checksum_delta: this.tuple.arriving().address_checksum_delta(&translated_tuple),
+            hop_limit_dscp: other.hop_limit_dscp,
+            ..DirectionState::default()
+        }
+    });
+    let splice = Splice { directions, ..Splice::default() };
+    let slot = kernel.enter(ends.map(|end| end.tuple), splice)?;
     let moved = pair.traffic.read();
-    let mut written = [0; 2];
-    for (side, stream) in [&pair.client, &pair.backend].into_iter().enumerate() {
-        let numbers = sys::sequence_numbers(&**stream).map_err(|_| Obstacle::Ended)?;
-        written[side] = numbers.snd_nxt;
-        slot.set_near(side, numbers.rcv_nxt, numbers.snd_nxt);
-    }
-    Ok(Watched { slot, clocks, written, moved })
+    let snd_nxt = PerSide::try_from_fn(|side| {
+        let numbers = sys::sequence_numbers(&**pair.stream(side)).map_err(|_| Ineligible::Ended)?;
+        slot.set_local_numbers(side, numbers.rcv_nxt, numbers.snd_nxt);
+        Ok(numbers.snd_nxt)
+    })?;
+    Ok(ObservedPair { slot, clocks, snd_nxt, moved })
 }
 
-impl Watched {
-    /// What our socket of a side has written by now, as far as it is counted.
-    fn written(&self, side: usize, traffic: &Traffic) -> u32 {
+impl ObservedPair {
+    /// SND.NXT of a side's local socket by the bytes that were counted so far.
+    fn snd_nxt(&self, side: Side, traffic: &Traffic) -> u32 {
         let (sent, rcvd) = traffic.read();
-        let moved = [rcvd - self.moved.1, sent - self.moved.0];
-        self.written[side].wrapping_add(moved[side] as u32)
+        let written = match side {
+            Side::Client => rcvd - self.moved.1,
+            Side::Backend => sent - self.moved.0,
+        };
+        self.snd_nxt[side].wrapping_add(written as u32)
     }
 }
 
-/// Whether a side's peer, of which our socket has received up to `received` and may receive up to `edge`,
-/// has just sent something that could not have been passed on.
-fn sends_fragments(slot: &Slot, side: usize, received: u32, edge: u32) -> bool {
-    let room = edge.wrapping_sub(received);
-    let from = received.wrapping_sub(room);
-    slot.odd(side).is_some_and(|odd| odd.wrapping_sub(from) <= edge.wrapping_sub(from))
+/// Whether a side's peer has just sent a packet that the program could not have forwarded. The local socket has
+/// received up to `rcv_nxt`, and has offered a window up to `right_edge`.
+fn sends_unforwardable(slot: &Slot, side: Side, rcv_nxt: u32, right_edge: u32) -> bool {
+    let window = right_edge.wrapping_sub(rcv_nxt);
+    let from = rcv_nxt.wrapping_sub(window);
+    slot.unforwardable_seq(side)
+        .is_some_and(|seq| seq.wrapping_sub(from) <= right_edge.wrapping_sub(from))
 }
 
 /// A pair that is joined.
-pub(super) struct Joint {
+pub(super) struct JoinedPair {
     pub(super) slot: Slot,
-    /// The two sockets when packets began to go through.
-    begun: [Begun; 2],
-    shifts: [u32; 2],
-    /// The final cut-offs.
-    ready: OnceCell<[u32; 2]>,
-    /// [`Joint::release`] has nothing more to do.
+    /// The state of the two local sockets when forwarding began.
+    start: PerSide<StartState>,
+    seq_deltas: PerSide<u32>,
+    /// The final cut-over numbers.
+    cutovers: OnceCell<PerSide<u32>>,
+    /// [`JoinedPair::release`] has nothing more to do.
     is_released: Cell<bool>,
-    /// By direction: it is certain that nothing more arrives at our socket.
-    is_final: [Cell<bool>; 2],
-    /// What is to be asked of the peers.
-    pub(super) doubt: Doubt,
+    /// By the side that sends: no packet can be on its way to the local socket any more.
+    is_final: PerSide<Cell<bool>>,
+    pub(super) challenge: Challenge,
 }
 
-/// Joins a pair that the program watches.
-pub(super) async fn join(watched: Watched, pair: &Pair) -> Result<Joint, (Watched, Refused)> {
-    match begin(&watched, pair).await {
-        Ok(Ok((begun, shifts))) => {
-            let Watched { slot, .. } = watched;
-            Ok(Joint {
-                slot,
-                begun,
-                shifts,
-                ready: OnceCell::new(),
-                is_released: Cell::default(),
-                is_final: Default::default(),
-                doubt: Doubt::default(),
-            })
-        }
-        Ok(Err(refused)) => Err((watched, refused)),
-        // Whoever moves the bytes will find out.
-        Err(_) => Err((watched, Refused::Never(Obstacle::Ended))),
+/// Joins an observed pair, or returns it unchanged.
+pub(super) async fn join(
+    observed: ObservedPair,
+    pair: &Pair,
+) -> Result<JoinedPair, (ObservedPair, NotJoined)> {
+    match begin(&observed, pair).await {
+        Ok((start, seq_deltas)) => Ok(JoinedPair {
+            slot: observed.slot,
+            start,
+            seq_deltas,
+            cutovers: OnceCell::new(),
+            is_released: Cell::default(),
+            is_final: PerSide::default(),
+            challenge: Challenge::default(),
+        }),
+        Err(reason) => Err((observed, reason)),
     }
 }
 
-type Start = ([Begun; 2], [u32; 2]);
-
-async fn begin(watched: &Watched, pair: &Pair) -> io::Result<Result<Start, Refused>> {
-    let Watched { slot, clocks, .. } = watched;
-    let streams: [&Stream; 2] = [&pair.client, &pair.backend];
-    for (side, stream) in streams.into_iter().enumerate() {
-        // Asked first: what the program has seen by now is within what our socket has offered by then.
-        let next = slot.next(side);
-        let (received, edge) = sys::receive_window(stream)?;
-        slot.set_near(side, received, watched.written(side, &pair.traffic));
-        if is_after(next, edge.wrapping_add(OVERSHOOT)) {
-            // No peer has sent that. What its packets said before was forgotten with it; they have
-            // arrived at our socket after a grace period.
-            slot.forget_next(side);
-            slot.kernel.grace.period().await;
-            return Ok(Err(Refused::NotNow));
+/// Checks that the pair can be joined now, and begins to forward its packets. Returns the state of the local
+/// sockets at that moment, and the sequence deltas.
+async fn begin(
+    observed: &ObservedPair,
+    pair: &Pair,
+) -> Result<(PerSide<StartState>, PerSide<u32>), NotJoined> {
+    let slot = &observed.slot;
+    for side in Side::BOTH {
+        // Read first: the packets that the program has seen so far are within the window that the local socket
+        // has offered by the time of the next call.
+        let local_max_seq = slot.local_max_seq(side);
+        let (rcv_nxt, right_edge) = sys::receive_window(&**pair.stream(side))?;
+        slot.set_local_numbers(side, rcv_nxt, observed.snd_nxt(side, &pair.traffic));
+        if is_after(local_max_seq, right_edge.wrapping_add(OVERSHOOT)) {
+            // No peer has sent such a packet. The number of the peer's own packets is lost with it; those
+            // packets have arrived at the local socket after a grace period.
+            slot.reset_local_max_seq(side);
+            slot.kernel.grace_periods.wait().await;
+            return Err(NotJoined::NotNow);
         }
-        if sends_fragments(slot, side, received, edge) {
-            return Ok(Err(Refused::Never(Obstacle::Fragments)));
+        if sends_unforwardable(slot, side, rcv_nxt, right_edge) {
+            return Err(NotJoined::Never(Ineligible::Fragments));
         }
-        // Asked again: what has arrived since then was seen before it arrived.
-        if next == 0 || is_after(received, slot.next(side)) {
-            return Ok(Err(Refused::Unseen));
-        }
-    }
-    let clocks = [clocks[0].offset(streams[0])?, clocks[1].offset(streams[1])?];
-    if !is_ready(&streams).await? {
-        return Ok(Err(Refused::NotNow));
-    }
-    let begun = [Begun::of(streams[0])?, Begun::of(streams[1])?];
-    let sends_fragments = |side: usize| {
-        let SequenceNumbers { rcv_nxt: received, rcv_edge: edge, .. } = begun[side].numbers;
-        sends_fragments(slot, side, received, edge)
-    };
-    if sends_fragments(0) || sends_fragments(1) {
-        return Ok(Err(Refused::Never(Obstacle::Fragments)));
-    }
-    let agreed = [sys::negotiated(streams[0])?, sys::negotiated(streams[1])?];
-    // An end takes a number and is nothing to be read: had it come before, the next byte to be read
-    // would not be where it seems.
-    if !agreed.iter().all(|agreed| agreed.established) {
-        return Ok(Err(Refused::Never(Obstacle::Ended)));
-    }
-    let takes = [sys::peer_mss(streams[0])?, sys::peer_mss(streams[1])?];
-    for (this, other) in [(0, 1), (1, 0)] {
-        // A peer sends no more than it was told to, nor than its own link takes, which is what it
-        // takes itself.
-        let segment = agreed[this].advertised_mss.min(takes[this]);
-        if segment > takes[other] {
-            return Ok(Err(Refused::Never(Obstacle::Segments)));
-        }
-        // Nor does it send less than the room that it was promised here allows. One that gets more
-        // than it has room for may never find any again (net/ipv4/tcp_output.c,
-        // __tcp_select_window).
-        let room = begun[other].numbers.max_window;
-        if room < segment || room >> agreed[this].scales.1 == 0 {
-            return Ok(Err(Refused::Never(Obstacle::Window)));
-        }
-        // A sender bounds its segments by half of the room that it sees (include/net/tcp.h,
-        // tcp_bound_to_half_wnd), which was ours. What waits for room for a segment that never fits
-        // goes out by probes, one every 200 ms.
-        if most_ever(agreed[other].scales.0).max(room) / 2 < segment {
-            return Ok(Err(Refused::Never(Obstacle::Window)));
-        }
-        // Nor may it be a little less than that until more has arrived.
-        if sys::send_window(streams[other])? < u64::from(segment) {
-            return Ok(Err(Refused::NotNow));
+        // Read again: the program has seen every packet before it arrived at the local socket.
+        if local_max_seq == 0 || is_after(rcv_nxt, slot.local_max_seq(side)) {
+            return Err(NotJoined::Unseen);
         }
     }
-    let shifts = [0, 1].map(|i| begun[1 - i].numbers.snd_nxt.wrapping_sub(begun[i].read()));
-    for i in 0..2 {
-        let (numbers, other) = (&begun[i].numbers, &begun[1 - i].numbers);
-        let queue = sys::send_queue(streams[1 - i])? as u32;
-        let acked = other.snd_nxt.wrapping_sub(queue).wrapping_sub(shifts[i]);
-        let sent = Evidence {
-            snd_edge: numbers.rcv_edge,
+    let clock_offsets =
+        PerSide::try_from_fn(|side| observed.clocks[side].offset(pair.stream(side)))?;
+    if !is_ready(pair).await? {
+        return Err(NotJoined::NotNow);
+    }
+    let start = PerSide::try_from_fn(|side| StartState::of(pair.stream(side)))?;
+    for side in Side::BOTH {
+        let SequenceNumbers { rcv_nxt, rcv_edge, .. } = start[side].numbers;
+        if sends_unforwardable(slot, side, rcv_nxt, rcv_edge) {
+            return Err(NotJoined::Never(Ineligible::Fragments));
+        }
+    }
+    check_segments_and_windows(pair, &start)?;
+    let seq_deltas =
+        PerSide::from_fn(|side| start[!side].numbers.snd_nxt.wrapping_sub(start[side].read_seq()));
+    for side in Side::BOTH {
+        let (numbers, other) = (&start[side].numbers, &start[!side].numbers);
+        let queue = sys::send_queue(&**pair.stream(!side))? as u32;
+        let acked = other.snd_nxt.wrapping_sub(queue).wrapping_sub(seq_deltas[side]);
+        let sender = SenderState {
+            window_right_edge: numbers.rcv_edge,
             max_window: numbers.rcv_wnd.max(other.max_window),
-            edge_slack: streams[i].recv_buffer_size()? as u32,
-            ..Evidence::new(acked, numbers.rcv_nxt)
+            right_edge_slack: pair.stream(side).recv_buffer_size()? as u32,
+            ..SenderState::new(acked, numbers.rcv_nxt)
         };
-        let side = Side {
-            shift: shifts[i],
-            cut: numbers.rcv_nxt,
-            leeway: numbers.rcv_wnd / 2,
-            sent,
-            ..Side::default()
+        let state = SideState {
+            seq_delta: seq_deltas[side],
+            cutover_seq: numbers.rcv_nxt,
+            ack_slack: numbers.rcv_wnd / 2,
+            sender,
+            ..SideState::default()
         };
-        let clock = clocks[1 - i];
-        slot.begin(i, &Way { side, clock, last: sys::monotonic(), ..Way::default() });
+        let begin = DirectionState {
+            side: state,
+            ts_clock_offset: clock_offsets[!side],
+            last_packet_ns: sys::monotonic(),
+            ..DirectionState::default()
+        };
+        slot.begin(side, &begin);
     }
-    for stream in streams {
-        stream.set_keepalive(false)?;
+    for side in Side::BOTH {
+        pair.stream(side).set_keepalive(false)?;
     }
-    slot.set_phase(phase::OPENING);
-    Ok(Ok((begun, shifts)))
+    slot.set_phase(Phase::Opening);
+    Ok((start, seq_deltas))
 }
 
-/// Room that a peer with this scale of windows can come to have, at least: the scale is chosen by the
+/// Checks that neither peer can send segments that the other cannot take, and that each has a window that the
+/// other can use.
+fn check_segments_and_windows(pair: &Pair, start: &PerSide<StartState>) -> Result<(), NotJoined> {
+    let agreed = PerSide::try_from_fn(|side| sys::negotiated(&**pair.stream(side)))?;
+    // A FIN occupies a sequence number and cannot be read. If one had arrived, the next byte to be read would
+    // have another number than computed.
+    if !agreed.iter().all(|(_, agreed)| agreed.established) {
+        return Err(NotJoined::Never(Ineligible::Ended));
+    }
+    let peer_mss = PerSide::try_from_fn(|side| sys::peer_mss(&**pair.stream(side)))?;
+    for side in Side::BOTH {
+        let other = !side;
+        // A peer sends segments of at most the offered MSS, and of at most the size that its own link takes,
+        // which is the MSS that it has announced.
+        let mss = agreed[side].advertised_mss.min(peer_mss[side]);
+        if mss > peer_mss[other] {
+            return Err(NotJoined::Never(Ineligible::Segments));
+        }
+        // A peer also sends no more than the window that it was offered. A peer that receives more than it has
+        // room for may never open its window again (net/ipv4/tcp_output.c, __tcp_select_window).
+        let max_window = start[other].numbers.max_window;
+        if max_window < mss || max_window >> agreed[side].scales.1 == 0 {
+            return Err(NotJoined::Never(Ineligible::Window));
+        }
+        // A sender bounds its segments by half of the peer's maximum receive window (include/net/tcp.h,
+        // tcp_bound_to_half_wnd), which was the local socket's. A segment that never fits goes out by window
+        // probes, one every 200 ms.
+        if least_max_window(agreed[other].scales.0).max(max_window) / 2 < mss {
+            return Err(NotJoined::Never(Ineligible::Window));
+        }
+        // The window must not be a little smaller than that until more has arrived.
+        if sys::send_window(&**pair.stream(other))? < u64::from(mss) {
+            return Err(NotJoined::NotNow);
+        }
+    }
+    Ok(())
+}
+
+/// The largest window that a peer with this window scale can have, at least: the peer chooses the scale by the
 /// largest buffer that it may get (net/ipv4/tcp_output.c, tcp_select_initial_window).
-fn most_ever(scale: u8) -> u32 {
+fn least_max_window(scale: u8) -> u32 {
     (1 << 15) << scale.min(14)
 }
 
-/// Room that a peer must have beyond what is here for it, if it ever had so much: for what comes
-/// while a pair is being joined.
+/// Window that a peer must have beyond the bytes that are here for it, if its window was ever that large: for
+/// bytes that arrive during the join.
 const SPARE: u64 = 64 << 10;
 
-/// Waits a moment until each peer has room for all that is here for it. Then it gets there whatever
-/// the peer's application does, and soon: before it has, the peer hears less of the other's
-/// acknowledgements than there are. Nothing is moved meanwhile, so it is only waited for what comes
-/// without that: not where more has arrived for a peer than it has room for.
-async fn is_ready(streams: &[&Stream; 2]) -> io::Result<bool> {
-    for turn in 0.. {
+/// Waits a moment until each peer has room for all bytes that are here for it. They then reach the peer soon,
+/// whatever its application does. Until they do, the peer receives fewer of the other's acknowledgements than
+/// there are. Nothing is moved meanwhile, so the wait is only for progress that happens without that: not for
+/// a peer for which more has arrived than it has room for.
+async fn is_ready(pair: &Pair) -> io::Result<bool> {
+    for pauses in 0.. {
         let (mut ready, mut soon) = (true, true);
-        for (source, target) in [(streams[0], streams[1]), (streams[1], streams[0])] {
+        for side in Side::BOTH {
+            let (source, target) = (&**pair.stream(side), &**pair.stream(!side));
             let (unread, queue) = (u64::from(sys::unread(source)?), sys::send_queue(target)?);
             let room = sys::send_window(target)?;
-            // What arrived out of order is there and cannot be read.
+            // Bytes that arrived out of order take memory and cannot be read.
             let is_ordered = unread != 0 || sys::receive_memory(source)? == 0;
             ready &= is_ordered && fits(queue + unread, room);
             soon &= fits(unread, room);
         }
-        if ready || !soon || turn == PAUSES {
+        if ready || !soon || pauses == MAX_PAUSES {
             return Ok(ready);
         }
         sleep(PAUSE).await;
     }
-    unreachable!("the turns are counted")
+    unreachable!("the number of pauses is bounded")
 }
 
-/// Whether a peer with so much room can take so much, and a little more.
+/// Whether a peer with this window can take these bytes and a little more.
 fn fits(bytes: u64, room: u64) -> bool {
     bytes + SPARE.min(room / 2) <= room
 }
 
-impl Joint {
-    /// Once nothing is held back any more: has the peers say again what was held back, which they
-    /// would otherwise not do before a timer runs out at the other peer.
+impl JoinedPair {
+    /// Once both sides are drained, makes the peers repeat the acknowledgements that were clamped. Otherwise
+    /// they would not do so before a timer of the other peer expires.
     pub(super) fn release(&self, pair: &Pair) {
-        if self.is_released.get() || !self.slot.is_quiet() {
+        if self.is_released.get() || !self.slot.are_both_drained() {
             return;
         }
         self.is_released.set(true);
-        for (side, stream) in [&pair.client, &pair.backend].into_iter().enumerate() {
+        for side in Side::BOTH {
             // A connection that is gone by now needs no bounds.
-            if let Ok(numbers) = sys::sequence_numbers(&**stream) {
-                self.slot.close_edge(side, numbers.rcv_edge);
+            if let Ok(numbers) = sys::sequence_numbers(&**pair.stream(side)) {
+                self.slot.close_window(side, numbers.rcv_edge);
             }
         }
-        if self.slot.endings() & (ending::FIN | ending::FIN << 1) != 0 {
-            // One of the two may be gone, and would answer that.
+        if Side::BOTH.into_iter().any(|side| self.slot.has_ending(ending::FIN, side)) {
+            // One of the peers may be gone, and would answer a probe with a RST.
             return;
         }
-        for (side, stream) in [(0, &pair.client), (1, &pair.backend)] {
+        for side in Side::BOTH {
             if self.slot.has_clamped(side) {
-                // A connection that is gone by now has nobody who waits.
-                let _ = sys::send_window_probe(&**stream);
+                // A connection that is gone by now has no peer that waits.
+                let _ = sys::send_window_probe(&**pair.stream(side));
             }
         }
     }
 
-    /// Passes on what is left here of one direction, once that is certain; true if the end of the
-    /// stream was in it.
-    pub(super) async fn empty(
+    /// Passes on the rest of one direction that is here, once its end is certain. True if the source's FIN was
+    /// in it.
+    pub(super) async fn pass_on_rest(
         &self,
         kernel: &Kernel,
-        i: usize,
         direction: &Direction,
         pool: &BufferPool,
         pair: &Pair,
     ) -> Result<bool, SideError> {
-        let broke = |error| direction.source_error(error);
-        // Each direction settles both sides, if it is the first.
-        let cuts = self.ready.get_or_try_init(|| self.settle(kernel, pair)).await;
-        let cuts = cuts.map_err(|(side, error)| {
-            let broke = match side == i {
-                true => direction.source_error(error),
-                false => direction.target_error(error),
-            };
-            self.blame(i, direction, broke)
+        let side = direction.from();
+        // The first direction determines both cut-overs.
+        let cutovers = self.cutovers.get_or_try_init(|| self.finish_cutover(kernel, pair)).await;
+        let cutovers = cutovers.map_err(|error| {
+            let error = direction.error_of(error.side, error.error);
+            self.attribute(direction, error)
         })?;
-        let ended = self.drain(i, cuts[i], direction, pool, pair).await?;
-        self.has_no_more(i, cuts[i], direction)?;
-        if sys::send_queue(&*direction.target).map_err(broke)? == 0 {
-            self.slot.set_settled(1 - i);
+        let ended = self.relay_rest(cutovers[side], direction, pool, pair).await?;
+        self.check_no_more(cutovers[side], direction)?;
+        if sys::send_queue(&*direction.target).map_err(|e| direction.source_error(e))? == 0 {
+            self.slot.set_drained(!side);
         }
-        self.is_final[i].set(ended);
+        self.is_final[side].set(ended);
         Ok(ended)
     }
 
-    /// For a source that has not ended: fails if it is gone or something has arrived behind the cut-off,
-    /// when nothing can be under way to our socket any more.
-    pub(super) async fn late(&self, kernel: &Kernel, i: usize, direction: &Direction) -> SideError {
-        kernel.grace.period().await;
-        let cut = self.ready.get().expect("nothing is passed on before the cut-offs are final")[i];
-        match self.is_there(i, direction).and_then(|()| self.has_no_more(i, cut, direction)) {
+    /// For a source that has not ended. Fails if the source is gone, or if bytes have arrived beyond the cut-over
+    /// when no packet can be on its way to the local socket any more. Otherwise never returns.
+    pub(super) async fn watch_late(&self, kernel: &Kernel, direction: &Direction) -> SideError {
+        kernel.grace_periods.wait().await;
+        let side = direction.from();
+        let cutovers =
+            self.cutovers.get().expect("the cut-overs are final before bytes are passed on");
+        let check = self
+            .check_not_reset(side, &direction.source)
+            .map_err(|error| self.attribute(direction, direction.source_error(error)))
+            .and_then(|()| self.check_no_more(cutovers[side], direction));
+        match check {
             Ok(()) => {
-                self.is_final[i].set(true);
+                self.is_final[side].set(true);
                 pending().await
             }
-            Err(broken) => broken,
+            Err(error) => error,
         }
     }
 
-    /// Fails if the source is gone.
-    fn is_there(&self, i: usize, direction: &Direction) -> Result<(), SideError> {
-        let there = self.not_reset(i, &direction.source);
-        there.map_err(|error| self.blame(i, direction, direction.source_error(error)))
+    /// The reset that the program has seen, if any, in place of an error: a peer that received the other's RST
+    /// answers packets of the local socket with another one.
+    fn attribute(&self, direction: &Direction, error: SideError) -> SideError {
+        self.reset(direction).unwrap_or(error)
     }
 
-    /// Who has reset the connection, if the program has seen that: a peer that was told of the other's
-    /// reset answers what our socket says with one.
-    fn blame(&self, i: usize, direction: &Direction, broke: SideError) -> SideError {
-        self.broken(i, direction).unwrap_or(broke)
-    }
-
-    /// Who has reset the connection, if the program has seen it; `direction` is the one from side `i`. A
-    /// peer that answers a question with a reset may have been reset itself by the one in doubt.
-    pub(super) fn broken(&self, i: usize, direction: &Direction) -> Option<SideError> {
-        let side = match (self.slot.reset_by(i), self.doubt.suspect()) {
+    /// The reset that the program has seen, if any, preferring the source of `direction`. A peer that answers a
+    /// probe with a RST may have been reset itself by a RST that is being challenged.
+    pub(super) fn reset(&self, direction: &Direction) -> Option<SideError> {
+        let side = match (self.slot.reset_by(direction.from()), self.challenge.suspect()) {
             (None, _) => return None,
             (Some(_), Some(suspect)) => {
-                // Its reset came behind all that it had sent, and the other peer has been asked.
-                self.slot.deliver(suspect);
+                // The suspect's RST came behind everything that it had sent, and the other peer was probed.
+                self.slot.count_delivered(suspect);
                 suspect
             }
             (Some(side), None) => side,
         };
-        let reset = io::ErrorKind::ConnectionReset.into();
-        Some(match side == i {
-            true => direction.source_error(reset),
-            false => direction.target_error(reset),
-        })
+        Some(direction.error_of(side, io::ErrorKind::ConnectionReset.into()))
     }
 
-    /// Whether our sockets have come to nothing but their addresses: they say nothing and hear nothing.
+    /// Whether the local sockets only hold their addresses: they neither send nor receive.
     pub(super) fn is_idle(&self) -> bool {
-        let is_final = |i: usize| self.is_final[i].get() || self.slot.is_over(i);
-        self.is_released.get() && is_final(0) && is_final(1)
+        let is_final = |side| self.is_final[side].get() || self.slot.is_fin_acked(side);
+        self.is_released.get() && Side::BOTH.into_iter().all(is_final)
     }
 
-    /// Fails if the socket of a side whose end is not over is closed: if the program has not seen who
-    /// began it, a reset was past the hook.
-    fn not_reset(&self, side: usize, stream: &Stream) -> io::Result<()> {
-        match sys::is_closed(stream)? && !self.slot.is_over(side) {
+    /// Fails if the socket of a side is closed although the side's FIN is not acknowledged. If the program has
+    /// seen no RST, the RST had passed the hook before.
+    fn check_not_reset(&self, side: Side, stream: &Stream) -> io::Result<()> {
+        match sys::is_closed(stream)? && !self.slot.is_fin_acked(side) {
             true => Err(io::ErrorKind::ConnectionReset.into()),
             false => Ok(()),
         }
     }
 
-    /// Fails if the source has got more than it was to: its sender takes that for delivered.
-    fn has_no_more(&self, i: usize, cut: u32, direction: &Direction) -> Result<(), SideError> {
-        let broke = |error| direction.source_error(error);
-        if self.slot.is_over(i) || sys::rcv_nxt(&*direction.source).map_err(broke)? == cut {
+    /// Fails if the source's local socket has received bytes beyond the cut-over: the sender takes them for
+    /// delivered.
+    fn check_no_more(&self, cutover: u32, direction: &Direction) -> Result<(), SideError> {
+        let failed = |error| direction.source_error(error);
+        if self.slot.is_fin_acked(direction.from())
+            || sys::rcv_nxt(&*direction.source).map_err(failed)? == cutover
+        {
             return Ok(());
         }
-        Err(broke(io::Error::other("something arrived when it was over")))
+        Err(failed(io::Error::other("bytes arrived beyond the cut-over")))
     }
 
-    /// Waits until all has arrived that was past the hook when the program took over; returns the final
-    /// cut-offs, or which side has failed and how.
-    async fn settle(&self, kernel: &Kernel, pair: &Pair) -> Result<[u32; 2], (usize, io::Error)> {
-        let mut cuts = self.begun.map(|begun| begun.numbers.rcv_nxt);
-        // A socket may have refused some of it, and asks for it again. When nothing is on its way any
-        // more, that is for the other peer.
-        let mut last = pin!(kernel.grace.period());
+    /// Waits until all packets have arrived that had passed the hook when the program began to forward. Returns
+    /// the final cut-overs, or the side that has failed.
+    async fn finish_cutover(
+        &self,
+        kernel: &Kernel,
+        pair: &Pair,
+    ) -> Result<PerSide<u32>, SideError> {
+        let mut cutovers = self.start.map(|start| start.numbers.rcv_nxt);
+        // A socket may have rejected some of the packets, and asks for the bytes again. When no packet is on its
+        // way any more, those bytes are for the other peer.
+        let mut last = pin!(kernel.grace_periods.wait());
         let mut is_last = false;
-        while !self.has_all(&mut cuts, pair)? && !is_last {
+        while !self.has_all(&mut cutovers, pair)? && !is_last {
             select! {
                 () = &mut last => is_last = true,
-                () = sleep(LOOK) => {}
+                () = sleep(POLL_INTERVAL) => {}
             }
         }
-        for (i, stream) in [&pair.client, &pair.backend].into_iter().enumerate() {
-            // Before anything is passed on: a socket that has got an end and passed one on closes, too.
-            self.not_reset(i, stream).map_err(|e| (i, e))?;
-            // From now on it has nothing to say.
-            sys::acknowledge_now(stream).map_err(|e| (i, e))?;
-            let ahead = sys::snd_wl1(stream).map_err(|e| (i, e))?.wrapping_sub(cuts[i]);
-            self.slot.set_ahead(i, if is_after(ahead, 0) { ahead } else { 0 });
+        for side in Side::BOTH {
+            let (stream, failed) = (pair.stream(side), |error| SideError { side, error });
+            // Before any byte is passed on: a socket that has received a FIN and has passed one on closes as
+            // well.
+            self.check_not_reset(side, stream).map_err(failed)?;
+            // From now on the socket has nothing to acknowledge.
+            sys::acknowledge_now(&**stream).map_err(failed)?;
+            let wl1 = sys::snd_wl1(&**stream).map_err(failed)?;
+            let offset = wl1.wrapping_sub(cutovers[side]);
+            self.slot.set_wl1_offset(side, if is_after(offset, 0) { offset } else { 0 });
         }
-        // Unless it is over, and a new connection has come.
-        self.slot.advance(phase::OPENING, phase::JOINED);
-        Ok(cuts)
+        // Unless the connection has ended and a new one has begun.
+        self.slot.advance(Phase::Opening, Phase::Joined);
+        Ok(cutovers)
     }
 
-    /// Raises the cut-offs to what has arrived at the local sockets; whether that is all that was let
-    /// through to them.
-    fn has_all(&self, cuts: &mut [u32; 2], pair: &Pair) -> Result<bool, (usize, io::Error)> {
+    /// Raises the cut-overs to the numbers that the local sockets have received. Returns whether the sockets have
+    /// received all packets that the program let through.
+    fn has_all(&self, cutovers: &mut PerSide<u32>, pair: &Pair) -> Result<bool, SideError> {
         let mut has_all = true;
-        for (i, stream) in [&pair.client, &pair.backend].into_iter().enumerate() {
-            // Waits for whoever has the socket, so what came meanwhile is counted (net/core/sock.c,
-            // release_sock).
-            let received = sys::rcv_nxt(stream).map_err(|e| (i, e))?;
-            if received != cuts[i] {
-                cuts[i] = received;
-                self.slot.raise(i, received, received.wrapping_add(self.shifts[i]));
+        for side in Side::BOTH {
+            // The call takes the socket lock. So it includes packets that waited in the socket backlog until the
+            // lock was released (net/core/sock.c, release_sock).
+            let received =
+                sys::rcv_nxt(&**pair.stream(side)).map_err(|error| SideError { side, error })?;
+            if received != cutovers[side] {
+                cutovers[side] = received;
+                let other_snd_nxt = received.wrapping_add(self.seq_deltas[side]);
+                self.slot.raise_cutover(side, received, other_snd_nxt);
             }
-            has_all &= !is_after(self.slot.next(i), received);
+            has_all &= !is_after(self.slot.local_max_seq(side), received);
         }
         Ok(has_all)
     }
 
-    async fn drain(
+    /// Relays the bytes up to the cut-over. True if the last number was the source's FIN.
+    async fn relay_rest(
         &self,
-        i: usize,
-        cut: u32,
+        cutover: u32,
         direction: &Direction,
         pool: &BufferPool,
         pair: &Pair,
     ) -> Result<bool, SideError> {
-        let counter = if i == 0 { &pair.traffic.sent } else { &pair.traffic.rcvd };
-        // The program counts from where it began.
-        counter.fetch_add(self.begun[i].unread.into(), Relaxed);
-        let mut rest = cut.wrapping_sub(self.begun[i].read());
+        let side = direction.from();
+        let counter = match side {
+            Side::Client => &pair.traffic.sent,
+            Side::Backend => &pair.traffic.rcvd,
+        };
+        // The program counts from the number up to which the local socket had received.
+        counter.fetch_add(self.start[side].unread.into(), Relaxed);
+        let mut rest = cutover.wrapping_sub(self.start[side].read_seq());
         let mut ended = false;
         while rest > 0 {
             match pump::receive(direction, pool)? {
                 Received::Bytes(buffer, n) => {
                     pump::send_all(direction, &buffer[..n]).await?;
                     rest = rest.checked_sub(n as u32).ok_or_else(|| {
-                        direction.source_error(io::Error::other("more arrived than was to"))
+                        direction.source_error(io::Error::other("read beyond the cut-over"))
                     })?;
                 }
-                // The end takes a number as well.
+                // The FIN occupies a number as well.
                 Received::End if rest == 1 => {
                     direction.end_target();
                     rest = 0;
                     ended = true;
                 }
                 Received::Nothing | Received::End => {
-                    let error = io::Error::other("less arrived than was to");
+                    let error = io::Error::other("bytes before the cut-over are missing");
                     return Err(direction.source_error(error));
                 }
             }
         }
         if ended {
-            self.slot.count_end(i);
+            self.slot.discount_fin(side);
         }
         Ok(ended)
     }

@@ -1,16 +1,13 @@
-//! The loaded splice program: its one owner, through which all access to it and its maps goes.
+//! The loaded splice program, its only owner, and all access to its maps.
 //!
-//! Invariant: of two connections with the same addresses the newer one has the packets.
+//! Invariant: of two connections with the same addresses, packets belong to the newer one.
 
 use std::{
     collections::{HashMap as Live, VecDeque},
     convert::Infallible,
     io, mem,
     os::fd::AsFd as _,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::SeqCst},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::SeqCst},
     time::{Duration, Instant},
 };
 
@@ -20,21 +17,21 @@ use aya::{
     programs::SchedClassifier,
 };
 use balance_ebpf::{
-    names,
-    splice::{Common, Key, LOOPBACK, Splice, ending, phase},
+    Shared as _, names,
+    splice::{Globals, LOOPBACK, PacketTuple, Phase, Splice, SpliceWords, ending},
 };
 use tokio::{sync::Notify, time::sleep};
 use tracing::{error, warn};
 
 use super::{
-    attach::Devices,
-    ineligible::{Met, Obstacle},
-    legacy_tc::Mark,
-    rcu::Grace,
-    routes::Changes,
+    attach::Interfaces,
+    ineligible::{Ineligible, IneligibleCounts},
+    legacy_tc::FilterHandle,
+    rcu::GracePeriods,
+    routes::RouteChanges,
     slot::Slot,
     tuple::Tuple,
-    words::Words,
+    words::{global_words, splice_words},
 };
 use crate::{
     datapath::{
@@ -45,41 +42,43 @@ use crate::{
             program_log::ProgramLog,
             slots::Slots,
         },
+        side::{PerSide, Side},
         traffic::OffloadCounters,
     },
     sys,
     throttle::Throttle,
 };
 
-/// Addresses in the form of the map.
+/// A tuple as a key of the map.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Addresses(Key);
+struct TupleKey(PacketTuple);
 
-// SAFETY: `Key` is plain integers without padding.
-unsafe impl aya::Pod for Addresses {}
+// SAFETY: `PacketTuple` is plain integers without padding.
+unsafe impl aya::Pod for TupleKey {}
 
 /// The kernel's side of the splice datapath.
 pub(crate) struct Kernel {
-    pub(super) splices: Mapped<Splice>,
-    common: Mapped<Common>,
+    splices: Mapped<SpliceWords>,
+    globals: Mapped<Globals>,
     entries: Mutex<Entries>,
     endings: Mutex<RingBuf<MapData>>,
     lingering: Mutex<VecDeque<(Instant, Slot)>>,
     slots: Slots,
     log: ProgramLog,
-    devices: Devices,
-    pub(super) grace: Grace,
-    met: Met,
-    /// Without what is still going on.
+    interfaces: Interfaces,
+    pub(super) grace_periods: GracePeriods,
+    ineligible: IneligibleCounts,
+    /// Figures of the connections that have ended.
     past: Mutex<Figures>,
 }
 
-/// Whose packets go where.
+/// The slots by which the program finds packets.
 struct Entries {
-    places: HashMap<MapData, Addresses, u32>,
-    /// By slot.
-    live: Live<u32, [Tuple; 2]>,
+    /// From the tuple of an arriving packet to twice the slot, plus the side.
+    tuples: HashMap<MapData, TupleKey, u32>,
+    /// The tuples of each slot in use.
+    live: Live<u32, PerSide<Tuple>>,
 }
 
 /// What the datapath has done.
@@ -87,55 +86,58 @@ struct Entries {
 pub(crate) struct Figures {
     /// Connections that are spliced now.
     pub(crate) current: u64,
-    /// Connections that have been so far.
+    /// Connections that were spliced so far.
     pub(crate) total: u64,
-    /// How many were not, by reason.
+    /// Connections that were not spliced, by reason.
     pub(crate) refused: Vec<(String, u64)>,
-    /// Packets that went through.
+    /// Forwarded packets.
     pub(crate) packets: u64,
-    /// Blocks of selective acknowledgements that were changed.
+    /// Translated blocks of selective acknowledgements.
     pub(crate) sacks: u64,
-    /// Acknowledgements that were held back to what our sockets say.
+    /// Acknowledgements that were clamped to the numbers of the local sockets.
     pub(crate) clamped: u64,
-    /// Packets that went nowhere.
+    /// Packets that were dropped because they cannot be forwarded.
     pub(crate) dropped: u64,
 }
 
 impl Figures {
     fn add(&mut self, splice: &Splice) {
-        for way in &splice.ways {
-            self.packets += way.packets;
-            self.sacks += u64::from(way.sacks);
-            self.clamped += u64::from(way.clamped);
-            self.dropped += u64::from(way.dropped);
+        for (_, direction) in splice.directions.iter() {
+            self.packets += direction.packets;
+            self.sacks += u64::from(direction.sack_blocks);
+            self.clamped += u64::from(direction.clamped_acks);
+            self.dropped += u64::from(direction.dropped);
         }
     }
 }
 
-/// For how long late packets of a connection that has ended still find their way: a peer whose
-/// last packet was lost sends it again after 200 ms, then after twice as long, and so on.
-const LINGERING: Duration = Duration::from_secs(3);
+/// How long late packets of a connection that has ended are still forwarded. A peer whose last packet was lost
+/// sends it again after 200 ms, then after twice as long, and so on.
+const LINGER: Duration = Duration::from_secs(3);
 
-/// How often it is looked after what nobody has told.
-const LOOK: Duration = Duration::from_secs(10);
+/// Interval of the check for lost events.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long changes of routes may go on before they are looked at together.
-const CHANGING: Duration = Duration::from_millis(50);
+/// Time in which route changes are collected before they are processed together.
+const ROUTE_CHANGE_DELAY: Duration = Duration::from_millis(50);
 
 static SHORTAGE: Throttle = Throttle::new(Duration::from_secs(10));
 
 impl Kernel {
-    /// Loads the object with room for so many connections, and attaches it for the self-test.
+    /// Loads the object with room for `connections`, and attaches the program to loopback for the self-test.
+    ///
+    /// # Errors
+    /// When this kernel or this process cannot load or attach the program.
     pub(super) fn load(connections: usize, debug: bool) -> Result<Self, LoadError> {
         let bytes = Object::Splice.bytes()?;
-        let mark = Mark::find().map_err(LoadError::from)?;
+        let filter_handle = FilterHandle::find().map_err(LoadError::from)?;
         sys::lift_locked_memory_limit();
         let connections = u32::try_from(connections).map_err(|_| {
             LoadError::Unsupported(format!("{connections} connections are too many"))
         })?;
         let mut loader = EbpfLoader::new();
         loader.btf(None);
-        loader.map_max_entries(names::PLACES, connections * 2);
+        loader.map_max_entries(names::TUPLES, connections * 2);
         loader.map_max_entries(names::SPLICES, connections);
         let level = ProgramLog::level(debug);
         loader.override_global(names::LOG_LEVEL, &level, true);
@@ -143,90 +145,95 @@ impl Kernel {
         let log = ProgramLog::take(&mut object, debug)?;
         let program: &mut SchedClassifier = program(&mut object, names::SPLICE)?;
         program.load().map_err(LoadError::from)?;
-        // Only now: the program is loaded with the maps that the object has.
+        // After the program was loaded, which needs the maps in the object.
         let splices = map_array(&mut object, names::SPLICES, connections as usize)?;
-        let common = map_array(&mut object, names::COMMON, 1)?;
-        let places = take(&mut object, names::PLACES)?;
+        let globals = map_array(&mut object, names::GLOBALS, 1)?;
+        let tuples = take(&mut object, names::TUPLES)?;
         let endings = Mutex::new(take(&mut object, names::ENDINGS)?);
         Ok(Self {
             splices,
-            common,
-            entries: Mutex::new(Entries { places, live: Live::new() }),
+            globals,
+            entries: Mutex::new(Entries { tuples, live: Live::new() }),
             endings,
             lingering: Mutex::default(),
             slots: Slots::new(connections),
             log,
-            devices: Devices::new(object, mark)?,
-            grace: Grace::default(),
-            met: Met::default(),
+            interfaces: Interfaces::new(object, filter_handle)?,
+            grace_periods: GracePeriods::default(),
+            ineligible: IneligibleCounts::default(),
             past: Mutex::default(),
         })
     }
 
-    /// Takes a slot for a connection on these paths; nothing happens to its packets until the
-    /// phase is set.
+    /// Takes a slot for a pair with these tuples. The program forwards no packets until the phase is set.
     ///
     /// # Errors
-    /// When a peer cannot be reached in a way that suits, when there is no slot, or when the kernel
-    /// has no memory.
+    /// When a peer is reached through an unsuitable interface, when there is no slot, or when the kernel has no
+    /// memory.
     pub(super) fn enter(
         self: &Arc<Self>,
-        paths: [Tuple; 2],
+        tuples: PerSide<Tuple>,
         mut splice: Splice,
-    ) -> Result<Slot, Obstacle> {
-        for (i, out) in [1, 0].into_iter().zip(self.ways_out(&paths)) {
-            splice.ways[i].out = out.map_err(|_| Obstacle::Device)?.ok_or(Obstacle::Device)?;
-            splice.ways[i].again = u32::from(self.devices.is_behind());
+    ) -> Result<Slot, Ineligible> {
+        for (side, interface) in self.peer_interfaces(&tuples) {
+            let unreachable = Ineligible::Interface;
+            let direction = &mut splice.directions[!side];
+            direction.out_ifindex = interface.map_err(|_| unreachable)?.ok_or(unreachable)?;
+            direction.reinject = self.interfaces.is_behind();
         }
         self.end_lingering(Instant::now());
         let (number, ending) = match self.slots.take() {
             Some(taken) => taken,
             None => {
                 let oldest = lock(&self.lingering).pop_front();
-                drop(oldest.ok_or(Obstacle::Room)?);
-                self.slots.take().ok_or(Obstacle::Room)?
+                drop(oldest.ok_or(Ineligible::Room)?);
+                self.slots.take().ok_or(Ineligible::Room)?
             }
         };
-        let slot = Slot { kernel: Arc::clone(self), number, ending, paths };
+        let slot = Slot { kernel: Arc::clone(self), number, ending, tuples };
         slot.fill(splice);
         let mut entries = lock(&self.entries);
-        entries.live.insert(number, paths);
-        self.tell_entries(&entries);
-        for side in 0..2 {
-            let inserted =
-                entries.places.insert(Addresses(slot.key(side)), number * 2 + side as u32, 0);
+        entries.live.insert(number, tuples);
+        self.publish_count(&entries);
+        for side in Side::BOTH {
+            let key = TupleKey(slot.arriving(side));
+            let inserted = entries.tuples.insert(key, number * 2 + side as u32, 0);
             if let Err(error) = inserted {
                 drop(entries);
                 if let Some(suppressed) = SHORTAGE.pass(Instant::now()) {
                     let error = map_error(error);
                     warn!(%error, suppressed, "BPF map insert failed, connection is not spliced");
                 }
-                return Err(Obstacle::Room);
+                return Err(Ineligible::Room);
             }
         }
         drop(entries);
         Ok(slot)
     }
 
-    /// The interfaces through which the two peers are reached, with the program on each; `None`
-    /// where it cannot be.
-    fn ways_out(&self, paths: &[Tuple; 2]) -> [io::Result<Option<u32>>; 2] {
-        paths.map(|path| {
-            let out = self.devices.routes().interface(path.own.ip(), path.peer.ip())?;
-            Ok(self.devices.cover(out)?.then_some(out))
+    /// The interface through which each peer is reached, after attaching the program to it. `None` if the program
+    /// cannot be attached.
+    fn peer_interfaces(&self, tuples: &PerSide<Tuple>) -> [(Side, io::Result<Option<u32>>); 2] {
+        Side::BOTH.map(|side| {
+            let Tuple { local, peer } = tuples[side];
+            let interface = || {
+                let interface = self.interfaces.routes().interface(local.ip(), peer.ip())?;
+                Ok(self.interfaces.attach(interface)?.then_some(interface))
+            };
+            (side, interface())
         })
     }
 
-    /// Takes the entries of a slot away, and lets it be used anew.
+    /// Removes the entries of a slot, and frees the slot.
     pub(super) fn leave(&self, slot: &Slot) {
         let mut entries = lock(&self.entries);
         entries.live.remove(&slot.number);
-        self.tell_entries(&entries);
-        for side in 0..2 {
-            let key = Addresses(slot.key(side));
-            // A newer connection may have come to the same addresses.
-            if entries.places.get(&key, 0).ok() == Some(slot.number * 2 + side as u32) {
-                let _ = entries.places.remove(&key);
+        self.publish_count(&entries);
+        for side in Side::BOTH {
+            let key = TupleKey(slot.arriving(side));
+            // A newer connection may have the same addresses.
+            if entries.tuples.get(&key, 0).ok() == Some(slot.number * 2 + side as u32) {
+                let _ = entries.tuples.remove(&key);
             }
         }
         drop(entries);
@@ -234,21 +241,22 @@ impl Kernel {
         self.slots.give_back(slot.number);
     }
 
-    /// Tells the program whether there is anything to look for.
-    fn tell_entries(&self, entries: &Entries) {
-        self.entries_word().store(entries.live.len() as u64, SeqCst);
+    /// Tells the program how many connections have entries.
+    fn publish_count(&self, entries: &Entries) {
+        self.globals().entries.store_seq_cst(entries.live.len() as u64);
     }
 
-    /// Keeps the entries of a connection that has ended for a while: its last packets may be
-    /// late, or come again. On this host nothing is, unless a peer was told of less than the other
-    /// one has acknowledged.
+    /// Keeps the entries of a connection that has ended for a while, because its last packets may be late or
+    /// repeated. Between two peers on this host no packet is, unless an acknowledgement was clamped.
     pub(super) fn linger(&self, slot: Slot) {
-        if slot.read().ways.iter().any(|way| way.out != LOOPBACK || way.clamped != 0) {
-            // Each has acknowledged all there was; what comes is for the other, and no socket of ours.
-            slot.set_settled(0);
-            slot.set_settled(1);
-            if slot.advance(phase::JOINED, phase::LINGERING) {
-                lock(&self.lingering).push_back((Instant::now() + LINGERING, slot));
+        let splice = slot.read();
+        let mut directions = splice.directions.iter().map(|(_, direction)| direction);
+        if directions.any(|it| it.out_ifindex != LOOPBACK || it.clamped_acks != 0) {
+            // Both peers have acknowledged everything. Every further packet is for the other peer, and none for a
+            // local socket.
+            Side::BOTH.into_iter().for_each(|side| slot.set_drained(side));
+            if slot.advance(Phase::Joined, Phase::Lingering) {
+                lock(&self.lingering).push_back((Instant::now() + LINGER, slot));
             }
         }
     }
@@ -266,43 +274,43 @@ impl Kernel {
         }
     }
 
-    /// Counts a connection that was not joined.
-    pub(super) fn refuse(&self, obstacle: Obstacle) {
-        self.met.count(obstacle);
+    /// Counts a pair that cannot be joined.
+    pub(super) fn count_ineligible(&self, reason: Ineligible) {
+        self.ineligible.count(reason);
     }
 
-    /// Counts one that was.
-    pub(super) fn joined(&self) {
+    /// Counts a pair that was joined.
+    pub(super) fn count_joined(&self) {
         lock(&self.past).total += 1;
     }
 
-    /// Leaves everything as it was before the self-test.
+    /// Removes all traces of the self-test.
     pub(super) fn clear(&self) {
         let lingering = mem::take(&mut *lock(&self.lingering));
-        // Which counts it.
+        // Adds to the figures, which are reset next.
         drop(lingering);
         *lock(&self.past) = Figures::default();
-        self.devices.let_go();
-        self.grace.rest();
+        self.interfaces.detach_all();
+        self.grace_periods.join_thread();
     }
 
-    /// What has been done so far.
+    /// The figures of all connections so far.
     pub(crate) fn figures(&self) -> Figures {
         let live = self.live();
         let mut figures = lock(&self.past).clone();
-        figures.refused = self.met.read();
+        figures.refused = self.ineligible.read();
         for number in live {
-            let splice = self.words(number).read();
-            figures.current += u64::from(splice.phase == phase::JOINED);
+            let splice = Splice::load_relaxed(self.words(number));
+            figures.current += u64::from(splice.phase == Phase::Joined);
             figures.add(&splice);
         }
         figures
     }
 
-    /// Does what nobody else does, for ever: wakes the connections that the program tells the end
-    /// of, lets entries go, and follows the routes.
+    /// Runs the datapath's background work: wakes connections that are ending, removes lingering entries, follows
+    /// route changes and forwards the program's log. Never returns.
     pub(crate) async fn handle_events(&self) -> Infallible {
-        tokio::join!(self.wake(), self.look(), self.follow_routes(), self.log.follow()).0
+        tokio::join!(self.wake(), self.check(), self.follow_routes(), self.log.follow()).0
     }
 
     async fn wake(&self) -> Infallible {
@@ -323,12 +331,12 @@ impl Kernel {
         self.slots.wake(number * 2 + 1);
     }
 
-    async fn look(&self) {
+    async fn check(&self) {
         loop {
             let is_any = !lock(&self.lingering).is_empty();
-            sleep(if is_any { LINGERING } else { LOOK }).await;
+            sleep(if is_any { LINGER } else { CHECK_INTERVAL }).await;
             self.end_lingering(Instant::now());
-            if self.missed_word().swap(0, SeqCst) != 0 {
+            if self.globals().missed.as_atomic().swap(0, SeqCst) != 0 {
                 self.live().into_iter().for_each(|number| self.wake_slot(number));
             }
         }
@@ -339,9 +347,9 @@ impl Kernel {
         lock(&self.entries).live.keys().copied().collect()
     }
 
-    /// Sends packets another way when the routes have changed.
+    /// Sends packets through other interfaces when the routes have changed.
     async fn follow_routes(&self) {
-        let opened = Changes::open().map(|changes| {
+        let opened = RouteChanges::open().map(|changes| {
             let descriptor = changes.as_fd().try_clone_to_owned();
             (changes, descriptor)
         });
@@ -360,8 +368,8 @@ impl Kernel {
         let act = async {
             loop {
                 changed.notified().await;
-                // They come in numbers.
-                sleep(CHANGING).await;
+                // Many changes arrive together.
+                sleep(ROUTE_CHANGE_DELAY).await;
                 self.reroute();
             }
         };
@@ -369,19 +377,20 @@ impl Kernel {
     }
 
     fn reroute(&self) {
-        self.devices.forget_lost();
-        let live: Vec<(u32, [Tuple; 2])> =
-            lock(&self.entries).live.iter().map(|(&number, &paths)| (number, paths)).collect();
-        for (number, paths) in live {
-            let ways = self.ways_out(&paths);
+        self.interfaces.forget_lost();
+        let live: Vec<(u32, PerSide<Tuple>)> =
+            lock(&self.entries).live.iter().map(|(&number, &tuples)| (number, tuples)).collect();
+        for (number, tuples) in live {
+            let interfaces = self.peer_interfaces(&tuples);
             let entries = lock(&self.entries);
-            if entries.live.get(&number) != Some(&paths) {
+            if entries.live.get(&number) != Some(&tuples) {
                 continue;
             }
-            for (i, out) in [1, 0].into_iter().zip(ways) {
-                // Where there is no way now, there may be one later.
-                if let Ok(Some(out)) = out {
-                    self.words(number).out(i).store(out, SeqCst);
+            for (side, interface) in interfaces {
+                // A peer without a route now may have one later.
+                if let Ok(Some(interface)) = interface {
+                    let direction = &self.words(number).directions[!side];
+                    direction.out_ifindex.store_seq_cst(interface);
                 }
             }
         }
@@ -389,23 +398,17 @@ impl Kernel {
 
     /// The interfaces that the program is attached to.
     #[cfg(test)]
-    pub(super) fn devices(&self) -> &Devices {
-        &self.devices
+    pub(super) fn interfaces(&self) -> &Interfaces {
+        &self.interfaces
     }
 
-    fn entries_word(&self) -> &AtomicU64 {
-        // SAFETY: an aligned word within the mapping, which lives as long as we; the program only
-        // reads it.
-        unsafe { AtomicU64::from_ptr(&raw mut (*self.common.get(0).as_ptr()).entries) }
+    fn globals(&self) -> &Globals {
+        global_words(&self.globals)
     }
 
-    fn missed_word(&self) -> &AtomicU64 {
-        // SAFETY: as above; the program writes it as a whole.
-        unsafe { AtomicU64::from_ptr(&raw mut (*self.common.get(0).as_ptr()).missed) }
-    }
-
-    pub(super) fn words(&self, number: u32) -> Words<'_> {
-        Words::of(&self.splices, number)
+    /// The words of the splice in a slot.
+    pub(super) fn words(&self, number: u32) -> &SpliceWords {
+        splice_words(&self.splices, number)
     }
 }
 
@@ -419,16 +422,18 @@ impl OffloadCounters for Kernel {
     }
 
     fn bytes(&self, way: u32) -> u64 {
-        let (words, side) = (self.words(way / 2), way as usize % 2);
-        let (acknowledged, acked) = words.acknowledged(side);
-        // The end takes a number and is no byte. It is noted before it can be acknowledged.
-        let has_end = words.ending().load(SeqCst) & (ending::FIN << side) != 0
-            && words.fin(side).load(SeqCst) == acked;
-        acknowledged.saturating_sub(u64::from(has_end))
+        let (words, side) = (self.words(way / 2), Side::from_bit(way));
+        let direction = &words.directions[side];
+        let snd_una = direction.side.sender.snd_una.load_seq_cst();
+        let acknowledged = snd_una.saturating_sub(direction.counted_from.load_seq_cst());
+        // The FIN occupies a number and is no byte. The program sets the bit before the FIN can be acknowledged.
+        let has_fin = words.endings.load_seq_cst() & ending::of(ending::FIN, side) != 0
+            && direction.fin_end_seq.load_seq_cst() == snd_una as u32;
+        acknowledged.saturating_sub(u64::from(has_fin))
     }
 
     fn is_moving(&self, way: u32) -> bool {
-        self.words(way / 2).phase().load(SeqCst) == phase::JOINED
+        self.words(way / 2).phase.load_seq_cst() == Phase::Joined
     }
 }
 

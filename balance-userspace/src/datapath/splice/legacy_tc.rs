@@ -1,9 +1,10 @@
-//! The program as a filter, on kernels without TCX (before 6.6): such a filter stays when its process
-//! is killed.
+//! Attaches the program as a tc filter, on kernels without TCX (before Linux 6.6). Such a filter stays when its
+//! process is killed.
 //!
-//! Each process has a mark, a name that the kernel takes back with it, and its filters have the
-//! number of that. Invariant: a filter is taken away for another process only if nobody has its mark;
-//! marks are known where the interfaces are, in the same network namespace.
+//! The filters of a process have a handle that no other process uses: the process holds an abstract socket with
+//! the handle in its name, which the kernel frees with the process. Invariant: a process removes the filters of
+//! another process only if no process holds their handle. Names of abstract sockets belong to a network namespace,
+//! as interfaces do.
 
 use std::{
     io,
@@ -31,66 +32,72 @@ use tracing::debug;
 use super::routes::{self, Filter};
 use crate::datapath::offload::object::LoadError;
 
-/// The first kernel that needs no filter; aya's `attach` asks the same.
+/// The first kernel with TCX. aya's `attach` makes the same distinction.
 const TCX: KernelVersion = KernelVersion::new(6, 6, 0);
 
-/// A mark that is held.
-pub(super) struct Mark {
-    number: u32,
+/// A handle for filters, held by this process.
+pub(super) struct FilterHandle {
+    handle: u32,
     _held: UnixDatagram,
 }
 
-impl Mark {
-    /// The mark of this process, where the kernel needs filters, with what killed ones have left taken
-    /// away: what goes through it may keep the processors busy.
+impl FilterHandle {
+    /// Removes the filters of killed processes, whose packets would keep the processors busy, and takes a handle.
+    /// `None` on a kernel with TCX.
+    ///
+    /// # Errors
+    /// When the interfaces or a socket are not accessible.
     pub(super) fn find() -> io::Result<Option<Self>> {
         if KernelVersion::current().is_ok_and(|version| version >= TCX) {
             return Ok(None);
         }
-        remove_left()?;
-        Self::make().map(Some)
+        remove_leftovers()?;
+        Self::take().map(Some)
     }
 
-    /// One that nobody has. Processes of several PID namespaces may have the same number.
-    fn make() -> io::Result<Self> {
+    /// Takes a handle that no process holds. Processes in different PID namespaces may have the same number.
+    fn take() -> io::Result<Self> {
         (process::id()..)
-            .find_map(|number| match hold(number) {
-                Ok(held) => Some(Ok(Self { number, _held: held })),
+            .find_map(|handle| match hold(handle) {
+                Ok(held) => Some(Ok(Self { handle, _held: held })),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
                 Err(error) => Some(Err(error)),
             })
             .expect("there are more numbers than processes")
     }
 
-    /// Attaches the program to what arrives on an interface.
+    /// Attaches the program to the ingress of an interface.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
     pub(super) fn attach(
         &self,
         program: &mut SchedClassifier,
         interface: &str,
     ) -> Result<SchedClassifierLinkId, LoadError> {
-        // A filter needs a qdisc, which stays when we are gone: only where we are, and only if nobody
-        // has made it.
+        // A filter needs a qdisc, which stays when the process exits. It is added only where the program is attached,
+        // and only if it does not exist.
         let _ = tc::qdisc_add_clsact(interface);
-        let handle = TcHandle::from(self.number);
+        let handle = TcHandle::from(self.handle);
         let options = TcAttachOptions::Netlink(NlOptions { handle, ..NlOptions::default() });
         let attached = program.attach_with_options(interface, TcAttachType::Ingress, options);
         attached.map_err(LoadError::from)
     }
 }
 
-fn hold(number: u32) -> io::Result<UnixDatagram> {
-    let name = format!("{}.{number}", names::SPLICE);
+/// Binds the abstract socket of a handle.
+fn hold(handle: u32) -> io::Result<UnixDatagram> {
+    let name = format!("{}.{handle}", names::SPLICE);
     UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name)?)
 }
 
-/// Takes away what processes that were killed have left. What cannot be looked at, or goes meanwhile,
-/// is left alone.
-fn remove_left() -> io::Result<()> {
+/// Removes the filters of killed processes. Ignores an interface that cannot be read or disappears.
+fn remove_leftovers() -> io::Result<()> {
     for interface in &if_nameindex()? {
         let name = interface.name().to_string_lossy();
         let filters = routes::filters(interface.index(), names::SPLICE);
         let removed = filters.and_then(|filters| {
-            filters.iter().try_for_each(|filter| remove_if_left(&name, filter))
+            filters.iter().try_for_each(|filter| remove_if_leftover(&name, filter))
         });
         if let Err(error) = removed {
             debug!(interface = %name, %error, "cannot check for filters of a killed process");
@@ -99,8 +106,8 @@ fn remove_left() -> io::Result<()> {
     Ok(())
 }
 
-fn remove_if_left(interface: &str, filter: &Filter) -> io::Result<()> {
-    // While we have its mark nobody else gets it.
+fn remove_if_leftover(interface: &str, filter: &Filter) -> io::Result<()> {
+    // While this process holds the handle, no other process can take it.
     let Ok(_held) = hold(filter.handle) else { return Ok(()) };
     let handle = TcHandle::from(filter.handle);
     let (kind, priority) = (TcAttachType::Ingress, filter.priority);
@@ -113,13 +120,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_free_again_when_who_had_it_is_gone() {
-        let mark = Mark::make().unwrap();
-        let taken = hold(mark.number).unwrap_err();
+    fn a_handle_is_free_again_when_its_holder_is_gone() {
+        let held = FilterHandle::take().unwrap();
+        let taken = hold(held.handle).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
-        assert_ne!(Mark::make().unwrap().number, mark.number);
-        let number = mark.number;
-        drop(mark);
-        hold(number).unwrap();
+        assert_ne!(FilterHandle::take().unwrap().handle, held.handle);
+        let handle = held.handle;
+        drop(held);
+        hold(handle).unwrap();
     }
 }

@@ -1,13 +1,14 @@
-//! The splice datapath: two TCP connections are joined at packet level, by a program where packets
-//! arrive.
+//! The splice datapath: a BPF program on tc ingress joins two TCP connections at packet level.
 //!
-//! The windows, acknowledgements and ends of the two peers are then each other's, and no byte is
-//! copied or queued here. Invariant: a connection is joined at a moment when user space holds no
-//! byte of it, or is left to the next datapath as it was.
+//! TCP splicing, not splice(2): the peers exchange windows, acknowledgements and FINs with each other, and no byte
+//! is copied or queued here.
+//!
+//! Invariant: a connection is joined at a moment when user space holds no byte of it, or is left to the next
+//! datapath unchanged.
 
 mod attach;
 mod carry;
-mod doubt;
+mod challenge;
 mod ineligible;
 mod join;
 mod kernel;
@@ -41,9 +42,13 @@ use super::{
 };
 use crate::io::{ring, stream::SocketOptions};
 
-/// Loads the program for so many connections at a time, and proves that it works here.
+/// Loads the program for at most `connections` at a time, and runs the self-test. Returns the time that the test
+/// took.
+///
+/// # Errors
+/// When this kernel or this process cannot run the program.
 pub(crate) fn start(connections: usize, debug: bool) -> Result<(Arc<Kernel>, Duration), LoadError> {
-    // Before, what waits in a ring for a socket could only be ended by shutting that down.
+    // Before Linux 5.19, only a shutdown of the socket ended an operation that waits in a ring.
     if !ring::can_cancel() {
         return Err(LoadError::Unsupported("needs Linux 5.19 or later".to_owned()));
     }

@@ -1,12 +1,13 @@
-//! Waits until whatever the kernel was doing with packets is done: a grace period of RCU, which ends when
-//! every processor has left what it was in the middle of (Documentation/RCU/whatisRCU.rst). A packet is
-//! taken from the hook to its socket in one such stretch, so those that had passed the hook when the wait
-//! began have arrived when it is over, however long a processor was kept from going on; or somebody has
-//! the socket, and they have when that lets go of it. Not those that netfilter has given to user space
-//! (NFQUEUE), or that are put together from pieces.
+//! Waits for RCU grace periods, so that packets that had passed the hook have arrived at their sockets.
 //!
-//! Invariant: a wait is over with the first period that began after it. All that wait share one thread, and
-//! there is none while nobody waits.
+//! A grace period ends when every processor has left the read-side critical section that it was in
+//! (Documentation/RCU/whatisRCU.rst). The kernel takes a packet from the hook to its socket in one such section.
+//! So the packets that had passed the hook when the wait began have arrived when it ends, however long a processor
+//! was delayed, or they sit in the socket backlog until the lock is released. This does not hold for packets that
+//! netfilter has given to user space (NFQUEUE), or for fragments that are being reassembled.
+//!
+//! Invariants: a wait ends with the first period that began after it. All waiters share one thread, and the thread
+//! exists only while there are waiters.
 
 use std::{
     mem,
@@ -19,91 +20,91 @@ use tokio::{sync::oneshot, time::sleep};
 
 use crate::sys;
 
-/// What is waited for where the kernel does not tell (with `nohz_full`): about as long as a period takes.
-const LONG: Duration = Duration::from_millis(20);
+/// The wait on a kernel that does not report grace periods (with `nohz_full`): about the length of a period.
+const FALLBACK: Duration = Duration::from_millis(20);
 
-/// Those who wait.
+/// The grace periods of the kernel.
 #[derive(Debug, Default)]
-pub(super) struct Grace {
-    waits: Arc<Mutex<Waits>>,
+pub(super) struct GracePeriods {
+    waiters: Arc<Mutex<Waiters>>,
 }
 
 #[derive(Debug, Default)]
-struct Waits {
-    /// For the next period to begin.
+struct Waiters {
+    /// Waiters for the next period to begin.
     next: Vec<oneshot::Sender<()>>,
-    /// A thread looks after them.
-    is_looked_after: bool,
-    /// The kernel does not tell.
-    is_untold: bool,
+    /// The thread runs.
+    is_served: bool,
+    /// The kernel does not report grace periods.
+    is_unsupported: bool,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Grace {
-    /// Waits for the end of a period that begins from now on: some 10 to 20 ms.
-    pub(super) async fn period(&self) {
+impl GracePeriods {
+    /// Waits for the end of a grace period that begins from now on: some 10 to 20 ms.
+    pub(super) async fn wait(&self) {
         if self.ask().await.is_err() {
-            sleep(LONG).await;
+            sleep(FALLBACK).await;
         }
     }
 
     fn ask(&self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
-        let mut waits = lock(&self.waits);
-        if waits.is_untold {
+        let mut waiters = lock(&self.waiters);
+        if waiters.is_unsupported {
             return receiver;
         }
-        waits.next.push(sender);
-        if !waits.is_looked_after {
-            let own = Arc::clone(&self.waits);
+        waiters.next.push(sender);
+        if !waiters.is_served {
+            let own = Arc::clone(&self.waiters);
             let thread = thread::Builder::new().name("grace".to_owned());
-            let last = waits.thread.take();
-            match thread.spawn(move || look_after(&own, last)) {
-                Ok(thread) => (waits.thread, waits.is_looked_after) = (Some(thread), true),
-                // Nobody can be looked after: they are told by what they wait on being gone.
-                Err(_) => waits.next.clear(),
+            let last = waiters.thread.take();
+            match thread.spawn(move || serve(&own, last)) {
+                Ok(thread) => (waiters.thread, waiters.is_served) = (Some(thread), true),
+                // Without a thread no waiter can be served. Dropping the senders wakes all waiters.
+                Err(_) => waiters.next.clear(),
             }
         }
         receiver
     }
 
-    /// Waits until the thread has ended; nobody waits by now.
-    pub(super) fn rest(&self) {
-        let thread = lock(&self.waits).thread.take();
+    /// Joins the thread. Called without waiters.
+    pub(super) fn join_thread(&self) {
+        let thread = lock(&self.waiters).thread.take();
         end(thread);
     }
 }
 
 fn end(thread: Option<JoinHandle<()>>) {
-    // It holds nothing that a panic could leave in a bad state.
+    // The thread holds no state that a panic could leave invalid.
     thread.map(JoinHandle::join);
 }
 
-/// What the thread does, after the last one, which is about to end.
-fn look_after(waits: &Mutex<Waits>, last: Option<JoinHandle<()>>) {
+/// The body of the thread. `last` is the thread before, which is about to end.
+fn serve(waiters: &Mutex<Waiters>, last: Option<JoinHandle<()>>) {
     end(last);
     loop {
-        let mut now = lock(waits);
-        let these = mem::take(&mut now.next);
-        now.is_looked_after = !these.is_empty();
+        let mut now = lock(waiters);
+        let current = mem::take(&mut now.next);
+        now.is_served = !current.is_empty();
         drop(now);
-        if these.is_empty() {
+        if current.is_empty() {
             return;
         }
         if sys::rcu_grace_period().is_err() {
-            // They are gone without a word.
-            lock(waits).is_untold = true;
+            // Dropping the senders wakes the waiters, which then use the fallback.
+            lock(waiters).is_unsupported = true;
             continue;
         }
-        for wait in these {
-            // Who waited may be gone.
-            let _ = wait.send(());
+        for waiter in current {
+            // The waiter may be gone.
+            let _ = waiter.send(());
         }
     }
 }
 
-fn lock(waits: &Mutex<Waits>) -> MutexGuard<'_, Waits> {
-    waits.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(waiters: &Mutex<Waiters>) -> MutexGuard<'_, Waiters> {
+    waiters.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -111,14 +112,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_that_wait_are_told_and_the_thread_ends() {
-        let grace = Grace::default();
+    fn all_waiters_are_woken_and_the_thread_ends() {
+        let grace = GracePeriods::default();
         for _ in 0..3 {
-            let waits: Vec<_> = (0..50).map(|_| grace.ask()).collect();
-            let told: Vec<_> = waits.into_iter().map(|wait| wait.blocking_recv().is_ok()).collect();
-            assert_eq!(told, [sys::rcu_grace_period().is_ok(); 50]);
-            grace.rest();
-            assert!(!lock(&grace.waits).is_looked_after);
+            let waiters: Vec<_> = (0..50).map(|_| grace.ask()).collect();
+            let woken: Vec<_> =
+                waiters.into_iter().map(|waiter| waiter.blocking_recv().is_ok()).collect();
+            assert_eq!(woken, [sys::rcu_grace_period().is_ok(); 50]);
+            grace.join_thread();
+            assert!(!lock(&grace.waiters).is_served);
         }
     }
 }

@@ -1,9 +1,9 @@
-//! What the kernel's routes say: through which interface an address is reached, when that may have
-//! changed, and which filters an interface has.
+//! Reads the kernel's routes over netlink: the interface through which an address is reached, notifications of
+//! changes, and the filters of an interface.
 //!
-//! Invariant: nothing is remembered here; each question goes to the kernel, which answers it
-//! before the call that asks returns (net/netlink/af_netlink.c, netlink_unicast_kernel), or goes on to
-//! with each part of a list that is read.
+//! Invariant: nothing is cached. Each request goes to the kernel. The kernel queues the answer before the call that
+//! sends the request returns (net/netlink/af_netlink.c, netlink_unicast_kernel), and queues the next part of a list
+//! with each part that is read.
 
 use std::{
     io,
@@ -22,21 +22,21 @@ use netlink_packet_route::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-/// Asks the kernel.
+/// Sends requests to the kernel.
 pub(super) struct Routes {
     socket: Mutex<Socket>,
 }
 
-/// Bytes of the longest answer, or part of a list (net/netlink/af_netlink.c, netlink_dump).
-const ANSWER: usize = 32 << 10;
+/// Bytes of the longest answer, or of the longest part of a list (net/netlink/af_netlink.c, netlink_dump).
+const MAX_ANSWER: usize = 32 << 10;
 
 impl Routes {
     pub(super) fn open() -> io::Result<Self> {
         Ok(Self { socket: Mutex::new(connect()?) })
     }
 
-    /// The number of the interface through which packets leave from one address to another; that
-    /// of loopback if it is an address of this host.
+    /// The index of the interface through which packets leave from one address to another: that of loopback for
+    /// an address of this host.
     ///
     /// # Errors
     /// When there is no route.
@@ -44,15 +44,15 @@ impl Routes {
         if to.is_loopback() {
             return Ok(LOOPBACK);
         }
-        let mut question = RouteMessage::default();
-        question.header.address_family =
+        let mut request = RouteMessage::default();
+        request.header.address_family =
             if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let bits = if to.is_ipv4() { 32 } else { 128 };
-        question.header.destination_prefix_length = bits;
-        question.header.source_prefix_length = bits;
-        question.attributes.push(RouteAttribute::Destination(address(to)));
-        question.attributes.push(RouteAttribute::Source(address(from)));
-        match self.ask(RouteNetlinkMessage::GetRoute(question))? {
+        request.header.destination_prefix_length = bits;
+        request.header.source_prefix_length = bits;
+        request.attributes.push(RouteAttribute::Destination(address(to)));
+        request.attributes.push(RouteAttribute::Source(address(from)));
+        match self.ask(RouteNetlinkMessage::GetRoute(request))? {
             RouteNetlinkMessage::NewRoute(route) => route
                 .attributes
                 .iter()
@@ -65,16 +65,15 @@ impl Routes {
         }
     }
 
-    /// The name of an interface, if its packets begin with the header of Ethernet, as those of
-    /// loopback do.
+    /// The name of an interface whose packets begin with an Ethernet header, as those of loopback do. `None` for
+    /// another interface.
     ///
     /// # Errors
-    /// When it is gone.
+    /// When the interface is gone.
     pub(super) fn ethernet(&self, interface: u32) -> io::Result<Option<String>> {
-        let mut question = LinkMessage::default();
-        question.header.index = interface;
-        let RouteNetlinkMessage::NewLink(link) =
-            self.ask(RouteNetlinkMessage::GetLink(question))?
+        let mut request = LinkMessage::default();
+        request.header.index = interface;
+        let RouteNetlinkMessage::NewLink(link) = self.ask(RouteNetlinkMessage::GetLink(request))?
         else {
             return Err(io::ErrorKind::InvalidData.into());
         };
@@ -88,10 +87,10 @@ impl Routes {
         }))
     }
 
-    fn ask(&self, question: RouteNetlinkMessage) -> io::Result<RouteNetlinkMessage> {
+    fn ask(&self, request: RouteNetlinkMessage) -> io::Result<RouteNetlinkMessage> {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        send(&socket, question, NLM_F_REQUEST)?;
-        let mut answer = Vec::with_capacity(ANSWER);
+        send(&socket, request, NLM_F_REQUEST)?;
+        let mut answer = Vec::with_capacity(MAX_ANSWER);
         socket.recv(&mut answer, 0)?;
         drop(socket);
         read(&answer)
@@ -105,36 +104,36 @@ fn connect() -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The filters for what arrives on an interface that run a BPF program of that name.
+/// The ingress filters of an interface that run a BPF program with this name.
 ///
 /// # Errors
-/// When the kernel does not tell.
+/// When the kernel cannot be asked.
 pub(super) fn filters(interface: u32, program: &str) -> io::Result<Vec<Filter>> {
-    let mut question = TcMessage::default();
-    question.header.index = interface as i32;
-    question.header.parent = TcHandle::from(INGRESS);
-    let answers = list(RouteNetlinkMessage::GetTrafficFilter(question))?;
+    let mut request = TcMessage::default();
+    request.header.index = interface as i32;
+    request.header.parent = TcHandle::from(INGRESS);
+    let answers = list(RouteNetlinkMessage::GetTrafficFilter(request))?;
     let filters = answers.into_iter().filter_map(|answer| match answer {
         RouteNetlinkMessage::NewTrafficFilter(filter) => Some(filter),
         _ => None,
     });
     let found =
         filters.filter(|filter| runs(filter, program)).map(|TcMessage { header, .. }| Filter {
-            // include/uapi/linux/rtnetlink.h: the other half is the protocol.
+            // The lower half is the protocol (include/uapi/linux/rtnetlink.h).
             priority: (header.info >> 16) as u16,
             handle: header.handle.into(),
         });
     Ok(found.collect())
 }
 
-/// Asks what has any number of answers.
-fn list(question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
-    // Its own, as what is not read of a list would answer the next question.
+/// Sends a request for a list.
+fn list(request: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+    // A socket of its own: the unread part of a list would be taken for the next answer.
     let socket = connect()?;
-    send(&socket, question, NLM_F_REQUEST | NLM_F_DUMP)?;
+    send(&socket, request, NLM_F_REQUEST | NLM_F_DUMP)?;
     let mut answers = Vec::new();
     loop {
-        let mut part = Vec::with_capacity(ANSWER);
+        let mut part = Vec::with_capacity(MAX_ANSWER);
         socket.recv(&mut part, 0)?;
         if read_part(&part, &mut answers)? {
             return Ok(answers);
@@ -142,11 +141,10 @@ fn list(question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
     }
 }
 
-/// Where filters for what arrives are (include/uapi/linux/pkt_sched.h, TC_H_CLSACT and
-/// TC_H_MIN_INGRESS).
+/// The parent of ingress filters (include/uapi/linux/pkt_sched.h, TC_H_CLSACT and TC_H_MIN_INGRESS).
 const INGRESS: u32 = 0xffff_fff2;
 
-/// Whether a filter runs a BPF program of that name.
+/// Whether a filter runs a BPF program with this name.
 fn runs(filter: &TcMessage, program: &str) -> bool {
     let options = filter.attributes.iter().filter_map(|attribute| match attribute {
         TcAttribute::Options(options) => Some(options),
@@ -158,15 +156,15 @@ fn runs(filter: &TcMessage, program: &str) -> bool {
     })
 }
 
-/// What a filter is known by on its interface.
+/// The identity of a filter on its interface.
 #[derive(Debug)]
 pub(super) struct Filter {
     pub(super) priority: u16,
     pub(super) handle: u32,
 }
 
-fn send(socket: &Socket, question: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
-    let mut message = NetlinkMessage::from(question);
+fn send(socket: &Socket, request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    let mut message = NetlinkMessage::from(request);
     message.header.flags = flags;
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
@@ -174,7 +172,10 @@ fn send(socket: &Socket, question: RouteNetlinkMessage, flags: u16) -> io::Resul
     socket.send(&bytes, 0).map(drop)
 }
 
-/// Reads several answers; true if there are no more to come.
+/// Parses one part of a list. True if it was the last part.
+///
+/// # Errors
+/// When the part is not valid, or the kernel has refused.
 pub(crate) fn read_part(
     mut part: &[u8],
     answers: &mut Vec<RouteNetlinkMessage>,
@@ -187,20 +188,22 @@ pub(crate) fn read_part(
             NetlinkPayload::Done(_) => return Ok(true),
             _ => return read(part).map(|_| false),
         }
-        // Which is not less than that of a header (netlink-packet-core), and padded to words.
+        // The length is at least that of a header (netlink-packet-core), and padded to words.
         let len = message.header.length.next_multiple_of(4) as usize;
         part = part.get(len..).unwrap_or_default();
     }
     Ok(false)
 }
 
-/// The error that the kernel answers with. Not by netlink-packet-core's own `to_io`, which overflows for
-/// the least number.
+/// The error in the kernel's answer. netlink-packet-core's own `to_io` overflows for the smallest number.
 fn refused(code: i32) -> io::Error {
     io::Error::from_raw_os_error(code.saturating_neg())
 }
 
-/// Reads an answer.
+/// Parses one answer.
+///
+/// # Errors
+/// When the answer is not valid, or the kernel has refused.
 pub(crate) fn read(answer: &[u8]) -> io::Result<RouteNetlinkMessage> {
     match NetlinkMessage::deserialize(answer).map_err(io::Error::other)?.payload {
         NetlinkPayload::InnerMessage(message) => Ok(message),
@@ -216,10 +219,10 @@ fn address(ip: IpAddr) -> RouteAddress {
     }
 }
 
-/// Is readable when routes, addresses or interfaces have changed.
-pub(super) struct Changes(Socket);
+/// A socket that is readable when routes, addresses or interfaces have changed.
+pub(super) struct RouteChanges(Socket);
 
-impl Changes {
+impl RouteChanges {
     pub(super) fn open() -> io::Result<Self> {
         // include/uapi/linux/rtnetlink.h: RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR
         // and _IPV6_ROUTE.
@@ -230,9 +233,9 @@ impl Changes {
         Ok(Self(socket))
     }
 
-    /// Throws away what has been told. What the kernel had no room to tell counts as told.
+    /// Discards all notifications. A notification for which the kernel had no room counts as discarded.
     pub(super) fn clear(&self) {
-        let mut message = Vec::with_capacity(ANSWER);
+        let mut message = Vec::with_capacity(MAX_ANSWER);
         loop {
             message.clear();
             match self.0.recv(&mut message, 0) {
@@ -244,7 +247,7 @@ impl Changes {
     }
 }
 
-impl AsFd for Changes {
+impl AsFd for RouteChanges {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -256,7 +259,7 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     #[test]
-    fn loopback_is_found_by_address_and_by_number() {
+    fn loopback_is_found_by_address_and_by_index() {
         let routes = Routes::open().unwrap();
         let home = IpAddr::from(Ipv4Addr::LOCALHOST);
         assert_eq!(routes.interface(home, home).unwrap(), LOOPBACK);
@@ -264,13 +267,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_an_error() {
+    fn a_missing_interface_is_an_error() {
         let routes = Routes::open().unwrap();
         assert!(routes.ethernet(u32::from(u16::MAX)).is_err());
-        // 240.0.0.0/4 is nobody's, whatever the routes are.
+        // 240.0.0.0/4 belongs to no host, whatever the routes are.
         let nowhere = Ipv4Addr::new(240, 0, 0, 1).into();
         let _ = routes.interface(Ipv4Addr::UNSPECIFIED.into(), nowhere);
-        // The next question gets its own answer.
+        // The next request gets its own answer.
         let home = IpAddr::from(Ipv6Addr::LOCALHOST);
         assert_eq!(routes.interface(home, home).unwrap(), LOOPBACK);
     }

@@ -1,87 +1,92 @@
-//! What two connections must have in common to be joined, and the numbers by which they are.
+//! The state of the two local sockets: whether their connections can be joined, and by which numbers.
 //!
-//! Invariant: nothing here changes what a socket does; it is only asked.
+//! Invariant: nothing here changes the behaviour of a socket. Sockets are only read.
 
 use std::{cell::Cell, io};
 
-use balance_ebpf::splice::{head, later};
+use balance_ebpf::splice::{hop_limit_dscp, later};
 
-use super::{ineligible::Obstacle, tuple::Tuple};
+use super::{ineligible::Ineligible, tuple::Tuple};
 use crate::{
+    datapath::side::PerSide,
     io::stream::Stream,
     sys::{self, Negotiated, SequenceNumbers},
 };
 
-/// One of the two connections: what stays as it is for all its life.
+/// The properties of a connection that never change.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct End {
-    pub(super) path: Tuple,
-    /// What was agreed on when it began.
+pub(super) struct Endpoint {
+    pub(super) tuple: Tuple,
+    /// Options that the handshake negotiated.
     pub(super) agreed: Negotiated,
-    /// Hop limit and DSCP of this host's packets to the peer ([`head`]).
-    pub(super) head: u32,
+    /// Hop limit and DSCP of this host's packets to the peer ([`hop_limit_dscp`]).
+    pub(super) hop_limit_dscp: u32,
 }
 
-impl End {
-    /// Asks a stream.
+impl Endpoint {
+    /// Reads the properties of a stream.
     ///
     /// # Errors
     /// When the connection is gone.
     pub(super) fn of(stream: &Stream) -> io::Result<Self> {
-        let path = Tuple { peer: stream.peer()?, own: stream.local()? };
-        let (hops, class) = sys::hop_limit_and_traffic_class(stream, path.peer.is_ipv4())?;
-        Ok(Self { path, agreed: sys::negotiated(stream)?, head: head(hops, class) })
+        let tuple = Tuple { peer: stream.peer()?, local: stream.local()? };
+        let (hops, class) = sys::hop_limit_and_traffic_class(stream, tuple.peer.is_ipv4())?;
+        let hop_limit_dscp = hop_limit_dscp(hops, class);
+        Ok(Self { tuple, agreed: sys::negotiated(stream)?, hop_limit_dscp })
     }
 
     /// Bytes of the IP and TCP headers without options.
     fn headers(&self) -> u32 {
-        if self.path.peer.is_ipv4() { 40 } else { 60 }
+        if self.tuple.peer.is_ipv4() { 40 } else { 60 }
     }
 }
 
-/// Why two connections cannot be joined.
-pub(super) fn obstacle(ends: &[End; 2]) -> Option<Obstacle> {
-    let [a, b] = ends;
-    // What the peer of one may send has to fit the other's path.
-    let fits = |a: &End, b: &End| a.agreed.advertised_mss + b.headers() <= b.agreed.path_mtu;
+/// Why two connections cannot be joined. `None` if they can.
+pub(super) fn ineligible(ends: &PerSide<Endpoint>) -> Option<Ineligible> {
+    let [a, b] = ends.as_ref().into_array();
+    // The largest segment of each peer must fit the other's path.
+    let fits =
+        |a: &Endpoint, b: &Endpoint| a.agreed.advertised_mss + b.headers() <= b.agreed.path_mtu;
     if !a.agreed.established || !b.agreed.established {
-        Some(Obstacle::Ended)
-    } else if a.path.peer.is_ipv4() != b.path.peer.is_ipv4() {
-        Some(Obstacle::Families)
+        Some(Ineligible::Ended)
+    } else if a.tuple.peer.is_ipv4() != b.tuple.peer.is_ipv4() {
+        Some(Ineligible::Families)
     } else if a.agreed.options != b.agreed.options || a.agreed.has_fine_timestamps() {
-        Some(Obstacle::Options)
+        Some(Ineligible::Options)
     } else if !fits(a, b) || !fits(b, a) {
-        Some(Obstacle::Segments)
-    } else if a.path.is_link_local() || b.path.is_link_local() {
-        Some(Obstacle::Device)
+        Some(Ineligible::Segments)
+    } else if a.tuple.is_link_local() || b.tuple.is_link_local() {
+        Some(Ineligible::Interface)
     } else {
         None
     }
 }
 
-/// The clock of a connection's timestamps, read as long as its numbers do not matter yet.
-pub(super) struct Clock {
+/// The clock of a connection's timestamps. Two readings make its offset exact.
+pub(super) struct TimestampClock {
     first: (u32, u64),
     offset: Cell<Option<u32>>,
 }
 
-impl Clock {
-    /// Takes the first of two readings.
+impl TimestampClock {
+    /// Takes the first of the two readings.
     ///
     /// # Errors
-    /// When the kernel does not tell.
+    /// When the connection is gone.
     pub(super) fn begin(stream: &Stream) -> io::Result<Self> {
         Ok(Self { first: sys::timestamp_clock(stream)?, offset: Cell::default() })
     }
 
-    /// What is added to CLOCK_MONOTONIC, in whole milliseconds, to get the clock
-    /// (include/net/tcp.h, tcp_clock_ts). Exact if it is asked for in a millisecond of the other kind than
-    /// the one of the first reading, otherwise one too low at most, which Linux takes (TCP_PAWS_WINDOW); a
-    /// stricter peer may take a packet for old, which is then sent again (RFC 7323, 5). Waiting for
-    /// another millisecond would let so much come here that the connection could not be joined.
+    /// The offset that is added to CLOCK_MONOTONIC, in whole milliseconds, to get the clock (include/net/tcp.h,
+    /// tcp_clock_ts).
+    ///
+    /// Exact if one of the two readings falls into an even millisecond and the other into an odd one. Otherwise
+    /// at most one too low, which Linux accepts (TCP_PAWS_WINDOW). A stricter peer may reject a packet as old,
+    /// and the packet is sent again (RFC 7323, 5). A wait for another millisecond would let so many bytes arrive
+    /// here that the connection could not be joined.
     ///
     /// # Errors
-    /// When the kernel does not tell.
+    /// When the connection is gone.
     pub(super) fn offset(&self, stream: &Stream) -> io::Result<u32> {
         if let Some(offset) = self.offset.get() {
             return Ok(offset);
@@ -92,28 +97,27 @@ impl Clock {
     }
 }
 
-/// The offset from one reading, which is even and may be one too low.
+/// The offset by one reading. The reading is even and may be one too low.
 fn offset((clock, now): (u32, u64)) -> u32 {
     clock.wrapping_sub(now as u32)
 }
 
-/// The offset from two readings, each of which is even and may be one too low; `None` if both may
-/// be.
+/// The offset by two readings. Each reading is even and may be one too low. `None` if both may be.
 fn exact(first: (u32, u64), second: (u32, u64)) -> Option<u32> {
-    let are_of_both_kinds = (first.1 ^ second.1) & 1 == 1;
-    are_of_both_kinds.then(|| later(offset(first), offset(second)))
+    let are_even_and_odd = (first.1 ^ second.1) & 1 == 1;
+    are_even_and_odd.then(|| later(offset(first), offset(second)))
 }
 
-/// Where a socket stands.
+/// The sequence state of a local socket when forwarding begins.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Begun {
+pub(super) struct StartState {
     pub(super) numbers: SequenceNumbers,
-    /// Bytes that were not yet read.
+    /// Bytes that user space has not read yet.
     pub(super) unread: u32,
 }
 
-impl Begun {
-    /// Asks until nothing arrives in between.
+impl StartState {
+    /// Reads the state, again if a packet arrives in between.
     ///
     /// # Errors
     /// When the connection is gone.
@@ -128,8 +132,8 @@ impl Begun {
         }
     }
 
-    /// Number of the next byte that user space is to read.
-    pub(super) fn read(&self) -> u32 {
+    /// Sequence number of the next byte that user space reads.
+    pub(super) fn read_seq(&self) -> u32 {
         self.numbers.rcv_nxt.wrapping_sub(self.unread)
     }
 }
@@ -141,7 +145,7 @@ mod tests {
 
     const MSS: u32 = 1460;
 
-    fn end(address: &str) -> End {
+    fn end(address: &str) -> Endpoint {
         let agreed = Negotiated {
             established: true,
             options: 3,
@@ -149,8 +153,12 @@ mod tests {
             advertised_mss: MSS,
             path_mtu: 1500,
         };
-        let path = Tuple { peer: address.parse().unwrap(), own: address.parse().unwrap() };
-        End { path, agreed, head: 0 }
+        let tuple = Tuple { peer: address.parse().unwrap(), local: address.parse().unwrap() };
+        Endpoint { tuple, agreed, hop_limit_dscp: 0 }
+    }
+
+    fn reason(client: Endpoint, backend: Endpoint) -> Option<Ineligible> {
+        ineligible(&PerSide::new(client, backend))
     }
 
     #[test]
@@ -166,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_of_timestamps_is_always_as_far_from_ours() {
+    fn the_timestamp_clock_has_a_constant_offset() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let first = sys::timestamp_clock(&stream).unwrap();
@@ -180,36 +188,36 @@ mod tests {
     }
 
     #[test]
-    fn like_connections_can_be_joined() {
+    fn similar_connections_can_be_joined() {
         let (client, backend) = (end("192.0.2.1:5"), end("192.0.2.2:6"));
-        assert_eq!(obstacle(&[client, backend]), None);
+        assert_eq!(reason(client, backend), None);
     }
 
     #[test]
-    fn each_difference_has_its_name() {
+    fn each_difference_has_its_own_reason() {
         let good = end("192.0.2.1:5");
-        let with = |change: fn(&mut End)| {
+        let with = |change: fn(&mut Endpoint)| {
             let mut bad = good;
             change(&mut bad);
-            (obstacle(&[good, bad]), obstacle(&[bad, good]))
+            (reason(good, bad), reason(bad, good))
         };
-        let both = |obstacle| (Some(obstacle), Some(obstacle));
-        assert_eq!(with(|end| end.agreed.established = false), both(Obstacle::Ended));
-        assert_eq!(with(|end| end.agreed.options = 2), both(Obstacle::Options));
+        let both = |reason| (Some(reason), Some(reason));
+        assert_eq!(with(|end| end.agreed.established = false), both(Ineligible::Ended));
+        assert_eq!(with(|end| end.agreed.options = 2), both(Ineligible::Options));
         let mut fine = good;
         fine.agreed.options |= 64;
-        assert_eq!(obstacle(&[fine, fine]), Some(Obstacle::Options));
-        assert_eq!(with(|end| end.agreed.advertised_mss = MSS + 1), both(Obstacle::Segments));
-        assert_eq!(with(|end| end.agreed.path_mtu = MSS + 39), both(Obstacle::Segments));
+        assert_eq!(reason(fine, fine), Some(Ineligible::Options));
+        assert_eq!(with(|end| end.agreed.advertised_mss = MSS + 1), both(Ineligible::Segments));
+        assert_eq!(with(|end| end.agreed.path_mtu = MSS + 39), both(Ineligible::Segments));
         let six = end("[2001:db8::1]:5");
-        assert_eq!(obstacle(&[good, six]), Some(Obstacle::Families));
+        assert_eq!(reason(good, six), Some(Ineligible::Families));
         let (mut near, mut far) = (end("[fe80::1]:5"), six);
         for end in [&mut near, &mut far] {
             end.agreed.advertised_mss = MSS - 20;
         }
-        assert_eq!(obstacle(&[near, far]), Some(Obstacle::Device));
-        assert_eq!(obstacle(&[far, far]), None);
-        // Its headers are larger.
-        assert_eq!(obstacle(&[six, six]), Some(Obstacle::Segments));
+        assert_eq!(reason(near, far), Some(Ineligible::Interface));
+        assert_eq!(reason(far, far), None);
+        // The IPv6 header is larger.
+        assert_eq!(reason(six, six), Some(Ineligible::Segments));
     }
 }

@@ -1,242 +1,261 @@
-//! A slot in use: what one spliced connection shares with the program.
+//! A slot in use: the memory that one spliced connection shares with the program.
 //!
-//! Invariant: packets find the slot for as long as this lives, and not after; what both sides
-//! change are single words, changed atomically.
+//! Invariant: packets find the slot exactly as long as this value lives.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering::SeqCst},
+use std::sync::{Arc, atomic::Ordering::SeqCst};
+
+use balance_ebpf::{
+    Shared as _, Word,
+    splice::{
+        DirectionState, DirectionWords, PacketTuple, Phase, SenderState, SideWords, Splice,
+        SpliceWords, Timestamps, ending, extended, is_after,
+    },
 };
 
-use balance_ebpf::splice::{Evidence, Key, Splice, Way, ending, extended, is_after, phase};
-
-use super::{
-    kernel::Kernel,
-    tuple::Tuple,
-    words::{Words, word},
+use super::{kernel::Kernel, tuple::Tuple};
+use crate::datapath::{
+    offload::slots::Wakers,
+    reset_evidence::ResetEvidence,
+    side::{PerSide, Side},
 };
-use crate::datapath::{offload::slots::Wakers, reset_evidence::ResetEvidence, side::Side};
 
 /// One connection.
 pub(super) struct Slot {
     pub(super) kernel: Arc<Kernel>,
     pub(super) number: u32,
-    /// Told when something of the end was seen.
+    /// Woken when the program has seen a part of the connection's end.
     pub(super) ending: Wakers,
-    pub(super) paths: [Tuple; 2],
+    pub(super) tuples: PerSide<Tuple>,
 }
 
-/// Where our end of a connection stands, if our socket were to say it.
+/// The sequence numbers of this host's end of a connection, as its peer sees it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Standing {
-    /// The number that the peer waits for.
+pub(super) struct LocalEnd {
+    /// The number that the peer expects.
     pub(super) next: u32,
     /// The number up to which the peer has acknowledged.
     pub(super) acknowledged: u32,
-    /// The number behind what the peer has sent.
+    /// The number behind everything that the peer has sent.
     pub(super) received: u32,
-    /// The number behind what the other peer has acknowledged of that.
+    /// The number up to which the other peer has acknowledged that.
     pub(super) delivered: u32,
-    /// Our direction has ended already.
-    pub(super) is_over: bool,
+    /// The FIN towards the peer was already forwarded.
+    pub(super) has_ended: bool,
 }
 
 impl Slot {
-    /// How packets of a side's peer find the slot.
-    pub(super) fn key(&self, side: usize) -> Key {
-        self.paths[side].arriving()
+    /// The tuple by which packets of a side's peer find the slot.
+    pub(super) fn arriving(&self, side: Side) -> PacketTuple {
+        self.tuples[side].arriving()
     }
 
-    /// Fills the slot; the phase as well.
+    /// Fills the slot, including the phase. Until the phase leaves `Local`, the program writes only what it
+    /// counts of packets. A count that is lost here is counted again with the next packet.
     pub(super) fn fill(&self, splice: Splice) {
-        // SAFETY: nobody else writes to the slot until its phase is another than LOCAL, but for what the
-        // program notes of packets; of that, what is lost is noted again with the next.
-        unsafe { self.kernel.splices.get(self.number).write_volatile(splice) };
+        splice.store_relaxed(self.words());
     }
 
-    /// Sets one of [`phase`].
-    pub(super) fn set_phase(&self, phase: u32) {
-        self.words().phase().store(phase, SeqCst);
+    /// Sets the phase.
+    pub(super) fn set_phase(&self, phase: Phase) {
+        self.words().phase.store_seq_cst(phase);
     }
 
-    /// Goes from one [`phase`] to another; whether it has. It has not if the program has given the connection back
-    /// meanwhile, because a new one has begun between the same addresses.
-    pub(super) fn advance(&self, from: u32, to: u32) -> bool {
-        self.words().phase().compare_exchange(from, to, SeqCst, SeqCst).is_ok()
+    /// Changes the phase, and returns whether it has. The phase stays if the program has given the connection
+    /// back to the local sockets because a new one began between the same addresses.
+    pub(super) fn advance(&self, from: Phase, to: Phase) -> bool {
+        self.words().phase.compare_exchange_seq_cst(from, to)
     }
 
-    /// A number that is behind all that the program has let through to a side's local socket; 0 if it has
-    /// seen nothing. Once the phase is another than LOCAL there is nothing that it does not count, but it
-    /// may count what goes through.
-    pub(super) fn next(&self, side: usize) -> u32 {
-        word!(self.words(), AtomicU32, ways[side].side.next).load(SeqCst)
+    /// A number behind every packet that the program has let through to a side's local socket. 0 if the program
+    /// has seen none. Once the phase has left `Local`, the number includes all such packets, and may
+    /// include forwarded packets.
+    pub(super) fn local_max_seq(&self, side: Side) -> u32 {
+        self.side(side).local_max_seq.load_seq_cst()
     }
 
-    /// Forgets what the program has let through to a side's local socket: it was not the peer's.
-    pub(super) fn forget_next(&self, side: usize) {
-        word!(self.words(), AtomicU32, ways[side].side.next).store(0, SeqCst);
+    /// Resets that number: the packet that set it was not the peer's.
+    pub(super) fn reset_local_max_seq(&self, side: Side) {
+        self.side(side).local_max_seq.store_seq_cst(0);
     }
 
-    /// The number of a packet of a side's peer that could not have been passed on, if there was one.
-    pub(super) fn odd(&self, side: usize) -> Option<u32> {
-        let odd = word!(self.words(), AtomicU32, ways[side].odd).load(SeqCst);
-        (odd != 0).then_some(odd)
+    /// The sequence number of a packet of a side's peer that the program could not have forwarded, if it has
+    /// seen one.
+    pub(super) fn unforwardable_seq(&self, side: Side) -> Option<u32> {
+        let seq = self.direction(side).unforwardable_seq.load_seq_cst();
+        (seq != 0).then_some(seq)
     }
 
-    /// Tells the program near which numbers a side's packets are: those of our socket, which has received
-    /// up to `received` and written up to `written`.
-    pub(super) fn set_near(&self, side: usize, received: u32, written: u32) {
-        let words = self.words();
-        word!(words, AtomicU32, ways[side].side.cut).store(received, SeqCst);
-        word!(words, AtomicU32, ways[side].side.written).store(written, SeqCst);
+    /// Tells the program the numbers of a side's local socket, which the packets must be near: RCV.NXT and
+    /// SND.NXT.
+    pub(super) fn set_local_numbers(&self, side: Side, rcv_nxt: u32, snd_nxt: u32) {
+        let words = self.side(side);
+        words.cutover_seq.store_seq_cst(rcv_nxt);
+        words.local_snd_nxt.store_seq_cst(snd_nxt);
     }
 
-    /// Sets what is known when the numbers are, before packets go through.
-    pub(super) fn begin(&self, side: usize, begin: &Way) {
-        let words = self.words();
-        let Evidence { snd_una, snd_nxt, snd_edge, max_window, edge_slack } = begin.side.sent;
-        word!(words, AtomicU32, ways[side].side.shift).store(begin.side.shift, SeqCst);
-        word!(words, AtomicU64, ways[side].origin).store(extended(begin.side.cut), SeqCst);
-        word!(words, AtomicU64, ways[side].side.sent.snd_una).store(snd_una, SeqCst);
-        word!(words, AtomicU32, ways[side].side.sent.snd_nxt).store(snd_nxt, SeqCst);
-        word!(words, AtomicU32, ways[side].side.sent.snd_edge).store(snd_edge, SeqCst);
-        word!(words, AtomicU32, ways[side].side.sent.max_window).store(max_window, SeqCst);
-        word!(words, AtomicU32, ways[side].side.sent.edge_slack).store(edge_slack, SeqCst);
-        word!(words, AtomicU32, ways[side].side.leeway).store(begin.side.leeway, SeqCst);
-        word!(words, AtomicU32, ways[side].clock).store(begin.clock, SeqCst);
-        word!(words, AtomicU64, ways[side].last).store(begin.last, SeqCst);
-        self.raise(side, begin.side.cut, begin.side.cut.wrapping_add(begin.side.shift));
+    /// Sets the state of a direction before packets are forwarded.
+    pub(super) fn begin(&self, side: Side, begin: &DirectionState) {
+        let direction = self.direction(side);
+        let SenderState { snd_una, snd_nxt, window_right_edge, max_window, right_edge_slack } =
+            begin.side.sender;
+        direction.side.seq_delta.store_seq_cst(begin.side.seq_delta);
+        direction.counted_from.store_seq_cst(extended(begin.side.cutover_seq));
+        let sender = &direction.side.sender;
+        sender.snd_una.store_seq_cst(snd_una);
+        sender.snd_nxt.store_seq_cst(snd_nxt);
+        sender.window_right_edge.store_seq_cst(window_right_edge);
+        sender.max_window.store_seq_cst(max_window);
+        sender.right_edge_slack.store_seq_cst(right_edge_slack);
+        direction.side.ack_slack.store_seq_cst(begin.side.ack_slack);
+        direction.ts_clock_offset.store_seq_cst(begin.ts_clock_offset);
+        direction.last_packet_ns.store_seq_cst(begin.last_packet_ns);
+        let (cutover, delta) = (begin.side.cutover_seq, begin.side.seq_delta);
+        self.raise_cutover(side, cutover, cutover.wrapping_add(delta));
     }
 
-    /// Moves the cut-off of a side, and what the other side's socket will have written.
-    pub(super) fn raise(&self, side: usize, cut: u32, written: u32) {
-        let words = self.words();
-        word!(words, AtomicU32, ways[side].side.cut).store(cut, SeqCst);
-        word!(words, AtomicU32, ways[1 - side].side.written).store(written, SeqCst);
-        // What our socket has received is passed on by user space, and acknowledged by the other peer.
-        let snd_nxt = word!(words, AtomicU32, ways[side].side.sent.snd_nxt);
-        let raise = |seen| is_after(cut, seen).then_some(cut);
-        let _ = snd_nxt.fetch_update(SeqCst, SeqCst, raise);
+    /// Moves the cut-over of a side, and the SND.NXT that the other side's local socket will then have.
+    pub(super) fn raise_cutover(&self, side: Side, cutover: u32, other_snd_nxt: u32) {
+        let words = self.side(side);
+        words.cutover_seq.store_seq_cst(cutover);
+        self.side(!side).local_snd_nxt.store_seq_cst(other_snd_nxt);
+        // User space passes on what the local socket has received, and the other peer acknowledges it.
+        raise(&words.sender.snd_nxt, cutover);
     }
 
-    /// Counts all that a side's peer has sent, which the other peer has no time to acknowledge any more.
-    pub(super) fn deliver(&self, side: usize) {
-        let words = self.words();
-        let snd_nxt = word!(words, AtomicU32, ways[side].side.sent.snd_nxt).load(SeqCst);
-        let snd_una = word!(words, AtomicU64, ways[side].side.sent.snd_una);
-        let raise = |seen| Some(Evidence::acknowledge(seen, snd_nxt));
-        let _ = snd_una.fetch_update(SeqCst, SeqCst, raise);
+    /// Counts everything that a side's peer has sent as delivered, because the other peer has no time left to
+    /// acknowledge it.
+    pub(super) fn count_delivered(&self, side: Side) {
+        let sender = &self.side(side).sender;
+        let snd_nxt = sender.snd_nxt.load_seq_cst();
+        sender.snd_una.update_seq_cst(|seen| Some(SenderState::acknowledge(seen, snd_nxt)));
     }
 
-    /// Does not count one number of a side as a byte: the end that our socket has passed on.
-    pub(super) fn count_end(&self, side: usize) {
-        word!(self.words(), AtomicU64, ways[side].origin).fetch_add(1, SeqCst);
+    /// Takes one sequence number out of the byte count of a side: the FIN that the local socket has passed on.
+    pub(super) fn discount_fin(&self, side: Side) {
+        self.direction(side).counted_from.as_atomic().fetch_add(1, SeqCst);
     }
 
-    /// Sets the right edge of the window that our socket, which says nothing any more, has offered to a
-    /// side's peer.
-    pub(super) fn close_edge(&self, side: usize, edge: u32) {
-        let words = self.words();
-        let snd_edge = word!(words, AtomicU32, ways[side].side.sent.snd_edge);
-        let raise = |seen| is_after(edge, seen).then_some(edge);
-        let _ = snd_edge.fetch_update(SeqCst, SeqCst, raise);
-        word!(words, AtomicU32, ways[side].side.sent.edge_slack).store(0, SeqCst);
+    /// Sets the right edge of the window that a local socket, which is silent now, has offered to its peer.
+    pub(super) fn close_window(&self, side: Side, right_edge: u32) {
+        let sender = &self.side(side).sender;
+        raise(&sender.window_right_edge, right_edge);
+        sender.right_edge_slack.store_seq_cst(0);
     }
 
-    /// Sets by how much the local socket has heard of room beyond the cut-off.
-    pub(super) fn set_ahead(&self, side: usize, ahead: u32) {
-        word!(self.words(), AtomicU32, ways[side].side.ahead).store(ahead, SeqCst);
+    /// Sets the distance from the cut-over to the local socket's `snd_wl1`.
+    pub(super) fn set_wl1_offset(&self, side: Side, offset: u32) {
+        self.side(side).wl1_offset.store_seq_cst(offset);
     }
 
-    /// Marks a side whose peer has acknowledged all that our socket has for it.
-    pub(super) fn set_settled(&self, side: usize) {
-        word!(self.words(), AtomicU32, ways[side].side.settled).store(1, SeqCst);
+    /// Marks a side whose peer has acknowledged everything that the local socket has for it.
+    pub(super) fn set_drained(&self, side: Side) {
+        self.side(side).drained.store_seq_cst(true);
     }
 
-    /// Whether the peer of a side has acknowledged all that our socket has for it.
-    pub(super) fn is_settled(&self, side: usize) -> bool {
-        word!(self.words(), AtomicU32, ways[side].side.settled).load(SeqCst) != 0
+    /// Whether the peer of a side has acknowledged everything that the local socket has for it.
+    pub(super) fn is_drained(&self, side: Side) -> bool {
+        self.side(side).drained.load_seq_cst()
     }
 
-    /// Whether acknowledgements of a side's peer were held back to what our socket said.
-    pub(super) fn has_clamped(&self, side: usize) -> bool {
-        word!(self.words(), AtomicU32, ways[side].clamped).load(SeqCst) != 0
+    /// Whether both sides are drained. Both local sockets are silent then.
+    pub(super) fn are_both_drained(&self) -> bool {
+        Side::BOTH.into_iter().all(|side| self.is_drained(side))
     }
 
-    /// What has been seen of the end: bits of [`ending`].
+    /// Whether acknowledgements of a side's peer were clamped to the numbers of the local socket.
+    pub(super) fn has_clamped(&self, side: Side) -> bool {
+        self.direction(side).clamped_acks.load_seq_cst() != 0
+    }
+
+    /// Bits of [`ending`].
     pub(super) fn endings(&self) -> u64 {
-        self.words().ending().load(SeqCst)
+        self.words().endings.load_seq_cst()
     }
 
-    /// Whether the end of what a side's peer has sent was acknowledged by the other peer, which then has
-    /// all of it, wherever it came through.
-    pub(super) fn is_over(&self, side: usize) -> bool {
-        self.endings() & (ending::ACKNOWLEDGED << side) != 0
+    /// Whether a bit of [`ending`] is set for a side.
+    pub(super) fn has_ending(&self, bit: u64, side: Side) -> bool {
+        self.endings() & ending::of(bit, side) != 0
     }
 
-    /// Which side's peer has reset the connection, if the program has seen it; side `i` if both have.
-    pub(super) fn reset_by(&self, i: usize) -> Option<usize> {
-        let endings = self.endings();
-        [i, 1 - i].into_iter().find(|side| endings & (ending::BROKEN << side) != 0)
+    /// Whether the other peer has acknowledged the FIN of a side's peer. It has received everything then, on
+    /// whichever datapath.
+    pub(super) fn is_fin_acked(&self, side: Side) -> bool {
+        self.has_ending(ending::FIN_ACKED, side)
     }
 
-    /// Whether a side's peer has sent a reset that is doubted, since this was last asked.
-    pub(super) fn take_doubt(&self, side: usize) -> bool {
-        let doubted = ending::DOUBTED << side;
-        // Most of the time there is none.
-        self.endings() & doubted != 0
-            && self.words().ending().fetch_and(!doubted, SeqCst) & doubted != 0
+    /// The side whose peer has reset the connection, if the program has seen it. `side` if both have.
+    pub(super) fn reset_by(&self, side: Side) -> Option<Side> {
+        [side, !side].into_iter().find(|&side| self.has_ending(ending::RESET, side))
     }
 
-    /// When the last packet of a side's peer went on: nanoseconds of CLOCK_MONOTONIC.
-    pub(super) fn last(&self, side: usize) -> u64 {
-        word!(self.words(), AtomicU64, ways[side].last).load(SeqCst)
+    /// Whether a side's peer has sent a RST with an unexpected number in the window since the last call.
+    pub(super) fn take_rst_in_window(&self, side: Side) -> bool {
+        let bit = ending::of(ending::RST_IN_WINDOW, side);
+        // Usually there is none, and the word need not be written.
+        self.endings() & bit != 0 && self.words().endings.fetch_and_seq_cst(!bit) & bit != 0
     }
 
-    /// Where our end of a side's connection stands.
-    pub(super) fn standing(&self, side: usize) -> Standing {
+    /// When the last packet of a side's peer was forwarded: nanoseconds of CLOCK_MONOTONIC.
+    pub(super) fn last_packet_ns(&self, side: Side) -> u64 {
+        self.direction(side).last_packet_ns.load_seq_cst()
+    }
+
+    /// Whether the timestamps of a side's peer are translated.
+    pub(super) fn has_timestamps(&self, side: Side) -> bool {
+        self.side(side).timestamps.load_seq_cst() != Timestamps::Off
+    }
+
+    /// The sequence numbers of this host's end of a side's connection.
+    pub(super) fn local_end(&self, side: Side) -> LocalEnd {
         let splice = self.read();
-        let (this, other) = (&splice.ways[side], &splice.ways[1 - side]);
-        Standing {
-            next: other.end(&this.side).wrapping_add(other.side.shift),
-            acknowledged: other.side.sent.acked().wrapping_add(other.side.shift),
-            received: this.end(&other.side),
-            delivered: this.side.sent.acked(),
-            is_over: splice.ending & (ending::FIN << (1 - side)) != 0,
+        let (this, other) = (&splice.directions[side].side, &splice.directions[!side].side);
+        LocalEnd {
+            next: splice.accepted_end(!side).wrapping_add(other.seq_delta),
+            acknowledged: other.sender.acked().wrapping_add(other.seq_delta),
+            received: splice.accepted_end(side),
+            delivered: this.sender.acked(),
+            has_ended: splice.endings & ending::of(ending::FIN, !side) != 0,
         }
     }
 
-    /// Whether both peers have acknowledged all that our sockets have for them, which are silent then.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.is_settled(0) && self.is_settled(1)
-    }
-
-    /// What is known of a connection that `reset` has reset. An end counts once it was passed on: who
-    /// answers it with a reset does not acknowledge it.
+    /// The evidence about a connection that the peer of the side `reset` has reset. A FIN counts once it was
+    /// forwarded: a peer that answers a FIN with a RST does not acknowledge the FIN.
     pub(super) fn evidence(&self, reset: Side) -> ResetEvidence {
-        let has_ended = |side: Side| self.endings() & (ending::FIN << side as usize) != 0;
-        let Standing { next, acknowledged, .. } = self.standing(reset as usize);
+        let LocalEnd { next, acknowledged, .. } = self.local_end(reset);
         ResetEvidence {
             reset,
-            client_ended: has_ended(Side::Client),
-            backend_ended: has_ended(Side::Backend),
+            client_ended: self.has_ending(ending::FIN, Side::Client),
+            backend_ended: self.has_ending(ending::FIN, Side::Backend),
             refused: next.wrapping_sub(acknowledged).into(),
         }
     }
 
-    /// As it is at this moment, each word by itself.
+    /// The whole slot at this moment, word by word.
     pub(super) fn read(&self) -> Splice {
-        self.words().read()
+        Splice::load_relaxed(self.words())
     }
 
-    fn words(&self) -> Words<'_> {
+    fn side(&self, side: Side) -> &SideWords {
+        &self.direction(side).side
+    }
+
+    fn direction(&self, side: Side) -> &DirectionWords {
+        &self.words().directions[side]
+    }
+
+    fn words(&self) -> &SpliceWords {
         self.kernel.words(self.number)
     }
 }
 
+/// Raises a sequence number.
+fn raise(word: &Word<u32>, number: u32) {
+    word.update_seq_cst(|seen| is_after(number, seen).then_some(number));
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.set_phase(phase::LOCAL);
+        self.set_phase(Phase::Local);
         self.kernel.leave(self);
     }
 }

@@ -1,14 +1,14 @@
-//! How a spliced connection ends when balance ends it, or when its peers have.
+//! The end of a spliced connection, by balance or by its peers.
 //!
-//! Our sockets know nothing of what the peers have said to each other: what they say themselves has
-//! numbers that nobody waits for. Invariant: they say nothing, but for a reset to a peer that may
-//! still wait for bytes of ours; what is to be said to a peer is said by another socket, made with the
-//! numbers that this peer waits for.
+//! The local sockets do not know the sequence numbers that the peers have exchanged. Their sequence numbers are
+//! stale, so they must not transmit. Invariant: they transmit nothing, except for a RST to a peer that may still
+//! wait for bytes of the local socket. Every other packet to a peer comes from a new socket with the sequence
+//! numbers that the peer expects.
 //!
-//! A peer believes no reset but one with the number that it waits for. One of the other peer has another
-//! number if bytes before it were lost, and may be far beyond its window: the other peer was promised
-//! the room that our socket had before they were joined. What the peer has acknowledged tells which
-//! number it is. If it has more by then, it acknowledges that soon, and is answered by the kernel.
+//! A peer accepts a RST only with the number that it expects. A RST that the other peer sent has another number if
+//! bytes before it were lost. The number may be far beyond the peer's window, because the other peer was offered
+//! the window of the local socket before the join. The last acknowledgement of the peer is the number that the peer
+//! expects. If the peer has received more by then, it soon acknowledges that, and the kernel answers with a RST.
 
 use std::{
     cell::Cell,
@@ -22,79 +22,91 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tracing::debug;
 
 use super::{
-    slot::{Slot, Standing},
+    slot::{LocalEnd, Slot},
     tuple::Tuple,
 };
-use crate::{datapath::pair::Pair, io::stream::Stream, sys};
+use crate::{
+    datapath::{
+        pair::Pair,
+        side::{PerSide, Side},
+    },
+    io::stream::Stream,
+    sys,
+};
 
-/// Lets both sockets give up their connections without a word: the peers have told each other. A new connection
-/// between the same addresses meets nothing of them.
-pub(super) fn silent(pair: &Pair) {
-    for stream in [&pair.client, &pair.backend] {
-        if sys::enter_repair(&**stream).is_ok() {
-            let _ = sys::disconnect(&**stream);
+/// Closes both connections without a packet, because the peers have ended them with each other. A new connection
+/// between the same addresses finds no leftover of them.
+pub(super) fn close_silently(pair: &Pair) {
+    for side in Side::BOTH {
+        let stream = &**pair.stream(side);
+        if sys::enter_repair(stream).is_ok() {
+            let _ = sys::disconnect(stream);
         }
     }
 }
 
-/// Tells both peers that our direction has ended, unless it had already.
+/// Sends each peer a FIN, unless it has already received one.
 pub(super) fn end(slot: Slot, pair: &Pair) {
-    let streams: [&Stream; 2] = [&pair.client, &pair.backend];
-    let words = [0, 1].map(|side| {
-        let standing = slot.standing(side);
-        let clock = clock(&slot, streams[side], side).ok().flatten();
-        (!standing.is_over).then_some((slot.paths[side], standing.next, standing.received, clock))
+    let finals = PerSide::from_fn(|side| {
+        let end = slot.local_end(side);
+        let clock = clock(&slot, pair.stream(side), side).ok().flatten();
+        let tuple = slot.tuples[side];
+        (!end.has_ended).then_some(FinalState {
+            tuple,
+            next: end.next,
+            received: end.received,
+            clock,
+        })
     });
-    silent(pair);
-    say(slot, pair, words, |socket| socket.shutdown(Shutdown::Write));
+    close_silently(pair);
+    transmit(slot, pair, finals, |socket| socket.shutdown(Shutdown::Write));
 }
 
-/// Resets the peers, but for one that has done so itself.
-pub(super) fn break_off(slot: Slot, pair: &Pair) {
+/// Resets both peers, except for a peer that has itself sent a RST.
+pub(super) fn reset(slot: Slot, pair: &Pair) {
     let endings = slot.endings();
-    let is_told = |side: usize| endings & (ending::BROKEN << side) != 0;
-    for (side, stream) in [&pair.client, &pair.backend].into_iter().enumerate() {
-        // A socket whose bytes its peer may still wait for has a right number, and says it when it
-        // is disconnected or closed.
-        if slot.is_settled(side) {
-            let _ = sys::enter_repair(&**stream);
+    let has_reset = |side: Side| endings & ending::of(ending::RESET, side) != 0;
+    for side in Side::BOTH {
+        let stream = &**pair.stream(side);
+        // A local socket whose bytes the peer may still wait for has the right number, and sends a RST when it is
+        // disconnected or closed.
+        if slot.is_drained(side) {
+            let _ = sys::enter_repair(stream);
         }
-        if is_told(side) {
-            // It may connect again at once: before packets pass to our sockets.
-            let _ = sys::disconnect(&**stream);
+        if has_reset(side) {
+            // The peer may connect again at once, so the addresses must be free before packets pass to the
+            // local sockets.
+            let _ = sys::disconnect(stream);
         }
     }
-    let words = [0, 1].map(|side| {
-        let standing = slot.standing(side);
-        // A receiver ignores the timestamp of a reset (RFC 7323, 3.2).
-        (!is_told(side)).then_some((
-            slot.paths[side],
-            standing.acknowledged,
-            standing.received,
-            None,
-        ))
+    let finals = PerSide::from_fn(|side| {
+        let LocalEnd { acknowledged, received, .. } = slot.local_end(side);
+        // A receiver ignores the timestamp of a RST (RFC 7323, 3.2).
+        let (tuple, clock) = (slot.tuples[side], None);
+        (!has_reset(side)).then_some(FinalState { tuple, next: acknowledged, received, clock })
     });
-    say(slot, pair, words, |socket| socket.set_linger(Some(Duration::ZERO)));
+    transmit(slot, pair, finals, |socket| socket.set_linger(Some(Duration::ZERO)));
 }
 
-/// Gives the socket of a side the numbers that both peers have acknowledged. It must be silent, and stays
-/// so: a question with these numbers is an old one to a peer that is there, which answers it, and one that is
-/// gone answers with the number of a reset that is believed.
-/// `holds_port` says whether that has been done before: such a socket does not let go of its port.
+/// Gives the local socket of a side the numbers that both peers have acknowledged. The socket must be silent, and
+/// stays silent. To a peer that is alive, a probe with these numbers is old, and the peer answers it. A peer that
+/// has lost the connection answers with a RST whose number is valid.
+///
+/// `holds_port` says whether the call was made before for this socket: such a socket keeps its port.
 ///
 /// # Errors
-/// When the kernel refuses; the connection is to be given up then.
+/// When the kernel refuses. The connection must be given up then.
 pub(super) fn renumber(
     slot: &Slot,
     pair: &Pair,
-    side: usize,
+    side: Side,
     holds_port: &Cell<bool>,
 ) -> io::Result<()> {
-    let stream = [&pair.client, &pair.backend][side];
-    let (Standing { acknowledged, delivered, .. }, Tuple { own, peer }) =
-        (slot.standing(side), slot.paths[side]);
+    let stream = &**pair.stream(side);
+    let LocalEnd { acknowledged, delivered, .. } = slot.local_end(side);
+    let Tuple { local, peer } = slot.tuples[side];
     let clock = clock(slot, stream, side)?;
-    // A socket for both families has addresses of its own kind.
+    // A dual-stack socket needs IPv4 addresses in mapped form.
     let is_mapped = stream.domain()? == Domain::IPV6;
     let address = |address: SocketAddr| match address {
         SocketAddr::V4(v4) if is_mapped => {
@@ -102,50 +114,62 @@ pub(super) fn renumber(
         }
         _ => address.into(),
     };
-    sys::enter_repair(&**stream)?;
-    sys::disconnect(&**stream)?;
-    // The kernel calls that an aborted connection (net/ipv4/tcp.c, `tcp_disconnect`).
+    sys::enter_repair(stream)?;
+    sys::disconnect(stream)?;
+    // The kernel reports an aborted connection (net/ipv4/tcp.c, `tcp_disconnect`).
     stream.take_error()?;
-    sys::repair_connect(&**stream, acknowledged, delivered, clock, || {
+    sys::repair_connect(stream, acknowledged, delivered, clock, || {
         if !holds_port.replace(true) {
-            stream.bind(&address(own))?;
+            stream.bind(&address(local))?;
         }
         stream.connect(&address(peer))
     })
 }
 
-/// The clock of the timestamps that a side's peer sees, where both use them.
-fn clock(slot: &Slot, stream: &Stream, side: usize) -> io::Result<Option<u32>> {
-    match slot.read().ways[side].side.stamped {
-        0 => Ok(None),
-        _ => Ok(Some(sys::timestamp_clock(stream)?.0)),
+/// The clock of the timestamps that a side's peer receives. `None` if the connection has no timestamps.
+fn clock(slot: &Slot, stream: &Stream, side: Side) -> io::Result<Option<u32>> {
+    match slot.has_timestamps(side) {
+        false => Ok(None),
+        true => Ok(Some(sys::timestamp_clock(stream)?.0)),
     }
 }
 
-/// Whom something is said to, with which numbers, and by which clock.
-type Word = (Tuple, u32, u32, Option<u32>);
+/// The state of a connection in which its last packet is sent to the peer.
+struct FinalState {
+    tuple: Tuple,
+    /// Sequence number of the packet.
+    next: u32,
+    /// Acknowledgement number of the packet.
+    received: u32,
+    /// Clock of the timestamps.
+    clock: Option<u32>,
+}
 
-/// Says it through sockets made for that, which are closed then.
-fn say(slot: Slot, pair: &Pair, words: [Option<Word>; 2], how: impl Fn(&Socket) -> io::Result<()>) {
-    // Whatever a peer answers is for the kernel now.
+/// Makes a new socket for each peer with its final state. `send` makes the socket send the packet, at once or when
+/// it is closed here.
+fn transmit(
+    slot: Slot,
+    pair: &Pair,
+    finals: PerSide<Option<FinalState>>,
+    send: impl Fn(&Socket) -> io::Result<()>,
+) {
+    // From now on the kernel handles the peers' answers.
     drop(slot);
-    let streams: [&Stream; 2] = [&pair.client, &pair.backend];
-    for (stream, (path, next, received, clock)) in
-        streams.into_iter().zip(words).filter_map(|(stream, word)| Some((stream, word?)))
-    {
-        let speak = || {
-            // Its place is free then.
-            sys::disconnect(stream)?;
-            let socket = Socket::new(Domain::for_address(path.own), Type::STREAM, None)?;
+    for side in Side::BOTH {
+        let Some(FinalState { tuple, next, received, clock }) = &finals[side] else { continue };
+        let transmit = || {
+            // Frees the addresses.
+            sys::disconnect(&**pair.stream(side))?;
+            let socket = Socket::new(Domain::for_address(tuple.local), Type::STREAM, None)?;
             let connect = || {
-                socket.bind(&path.own.into())?;
-                socket.connect(&path.peer.into())
+                socket.bind(&tuple.local.into())?;
+                socket.connect(&tuple.peer.into())
             };
-            sys::repair_connect(&socket, next, received, clock, connect)?;
-            how(&socket)
+            sys::repair_connect(&socket, *next, *received, *clock, connect)?;
+            send(&socket)
         };
-        if let Err(error) = speak() {
-            debug!(peer = %path.peer, %error, "cannot notify a peer of the end of its connection");
+        if let Err(error) = transmit() {
+            debug!(peer = %tuple.peer, %error, "cannot notify a peer of the end of its connection");
         }
     }
 }

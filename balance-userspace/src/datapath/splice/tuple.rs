@@ -1,29 +1,32 @@
 //! The addresses of one of the two connections of a pair.
+//!
+//! Invariant: both addresses are of one family.
 
 use std::net::{IpAddr, SocketAddr};
 
-use balance_ebpf::splice::Key;
+use balance_ebpf::splice::PacketTuple;
 
-/// The addresses of one of the two connections.
+/// The addresses of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tuple {
     pub(super) peer: SocketAddr,
-    pub(super) own: SocketAddr,
+    /// This host's.
+    pub(super) local: SocketAddr,
 }
 
 impl Tuple {
-    /// Whether the addresses mean something only together with an interface.
+    /// Whether the addresses are valid only together with an interface.
     pub(super) fn is_link_local(&self) -> bool {
         matches!(self.peer.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local())
     }
 
-    /// How packets of the peer look.
-    pub(super) fn arriving(&self) -> Key {
-        Key::new(self.peer, self.own)
+    /// The tuple of packets from the peer.
+    pub(super) fn arriving(&self) -> PacketTuple {
+        PacketTuple::new(self.peer, self.local)
     }
 
-    /// How packets to the peer look.
-    pub(super) fn leaving(&self) -> Key {
-        Key::new(self.own, self.peer)
+    /// The tuple of packets to the peer.
+    pub(super) fn leaving(&self) -> PacketTuple {
+        PacketTuple::new(self.local, self.peer)
     }
 }

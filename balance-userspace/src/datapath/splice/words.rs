@@ -1,68 +1,68 @@
-//! The words of one splice in the memory that is shared with the program.
+//! Access to the memory that user space shares with the splice program.
 //!
-//! Invariant: what both sides change are single words, changed atomically.
+//! Invariant: every access reads or writes a whole word atomically, because the program and other threads
+//! access the same words.
 
-use std::{
-    ptr::NonNull,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst},
-};
-
-use balance_ebpf::splice::Splice;
+use balance_ebpf::splice::{Globals, SpliceWords};
 
 use crate::datapath::offload::mapped::Mapped;
 
-/// A word of a splice, by its place in that. No reference is made to more than this word, as the
-/// program writes to the others.
-macro_rules! word {
-    ($words:expr, $kind:ident, $($place:tt)+) => {
-        // SAFETY: an aligned word within the mapping, which outlives the `Words`; whoever else changes
-        // it does so as a whole. An index beyond the sides panics.
-        unsafe { $kind::from_ptr(&raw mut (*$words.splice.as_ptr()).$($place)+) }
+/// The words of the splice in a slot.
+pub(super) fn splice_words(array: &Mapped<SpliceWords>, slot: u32) -> &SpliceWords {
+    // SAFETY: within the mapping, which the reference borrows. All fields are words, which are changed as a
+    // whole and for which any bits are a value.
+    unsafe { array.get(slot).as_ref() }
+}
+
+/// The words of the whole datapath.
+pub(super) fn global_words(array: &Mapped<Globals>) -> &Globals {
+    // SAFETY: as above.
+    unsafe { array.get(0).as_ref() }
+}
+
+#[cfg(test)]
+mod tests {
+    use balance_ebpf::{
+        Shared as _, Side, Word,
+        splice::{Phase, SenderState, Splice, ending, is_after},
     };
-}
+    use std::thread;
 
-pub(super) use word;
-
-/// The words of one splice in shared memory.
-pub(super) struct Words<'a> {
-    pub(super) splice: NonNull<Splice>,
-    _array: &'a Mapped<Splice>,
-}
-
-impl<'a> Words<'a> {
-    pub(super) fn of(array: &'a Mapped<Splice>, number: u32) -> Self {
-        Self { splice: array.get(number), _array: array }
-    }
-
-    /// All of them at this moment, each by itself.
-    pub(super) fn read(&self) -> Splice {
-        // SAFETY: within the mapping; plain integers, of which any are a value.
-        unsafe { self.splice.read_volatile() }
-    }
-
-    pub(super) fn phase(&self) -> &'a AtomicU32 {
-        word!(self, AtomicU32, phase)
-    }
-
-    pub(super) fn ending(&self) -> &'a AtomicU64 {
-        word!(self, AtomicU64, ending)
-    }
-
-    /// Bytes, and perhaps an end, of a side's peer that the other has acknowledged since counting began,
-    /// and the number behind them.
-    pub(super) fn acknowledged(&self, side: usize) -> (u64, u32) {
-        let snd_una = word!(self, AtomicU64, ways[side].side.sent.snd_una).load(SeqCst);
-        let origin = word!(self, AtomicU64, ways[side].origin).load(SeqCst);
-        (snd_una.saturating_sub(origin), snd_una as u32)
-    }
-
-    /// Behind a side's end, if there was one.
-    pub(super) fn fin(&self, side: usize) -> &'a AtomicU32 {
-        word!(self, AtomicU32, ways[side].fin)
-    }
-
-    /// The interface through which a side's packets leave to the other peer.
-    pub(super) fn out(&self, side: usize) -> &'a AtomicU32 {
-        word!(self, AtomicU32, ways[side].out)
+    /// In memory that Miri sees, unlike a mapping.
+    #[test]
+    fn two_threads_use_the_words_of_a_splice_at_the_same_time() {
+        const PACKETS: u32 = if cfg!(miri) { 50 } else { 5_000 };
+        let words = Splice { phase: Phase::Joined, ..Splice::default() }.into_memory();
+        let raise = |word: &Word<u32>, number| {
+            word.update_seq_cst(|seen| is_after(number, seen).then_some(number));
+        };
+        thread::scope(|scope| {
+            for side in Side::BOTH {
+                let words = &words;
+                scope.spawn(move || {
+                    let sender = &words.directions[side].side.sender;
+                    for number in 1..=PACKETS {
+                        raise(&sender.snd_nxt, number);
+                        let other = &words.directions[!side].side.sender;
+                        other
+                            .snd_una
+                            .update_seq_cst(|seen| Some(SenderState::acknowledge(seen, number)));
+                    }
+                    let fin = ending::of(ending::FIN, side);
+                    words.endings.update_seq_cst(|seen| Some(seen | fin));
+                });
+            }
+            while words.endings.load_seq_cst() == 0 {
+                let seen = Splice::load_relaxed(&words);
+                assert_eq!(seen.phase, Phase::Joined);
+                thread::yield_now();
+            }
+        });
+        let splice = Splice::load_relaxed(&words);
+        assert_eq!(splice.endings, ending::FIN | ending::of(ending::FIN, Side::Backend));
+        for side in Side::BOTH {
+            let sender = splice.directions[side].side.sender;
+            assert_eq!((sender.snd_nxt, sender.acked()), (PACKETS, PACKETS));
+        }
     }
 }

@@ -1,22 +1,25 @@
-//! The hand-over under all orders of its steps, with what a weak memory order makes of each.
+//! A model of the hand-over that runs its steps in all orders, under a weak memory model.
 //!
-//! Runs the code of the program and of user space on loom's atomics: the program on two threads, one
-//! for each direction, as its processors run it; user space on a third, where its two tasks take
-//! turns as they do on a worker. Loom goes through the orders in which the threads can take their
-//! steps, and through the values that each load may still see by the memory model; an access to the
-//! backlog that is not ordered against the last one is an error of its own. A checker of
-//! interleavings alone would not do: the program's loads acquire nothing, and its processor may be
-//! one that reorders.
+//! The model runs the code of the program and of user space on loom's atomics. The program runs on two
+//! threads, one for each direction, as on two processors. User space runs on a third thread, where its
+//! two tasks alternate as on a worker. Loom goes through the orders in which the threads can take their
+//! steps, and through the values that each load may still see by the memory model. An access to the
+//! backlog that is not ordered after the last one is an error by itself. A checker of interleavings
+//! alone would not suffice: the program's loads acquire nothing, and its processor may reorder.
 //!
-//! With LOOM_MAX_PREEMPTIONS=2 it looks deeper than there is time for with every change (optimised, and
-//! for minutes).
+//! LOOM_MAX_PREEMPTIONS=2 searches deeper. That takes minutes in an optimised build, which is too long
+//! for every change.
 //!
-//! What the kernel does around it is in `Socket`: its queue, which bytes that are passed up share with
-//! bytes to be sent, and the worker that empties it, as late as possible. The tasks of user space
-//! are those of `offload.rs` in short, with the same waits. Invariants that are checked: each packet
-//! reaches the target once and after the one before it, at any moment, so that it does not matter
-//! when a reset comes; all of them do, wherever a stream ends; when all wait, all is done, also with a peer
-//! that never reads; and the backlog begins anew only with everything written.
+//! `Socket` models the kernel: the queue, which passed bytes share with bytes to be sent, and the
+//! kernel's worker, which empties the queue as late as possible. The tasks of user space are those of
+//! `offload.rs` in short, with the same waits.
+//!
+//! Invariants that the model checks:
+//! - Each packet reaches the target once and after the packet before it, at any moment, so the time of a
+//!   reset does not matter.
+//! - All packets reach the target, wherever a stream ends.
+//! - When all tasks wait, all work is done, even with a peer that never reads.
+//! - The backlog restarts only with everything written.
 
 extern crate std;
 
@@ -42,35 +45,38 @@ use loom::{
     thread,
 };
 
-use super::*;
-use crate::flow::QUANTUM;
+use super::{
+    flow::{Backlog, QUANTUM, USER},
+    handover::{PacketAction, ProgramWords, UserEnd, UserWords, on_packet, promote},
+};
+use crate::shared::{PerSide, Side};
 
-/// Of each packet: the program looks at the target with every one.
+/// Bytes of each packet: large enough that the program looks at the target with every packet.
 const LEN: u32 = QUANTUM;
 
-/// What is tried.
+/// The parameters of one check.
 #[derive(Clone, Copy, Default)]
 struct Case {
     /// Packets that arrive from each source.
     packets: [u32; 2],
-    /// How much a flow may owe, in packets.
+    /// The largest amount that a flow may have outstanding, in packets.
     limit: u32,
-    /// How many hand-overs of each flow find no room among the events.
-    untold: u32,
-    /// The end that never reads, if there is one: its socket has room for one packet.
+    /// Hand-overs of each flow that find no room in the event buffer.
+    unnotified: u32,
+    /// The peer that never reads, if there is one. Its socket has room for one packet.
     stalled: Option<usize>,
-    /// What is wrong.
+    /// The defect to insert, if any.
     mutant: Option<Mutant>,
 }
 
-/// Something that must not be.
+/// A defect that the model must find.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mutant {
     /// The program's exchange orders nothing.
     RelaxedExchange,
     /// User space's exchange releases nothing.
     RelaxedReturn,
-    /// User space sends what was passed without looking whether all before it was written.
+    /// User space sends passed bytes before all earlier bytes are written.
     Unsettled,
 }
 
@@ -83,7 +89,7 @@ struct Words {
 }
 
 impl ProgramWords for &Words {
-    fn glance(&self) -> u64 {
+    fn load_relaxed(&self) -> u64 {
         self.state.load(Relaxed)
     }
 
@@ -99,25 +105,25 @@ impl ProgramWords for &Words {
     }
 
     fn backlog<R>(&self, work: impl FnOnce(&mut Backlog) -> R) -> R {
-        // SAFETY: loom finds whoever else uses it.
+        // SAFETY: loom reports any concurrent access.
         self.backlog.with_mut(|backlog| work(unsafe { &mut *backlog }))
     }
 }
 
-/// A socket: the source of the flow of its number, and the target of the other.
+/// A socket: the source of the flow with its number, and the target of the other flow.
 #[derive(Default)]
 struct Socket {
-    /// What the kernel's worker has yet to send, or to pass up.
+    /// Packets that the kernel's worker has yet to send, or to pass to user space.
     queue: VecDeque<Queued>,
-    /// What user space can read.
+    /// Packets that user space can read.
     readable: VecDeque<u32>,
-    /// Its peer has said all.
+    /// The peer has ended its stream.
     ended: bool,
-    /// User space is to look at the flow of which it is the source.
+    /// User space was notified about the flow whose source this is.
     event: bool,
-    /// Packets that were written to it.
+    /// Packets written to the socket.
     written: u32,
-    /// Packets that it takes before its peer reads; `None` if that reads at once.
+    /// Packets that the socket takes before its peer reads. `None` if the peer reads at once.
     room: Option<u32>,
 }
 
@@ -140,7 +146,7 @@ impl Socket {
         }
     }
 
-    /// What the kernel's worker does next; false if there is nothing.
+    /// Does the next step of the kernel's worker. False if there is none.
     fn work(&mut self) -> bool {
         match self.queue.front() {
             Some(&Queued::Send(number)) if self.has_room() => self.write(number),
@@ -155,7 +161,7 @@ impl Socket {
         u64::from(self.written) * u64::from(LEN)
     }
 
-    /// Whether something was redirected to it and not written.
+    /// Whether a redirected packet is not yet written.
     fn owes(&self) -> bool {
         self.queue.iter().any(|queued| matches!(queued, Queued::Send(_)))
     }
@@ -165,8 +171,8 @@ impl Socket {
 struct World {
     case: Case,
     flows: [Words; 2],
-    /// With how often each was used: what makes loom try the other order, and orders what it does
-    /// as the kernel's locks do, in one step instead of two.
+    /// Each with a counter of its uses. The counter makes loom try the other order, and orders the
+    /// uses as the kernel's locks do, in one step instead of two.
     sockets: [(AtomicU64, Mutex<Socket>); 2],
     /// Wakes the worker.
     wake: Notify,
@@ -193,13 +199,13 @@ impl World {
         work(&mut socket.lock().unwrap())
     }
 
-    /// The packets of a source, and its end.
+    /// The program's part: the packets of a source, and the end of its stream.
     fn program(&self, i: usize) {
         let [flow, other] = [&self.flows[i], &self.flows[1 - i]];
-        let untold = Cell::new(self.case.untold);
-        let tell = || {
-            if untold.get() > 0 {
-                untold.set(untold.get() - 1);
+        let unnotified = Cell::new(self.case.unnotified);
+        let notify = || {
+            if unnotified.get() > 0 {
+                unnotified.set(unnotified.get() - 1);
                 return false;
             }
             self.socket(i, |source| source.event = true);
@@ -214,15 +220,15 @@ impl World {
         for number in 0..self.case.packets[i] {
             let limit = self.case.limit * LEN + LEN / 2;
             let is_clear = || self.socket(i, |source| !source.owes());
-            match arrive(&flow, Some(&other), LEN, limit, tell, target, is_clear) {
-                Course::Pass => self.socket(i, |source| {
+            match on_packet(&flow, Some(&other), LEN, limit, notify, target, is_clear) {
+                PacketAction::Pass => self.socket(i, |source| {
                     if source.queue.is_empty() {
                         source.readable.push_back(number);
                     } else {
                         source.queue.push_back(Queued::PassUp(number));
                     }
                 }),
-                Course::Redirect | Course::GiveUp => {
+                PacketAction::Redirect | PacketAction::RedirectAndHandBack => {
                     self.socket(1 - i, |target| target.queue.push_back(Queued::Send(number)));
                 }
             }
@@ -233,7 +239,7 @@ impl World {
     }
 }
 
-/// User space's words: it knows the world, to look whether it is right.
+/// User space's words, with the world to check against.
 struct Mapped<'a> {
     world: &'a World,
     i: usize,
@@ -262,8 +268,8 @@ impl UserWords for Mapped<'_> {
 
     fn backlog(&self, work: impl FnOnce(&mut Backlog)) {
         let owes = self.world.socket(1 - self.i, |target| target.owes());
-        assert!(!owes, "the backlog begins anew while something is owed");
-        // SAFETY: loom finds whoever else uses it.
+        assert!(!owes, "the backlog restarts while a packet is not written");
+        // SAFETY: loom reports any concurrent access.
         self.words().backlog.with_mut(|backlog| work(unsafe { &mut *backlog }));
     }
 }
@@ -272,7 +278,7 @@ impl UserWords for Mapped<'_> {
 struct User<'a> {
     world: &'a World,
     ends: [UserEnd<Mapped<'a>>; 2],
-    /// Steps that a task has made.
+    /// Steps that the tasks have taken.
     steps: Cell<u32>,
     over: RefCell<[bool; 2]>,
 }
@@ -295,8 +301,7 @@ impl<'a> User<'a> {
         Self { world, ends, steps: Cell::new(0), over: RefCell::default() }
     }
 
-    /// Runs both tasks, and the kernel's own worker when neither goes on, until nothing is left to
-    /// do.
+    /// Runs both tasks until nothing is left to do. Runs the kernel's worker when both tasks wait.
     fn work(&self) {
         let (mut up, mut down) = (pin!(self.run(0)), pin!(self.run(1)));
         let mut context = Context::from_waker(Waker::noop());
@@ -307,7 +312,7 @@ impl<'a> User<'a> {
                 over[i] = over[i] || task.poll(&mut context).is_ready();
             }
             *self.over.borrow_mut() = over;
-            // What goes to a peer that never reads never comes to its end.
+            // A stream to a peer that never reads does not end.
             if (0..2).all(|i| over[i] || self.world.case.stalled == Some(1 - i)) {
                 return;
             }
@@ -397,11 +402,12 @@ impl<'a> User<'a> {
     }
 
     fn promote(&self, i: usize) -> bool {
-        let room = |j: usize| {
+        let room = |side: Side| {
             let room = |target: &mut Socket| target.has_room().then(|| target.written());
-            Ok::<_, ()>(self.world.socket(1 - j, room))
+            Ok::<_, ()>(self.world.socket((!side).index(), room))
         };
-        let gone = promote([&self.ends[0], &self.ends[1]], i, room).unwrap();
+        let ends = PerSide::new(&self.ends[0], &self.ends[1]);
+        let gone = promote(ends, Side::from_bit(i as u32), room).unwrap().into_array();
         if gone[1 - i] {
             self.world.socket(1 - i, |source| source.event = true);
         }
@@ -414,7 +420,7 @@ impl<'a> User<'a> {
     fn receive(&self, i: usize) -> Received {
         self.world.socket(i, |source| match source.readable.pop_front() {
             Some(number) => Received::Packet(number),
-            // Whatever the queue still has.
+            // Whatever is still in the queue.
             None if source.ended => Received::End,
             None => Received::Nothing,
         })
@@ -463,15 +469,14 @@ impl<'a> User<'a> {
     }
 }
 
-/// The other task's turn.
+/// Lets the other task run.
 async fn turn() {
     let mut turned = false;
     poll_fn(|_| if mem::replace(&mut turned, true) { Poll::Ready(()) } else { Poll::Pending })
         .await;
 }
 
-/// Goes through all orders in which a thread is interrupted no more than so often where it could have
-/// gone on; LOOM_MAX_PREEMPTIONS says otherwise.
+/// Checks all orders with at most this number of preemptions. LOOM_MAX_PREEMPTIONS overrides it.
 fn check(interruptions: usize, case: Case) {
     let mut builder = Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(interruptions));
@@ -505,25 +510,25 @@ fn packets_arrive_when_the_target_nearly_keeps_up() {
 }
 
 #[test]
-fn packets_arrive_when_user_space_cannot_be_told() {
-    check(1, Case { packets: [2, 2], untold: 1, ..Case::default() });
+fn packets_arrive_when_user_space_cannot_be_notified() {
+    check(1, Case { packets: [2, 2], unnotified: 1, ..Case::default() });
 }
 
 #[test]
-fn one_direction_goes_on_when_the_other_stands_still() {
+fn one_direction_continues_while_the_other_stalls() {
     check(1, Case { packets: [2, 3], stalled: Some(1), ..Case::default() });
 }
 
 #[test]
 #[should_panic = "Causality violation"]
-fn an_exchange_of_the_program_that_orders_nothing_is_found() {
+fn a_relaxed_exchange_of_the_program_is_found() {
     let mutant = Some(Mutant::RelaxedExchange);
     check(1, Case { packets: [2, 1], mutant, ..Case::default() });
 }
 
 #[test]
 #[should_panic = "Causality violation"]
-fn an_exchange_of_user_space_that_releases_nothing_is_found() {
+fn a_relaxed_exchange_of_user_space_is_found() {
     let mutant = Some(Mutant::RelaxedReturn);
     check(1, Case { packets: [2, 1], mutant, ..Case::default() });
 }
