@@ -1,7 +1,9 @@
-//! Results as pictures: bars for each proxy, case below case, each case on a scale of its own.
+//! Charts of the results: one bar for each proxy, one group of bars for each case, each group with
+//! its own scale.
 //!
-//! Every scenario gets two, of its main figure and of CPU time, as SVG and as PNG. Invariant:
-//! bars begin at zero, and the line across a bar's end goes from the least to the most.
+//! Each scenario gets two charts, one of the main figure and one of CPU time, as SVG and as PNG.
+//!
+//! Invariant: bars start at zero, and the error bar reaches from the smallest to the largest sample.
 
 mod layout;
 mod raster;
@@ -18,7 +20,7 @@ use plotters::{
 use self::{layout::Chart, raster::Raster};
 use crate::results::{CaseResults, Results};
 
-/// Draws everything; returns how many charts there are.
+/// Draws all charts into a directory and returns their number.
 pub(crate) fn draw_all(results: &Results, directory: &Path) -> Result<usize> {
     let mut scenarios: Vec<&str> = Vec::new();
     for case in &results.cases {
@@ -70,5 +72,5 @@ fn draw_on<B: DrawingBackend>(area: &DrawingArea<B, Shift>, chart: &Chart) -> Re
     drawn.map_err(|error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("{error}"))
 }
 
-/// The error of a drawing that cannot fail.
+/// The error type of a drawing operation that cannot fail.
 type Never = Infallible;

@@ -1,6 +1,6 @@
-//! The client process: puts its load on a peer, counts, and answers.
+//! The client process: generates the load, counts and reports.
 //!
-//! Invariant: one thread makes the load, and nothing is measured before all of it is there.
+//! Invariant: one thread generates the load, and measuring starts when the whole load is up.
 
 mod bulk;
 mod connection;
@@ -12,9 +12,10 @@ use anyhow::{Context as _, Result};
 
 use crate::messages::{ClientConfig, Load};
 
-/// Does the job; one that holds connections has no end.
+/// Runs the client with its JSON configuration. A client that holds connections never returns.
 pub(crate) fn run(job: &str) -> Result<()> {
-    let job: ClientConfig = serde_json::from_str(job).context("cannot read the client's job")?;
+    let job: ClientConfig =
+        serde_json::from_str(job).context("cannot read the client's configuration")?;
     match job.load {
         Load::Bulk { streams, direction } => bulk::run(&job, streams, direction),
         Load::Stall { receivers } => bulk::stall(&job, receivers),

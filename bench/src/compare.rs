@@ -1,23 +1,24 @@
-//! What changed since an earlier run.
+//! Comparison of a run with an earlier run.
 //!
-//! Invariant: figures whose ranges overlap count as unchanged: noise is no news.
+//! Invariant: figures with overlapping ranges count as unchanged.
 
 use crate::{
     measure::Better,
+    proxy::label,
     results::{CaseResults, FigureResults, Results},
     table::{empty, number},
 };
 
-/// Tells it.
+/// Reports the differences as text.
 pub(crate) fn report(old: &Results, new: &Results) -> String {
-    let mut text = String::from("\nWhat changed:\n");
+    let mut text = String::from("\nChanges:\n");
     if old.machine != new.machine {
-        text += "  the machine: nothing below may mean anything\n";
+        text += "  different machine: the figures are not comparable\n";
     }
     for info in &new.proxies {
         let before = old.proxies.iter().find(|other| other.proxy == info.proxy);
         if let Some(before) = before.filter(|before| before.what != info.what) {
-            text += &format!("  {}: {} -> {}\n", info.proxy, before.what, info.what);
+            text += &format!("  {}: {} -> {}\n", label(&info.proxy), before.what, info.what);
         }
     }
     let mut table = empty();
@@ -36,13 +37,13 @@ pub(crate) fn report(old: &Results, new: &Results) -> String {
             let good = more == (figure.better == Better::Higher);
             let [old, new] = [before, figure].map(|figure| number(figure.summary.median));
             let verdict = if good { "better" } else { "worse" };
-            table.add_row([&case.id, proxy, &figure.name, &old, &new, &ratio, verdict]);
+            table.add_row([&case.id, &label(proxy), &figure.name, &old, &new, &ratio, verdict]);
         }
     }
     if !table.is_empty() {
         text += &format!("{table}\n");
     }
-    text + &format!("{unchanged} figures are as they were, within their ranges\n")
+    text + &format!("{unchanged} figures unchanged: their ranges overlap\n")
 }
 
 fn figures(case: &CaseResults) -> impl Iterator<Item = (&str, &FigureResults)> {
@@ -97,14 +98,14 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_out_of_its_range_is_told_and_judged() {
+    fn a_figure_outside_the_old_range_is_reported_as_better_or_worse() {
         let text = report(&results(&[10.0, 11.0]), &results(&[20.0, 22.0]));
         assert!(text.contains("×2.00") && text.contains("worse"), "{text}");
         assert!(text.contains("0 figures"), "{text}");
     }
 
     #[test]
-    fn noise_is_only_counted() {
+    fn overlapping_ranges_are_only_counted() {
         let text = report(&results(&[10.0, 21.0]), &results(&[20.0, 22.0]));
         assert!(!text.contains("rr-64-1") && text.contains("1 figures"), "{text}");
     }

@@ -1,6 +1,6 @@
-//! Our own server and client as processes.
+//! The server and the client of the benchmark, as processes.
 //!
-//! Invariant: they are this very program, so that both ends of a job are of one version.
+//! Invariant: both are this executable, so both ends have the same version.
 
 use std::{
     env,
@@ -19,30 +19,30 @@ use crate::{
     process::Process,
 };
 
-/// The words that make this program its own server or client.
+/// The argument that makes this executable the server.
 pub(crate) const SERVER: &str = "server";
-/// See [`SERVER`].
+/// The argument that makes this executable the client.
 pub(crate) const CLIENT: &str = "client";
 
-/// How long our server may take to listen.
+/// Time limit for the server to listen.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A server that listens.
 pub(crate) struct Server {
     process: Process,
-    /// Where it serves.
+    /// The listening address.
     pub(crate) address: SocketAddr,
-    /// Where it tells its bytes.
+    /// The Unix socket of the byte counters.
     pub(crate) counters: PathBuf,
 }
 
 impl Server {
-    /// Starts one on a free port.
+    /// Starts a server on a free port.
     pub(crate) fn start(service: Service, host: &Host, directory: &Path) -> Result<Self> {
         Self::with(ServerConfig::new(service, host.address()?, directory), host, directory)
     }
 
-    /// Starts one for a job.
+    /// Starts a server with a configuration.
     pub(crate) fn with(job: ServerConfig, host: &Host, directory: &Path) -> Result<Self> {
         let log = directory.join(format!("server-{}.log", job.address.port()));
         let mut process = start(SERVER, &job, host, &log)?;
@@ -50,7 +50,7 @@ impl Server {
         Ok(Self { process, address: job.address, counters: job.counters })
     }
 
-    /// Ends it as a crash would.
+    /// Kills the server, as in a crash.
     pub(crate) fn kill(self) {
         self.process.kill();
     }
@@ -62,8 +62,8 @@ pub(crate) fn client(job: &ClientConfig, host: &Host, directory: &Path) -> Resul
 }
 
 fn start<T: Serialize>(role: &str, job: &T, host: &Host, log: &Path) -> Result<Process> {
-    let program = env::current_exe().context("cannot find this program")?;
-    let job = serde_json::to_string(job).context("cannot encode a job")?;
+    let program = env::current_exe().context("cannot find this executable")?;
+    let job = serde_json::to_string(job).context("cannot encode a configuration")?;
     let mut command = Command::new(program);
     command.args([role, &job]);
     host.enter(&mut command);

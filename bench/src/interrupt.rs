@@ -1,7 +1,7 @@
-//! Ctrl-C and its like.
+//! Termination signals, such as Ctrl-C.
 //!
-//! Invariant: a signal ends no process of ours by itself: it is is_interrupted, and whoever waits for
-//! something gives up, so that everything that runs is stopped in order.
+//! Invariant: a signal does not end the benchmark directly. It sets a flag that every wait checks,
+//! so all processes are stopped in order.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -13,13 +13,13 @@ use nix::sys::signal::{SigSet, Signal};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Begins to note signals. To be called before any thread or process is started.
+/// Starts to watch for signals. Call this before any thread or process is started.
 pub(crate) fn watch_signals() -> Result<()> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);
     }
-    signals.thread_block().context("cannot hold signals back")?;
+    signals.thread_block().context("cannot block signals")?;
     thread::spawn(move || {
         while signals.wait().is_ok() {
             INTERRUPTED.store(true, Ordering::Relaxed);
@@ -28,12 +28,12 @@ pub(crate) fn watch_signals() -> Result<()> {
     Ok(())
 }
 
-/// True if one came.
+/// Returns true if a signal has arrived.
 pub(crate) fn is_interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
-/// An error if one came.
+/// Returns an error if a signal has arrived.
 pub(crate) fn check() -> Result<()> {
     if is_interrupted() {
         bail!("interrupted");

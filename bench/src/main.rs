@@ -1,16 +1,16 @@
-//! Load-testing harness of balance: measures it beside its peers, on the same work in the same
-//! run. `cargo xtask bench` builds all that is needed and calls it.
+//! Benchmark of balance: measures balance and other proxies with the same workload in the same run.
+//! `cargo xtask bench` builds everything that is needed and runs the benchmark.
 //!
-//! One word per thing: a *peer* is what stands between our client and our server; a *scenario*
-//! is a kind of work, of which there are *cases*; a *round* measures a case once with each peer;
-//! a *figure* is what was measured.
+//! Terms: a *proxy* forwards connections from the client process to the server process; `direct` is
+//! the measurement without a proxy. A *scenario* is a kind of workload and consists of *cases*. A
+//! *round* measures a case once with each proxy. A *figure* is a measured value.
 //!
-//! Invariant: no figure is made up: what cannot be measured is named and left out.
+//! Invariant: every figure is measured. What cannot be measured is reported and left out.
 
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "the terminal is what a harness is for: results on stdout, progress on stderr"
+    reason = "a benchmark writes to the terminal: results on stdout, progress on stderr"
 )]
 
 mod args;

@@ -1,6 +1,6 @@
-//! Measuring one case with one proxy, once.
+//! One measurement of one case with one proxy.
 //!
-//! Invariant: network, server, proxy and client are new for each measurement and gone after it.
+//! Invariant: network, server, proxy and client are new for each measurement and end with it.
 
 mod churn;
 mod memory;
@@ -27,43 +27,43 @@ use crate::{
     scenario::{Case, Method},
 };
 
-/// Which way a figure is good.
+/// Which direction of a figure is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Better {
-    /// More is.
+    /// A larger value is better.
     Higher,
-    /// Less is.
+    /// A smaller value is better.
     Lower,
 }
 
-/// A value measured once.
+/// A measured value.
 #[derive(Clone, Debug)]
 pub(crate) struct Figure {
-    /// What it is, with its unit.
+    /// The name with the unit.
     pub(crate) name: String,
-    /// Which way it is good.
+    /// Which direction is better.
     pub(crate) better: Better,
-    /// How much it is.
+    /// The value.
     pub(crate) value: f64,
 }
 
-/// What a measurement brought.
+/// The result of a measurement.
 #[derive(Default)]
 pub(crate) struct Measurement {
-    /// The main one comes first.
+    /// The figures, the main figure first.
     pub(crate) figures: Vec<Figure>,
-    /// What did not work as it should, though there are figures.
+    /// Problems that did not prevent the measurement.
     pub(crate) remarks: Vec<String>,
 }
 
-/// All that is the same for every measurement of a run.
+/// What all measurements of a run have in common.
 pub(crate) struct RunContext<'a> {
-    /// How long to measure.
+    /// Length of the measuring window.
     pub(crate) window: Duration,
-    /// How many workers a proxy gets.
+    /// Number of workers of a proxy.
     pub(crate) workers: usize,
-    /// For configurations and logs.
+    /// The directory of configuration files and logs.
     pub(crate) directory: &'a Path,
 }
 
@@ -74,9 +74,9 @@ impl Measurement {
 }
 
 impl RunContext<'_> {
-    /// Measures.
+    /// Measures a case with a proxy.
     pub(crate) fn measure(&self, case: &Case, proxy: &Proxy) -> Result<Measurement> {
-        // A proxy has to do without the kernel's forwarding.
+        // Only the direct measurement uses the kernel's forwarding.
         let network = if case.uses_namespaces {
             Network::namespaces(proxy.is_direct())?
         } else {
@@ -106,7 +106,7 @@ impl RunContext<'_> {
             backends: &backends,
             directory: self.directory,
             workers: self.workers,
-            // Those that are replaced may not quite have gone.
+            // Some connections that have been replaced may not be closed yet.
             connections: case.connections() + 500,
         })
     }
@@ -129,7 +129,7 @@ impl RunContext<'_> {
     }
 }
 
-/// Waits that long, or until interrupted.
+/// Waits for this time or until a signal arrives.
 fn pause(time: Duration) -> Result<()> {
     let end = Instant::now() + time;
     while Instant::now() < end {

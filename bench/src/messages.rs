@@ -1,7 +1,7 @@
-//! What the harness tells its server and its client to do, and what they answer.
+//! The messages between the benchmark and its server and client processes.
 //!
-//! Invariant: jobs are one JSON argument, answers one JSON line each on standard output, so
-//! that both ends agree on nothing else.
+//! Invariant: a configuration is one JSON argument, and a report is one JSON line on standard
+//! output. The processes share nothing else, except the byte counters of the server.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-/// Which way the bytes of a bulk stream go, seen from the client.
+/// The direction of a bulk stream, as the client sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Direction {
     /// The client sends.
@@ -26,212 +26,212 @@ pub(crate) enum Direction {
 }
 
 impl Direction {
-    /// True if the client sends.
+    /// Returns true if the client sends.
     pub(crate) fn up(self) -> bool {
         self != Self::Down
     }
 
-    /// True if the server sends.
+    /// Returns true if the server sends.
     pub(crate) fn down(self) -> bool {
         self != Self::Up
     }
 }
 
-/// How the server treats a connection.
+/// What the server does with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Service {
-    /// Answers every `size` bytes with as many.
+    /// Answers every `size` bytes with `size` bytes.
     Echo {
-        /// Bytes of a request, and of a response.
+        /// Bytes of a request and of a response.
         size: usize,
     },
-    /// Answers the first `size` bytes with as many, each of them `id`, and closes.
+    /// Answers the first `size` bytes with `size` bytes of the value `id`, and closes.
     Answer {
-        /// Bytes of a request, and of a response.
+        /// Bytes of a request and of a response.
         size: usize,
-        /// Tells this server from others.
+        /// Identifies the server.
         id: u8,
     },
-    /// Sends and discards without end.
+    /// Sends and discards bytes without end.
     Bulk(Direction),
-    /// Takes mail by SMTP.
+    /// Accepts mail by SMTP.
     Mail,
 }
 
-/// The server's job.
+/// The configuration of the server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ServerConfig {
-    /// How it treats connections.
+    /// What the server does with connections.
     pub(crate) service: Service,
-    /// Where it listens.
+    /// The listening address.
     pub(crate) address: SocketAddr,
-    /// The socket where it tells how many bytes it has sent and received.
+    /// The Unix socket that reports the bytes sent and received.
     pub(crate) counters: PathBuf,
-    /// Its connections end with a reset, so that none of them lingers.
+    /// Whether connections end with a reset, so that none stays in TIME_WAIT.
     pub(crate) resets: bool,
 }
 
 impl ServerConfig {
-    /// One whose connections end as they may, with its files in that directory.
+    /// Makes a configuration without resets, with the files of the server in a directory.
     pub(crate) fn new(service: Service, address: SocketAddr, directory: &Path) -> Self {
         let counters = directory.join(format!("server-{}.counters", address.port()));
         Self { service, address, counters, resets: false }
     }
 }
 
-/// The server's only answer: it listens.
+/// The only report of the server: the server listens.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct ServerReady;
 
-/// What the client puts on the peer.
+/// The load that the client generates.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Load {
-    /// On each connection one request after the other.
+    /// Requests one after the other on each connection.
     Requests {
-        /// Connections at a time.
+        /// Number of concurrent connections.
         connections: usize,
-        /// Bytes of a request, and of a response.
+        /// Bytes of a request and of a response.
         size: usize,
     },
-    /// A connection for each request; the server closes.
+    /// One connection for each request. The server closes.
     Short {
-        /// Connections at a time.
+        /// Number of concurrent connections.
         connections: usize,
-        /// Bytes of a request, and of a response.
+        /// Bytes of a request and of a response.
         size: usize,
     },
-    /// The same, each slot pausing between connections, and a [`Progress`] every now and then.
+    /// Like `Short`, with a pause between connections and a [`Progress`] report at intervals.
     Churn {
-        /// Connections at a time.
+        /// Number of concurrent connections.
         connections: usize,
-        /// Bytes of a request, and of a response.
+        /// Bytes of a request and of a response.
         size: usize,
-        /// The pause of a slot after each connection.
+        /// The pause after each connection.
         pause: Duration,
     },
-    /// An SMTP session for each message.
+    /// One SMTP session for each message.
     Mail {
-        /// Connections at a time.
+        /// Number of concurrent sessions.
         connections: usize,
         /// Bytes of a message.
         message: usize,
     },
-    /// One request on each connection, and then nothing.
+    /// One request on each connection, which then stays idle.
     Hold {
-        /// Connections at a time.
+        /// Number of concurrent connections.
         connections: usize,
-        /// Bytes of the request, and of the response.
+        /// Bytes of the request and of the response.
         size: usize,
     },
-    /// Streams without end.
+    /// Endless streams.
     Bulk {
-        /// Streams at a time.
+        /// Number of concurrent streams.
         streams: usize,
-        /// Which way the bytes go.
+        /// The direction of the bytes.
         direction: Direction,
     },
-    /// Connections of which nothing is read.
+    /// Connections on which the client reads nothing.
     Stall {
-        /// Connections at a time.
+        /// Number of concurrent connections.
         receivers: usize,
     },
 }
 
-/// The client's job.
+/// The configuration of the client.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ClientConfig {
-    /// What to put on the peer.
+    /// The load to generate.
     pub(crate) load: Load,
-    /// Where to connect, in turn.
+    /// The addresses to connect to, round robin.
     pub(crate) targets: Vec<SocketAddr>,
-    /// [`ServerConfig::counters`].
+    /// The Unix socket of the byte counters, see [`ServerConfig::counters`].
     pub(crate) counters: PathBuf,
-    /// How long to run before measuring.
+    /// Length of the warm-up.
     pub(crate) warm_up: Duration,
-    /// How long to measure.
+    /// Length of the measuring window.
     pub(crate) window: Duration,
 }
 
-/// An answer of the client.
+/// A report of the client.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum ClientReport {
-    /// Connections are up and hold still until the client is stopped.
+    /// All connections are up and stay idle until the client is stopped.
     Holding {
-        /// Whole-system CPU seconds since the first connect.
+        /// CPU seconds of the whole system since the first connect.
         cpu: f64,
     },
-    /// How a churn goes.
+    /// The progress of a churn load.
     Progress(Progress),
-    /// The last answer after a window.
+    /// The result of a window; the last report.
     Done(WindowCounts),
 }
 
-/// All that a churn has seen so far.
+/// Totals of a churn load since its start.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Progress {
     /// Requests answered.
     pub(crate) done: u64,
-    /// Requests not answered.
+    /// Requests failed.
     pub(crate) errors: u64,
-    /// When the last of them failed.
+    /// When the last request failed.
     pub(crate) last_error: Option<Timestamp>,
-    /// The slowest answer.
+    /// The longest time to an answer.
     pub(crate) slowest: Duration,
-    /// When each server, by its id, answered for the first time.
+    /// When each server, identified by its id, gave its first answer.
     pub(crate) first_answer: BTreeMap<u8, Timestamp>,
 }
 
-/// What was counted in a window.
+/// What the client has counted in a window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct WindowCounts {
-    /// Its length.
+    /// Length of the window.
     pub(crate) seconds: f64,
-    /// Whole-system CPU seconds in it.
+    /// CPU seconds of the whole system in the window.
     pub(crate) cpu: f64,
-    /// Requests, connections or messages done.
+    /// Requests, connections or messages completed.
     pub(crate) operations: u64,
     /// Bytes received by the client and the server together; bulk only.
     pub(crate) bytes: u64,
     /// Connections that failed.
     pub(crate) errors: u64,
-    /// What the first of them suffered from.
+    /// The error of the first failed connection.
     pub(crate) first_error: Option<String>,
-    /// How long operations took.
+    /// The latency of the operations.
     pub(crate) latency: Option<Latency>,
 }
 
-/// Quantiles of the time that an operation took, in microseconds.
+/// Quantiles of the latency, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Latency {
-    /// Half of them took at most this long.
+    /// The median.
     pub(crate) p50: f64,
-    /// 99 % did.
+    /// The 99th percentile.
     pub(crate) p99: f64,
-    /// 99.9 % did.
+    /// The 99.9th percentile.
     pub(crate) p999: f64,
 }
 
-/// A point in time that processes of this machine agree on: microseconds of the system clock.
+/// A point in time, comparable between processes: microseconds of the system clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Timestamp(u64);
 
 impl Timestamp {
-    /// Right now.
+    /// Returns the current time.
     pub(crate) fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
     }
 
-    /// Milliseconds since `earlier`, 0 if that is later.
+    /// Returns the milliseconds since `earlier`, or 0 if `earlier` is later.
     pub(crate) fn millis_since(self, earlier: Self) -> f64 {
         self.0.saturating_sub(earlier.0) as f64 / 1e3
     }
 }
 
-/// Writes an answer as a line on standard output.
+/// Writes a report as one line on standard output.
 pub(crate) fn send_report<T: Serialize>(report: &T) -> Result<()> {
-    let mut line = serde_json::to_vec(report).context("cannot encode an answer")?;
+    let mut line = serde_json::to_vec(report).context("cannot encode a report")?;
     line.push(b'\n');
     let mut stdout = io::stdout().lock();
-    stdout.write_all(&line).and_then(|()| stdout.flush()).context("cannot write an answer")
+    stdout.write_all(&line).and_then(|()| stdout.flush()).context("cannot write a report")
 }

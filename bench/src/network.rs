@@ -1,13 +1,13 @@
-//! The network of a measurement: where client, peer and server are.
+//! The network of a measurement: where client, proxy and server run.
 //!
-//! Mostly that is loopback. Apart, each is in a network namespace of its own, the peer in the
-//! middle, joined by two pairs of veth with the kernel's defaults:
+//! Most cases use loopback. The namespace cases put each into a network namespace of its own, with
+//! the proxy in the middle. Two veth pairs with the kernel's defaults connect the namespaces:
 //!
 //! ```text
 //! client 10.0.1.2 - 10.0.1.1 middle 10.0.2.1 - 10.0.2.2 server
 //! ```
 //!
-//! Invariant: nothing of it outlives its guard and the processes in it, see [`Namespace`].
+//! Invariant: the namespaces end with their guards and the processes in them, see [`Namespace`].
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -20,44 +20,47 @@ use netns::Namespace;
 
 use crate::{port, process::find};
 
-/// Where the ends are when they are uses_namespaces; the middle is `.1` of the same subnet.
+/// Addresses of client and server in the namespace cases. The middle is `.1` of the same subnet.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 2);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
-/// Where everybody is.
+/// The hosts of a measurement.
 pub(crate) struct Network {
-    /// The load comes from there.
+    /// The host of the client.
     pub(crate) client: Host,
-    /// Peers stand there; its address is the one that clients see.
+    /// The host of the proxy; its address is the one that clients connect to.
     pub(crate) middle: Host,
-    /// Backends are there.
+    /// The host of the servers.
     pub(crate) server: Host,
 }
 
-/// Where a process is.
+/// Where a process runs.
 pub(crate) struct Host {
     ip: Ipv4Addr,
-    /// None for the namespace that we are in.
+    /// `None` for the namespace of this process.
     namespace: Option<Namespace>,
 }
 
 impl Network {
-    /// All on loopback.
+    /// Puts everything on loopback.
     pub(crate) fn loopback() -> Self {
         let place = || Host { ip: Ipv4Addr::LOCALHOST, namespace: None };
         Self { client: place(), middle: place(), server: place() }
     }
 
-    /// Each in a namespace of its own. The kernel passes packets on in the middle if it
-    /// `forwards`: then the client reaches the server without any peer. An error if we are not
-    /// root, or `ip` is missing.
+    /// Makes a namespace for each host. If `forwards`, the kernel forwards packets in the middle, and
+    /// the client reaches the server without a proxy.
+    ///
+    /// # Errors
+    ///
+    /// The process is not root, or `ip` is missing.
     pub(crate) fn namespaces(forwards: bool) -> Result<Self> {
         let [client, server] = [namespace(false)?, namespace(false)?];
         let middle = namespace(forwards)?;
         for (name, ip, end) in [("client", CLIENT, &client), ("server", SERVER, &server)] {
             let (here, there) = link(name, ip, &end.path());
             middle.try_ip(&here).and_then(|()| end.try_ip(&there)).with_context(|| {
-                format!("cannot join the namespaces of the middle and the {name}")
+                format!("cannot connect the namespaces of the middle and the {name}")
             })?;
         }
         let place = |ip, namespace| Host { ip, namespace: Some(namespace) };
@@ -70,12 +73,12 @@ impl Network {
 }
 
 impl Host {
-    /// A free address to listen on.
+    /// Returns a free address to listen on.
     pub(crate) fn address(&self) -> Result<SocketAddr> {
         Ok((self.ip, port::next_free()?).into())
     }
 
-    /// Lets the command run there.
+    /// Makes the command run on this host.
     pub(crate) fn enter(&self, command: &mut Command) {
         if let Some(namespace) = &self.namespace {
             namespace.enter_command(command);
@@ -83,13 +86,13 @@ impl Host {
     }
 }
 
-/// The Debian package that joining namespaces takes and that is not there.
+/// Returns the Debian package that namespaces need, if the package is missing.
 pub(crate) fn missing_package() -> Option<&'static str> {
     find("ip").is_err().then_some("iproute2")
 }
 
-/// What `ip` is to do in the middle and in the end of that name. Interfaces are called by where
-/// they lead to.
+/// Returns the `ip` commands for the middle and for the end with this name. Each interface has the
+/// name of the host that it leads to.
 fn link(name: &str, ip: Ipv4Addr, namespace: &str) -> (String, String) {
     let gateway = gateway(ip);
     let here = format!(
@@ -105,8 +108,7 @@ fn link(name: &str, ip: Ipv4Addr, namespace: &str) -> (String, String) {
     (here, there)
 }
 
-/// Creates a namespace in which the kernel forwards packets between interfaces if `forwards`: the
-/// default depends on the machine.
+/// Makes a namespace with IP forwarding on or off. The default would depend on the machine.
 fn namespace(forwards: bool) -> Result<Namespace> {
     let namespace = Namespace::new()
         .context("cannot make a network namespace, which needs root (CAP_SYS_ADMIN)")?;
@@ -114,7 +116,7 @@ fn namespace(forwards: bool) -> Result<Namespace> {
     Ok(namespace)
 }
 
-/// The middle's address beside that of an end.
+/// Returns the middle's address in the subnet of an end.
 fn gateway(end: Ipv4Addr) -> Ipv4Addr {
     let [a, b, c, _] = end.octets();
     [a, b, c, 1].into()
@@ -125,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_is_reached_by_the_interface_of_its_name() {
+    fn an_interface_is_named_after_the_host_it_leads_to() {
         let (here, there) = link("server", SERVER, "/proc/1/fd/3");
         for line in [
             "link add server type veth peer name middle netns /proc/1/fd/3\n",
@@ -139,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn on_loopback_all_listen_on_ports_of_one_address() {
+    fn loopback_hosts_differ_by_port() {
         let Network { middle, server, .. } = Network::loopback();
         let [middle, server] = [middle, server].map(|host| host.address().unwrap());
         assert!(middle.ip().is_loopback() && middle.ip() == server.ip());

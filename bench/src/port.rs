@@ -1,7 +1,7 @@
 //! Free ports to listen on.
 //!
-//! Invariant: below the ephemeral ones, so that no connection under load takes one between its
-//! choice and its use, and not the same twice in a run.
+//! Invariants: the ports are below the ephemeral range, so no connection under load takes a port
+//! between its choice and its use. A run uses no port twice.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
@@ -11,15 +11,15 @@ use std::{
 
 use anyhow::{Result, bail};
 
-/// The first one, and how many there are.
+/// The first port and the number of ports.
 const FIRST: u16 = 10_000;
 const COUNT: u16 = 20_000;
 
 static TAKEN: AtomicU16 = AtomicU16::new(0);
 
-/// The next one that is free on loopback, and in every new network namespace.
+/// Returns the next port that is free on loopback and in every new network namespace.
 pub(crate) fn next_free() -> Result<u16> {
-    // Two runs at a time begin at different places.
+    // Concurrent runs start at different ports.
     let start = (process::id() % u32::from(COUNT)) as u16;
     for _ in 0..COUNT {
         let nth = TAKEN.fetch_add(1, Ordering::Relaxed);
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_differ_and_are_not_ephemeral() {
+    fn ports_are_distinct_and_below_the_ephemeral_range() {
         let [a, b] = [next_free().unwrap(), next_free().unwrap()];
         assert_ne!(a, b);
         assert!((FIRST..FIRST + COUNT).contains(&a));

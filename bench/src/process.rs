@@ -1,7 +1,7 @@
-//! A process that the harness has started, and where its program is.
+//! Child processes and the search for their executables.
 //!
-//! Invariant: it, and all that it starts in turn, ends with its guard; were the harness killed,
-//! it is asked to end (SIGTERM) by the kernel.
+//! Invariant: a child and all its descendants end when their guard is dropped. If the benchmark is
+//! killed, the kernel sends the child SIGTERM.
 
 use std::{
     env,
@@ -30,12 +30,12 @@ use crate::{
     probe::{memory, sockets},
 };
 
-/// How long a process may take to end when asked to.
+/// Time limit for a process to end after SIGTERM.
 const TERMINATE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often to look at what nothing tells us about.
+/// Time between two checks of a condition.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A running process, in a process group of its own.
+/// A running process in a process group of its own.
 pub(crate) struct Process {
     child: Child,
     name: String,
@@ -44,16 +44,16 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts it. What it writes to standard error goes to the file `log`, lines on standard
-    /// output are its lines.
+    /// Starts a process. Standard error goes to the file `log`; lines on standard output are reports,
+    /// see [`Self::receive`].
     pub(crate) fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
         let stderr =
             File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
-        // A signal of the terminal is for us.
+        // Signals of the terminal then reach only the benchmark.
         command.process_group(0);
         let prepare = || {
-            // We hold signals back, see `interrupt`; it must not.
+            // The benchmark blocks signals, see `interrupt`; the child must not inherit that.
             SigSet::empty().thread_set_mask()?;
             Ok(prctl::set_pdeathsig(Signal::SIGTERM)?)
         };
@@ -67,14 +67,14 @@ impl Process {
         let (sender, lines) = channel();
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                // Nobody listens any more: read on, so that the writer never stands still.
+                // Without a receiver, read on: a full pipe would block the writer.
                 let _ = sender.send(line);
             }
         });
         Ok(Self { child, name: name.to_owned(), log: log.to_owned(), lines })
     }
 
-    /// The next answer.
+    /// Returns the next report.
     pub(crate) fn receive<T: DeserializeOwned>(&mut self, timeout: Duration) -> Result<T> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -82,18 +82,18 @@ impl Process {
             match self.lines.recv_timeout(10 * POLL_INTERVAL) {
                 Ok(line) => {
                     return serde_json::from_str(&line)
-                        .with_context(|| format!("{} lines nonsense: {line}", self.name));
+                        .with_context(|| format!("{} sent an invalid report: {line}", self.name));
                 }
                 Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!("{} gives no answer within {timeout:?}", self.name)
+                    bail!("{} sent no report within {timeout:?}", self.name)
                 }
                 Err(RecvTimeoutError::Disconnected) => return Err(self.exit_error()),
             }
         }
     }
 
-    /// An error if it has ended.
+    /// Returns an error if the process has ended.
     pub(crate) fn check_running(&mut self) -> Result<()> {
         interrupt::check()?;
         match self.child.try_wait() {
@@ -102,28 +102,28 @@ impl Process {
         }
     }
 
-    /// True if it, or whoever shares its network, listens on that port.
+    /// Returns true if any process in the same network namespace listens on this port.
     pub(crate) fn listens(&mut self, port: u16) -> Result<bool> {
         let listens = sockets::listens(self.child.id(), port);
-        // Why it ended says more.
+        // If the process has ended, the error of that explains more.
         self.check_running()?;
         listens
     }
 
-    /// Its processes.
+    /// Returns the ids of all processes in the group.
     pub(crate) fn ids(&self) -> Vec<u32> {
         memory::group(self.child.id())
     }
 
-    /// What it has written to standard error so far.
+    /// Returns what the process has written to standard error.
     pub(crate) fn log(&self) -> String {
         fs::read(&self.log).map_or_else(
-            |error| format!("its log cannot be read: {error}"),
+            |error| format!("cannot read the log: {error}"),
             |text| String::from_utf8_lossy(&text).into_owned(),
         )
     }
 
-    /// Ends it as a crash would: at once.
+    /// Kills the process, as in a crash.
     pub(crate) fn kill(mut self) {
         self.kill_group();
     }
@@ -141,17 +141,18 @@ impl Process {
     }
 
     fn kill_group(&mut self) {
-        // Both fail only when there is nothing left.
+        // Both calls fail only if no process remains.
         let _ = killpg(self.pid(), Signal::SIGKILL);
         let _ = self.child.wait();
     }
 }
 
-/// Where a program is. Users other than root do not have the `sbin` directories on their PATH.
+/// Returns the path of an executable. The PATH of users other than root lacks the `sbin`
+/// directories.
 pub(crate) fn find(program: &str) -> Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    let folders = env::join_paths(folders).context("the PATH is not one")?;
+    let folders = env::join_paths(folders).context("invalid PATH")?;
     which::which_in(program, Some(folders), "/").with_context(|| format!("{program} is missing"))
 }
 
@@ -164,7 +165,7 @@ impl Drop for Process {
                 thread::sleep(POLL_INTERVAL);
             }
         }
-        // Whatever it has started and left behind.
+        // Ends descendants that still run.
         self.kill_group();
     }
 }

@@ -1,10 +1,10 @@
-//! The proxies: what stands between client and server, and how it is started for a job.
+//! The proxies and how the benchmark starts them.
 //!
-//! All are told to listen on one port, to use as many workers as balance, to take
-//! turns among their backends and to keep no access log; else they have their defaults.
+//! Every proxy listens on one port, has as many workers as balance, distributes connections round
+//! robin and writes no access log. All other settings are the defaults of the proxy.
 //!
-//! Invariant: a proxy that does not do the job it was started for (another datapath, no port)
-//! is an error, never a figure.
+//! Invariant: a proxy that does not run as configured (another datapath, no listening port) causes
+//! an error and no figure.
 
 mod config;
 mod program;
@@ -23,48 +23,60 @@ use crate::{
     process::{POLL_INTERVAL, Process},
 };
 
-/// The name of no peer at all.
+/// The name of the measurement without a proxy.
 pub(crate) const DIRECT: &str = "direct";
-/// Every proxy named so is balance on the datapath of that name.
+/// The prefix of the names of balance; the rest is the datapath.
 const BALANCE_PREFIX: &str = "balance-";
+/// The name of haproxy with splice(2).
+const HAPROXY_SPLICE: &str = "haproxy-splice";
 /// The datapaths of balance that are measured.
 const DATAPATHS: [&str; 3] = ["relay", "sockmap", "splice"];
 
-/// How long a proxy may take until it listens.
+/// Time limit for a proxy to listen.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Something to measure.
+/// Returns the name for tables and charts. The two techniques called "splice" have distinct labels:
+/// balance splices TCP connections in the kernel, haproxy calls splice(2).
+pub(crate) fn label(name: &str) -> String {
+    match name.strip_prefix(BALANCE_PREFIX) {
+        Some(datapath) => format!("balance ({datapath})"),
+        None if name == HAPROXY_SPLICE => "haproxy (splice(2))".to_owned(),
+        None => name.to_owned(),
+    }
+}
+
+/// A proxy, or `direct`.
 #[derive(Clone, Debug)]
 pub(crate) struct Proxy {
-    /// How it is called, here and in results.
+    /// The name on the command line and in the results.
     pub(crate) name: String,
-    /// None for [`DIRECT`].
+    /// `None` for [`DIRECT`].
     program: Option<Program>,
 }
 
-/// A peer at work.
+/// A running proxy.
 pub(crate) struct RunningProxy {
     process: Option<Process>,
-    /// Where clients connect, in turn.
+    /// The addresses that clients connect to, round robin.
     pub(crate) targets: Vec<SocketAddr>,
 }
 
-/// All that a proxy is told for a job.
+/// How a proxy is started for a measurement.
 pub(crate) struct StartConfig<'a> {
-    /// Where it listens.
+    /// The host of the proxy.
     pub(crate) host: &'a Host,
-    /// The servers.
+    /// The addresses of the servers.
     pub(crate) backends: &'a [SocketAddr],
-    /// For its configuration and log.
+    /// The directory of configuration file and log.
     pub(crate) directory: &'a Path,
-    /// How many threads or processes it gets.
+    /// Number of threads or processes.
     pub(crate) workers: usize,
-    /// Connections that it must bear at a time.
+    /// Number of concurrent connections that the proxy has to handle.
     pub(crate) connections: usize,
 }
 
 impl Proxy {
-    /// The proxies that were asked for, `direct` first, then balance.
+    /// Returns the proxies of the command line: `direct` first, then balance, then the others.
     pub(crate) fn all(names: &[String], commands: &[String], balance: &Path) -> Result<Vec<Self>> {
         let mut proxies = vec![Self { name: DIRECT.into(), program: None }];
         let own = names.iter().any(|name| name.starts_with(BALANCE_PREFIX));
@@ -73,7 +85,7 @@ impl Proxy {
         for name in names {
             let program = match name.as_str() {
                 "haproxy" => Program::Haproxy { splice: false },
-                "haproxy-splice" => Program::Haproxy { splice: true },
+                HAPROXY_SPLICE => Program::Haproxy { splice: true },
                 "nginx" => Program::Nginx,
                 "pen" => Program::Pen,
                 _ => {
@@ -81,7 +93,7 @@ impl Proxy {
                         Some(datapath) => {
                             Program::Balance { path: PathBuf::from(balance), datapath }
                         }
-                        None => bail!("there is no proxy {name}; --proxy-cmd makes new ones"),
+                        None => bail!("unknown proxy {name}; --proxy-cmd defines others"),
                     }
                 }
             };
@@ -96,27 +108,27 @@ impl Proxy {
         }
         for (nth, proxy) in proxies.iter().enumerate() {
             let twice = proxies[..nth].iter().any(|other| other.name == proxy.name);
-            ensure!(!twice, "the proxy {} is named twice", proxy.name);
+            ensure!(!twice, "the proxy {} is given twice", proxy.name);
         }
         Ok(proxies)
     }
 
-    /// True if it is no peer at all.
+    /// Returns true for `direct`.
     pub(crate) fn is_direct(&self) -> bool {
         self.program.is_none()
     }
 
-    /// The Debian package it lacks.
+    /// Returns the Debian package that is missing, if any.
     pub(crate) fn missing_package(&self) -> Option<&'static str> {
         self.program.as_ref().and_then(Program::missing_package)
     }
 
-    /// What it is exactly, or why it is not there.
+    /// Returns the version, or an error if the proxy is not installed.
     pub(crate) fn version(&self) -> Result<String> {
         self.program.as_ref().map_or(Ok("client to server".into()), Program::version)
     }
 
-    /// Starts it and waits until it listens.
+    /// Starts the proxy and waits until it listens.
     pub(crate) fn start(&self, config: &StartConfig<'_>) -> Result<RunningProxy> {
         let Some(program) = &self.program else {
             return Ok(RunningProxy { process: None, targets: config.backends.to_vec() });
@@ -140,12 +152,12 @@ impl Proxy {
 }
 
 impl RunningProxy {
-    /// An error if it has ended.
+    /// Returns an error if the proxy has ended.
     pub(crate) fn check_running(&mut self) -> Result<()> {
         self.process.as_mut().map_or(Ok(()), Process::check_running)
     }
 
-    /// Its processes, none for `direct`.
+    /// Returns the process ids; none for `direct`.
     pub(crate) fn processes(&self) -> Vec<u32> {
         self.process.as_ref().map_or_else(Vec::new, Process::ids)
     }
@@ -163,19 +175,25 @@ mod tests {
     }
 
     #[test]
-    fn direct_and_balance_are_always_there() {
+    fn the_two_techniques_called_splice_have_distinct_labels() {
+        let labels = ["direct", "balance-splice", "haproxy", "haproxy-splice"].map(label);
+        assert_eq!(labels, ["direct", "balance (splice)", "haproxy", "haproxy (splice(2))"]);
+    }
+
+    #[test]
+    fn direct_and_balance_are_always_measured() {
         let all = names(&["nginx"]).unwrap();
         let ours = ["balance-relay", "balance-sockmap", "balance-splice"];
         assert_eq!(all, [&["direct"], &ours[..], &["nginx", "x"]].concat());
     }
 
     #[test]
-    fn a_datapath_that_is_named_is_the_only_one() {
+    fn a_named_datapath_excludes_the_other_datapaths() {
         assert_eq!(names(&["direct", "balance-relay"]).unwrap(), ["direct", "balance-relay", "x"]);
     }
 
     #[test]
-    fn unknown_and_doubled_peers_are_refused() {
+    fn unknown_and_duplicate_proxies_are_rejected() {
         assert!(names(&["apache"]).unwrap_err().to_string().contains("apache"));
         assert!(names(&["balance-magic"]).is_err());
         assert!(names(&["pen", "pen"]).is_err());

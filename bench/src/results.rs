@@ -1,6 +1,6 @@
-//! The results of a run, as they are stored: results.json.
+//! The stored results of a run, results.json.
 //!
-//! Invariant: whatever is printed or drawn is in here, so that a run can be looked at again.
+//! Invariant: the file contains everything that is printed or drawn.
 
 use std::{fs, path::Path};
 
@@ -9,95 +9,95 @@ use serde::{Deserialize, Serialize};
 
 use crate::{measure::Better, probe::machine::Machine, statistics::Summary};
 
-/// The form of the file; another one cannot be compared.
+/// The version of the file format. Other versions cannot be read.
 pub(crate) const FORMAT: u32 = 1;
 
 /// A run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Results {
-    /// [`FORMAT`].
+    /// The format version, [`FORMAT`].
     pub(crate) format: u32,
-    /// When it began, in seconds since 1970.
+    /// Start of the run, in seconds since 1970.
     pub(crate) unix_time: u64,
-    /// How the harness was called.
+    /// The command line.
     pub(crate) command: Vec<String>,
-    /// Where.
+    /// The machine.
     pub(crate) machine: Machine,
     /// Seconds of a measurement.
     pub(crate) secs: u64,
-    /// How often each was made.
+    /// Number of rounds.
     pub(crate) rounds: u32,
-    /// True if it was ended before its time.
+    /// Whether a signal ended the run early.
     pub(crate) interrupted: bool,
-    /// Who was measured.
+    /// The proxies that were measured.
     #[serde(alias = "peers")]
     pub(crate) proxies: Vec<ProxyInfo>,
-    /// Who was not, and why.
+    /// The proxies that could not be measured, with the reasons.
     pub(crate) left_out: Vec<ProxyInfo>,
-    /// What was measured.
+    /// The results of the cases.
     pub(crate) cases: Vec<CaseResults>,
 }
 
-/// A proxy and something to know about it: its version, or why it is not there.
+/// A proxy with its version, or with the reason why it was not measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ProxyInfo {
-    /// Its name.
+    /// The name of the proxy.
     #[serde(alias = "peer")]
     pub(crate) proxy: String,
-    /// What to know.
+    /// The version or the reason.
     pub(crate) what: String,
 }
 
 /// The results of a case.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct CaseResults {
-    /// What it is a case of.
+    /// The scenario of the case.
     pub(crate) scenario: String,
-    /// Its own name.
+    /// The id of the case.
     pub(crate) id: String,
-    /// For people.
+    /// The title for tables and charts.
     pub(crate) title: String,
-    /// One for each proxy.
+    /// The results of each proxy.
     pub(crate) rows: Vec<ProxyResults>,
 }
 
 /// The results of a proxy in a case.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ProxyResults {
-    /// Its name.
+    /// The name of the proxy.
     #[serde(alias = "peer")]
     pub(crate) proxy: String,
-    /// None if no round succeeded.
+    /// The figures; none if every round failed.
     pub(crate) figures: Vec<FigureResults>,
-    /// What went wrong, with the round.
+    /// Problems, with the round.
     pub(crate) remarks: Vec<String>,
 }
 
 /// All samples of a figure.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct FigureResults {
-    /// What it is, with its unit.
+    /// The name with the unit.
     pub(crate) name: String,
-    /// Which way it is good.
+    /// Which direction is better.
     pub(crate) better: Better,
-    /// What was measured.
+    /// The samples and their summary.
     #[serde(flatten)]
     pub(crate) summary: Summary,
-    /// How many times the median of direct this median is.
+    /// The median divided by the median of `direct`.
     pub(crate) ratio_to_direct: Option<f64>,
 }
 
 impl ProxyResults {
-    /// The figure of that name.
+    /// Returns the figure with this name.
     pub(crate) fn figure(&self, name: &str) -> Option<&FigureResults> {
         self.figures.iter().find(|figure| figure.name == name)
     }
 }
 
 impl CaseResults {
-    /// The names of all figures, in order.
+    /// Returns the names of all figures, in order.
     pub(crate) fn figures(&self) -> Vec<&str> {
-        // A proxy may lack one that others have.
+        // A proxy may lack a figure that others have.
         let row = self.rows.iter().max_by_key(|row| row.figures.len());
         row.map_or_else(Vec::new, |row| row.figures.iter().map(|f| f.name.as_str()).collect())
     }
@@ -108,10 +108,10 @@ impl Results {
     pub(crate) fn load(file: &Path) -> Result<Self> {
         let text = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         let results: Self = serde_json::from_slice(&text)
-            .with_context(|| format!("{} holds no results", file.display()))?;
+            .with_context(|| format!("{} is not a results file", file.display()))?;
         ensure!(
             results.format == FORMAT,
-            "{} has the form {}, this is {FORMAT}",
+            "{} has format {}, expected {FORMAT}",
             file.display(),
             results.format
         );

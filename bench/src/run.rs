@@ -1,7 +1,7 @@
-//! A run: every case, every round, every proxy in turn.
+//! A run: measures every case in every round with every proxy.
 //!
-//! Invariant: within a round the proxies follow on each other, so that what the machine does
-//! besides hits all of them alike; what was measured is stored, even if the run is interrupted.
+//! Invariants: within a round the proxies follow each other directly, so other work on the machine
+//! affects all of them alike. The results are stored even if a signal ends the run.
 
 use std::{
     collections::BTreeSet,
@@ -27,10 +27,10 @@ use crate::{
     table,
 };
 
-/// Descriptors of a proxy that are not its connections'.
+/// File descriptors of a proxy that are not connections.
 const SPARE_DESCRIPTORS: u64 = 500;
 
-/// Does what the command line says.
+/// Runs the benchmark as the command line says.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let proxies = Proxy::all(&options.proxies, &options.proxy_cmd, &options.balance)?;
     let machine = Machine::read()?;
@@ -47,7 +47,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     interrupt::watch_signals()?;
     let cases = possible(cases);
-    ensure!(!cases.is_empty(), "there is nothing to measure");
+    ensure!(!cases.is_empty(), "no case can be measured");
     raise_descriptors().context("cannot raise the limit of descriptors")?;
     let out = &options.out;
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
@@ -65,7 +65,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             }
         }
     }
-    ensure!(available.len() > 1, "there is nothing to measure beside direct");
+    ensure!(available.len() > 1, "no proxy is available");
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut results = Results {
         format: FORMAT,
@@ -91,7 +91,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     interrupt::check()
 }
 
-/// Those that can be measured here.
+/// Returns the cases that can be measured on this machine.
 fn possible(mut cases: Vec<Case>) -> Vec<Case> {
     if let Some(case) = cases.iter().find(|case| case.uses_namespaces)
         && let Err(why) = Network::namespaces(true)
@@ -122,8 +122,8 @@ fn measure(
     progress.enable_steady_tick(Duration::from_millis(500));
     println!("{}", table::header(results));
     if cases.iter().any(|case| matches!(case.method, Method::Memory(..))) {
-        progress.set_message("waiting for sockets of earlier work to go");
-        // Interrupted or not is asked for below.
+        progress.set_message("waiting for sockets in TIME_WAIT");
+        // The loop below checks for signals.
         let _ = wait_for_time_wait();
     }
     for case in cases {
@@ -151,7 +151,7 @@ fn measure(
     Ok(())
 }
 
-/// What the user typed: xtask puts the balance that it has built before that.
+/// Returns the command line that the user typed. xtask inserts `--balance FILE` as first option.
 fn command(mut words: impl Iterator<Item = OsString>) -> Vec<String> {
     words.next();
     let mut words: Vec<_> = words.map(|word| word.to_string_lossy().into_owned()).collect();
@@ -161,7 +161,7 @@ fn command(mut words: impl Iterator<Item = OsString>) -> Vec<String> {
     ["cargo", "xtask", "bench"].map(str::to_owned).into_iter().chain(words).collect()
 }
 
-/// As many as were asked for, if a proxy can have two descriptors for each.
+/// Limits the idle connections to those for which a proxy has two file descriptors each.
 fn idle_connections(asked: u32, descriptors: u64) -> usize {
     let fit = descriptors.saturating_sub(SPARE_DESCRIPTORS) / 2;
     if u64::from(asked) > fit {

@@ -1,6 +1,6 @@
-//! Gathers the samples of a case, round after round, and sums them up.
+//! Collects the samples of a case from all rounds and summarises them.
 //!
-//! Invariant: samples keep the round they are from until pairs of them have been formed.
+//! Invariant: each sample keeps its round until samples of the same round have been paired.
 
 use crate::{
     measure::{Better, Measurement, PROXY_AND_KERNEL},
@@ -16,7 +16,7 @@ pub(crate) struct CaseSamples<'a> {
     proxies: Vec<ProxySamples>,
 }
 
-/// Each value with its round.
+/// Values with their rounds.
 type Values = Vec<(u32, f64)>;
 
 struct ProxySamples {
@@ -26,7 +26,7 @@ struct ProxySamples {
 }
 
 impl<'a> CaseSamples<'a> {
-    /// Nothing yet, of those proxies.
+    /// Starts without samples for these proxies.
     pub(crate) fn new<'p>(case: &'a Case, proxies: impl Iterator<Item = &'p str>) -> Self {
         let samples = |proxy: &str| ProxySamples {
             proxy: proxy.to_owned(),
@@ -36,7 +36,7 @@ impl<'a> CaseSamples<'a> {
         Self { case, proxies: proxies.map(samples).collect() }
     }
 
-    /// Adds what a round brought for the proxy of that number.
+    /// Adds the result of a round for the proxy with this index.
     pub(crate) fn add(&mut self, proxy: usize, round: u32, measured: anyhow::Result<Measurement>) {
         let samples = &mut self.proxies[proxy];
         let Measurement { figures, remarks } = measured.unwrap_or_else(|error| Measurement {
@@ -53,7 +53,7 @@ impl<'a> CaseSamples<'a> {
         }
     }
 
-    /// Sums up.
+    /// Summarises the samples.
     pub(crate) fn finish(mut self) -> CaseResults {
         self.add_beyond_direct();
         let rows: Vec<ProxyResults> = self.proxies.into_iter().map(ProxySamples::finish).collect();
@@ -70,7 +70,7 @@ impl<'a> CaseSamples<'a> {
         CaseResults { scenario: scenario.into(), id, title, rows }
     }
 
-    /// Adds what memory a proxy costs more than direct did in the same round.
+    /// Adds the memory that a proxy uses beyond what direct used in the same round.
     fn add_beyond_direct(&mut self) {
         let proxy_and_kernel = |samples: &ProxySamples| {
             samples.figures.iter().find(|(name, ..)| name.starts_with(PROXY_AND_KERNEL)).cloned()

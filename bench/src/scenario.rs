@@ -1,7 +1,7 @@
-//! The scenarios and their cases: what is measured, in which order.
+//! The scenarios and their cases, in the order of measurement.
 //!
-//! Invariant: what counts memory comes first: sockets that linger after short connections are
-//! memory as well, and take a minute to go.
+//! Invariant: the memory scenarios come first. Short connections leave sockets in TIME_WAIT, which
+//! use memory for a minute.
 
 use std::time::Duration;
 
@@ -9,57 +9,57 @@ use anyhow::{Result, ensure};
 
 use crate::messages::{Direction, Load, Service};
 
-/// Each scenario and what it is about.
+/// The scenarios with their descriptions.
 const SCENARIOS: [(&str, &str); 8] = [
     ("idle", "memory of an idle connection, in the proxy and in the kernel"),
-    ("stall", "memory of a connection whose receiver stands still, 50 of them"),
-    ("rr", "request and response on standing connections: 64 B and 4 KiB on 1, 64 and 1000"),
-    ("bulk", "streams without end: 1 and 8; up, down and both ways"),
+    ("stall", "memory of a connection with a stalled receiver, 50 of them"),
+    ("rr", "requests and responses on open connections: 64 B and 4 KiB on 1, 64 and 1000"),
+    ("bulk", "endless streams: 1 and 8; up, down and both ways"),
     ("netns", "requests and a stream between network namespaces; direct is plain forwarding"),
     ("conn", "short connections with one request each, 64 at a time"),
     ("mail", "SMTP sessions with one message of 10 KiB each, 64 at a time"),
-    ("churn", "one of two backends dies under load and returns"),
+    ("churn", "one of two backends fails under load and returns"),
 ];
 
-/// Connections at a time where there is no other number.
+/// The usual number of concurrent connections.
 const CONNECTIONS: usize = 64;
 const REQUEST: usize = 64;
-/// The id of the server where there is one only.
+/// The id of the server in cases with one server.
 const ONLY: u8 = 1;
 
 /// One thing to measure.
 #[derive(Clone, Debug)]
 pub(crate) struct Case {
-    /// What it is a case of.
+    /// The scenario of the case.
     pub(crate) scenario: &'static str,
-    /// Its own name.
+    /// The id of the case.
     pub(crate) id: String,
-    /// For people.
+    /// The title for tables and charts.
     pub(crate) title: String,
-    /// What the client does.
+    /// The load of the client.
     pub(crate) load: Load,
     /// What the server does.
     pub(crate) service: Service,
-    /// How it is measured.
+    /// How the case is measured.
     pub(crate) method: Method,
-    /// Client, peer and server are in a network namespace each, not on loopback.
+    /// Whether client, proxy and server are in network namespaces instead of on loopback.
     pub(crate) uses_namespaces: bool,
 }
 
 /// How a case is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Method {
-    /// By what is done within a time; an operation is called so.
+    /// Counts operations within a time; the text is the name of an operation.
     Operations(&'static str),
-    /// By the bytes that arrive within a time.
+    /// Counts bytes within a time.
     Throughput,
-    /// By the memory in use while connections are held, in this unit.
+    /// Reads the memory in use while connections are held; the unit and its bytes.
     Memory(&'static str, i64),
-    /// By what clients suffer while a backend is away.
+    /// Measures the effect of a failing backend on clients.
     Churn,
 }
 
-/// What `--help` says about scenarios.
+/// Returns the part of `--help` about scenarios.
 pub(crate) fn help() -> String {
     let mut text = String::from("Scenarios, and their cases:\n");
     for (name, about) in SCENARIOS {
@@ -72,13 +72,13 @@ pub(crate) fn help() -> String {
     text
 }
 
-/// The cases that were asked for, all if none was.
+/// Returns the cases with these names, or all cases if no name is given.
 pub(crate) fn select(names: &[String], idle_connections: usize) -> Result<Vec<Case>> {
     let all: Vec<Case> =
         SCENARIOS.iter().flat_map(|(name, _)| cases(name, idle_connections)).collect();
     for name in names {
         let known = all.iter().any(|case| case.is_called(name));
-        ensure!(known, "there is no scenario {name}, see --help");
+        ensure!(known, "unknown scenario {name}, see --help");
     }
     let is_chosen = |case: &Case| names.is_empty() || names.iter().any(|name| case.is_called(name));
     Ok(all.into_iter().filter(is_chosen).collect())
@@ -89,7 +89,7 @@ impl Case {
         self.scenario == name || self.id == name
     }
 
-    /// Connections at a time.
+    /// Returns the number of concurrent connections.
     pub(crate) fn connections(&self) -> usize {
         match self.load {
             Load::Requests { connections, .. }
@@ -147,7 +147,7 @@ fn cases(scenario: &'static str, idle_connections: usize) -> Vec<Case> {
             Method::Memory("KiB", 1024),
         ),
         "stall" => only(
-            "50 receivers stand still, memory of each".into(),
+            "50 stalled receivers, memory of each".into(),
             Load::Stall { receivers: 50 },
             Service::Bulk(Direction::Down),
             Method::Memory("MiB", 1024 * 1024),
@@ -183,7 +183,7 @@ fn cases(scenario: &'static str, idle_connections: usize) -> Vec<Case> {
             Method::Operations("message"),
         ),
         _ => only(
-            "one of two backends dies and returns, 32 clients with a request every 10 ms".into(),
+            "one of two backends fails and returns, 32 clients with a request every 10 ms".into(),
             Load::Churn { connections: 32, size: REQUEST, pause: Duration::from_millis(10) },
             Service::Answer { size: REQUEST, id: ONLY },
             Method::Churn,
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn every_scenario_has_cases_of_its_name() {
+    fn the_id_of_a_case_begins_with_its_scenario() {
         for (name, _) in SCENARIOS {
             for case in cases(name, 10) {
                 assert!(case.id == name || case.id.starts_with(&format!("{name}-")), "{case:?}");
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn cases_between_namespaces_are_told_from_those_on_loopback() {
+    fn only_the_netns_cases_use_namespaces() {
         let uses_namespaces: Vec<_> = select(&[], 9)
             .unwrap()
             .into_iter()
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn scenarios_and_cases_can_be_chosen() {
+    fn scenarios_and_cases_can_be_selected() {
         assert_eq!(
             ids(&["rr-64-1", "bulk-8-up", "churn"]).unwrap(),
             ["rr-64-1", "bulk-8-up", "churn"]

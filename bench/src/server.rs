@@ -1,6 +1,6 @@
-//! The server process: listens, serves as its job says until it is killed.
+//! The server process: listens and serves until it is killed.
 //!
-//! Invariant: one thread serves; the only other one answers questions about bytes.
+//! Invariant: one thread serves. The only other thread reports the byte counters.
 
 mod bulk;
 mod byte_counters;
@@ -17,12 +17,13 @@ use socket2::{Domain, Protocol, Socket, Type};
 use self::byte_counters::ByteCounters;
 use crate::messages::{ServerConfig, ServerReady, Service, send_report};
 
-/// Connections that may wait to be accepted.
+/// Length of the listen queue.
 const BACKLOG: i32 = 4096;
 
-/// Does the job, which has no end.
+/// Runs the server with its JSON configuration. Never returns without an error.
 pub(crate) fn run(job: &str) -> Result<()> {
-    let job: ServerConfig = serde_json::from_str(job).context("cannot read the server's job")?;
+    let job: ServerConfig =
+        serde_json::from_str(job).context("cannot read the server's configuration")?;
     let listener = listen(job.address, job.resets)
         .with_context(|| format!("server cannot listen on {}", job.address))?;
     let counters =
@@ -37,7 +38,7 @@ pub(crate) fn run(job: &str) -> Result<()> {
 fn listen(address: SocketAddr, resets: bool) -> std::io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    // Accepted connections inherit these, which saves a call for each.
+    // Accepted connections inherit these options, which saves a system call for each.
     socket.set_tcp_nodelay(true)?;
     if resets {
         socket.set_linger(Some(Duration::ZERO))?;

@@ -1,24 +1,24 @@
-//! Samples of a figure, summed up.
+//! Summary of the samples of a figure.
 //!
-//! Invariant: a summary has at least one sample, so it always has a median.
+//! Invariant: a summary has at least one sample, so it has a median.
 
 use serde::{Deserialize, Serialize};
 
-/// What is told about samples.
+/// A summary of samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Summary {
-    /// In the middle.
+    /// The median.
     pub(crate) median: f64,
-    /// The least.
+    /// The smallest sample.
     pub(crate) min: f64,
-    /// The most.
+    /// The largest sample.
     pub(crate) max: f64,
-    /// All of them, round after round.
+    /// All samples, in the order of the rounds.
     pub(crate) samples: Vec<f64>,
 }
 
 impl Summary {
-    /// Sums up; none without samples.
+    /// Summarises samples. Returns `None` without samples.
     pub(crate) fn of(samples: &[f64]) -> Option<Self> {
         let mut sorted = samples.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -28,12 +28,13 @@ impl Summary {
         Some(Self { median, min, max, samples: samples.to_vec() })
     }
 
-    /// How many times the median of `other` this one is; none if either is nothing or less.
+    /// Returns this median divided by the median of `other`, or `None` if this median is negative or
+    /// the other is not positive.
     pub(crate) fn ratio_to(&self, other: &Self) -> Option<f64> {
         (self.median >= 0.0 && other.median > 0.0).then(|| self.median / other.median)
     }
 
-    /// True if both have values in a common range: they may be the same but for noise.
+    /// Returns true if the ranges overlap, so that the difference may be noise.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         self.min <= other.max && other.min <= self.max
     }
@@ -56,20 +57,20 @@ mod tests {
     }
 
     #[test]
-    fn extremes_and_the_order_of_rounds_are_kept() {
+    fn a_summary_keeps_the_extremes_and_the_order_of_rounds() {
         let summary = of(&[3.0, 1.0, 2.0]);
         assert_eq!((summary.min, summary.max), (1.0, 3.0));
         assert_eq!(summary.samples, [3.0, 1.0, 2.0]);
     }
 
     #[test]
-    fn nothing_has_no_multiples() {
+    fn a_ratio_to_zero_does_not_exist() {
         assert_eq!(of(&[3.0]).ratio_to(&of(&[2.0])), Some(1.5));
         assert_eq!(of(&[3.0]).ratio_to(&of(&[0.0])), None);
     }
 
     #[test]
-    fn ranges_overlap_or_do_not() {
+    fn overlapping_ranges_are_detected() {
         assert!(of(&[1.0, 3.0]).overlaps(&of(&[2.0, 4.0])));
         assert!(!of(&[1.0, 3.0]).overlaps(&of(&[3.5, 4.0])));
     }

@@ -1,8 +1,10 @@
-//! Streams that send and discard without end, for both ends of a bulk transfer.
+//! Streams that send and discard bytes without end, for both ends of a bulk transfer.
 //!
-//! What is received is counted and thrown away inside the kernel (MSG_TRUNC): the end of a
-//! stream is not what we measure. Invariant: every stream that can move gets one turn before
-//! any gets its next, so none starves.
+//! The kernel discards received bytes (MSG_TRUNC), because the cost of the receiving process is not
+//! measured.
+//!
+//! Invariant: every ready stream gets one system call in each direction before any stream gets the
+//! next, so no stream starves.
 
 use std::{
     io::{self, Write as _},
@@ -17,16 +19,16 @@ use slab::Slab;
 /// Bytes per system call.
 const CHUNK: usize = 256 * 1024;
 
-/// The token of whatever is no stream.
+/// The token of the listening socket.
 pub(crate) const LISTENER: Token = Token(usize::MAX);
 
-/// All streams of an end, and how many bytes have passed.
+/// All streams of one end, with byte counts.
 pub(crate) struct Streams {
     slab: Slab<Stream>,
     chunk: Vec<u8>,
-    /// Taken by our sockets.
+    /// Bytes written to the sockets.
     pub(crate) sent: u64,
-    /// Read from our sockets.
+    /// Bytes read from the sockets.
     pub(crate) received: u64,
 }
 
@@ -34,23 +36,23 @@ struct Stream {
     socket: TcpStream,
     sends: bool,
     receives: bool,
-    /// As far as we know: edge-triggered events set these, short calls clear them.
+    /// The last known state: edge-triggered events set these flags, short calls clear them.
     writable: bool,
     readable: bool,
 }
 
 impl Streams {
-    /// None yet.
+    /// Starts without streams.
     pub(crate) fn new() -> Self {
         Self { slab: Slab::new(), chunk: vec![b'b'; CHUNK], sent: 0, received: 0 }
     }
 
-    /// How many are there.
+    /// Returns the number of streams.
     pub(crate) fn len(&self) -> usize {
         self.slab.len()
     }
 
-    /// Adds a stream, connected or connecting.
+    /// Adds a stream, connected or connecting. `sends` and `receives` are the directions to use.
     pub(crate) fn add(
         &mut self,
         registry: &Registry,
@@ -64,20 +66,20 @@ impl Streams {
         Ok(())
     }
 
-    /// Notes what an event says.
+    /// Stores the readiness that an event reports.
     pub(crate) fn record_event(&mut self, event: &Event) {
         if let Some(stream) = self.slab.get_mut(event.token().0) {
             stream.writable |= event.is_writable() && stream.sends;
             stream.readable |= event.is_readable() && stream.receives;
-            // Who neither sends nor receives still notices the end.
+            // A stream that neither sends nor receives still detects the end of the connection.
             if event.is_error() || event.is_write_closed() {
                 stream.readable = true;
             }
         }
     }
 
-    /// Waits for events, notes them, and gives every stream a turn. Returns how many have ended,
-    /// which are dropped, and whether [`LISTENER`] is ready.
+    /// Waits for events and transfers on every ready stream. Drops the streams that have ended, and
+    /// returns their number and whether [`LISTENER`] is ready.
     pub(crate) fn poll(
         &mut self,
         poll: &mut Poll,
@@ -133,7 +135,7 @@ impl Stream {
     }
 }
 
-/// True for an error that an event will follow on, and not the end of the stream.
+/// Returns true for an error that an event will resolve, which is not the end of the stream.
 pub(crate) fn would_block(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected)
 }

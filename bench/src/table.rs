@@ -1,15 +1,18 @@
-//! Results as text for a terminal.
+//! Results as tables for a terminal.
 //!
-//! Invariant: a figure is never shown without its range.
+//! Invariant: every figure is shown with its range.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 
-use crate::results::{CaseResults, FigureResults, Results};
+use crate::{
+    proxy::label,
+    results::{CaseResults, FigureResults, Results},
+};
 
-/// Longest line of a column's name.
+/// Maximum width of a line in a column heading.
 const COLUMN: usize = 14;
 
-/// Who was measured where.
+/// Describes the machine and the proxies.
 pub(crate) fn header(results: &Results) -> String {
     let Results { machine, proxies, left_out, secs, rounds, .. } = results;
     let mut text = format!(
@@ -19,20 +22,20 @@ pub(crate) fn header(results: &Results) -> String {
         machine.cpu, machine.cpus, machine.memory, machine.kernel
     );
     for info in proxies {
-        text += &format!("  {:<16} {}\n", info.proxy, info.what);
+        text += &format!("  {:<19} {}\n", label(&info.proxy), info.what);
     }
     for info in left_out {
-        text += &format!("  {:<16} left out: {}\n", info.proxy, info.what);
+        text += &format!("  {:<19} left out: {}\n", label(&info.proxy), info.what);
     }
     if results.interrupted {
-        text += "interrupted: what is missing was not measured\n";
+        text += "interrupted: the remaining cases were not measured\n";
     }
     text
 }
 
-/// One case: a row for each proxy, a column for each figure.
+/// Shows a case: a row for each proxy and a column for each figure.
 pub(crate) fn case(case: &CaseResults) -> String {
-    // Nobody has to be told that nobody had errors.
+    // The column of errors is shown only if there are errors.
     let is_shown = |name: &&str| {
         *name != "errors"
             || case.rows.iter().filter_map(|row| row.figure(name)).any(|f| f.summary.max > 0.0)
@@ -42,7 +45,7 @@ pub(crate) fn case(case: &CaseResults) -> String {
     table.set_header([case.id.clone()].into_iter().chain(names.iter().map(|name| wrapped(name))));
     for row in &case.rows {
         let cells = names.iter().map(|name| row.figure(name).map_or("–".into(), cell));
-        table.add_row([row.proxy.clone()].into_iter().chain(cells));
+        table.add_row([label(&row.proxy)].into_iter().chain(cells));
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -50,13 +53,13 @@ pub(crate) fn case(case: &CaseResults) -> String {
     let mut text = format!("{}\n{table}\n", case.title);
     for row in &case.rows {
         for remark in &row.remarks {
-            text += &format!("  {}: {remark}\n", row.proxy);
+            text += &format!("  {}: {remark}\n", label(&row.proxy));
         }
     }
     text
 }
 
-/// A table without content.
+/// Makes a table without rows.
 pub(crate) fn empty() -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Disabled);
@@ -70,7 +73,7 @@ fn cell(figure: &FigureResults) -> String {
     format!("{}{ratio}\n({min}–{max})", number(summary.median))
 }
 
-/// A name on as many lines as it takes for them to be short.
+/// Wraps a name into short lines.
 fn wrapped(name: &str) -> String {
     let mut text = String::new();
     let mut length = 0;
@@ -88,7 +91,7 @@ fn wrapped(name: &str) -> String {
     text
 }
 
-/// A number with three digits that count, at least.
+/// Formats a number with at least three significant digits.
 pub(crate) fn number(value: f64) -> String {
     let size = value.abs();
     if size >= 99.95 || size == 0.0 {
@@ -102,7 +105,7 @@ pub(crate) fn number(value: f64) -> String {
     }
 }
 
-/// A whole number with its thousands uses_namespaces.
+/// Formats a whole number with its thousands separated.
 fn grouped(whole: f64) -> String {
     let digits = format!("{:.0}", whole.abs());
     let mut text = String::new();
@@ -121,13 +124,13 @@ mod tests {
     use crate::{measure::Better, results::ProxyResults, statistics::Summary};
 
     #[test]
-    fn numbers_have_three_digits_or_more() {
+    fn numbers_have_at_least_three_digits() {
         let numbers = [0.0, 0.1234, 1.234, 12.34, 99.97, 1234.5, -1_234_567.0].map(number);
         assert_eq!(numbers, ["0", "0.123", "1.23", "12.3", "100", "1 235", "-1 234 567"]);
     }
 
     #[test]
-    fn a_long_name_is_folded() {
+    fn a_long_name_is_wrapped() {
         assert_eq!(
             wrapped("proxy + kernel KiB beyond direct"),
             "proxy + kernel\nKiB beyond\ndirect"
@@ -136,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_case_shows_peers_ranges_and_what_is_missing() {
+    fn a_case_shows_proxies_ranges_and_missing_figures() {
         let summary = Summary::of(&[1.0, 3.0, 2.0]).unwrap();
         let figure = FigureResults {
             name: "Gb/s".into(),

@@ -1,6 +1,6 @@
-//! What is where on a chart.
+//! The layout of a chart.
 //!
-//! Invariant: free of files: it draws on whatever area it is given.
+//! Invariant: the layout draws on any drawing area and accesses no file.
 
 use plotters::{
     backend::DrawingBackend,
@@ -14,14 +14,14 @@ use plotters::{
 };
 
 use crate::{
-    proxy::DIRECT,
+    proxy::{DIRECT, label},
     results::{CaseResults, FigureResults, Results},
     table::number,
 };
 
 const WIDTH: i32 = 960;
 const MARGIN: i32 = 20;
-/// Where bars begin, and how long the longest is; its value is beside it.
+/// The left edge of the bars and the length of the longest bar. The value stands beside the bar.
 const BARS: i32 = 170;
 const LONGEST: f64 = 500.0;
 const ROW: i32 = 24;
@@ -45,7 +45,7 @@ struct Group<'a> {
 }
 
 impl<'a> Chart<'a> {
-    /// One of the figure that is wanted in each case.
+    /// Makes a chart of the figure that `is_wanted` selects in each case.
     pub(super) fn of(
         results: &Results,
         cases: &[&'a CaseResults],
@@ -71,19 +71,19 @@ impl<'a> Chart<'a> {
         Self { machine, groups: cases.iter().filter_map(group).collect() }
     }
 
-    /// True if there is nothing to see.
+    /// Returns true if the chart has no bars.
     pub(super) fn is_empty(&self) -> bool {
         self.groups.is_empty()
     }
 
-    /// Width and height.
+    /// Returns width and height in pixels.
     pub(super) fn size(&self) -> (u32, u32) {
         let rows: usize = self.groups.iter().map(|group| group.bars.len()).sum();
         let height = 3 * MARGIN + HEADING * self.groups.len() as i32 + ROW * rows as i32;
         (WIDTH.unsigned_abs(), height.unsigned_abs())
     }
 
-    /// Draws it.
+    /// Draws the chart.
     pub(super) fn draw<B: DrawingBackend>(
         &self,
         area: &DrawingArea<B, Shift>,
@@ -116,7 +116,7 @@ fn draw_bar<B: DrawingBackend>(
     let end = |value: f64| BARS + scaled(value, most);
     let summary = &figure.summary;
     let name = text(&INK, false, HPos::Right);
-    area.draw(&Text::new(proxy.to_owned(), (BARS - 10, middle), name))?;
+    area.draw(&Text::new(label(proxy), (BARS - 10, middle), name))?;
     let bar = [(BARS, y + 4), (end(summary.median), y + ROW - 4)];
     area.draw(&Rectangle::new(bar, colour(proxy).filled()))?;
     let (min, max) = (end(summary.min), end(summary.max));
@@ -136,7 +136,7 @@ fn draw_bar<B: DrawingBackend>(
     area.draw(&Text::new(value, at, text(&INK, false, HPos::Left)))
 }
 
-/// Length of a bar; what is below nothing has none.
+/// Returns the length of a bar. A negative value has length 0.
 fn scaled(value: f64, most: f64) -> i32 {
     if most > 0.0 { (value.max(0.0) / most * LONGEST).round() as i32 } else { 0 }
 }
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bars_begin_at_zero_and_end_at_the_longest() {
+    fn bars_start_at_zero_and_end_at_the_longest() {
         assert_eq!(scaled(0.0, 5.0), 0);
         assert_eq!(scaled(-1.0, 5.0), 0);
         assert_eq!(scaled(2.5, 5.0), 250);

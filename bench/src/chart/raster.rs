@@ -1,7 +1,8 @@
-//! A picture of pixels, stored as PNG.
+//! A bitmap image that is stored as PNG.
 //!
-//! Its font is a set of small bitmaps in the program, so that no font has to be on the machine.
-//! Invariant: drawing outside of the picture does nothing.
+//! The font is a set of bitmaps inside the program, so the machine needs no fonts.
+//!
+//! Invariant: drawing outside the image does nothing.
 
 use std::{fs::File, io::BufWriter, path::Path};
 
@@ -16,7 +17,7 @@ use super::Never;
 
 const HEIGHT: RasterHeight = RasterHeight::Size16;
 
-/// The picture.
+/// The image.
 pub(super) struct Raster {
     size: (u32, u32),
     /// Red, green and blue of each pixel, row after row.
@@ -24,12 +25,12 @@ pub(super) struct Raster {
 }
 
 impl Raster {
-    /// A black one.
+    /// Makes a black image.
     pub(super) fn new(size: (u32, u32)) -> Self {
         Self { size, pixels: vec![0; 3 * size.0 as usize * size.1 as usize] }
     }
 
-    /// Writes it to a file.
+    /// Writes the image to a file.
     pub(super) fn save(&self, file: &Path) -> Result<()> {
         let error = || format!("cannot write {}", file.display());
         let writer = BufWriter::new(File::create(file).with_context(error)?);
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pixels_outside_are_left_alone() {
+    fn drawing_outside_the_image_changes_no_pixel() {
         let mut raster = Raster::new((2, 2));
         let color = BackendColor { alpha: 1.0, rgb: (1, 2, 3) };
         for at in [(-1, 0), (2, 0), (0, 2), (0, -1)] {

@@ -1,6 +1,6 @@
-//! The client of bulk streams, and of receivers that stand still.
+//! The client of bulk streams and of stalled receivers.
 //!
-//! Invariant: bytes count where they arrive, at the server or here.
+//! Invariant: bytes count at the receiver, which is the server or this client.
 
 use std::{
     io::{Read as _, Write as _},
@@ -20,9 +20,9 @@ use crate::{
     streams::Streams,
 };
 
-/// How long the server must not have got rid of anything for its receivers to stand still.
+/// A stall is complete when the server has sent nothing for this time.
 const QUIET_TIME: Duration = Duration::from_millis(500);
-/// AfterExchange this time what still moves is taken as standing still.
+/// After this time a stall counts as complete although the server still sends.
 const QUIET_TIMEOUT: Duration = Duration::from_secs(15);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -33,7 +33,7 @@ struct Bulk {
     counters: UnixStream,
 }
 
-/// Moves bytes and counts them.
+/// Transfers bytes during the measuring window and reports the number received.
 pub(super) fn run(job: &ClientConfig, streams: usize, direction: Direction) -> Result<()> {
     let mut bulk = Bulk::start(job, streams, (direction.up(), direction.down()))?;
     let mut window = Window::new(job.warm_up, job.window)?;
@@ -58,7 +58,7 @@ pub(super) fn run(job: &ClientConfig, streams: usize, direction: Direction) -> R
     }
 }
 
-/// Lets the server send to connections of which nothing is read; has no end.
+/// Lets the server send to connections that never read. Never returns.
 pub(super) fn stall(job: &ClientConfig, receivers: usize) -> Result<()> {
     let cpu = cpu::seconds()?;
     let mut bulk = Bulk::start(job, receivers, (false, false))?;
@@ -81,14 +81,15 @@ pub(super) fn stall(job: &ClientConfig, receivers: usize) -> Result<()> {
 impl Bulk {
     fn start(job: &ClientConfig, count: usize, directions: (bool, bool)) -> Result<Self> {
         let poll = Poll::new().context("client cannot poll")?;
-        let counters = UnixStream::connect(&job.counters).context("cannot ask the server")?;
+        let counters = UnixStream::connect(&job.counters)
+            .context("cannot connect to the server's byte counters")?;
         let mut streams = Streams::new();
         for (_, target) in (0..count).zip(job.targets.iter().cycle()) {
-            // A blocking connect: the load is complete when the last has succeeded.
+            // The connect blocks, so the load is complete after the last connect.
             let socket = TcpStream::connect(target)
                 .and_then(|socket| {
                     socket.set_nodelay(true)?;
-                    // Whatever is under way is of no use to anybody.
+                    // Close with a reset: bytes in flight need not be delivered.
                     SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
                     socket.set_nonblocking(true).map(|()| socket)
                 })
@@ -107,19 +108,19 @@ impl Bulk {
         Ok(())
     }
 
-    /// What the server and we have received.
+    /// Returns the bytes that the server and this client have received.
     fn received(&mut self) -> Result<u64> {
         let (_, server) = self.server_counts()?;
         Ok(server + self.streams.received)
     }
 
-    /// What the server has sent and received.
+    /// Returns the bytes that the server has sent and received.
     fn server_counts(&mut self) -> Result<(u64, u64)> {
         let mut answer = [0; 16];
         self.counters
             .write_all(&[0])
             .and_then(|()| self.counters.read_exact(&mut answer))
-            .context("the server does not tell its bytes")?;
+            .context("cannot read the server's byte counters")?;
         let both = u128::from_be_bytes(answer);
         Ok(((both >> 64) as u64, both as u64))
     }

@@ -1,7 +1,7 @@
-//! One connection of the client and how far its dialogue is.
+//! One connection of the client and the state of its exchange.
 //!
-//! Invariant: after something was sent, the next read waits for an event: edges that come
-//! later than the write are never lost, and most reads then find what they look for.
+//! Invariant: after a write, the next read waits for an event. So no edge that follows the write is
+//! lost, and most reads find data.
 
 use std::io::{self, Read as _, Write as _};
 
@@ -12,36 +12,36 @@ use crate::streams::would_block;
 
 /// A connection, connected or connecting.
 pub(super) struct Connection {
-    /// Ours alone.
+    /// The socket; nothing else uses it.
     pub(super) socket: TcpStream,
-    /// The first byte that was reply: tells the server.
+    /// The first byte received, which identifies the server.
     pub(super) first_byte: Option<u8>,
     step: usize,
     sent: usize,
     reply: Reply,
 }
 
-/// What was reply of the answer that is waited for.
+/// The part of the expected answer that has arrived.
 #[derive(Default)]
 struct Reply {
     bytes: usize,
-    /// Where in a line of an SMTP reply the next byte belongs, and whether it is the last line.
+    /// The column of the next byte in a line of an SMTP reply, and whether that line is the last.
     column: usize,
     last: bool,
 }
 
 impl Connection {
-    /// At the beginning of its dialogue.
+    /// Starts at the first step of the exchange.
     pub(super) fn new(socket: TcpStream) -> Self {
         Self { socket, first_byte: None, step: 0, sent: 0, reply: Reply::default() }
     }
 
-    /// Goes back to the beginning.
+    /// Returns to the first step of the exchange.
     pub(super) fn restart(&mut self) {
         (self.step, self.sent, self.reply) = (0, 0, Reply::default());
     }
 
-    /// Goes on as far as it can. True at the end of the dialogue.
+    /// Continues the exchange until the socket blocks. Returns true at the end of the exchange.
     pub(super) fn advance(&mut self, steps: &[Step], buffer: &mut [u8]) -> io::Result<bool> {
         while let Some(step) = steps.get(self.step) {
             if self.sent < step.send.len() {
@@ -58,7 +58,7 @@ impl Connection {
             if self.reply.receive(&buffer[..read], step.expect)? {
                 (self.step, self.sent, self.reply) = (self.step + 1, 0, Reply::default());
             } else if read < buffer.len() {
-                // A short read means that the socket is empty: more brings another event.
+                // A short read means that the socket is empty. More data causes another event.
                 return Ok(false);
             }
         }
@@ -78,25 +78,21 @@ impl Connection {
 }
 
 impl Reply {
-    /// Takes what was read, nothing at the end of the stream. True if the answer is complete.
+    /// Processes data; empty data is the end of the stream. Returns true if the answer is complete.
     fn receive(&mut self, data: &[u8], expect: Expect) -> io::Result<bool> {
         let error = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidData, what.to_owned()));
         match (expect, data) {
             (Expect::Eof, []) => Ok(true),
-            (Expect::Eof, _) => error("more than the whole answer"),
-            (_, []) => error("the connection ended before the answer did"),
+            (Expect::Eof, _) => error("data after the end of the answer"),
+            (_, []) => error("connection closed in the middle of an answer"),
             (Expect::Bytes(size), _) => {
                 self.bytes += data.len();
-                if self.bytes > size {
-                    error("more than the answer")
-                } else {
-                    Ok(self.bytes == size)
-                }
+                if self.bytes > size { error("answer too long") } else { Ok(self.bytes == size) }
             }
             (Expect::SmtpReply, _) => {
                 for byte in data {
                     match (self.column, *byte) {
-                        (0, b'4' | b'5') => return error("a mail command was refused"),
+                        (0, b'4' | b'5') => return error("server rejected a mail command"),
                         (3, separator) => self.last = separator != b'-',
                         (_, b'\n') if self.last => return Ok(true),
                         _ => {}
@@ -119,21 +115,21 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_bytes_is_complete_with_the_last_and_wrong_beyond() {
+    fn an_answer_of_fixed_size_ends_with_its_last_byte() {
         assert_eq!(complete(&[b"ab", b"c"], Expect::Bytes(3)), [Some(false), Some(true)]);
         assert_eq!(complete(&[b"abcd"], Expect::Bytes(3)), [None]);
         assert_eq!(complete(&[b"ab", b""], Expect::Bytes(3)), [Some(false), None]);
     }
 
     #[test]
-    fn a_reply_ends_with_its_last_line() {
+    fn a_mail_reply_ends_with_its_last_line() {
         let pieces: [&[u8]; 3] = [b"250-a\r\n25", b"0-b\r\n250 ", b"ok\r\n"];
         assert_eq!(complete(&pieces, Expect::SmtpReply), [Some(false), Some(false), Some(true)]);
         assert_eq!(complete(&[b"550 no\r\n"], Expect::SmtpReply), [None]);
     }
 
     #[test]
-    fn the_end_is_the_end() {
+    fn data_where_the_end_is_expected_is_an_error() {
         assert_eq!(complete(&[b""], Expect::Eof), [Some(true)]);
         assert_eq!(complete(&[b"x"], Expect::Eof), [None]);
     }

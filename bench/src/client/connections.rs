@@ -1,12 +1,12 @@
-//! The client of everything but bulk: all connections of a [`Plan`] at a time.
+//! The client of all loads except bulk: runs all connections of a [`Plan`] concurrently.
 //!
-//! Ports cannot run out: where connections are short, the server closes first, so that the
-//! sockets which linger (TIME_WAIT) are those of listening ports, at the server and at the
-//! peer, and the ephemeral ports of whoever connected are free again at once. What is held is
-//! given up with a reset, so that nothing lingers in the memory that is measured next.
+//! The client cannot run out of ports. With short connections the server closes first, so the
+//! sockets in TIME_WAIT belong to the listening ports of the server and of the proxy, and the
+//! ephemeral ports of the connecting side are free at once. Held connections end with a reset, so no
+//! TIME_WAIT socket remains in the memory that is measured next.
 //!
-//! Invariant: a connection that fails is counted and made anew after a pause, so that a peer
-//! that refuses everything is not flooded.
+//! Invariant: a failed connection is counted and replaced after a pause, so a proxy that refuses
+//! every connection is not flooded.
 
 use std::{
     collections::VecDeque,
@@ -28,15 +28,15 @@ use crate::{
     probe::cpu,
 };
 
-/// Connections that are made at a time before the load is complete.
+/// Connections that are started per step until the load is complete.
 const RAMP_STEP: usize = 100;
-/// How long the load may take to become complete.
+/// Time limit for the load to become complete.
 const RAMP_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a connection rests after a failure.
+/// Pause before a failed connection is replaced.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
-/// Between two reports_progress.
+/// Time between two progress reports.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(20);
-/// AfterExchange this time a connection that is to bear a churn counts as failed.
+/// Time after which a request of the churn scenario counts as failed.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 struct Connections<'a> {
@@ -44,10 +44,10 @@ struct Connections<'a> {
     plan: &'a Plan,
     poll: Poll,
     slots: Vec<Slot>,
-    /// Slots that rest until then; all rest for the same time, so the first is due first.
+    /// Paused slots and the end of their pause. All pauses are equal, so the first slot is due first.
     paused: VecDeque<(Instant, usize)>,
     pause: Duration,
-    /// Slots whose first dialogue is over.
+    /// Number of slots that have completed an exchange.
     answered: usize,
     target: usize,
     window: Window,
@@ -58,12 +58,12 @@ struct Connections<'a> {
 #[derive(Default)]
 struct Slot {
     connection: Option<Connection>,
-    /// When its current dialogue began.
+    /// When the current exchange started.
     began: Option<Instant>,
     answered: bool,
 }
 
-/// Runs the plan; one that holds has no end.
+/// Runs the plan. A plan that holds connections never returns.
 pub(super) fn run(job: &ClientConfig, plan: &Plan) -> Result<()> {
     let pause = match plan.after {
         AfterExchange::Reconnect(pause) => pause.max(RETRY_PAUSE),
@@ -135,7 +135,7 @@ impl Connections<'_> {
         }
     }
 
-    /// Makes more connections until all are there. True if their first dialogues are over.
+    /// Starts more connections until all exist. Returns true when each has completed an exchange.
     fn ramp(&mut self, took: Duration) -> Result<bool> {
         let all = self.plan.connections;
         while self.slots.len() < all && self.slots.len() < self.answered + RAMP_STEP {
@@ -215,7 +215,7 @@ impl Connections<'_> {
         }
     }
 
-    /// Ends what has taken too long.
+    /// Fails requests that exceed their time limit.
     fn fail_overdue(&mut self, now: Instant) -> Result<()> {
         for key in 0..self.slots.len() {
             let Slot { connection, began, .. } = &self.slots[key];

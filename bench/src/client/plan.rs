@@ -1,6 +1,6 @@
-//! Loads as dialogues: what to send and what to expect for it, step by step.
+//! The exchange of a load: what the client sends and which answer it expects, step by step.
 //!
-//! Invariant: a step is over when all it has to expect was heard, and nothing is said before.
+//! Invariant: a step ends when its whole answer has arrived, and nothing is sent before that.
 
 use std::time::Duration;
 
@@ -8,48 +8,48 @@ use crate::messages::Load;
 
 /// What every connection of a load does.
 pub(super) struct Plan {
-    /// The dialogue, begun once the connection is up.
+    /// The exchange. It starts when the connection is up.
     pub(super) steps: Vec<Step>,
-    /// Connections at a time.
+    /// Number of concurrent connections.
     pub(super) connections: usize,
-    /// What follows on the dialogue.
+    /// What a connection does after the exchange.
     pub(super) after: AfterExchange,
-    /// Tell every now and then how it goes; errors are part of the game.
+    /// The client reports its progress at intervals, and errors do not end the run.
     pub(super) reports_progress: bool,
 }
 
-/// Say something, expect something.
+/// One message to send and the answer to expect.
 pub(super) struct Step {
-    /// May be empty.
+    /// The message; may be empty.
     pub(super) send: Vec<u8>,
-    /// What the answer is.
+    /// The expected answer.
     pub(super) expect: Expect,
 }
 
 /// When an answer is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expect {
-    /// With so many bytes.
+    /// After this number of bytes.
     Bytes(usize),
-    /// With the last line of an SMTP reply that is no refusal.
+    /// After the last line of a positive SMTP reply.
     SmtpReply,
-    /// With the end of the stream.
+    /// At the end of the stream.
     Eof,
 }
 
-/// What follows on a dialogue.
+/// What a connection does after the exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AfterExchange {
-    /// The same again on the same connection.
+    /// Repeats the exchange.
     Repeat,
-    /// The same on a new connection, after a pause.
+    /// Closes, and a new connection starts the exchange after this pause.
     Reconnect(Duration),
-    /// Nothing.
+    /// Stays open and idle.
     Hold,
 }
 
 impl Plan {
-    /// The plan for any load but the bulk ones.
+    /// Makes the plan of any load except the bulk loads.
     pub(super) fn of(load: &Load) -> Self {
         let after = match load {
             Load::Requests { .. } => AfterExchange::Repeat,
@@ -65,7 +65,7 @@ impl Plan {
                 (connections, vec![request(size), Step { send: Vec::new(), expect: Expect::Eof }])
             }
             Load::Mail { connections, message } => (connections, mail(message)),
-            Load::Bulk { .. } | Load::Stall { .. } => unreachable!("bulk is no dialogue"),
+            Load::Bulk { .. } | Load::Stall { .. } => unreachable!("bulk streams have no exchange"),
         };
         Self { steps, connections, after, reports_progress: matches!(load, Load::Churn { .. }) }
     }
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_has_its_size_and_ends_once() {
+    fn a_message_has_the_requested_size_and_one_end_mark() {
         let Plan { steps, .. } = Plan::of(&Load::Mail { connections: 1, message: 10_240 });
         let message = &steps[5].send;
         assert_eq!(message.len(), 10_240 + ".\r\n".len());

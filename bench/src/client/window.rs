@@ -1,6 +1,7 @@
-//! The time in which the client measures: after a warm-up, for as long as the job says.
+//! The measuring window of the client, which follows a warm-up.
 //!
-//! Invariant: an operation counts when it ends inside; the CPU time is of exactly this span.
+//! Invariant: an operation counts if it ends inside the window, and the CPU time covers exactly the
+//! window.
 
 use std::time::{Duration, Instant};
 
@@ -12,14 +13,14 @@ use crate::{
     probe::cpu,
 };
 
-/// Longest operation that the histogram tells from others, in nanoseconds.
+/// The longest operation that the histogram resolves, in nanoseconds.
 const LONGEST: u64 = 600_000_000_000;
 
-/// A window, not begun, open or over.
+/// A window: not started, warming up, open or closed.
 pub(super) struct Window {
     warm_up: Duration,
     length: Duration,
-    /// When its next phase begins.
+    /// The time of the next transition.
     next: Option<Instant>,
     open: Option<Open>,
     counts: WindowCounts,
@@ -31,19 +32,19 @@ struct Open {
     cpu: f64,
 }
 
-/// What a look at the clock has changed.
+/// The result of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Transition {
-    /// Nothing.
+    /// The state has not changed.
     Unchanged,
-    /// The window is open now.
+    /// The window has opened.
     Opened,
-    /// It is over.
+    /// The window has closed.
     Closed,
 }
 
 impl Window {
-    /// One that waits for [`Self::warm_up`].
+    /// Makes a window that waits for [`Self::warm_up`].
     pub(super) fn new(warm_up: Duration, length: Duration) -> Result<Self> {
         let histogram =
             Histogram::new_with_bounds(1, LONGEST, 3).context("cannot make a histogram")?;
@@ -51,17 +52,17 @@ impl Window {
         Ok(Self { warm_up, length, next: None, open: None, counts, histogram })
     }
 
-    /// The load is complete: the warm-up begins. Does nothing when it has begun.
+    /// Starts the warm-up if it has not started. Call this when the load is complete.
     pub(super) fn warm_up(&mut self, now: Instant) {
         self.next.get_or_insert(now + self.warm_up);
     }
 
-    /// When to call [`Self::turn`] next.
+    /// Returns when to call [`Self::update`] next.
     pub(super) fn next_transition(&self) -> Option<Instant> {
         self.next
     }
 
-    /// Opens or closes it when that is due.
+    /// Opens or closes the window if that is due.
     pub(super) fn update(&mut self, now: Instant) -> Result<Transition> {
         if self.next.is_none_or(|next| now < next) {
             return Ok(Transition::Unchanged);
@@ -86,18 +87,18 @@ impl Window {
         }
     }
 
-    /// Counts a failure, those before and after as well: none is expected at any time.
+    /// Counts a failure, also outside the window: no failure is expected at any time.
     pub(super) fn record_failure(&mut self, why: impl FnOnce() -> String) {
         self.counts.errors += 1;
         self.counts.first_error.get_or_insert_with(why);
     }
 
-    /// How many failures were counts, and what the first was.
+    /// Returns the number of failures and the first one.
     pub(super) fn failures(&self) -> (u64, Option<&str>) {
         (self.counts.errors, self.counts.first_error.as_deref())
     }
 
-    /// All that was counts.
+    /// Returns the counts and the latencies.
     pub(super) fn into_counts(mut self) -> WindowCounts {
         let micros = |quantile| self.histogram.value_at_quantile(quantile) as f64 / 1e3;
         if !self.histogram.is_empty() {
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_ends_inside_counts() {
+    fn only_operations_that_end_in_the_window_count() {
         let second = Duration::from_secs(1);
         let mut window = Window::new(second, second).unwrap();
         let start = Instant::now();

@@ -1,7 +1,6 @@
-//! Measuring what clients suffer while one of two backends is away.
+//! Measures the effect on clients when one of two backends fails and returns.
 //!
-//! Invariant: a server that returned is told from the one that died by its id, so that only
-//! answers of the new one count as recovery.
+//! Invariant: the returned server has an id of its own, so only its answers count as recovery.
 
 use std::time::{Duration, Instant};
 
@@ -18,35 +17,36 @@ use crate::{
     scenario::Case,
 };
 
-/// The ids of the server that dies, of the one that stays, of the one that returns.
+/// The ids of the failing server, of the remaining server and of the returned server.
 const DIES: u8 = 1;
 const STAYS: u8 = 2;
 const RETURNS: u8 = 3;
 
-/// How long a proxy may leave the returned server unused.
+/// Time limit for a proxy to use the returned server.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(15);
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The client and what it told last.
+/// The client with its latest report.
 struct ChurnClient {
     client: Process,
     running: RunningProxy,
     last: Progress,
 }
 
-/// Measures: a window with both, one with the second alone, and until the first is back.
+/// Measures one window with both servers, one window with the second server alone, and the time
+/// until the first server is used again.
 pub(super) fn measure(
     context: &RunContext<'_>,
     case: &Case,
     proxy: &Proxy,
     network: &Network,
 ) -> Result<Measurement> {
-    let Load::Churn { size, .. } = case.load else { bail!("{} is no churn", case.id) };
+    let Load::Churn { size, .. } = case.load else { bail!("{} is not a churn case", case.id) };
     let service = |id| Service::Answer { size, id };
     let dies = Server::start(service(DIES), &network.server, context.directory)?;
     let stays = Server::start(service(STAYS), &network.server, context.directory)?;
     let running = context.start_proxy(case, proxy, network, &[&dies, &stays])?;
-    // Far longer than it takes: it is stopped.
+    // The client is stopped long before this window ends.
     let long = RunContext { window: Duration::from_secs(3600), ..*context };
     let client = long.client(case, network, &running, &stays)?;
     let mut churn = ChurnClient { client, running, last: Progress::default() };
@@ -55,7 +55,7 @@ pub(super) fn measure(
     churn.follow(context.window, |_| false)?;
     for id in [DIES, STAYS] {
         let used = churn.last.first_answer.contains_key(&id);
-        ensure!(used, "server {id} of 2 was not used within {:?}", context.window);
+        ensure!(used, "server {id} of 2 received no client within {:?}", context.window);
     }
     let before = churn.last.errors;
     let address = dies.address;
@@ -77,7 +77,7 @@ pub(super) fn measure(
             measurement.add("recovery ms", Better::Lower, answer.millis_since(birth));
         }
         None => {
-            let why = format!("the returned server was not used within {RECOVERY_TIMEOUT:?}");
+            let why = format!("the returned server received no client within {RECOVERY_TIMEOUT:?}");
             measurement.remarks.push(why);
         }
     }
@@ -94,7 +94,7 @@ pub(super) fn measure(
 }
 
 impl ChurnClient {
-    /// Listens for that long, or until `is_done`.
+    /// Reads reports for this time or until `is_done`.
     fn follow(&mut self, time: Duration, is_done: impl Fn(&Progress) -> bool) -> Result<()> {
         let end = Instant::now() + time;
         while Instant::now() < end && !is_done(&self.last) {
@@ -102,7 +102,7 @@ impl ChurnClient {
             self.running.check_running()?;
             match report? {
                 ClientReport::Progress(progress) => self.last = progress,
-                other => bail!("the client reports {other:?}"),
+                other => bail!("unexpected report of the client: {other:?}"),
             }
         }
         Ok(())

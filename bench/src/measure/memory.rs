@@ -1,10 +1,10 @@
-//! Measuring memory while connections are held.
+//! Measures memory while connections are held.
 //!
-//! The kernel's share is that of the whole system, so it includes both ends, the client's and
-//! the server's; what a proxy costs beyond them is told by the figure beyond direct.
+//! The kernel's share is that of the whole system and includes the sockets of the client and of the
+//! server. The figure "beyond direct" is what a proxy costs in addition.
 //!
-//! Invariant: both readings are made when nothing moves, and few sockets linger that could
-//! free memory between them.
+//! Invariant: both readings are taken when no data moves, and few sockets are in TIME_WAIT, whose
+//! end between the readings would free memory.
 
 use std::time::{Duration, Instant};
 
@@ -20,19 +20,20 @@ use crate::{
     scenario::Case,
 };
 
-/// The figure that is told beyond direct as well.
+/// The figure that is also reported beyond direct.
 pub(crate) const PROXY_AND_KERNEL: &str = "proxy + kernel";
 
-/// How many sockets may linger, and how long we wait for that: they do for a minute.
+/// The number of sockets in TIME_WAIT that a measurement tolerates, and the time limit for the
+/// number to fall to that: TIME_WAIT lasts a minute.
 const MAX_TIME_WAIT: u64 = 500;
 const TIME_WAIT_TIMEOUT: Duration = Duration::from_secs(70);
-/// For frees that the kernel puts off.
+/// Time for frees that the kernel defers.
 const SETTLE: Duration = Duration::from_millis(500);
-/// Until all connections are there.
+/// Time limit for all connections to be up.
 const HOLDING_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Waits until few sockets linger from what was before. Once is enough: what is measurement here
-/// leaves none behind.
+/// Waits until few sockets of earlier work are in TIME_WAIT. One wait per run is enough, because
+/// memory measurements leave no such sockets.
 pub(crate) fn wait_for_time_wait() -> Result<()> {
     let deadline = Instant::now() + TIME_WAIT_TIMEOUT;
     while sockets::time_wait()? > MAX_TIME_WAIT && Instant::now() < deadline {
@@ -41,7 +42,7 @@ pub(crate) fn wait_for_time_wait() -> Result<()> {
     Ok(())
 }
 
-/// Measures, in units of so many bytes.
+/// Measures in a unit of this many bytes.
 pub(super) fn measure(
     context: &RunContext<'_>,
     case: &Case,
@@ -60,7 +61,7 @@ pub(super) fn measure(
     running.check_running()?;
     let setup = match report? {
         ClientReport::Holding { cpu } => cpu,
-        other => bail!("the client reports {other:?}"),
+        other => bail!("unexpected report of the client: {other:?}"),
     };
     pause(SETTLE)?;
     let used = Memory::read(&running.processes())?.since(before);
@@ -69,7 +70,7 @@ pub(super) fn measure(
     let worked = (cpu::seconds()? - worked) / start.elapsed().as_secs_f64();
     client.check_running()?;
     running.check_running()?;
-    // With resets on both sides of the proxy nothing lingers until its next measurement.
+    // Both sides of the proxy end with resets, so no socket is in TIME_WAIT for the next measurement.
     server.kill();
     client.kill();
 

@@ -1,7 +1,7 @@
-//! Measuring what is done within a time.
+//! Measures the work done within a time.
 //!
-//! Invariant: CPU time is the whole system's, generator and server included: they cost the same
-//! with every proxy, and what the kernel does for a proxy is nowhere else to be found.
+//! Invariant: CPU time is that of the whole system. The load generator and the server cost the same
+//! with every proxy, and the kernel's work for a proxy is not accounted to its process.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::{
     scenario::{Case, Method},
 };
 
-/// How much longer than its window a client may take.
+/// Time limit for a client beyond its warm-up and window.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Measures.
@@ -30,11 +30,11 @@ pub(super) fn measure(
     let mut running = context.start_proxy(case, proxy, network, &[&server])?;
     let mut client = context.client(case, network, &running, &server)?;
     let report = client.receive(context.window * 2 + TIMEOUT);
-    // Why it ended says more than what the client noticed of it.
+    // The error of a proxy that has ended explains more than the client's error.
     running.check_running()?;
     match report? {
         ClientReport::Done(counted) => figures(case.method, &counted),
-        other => bail!("the client reports {other:?}"),
+        other => bail!("unexpected report of the client: {other:?}"),
     }
 }
 
@@ -43,7 +43,7 @@ fn figures(method: Method, counted: &WindowCounts) -> Result<Measurement> {
     let WindowCounts { seconds, cpu, operations, bytes, errors, .. } = *counted;
     if let Method::Operations(operation) = method {
         let latency = counted.latency.with_context(|| {
-            format!("no {operation} was done: {}", counted.first_error.as_deref().unwrap_or("?"))
+            format!("no {operation} completed: {}", counted.first_error.as_deref().unwrap_or("?"))
         })?;
         measurement.add(format!("{operation}s/s"), Better::Higher, operations as f64 / seconds);
         measurement.add("p50 µs", Better::Lower, latency.p50);
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_told_per_second_and_their_cost_each() {
+    fn requests_are_reported_per_second_with_their_cost() {
         let counted = WindowCounts {
             seconds: 2.0,
             cpu: 3.0,
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_told_in_bits() {
+    fn throughput_is_reported_in_bits() {
         let counted = WindowCounts {
             seconds: 2.0,
             cpu: 3.0,
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_done_is_an_error() {
+    fn a_window_without_work_is_an_error() {
         assert!(figures(Method::Throughput, &WindowCounts::default()).is_err());
         assert!(figures(Method::Operations("mail"), &WindowCounts::default()).is_err());
     }

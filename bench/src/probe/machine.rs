@@ -1,6 +1,7 @@
-//! What machine this is.
+//! A description of the machine.
 //!
-//! Invariant: only what helps to compare figures; nothing that tells whose machine it is.
+//! Invariant: the description contains what helps to compare figures and nothing that identifies
+//! the owner of the machine.
 
 use std::{fs, thread};
 
@@ -10,23 +11,23 @@ use serde::{Deserialize, Serialize};
 
 use super::{number_after, read_value};
 
-/// This machine.
+/// The machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Machine {
     /// Release of the kernel.
     pub(crate) kernel: String,
-    /// Name of the processor.
+    /// Model name of the processor.
     pub(crate) cpu: String,
-    /// How many processors there are for us.
+    /// Number of processors available to this process.
     pub(crate) cpus: usize,
     /// Memory in MiB.
     pub(crate) memory: u64,
-    /// Descriptors that a process may have.
+    /// Maximum number of file descriptors of a process.
     pub(crate) descriptors: u64,
 }
 
 impl Machine {
-    /// Looks at it.
+    /// Reads the description.
     pub(crate) fn read() -> Result<Self> {
         let (_, descriptors) = getrlimit(Resource::RLIMIT_NOFILE)?;
         Ok(Self {
@@ -45,13 +46,13 @@ impl Machine {
     }
 }
 
-/// Lets us, and all that we start, have as many descriptors as the system allows.
+/// Raises the limit of file descriptors to the hard limit, for this process and its children.
 pub(crate) fn raise_descriptors() -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
-/// Not there on every architecture.
+/// Parses /proc/cpuinfo, which has no model name on some architectures.
 fn model(cpuinfo: &str) -> Option<String> {
     let line = cpuinfo.lines().find(|line| line.starts_with("model name"))?;
     Some(line.split_once(':')?.1.trim().to_owned())
@@ -62,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_processor_has_a_name() {
+    fn the_model_name_of_the_processor_is_parsed() {
         let text = "processor\t: 0\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n";
         assert_eq!(model(text).as_deref(), Some("AMD EPYC"));
     }

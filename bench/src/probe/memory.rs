@@ -1,7 +1,7 @@
-//! Memory of a peer's processes and of the kernel.
+//! Memory of a proxy's processes and of the kernel.
 //!
-//! Invariant: kernel memory is told without what belongs to any process or to the page cache,
-//! so that other work on the machine disturbs it little.
+//! Invariant: kernel memory excludes the memory of processes and the page cache, so other work on
+//! the machine affects the figure little.
 
 use std::fs;
 
@@ -12,26 +12,26 @@ use super::{number_after, read_value};
 /// One reading, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
-    /// Resident pages of the processes, each counted for every process that has it.
+    /// Resident set size of the processes; shared pages count once for each process.
     pub(crate) rss: i64,
-    /// The same with shared pages divided by their users.
+    /// Proportional set size: shared pages are divided by the number of their users.
     pub(crate) pss: i64,
-    /// The kernel's small objects: sockets, files, headers of packets.
+    /// The kernel's slab memory: sockets, files, packet headers.
     pub(crate) slab: i64,
-    /// What TCP accounts for data in its queues.
+    /// TCP's accounted queue memory.
     pub(crate) queues: i64,
-    /// All pages that are neither free nor cache nor there for a process (its memory, stacks and
-    /// page tables): includes slab and queues.
+    /// All pages that are not free, not cache and not for a process (memory, stack, page tables).
+    /// Includes slab and queues.
     pub(crate) kernel: i64,
 }
 
 impl Memory {
-    /// Reads it for the processes of a group (none for no process).
+    /// Reads the memory of the kernel and of these processes.
     pub(crate) fn read(processes: &[u32]) -> Result<Self> {
         let mut memory = read_value("/proc/meminfo", parse_meminfo)?;
         memory.queues = read_value("/proc/net/sockstat", parse_sockstat)?;
         for process in processes {
-            // A process may have ended meanwhile.
+            // A process may have ended in the meantime.
             if let Ok((rss, pss)) =
                 read_value(&format!("/proc/{process}/smaps_rollup"), parse_rollup)
             {
@@ -42,7 +42,7 @@ impl Memory {
         Ok(memory)
     }
 
-    /// How much more it is than `before`.
+    /// Returns the difference from `before`.
     pub(crate) fn since(self, before: Self) -> Self {
         Self {
             rss: self.rss - before.rss,
@@ -54,7 +54,7 @@ impl Memory {
     }
 }
 
-/// The processes of a process group.
+/// Returns the processes of a process group.
 pub(crate) fn group(leader: u32) -> Vec<u32> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -63,7 +63,7 @@ pub(crate) fn group(leader: u32) -> Vec<u32> {
 }
 
 fn parse_group(stat: &str) -> Option<u32> {
-    // The name, in parentheses, may contain anything; then: state, parent, group.
+    // The name, in parentheses, may contain any character. State, parent and group follow.
     stat.rsplit_once(')')?.1.split_whitespace().nth(2)?.parse().ok()
 }
 
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_of_all_memory_is_the_kernels() {
+    fn kernel_memory_is_what_remains_of_all_memory() {
         let text = "MemTotal: 100 kB\nMemFree: 10 kB\nMemAvailable: 60 kB\nBuffers: 1 kB\n\
                     Cached: 20 kB\nSwapCached: 2 kB\nAnonPages: 30 kB\n\
                     KernelStack: 3 kB\nPageTables: 4 kB\nSlab: 7 kB\n";
@@ -107,18 +107,18 @@ mod tests {
     }
 
     #[test]
-    fn queues_are_told_in_pages() {
+    fn queue_memory_is_converted_from_pages() {
         let text = "sockets: used 25\nTCP: inuse 8 orphan 0 tw 90 alloc 9 mem 547\n";
         assert_eq!(parse_sockstat(text), Some(547 * 4096));
     }
 
     #[test]
-    fn a_process_with_a_strange_name_has_a_group() {
+    fn a_process_name_with_parentheses_is_parsed() {
         assert_eq!(parse_group("12 (a) b (c) S 1 77 12 0"), Some(77));
     }
 
     #[test]
-    fn shared_pages_count_in_part() {
+    fn pss_and_rss_are_parsed() {
         let text = "55-7f ---p 0 00:00 0 [rollup]\nRss:  8 kB\nPss:  5 kB\nPss_Dirty: 1 kB\n";
         assert_eq!(parse_rollup(text), Some((8192, 5120)));
     }

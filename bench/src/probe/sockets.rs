@@ -1,21 +1,21 @@
-//! Sockets: who listens, how many linger.
+//! Sockets in /proc/net: listening ports and TIME_WAIT.
 //!
-//! Invariant: looking does not connect: a peer never sees a client that is not the load.
+//! Invariant: the check for a listener does not connect, so a proxy sees no client outside the load.
 
 use anyhow::Result;
 
 use super::{number_after, read_value};
 
-/// The state of a socket that listens, as /proc/net/tcp writes it.
+/// The state of a listening socket in /proc/net/tcp.
 const LISTENING: &str = "0A";
 
-/// True if somebody listens on that port, on an IPv4 address of the network that the process is
-/// in; an error once it has ended.
+/// Returns true if any process listens on this port and an IPv4 address in the network namespace of
+/// this process. Returns an error if this process has ended.
 pub(crate) fn listens(process: u32, port: u16) -> Result<bool> {
     read_value(&format!("/proc/{process}/net/tcp"), |text| Some(listens_in(text, port)))
 }
 
-/// Sockets that have ended and linger (TIME_WAIT).
+/// Returns the number of sockets in TIME_WAIT.
 pub(crate) fn time_wait() -> Result<u64> {
     read_value("/proc/net/sockstat", |text| number_after(text, "TCP:", "tw"))
 }
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_sockets_that_listen_are_found() {
+    fn only_listening_sockets_are_found() {
         let text = "  sl  local_address rem_address   st tx_queue rx_queue\n   \
                     0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:0 0 0\n   \
                     1: 0100007F:1F91 0100007F:0050 01 00000000:00000000 00:0 0 0\n";

@@ -1,14 +1,14 @@
-//! The configuration files of the peers that want one.
+//! Configuration files for haproxy and nginx.
 //!
-//! Invariant: one address alone, no log of accesses, no limit that the load could meet; buffer
-//! sizes and the like are the peer's defaults.
+//! Invariant: one listening address, no access log, and no limit that the load can reach. Buffer
+//! sizes and other settings are the proxy's defaults.
 
 use std::{fmt::Write as _, net::SocketAddr, path::Path};
 
 use super::StartConfig;
 
-/// For haproxy. It notices a dead server by the connects that fail and by asking every second,
-/// and then takes the other.
+/// Returns the configuration of haproxy, which detects a dead server by failed connects and by a
+/// health check every second, and then uses the other server.
 pub(super) fn haproxy(listen: SocketAddr, config: &StartConfig<'_>, splice: bool) -> String {
     let StartConfig { backends, workers, connections, .. } = config;
     let mut text = format!(
@@ -30,11 +30,12 @@ pub(super) fn haproxy(listen: SocketAddr, config: &StartConfig<'_>, splice: bool
     text
 }
 
-/// For nginx. Each worker has its own listener, else one of them would get most connections.
+/// Returns the configuration of nginx. Each worker has a listening socket of its own; with a shared
+/// socket, one worker would accept most connections.
 pub(super) fn nginx(listen: SocketAddr, config: &StartConfig<'_>, module: &Path) -> String {
     let StartConfig { backends, workers, connections, directory, .. } = config;
     let directory = directory.display();
-    // For both ends of each connection, should one worker get them all.
+    // Enough for both sockets of all connections if one worker accepts all of them.
     let sockets = 2 * connections + 100;
     let servers: String =
         backends.iter().map(|backend| format!("        server {backend};\n")).collect();
@@ -55,7 +56,7 @@ mod tests {
     use crate::network::Network;
 
     #[test]
-    fn all_backends_are_named() {
+    fn a_configuration_contains_all_backends() {
         let backends = [([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into()];
         let listen = ([127, 0, 0, 1], 3).into();
         let config = StartConfig {

@@ -1,6 +1,6 @@
-//! The programs behind the peers: where they are and how they are called.
+//! The executables of the proxies and their command lines.
 //!
-//! Invariant: nothing is started here; what is missing is told with the package it is in.
+//! Invariant: this module starts no proxy. For a missing executable it names the Debian package.
 
 use std::{
     fs,
@@ -14,36 +14,36 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::{StartConfig, config};
 use crate::process::{Process, find};
 
-/// Where Debian has the module that lets nginx pass TCP on, and its package.
+/// The nginx module that forwards TCP, in Debian, and the package of the module.
 const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 const STREAM_PACKAGE: &str = "libnginx-mod-stream";
 
-/// A program and what makes it this peer.
+/// An executable with the options that make it a certain proxy.
 #[derive(Clone, Debug)]
 pub(super) enum Program {
     /// balance on one datapath.
     Balance { path: PathBuf, datapath: &'static str },
-    /// haproxy, moving bytes through pipes or its buffers.
+    /// haproxy, which moves bytes by splice(2) or through its buffers.
     Haproxy { splice: bool },
     /// nginx with its stream module.
     Nginx,
     /// pen, which has one thread only.
     Pen,
-    /// What the user said.
+    /// A command of the user.
     Custom(Vec<String>),
 }
 
 impl Program {
-    /// Reads a command with placeholders.
+    /// Parses a command with placeholders.
     pub(super) fn custom(words: &str) -> Result<Self> {
         let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
         let has = |mark| words.iter().any(|word| word.contains(mark));
-        ensure!(has("{backend}"), "--proxy-cmd {words:?} names no {{backend}}");
-        ensure!(has("{listen}") || has("{port}"), "--proxy-cmd {words:?} names no {{listen}}");
+        ensure!(has("{backend}"), "--proxy-cmd {words:?} lacks {{backend}}");
+        ensure!(has("{listen}") || has("{port}"), "--proxy-cmd {words:?} lacks {{listen}}");
         Ok(Self::Custom(words))
     }
 
-    /// The Debian package it lacks; of nginx both are asked for when either is missing.
+    /// Returns the missing Debian package. For nginx these are two packages.
     pub(super) fn missing_package(&self) -> Option<&'static str> {
         let package = match self {
             Self::Haproxy { .. } => "haproxy",
@@ -57,7 +57,7 @@ impl Program {
         find(package).is_err().then_some(package)
     }
 
-    /// What it is exactly, or why it is not there.
+    /// Returns the version, or an error if the executable is missing.
     pub(super) fn version(&self) -> Result<String> {
         match self {
             Self::Balance { path, .. } => first_line(Command::new(path).arg("--version")),
@@ -69,7 +69,7 @@ impl Program {
             }
             Self::Pen => {
                 find("pen")?;
-                // It does not tell its version.
+                // pen has no option that prints its version.
                 let format = ["--show", "--showformat", "pen ${Version}", "pen"];
                 first_line(Command::new("dpkg-query").args(format))
                     .or_else(|_| Ok("pen of unknown version".into()))
@@ -81,7 +81,7 @@ impl Program {
         }
     }
 
-    /// The command to run in the foreground.
+    /// Returns the command that runs the proxy in the foreground.
     pub(super) fn command(&self, listen: SocketAddr, config: &StartConfig<'_>) -> Result<Command> {
         let (host, port) = (listen.ip().to_string(), listen.port().to_string());
         let backends = config.backends.iter().map(ToString::to_string);
@@ -90,14 +90,14 @@ impl Program {
                 let mut command = Command::new(path);
                 command.args(["-f", "-b", &host, "--datapath", datapath, "--grace", "0"]);
                 command.args(["--workers", &config.workers.to_string(), &port]).args(backends);
-                // Its standard error is ours, and not the journal's.
+                // Standard error leads to the log file and not to the journal.
                 command.env_remove("JOURNAL_STREAM");
                 command
             }
             Self::Haproxy { splice } => {
                 let file = write(config, "haproxy.cfg", &config::haproxy(listen, config, *splice))?;
                 let mut command = Command::new(find("haproxy")?);
-                // One process, in the foreground.
+                // `-db`: one process, in the foreground.
                 command.args(["-db", "-f"]).arg(file);
                 command
             }
@@ -111,8 +111,8 @@ impl Program {
             Self::Pen => {
                 let connections = config.connections.to_string();
                 let mut command = Command::new(find("pen")?);
-                // `-b 1`: a dead server is tried again after a second, as haproxy does. `-c` is
-                // the number of clients it remembers, by address: here there is one.
+                // `-b 1`: retry a dead server after one second, as haproxy does. `-c` is the number of
+                // clients that pen remembers by address; here all clients have one address.
                 command.args(["-f", "-r", "-b", "1", "-x", &connections, "-q", "4096"]);
                 command.arg(listen.to_string()).args(backends);
                 command
@@ -126,7 +126,7 @@ impl Program {
         })
     }
 
-    /// True once a process that listens is ready in its own eyes as well.
+    /// Returns true if a listening process has also reported that it is ready.
     pub(super) fn is_ready(&self, process: &Process) -> Result<bool> {
         let Self::Balance { datapath, .. } = self else { return Ok(true) };
         let log = process.log();
@@ -140,7 +140,7 @@ impl Program {
     }
 }
 
-/// Puts addresses into a command.
+/// Replaces the placeholders in a command.
 fn expand(words: &[String], listen: SocketAddr, backends: &[String]) -> Vec<String> {
     let mut expanded = Vec::new();
     for word in words {
@@ -179,14 +179,14 @@ mod tests {
     fn a_word_is_repeated_for_each_backend() {
         let Program::Custom(words) = Program::custom("p -l {host}:{port} to={backend} -v").unwrap()
         else {
-            panic!("not a command of the user");
+            panic!("not a custom command");
         };
         let expanded = expand(&words, ([127, 0, 0, 1], 9).into(), &["a:1".into(), "b:2".into()]);
         assert_eq!(expanded, ["p", "-l", "127.0.0.1:9", "to=a:1", "to=b:2", "-v"]);
     }
 
     #[test]
-    fn a_command_without_places_is_refused() {
+    fn a_command_without_placeholders_is_rejected() {
         assert!(Program::custom("p {listen}").is_err());
         assert!(Program::custom("p {backend}").is_err());
     }

@@ -1,6 +1,6 @@
 //! The server of bulk streams.
 //!
-//! Invariant: what has moved is known to [`ByteCounters`] before anything else moves.
+//! Invariant: [`ByteCounters`] contains all bytes transferred before the next transfer starts.
 
 use anyhow::{Context as _, Result};
 use mio::{Events, Interest, Poll, Registry, net::TcpListener};
@@ -11,7 +11,7 @@ use crate::{
     streams::{LISTENER, Streams, would_block},
 };
 
-/// Serves without end.
+/// Accepts and serves streams. Never returns without an error.
 pub(super) fn serve(
     mut listener: TcpListener,
     direction: Direction,
@@ -41,7 +41,7 @@ fn accept(
 ) -> Result<()> {
     loop {
         match listener.accept() {
-            // The server sends what goes down and receives what goes up.
+            // The server sends the downward bytes and receives the upward bytes.
             Ok((socket, _)) => streams
                 .add(registry, socket, (direction.down(), direction.up()))
                 .context("server cannot poll a stream")?,

@@ -1,8 +1,9 @@
-//! How the client learns what the server has sent and received: the receiver's count is the
-//! one that cannot lie, and for an upload that is the server's. Both meet at a file, wherever
-//! their networks are.
+//! The byte counters of the server, which the client reads through a Unix socket.
 //!
-//! Invariant: a question, one byte, gets one answer, two numbers.
+//! The receiver's count is the reliable one, and an upload arrives at the server. The path of the
+//! socket is the same in all network namespaces.
+//!
+//! Invariant: a request is one byte, and the response is two numbers.
 
 use std::{
     fs,
@@ -16,28 +17,28 @@ use std::{
     thread,
 };
 
-/// The numbers, written by the server's thread.
+/// Bytes sent and received. The serving thread writes them.
 #[derive(Clone, Default)]
 pub(super) struct ByteCounters(Arc<[AtomicU64; 2]>);
 
 impl ByteCounters {
-    /// Starts the thread that answers, one client after the other.
+    /// Starts the thread that answers requests, one client after the other.
     pub(super) fn start(socket: &Path) -> io::Result<Self> {
-        // A server that was killed has left one there, or there is none.
+        // Removes the socket of a killed server. An error means that there is none.
         let _ = fs::remove_file(socket);
         let listener = UnixListener::bind(socket)?;
         let counters = Self::default();
         let ours = counters.clone();
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                // It fails when the client has gone.
+                // The error means that the client has disconnected.
                 let _ = ours.answer(client);
             }
         });
         Ok(counters)
     }
 
-    /// Makes new numbers known.
+    /// Stores the counters.
     pub(super) fn set(&self, sent: u64, received: u64) {
         self.0[0].store(sent, Ordering::Relaxed);
         self.0[1].store(received, Ordering::Relaxed);

@@ -1,6 +1,6 @@
-//! The server of everything but bulk: accepts, and lets a [`Responder`] answer on each connection.
+//! The server of all loads except bulk: a [`Responder`] answers on each connection.
 //!
-//! Invariant: it never reads more from a client that does not take its answers.
+//! Invariant: the server reads nothing more from a client that does not read its answers.
 
 use std::io::{self, Read as _, Write as _};
 
@@ -20,12 +20,12 @@ use crate::{
 struct Connection {
     socket: TcpStream,
     responder: Responder,
-    /// Said but not yet sent by the socket; empty unless that was full.
+    /// Data that the full socket has not accepted; empty otherwise.
     unsent: Vec<u8>,
     next: NextAction,
 }
 
-/// Serves without end.
+/// Accepts and serves connections. Never returns without an error.
 pub(super) fn serve(mut listener: TcpListener, service: Service) -> Result<()> {
     let mut poll = Poll::new().context("server cannot poll")?;
     poll.registry()
@@ -45,7 +45,7 @@ pub(super) fn serve(mut listener: TcpListener, service: Service) -> Result<()> {
             if event.token() == LISTENER {
                 accept(&listener, poll.registry(), service, &mut connections, &mut out)?;
             } else if let Some(connection) = connections.get_mut(key)
-                // Its end, and what breaks it, is the client's affair.
+                // The client reports the end or the error of a connection.
                 && connection.on_ready(&mut buffer, &mut out).is_err()
             {
                 connections.remove(key);
@@ -88,8 +88,8 @@ fn accept(
 }
 
 impl Connection {
-    /// Reads and answers as long as there is something to read. An error ends the connection,
-    /// as does the end of it.
+    /// Reads and answers until the socket is empty. An error ends the connection; the end of the
+    /// stream is an error.
     fn on_ready(&mut self, buffer: &mut [u8], out: &mut Vec<u8>) -> io::Result<()> {
         if !self.unsent.is_empty() {
             let unsent = std::mem::take(&mut self.unsent);
@@ -105,7 +105,7 @@ impl Connection {
             out.clear();
             self.next = self.responder.receive(&buffer[..read], out);
             self.send(out)?;
-            // A short read means that the socket is empty: more brings another event.
+            // A short read means that the socket is empty. More data causes another event.
             if read < buffer.len() {
                 return Ok(());
             }
@@ -127,7 +127,7 @@ impl Connection {
         }
         match self.next {
             NextAction::Continue => Ok(()),
-            // Not an error to anybody: it only has the caller drop the connection.
+            // Not a failure: the error makes the caller drop the connection.
             NextAction::Close => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }

@@ -1,41 +1,41 @@
-//! What the server says on one connection.
+//! The server's answers on one connection.
 //!
-//! Invariant: free of input and output: bytes in, bytes out.
+//! Invariant: no input and output: bytes in, bytes out.
 
 use super::smtp::SmtpSession;
 use crate::messages::Service;
 
 /// The server's side of one connection.
 pub(super) enum Responder {
-    /// Answers every `size` bytes with as many.
+    /// Answers every `size` bytes with `size` bytes.
     Echo { size: usize, received: usize },
-    /// Answers once and ends.
+    /// Answers once, then closes.
     Answer { size: usize, received: usize, id: u8 },
-    /// Takes mail.
+    /// Accepts mail.
     Mail(SmtpSession),
 }
 
-/// Whether a connection goes on.
+/// What happens to a connection after an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NextAction {
-    /// It does.
+    /// The connection stays open.
     Continue,
-    /// It is closed once all has been said.
+    /// The connection is closed after all answers have been sent.
     Close,
 }
 
 impl Responder {
-    /// A new connection; what the server says first is put into `out`.
+    /// Starts a connection and appends the server's greeting, if any, to `out`.
     pub(super) fn new(service: Service, out: &mut Vec<u8>) -> Self {
         match service {
             Service::Echo { size } => Self::Echo { size, received: 0 },
             Service::Answer { size, id } => Self::Answer { size, received: 0, id },
             Service::Mail => Self::Mail(SmtpSession::new(out)),
-            Service::Bulk(_) => unreachable!("bulk is no dialogue"),
+            Service::Bulk(_) => unreachable!("bulk streams have no responder"),
         }
     }
 
-    /// Takes what the client said and puts the answer, if any, into `out`.
+    /// Processes data from the client and appends the answer, if any, to `out`.
     pub(super) fn receive(&mut self, data: &[u8], out: &mut Vec<u8>) -> NextAction {
         match self {
             Self::Echo { size, received } => {
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_echo_answers_whole_requests_only() {
+    fn an_echo_answers_complete_requests_only() {
         let mut out = Vec::new();
         let mut responder = Responder::new(Service::Echo { size: 4 }, &mut out);
         let mut answered = |data: &[u8]| {
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_given_once_and_tells_the_server() {
+    fn an_answer_is_given_once_and_identifies_the_server() {
         let mut out = Vec::new();
         let mut responder = Responder::new(Service::Answer { size: 2, id: 7 }, &mut out);
         assert_eq!(responder.receive(b"a", &mut out), NextAction::Continue);

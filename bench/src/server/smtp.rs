@@ -1,27 +1,27 @@
-//! A mail server as small as SMTP allows: takes every message and forgets it.
+//! A minimal SMTP server: accepts every message and discards it.
 //!
-//! Invariant: a message counts as taken (250) only when its end has been heard, however it is
-//! cut into segments.
+//! Invariant: the server answers 250 to a message only after its end mark, however TCP segments the
+//! message.
 
 use super::responder::NextAction;
 
 const END: &[u8] = b"\r\n.\r\n";
 
-/// A session.
+/// An SMTP session.
 pub(super) struct SmtpSession {
-    /// A command so far, or the tail of a message that may belong to its end.
+    /// An incomplete command, or the last bytes of a message, which may start its end mark.
     pending: Vec<u8>,
     in_message: bool,
 }
 
 impl SmtpSession {
-    /// A new session, with its greeting.
+    /// Starts a session and writes the greeting to `out`.
     pub(super) fn new(out: &mut Vec<u8>) -> Self {
         out.extend(b"220 bench ESMTP\r\n");
         Self { pending: Vec::new(), in_message: false }
     }
 
-    /// Takes commands and messages.
+    /// Processes commands and messages, and appends the replies to `out`.
     pub(super) fn receive(&mut self, data: &[u8], out: &mut Vec<u8>) -> NextAction {
         self.pending.extend(data);
         loop {
@@ -79,7 +79,7 @@ mod tests {
         a line\r\n..\r\n. \r\n.\r\nQUIT\r\n";
 
     #[test]
-    fn a_session_is_understood_however_it_is_cut() {
+    fn a_session_works_with_any_segmentation() {
         for cut in [1, 2, 3, 7, SESSION.len()] {
             let mut out = Vec::new();
             let mut session = SmtpSession::new(&mut out);
