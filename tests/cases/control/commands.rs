@@ -1,5 +1,5 @@
-//! The control socket and the options that came with it: what is shown is true while connections
-//! run, what is changed counts at once, and nothing that is said to the socket does harm.
+//! The control socket, and the options that came with it. Reports are exact while connections run,
+//! changes take effect at once, and no input harms the program.
 
 use std::{
     fs,
@@ -27,7 +27,7 @@ use tests::{
     eventually, exchange, listen, note, on_each_datapath, reset, run, skip, visit,
 };
 
-/// The user `nobody`.
+/// The user id of `nobody`.
 const NOBODY: u32 = 65534;
 
 const DATA: i32 = 65;
@@ -48,7 +48,7 @@ fn connections_and_bytes_are_shown_while_they_run_and_after(datapath: Datapath) 
     link.balance.assert_all_on_its_datapath(1);
 }
 
-fn a_reset_in_the_middle_counts_from_there(datapath: Datapath) {
+fn reset_zeroes_the_counters_of_a_running_connection(datapath: Datapath) {
     let dir = RunDir::new();
     let link = link(&dir, Builder::new(datapath));
     let address = link.balance.address();
@@ -70,19 +70,19 @@ fn sessions_are_listed_and_dropped_on_both_sides(datapath: Datapath) {
     let link = link(&dir, Builder::new(datapath));
     let address = link.balance.address();
     let (mut client, mut server) = link.pair();
-    let mut said = 1;
+    let mut shown = 1;
     eventually(TIMEOUT, "the connection is listed", || {
         if datapath == Datapath::Splice {
-            // It is not handed over before it has said something.
+            // Splice takes a connection over only after some bytes.
             exchange(&mut client, &mut server);
-            said += 1;
+            shown += 1;
         }
         let expected = [
             client.local_addr().expect("getsockname").to_string(),
             "0.0".into(),
             server.local_addr().expect("getsockname").to_string(),
-            said.to_string(),
-            said.to_string(),
+            shown.to_string(),
+            shown.to_string(),
             datapath.name().into(),
         ];
         let text = dir.run_ok(address, "sessions");
@@ -102,32 +102,32 @@ fn sessions_are_listed_and_dropped_on_both_sides(datapath: Datapath) {
     await_row(&dir, address, |row| row.current == 0);
     assert_eq!(dir.run_ok(address, "drop 0"), "channel 0 dropped 0 connections\n");
     assert_eq!(dir.run_ok(address, "sessions").lines().count(), 1);
-    // It is not disabled.
+    // The channel is still enabled.
     let (client, server) = link.pair();
     both_ways(&client, &server, (1000, 1000), WHOLE_CHUNKS);
     drop((client, server));
     link.balance.assert_all_on_its_datapath(2);
 }
 
-fn a_drain_waits_for_the_standing_connection_and_lets_no_new_one_in(datapath: Datapath) {
+fn a_drain_waits_for_open_connections_and_admits_no_new_one(datapath: Datapath) {
     let dir = RunDir::new();
     let (a, b) = (Backend::echo("A"), Backend::greeter("B"));
     let builder = Builder::new(datapath).channel(a.address()).channel(b.address());
     let balance = dir.use_in(builder).start();
     let address = balance.address();
-    let mut standing = connect(address);
-    assert_eq!(byte(&mut standing), b'A');
+    let mut open = connect(address);
+    assert_eq!(byte(&mut open), b'A');
     let mut command = dir.command(address, "drain 0 30");
     let drain = thread::spawn(move || run(command.arg("--strict"), 2 * TIMEOUT));
     await_row(&dir, address, |row| !row.enabled);
     for _ in 0..8 {
         assert_eq!(ask(address).expect("an answer"), "B");
     }
-    standing.write_all(b"x").expect("it goes on");
-    assert_eq!(byte(&mut standing), b'x');
+    open.write_all(b"x").expect("it goes on");
+    assert_eq!(byte(&mut open), b'x');
     assert!(!drain.is_finished());
     assert_eq!(a.accepted(), 1);
-    drop(standing);
+    drop(open);
     let outcome = drain.join().expect("the drain");
     assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
     assert_eq!(outcome.stdout, "channel 0 drained\n");
@@ -135,13 +135,13 @@ fn a_drain_waits_for_the_standing_connection_and_lets_no_new_one_in(datapath: Da
     assert_eq!((row.enabled, row.current), (false, 0), "{row:?}");
 }
 
-fn an_idle_connection_is_closed_in_time_and_a_busy_one_is_not(datapath: Datapath) {
+fn an_idle_connection_times_out_and_a_busy_one_does_not(datapath: Datapath) {
     let dir = RunDir::new();
     let link = link(&dir, Builder::new(datapath).option(&["-T", "1"]));
     let busy = link.pair();
     for round in 0..2 {
         let (mut idle, mut server) = link.pair();
-        // Each wait for its end is a pause in the other's traffic.
+        // Each timeout of this read is a pause in the busy connection's traffic.
         idle.set_read_timeout(Some(Duration::from_millis(250))).expect("SO_RCVTIMEO");
         let start = Instant::now();
         loop {
@@ -149,13 +149,13 @@ fn an_idle_connection_is_closed_in_time_and_a_busy_one_is_not(datapath: Datapath
                 Ok(0) => break,
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    // One direction alone keeps a connection, whichever it is.
+                    // Bytes in either direction keep a connection alive.
                     let bytes = if round == 0 { (1, 0) } else { (0, 1) };
                     both_ways(&busy.0, &busy.1, bytes, WHOLE_CHUNKS);
                 }
                 other => panic!("{other:?}"),
             }
-            assert!(start.elapsed() < TIMEOUT, "it is never closed");
+            assert!(start.elapsed() < TIMEOUT, "the idle connection is still open");
         }
         let took = start.elapsed();
         assert!(took >= Duration::from_millis(900), "{took:?}");
@@ -167,7 +167,7 @@ fn an_idle_connection_is_closed_in_time_and_a_busy_one_is_not(datapath: Datapath
     link.balance.assert_all_on_its_datapath(3);
 }
 
-fn a_connection_that_one_side_has_ended_is_closed_when_it_stays_idle(datapath: Datapath) {
+fn a_half_closed_idle_connection_times_out(datapath: Datapath) {
     let (dir, begun) = (RunDir::new(), Instant::now());
     let link = link(&dir, Builder::new(datapath).option(&["--half-close-timeout", "1"]));
     let whole = link.pair();
@@ -176,7 +176,7 @@ fn a_connection_that_one_side_has_ended_is_closed_when_it_stays_idle(datapath: D
         let (mut ended, mut silent) = if first == 0 { (client, server) } else { (server, client) };
         ended.shutdown(Shutdown::Write).expect("shutdown");
         assert_eq!(end_of(&mut silent), End::Clean);
-        // Bytes the other way keep it, with a pause between two of them.
+        // Bytes in the other direction keep it alive, with a pause between two bytes.
         for _ in 0..10 {
             ended.set_read_timeout(Some(Duration::from_millis(250))).expect("SO_RCVTIMEO");
             let paused = ended.read(&mut [0]).map_err(|error| error.kind());
@@ -191,25 +191,25 @@ fn a_connection_that_one_side_has_ended_is_closed_when_it_stays_idle(datapath: D
         assert!(took >= Duration::from_millis(900), "{took:?}");
         assert!(took <= Duration::from_secs(3), "{took:?}");
     }
-    // Nobody has ended this one.
+    // Neither side has ended this connection.
     both_ways(&whole.0, &whole.1, (1000, 1000), WHOLE_CHUNKS);
     drop(whole);
     link.balance.assert_all_on_its_datapath(3);
     let events = link.balance.events();
-    let told = "half-closed connection timed out";
-    let told: Vec<_> = events.iter().filter(|event| event.message == told).collect();
+    let logged = "half-closed connection timed out";
+    let logged: Vec<_> = events.iter().filter(|event| event.message == logged).collect();
     if begun.elapsed() < Duration::from_secs(10) {
-        assert_eq!(told.len(), 1, "of two within ten seconds one is told: {told:?}");
+        assert_eq!(logged.len(), 1, "one of two within ten seconds is logged: {logged:?}");
     }
-    let told = told[0];
+    let logged = logged[0];
     let first = &link.balance.sessions(3)[0];
-    let said = ["client", "server"].map(|key| told.text(key));
-    assert_eq!(said, [first.client.to_string(), first.backend.to_string()]);
-    let said = ["sent", "rcvd", "seconds", "suppressed"].map(|key| told.number(key));
-    assert_eq!(said, [first.sent, first.rcvd, 1, 0]);
+    let shown = ["client", "server"].map(|key| logged.text(key));
+    assert_eq!(shown, [first.client.to_string(), first.backend.to_string()]);
+    let shown = ["sent", "rcvd", "seconds", "suppressed"].map(|key| logged.number(key));
+    assert_eq!(shown, [first.sent, first.rcvd, 1, 0]);
 }
 
-fn the_source_address_is_what_the_server_sees(datapath: Datapath) {
+fn the_server_sees_the_source_address(datapath: Datapath) {
     let dir = RunDir::new();
     let link = link(&dir, Builder::new(datapath).option(&["-B", "127.0.0.9"]));
     for _ in 0..3 {
@@ -245,8 +245,8 @@ fn no_server_ever_has_more_connections_than_its_maximum(datapath: Datapath) {
     let accepted: usize = servers.iter().map(|(server, _)| server.accepted()).sum();
     assert_eq!(accepted, served);
     assert_eq!(usize::try_from(total).expect("few"), served, "{rows:?}");
-    for (row, (_, seats)) in rows.iter().zip(&servers) {
-        let most = seats.most();
+    for (row, (_, counter)) in rows.iter().zip(&servers) {
+        let most = counter.most();
         assert!((1..=MAX).contains(&most), "{most} at a time: {rows:?}");
         // One byte each way.
         assert_eq!((row.sent, row.rcvd), (row.total, row.total), "{rows:?}");
@@ -258,17 +258,17 @@ fn no_server_ever_has_more_connections_than_its_maximum(datapath: Datapath) {
 
 on_each_datapath!(
     connections_and_bytes_are_shown_while_they_run_and_after,
-    a_reset_in_the_middle_counts_from_there,
+    reset_zeroes_the_counters_of_a_running_connection,
     sessions_are_listed_and_dropped_on_both_sides,
-    a_drain_waits_for_the_standing_connection_and_lets_no_new_one_in,
-    an_idle_connection_is_closed_in_time_and_a_busy_one_is_not,
-    a_connection_that_one_side_has_ended_is_closed_when_it_stays_idle,
-    the_source_address_is_what_the_server_sees,
+    a_drain_waits_for_open_connections_and_admits_no_new_one,
+    an_idle_connection_times_out_and_a_busy_one_does_not,
+    a_half_closed_idle_connection_times_out,
+    the_server_sees_the_source_address,
     no_server_ever_has_more_connections_than_its_maximum,
 );
 
 #[test]
-fn a_drain_that_takes_too_long_says_how_many_are_left() {
+fn a_drain_that_times_out_prints_how_many_are_left() {
     let dir = RunDir::new();
     let link = link(&dir, Builder::auto());
     let (client, server) = link.pair();
@@ -281,8 +281,8 @@ fn a_drain_that_takes_too_long_says_how_many_are_left() {
 }
 
 #[test]
-fn waiting_drains_keep_nobody_out() {
-    // More than are served at a time.
+fn waiting_drains_block_no_other_command() {
+    // More than the number of clients served at a time.
     const DRAINS: usize = 70;
     const DRAIN: &[u8] =
         b"{\"version\":1,\"command\":{\"drain\":{\"id\":{\"group\":0,\"channel\":0},\"seconds\":null}}}\n";
@@ -302,11 +302,11 @@ fn waiting_drains_keep_nobody_out() {
         });
         asked.collect()
     };
-    // Those that are given up go, and so do their descriptors.
+    // Requests whose clients close are dropped, with their descriptors.
     let given_up = drains();
     assert!(!dir.show(address)[0].enabled);
     drop(given_up);
-    eventually(TIMEOUT, "nobody waits for a drain", || match process.descriptors() {
+    eventually(TIMEOUT, "no drain waits", || match process.descriptors() {
         now if now <= before => Ok(()),
         now => Err(format!("{now} descriptors, {before} before")),
     });
@@ -322,7 +322,7 @@ fn waiting_drains_keep_nobody_out() {
 }
 
 #[test]
-fn disable_and_enable_count_at_once() {
+fn disable_and_enable_take_effect_at_once() {
     let (dir, balance, _servers) = greeters();
     let address = balance.address();
     assert_eq!(dir.run_ok(address, "disable 1"), "channel 1 disabled\n");
@@ -350,7 +350,7 @@ fn a_disabled_channel_keeps_its_connections() {
 }
 
 #[test]
-fn a_maximum_counts_at_once() {
+fn a_maximum_takes_effect_at_once() {
     let dir = RunDir::new();
     let servers = ["A", "B"].map(Backend::echo);
     let [a, b] = servers.each_ref().map(Backend::address);
@@ -360,12 +360,12 @@ fn a_maximum_counts_at_once() {
         dir.run_ok(address, "maxc 0 1; maxc 1 2"),
         "maxc of channel 0 changed to 1\nmaxc of channel 1 changed to 2\n"
     );
-    let mut standing = Vec::new();
+    let mut open = Vec::new();
     let mut names = String::new();
     for _ in 0..3 {
         let mut client = connect(address);
         names.push(char::from(byte(&mut client)));
-        standing.push(client);
+        open.push(client);
     }
     assert_eq!(sorted(&names), "ABB");
     assert_eq!(ask(address).expect("an orderly close"), "");
@@ -373,7 +373,7 @@ fn a_maximum_counts_at_once() {
     for _ in 0..5 {
         let mut client = connect(address);
         assert_eq!(byte(&mut client), b'A');
-        standing.push(client);
+        open.push(client);
     }
     let rows = dir.show(address);
     assert_eq!(rows.iter().map(|row| (row.current, row.max)).collect::<Vec<_>>(), [(6, 0), (2, 2)]);
@@ -402,7 +402,7 @@ fn created_and_reassigned_channels_take_connections_when_enabled() {
 }
 
 #[test]
-fn an_assigned_channel_is_not_led_back_by_its_old_name() {
+fn an_assigned_channel_forgets_its_old_name() {
     let dir = RunDir::new();
     let [a, b] = ["A", "B"].map(Backend::greeter);
     let port = a.address().port();
@@ -412,7 +412,7 @@ fn an_assigned_channel_is_not_led_back_by_its_old_name() {
     assert_eq!(answers(address, 1), "A");
     let assign = format!("disable 0; assign 0 127.0.0.1 {}; enable 0", b.address().port());
     dir.run_ok(address, &assign);
-    // A round of resolving fits into this.
+    // One refresh of names fits into this time.
     let end = Instant::now() + Duration::from_secs(3);
     while Instant::now() < end {
         assert_eq!(answers(address, 1), "B");
@@ -422,16 +422,16 @@ fn an_assigned_channel_is_not_led_back_by_its_old_name() {
 }
 
 #[test]
-fn an_option_without_effect_is_told_once() {
+fn an_option_without_effect_is_logged_once() {
     let balance = Builder::auto().option(&["-M"]).operand("127.0.0.1:9").start();
     balance.wait_for("ready");
-    let said = |event: &tests::Event| event.message.starts_with("-M has no effect");
-    assert_eq!(balance.events().iter().filter(|event| said(event)).count(), 1);
+    let shown = |event: &tests::Event| event.message.starts_with("-M has no effect");
+    assert_eq!(balance.events().iter().filter(|event| shown(event)).count(), 1);
     balance.stop();
 }
 
 #[test]
-fn a_given_run_directory_that_others_can_write_to_is_refused_and_left_as_it_is() {
+fn a_run_directory_that_others_can_write_to_is_refused() {
     let dir = RunDir::new();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).expect("chmod");
     let (mut command, ..) = dir.use_in(Builder::auto().quiet().operand("127.0.0.1:9")).command();
@@ -444,7 +444,7 @@ fn a_given_run_directory_that_others_can_write_to_is_refused_and_left_as_it_is()
 }
 
 #[test]
-fn hash_and_rr_count_at_once() {
+fn hash_and_rr_take_effect_at_once() {
     let (dir, balance, _servers) = greeters();
     let address = balance.address();
     assert_eq!(dir.run_ok(address, "hash"), "group 0 set to hash\n");
@@ -456,7 +456,7 @@ fn hash_and_rr_count_at_once() {
 }
 
 #[test]
-fn a_line_can_work_on_another_group() {
+fn a_line_can_select_another_group() {
     let (dir, balance, _servers) = greeters();
     let address = balance.address();
     let c = Backend::greeter("C");
@@ -472,7 +472,7 @@ fn a_line_can_work_on_another_group() {
 }
 
 #[test]
-fn what_fails_changes_nothing_and_tells_only_the_strict() {
+fn a_failed_command_changes_nothing_and_only_strict_exits_with_an_error() {
     let (dir, balance, servers) = greeters();
     let address = balance.address();
     assert_eq!(sorted(&answers(address, 4)), "AABB");
@@ -527,7 +527,7 @@ fn what_fails_changes_nothing_and_tells_only_the_strict() {
 }
 
 #[test]
-fn the_table_as_json_says_the_same() {
+fn the_json_table_equals_the_text_table() {
     let (dir, balance, _servers) = greeters();
     let address = balance.address();
     dir.run_ok(address, "disable 1; maxc 1 3");
@@ -544,24 +544,24 @@ fn the_table_as_json_says_the_same() {
 }
 
 #[test]
-fn the_statistics_say_where_it_listens_and_what_is_open() {
+fn the_statistics_show_the_listener_and_open_connections() {
     let dir = RunDir::new();
     let link = link(&dir, Builder::auto());
     let address = link.balance.address();
     let stats = || dir.ask(address, &serde_json::json!("stats"))["stats"].take();
     assert_eq!(stats()["address"], address.to_string());
     assert_eq!(stats()["open"], 0);
-    let standing = [link.pair(), link.pair()];
+    let open = [link.pair(), link.pair()];
     assert_eq!(stats()["open"], 2);
-    drop(standing);
+    drop(open);
     eventually(TIMEOUT, "none is open", || match stats() {
         stats if stats["open"] == 0 => Ok(()),
         stats => Err(stats.to_string()),
     });
 }
 
-/// Each client that was accepted is in exactly one of the sums, whatever becomes of it.
-fn what_was_accepted_is_the_sum_of_what_is_listed(datapath: Datapath) {
+/// Each accepted client is in exactly one of the sums.
+fn accepted_clients_are_the_sum_of_all_results(datapath: Datapath) {
     let (dir, server, full) = (RunDir::new(), Backend::echo("x"), Backend::echo("y"));
     let builder = dir.use_in(Builder::new(datapath)).channel(server.address());
     let balance = builder.operand(&format!("{}:4", full.address())).start();
@@ -573,7 +573,7 @@ fn what_was_accepted_is_the_sum_of_what_is_listed(datapath: Datapath) {
     };
     let client = |number: usize| {
         let mut client = connect(address);
-        // A client that leaves at once may be seen or not.
+        // The program may or may not serve a client that leaves at once.
         if number % 7 == 6 || client.read_exact(&mut [0]).is_err() {
             return;
         }
@@ -626,7 +626,7 @@ fn what_was_accepted_is_the_sum_of_what_is_listed(datapath: Datapath) {
     assert_eq!(stopped.connections, clean + broken + unserved + left);
 }
 
-on_each_datapath!(what_was_accepted_is_the_sum_of_what_is_listed);
+on_each_datapath!(accepted_clients_are_the_sum_of_all_results);
 
 #[test]
 fn the_background_serves_as_a_daemon_until_it_is_killed() {
@@ -635,9 +635,9 @@ fn the_background_serves_as_a_daemon_until_it_is_killed() {
     let builder = dir.use_in(Builder::auto().background().channel(server.address()));
     let (mut command, _port, address) = builder.command();
     let _guard = DaemonGuard(&dir);
-    // Reads its outputs to the end, which is there only when the daemon has let go of them.
+    // Reads both outputs to their end, which comes only when the daemon has closed them.
     let outcome = run(&mut command, TIMEOUT);
-    assert_eq!(ask(address).expect("it serves as soon as its starter has ended"), "A");
+    assert_eq!(ask(address).expect("it serves as soon as its parent has exited"), "A");
     assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
     assert_eq!(outcome.stdout, "");
 
@@ -665,7 +665,7 @@ fn the_background_serves_as_a_daemon_until_it_is_killed() {
 }
 
 #[test]
-fn a_background_start_that_fails_says_so_and_leaves_no_daemon() {
+fn a_failed_background_start_leaves_no_daemon() {
     let dir = RunDir::new();
     let listener = listen((Ipv4Addr::LOCALHOST, 0).into());
     let taken = listener.local_addr().expect("getsockname");
@@ -691,7 +691,7 @@ fn a_background_start_that_fails_says_so_and_leaves_no_daemon() {
 #[test]
 fn a_source_address_that_is_not_ours_is_an_error() {
     let dir = RunDir::new();
-    // From the block for documentation.
+    // From a block for documentation (RFC 5737).
     let builder = Builder::auto().quiet().option(&["-B", "192.0.2.1"]).operand("127.0.0.1:9");
     let (mut command, _port, _) = dir.use_in(builder).command();
     let outcome = run(&mut command, TIMEOUT);
@@ -709,26 +709,26 @@ fn the_socket_survives_garbage() {
     for len in [1, 100, 10_000, 500_000] {
         let mut bytes: Vec<u8> = (0..len).map(|_| random.u8(..)).collect();
         bytes.push(b'\n');
-        let answer = talk(&socket, &bytes);
+        let answer = send_raw(&socket, &bytes);
         assert!(answer.is_empty() || answer.contains("refused"), "{answer}");
         assert_eq!(dir.show(address).len(), 2);
     }
-    let answer = talk(&socket, &vec![b'x'; 2 << 20]);
+    let answer = send_raw(&socket, &vec![b'x'; 2 << 20]);
     assert!(answer.is_empty() || answer.contains("refused"), "{answer}");
     assert_eq!(dir.show(address).len(), 2);
     for version in ["0", "2", "4294967295"] {
         let request = format!("{{\"version\":{version},\"command\":\"kill\"}}\n");
-        let answer = talk(&socket, request.as_bytes());
+        let answer = send_raw(&socket, request.as_bytes());
         assert_eq!(answer, "{\"mismatch\":{\"version\":1}}\n");
         assert_eq!(dir.show(address).len(), 2);
     }
-    let answer = talk(&socket, b"{\"version\":1,\"command\":\"sho");
+    let answer = send_raw(&socket, b"{\"version\":1,\"command\":\"sho");
     assert!(answer.contains("refused"), "{answer}");
     assert_eq!(sorted(&answers(address, 4)), "AABB");
 }
 
 #[test]
-fn silent_clients_harm_nobody() {
+fn silent_clients_block_no_other_client() {
     let (dir, balance, _servers) = greeters();
     let address = balance.address();
     let path = SockAddr::unix(dir.file(address, "sock")).expect("a short path");
@@ -743,7 +743,7 @@ fn silent_clients_harm_nobody() {
     };
     let some = silent(50);
     assert_eq!(dir.show(address).len(), 2);
-    // More than are heard at a time; who wants to pass has no business with the socket.
+    // More clients than are served at a time. Connections to the port are not affected.
     let many = silent(130);
     assert_eq!(sorted(&answers(address, 4)), "AABB");
     drop((some, many));
@@ -767,7 +767,8 @@ fn a_second_instance_does_not_touch_the_first_ones_socket() {
     assert_eq!(sorted(&answers(address, 4)), "AABB");
 }
 
-/// The address is free there, so that only the lock says that somebody lives.
+/// The address is free in the other network namespace, so only the lock shows that an instance
+/// runs.
 #[test]
 fn an_instance_of_another_network_does_not_touch_the_first_ones_socket() {
     if !Uid::effective().is_root() {
@@ -775,11 +776,11 @@ fn an_instance_of_another_network_does_not_touch_the_first_ones_socket() {
     }
     let (dir, balance, _servers) = greeters();
     let address = balance.address();
-    let seen = || {
+    let state = || {
         let socket = fs::metadata(dir.file(address, "sock")).expect("a socket");
         (socket.ino(), fs::read_to_string(dir.file(address, "pid")).expect("a pid file"))
     };
-    let before = seen();
+    let before = state();
     let builder = Builder::auto()
         .quiet()
         .wrapped_by(["unshare", "--net", "sh", "-e", "-c"])
@@ -788,17 +789,17 @@ fn an_instance_of_another_network_does_not_touch_the_first_ones_socket() {
         .operand("127.0.0.1:9");
     let (mut command, ..) = dir.use_in(builder).command();
     let outcome = run(&mut command, TIMEOUT);
-    let said = "balance: another balance runs here (it holds ";
-    assert!(outcome.stderr.starts_with(said), "{outcome:?}");
+    let shown = "balance: another balance runs here (it holds ";
+    assert!(outcome.stderr.starts_with(shown), "{outcome:?}");
     assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
     assert_eq!(outcome.status.code(), Some(CANNOT_CREATE), "{outcome:?}");
-    assert_eq!(seen(), before);
+    assert_eq!(state(), before);
     assert_eq!(dir.show(address).len(), 2);
     assert_eq!(sorted(&answers(address, 4)), "AABB");
 }
 
 #[test]
-fn after_a_kill_the_next_instance_takes_the_stale_socket_over() {
+fn after_a_kill_the_next_instance_replaces_the_stale_socket() {
     let dir = RunDir::new();
     let port = ReservedPort::new();
     let address = port.address();
@@ -819,7 +820,7 @@ fn after_a_kill_the_next_instance_takes_the_stale_socket_over() {
 }
 
 #[test]
-fn another_user_cannot_control_it() {
+fn another_user_cannot_control_the_program() {
     if !Uid::effective().is_root() {
         return skip("becoming another user needs root");
     }
@@ -830,15 +831,15 @@ fn another_user_cannot_control_it() {
         fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("chmod");
     }
     let program = copy.path().join("balance");
-    // Not by ourselves: another test's child, just forked, would hold the copy open for writing,
-    // and such a file cannot be run.
+    // A copy by this process could be inherited by a child of another test between fork and exec;
+    // the copy would then be open for writing and could not be executed (ETXTBSY).
     let mut install = Command::new("install");
     let outcome = run(install.args(["-m", "755"]).args([&binary(), &program]), TIMEOUT);
     assert!(outcome.status.success(), "{outcome:?}");
     let before = dir.show(address);
     let socket = dir.file(address, "sock");
     assert_eq!(fs::metadata(&socket).expect("a socket").permissions().mode() & 0o777, 0o600);
-    // The second time the socket itself would let them.
+    // The second mode would let the user connect.
     for mode in [0o600, 0o666] {
         fs::set_permissions(&socket, fs::Permissions::from_mode(mode)).expect("chmod");
         for line in ["show", "disable 0", "kill"] {
@@ -852,12 +853,12 @@ fn another_user_cannot_control_it() {
     }
 }
 
-/// A program with one backend, which is the test itself.
+/// A program whose only backend is the test.
 fn link(dir: &RunDir, builder: Builder) -> Link {
     Link::with(dir.use_in(builder), (Ipv4Addr::LOCALHOST, 0).into())
 }
 
-/// A program with two servers, which say A and B.
+/// A program with two servers that send their names, A and B.
 fn greeters() -> (RunDir, Balance, [Backend; 2]) {
     let dir = RunDir::new();
     let servers = ["A", "B"].map(Backend::greeter);
@@ -866,7 +867,7 @@ fn greeters() -> (RunDir, Balance, [Backend; 2]) {
     (dir, balance, servers)
 }
 
-/// What that many clients, one after the other, hear in all.
+/// The answers to `count` clients, one after the other.
 fn answers(address: SocketAddr, count: usize) -> String {
     (0..count).map(|_| ask(address).expect("an orderly close")).collect()
 }
@@ -877,14 +878,14 @@ fn sorted(text: &str) -> String {
     chars.into_iter().collect()
 }
 
-/// Connections now and in all, bytes from clients and to them.
+/// Open connections, all connections, bytes from clients, bytes to clients.
 fn counts(row: &ChannelRow) -> (u64, u64, u64, u64) {
     (row.current, row.total, row.sent, row.rcvd)
 }
 
-/// Waits until the first channel is as wanted.
+/// Waits until the row of the first channel is as wanted.
 fn await_row(dir: &RunDir, address: SocketAddr, wanted: impl Fn(&ChannelRow) -> bool) {
-    eventually(TIMEOUT, "channel 0 is shown as it has to be", || {
+    eventually(TIMEOUT, "channel 0 has the expected row", || {
         let row = dir.show(address).swap_remove(0);
         if wanted(&row) { Ok(()) } else { Err(format!("{row:?}")) }
     });
@@ -896,23 +897,23 @@ fn byte(stream: &mut TcpStream) -> u8 {
     byte[0]
 }
 
-/// Sends that to a control socket, nothing after it, and returns what comes until the end.
-fn talk(path: &Path, bytes: &[u8]) -> String {
+/// Sends bytes to a control socket, ends the direction, and returns the reply.
+fn send_raw(path: &Path, bytes: &[u8]) -> String {
     let mut stream = UnixStream::connect(path).expect("connecting to the socket");
     stream.set_read_timeout(Some(TIMEOUT)).expect("SO_RCVTIMEO");
     stream.set_write_timeout(Some(TIMEOUT)).expect("SO_SNDTIMEO");
     if let Err(error) = stream.write_all(bytes) {
-        assert!(broken_off(error.kind()), "writing: {error}");
+        assert!(is_reset(error.kind()), "writing: {error}");
     }
-    // It may have closed.
+    // The program may already have closed the socket.
     let _ = stream.shutdown(std::net::Shutdown::Write);
     let mut answer = Vec::new();
     if let Err(error) = stream.read_to_end(&mut answer) {
-        assert!(broken_off(error.kind()), "reading: {error}");
+        assert!(is_reset(error.kind()), "reading: {error}");
     }
     String::from_utf8(answer).expect("JSON")
 }
 
-fn broken_off(kind: ErrorKind) -> bool {
+fn is_reset(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
 }

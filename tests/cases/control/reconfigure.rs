@@ -1,5 +1,5 @@
-//! A running program takes new arguments: what stands goes on, whoever comes is served, and what
-//! cannot be taken changes nothing.
+//! A running program takes new arguments: open connections continue, every client is served, and
+//! rejected arguments change nothing.
 
 use std::{
     io::{Read as _, Write as _},
@@ -16,7 +16,7 @@ use tests::{
     end_of, eventually, exchange, on_each_datapath,
 };
 
-fn connections_stand_and_all_clients_are_served_while_servers_change(datapath: Datapath) {
+fn connections_and_clients_survive_changes_of_servers(datapath: Datapath) {
     const CLIENTS: usize = 3;
     const ROUNDS: usize = 40;
 
@@ -40,22 +40,22 @@ fn connections_stand_and_all_clients_are_served_while_servers_change(datapath: D
         let clients = [(); CLIENTS].map(|()| {
             scope.spawn(|| {
                 while !over.load(SeqCst) {
-                    let mut client = standing(address).0;
-                    assert_talks(&mut client);
+                    let mut client = open(address).0;
+                    assert_echoes(&mut client);
                     assert_ends(client);
                     served.fetch_add(1, SeqCst);
                 }
             })
         });
-        // Ends them when the test fails, too.
-        let ended = Raised(&over);
-        let mut stood = Vec::new();
+        // Also ends the clients when the test fails.
+        let ended = RaiseOnDrop(&over);
+        let mut opened = Vec::new();
         for round in 0..ROUNDS {
             assert_eq!(dir.configure(&balance, lists[round % lists.len()]), json!("done"));
             if round < 2 * lists.len() {
-                stood.push(standing(address).0);
+                opened.push(open(address).0);
             }
-            stood.iter_mut().for_each(assert_talks);
+            opened.iter_mut().for_each(assert_echoes);
             let before = served.load(SeqCst);
             eventually(TIMEOUT, "others are served", || match served.load(SeqCst) {
                 now if now > before + CLIENTS => Ok(()),
@@ -66,8 +66,8 @@ fn connections_stand_and_all_clients_are_served_while_servers_change(datapath: D
             });
         }
         drop(ended);
-        stood.iter_mut().for_each(assert_talks);
-        stood.into_iter().for_each(assert_ends);
+        opened.iter_mut().for_each(assert_echoes);
+        opened.into_iter().for_each(assert_ends);
     });
     assert_eq!(balance.stop().unserved, 0);
 }
@@ -79,8 +79,8 @@ fn a_removed_server_gets_no_new_client_and_keeps_its_old_one(datapath: Datapath)
     let builder = Builder::new(datapath).channel(a.address()).channel(b.address());
     let balance = dir.use_in(builder).start();
     let address = balance.address();
-    let (mut old, name) = standing(address);
-    let (mut other, other_name) = standing(address);
+    let (mut old, name) = open(address);
+    let (mut other, other_name) = open(address);
     assert_eq!([name, other_name], ["A", "B"]);
 
     assert_eq!(dir.configure(&balance, &[&at_b]), json!("done"));
@@ -90,13 +90,13 @@ fn a_removed_server_gets_no_new_client_and_keeps_its_old_one(datapath: Datapath)
     assert_eq!(rows.iter().map(|row| row.address).collect::<Vec<_>>(), [b.address()]);
     assert_eq!(channel_of(&dir, address, &old), "-");
     assert_eq!(channel_of(&dir, address, &other), "0.0");
-    assert_talks(&mut old);
-    // Of the channel that has its number now.
+    assert_echoes(&mut old);
+    // The channel that has number 0 now.
     assert!(dir.run_ok(address, "drop 0").starts_with("channel 0 dropped"));
     assert_eq!(end_of(&mut other), End::Reset);
-    assert_talks(&mut old);
+    assert_echoes(&mut old);
 
-    // It is there again, and still has that connection.
+    // The server is back, and still has that connection.
     assert_eq!(dir.configure(&balance, &[&at_b, &format!("{at_a}:1")]), json!("done"));
     let row = &dir.show(address)[1];
     assert_eq!((row.address, row.current, row.total), (a.address(), 1, 1));
@@ -106,7 +106,7 @@ fn a_removed_server_gets_no_new_client_and_keeps_its_old_one(datapath: Datapath)
     dir.show_at_rest(address);
     assert_eq!(names(address, 2), "AB");
 
-    // Without a connection it is forgotten.
+    // A removed server without a connection is forgotten.
     dir.show_at_rest(address);
     assert_eq!(dir.configure(&balance, &[&at_b]), json!("done"));
     assert_eq!(dir.configure(&balance, &[&at_b, &at_a]), json!("done"));
@@ -134,7 +134,7 @@ fn a_server_that_stays_keeps_its_counters_and_stays_disabled(datapath: Datapath)
         assert_eq!((row.group, row.channel, row.max, row.method.as_str()), (0, i, max, "Hash"));
         let was = &before[was];
         match i {
-            // The same server by its address is another one.
+            // The same server by its address is a different channel.
             1 => assert_eq!((row.address, row.enabled, row.total), (servers[2].address(), true, 0)),
             _ => assert_eq!(
                 (row.address, row.enabled, row.total, row.sent, row.rcvd),
@@ -142,14 +142,14 @@ fn a_server_that_stays_keeps_its_counters_and_stays_disabled(datapath: Datapath)
             ),
         }
     }
-    // Commands find it by its new number.
+    // Commands address the channel by its new number.
     assert_eq!(dir.run_ok(address, "enable 2"), "channel 2 enabled\n");
     assert_eq!(dir.run_ok(address, "drain 3 30"), "channel 3 drained\n");
     let enabled: Vec<_> = dir.show(address).iter().map(|row| row.enabled).collect();
     assert_eq!(enabled, [true, true, true, false]);
 }
 
-fn an_idle_timeout_counts_for_connections_that_stand(datapath: Datapath) {
+fn an_idle_timeout_applies_to_open_connections(datapath: Datapath) {
     let dir = RunDir::new();
     let builder = Builder::new(datapath).option(&["--half-close-timeout", "0"]);
     let link = link(&dir, builder);
@@ -162,7 +162,7 @@ fn an_idle_timeout_counts_for_connections_that_stand(datapath: Datapath) {
     let took = start.elapsed();
     assert!(took >= Duration::from_millis(900), "{took:?}");
     assert!(took <= Duration::from_secs(5), "{took:?}");
-    // It waits for the next change as it did for the first.
+    // The timer notices the second change as well.
     assert_eq!(dir.configure(&link.balance, &[&backend, "-T", "3600"]), json!("done"));
     let (mut client, mut server) = link.pair();
     exchange(&mut client, &mut server);
@@ -171,14 +171,14 @@ fn an_idle_timeout_counts_for_connections_that_stand(datapath: Datapath) {
 }
 
 on_each_datapath!(
-    connections_stand_and_all_clients_are_served_while_servers_change,
+    connections_and_clients_survive_changes_of_servers,
     a_removed_server_gets_no_new_client_and_keeps_its_old_one,
     a_server_that_stays_keeps_its_counters_and_stays_disabled,
-    an_idle_timeout_counts_for_connections_that_stand,
+    an_idle_timeout_applies_to_open_connections,
 );
 
 #[test]
-fn what_is_refused_changes_nothing() {
+fn rejected_arguments_change_nothing() {
     let dir = RunDir::new();
     let servers = ["A", "B"].map(Backend::echo);
     let [a, b] = servers.each_ref().map(|server| server.address().to_string());
@@ -206,7 +206,7 @@ fn what_is_refused_changes_nothing() {
         let why = reply[kind].as_str().unwrap_or_else(|| panic!("{words:?}: {reply}"));
         assert_eq!(why.lines().count(), 1, "{words:?}: {why}");
         assert_eq!(dir.show(address), before, "{words:?}");
-        // These are in force, and what was changed by hand since stays.
+        // The old arguments are still active, and changes by commands remain.
         assert_eq!(dir.configure(&balance, &[&a, &b]), json!("already"), "{words:?}");
         assert_eq!(dir.show(address), before, "{words:?}");
     }
@@ -216,30 +216,30 @@ fn what_is_refused_changes_nothing() {
     }
     assert_eq!(names(address, 2), "AA");
     assert!(!balance.events().iter().any(|event| event.message == "configured"));
-    let standing = standing(address);
+    let open = open(address);
     balance.signal(Signal::SIGTERM);
     let stopping = balance.wait_for("stopping: waiting for connections to end");
     assert_eq!(stopping.number("grace"), 30);
-    drop(standing);
+    drop(open);
 }
 
 #[test]
-fn what_changes_is_logged_in_one_line() {
+fn a_change_is_logged_in_one_line() {
     let (dir, balance) = (RunDir::new(), Builder::auto().operand("127.0.0.1:9"));
     let balance = dir.use_in(balance).start();
     let words = ["127.0.0.1:8", "-t", "7", "-f"];
     assert_eq!(dir.configure(&balance, &words), json!("done"));
     assert_eq!(dir.configure(&balance, &words), json!("already"));
-    let told = balance.wait_for("configured").text("changes");
+    let logged = balance.wait_for("configured").text("changes");
     let expected = "-t 7 (was 5), added 127.0.0.1:8 in group 0, removed 127.0.0.1:9 in group 0, \
                     servers 127.0.0.1:8";
-    assert_eq!(told, expected);
+    assert_eq!(logged, expected);
     let count = |event: &&tests::Event| event.message == "configured";
     assert_eq!(balance.events().iter().filter(count).count(), 1);
 }
 
 #[test]
-fn a_connect_timeout_counts_for_the_next_connect() {
+fn a_connect_timeout_applies_to_the_next_connect() {
     let dir = RunDir::new();
     let (hole, server) = (Blackhole::open(), Backend::greeter("A"));
     let builder = Builder::auto().option(&["-t", "86400"]);
@@ -252,7 +252,7 @@ fn a_connect_timeout_counts_for_the_next_connect() {
 }
 
 #[test]
-fn a_failed_connect_disables_its_server_from_when_that_is_wanted() {
+fn a_failed_connect_disables_its_server_once_asked_for() {
     let dir = RunDir::new();
     let (dead, server) = (ReservedPort::new(), Backend::greeter("A"));
     let builder = Builder::auto().channel(dead.address()).channel(server.address());
@@ -273,7 +273,7 @@ fn a_failed_connect_disables_its_server_from_when_that_is_wanted() {
 }
 
 #[test]
-fn another_server_stands_in_by_hash_from_when_that_is_wanted() {
+fn hash_failover_applies_once_asked_for() {
     let dir = RunDir::new();
     let servers = ["A", "B"].map(Backend::greeter);
     let [a, b] = servers.each_ref().map(|server| server.address().to_string());
@@ -291,7 +291,7 @@ fn another_server_stands_in_by_hash_from_when_that_is_wanted() {
 }
 
 #[test]
-fn the_grace_in_force_counts_at_the_end() {
+fn the_current_grace_period_applies_at_the_stop() {
     let dir = RunDir::new();
     let mut link = link(&dir, Builder::auto().option(&["--grace", "3600"]));
     let (mut client, server) = link.pair();
@@ -302,34 +302,34 @@ fn the_grace_in_force_counts_at_the_end() {
     assert_eq!(end_of(&mut client), End::Reset);
 }
 
-/// A program with one backend, which is the test itself.
+/// A program whose only backend is the test.
 fn link(dir: &RunDir, builder: Builder) -> Link {
     Link::with(dir.use_in(builder), (Ipv4Addr::LOCALHOST, 0).into())
 }
 
 /// Sets a flag when dropped.
-struct Raised<'f>(&'f AtomicBool);
+struct RaiseOnDrop<'f>(&'f AtomicBool);
 
-impl Drop for Raised<'_> {
+impl Drop for RaiseOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, SeqCst);
     }
 }
 
-/// A connection to one of the echo servers, and the name of that.
-fn standing(address: SocketAddr) -> (TcpStream, String) {
+/// A connection to one of the echo servers, and the name of the server.
+fn open(address: SocketAddr) -> (TcpStream, String) {
     let mut stream = connect(address);
     let mut name = [0];
     stream.read_exact(&mut name).expect("a server's name");
     (stream, char::from(name[0]).to_string())
 }
 
-/// Names of the echo servers that so many clients get, one after the other.
+/// Names of the echo servers that `count` clients get, one after the other.
 fn names(address: SocketAddr, count: usize) -> String {
-    (0..count).map(|_| standing(address).1).collect()
+    (0..count).map(|_| open(address).1).collect()
 }
 
-fn assert_talks(stream: &mut TcpStream) {
+fn assert_echoes(stream: &mut TcpStream) {
     let mut echo = [0; 5];
     stream.write_all(b"hello").expect("the client's bytes");
     stream.read_exact(&mut echo).expect("the server's bytes");
@@ -341,7 +341,7 @@ fn assert_ends(mut stream: TcpStream) {
     assert_eq!(end_of(&mut stream), End::Clean);
 }
 
-/// What `sessions` says of the channel of a client's connection.
+/// The channel of a client's connection, as `sessions` shows it.
 fn channel_of(dir: &RunDir, address: SocketAddr, client: &TcpStream) -> String {
     let client = client.local_addr().expect("getsockname").to_string();
     let text = dir.run_ok(address, "sessions");

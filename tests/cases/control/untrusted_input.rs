@@ -1,6 +1,6 @@
-//! Control sockets, of an instance and of a supervisor, among those who mean them harm: what such
-//! clients cost is bounded, clients of the port and operators are served all the same, and another
-//! user is refused by the mode of the socket and, where that has been loosened, by who they are.
+//! Hostile clients of the control sockets of an instance and of a supervisor. The cost of such
+//! clients is bounded, other clients and operators are still served, and another user is refused by
+//! the mode of the socket, or by user id where the mode was loosened.
 
 use std::{
     fs,
@@ -26,34 +26,34 @@ use tests::{
     TIMEOUT, ask, binary, eventually, run, skip,
 };
 
-/// The user `nobody`.
+/// The user id of `nobody`.
 const NOBODY: u32 = 65534;
 
-/// Clients that are served at a time.
-const SEATS: usize = 64;
+/// Clients served at a time.
+const PERMITS: usize = 64;
 
 const MIB: u64 = 1 << 20;
 
-/// A control socket that is attacked, and all that has to go on meanwhile.
-trait Attacked: Sync {
-    /// The socket.
+/// A control socket under attack, and what must still work meanwhile.
+trait ControlSocket: Sync {
+    /// Path of the socket.
     fn socket(&self) -> PathBuf;
 
-    /// Whose it is.
+    /// The process that serves the socket.
     fn process(&self) -> Process;
 
-    /// What an operator does who only looks.
-    fn look(&self) -> Command;
+    /// A read-only command of an operator.
+    fn status_command(&self) -> Command;
 
-    /// A request that is answered.
+    /// A valid request.
     const REQUEST: &'static str;
 
     /// Asserts that a client of the port is served.
     fn assert_serves(&self);
 
-    /// Asserts that an operator is, too.
+    /// Asserts that an operator's command is answered.
     fn assert_answers(&self) {
-        let outcome = run(&mut self.look(), TIMEOUT);
+        let outcome = run(&mut self.status_command(), TIMEOUT);
         assert_eq!((outcome.status.code(), &*outcome.stderr), (Some(0), ""), "{outcome:?}");
     }
 
@@ -79,7 +79,7 @@ impl Instance {
     }
 }
 
-impl Attacked for Instance {
+impl ControlSocket for Instance {
     const REQUEST: &'static str = "{\"version\":1,\"command\":\"show\"}\n";
 
     fn socket(&self) -> PathBuf {
@@ -90,7 +90,7 @@ impl Attacked for Instance {
         self.balance.process()
     }
 
-    fn look(&self) -> Command {
+    fn status_command(&self) -> Command {
         self.dir.command(self.balance.address(), "show")
     }
 
@@ -117,7 +117,7 @@ impl Supervisor {
     }
 }
 
-impl Attacked for Supervisor {
+impl ControlSocket for Supervisor {
     const REQUEST: &'static str = "{\"version\":1,\"command\":\"instances\"}\n";
 
     fn socket(&self) -> PathBuf {
@@ -136,7 +136,7 @@ impl Attacked for Supervisor {
         Process(self.child.0.id())
     }
 
-    fn look(&self) -> Command {
+    fn status_command(&self) -> Command {
         self.service.command(&["status"])
     }
 
@@ -145,13 +145,14 @@ impl Attacked for Supervisor {
     }
 }
 
-fn endless_lines_take_no_more_memory_however_many_there_are(attacked: &impl Attacked) {
-    /// What each may take: the longest request, and what a buffer has that grows by doubling.
+fn endless_lines_take_bounded_memory(target: &impl ControlSocket) {
+    /// Memory for each line: the longest request, and the spare capacity of a buffer that grows by
+    /// doubling.
     const LINE: u64 = 2 * MIB;
 
-    let process = attacked.process();
+    let process = target.process();
     let before = process.resident();
-    // Were as little as a request of each kept, it would be more than that in the end.
+    // If any round kept even one request of each client, the total would exceed the limit.
     for _ in 0..6 {
         let over = AtomicBool::new(false);
         let most = thread::scope(|scope| {
@@ -163,35 +164,35 @@ fn endless_lines_take_no_more_memory_however_many_there_are(attacked: &impl Atta
                 }
                 most
             });
-            let endless: Vec<_> = (0..SEATS)
-                .map(|_| scope.spawn(|| assert_is_cut_off(attacked.connect(), &[b'x'; 65_536])))
+            let endless: Vec<_> = (0..PERMITS)
+                .map(|_| scope.spawn(|| assert_disconnected(target.connect(), &[b'x'; 65_536])))
                 .collect();
-            attacked.assert_serves();
+            target.assert_serves();
             endless.into_iter().for_each(|client| client.join().expect("an endless line"));
             over.store(true, Ordering::Relaxed);
             watch.join().expect("the watch")
         });
         let growth = most.saturating_sub(before);
-        assert!(growth <= SEATS as u64 * LINE, "{growth} bytes more");
-        attacked.assert_answers();
+        assert!(growth <= PERMITS as u64 * LINE, "{growth} bytes more");
+        target.assert_answers();
     }
 }
 
-/// Writes the same again and again until nobody takes it any more, which has to be soon.
-fn assert_is_cut_off(mut stream: UnixStream, bytes: &[u8]) {
+/// Writes the same bytes repeatedly until the socket is closed, which must happen soon.
+fn assert_disconnected(mut stream: UnixStream, bytes: &[u8]) {
     let start = Instant::now();
     let error = loop {
         if let Err(error) = stream.write_all(bytes) {
             break error;
         }
-        assert!(start.elapsed() < TIMEOUT, "it is never cut off");
+        assert!(start.elapsed() < TIMEOUT, "the client is still connected");
     };
     assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
 }
 
-fn a_line_that_comes_byte_by_byte_is_cut_off(attacked: &impl Attacked) {
-    let mut stream = attacked.connect();
-    // Slower than a client may be, with a byte before each wait for more would be over.
+fn a_line_sent_byte_by_byte_is_disconnected(target: &impl ControlSocket) {
+    let mut stream = target.connect();
+    // Slower than allowed in total, although each single byte comes in time.
     stream.set_read_timeout(Some(Duration::from_millis(100))).expect("SO_RCVTIMEO");
     let start = Instant::now();
     loop {
@@ -200,21 +201,21 @@ fn a_line_that_comes_byte_by_byte_is_cut_off(attacked: &impl Attacked) {
             Err(error) if error.kind() == ErrorKind::WouldBlock && written.is_ok() => {}
             _ => break,
         }
-        assert!(start.elapsed() < TIMEOUT, "it is never cut off");
+        assert!(start.elapsed() < TIMEOUT, "the client is still connected");
     }
-    attacked.assert_answers();
+    target.assert_answers();
 }
 
-fn who_never_reads_is_cut_off_and_takes_no_memory(attacked: &impl Attacked) {
-    let process = attacked.process();
+fn a_client_that_never_reads_is_disconnected(target: &impl ControlSocket) {
+    let process = target.process();
     let (before, descriptors) = (process.resident(), process.descriptors());
-    let requests = many_requests(attacked);
+    let requests = many_requests(target);
     thread::scope(|scope| {
-        for _ in 0..SEATS / 2 {
-            scope.spawn(|| assert_is_cut_off(attacked.connect(), requests.as_bytes()));
+        for _ in 0..PERMITS / 2 {
+            scope.spawn(|| assert_disconnected(target.connect(), requests.as_bytes()));
         }
-        attacked.assert_serves();
-        attacked.assert_answers();
+        target.assert_serves();
+        target.assert_answers();
     });
     let growth = process.resident().saturating_sub(before);
     assert!(growth <= 16 * MIB, "{growth} bytes more");
@@ -222,12 +223,12 @@ fn who_never_reads_is_cut_off_and_takes_no_memory(attacked: &impl Attacked) {
         now if now <= descriptors => Ok(()),
         now => Err(format!("{now}, {descriptors} before")),
     });
-    attacked.assert_answers();
+    target.assert_answers();
 }
 
-/// Many requests, after one that is seen to be answered.
-fn many_requests<A: Attacked>(attacked: &A) -> String {
-    let mut stream = attacked.connect();
+/// Many requests, after checking that one is answered.
+fn many_requests<A: ControlSocket>(target: &A) -> String {
+    let mut stream = target.connect();
     stream.write_all(A::REQUEST.as_bytes()).expect("a request");
     let mut reply = String::new();
     BufReader::new(stream).read_line(&mut reply).expect("a reply");
@@ -235,21 +236,19 @@ fn many_requests<A: Attacked>(attacked: &A) -> String {
     A::REQUEST.repeat(100)
 }
 
-fn a_thousand_connections_keep_no_client_out_and_an_operator_is_served_or_told(
-    attacked: &impl Attacked,
-) {
-    const MANY: usize = 1000;
+fn a_thousand_connections_block_no_client(target: &impl ControlSocket) {
+    const CLIENTS: usize = 1000;
 
-    let descriptors = attacked.process().descriptors();
-    let (begin, over) = (Barrier::new(MANY + 1), RwLock::new(()));
+    let descriptors = target.process().descriptors();
+    let (begin, over) = (Barrier::new(CLIENTS + 1), RwLock::new(()));
     thread::scope(|scope| {
-        // Let go of also if something fails here, or they would stay for ever.
+        // Dropping the guard releases the clients also when an assertion fails.
         let not_over = over.write().expect("a new lock");
-        for _ in 0..MANY {
+        for _ in 0..CLIENTS {
             let silent = || {
                 begin.wait();
-                // Those that nobody has accepted yet wait in connect.
-                let stream = attacked.connect();
+                // Clients beyond the backlog wait in connect.
+                let stream = target.connect();
                 drop(over.read());
                 drop(stream);
             };
@@ -259,25 +258,23 @@ fn a_thousand_connections_keep_no_client_out_and_an_operator_is_served_or_told(
                 .expect("a thread");
         }
         begin.wait();
-        eventually(TIMEOUT, "they have taken all seats", || {
-            match attacked.process().descriptors() {
-                now if now >= descriptors + SEATS => Ok(()),
-                now => Err(format!("{now} descriptors, {descriptors} before")),
-            }
+        eventually(TIMEOUT, "all permits are taken", || match target.process().descriptors() {
+            now if now >= descriptors + PERMITS => Ok(()),
+            now => Err(format!("{now} descriptors, {descriptors} before")),
         });
         for _ in 0..20 {
-            attacked.assert_serves();
+            target.assert_serves();
         }
-        let now = attacked.process().descriptors();
-        assert!(now <= descriptors + 2 * SEATS, "{now} descriptors, {descriptors} before");
-        assert_served_or_told(&run(&mut attacked.look(), TIMEOUT));
-        attacked.assert_serves();
+        let now = target.process().descriptors();
+        assert!(now <= descriptors + 2 * PERMITS, "{now} descriptors, {descriptors} before");
+        assert_answered_or_unavailable(&run(&mut target.status_command(), TIMEOUT));
+        target.assert_serves();
         drop(not_over);
     });
-    attacked.assert_answers();
+    target.assert_answers();
 }
 
-fn assert_served_or_told(outcome: &Outcome) {
+fn assert_answered_or_unavailable(outcome: &Outcome) {
     match outcome.status.code() {
         Some(0) => assert_eq!(outcome.stderr, "", "{outcome:?}"),
         Some(69) => assert!(outcome.stderr.ends_with("does not answer\n"), "{outcome:?}"),
@@ -285,30 +282,30 @@ fn assert_served_or_told(outcome: &Outcome) {
     }
 }
 
-fn another_user_is_refused_by_mode_and_by_who_they_are(attacked: &impl Attacked) {
+fn another_user_is_refused_by_mode_and_by_user_id(target: &impl ControlSocket) {
     if !Uid::effective().is_root() {
         return skip("becoming another user needs root");
     }
-    let socket = attacked.socket();
+    let socket = target.socket();
     let folders = socket.ancestors().skip(1).take_while(|folder| folder.starts_with("/tmp/"));
     folders.for_each(|folder| set_mode(folder, 0o755));
     assert_eq!(fs::metadata(&socket).expect("a socket").permissions().mode() & 0o777, 0o600);
 
-    // The first time the socket does not let them, the second time it would.
-    let error = as_nobody(attacked).expect_err("a socket that lets everybody connect");
+    // The mode of the socket refuses the first connect and allows the second.
+    let error = as_nobody(target).expect_err("a socket that lets everybody connect");
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
     set_mode(&socket, 0o666);
-    let reply = as_nobody(attacked).expect("a reply");
+    let reply = as_nobody(target).expect("a reply");
     assert_eq!(reply, "{\"refused\":\"only root and the owner of balance may control it\"}\n");
-    attacked.assert_answers();
+    target.assert_answers();
 }
 
-/// What another user hears who sends a request.
-fn as_nobody<A: Attacked>(attacked: &A) -> io::Result<String> {
-    let socket = attacked.socket();
+/// Sends a request as another user; returns the reply.
+fn as_nobody<A: ControlSocket>(target: &A) -> io::Result<String> {
+    let socket = target.socket();
     let ask = || {
-        // SAFETY: a bare system call; not through the C library, it is this thread's user alone that
-        // it changes, and nothing is done on it that counts on the user it had.
+        // SAFETY: a raw system call, which changes the user of this thread alone, unlike the C
+        // library's wrapper. The thread does nothing else that depends on its user.
         let done = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
         assert_eq!(done, 0, "setresuid: {}", io::Error::last_os_error());
         let mut stream = UnixStream::connect(socket)?;
@@ -342,15 +339,15 @@ macro_rules! on_both_sockets {
 }
 
 on_both_sockets!(
-    endless_lines_take_no_more_memory_however_many_there_are,
-    a_line_that_comes_byte_by_byte_is_cut_off,
-    who_never_reads_is_cut_off_and_takes_no_memory,
-    a_thousand_connections_keep_no_client_out_and_an_operator_is_served_or_told,
-    another_user_is_refused_by_mode_and_by_who_they_are,
+    endless_lines_take_bounded_memory,
+    a_line_sent_byte_by_byte_is_disconnected,
+    a_client_that_never_reads_is_disconnected,
+    a_thousand_connections_block_no_client,
+    another_user_is_refused_by_mode_and_by_user_id,
 );
 
 #[test]
-fn what_waits_keeps_nothing_of_its_request() {
+fn a_waiting_drain_keeps_no_request_in_memory() {
     const WAITING: usize = 100;
     const DRAIN: &str = "{\"version\":1,\"command\":{\"drain\":{\"id\":{\"group\":0,\"channel\":0},\"seconds\":null}}}";
 
@@ -359,7 +356,7 @@ fn what_waits_keeps_nothing_of_its_request() {
     let (client, server) = link.pair();
     let process = link.balance.process();
     let (before, descriptors) = (process.resident(), process.descriptors());
-    // As long as a request may be.
+    // The longest request that is accepted.
     let mut request = DRAIN.as_bytes().to_vec();
     request.resize(MIB as usize - 1, b' ');
     request.push(b'\n');
@@ -376,7 +373,7 @@ fn what_waits_keeps_nothing_of_its_request() {
         WAITING => Ok(()),
         now => Err(format!("{now} do")),
     });
-    // Nobody is served who has come before and does not wait yet.
+    // A reply proves that all requests before it were read.
     assert_eq!(dir.show(link.balance.address())[0].current, 1);
     let growth = process.resident().saturating_sub(before);
     assert!(growth <= 32 * MIB, "{growth} bytes more");
@@ -388,8 +385,8 @@ fn what_waits_keeps_nothing_of_its_request() {
     }
 }
 
-/// A program without `--run-dir`, in a view of the file system of its own with an empty `/run`.
-fn in_its_own_run(prepare: &str) -> Command {
+/// A program without `--run-dir`, in a mount namespace with an empty `/run`.
+fn with_empty_run(prepare: &str) -> Command {
     let mut command = Command::new("unshare");
     let script = format!("mount -t tmpfs none /run; {prepare}; exec \"$0\" \"$@\"");
     command.args(["--mount", "sh", "-e", "-c", &script]).arg(binary());
@@ -398,13 +395,13 @@ fn in_its_own_run(prepare: &str) -> Command {
 }
 
 #[test]
-fn the_default_run_directory_is_closed_to_others_or_not_used() {
+fn the_default_run_directory_is_private_or_not_used() {
     if !Uid::effective().is_root() {
         return skip("the default directory of root needs root");
     }
     for prepare in ["true", "mkdir -m 1777 /run/balance", "mkdir -m 0775 /run/balance"] {
         let port = ReservedPort::new();
-        let mut command = in_its_own_run(prepare);
+        let mut command = with_empty_run(prepare);
         let program = KillOnDrop(command.arg(port.port().to_string()).spawn().expect("unshare"));
         let run = PathBuf::from(format!("/proc/{}/root/run/balance", program.0.id()));
         let pid_file = run.join(format!("balance.{}.127.0.0.1.pid", port.port()));
@@ -420,7 +417,7 @@ fn the_default_run_directory_is_closed_to_others_or_not_used() {
         "mkdir -m 0700 /run/other; ln -s other /run/balance",
     ] {
         let port = ReservedPort::new();
-        let mut command = in_its_own_run(prepare);
+        let mut command = with_empty_run(prepare);
         command.arg(port.port().to_string());
         let folder = assert_serves_without_socket(&mut command, |program| {
             PathBuf::from(format!("/proc/{program}/root/run/balance"))
@@ -429,8 +426,8 @@ fn the_default_run_directory_is_closed_to_others_or_not_used() {
     }
 }
 
-/// Asserts that a program says that it has no control socket, and serves; returns what is in its run
-/// directory.
+/// Asserts that a program serves and warns that it has no control socket; returns the content of
+/// its run directory.
 fn assert_serves_without_socket(
     command: &mut Command,
     folder: impl FnOnce(u32) -> PathBuf,
@@ -446,7 +443,7 @@ fn assert_serves_without_socket(
 }
 
 #[test]
-fn the_default_run_directory_of_a_session_is_closed_to_others_or_not_used() {
+fn the_default_run_directory_of_a_session_is_private_or_not_used() {
     if !Uid::effective().is_root() {
         return skip("becoming another user needs root");
     }
@@ -482,8 +479,8 @@ fn program_for_all() -> (PathBuf, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     set_mode(folder.path(), 0o755);
     let program = folder.path().join("balance");
-    // Not by ourselves: another test's child, just forked, would hold the copy open for writing,
-    // and such a file cannot be run.
+    // A copy by this process could be inherited by a child of another test between fork and exec;
+    // the copy would then be open for writing and could not be executed (ETXTBSY).
     let mut install = Command::new("install");
     let outcome = run(install.args(["-m", "755"]).args([&binary(), &program]), TIMEOUT);
     assert!(outcome.status.success(), "{outcome:?}");

@@ -1,4 +1,4 @@
-//! Connections that come and go leave nothing behind.
+//! Short-lived connections leak nothing.
 
 use std::{
     io::{Read as _, Write as _},
@@ -13,13 +13,13 @@ use tests::{
     note, on_each_datapath, reset,
 };
 
-/// Connections at a time.
+/// Concurrent connections.
 const CONCURRENT: usize = 50;
 const CONNECTIONS: usize = 5000;
-/// What memory may have grown by: allocators do not give back to the page.
+/// Tolerated growth of resident memory: allocators keep freed pages.
 const MEMORY: u64 = 8 << 20;
-/// Time for the last connections to be tidied up, and for idle kernel threads to go.
-const SETTLED: Duration = Duration::from_secs(40);
+/// How long the program may take to release the last connections, and idle kernel threads to exit.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(40);
 
 fn five_thousand_connections_leave_nothing_behind(datapath: Datapath) {
     let server = Backend::echo("hello");
@@ -27,9 +27,9 @@ fn five_thousand_connections_leave_nothing_behind(datapath: Datapath) {
     let process = balance.process();
     let address = balance.address();
 
-    // Whatever is set up once and kept, is kept after this. Descriptors have to come back to
-    // where they are now; memory and threads to where they are after the first round. The first
-    // connection that is spliced makes the program's place on loopback.
+    // What is created once and kept exists after the first round. Descriptors must return to the
+    // current number; memory and threads to their numbers after the first round. The first spliced
+    // connection adds one descriptor: the link of the filter on loopback.
     let place = usize::from(datapath == Datapath::Splice && has_tcx());
     let descriptors = process.descriptors() + place;
     churn(address, CONNECTIONS / 10);
@@ -38,7 +38,7 @@ fn five_thousand_connections_leave_nothing_behind(datapath: Datapath) {
 
     churn(address, CONNECTIONS);
     settle(process, descriptors, datapath);
-    eventually(SETTLED, &format!("back at {threads} threads"), || {
+    eventually(SETTLE_TIMEOUT, &format!("back at {threads} threads"), || {
         let now = process.threads();
         at_most(now, threads)
     });
@@ -48,13 +48,13 @@ fn five_thousand_connections_leave_nothing_behind(datapath: Datapath) {
 
     let stopped = balance.stop();
     let all = (CONNECTIONS + CONNECTIONS / 10) as u64;
-    // A client that has broken off before it was accepted may not count.
+    // A client that resets before the accept may not count.
     let sure = all - all / 5;
     assert!((sure..=all).contains(&stopped.connections), "{stopped:?}");
     assert_eq!(stopped.unserved, 0);
 }
 
-fn standing_connections_have_two_map_entries_each_on_the_kernel_path(datapath: Datapath) {
+fn open_connections_have_two_map_entries_each_on_sockmap(datapath: Datapath) {
     let server = Backend::echo("x");
     let balance = Builder::new(datapath).channel(server.address()).start();
     let process = balance.process();
@@ -75,10 +75,10 @@ fn standing_connections_have_two_map_entries_each_on_the_kernel_path(datapath: D
 
 on_each_datapath!(
     five_thousand_connections_leave_nothing_behind,
-    standing_connections_have_two_map_entries_each_on_the_kernel_path,
+    open_connections_have_two_map_entries_each_on_sockmap,
 );
 
-/// Opens and closes `count` connections, in all the ways there are.
+/// Opens and closes `count` connections in every way.
 fn churn(address: SocketAddr, count: usize) {
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -98,26 +98,26 @@ fn churn(address: SocketAddr, count: usize) {
 
 fn visit(mut client: TcpStream, number: usize) {
     match number % 5 {
-        // Comes and goes without a word.
+        // Closes without sending.
         0 => drop(client),
         1 => reset(client),
-        // Breaks off after a talk.
+        // Resets after a transfer.
         2 => {
-            talk(&mut client);
+            transfer(&mut client);
             reset(client);
         }
-        // Says goodbye first.
+        // Half-closes after a transfer.
         3 => {
-            talk(&mut client);
+            transfer(&mut client);
             client.shutdown(Shutdown::Write).expect("shutdown");
             end_of(&mut client);
         }
-        // Just closes.
-        _ => talk(&mut client),
+        // Closes after a transfer.
+        _ => transfer(&mut client),
     }
 }
 
-fn talk(client: &mut TcpStream) {
+fn transfer(client: &mut TcpStream) {
     let mut answer = [0; 105];
     client.write_all(&[b'.'; 100]).expect("writing");
     client.read_exact(&mut answer).expect("the echo");
@@ -125,7 +125,7 @@ fn talk(client: &mut TcpStream) {
 }
 
 fn settle(process: Process, descriptors: usize, datapath: Datapath) {
-    eventually(SETTLED, &format!("back at {descriptors} descriptors"), || {
+    eventually(SETTLE_TIMEOUT, &format!("back at {descriptors} descriptors"), || {
         at_most(process.descriptors(), descriptors)
     });
     if datapath != Datapath::Relay {
@@ -134,7 +134,7 @@ fn settle(process: Process, descriptors: usize, datapath: Datapath) {
 }
 
 fn expect_entries(process: Process, datapath: Datapath, entries: usize) {
-    eventually(SETTLED, &format!("{entries} map entries"), || {
+    eventually(SETTLE_TIMEOUT, &format!("{entries} map entries"), || {
         match kernel_entries(process.0, datapath)? {
             now if now == entries => Ok(()),
             now => Err(format!("{now}")),

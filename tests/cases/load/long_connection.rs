@@ -1,4 +1,4 @@
-//! One connection that lives long: all numbers in its packets wrap.
+//! One connection whose sequence numbers wrap.
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
@@ -9,11 +9,11 @@ use std::{
 
 use tests::{Datapath, Link, note, on_each_datapath};
 
-/// More than sequence numbers count.
+/// More than the sequence number space.
 const SIZE: u64 = 5 << 30;
 
-/// Bytes of the pattern before it begins again: no power of two, so that nothing which went
-/// missing or came twice is likely to leave it as it was.
+/// Length of the repeated pattern in bytes. It is prime, so lost or duplicated bytes almost
+/// certainly change the stream.
 const PERIOD: usize = 1_048_573;
 
 /// Bytes of one write or read.
@@ -29,7 +29,7 @@ fn five_gib_each_way_at_once_on_one_connection(datapath: Datapath) {
             [(&client, &server, &patterns[0]), (&server, &client, &patterns[1])]
         {
             scope.spawn(move || send_repeatedly(from, pattern).expect("sending"));
-            scope.spawn(move || hear(to, pattern).expect("receiving"));
+            scope.spawn(move || receive_and_compare(to, pattern).expect("receiving"));
         }
     });
     note(&format!("{datapath:?}: {SIZE} bytes each way in {:?}", start.elapsed()));
@@ -41,7 +41,7 @@ fn five_gib_each_way_at_once_on_one_connection(datapath: Datapath) {
 
 on_each_datapath!(five_gib_each_way_at_once_on_one_connection);
 
-/// The pattern of a seed, longer than its period by what one write or read may want of it.
+/// The pattern of a seed, extended by one chunk, so that a chunk can start anywhere in the period.
 fn pattern(seed: u64) -> Vec<u8> {
     let mut bytes = vec![0; PERIOD];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
@@ -49,7 +49,7 @@ fn pattern(seed: u64) -> Vec<u8> {
     bytes
 }
 
-/// What follows at `position`, at most a chunk and not beyond the end.
+/// The bytes at `position`: at most a chunk, and not beyond the end of the stream.
 fn at(pattern: &[u8], position: u64) -> &[u8] {
     let start = (position % PERIOD as u64) as usize;
     &pattern[start..start + CHUNK.min((SIZE - position) as usize)]
@@ -63,7 +63,7 @@ fn send_repeatedly(mut stream: &TcpStream, pattern: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn hear(mut stream: &TcpStream, pattern: &[u8]) -> io::Result<()> {
+fn receive_and_compare(mut stream: &TcpStream, pattern: &[u8]) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     let mut position = 0;
     while position < SIZE {
@@ -72,7 +72,7 @@ fn hear(mut stream: &TcpStream, pattern: &[u8]) -> io::Result<()> {
         if read == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
         }
-        // Not assert_eq, which would print both.
+        // assert_eq would print both chunks.
         assert!(buffer[..read] == expected[..read], "other bytes than were sent after {position}");
         position += read as u64;
     }

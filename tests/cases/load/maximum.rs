@@ -1,8 +1,8 @@
-//! Many more clients than there is room for: a maximum is never exceeded, as the servers see it
-//! and as `show` says, and afterwards the counters agree with what the servers saw.
+//! Twice as many clients as all channels admit. No maximum is exceeded, as the servers see it and
+//! as `show` reports it. Afterwards the counters agree with the servers.
 //!
-//! Clients try to connect `BALANCE_TEST_CONNECTIONS` times in all, 6,000 without that. A client
-//! that finds no room is closed at once and counts as refused; it does not try again.
+//! `BALANCE_TEST_CONNECTIONS` sets the number of connection attempts, by default 6,000. A client
+//! that is not admitted is closed at once, counts as unserved, and does not try again.
 
 use std::{
     net::SocketAddr,
@@ -33,24 +33,24 @@ fn a_maximum_holds_under_twice_the_load(datapath: Datapath) {
     let address = balance.address();
 
     let start = Instant::now();
-    let course = Course::new(connections);
+    let progress = Progress::new(connections);
     let (served, shown) = thread::scope(|scope| {
         let clients: Vec<_> =
-            (0..CLIENTS).map(|_| scope.spawn(|| client(address, &course))).collect();
-        let watcher = scope.spawn(|| watch(&dir, address, &course));
+            (0..CLIENTS).map(|_| scope.spawn(|| client(address, &progress))).collect();
+        let watcher = scope.spawn(|| watch(&dir, address, &progress));
         let served: usize = clients.into_iter().map(|c| c.join().expect("a client")).sum();
-        course.over.store(true, SeqCst);
+        progress.over.store(true, SeqCst);
         (served, watcher.join().expect("the watcher"))
     });
     let took = start.elapsed();
 
     let rows = dir.show_at_rest(address);
-    let most = servers.each_ref().map(|(_, seats)| seats.most());
+    let most = servers.each_ref().map(|(_, counter)| counter.most());
     let total: u64 = rows.iter().map(|row| row.total).sum();
     note(&format!(
         "{datapath:?}: {served} of {connections} served in {took:.1?}; totalc {total}; most at a \
-         time {most:?} as the servers saw, {} in {} looks of show",
-        shown.most, shown.looks
+         time {most:?} as the servers saw, {} in {} calls of show",
+        shown.most, shown.calls
     ));
     for ((row, (server, _)), most) in rows.iter().zip(&servers).zip(most) {
         assert_eq!(most, MAX, "{rows:?}");
@@ -67,18 +67,18 @@ fn a_maximum_holds_under_twice_the_load(datapath: Datapath) {
 
 on_each_datapath!(a_maximum_holds_under_twice_the_load);
 
-/// What clients and watcher tell each other.
-struct Course {
-    /// Tries that are left after every client's first.
+/// State shared by the clients and the watcher.
+struct Progress {
+    /// Attempts left after the first attempt of every client.
     left: AtomicUsize,
-    /// Clients that know whether there is room for their first try.
+    /// Clients whose first attempt has been decided.
     answered: AtomicUsize,
-    /// The first that were served may end.
+    /// Allows the first admitted clients to end.
     seen: AtomicBool,
     over: AtomicBool,
 }
 
-impl Course {
+impl Progress {
     fn new(connections: usize) -> Self {
         Self {
             left: AtomicUsize::new(connections.checked_sub(CLIENTS).expect("one for each client")),
@@ -88,19 +88,19 @@ impl Course {
         }
     }
 
-    fn one_more(&self) -> bool {
+    fn take_attempt(&self) -> bool {
         self.left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok()
     }
 }
 
-/// Tries until there have been enough tries; how often it was served. Whoever is served the first
-/// time stays until all have tried.
-fn client(address: SocketAddr, course: &Course) -> usize {
+/// Connects until all attempts are used; returns how often the client was admitted. A client that
+/// is admitted at its first attempt stays until all clients have tried.
+fn client(address: SocketAddr, progress: &Progress) -> usize {
     let first = visit(address, || {
-        course.answered.fetch_add(1, SeqCst);
-        until(&course.seen, "full channels are seen");
+        progress.answered.fetch_add(1, SeqCst);
+        until(&progress.seen, "full channels are seen");
     });
-    let others = std::iter::from_fn(|| course.one_more().then(|| visit(address, || ())));
+    let others = std::iter::from_fn(|| progress.take_attempt().then(|| visit(address, || ())));
     usize::from(first) + others.filter(|served| *served).count()
 }
 
@@ -108,26 +108,26 @@ fn until(flag: &AtomicBool, what: &str) {
     eventually(TIMEOUT, what, || if flag.load(SeqCst) { Ok(()) } else { Err("not yet".into()) });
 }
 
-/// What `show` said under load.
+/// What `show` reported under load.
 struct Shown {
-    looks: usize,
+    calls: usize,
     most: u64,
 }
 
-/// Looks at the channels while all are full, and from then on until it is over.
-fn watch(dir: &RunDir, address: SocketAddr, course: &Course) -> Shown {
-    eventually(TIMEOUT, "all clients have an answer", || match course.answered.load(SeqCst) {
+/// Calls `show` when all channels are full, and then repeatedly until the end of the test.
+fn watch(dir: &RunDir, address: SocketAddr, progress: &Progress) -> Shown {
+    eventually(TIMEOUT, "all clients have an answer", || match progress.answered.load(SeqCst) {
         CLIENTS => Ok(()),
         some => Err(format!("{some} of {CLIENTS} have")),
     });
     let rows = dir.show(address);
     assert_eq!(rows.len(), CHANNELS);
     assert!(rows.iter().all(|row| row.current == MAX as u64), "{rows:?}");
-    course.seen.store(true, SeqCst);
-    let mut shown = Shown { looks: 1, most: MAX as u64 };
-    while !course.over.load(SeqCst) {
+    progress.seen.store(true, SeqCst);
+    let mut shown = Shown { calls: 1, most: MAX as u64 };
+    while !progress.over.load(SeqCst) {
         let rows = dir.show(address);
-        shown.looks += 1;
+        shown.calls += 1;
         shown.most = rows.iter().map(|row| row.current).fold(shown.most, u64::max);
     }
     shown

@@ -1,4 +1,5 @@
-//! Too many clients: those that stand are served on, the others wait, and nothing spins.
+//! More clients than resources allow: open connections are served, new clients wait, and the
+//! program does not spin.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -19,7 +20,7 @@ use tests::{
     on_each_datapath, receive_exactly, run, send, skip,
 };
 
-fn with_few_descriptors_it_serves_what_it_can_and_recovers(datapath: Datapath) {
+fn with_few_descriptors_some_clients_wait(datapath: Datapath) {
     let (server, dir) = (Backend::echo("x"), RunDir::new());
     let balance = dir
         .use_in(Builder::new(datapath))
@@ -28,20 +29,20 @@ fn with_few_descriptors_it_serves_what_it_can_and_recovers(datapath: Datapath) {
         .descriptors(160)
         .channel(server.address())
         .start();
-    let mut standing = [served(connect(balance.address()))];
-    settle(&dir, &balance, datapath, &mut standing);
-    let mut waiting = endure(&balance, &server, datapath);
-    go_on(&standing, &server);
+    let mut open = [served(connect(balance.address()))];
+    settle(&dir, &balance, datapath, &mut open);
+    let mut waiting = overload(&balance, &server, datapath);
+    expect_service_under_pressure(&open, &server);
 
-    // Clients that go make room for those that wait.
+    // Each client that closes frees a permit for a waiting one.
     let last = waiting.pop().expect("some clients");
     drop(waiting);
-    let [standing] = standing;
-    recover(&balance, vec![standing, served(last)]);
+    let [open] = open;
+    recover(&balance, vec![open, served(last)]);
     balance.stop();
 }
 
-fn out_of_descriptors_it_serves_what_stands_and_recovers(datapath: Datapath) {
+fn without_descriptors_open_connections_are_served(datapath: Datapath) {
     let (server, dir) = (Backend::echo("x"), RunDir::new());
     let balance = dir
         .use_in(Builder::new(datapath))
@@ -49,38 +50,38 @@ fn out_of_descriptors_it_serves_what_stands_and_recovers(datapath: Datapath) {
         .option(&["--workers", "2"])
         .channel(server.address())
         .start();
-    let mut standing = [served(connect(balance.address()))];
-    settle(&dir, &balance, datapath, &mut standing);
-    // Behind its back: it has made its plans for more than that.
+    let mut open = [served(connect(balance.address()))];
+    settle(&dir, &balance, datapath, &mut open);
+    // Lowered at run time, so the program's own limit is too high.
     let limit = balance.process().descriptors() + 20;
     balance.process().limit_descriptors(limit);
-    let mut waiting = endure(&balance, &server, datapath);
-    go_on(&standing, &server);
+    let mut waiting = overload(&balance, &server, datapath);
+    expect_service_under_pressure(&open, &server);
     let turned_away = waiting.iter_mut().filter_map(is_closed).count();
     assert_eq!(turned_away, 0, "clients were closed for want of descriptors");
     drop(waiting);
-    // Not at once: those who came and went are still in the queue.
+    // Clients that have already closed are still in the accept queue.
     eventually(TIMEOUT, "a new client is served", || {
         match connect(balance.address()).read(&mut [0]) {
             Ok(1) => Ok(()),
             other => Err(format!("{other:?}")),
         }
     });
-    settle(&dir, &balance, datapath, &mut standing);
-    drop(standing);
+    settle(&dir, &balance, datapath, &mut open);
+    drop(open);
     balance.stop();
 }
 
-/// Bytes that each connection that stands moves both ways while there is pressure.
+/// Bytes each way on each open connection under pressure.
 const BULK: u64 = 8 << 20;
 
-/// Asserts that connections that stand go on while not all clients are served.
-fn go_on(standing: &[TcpStream], server: &Backend) {
-    echo_bulk(standing);
-    assert!(server.accepted() < CLIENTS, "the pressure is over");
+/// Asserts that open connections are served while some clients wait.
+fn expect_service_under_pressure(open: &[TcpStream], server: &Backend) {
+    echo_bulk(open);
+    assert!(server.accepted() < CLIENTS, "no client waits");
 }
 
-fn clients_above_the_limit_wait_until_one_ends(datapath: Datapath) {
+fn clients_above_the_limit_wait(datapath: Datapath) {
     let server = Backend::echo("x");
     let balance = Builder::new(datapath)
         .option(&["--max-connections", "2"])
@@ -89,12 +90,12 @@ fn clients_above_the_limit_wait_until_one_ends(datapath: Datapath) {
     let first = served(connect(balance.address()));
     let mut second = served(connect(balance.address()));
     let mut third = connect(balance.address());
-    expect_silence(&mut third);
+    expect_wait(&mut third);
     echo(&mut second);
     drop(first);
     let mut third = served(third);
     let mut fourth = connect(balance.address());
-    expect_silence(&mut fourth);
+    expect_wait(&mut fourth);
     echo(&mut second);
     echo(&mut third);
     drop((second, third));
@@ -102,8 +103,9 @@ fn clients_above_the_limit_wait_until_one_ends(datapath: Datapath) {
     assert_eq!(balance.stop().connections, 4);
 }
 
-/// Entries that are kept for late packets of other hosts give way, and so does nothing that stands.
-fn maps_that_are_full_take_the_next_connection_once_one_has_ended(datapath: Datapath) {
+/// Map entries kept for late packets of other hosts are evicted. Entries of open connections are
+/// not.
+fn a_full_map_takes_the_next_connection_once_one_has_ended(datapath: Datapath) {
     let Some(network) = Network::new(Topology::Apart, Family::V4) else { return };
     let link = Link::across(network, Builder::new(datapath).option(&["--max-connections", "2"]));
     let (mut client, mut server) = link.settled_pair();
@@ -118,26 +120,26 @@ fn maps_that_are_full_take_the_next_connection_once_one_has_ended(datapath: Data
     assert_eq!(link.balance.stop().broken, 0);
 }
 
-mod maps_that_take_no_more_leave_new_connections_to_the_next_datapath {
-    use super::{Datapath, kernel_works, leave_to_the_next};
+mod a_full_map_leaves_new_connections_to_the_next_datapath {
+    use super::{Datapath, kernel_works, uses_the_next_datapath};
 
     #[test]
     fn on_sockmap() {
         if kernel_works() {
-            leave_to_the_next(Datapath::Sockmap, "relay", "is relayed");
+            uses_the_next_datapath(Datapath::Sockmap, "relay", "is relayed");
         }
     }
 
     #[test]
     fn on_splice() {
         if kernel_works() {
-            leave_to_the_next(Datapath::Splice, "sockmap", "is not spliced");
+            uses_the_next_datapath(Datapath::Splice, "sockmap", "is not spliced");
         }
     }
 }
 
-/// Whatever the limit of open files, and however many clients there are, commands are answered.
-fn at_the_limit_of_connections_commands_are_answered(datapath: Datapath) {
+/// Commands are answered for every descriptor limit and any number of clients.
+fn at_the_connection_limit_commands_are_answered(datapath: Datapath) {
     for limit in [64, 128, 256, 512, 1024] {
         let (server, dir) = (Backend::echo("x"), RunDir::new());
         let builder = dir.use_in(Builder::new(datapath)).quiet().option(&["--workers", "2"]);
@@ -151,7 +153,7 @@ fn at_the_limit_of_connections_commands_are_answered(datapath: Datapath) {
         let open = stats()["open"].as_u64().expect("a number");
         note(&format!("{datapath:?}: {open} connections with {limit} descriptors"));
         assert!(open >= 1 && open >= (limit / 2).saturating_sub(80), "{limit}: {open}");
-        // Those that wait in a drain have their own.
+        // A waiting `drain` has its own descriptor.
         let mut waiting = dir.command(balance.address(), "drain 0");
         let mut waiting = KillOnDrop(waiting.stdout(Stdio::null()).spawn().expect("a drain"));
         eventually(TIMEOUT, "the channel is disabled", || {
@@ -170,7 +172,7 @@ fn at_the_limit_of_connections_commands_are_answered(datapath: Datapath) {
     }
 }
 
-/// The client, if it is among those that the echo server has greeted by now, or soon.
+/// The client, if the echo server has greeted it by now or greets it soon.
 fn greeted(mut client: TcpStream) -> Option<TcpStream> {
     client.set_read_timeout(Some(Duration::from_millis(20))).expect("SO_RCVTIMEO");
     client.read_exact(&mut [0]).ok()?;
@@ -178,20 +180,20 @@ fn greeted(mut client: TcpStream) -> Option<TcpStream> {
     Some(client)
 }
 
-/// Bytes each way of a connection that is looked at.
+/// Bytes each way in one check of a connection.
 const SOME: u64 = 1 << 20;
 
-/// A connection has two entries in the map by which the datapath finds it: there is room for none of
-/// them, then for one.
-fn leave_to_the_next(datapath: Datapath, next: &str, told: &str) {
+/// A connection needs two entries in the map in which its datapath is looked up. First there is
+/// room for none, then for one.
+fn uses_the_next_datapath(datapath: Datapath, next: &str, is_wait_message: &str) {
     let dir = RunDir::new();
     let builder = dir.use_in(Builder::new(datapath)).option(&["--max-connections", "8"]);
     let link = Link::with(builder, (Ipv4Addr::LOCALHOST, 0).into());
     let process = link.balance.process().0;
     let carriers = || dir.carriers(link.balance.address());
     let (client, server) = link.settled_pair();
-    let mut junk = FillerEntries::fill(process, datapath).expect("the datapath's map");
-    assert_eq!(junk.count(), 2 * 8 - 2, "entries beside those of one connection");
+    let mut filler = FillerEntries::fill(process, datapath).expect("the datapath's map");
+    assert_eq!(filler.count(), 2 * 8 - 2, "filler entries, with two entries of a connection");
     for _ in 0..2 {
         let other = link.settled_pair();
         both_ways(&client, &server, (SOME, SOME), WHOLE_CHUNKS);
@@ -202,10 +204,10 @@ fn leave_to_the_next(datapath: Datapath, next: &str, told: &str) {
         expected.sort_unstable();
         assert_eq!(names, expected);
         end(other);
-        junk.take_one_out();
+        filler.take_one_out();
     }
-    link.balance.wait_for(&format!("BPF map insert failed, connection {told}"));
-    drop(junk);
+    link.balance.wait_for(&format!("BPF map insert failed, connection {is_wait_message}"));
+    drop(filler);
     let other = link.settled_pair();
     both_ways(&other.0, &other.1, (SOME, SOME), WHOLE_CHUNKS);
     assert_eq!(carriers(), [datapath.name(); 2]);
@@ -221,7 +223,7 @@ fn leave_to_the_next(datapath: Datapath, next: &str, told: &str) {
     assert_eq!((stopped.connections, stopped.broken), (4, 0));
 }
 
-/// Has a connection end as it should, both ends of it.
+/// Ends a connection cleanly, the server first.
 fn end((mut client, mut server): (TcpStream, TcpStream)) {
     server.shutdown(Shutdown::Write).expect("shutdown");
     assert_eq!(end_of(&mut client), End::Clean);
@@ -229,22 +231,22 @@ fn end((mut client, mut server): (TcpStream, TcpStream)) {
     assert_eq!(end_of(&mut server), End::Clean);
 }
 
-/// Ports that connections may come from in a network where they are few.
-const FEW: u16 = 12;
+/// Number of local ports in a network with few.
+const PORTS: u16 = 12;
 
-fn out_of_ports_a_client_waits_for_one_and_the_server_is_not_blamed(datapath: Datapath) {
+fn without_a_local_port_a_client_waits_and_the_channel_stays_enabled(datapath: Datapath) {
     out_of_ports(datapath, Ipv4Addr::LOCALHOST.into(), &[]);
 }
 
-fn out_of_ports_of_ipv6_a_client_waits_as_well(datapath: Datapath) {
+fn without_a_local_port_over_ipv6_a_client_waits(datapath: Datapath) {
     if !Path::new("/proc/sys/net/ipv6").exists() {
         return skip("no IPv6 here");
     }
     out_of_ports(datapath, Ipv6Addr::LOCALHOST.into(), &[]);
 }
 
-fn out_of_ports_of_the_address_that_was_asked_for_a_client_waits_as_well(datapath: Datapath) {
-    // Which would not be taken without being asked for.
+fn without_a_local_port_of_the_source_address_a_client_waits(datapath: Datapath) {
+    // The kernel would not choose this address by itself.
     out_of_ports(datapath, Ipv4Addr::LOCALHOST.into(), &["-B", "127.0.0.2"]);
 }
 
@@ -259,28 +261,29 @@ fn out_of_ports(datapath: Datapath, ip: IpAddr, options: &[&str]) {
         let builder = dir.use_in(Builder::new(datapath)).option(&["-a", "-t", "60"]);
         let listen = (ip, 30000).into();
         let balance = builder.option(options).listen(listen).channel(server.address()).start();
-        // Not before: the server and the self-test have taken their ports.
-        host.set("ipv4/ip_local_port_range", &format!("20000 {}", 20000 + FEW - 1));
+        // Set after the server and the self-test have taken their ports.
+        host.set("ipv4/ip_local_port_range", &format!("20000 {}", 20000 + PORTS - 1));
         let client = |i: u16| client_from(ip, 40000 + i, listen);
-        let mut standing: Vec<_> = (0..FEW).map(|i| served(client(i))).collect();
-        settle(&dir, &balance, datapath, &mut standing);
-        let mut waiting = client(FEW);
+        let mut open: Vec<_> = (0..PORTS).map(|i| served(client(i))).collect();
+        settle(&dir, &balance, datapath, &mut open);
+        let mut waiting = client(PORTS);
         balance.wait_for("cannot connect, retrying");
         let rows = dir.show(listen);
-        assert!(rows[0].enabled && rows[0].current == u64::from(FEW) + 1, "{rows:?}");
-        echo_bulk(&standing);
-        drop(standing.pop());
+        assert!(rows[0].enabled && rows[0].current == u64::from(PORTS) + 1, "{rows:?}");
+        echo_bulk(&open);
+        drop(open.pop());
         let mut byte = [0];
-        waiting.read_exact(&mut byte).expect("served as soon as there is a port");
-        standing.push(waiting);
-        settle(&dir, &balance, datapath, &mut standing);
-        drop(standing);
+        waiting.read_exact(&mut byte).expect("served once a port is free");
+        open.push(waiting);
+        settle(&dir, &balance, datapath, &mut open);
+        drop(open);
         balance.stop();
     });
 }
 
-/// Another process holds all local ports, towards one server: another server can be reached from each of them.
-fn out_of_ports_to_choose_from_it_starts_and_serves(datapath: Datapath) {
+/// Another process holds every local port with connections to one server. Each port still reaches
+/// another server.
+fn with_all_local_ports_taken_the_program_starts_and_serves(datapath: Datapath) {
     for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
         let host = match Namespace::new() {
             Ok(host) => host,
@@ -307,14 +310,14 @@ fn out_of_ports_to_choose_from_it_starts_and_serves(datapath: Datapath) {
     }
 }
 
-fn out_of_ports_to_one_server_a_client_goes_to_the_next_at_once(datapath: Datapath) {
+fn without_a_local_port_to_one_server_a_client_goes_to_the_next(datapath: Datapath) {
     let host = match Namespace::new() {
         Ok(host) => host,
         Err(error) => return skip(&format!("no network of its own: {error}")),
     };
     let ip = Ipv4Addr::LOCALHOST.into();
     let server = |name| host.enter(|| Backend::echo_at((ip, 0).into(), name));
-    let [first, beside, last] = ["1", "2", "3"].map(server);
+    let [first, companion, last] = ["1", "2", "3"].map(server);
     host.enter(|| {
         let dir = RunDir::new();
         let listen = (ip, 30000).into();
@@ -323,47 +326,47 @@ fn out_of_ports_to_one_server_a_client_goes_to_the_next_at_once(datapath: Datapa
             .option(&["-a", "-t", "60", "-B", "127.0.0.2"])
             .listen(listen)
             .channel(first.address())
-            .operand(&format!("{}:1", beside.address()))
+            .operand(&format!("{}:1", companion.address()))
             .operand("!")
             .channel(last.address())
             .start();
-        host.set("ipv4/ip_local_port_range", &format!("20000 {}", 20000 + FEW - 1));
+        host.set("ipv4/ip_local_port_range", &format!("20000 {}", 20000 + PORTS - 1));
         let mut ports = 40000..;
         let mut client = || client_from(ip, ports.next().expect("a port"), listen);
         let begun = Instant::now();
-        let mut standing = Vec::new();
-        for _ in 0..2 * FEW + 1 {
+        let mut open = Vec::new();
+        for _ in 0..2 * PORTS + 1 {
             let mut client = client();
             let mut name = [0];
             client.read_exact(&mut name).expect("served");
-            standing.push((name[0], client));
+            open.push((name[0], client));
         }
         assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
-        for (name, count) in [(b'1', FEW), (b'2', 1), (b'3', FEW)] {
-            let served = standing.iter().filter(|(server, _)| *server == name).count();
+        for (name, count) in [(b'1', PORTS), (b'2', 1), (b'3', PORTS)] {
+            let served = open.iter().filter(|(server, _)| *server == name).count();
             assert_eq!(served, usize::from(count), "server {}", char::from(name));
         }
-        // Only now a client has to wait, for a port to either server.
+        // Only now must a client wait, for a port towards either server.
         for server in [b'3', b'1'] {
             let mut waiting = client();
             balance.wait_for("cannot connect, retrying");
-            let i = standing.iter().position(|(name, _)| *name == server).expect("a connection");
-            drop(standing.swap_remove(i));
+            let i = open.iter().position(|(name, _)| *name == server).expect("a connection");
+            drop(open.swap_remove(i));
             let mut name = [0];
-            waiting.read_exact(&mut name).expect("served as soon as there is a port");
+            waiting.read_exact(&mut name).expect("served once a port is free");
             assert_eq!(name[0], server);
-            standing.push((server, waiting));
+            open.push((server, waiting));
         }
         let rows = dir.show(listen);
         let totals: Vec<_> = rows.iter().map(|row| (row.enabled, row.current)).collect();
-        let few = u64::from(FEW);
+        let few = u64::from(PORTS);
         assert_eq!(totals, [(true, few), (true, 1), (true, few)], "{rows:?}");
-        drop(standing);
+        drop(open);
         balance.stop();
     });
 }
 
-/// A client from a port of its own choice, so that it takes none of the few.
+/// A client on a port outside of the small range.
 fn client_from(ip: IpAddr, port: u16, listen: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::for_address(listen), Type::STREAM, None);
     let socket = socket.expect("a socket");
@@ -374,49 +377,49 @@ fn client_from(ip: IpAddr, port: u16, listen: SocketAddr) -> TcpStream {
     TcpStream::from(socket)
 }
 
-/// Bytes that the program and what is beside it may have together.
-const LITTLE: u64 = 64 << 20;
+/// Memory limit of the program and its companion process.
+const MEMORY_LIMIT: u64 = 64 << 20;
 
-/// What is used of that when it is nearly used up.
-const NEARLY: u64 = 58 << 20;
+/// Memory in use when it is nearly exhausted.
+const MEMORY_USED: u64 = 58 << 20;
 
-/// Connections that move much when there is hardly more.
+/// Connections that transfer data when memory is nearly exhausted.
 const MOVING: usize = 4;
 
-fn short_of_memory_it_serves_what_stands_and_recovers(datapath: Datapath) {
-    let group = match ControlGroup::new(LITTLE) {
+fn short_of_memory_open_connections_are_served(datapath: Datapath) {
+    let group = match ControlGroup::new(MEMORY_LIMIT) {
         Ok(group) => group,
         Err(error) => return skip(&format!("no control group with a limit of memory: {error}")),
     };
     let (server, dir) = (Backend::echo("x"), RunDir::new());
     let builder = dir.use_in(Builder::new(datapath)).quiet().control_group(&group);
     let balance = builder.channel(server.address()).start();
-    let mut standing: Vec<_> = (0..20).map(|_| served(connect(balance.address()))).collect();
-    settle(&dir, &balance, datapath, &mut standing);
+    let mut open: Vec<_> = (0..20).map(|_| served(connect(balance.address()))).collect();
+    settle(&dir, &balance, datapath, &mut open);
     let used = group.used();
-    note(&format!("{datapath:?}: {used} bytes used by {} connections", standing.len()));
-    let beside = hold(&group, NEARLY - used);
+    note(&format!("{datapath:?}: {used} bytes used by {} connections", open.len()));
+    let companion = hold(&group, MEMORY_USED - used);
     let mut waiting = connect(balance.address());
     balance.wait_for("control group memory nearly exhausted, new clients wait");
     let mut more: Vec<_> = (0..CLIENTS).map(|_| connect(balance.address())).collect();
-    echo_bulk(&standing[..MOVING]);
-    settle(&dir, &balance, datapath, &mut standing);
-    expect_silence(&mut waiting);
+    echo_bulk(&open[..MOVING]);
+    settle(&dir, &balance, datapath, &mut open);
+    expect_wait(&mut waiting);
     note(&format!("{datapath:?}: {} bytes used in the end", group.used()));
-    drop(beside);
-    // Without anybody's help.
+    drop(companion);
+    // Nothing triggers this but the freed memory.
     for client in iter::once(&mut waiting).chain(&mut more) {
-        client.read_exact(&mut [0]).expect("served as soon as there is memory");
+        client.read_exact(&mut [0]).expect("served once memory is free");
     }
-    standing.iter_mut().for_each(echo);
-    drop((standing, waiting, more));
+    open.iter_mut().for_each(echo);
+    drop((open, waiting, more));
     assert_eq!(balance.stop().connections, 21 + CLIENTS as u64);
     assert_eq!(group.kills(), 0);
 }
 
-/// A crowd that does not fit a group's memory waits, and nobody of the group is killed.
+/// Clients that do not fit the memory of a control group wait, and the OOM killer kills no process.
 #[test]
-fn a_crowd_that_does_not_fit_the_memory_waits() {
+fn clients_that_do_not_fit_the_memory_wait() {
     const MEMORY: u64 = 20 << 20;
     let group = match ControlGroup::new(MEMORY) {
         Ok(group) => group,
@@ -426,12 +429,16 @@ fn a_crowd_that_does_not_fit_the_memory_waits() {
     let builder = Builder::new(Datapath::Relay).quiet().control_group(&group);
     let balance = builder.channel(server.address()).start();
     let mut crowd: Vec<_> = (0..3000).map(|_| connect(balance.address())).collect();
-    let told = |message: &str| message.ends_with(", waiting");
-    eventually(TIMEOUT, "the program says that clients wait", || {
+    let is_wait_message = |message: &str| message.ends_with(", waiting");
+    eventually(TIMEOUT, "the program logs that clients wait", || {
         let messages: Vec<_> = balance.events().into_iter().map(|e| e.message).collect();
-        if messages.iter().any(|message| told(message)) { Ok(()) } else { Err(messages.join("; ")) }
+        if messages.iter().any(|message| is_wait_message(message)) {
+            Ok(())
+        } else {
+            Err(messages.join("; "))
+        }
     });
-    assert!(server.accepted() < crowd.len(), "there was no pressure");
+    assert!(server.accepted() < crowd.len(), "no client had to wait");
     let mut last = crowd.pop().expect("a crowd");
     let first = &mut crowd[0];
     first.read_exact(&mut [0]).expect("the greeting of the first");
@@ -444,8 +451,8 @@ fn a_crowd_that_does_not_fit_the_memory_waits() {
     balance.stop();
 }
 
-/// Has a group hold so many bytes for as long as the file lives: it is in memory, and counts for the
-/// group that has written it.
+/// Charges `bytes` of memory to a control group while the file exists: a file in shared memory
+/// counts for the group that wrote it.
 fn hold(group: &ControlGroup, bytes: u64) -> NamedTempFile {
     let file = NamedTempFile::new_in("/dev/shm").expect("a file in memory");
     let mut command = Command::new("sh");
@@ -457,30 +464,32 @@ fn hold(group: &ControlGroup, bytes: u64) -> NamedTempFile {
 }
 
 on_each_datapath!(
-    at_the_limit_of_connections_commands_are_answered,
-    with_few_descriptors_it_serves_what_it_can_and_recovers,
-    out_of_descriptors_it_serves_what_stands_and_recovers,
-    clients_above_the_limit_wait_until_one_ends,
-    maps_that_are_full_take_the_next_connection_once_one_has_ended,
-    out_of_ports_a_client_waits_for_one_and_the_server_is_not_blamed,
-    out_of_ports_of_ipv6_a_client_waits_as_well,
-    out_of_ports_of_the_address_that_was_asked_for_a_client_waits_as_well,
-    out_of_ports_to_choose_from_it_starts_and_serves,
-    out_of_ports_to_one_server_a_client_goes_to_the_next_at_once,
-    short_of_memory_it_serves_what_stands_and_recovers,
+    at_the_connection_limit_commands_are_answered,
+    with_few_descriptors_some_clients_wait,
+    without_descriptors_open_connections_are_served,
+    clients_above_the_limit_wait,
+    a_full_map_takes_the_next_connection_once_one_has_ended,
+    without_a_local_port_a_client_waits_and_the_channel_stays_enabled,
+    without_a_local_port_over_ipv6_a_client_waits,
+    without_a_local_port_of_the_source_address_a_client_waits,
+    with_all_local_ports_taken_the_program_starts_and_serves,
+    without_a_local_port_to_one_server_a_client_goes_to_the_next,
+    short_of_memory_open_connections_are_served,
 );
 
-/// Clients that come at once, more than there is room for.
+/// Clients that connect at the same time: more than the program can serve.
 const CLIENTS: usize = 200;
 
-/// Lets the clients come and returns them, some served and some not, after looking at how the
-/// program takes it.
-fn endure(balance: &Balance, server: &Backend, datapath: Datapath) -> Vec<TcpStream> {
+/// Connects the clients and asserts that the program uses little CPU time and logs little. Returns
+/// the clients, some of them served.
+fn overload(balance: &Balance, server: &Backend, datapath: Datapath) -> Vec<TcpStream> {
     let before = balance.log().len();
     let clients: Vec<_> = (0..CLIENTS).map(|_| connect(balance.address())).collect();
-    eventually(Duration::from_secs(20), "the program notices", || match balance.log().len() {
-        lines if lines > before => Ok(()),
-        lines => Err(format!("{lines} lines, {} served", server.accepted())),
+    eventually(Duration::from_secs(20), "the program logs the limit", || {
+        match balance.log().len() {
+            lines if lines > before => Ok(()),
+            lines => Err(format!("{lines} lines, {} served", server.accepted())),
+        }
     });
     let (interval, used) = busy(balance.process(), Duration::from_secs(2));
     let share = used.as_secs_f64() / interval.as_secs_f64();
@@ -488,31 +497,31 @@ fn endure(balance: &Balance, server: &Backend, datapath: Datapath) -> Vec<TcpStr
         "{datapath:?}: {} of {CLIENTS} served, {share:.2} of a processor used",
         server.accepted()
     ));
-    assert!(share < 0.5, "{share:.2} of a processor used while nothing happens");
-    assert!(server.accepted() < CLIENTS, "there was no pressure");
+    assert!(share < 0.5, "{share:.2} of a processor used while clients wait");
+    assert!(server.accepted() < CLIENTS, "no client had to wait");
     let lines = balance.log().split_off(before);
     assert!(lines.len() < 10, "{lines:#?}");
     clients
 }
 
-/// Asserts that connections that stand are served on, and new ones as well.
-fn recover(balance: &Balance, mut standing: Vec<TcpStream>) {
-    for client in &mut standing {
+/// Asserts that open connections are served, and new clients as well.
+fn recover(balance: &Balance, mut open: Vec<TcpStream>) {
+    for client in &mut open {
         echo(client);
     }
     echo(&mut served(connect(balance.address())));
-    for client in &mut standing {
+    for client in &mut open {
         echo(client);
     }
 }
 
-/// The client, once the echo server has greeted it.
+/// Waits until the echo server has greeted the client.
 fn served(mut client: TcpStream) -> TcpStream {
     client.read_exact(&mut [0]).expect("the greeting");
     client
 }
 
-/// Has clients talk until each is carried by the datapath, and nobody else is.
+/// Uses the clients' connections until each runs on the datapath, and no other connection exists.
 fn settle(dir: &RunDir, balance: &Balance, datapath: Datapath, clients: &mut [TcpStream]) {
     eventually(TIMEOUT, "all are carried by the datapath", || {
         clients.iter_mut().for_each(echo);
@@ -522,7 +531,7 @@ fn settle(dir: &RunDir, balance: &Balance, datapath: Datapath, clients: &mut [Tc
     });
 }
 
-/// Has all clients send much to the echo server at once, and asserts that it comes back as it was.
+/// Sends much data on all clients at once and asserts that the echo is unchanged.
 fn echo_bulk(clients: &[TcpStream]) {
     thread::scope(|scope| {
         let pattern = || Pattern::new(BULK, BULK);
@@ -551,14 +560,14 @@ fn echo(client: &mut TcpStream) {
     assert_eq!(&answer, b"ping");
 }
 
-/// Something if a client was closed, and nothing if it was served or has to wait.
+/// `Some` if the client was closed, `None` if it is served or waits.
 fn is_closed(client: &mut TcpStream) -> Option<()> {
     client.set_nonblocking(true).expect("O_NONBLOCK");
     matches!(client.read(&mut [0]), Ok(0)).then_some(())
 }
 
-/// Asserts that a client is neither served nor closed for the time being.
-fn expect_silence(client: &mut TcpStream) {
+/// Asserts that a client is neither served nor closed for a while.
+fn expect_wait(client: &mut TcpStream) {
     let patience = client.read_timeout().expect("a timeout");
     let moment = Some(Duration::from_millis(500));
     client.set_read_timeout(moment).expect("SO_RCVTIMEO");
@@ -569,7 +578,7 @@ fn expect_silence(client: &mut TcpStream) {
     client.set_read_timeout(patience).expect("SO_RCVTIMEO");
 }
 
-/// Processor time that a process uses in about `interval`, and how long that really was.
+/// CPU time that a process uses in about `interval`, and the exact interval.
 fn busy(process: Process, interval: Duration) -> (Duration, Duration) {
     let (start, before) = (Instant::now(), process.processor_time());
     thread::sleep(interval);

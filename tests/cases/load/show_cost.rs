@@ -1,12 +1,11 @@
-//! What a `show` every 10 ms costs those who are served: not a test but a measurement, to be run
-//! on a machine that does nothing else.
+//! Measures what a `show` every 10 ms costs the clients. Run it on an otherwise idle machine:
 //!
-//! `cargo test --release -p tests --test observed -- --ignored --nocapture --test-threads 1`
+//! `cargo test --release -p tests --test load show_cost -- --ignored --nocapture --test-threads 1`
 //!
-//! Rounds with and without looks alternate on the same connections of one running program, and
-//! each is compared with its neighbour, so that what else the machine does hits both alike. A
-//! look is what `-c show` says to the control socket, a connection of its own each time; the
-//! process of a `balance -c show` is not in it.
+//! Rounds with and without `show` alternate on the same connections of one program, and each round
+//! is compared with its neighbour, so other load of the machine affects both. A `show` here is the
+//! request that `-c show` sends, on a connection of its own, without the process of `balance -c
+//! show`.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -26,7 +25,7 @@ const PAIRS: usize = 20;
 const ROUND: Duration = Duration::from_millis(1000);
 const INTERVAL: Duration = Duration::from_millis(10);
 
-fn cost_of_looking(datapath: Datapath) {
+fn cost_of_show(datapath: Datapath) {
     let dir = RunDir::new();
     let server = Backend::echo("A");
     let balance = dir.use_in(Builder::new(datapath).quiet().channel(server.address())).start();
@@ -35,15 +34,15 @@ fn cost_of_looking(datapath: Datapath) {
     let mut pairs = thread::scope(|scope| {
         let clients: Vec<_> =
             (0..CONNECTIONS).map(|_| scope.spawn(|| requests(address, &done, &over))).collect();
-        let rate = |looks| round(&done, looks, &socket);
-        // Until everything has settled on its datapath.
+        let rate = |with_show| round(&done, with_show, &socket);
+        // Until all connections have reached their datapath.
         rate(false);
         let pairs: Vec<(f64, f64)> = (0..PAIRS)
             .map(|pair| {
-                // Whoever comes first gains nothing by it.
-                let first_looks = pair % 2 == 1;
-                let (first, second) = (rate(first_looks), rate(!first_looks));
-                if first_looks { (second, first) } else { (first, second) }
+                // Alternates the order within the pairs.
+                let first_shows = pair % 2 == 1;
+                let (first, second) = (rate(first_shows), rate(!first_shows));
+                if first_shows { (second, first) } else { (first, second) }
             })
             .collect();
         over.store(true, Relaxed);
@@ -51,11 +50,11 @@ fn cost_of_looking(datapath: Datapath) {
         pairs
     });
     let mean = pairs.iter().map(|(plain, _)| plain).sum::<f64>() / PAIRS as f64;
-    let loss = |&(plain, observed): &(f64, f64)| (1.0 - observed / plain) * 100.0;
+    let loss = |&(plain, loaded): &(f64, f64)| (1.0 - loaded / plain) * 100.0;
     pairs.sort_by(|a, b| loss(a).total_cmp(&loss(b)));
     let losses: Vec<f64> = pairs.iter().map(loss).collect();
     note(&format!(
-        "{datapath:?}: {mean:.0} requests a second; with looks {:.1} % fewer (median of {PAIRS} \
+        "{datapath:?}: {mean:.0} requests a second; with with_show {:.1} % fewer (median of {PAIRS} \
          pairs; quartiles {:.1} and {:.1})",
         (losses[PAIRS / 2 - 1] + losses[PAIRS / 2]) / 2.0,
         losses[PAIRS / 4],
@@ -66,34 +65,34 @@ fn cost_of_looking(datapath: Datapath) {
 #[test]
 #[ignore = "a measurement"]
 fn on_relay() {
-    cost_of_looking(Datapath::Relay);
+    cost_of_show(Datapath::Relay);
 }
 
 #[test]
 #[ignore = "a measurement"]
 fn on_sockmap() {
     if kernel_works() {
-        cost_of_looking(Datapath::Sockmap);
+        cost_of_show(Datapath::Sockmap);
     }
 }
 
-/// Requests a second in one round, with looks or without.
-fn round(done: &AtomicU64, looks: bool, socket: &Path) -> f64 {
+/// Requests a second in one round, with or without `show`.
+fn round(done: &AtomicU64, with_show: bool, socket: &Path) -> f64 {
     let (start, before) = (Instant::now(), done.load(Relaxed));
     let mut next = start;
     while start.elapsed() < ROUND {
-        if looks {
-            look(socket);
+        if with_show {
+            show(socket);
         }
-        // A pace, not a wait for something.
+        // This sleep sets the pace; it waits for no state.
         next += INTERVAL;
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }
     (done.load(Relaxed) - before) as f64 / start.elapsed().as_secs_f64()
 }
 
-/// What a client of the control socket says for a `show`.
-fn look(socket: &Path) {
+/// Sends the requests of one `-c show`.
+fn show(socket: &Path) {
     let stream = UnixStream::connect(socket).expect("connecting to the socket");
     stream.set_read_timeout(Some(TIMEOUT)).expect("SO_RCVTIMEO");
     let mut replies = BufReader::new(&stream);
@@ -106,7 +105,7 @@ fn look(socket: &Path) {
     }
 }
 
-/// Request and response, one after the other, until it is over.
+/// Sends requests one after the other until the measurement ends.
 fn requests(address: SocketAddr, done: &AtomicU64, over: &AtomicBool) {
     let mut stream = connect(address);
     stream.read_exact(&mut [0]).expect("the greeting");

@@ -1,4 +1,4 @@
-//! Properties of plans.
+//! Properties of soak plans.
 
 use std::time::Duration;
 
@@ -7,28 +7,28 @@ use tests::soak::{Act, Ending, Plan, Script};
 
 proptest! {
     #[test]
-    fn a_plan_comes_from_seed_and_number_alone(seed: u64, number in 0u64..1 << 40) {
+    fn a_plan_depends_only_on_seed_and_number(seed: u64, number in 0u64..1 << 40) {
         prop_assert_eq!(Plan::new(seed, number), Plan::new(seed, number));
         prop_assert_ne!(Plan::new(seed, number).client_payload(), Plan::new(seed, number).backend_payload());
     }
 
     #[test]
-    fn who_follows_a_plan_waits_for_what_comes(seed: u64, number in 0u64..10_000) {
+    fn a_plan_has_no_deadlock(seed: u64, number in 0u64..10_000) {
         let plan = Plan::new(seed, number);
         if plan.is_faultless() {
-            prop_assert!(comes_to_its_end([&plan.client, &plan.backend]), "{plan}");
+            prop_assert!(finishes([&plan.client, &plan.backend]), "{plan}");
         }
     }
 
     #[test]
-    fn a_plan_is_soon_over(seed: u64, number in 0u64..10_000) {
+    fn the_pauses_of_a_plan_are_short(seed: u64, number in 0u64..10_000) {
         let plan = Plan::new(seed, number);
         let silence = plan.client.silence() + plan.backend.silence();
         prop_assert!(silence < Duration::from_secs(12), "{silence:?}: {plan}");
     }
 
     #[test]
-    fn who_stops_reading_for_good_leaves_or_is_reset(seed: u64, number in 0u64..10_000) {
+    fn a_side_that_stops_reading_for_good_breaks_off_or_is_reset(seed: u64, number in 0u64..10_000) {
         let Plan { client, backend, .. } = Plan::new(seed, number);
         for (one, other) in [(&client, &backend), (&backend, &client)] {
             let is_reset = other.breaks.is_some_and(|other| other.ending == Ending::Reset);
@@ -37,16 +37,16 @@ proptest! {
     }
 
     #[test]
-    fn rests_are_in_the_order_of_their_places(seed: u64, number in 0u64..10_000) {
+    fn read_pauses_are_ordered_by_offset(seed: u64, number in 0u64..10_000) {
         let Plan { client, backend, .. } = Plan::new(seed, number);
         for Script { read_pauses, .. } in [client, backend] {
-            prop_assert!(read_pauses.is_sorted_by_key(|rest| rest.after), "{read_pauses:?}");
+            prop_assert!(read_pauses.is_sorted_by_key(|pause| pause.after), "{read_pauses:?}");
         }
     }
 }
 
 #[test]
-fn all_kinds_come_up() {
+fn every_kind_of_plan_is_drawn() {
     let plans: Vec<_> = (0..2000).map(|number| Plan::new(1, number)).collect();
     let share = |is: fn(&Plan) -> bool| plans.iter().filter(|plan| is(plan)).count();
     for (least, count) in [
@@ -63,8 +63,8 @@ fn all_kinds_come_up() {
     }
 }
 
-/// Whether both sides say everything if nothing between them is ever full.
-fn comes_to_its_end(scripts: [&Script; 2]) -> bool {
+/// Whether both sides finish their scripts if no buffer is ever full.
+fn finishes(scripts: [&Script; 2]) -> bool {
     let (mut at, mut sent) = ([0; 2], [0; 2]);
     loop {
         let before = at;

@@ -1,8 +1,9 @@
-//! Scenarios of connections at random, broken off in all ways, through each datapath: nothing is lost,
-//! nothing is made up, nothing hangs, nothing is left.
+//! Random scenarios, broken off in all ways, on each datapath: no byte is lost or invented, no side
+//! hangs, and nothing leaks.
 //!
-//! The scenarios are the same in every run; `cargo xtask soak` draws others, for as long as one likes.
-//! The tests of this file run one at a time: they look at the whole machine.
+//! Every run has the same scenarios; `cargo xtask soak` draws others.
+//!
+//! These tests run one at a time, because they measure the whole machine.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -16,47 +17,47 @@ use tests::{
 
 const SEED: u64 = 3571;
 
-/// On each datapath.
+/// Scenarios on each datapath.
 const SCENARIOS: u64 = 500;
 
 #[test]
 fn on_relay() {
-    run_scenario("relay");
+    run("relay");
 }
 
 #[test]
 fn on_sockmap() {
-    run_scenario("sockmap");
+    run("sockmap");
 }
 
 #[test]
 fn on_handover() {
-    run_scenario("handover");
+    run("handover");
 }
 
 #[test]
 fn on_splice() {
-    run_scenario("splice");
+    run("splice");
 }
 
 #[test]
 fn on_splice_between_hosts() {
-    run_scenario("splice-apart");
+    run("splice-apart");
 }
 
 #[test]
 fn on_splice_between_hosts_over_ipv6() {
-    run_scenario("splice-apart-v6");
+    run("splice-apart-v6");
 }
 
 #[test]
 fn on_sockmap_between_hosts_over_ipv6() {
-    run_scenario("sockmap-apart-v6");
+    run("sockmap-apart-v6");
 }
 
-/// Also one in which no single scenario is at fault.
+/// Includes failures that belong to no single scenario.
 #[test]
-fn what_goes_wrong_in_a_run_names_it() {
+fn a_failure_has_the_command_that_repeats_its_run() {
     let _alone = alone();
     let target: Target = "relay".parse().expect("a name of a target");
     for (limit, words) in [
@@ -67,14 +68,14 @@ fn what_goes_wrong_in_a_run_names_it() {
         let run = Run { target, seed: SEED, limit };
         let failures = run.go(&|_| panic!("made to")).expect_err("a run that fails");
         let [failure] = &failures[..] else { panic!("not one failure: {failures:#?}") };
-        let sent = failure.to_string();
-        assert!(sent.starts_with("on relay, seed 3571: "), "{sent}");
+        let text = failure.to_string();
+        assert!(text.starts_with("on relay, seed 3571: "), "{text}");
         let again = format!("again: cargo xtask soak --datapath relay --seed {SEED} {words}");
-        assert_eq!(sent.lines().last(), Some(&*again), "{sent}");
+        assert_eq!(text.lines().last(), Some(&*again), "{text}");
     }
 }
 
-fn run_scenario(name: &str) {
+fn run(name: &str) {
     let _alone = alone();
     let target: Target = name.parse().expect("a name of a target");
     if target.needs_kernel() && !kernel_works() {
@@ -90,9 +91,9 @@ fn run_scenario(name: &str) {
     }
 }
 
-/// Held by the one run that takes place.
+/// Held by the running test.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
-    // A test that failed while it held the lock is no reason for the others to fail.
+    // A failed test must not fail the others by poisoning the lock.
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }

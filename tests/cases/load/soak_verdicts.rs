@@ -1,4 +1,4 @@
-//! What the verdict catches, and what it lets pass.
+//! What the judge of soak scenarios rejects, and what it accepts.
 
 use proptest::prelude::*;
 use tests::soak::{
@@ -6,8 +6,8 @@ use tests::soak::{
     find_violations,
 };
 
-/// A scenario in which both sides say something and end, and the two records of it.
-fn fine() -> (Plan, Record, Record) {
+/// A scenario in which both sides send and end cleanly, with the records of both sides.
+fn correct() -> (Plan, Record, Record) {
     let is_long = |plan: &Plan| plan.client.bytes() > 100 && plan.backend.bytes() > 100;
     let plans = (0..).map(|number| Plan::new(1, number));
     let plan = plans
@@ -25,96 +25,96 @@ fn fine() -> (Plan, Record, Record) {
     (plan.clone(), record(up, down), record(down, up))
 }
 
-fn faults(client: &Record, backend: &Record) -> Vec<Violation> {
-    find_violations(&fine().0, client, std::slice::from_ref(backend))
+fn violations(client: &Record, backend: &Record) -> Vec<Violation> {
+    find_violations(&correct().0, client, std::slice::from_ref(backend))
 }
 
 #[test]
-fn a_life_without_a_fault_is_fine() {
-    let (_, client, backend) = fine();
-    assert_eq!(faults(&client, &backend), []);
+fn a_correct_scenario_has_no_violations() {
+    let (_, client, backend) = correct();
+    assert_eq!(violations(&client, &backend), []);
 }
 
 #[test]
-fn a_clean_end_before_the_last_byte_is_a_fault() {
-    let (_, client, backend) = fine();
+fn a_clean_end_before_the_last_byte_is_a_violation() {
+    let (_, client, backend) = correct();
     let short = Record { received: backend.received - 1, ..backend };
     let truncated = Violation::Truncated { reader: "backend", missing: 1 };
-    assert_eq!(faults(&client, &short), [truncated]);
+    assert_eq!(violations(&client, &short), [truncated]);
 }
 
 #[test]
 fn a_reset_must_not_become_a_clean_end() {
-    let (_, client, backend) = fine();
+    let (_, client, backend) = correct();
     for received in [0, backend.received] {
         let left = Some(Ending::Reset);
         let client = Record { finished: false, left, end: None, ..client.clone() };
         let backend = Record { received, ..backend.clone() };
         let false_end = Violation::FalseEnd { reader: "backend" };
-        assert!(faults(&client, &backend).contains(&false_end), "{received} bytes received");
-        let told = Record { end: Some(StreamEnd::Reset), ..backend };
-        assert_eq!(faults(&client, &told), []);
+        assert!(violations(&client, &backend).contains(&false_end), "{received} bytes received");
+        let reset = Record { end: Some(StreamEnd::Reset), ..backend };
+        assert_eq!(violations(&client, &reset), []);
     }
 }
 
 #[test]
-fn a_reset_after_a_clean_end_takes_nothing_back() {
-    let (_, client, backend) = fine();
+fn a_reset_after_a_clean_end_is_no_violation() {
+    let (_, client, backend) = correct();
     let client = Record { left: Some(Ending::Reset), end: None, received: 0, ..client };
-    assert_eq!(faults(&client, &backend), []);
+    assert_eq!(violations(&client, &backend), []);
 }
 
 #[test]
-fn a_program_that_dies_may_end_cleanly_if_everything_arrives() {
-    let (_, client, backend) = fine();
+fn a_process_that_dies_may_end_cleanly_if_all_bytes_arrive() {
+    let (_, client, backend) = correct();
     let client = Record { finished: false, left: Some(Ending::Close), end: None, ..client };
-    assert_eq!(faults(&client, &backend), []);
+    assert_eq!(violations(&client, &backend), []);
     let short = Record { received: backend.received - 1, ..backend };
     let truncated = Violation::Truncated { reader: "backend", missing: 1 };
-    assert_eq!(faults(&client, &short), [truncated]);
+    assert_eq!(violations(&client, &short), [truncated]);
 }
 
 #[test]
-fn a_break_that_nobody_made_is_a_fault() {
-    let (_, client, backend) = fine();
+fn a_break_by_neither_side_is_a_violation() {
+    let (_, client, backend) = correct();
     let broken = Record { end: Some(StreamEnd::Reset), ..client };
-    let fault = Violation::Broken { reader: "client", end: Some(StreamEnd::Reset) };
-    assert_eq!(faults(&broken, &backend), [fault]);
+    let violation = Violation::Broken { reader: "client", end: Some(StreamEnd::Reset) };
+    assert_eq!(violations(&broken, &backend), [violation]);
 }
 
 #[test]
-fn who_hangs_is_named() {
-    let (_, client, backend) = fine();
+fn a_side_that_hangs_is_named() {
+    let (_, client, backend) = correct();
     let stuck = Record { stuck: Some("here".into()), finished: false, end: None, ..client };
     let hangs = Violation::Hangs { side: "client", place: "here".into() };
-    assert!(faults(&stuck, &backend).contains(&hangs));
+    assert!(violations(&stuck, &backend).contains(&hangs));
 }
 
 #[test]
-fn a_client_that_stays_has_to_be_served() {
-    let (plan, client, backend) = fine();
+fn a_client_that_stays_must_be_served() {
+    let (plan, client, backend) = correct();
     let client = Record { received: 0, ..client };
     assert_eq!(find_violations(&plan, &client, &[]), [Violation::NotServed]);
     let gone = Record { left: Some(Ending::Reset), end: None, ..client };
     assert_eq!(find_violations(&plan, &gone, &[]), []);
     let twice = [backend.clone(), backend];
-    assert!(find_violations(&plan, &fine().1, &twice).contains(&Violation::ServedTwice));
+    assert!(find_violations(&plan, &correct().1, &twice).contains(&Violation::ServedTwice));
 }
 
 #[test]
-fn a_backend_that_dies_in_its_queue_does_not_end_cleanly() {
-    let (plan, client, _) = fine();
+fn a_backend_that_dies_before_accept_does_not_end_cleanly() {
+    let (plan, client, _) = correct();
     let plan = Plan { reception: Reception::DiesBeforeAccept, ..plan };
     let client = Record { received: 0, ..client };
     assert_eq!(find_violations(&plan, &client, &[]), [Violation::FalseEnd { reader: "client" }]);
-    let told = Record { end: Some(StreamEnd::Reset), ..client };
-    assert_eq!(find_violations(&plan, &told, &[]), []);
+    let reset = Record { end: Some(StreamEnd::Reset), ..client };
+    assert_eq!(find_violations(&plan, &reset, &[]), []);
 }
 
 proptest! {
-    /// However it is read and written.
+    /// However the stream is split.
     #[test]
-    fn what_was_said_is_heard(
+    fn the_payload_does_not_depend_on_how_it_is_split(
         payload: u64,
         start in 0u64..1 << 40,
         cuts in prop::collection::vec(0usize..2000, 1..20),
@@ -132,7 +132,7 @@ proptest! {
     }
 
     #[test]
-    fn bytes_that_are_missing_come_twice_or_change_places_are_noticed(
+    fn lost_duplicated_and_misplaced_bytes_are_detected(
         payload: u64,
         at in 0usize..5000,
         len in 1usize..3000,
@@ -157,7 +157,7 @@ proptest! {
     }
 
     #[test]
-    fn voices_of_other_connections_are_other_bytes(payload: u64, other: u64, start in 0u64..1 << 20) {
+    fn payloads_of_other_connections_differ(payload: u64, other: u64, start in 0u64..1 << 20) {
         prop_assume!(payload != other);
         let mut sent = [0; 64];
         PayloadGenerator(other).fill(start, &mut sent);

@@ -1,5 +1,5 @@
-//! The program is killed under load: its peers see that, nothing of it is left, and another one can take
-//! its place at once.
+//! The program is killed under load: its peers see resets, nothing of the program is left, and
+//! another program can take its place at once.
 
 use std::{
     fs,
@@ -20,15 +20,15 @@ use tests::{
     is_listening, note, on_each_datapath, send, skip,
 };
 
-/// Connections that are in the middle of something.
+/// Connections in use at the crash.
 const BUSY: usize = 12;
 
-/// How long a client waits before it says something again. A spliced connection of which nobody is left
-/// is broken when a peer next says something (README, Limits).
+/// How long a client waits for data before it sends again. After a crash a spliced connection
+/// breaks only when a peer next sends (README, Limits).
 const WAIT: Duration = Duration::from_millis(200);
 
-/// Sends and reads all the time, until the connection ends; true if it broke.
-fn talk_until_it_ends(mut stream: TcpStream) -> bool {
+/// Sends and reads until the connection ends; returns whether the connection broke.
+fn use_until_it_ends(mut stream: TcpStream) -> bool {
     stream.set_read_timeout(Some(WAIT)).expect("SO_RCVTIMEO");
     let mut bytes = [7; 8000];
     loop {
@@ -42,7 +42,7 @@ fn talk_until_it_ends(mut stream: TcpStream) -> bool {
     }
 }
 
-fn killed_under_load_it_leaves_nothing_and_its_place_is_free(datapath: Datapath) {
+fn a_killed_program_leaves_nothing_and_frees_its_port(datapath: Datapath) {
     let (server, port, dir) = (Backend::echo("A"), ReservedPort::new(), RunDir::new());
     let start = || {
         let builder = dir.use_in(Builder::new(datapath)).listen(port.address());
@@ -53,19 +53,19 @@ fn killed_under_load_it_leaves_nothing_and_its_place_is_free(datapath: Datapath)
         .map(|_| {
             let mut client = connect(port.address());
             client.read_exact(&mut [0]).expect("the server's name");
-            thread::spawn(move || talk_until_it_ends(client))
+            thread::spawn(move || use_until_it_ends(client))
         })
         .collect();
     wait_until_carried(&dir, port.address(), datapath, BUSY);
-    let in_kernel = BpfObjects::of(balance.process().0);
-    assert_eq!(in_kernel.left(), in_kernel);
-    assert_eq!(in_kernel == BpfObjects::default(), datapath == Datapath::Relay);
+    let objects = BpfObjects::of(balance.process().0);
+    assert_eq!(objects.left(), objects);
+    assert_eq!(objects == BpfObjects::default(), datapath == Datapath::Relay);
 
     balance.signal(Signal::SIGKILL);
     balance.wait(TIMEOUT);
-    // Whatever is still being told to the peers of the first, and whoever still listens: the kernel
-    // takes rings down by themselves, a moment after the process that had them (io_uring/io_uring.c,
-    // io_ring_exit_work).
+    // The kernel may still be resetting connections of the first program, whose listener may still
+    // be open: the kernel tears io_uring instances down asynchronously, shortly after the process
+    // exits (io_uring/io_uring.c, io_ring_exit_work).
     let still = if is_listening(port.port()) { "still" } else { "no longer" };
     let begun = Instant::now();
     let second = start();
@@ -75,7 +75,7 @@ fn killed_under_load_it_leaves_nothing_and_its_place_is_free(datapath: Datapath)
     for client in clients {
         assert!(client.join().expect("the client"), "a clean end of a broken connection");
     }
-    eventually(TIMEOUT, "nothing of it is left in the kernel", || match in_kernel.left() {
+    eventually(TIMEOUT, "nothing of it is left in the kernel", || match objects.left() {
         none if none == BpfObjects::default() => Ok(()),
         some => Err(format!("{some:?}")),
     });
@@ -88,17 +88,17 @@ fn killed_under_load_it_leaves_nothing_and_its_place_is_free(datapath: Datapath)
 /// One-way streams in each direction.
 const STREAMS: usize = 3;
 
-/// Bytes that have come when a stream is in the middle of it.
+/// Bytes received before the crash.
 const MIDDLE: u64 = 4 << 20;
 
-/// The bytes that all of them send.
+/// Seed of the payload of all streams.
 const SEED: u64 = 11;
 
-fn bulk_that_is_cut_off_does_not_look_whole(datapath: Datapath) {
+fn a_transfer_that_is_cut_off_does_not_look_complete(datapath: Datapath) {
     cut_off(datapath, |builder| Link::with(builder, (Ipv4Addr::LOCALHOST, 0).into()));
 }
 
-fn bulk_between_hosts_that_is_cut_off_does_not_look_whole(datapath: Datapath) {
+fn a_transfer_between_hosts_that_is_cut_off_does_not_look_complete(datapath: Datapath) {
     let Some(network) = Network::new(Topology::Apart, Family::V4) else { return };
     cut_off(datapath, |builder| Link::across(network, builder));
 }
@@ -144,19 +144,19 @@ fn cut_off(datapath: Datapath, link: impl FnOnce(Builder) -> Link) {
     });
 }
 
-/// Sends for ever; returns how much once that fails.
+/// Sends until an error; returns the number of bytes sent.
 fn send_until_it_breaks(stream: &TcpStream) -> u64 {
     let mut sent = 0;
     let error =
         send(stream, Pattern::new(SEED, u64::MAX), WHOLE_CHUNKS, |written| sent += written as u64)
-            .expect_err("nobody sends so much");
+            .expect_err("an endless stream");
     let broken = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe].contains(&error.kind());
     assert!(broken, "sending: {error}");
     sent
 }
 
-/// Receives until there is a reset; says something when nothing comes only where it would not hear of
-/// it otherwise.
+/// Receives until a reset. On splice it also sends a byte after a silence, because only then does
+/// the peer reset.
 fn receive_until_it_breaks(stream: &TcpStream, datapath: Datapath, came: &AtomicU64) -> Digest {
     let patience = if datapath == Datapath::Splice { WAIT } else { TIMEOUT };
     stream.set_read_timeout(Some(patience)).expect("SO_RCVTIMEO");
@@ -180,7 +180,7 @@ fn receive_until_it_breaks(stream: &TcpStream, datapath: Datapath, came: &Atomic
     }
 }
 
-/// Waits until so many connections, and no more, are carried by the datapath.
+/// Waits until exactly `count` connections run on the datapath.
 fn wait_until_carried(dir: &RunDir, address: SocketAddr, datapath: Datapath, count: usize) {
     eventually(TIMEOUT, "all are carried by the datapath", || {
         let carriers = dir.carriers(address);
@@ -196,7 +196,7 @@ fn ask_name(address: SocketAddr) -> String {
 }
 
 on_each_datapath!(
-    killed_under_load_it_leaves_nothing_and_its_place_is_free,
-    bulk_that_is_cut_off_does_not_look_whole,
-    bulk_between_hosts_that_is_cut_off_does_not_look_whole,
+    a_killed_program_leaves_nothing_and_frees_its_port,
+    a_transfer_that_is_cut_off_does_not_look_complete,
+    a_transfer_between_hosts_that_is_cut_off_does_not_look_complete,
 );

@@ -1,4 +1,4 @@
-//! A log that cannot be written is no reason to stop serving.
+//! A log that cannot be written does not stop the program.
 
 use std::{
     io::{self, BufRead as _, BufReader},
@@ -18,7 +18,7 @@ use tests::{
 };
 
 #[test]
-fn clients_are_treated_as_ever_when_nobody_reads_the_log() {
+fn clients_are_served_when_the_log_is_closed() {
     let port = ReservedPort::new();
     let mut program = KillOnDrop(
         Command::new(binary())
@@ -35,29 +35,29 @@ fn clients_are_treated_as_ever_when_nobody_reads_the_log() {
         assert_ne!(log.read_line(&mut line).expect("a line"), 0, "it ended");
     }
     drop(log);
-    // Without a server each is logged and then closed in order; more of them than there are
-    // accepts waiting.
+    // Without a server the program logs each client and then closes it cleanly. There are more
+    // clients than pending accepts.
     for _ in 0..40 {
         let mut client = connect(([127, 0, 0, 1], port.port()).into());
         assert!(matches!(end_of(&mut client), End::Clean), "a client was reset");
     }
 }
 
-/// Without its log.
+/// Waits without reading the log.
 fn wait_until_it_serves(address: SocketAddr) {
     let connected = || TcpStream::connect(address).map_err(|error| error.to_string());
     drop(eventually(TIMEOUT, "it serves", connected));
     assert_eq!(ask(address).expect("it serves"), "A");
 }
 
-/// Requests whose log lines are more than may wait.
-const MANY: usize = 24;
+/// Number of requests whose log lines exceed the log's queue.
+const REQUESTS: usize = 24;
 
-/// Bytes of the host in each.
-const LONG: usize = 100_000;
+/// Length of the host name in each request.
+const HOST_LENGTH: usize = 100_000;
 
 #[test]
-fn a_full_pipe_holds_nothing_up_and_what_is_lost_is_told_when_it_is_read_again() {
+fn a_full_pipe_stalls_nothing_and_lost_lines_are_counted() {
     let (server, dir) = (Backend::greeter("A"), RunDir::new());
     let builder = dir.use_in(Builder::auto().channel(server.address()));
     let (mut command, _port, address) = builder.command();
@@ -67,8 +67,8 @@ fn a_full_pipe_holds_nothing_up_and_what_is_lost_is_told_when_it_is_read_again()
     wait_until_it_serves(address);
     let stats = || dir.ask(address, &serde_json::json!("stats"))["stats"].take();
     assert_eq!(stats()["log_lines_lost"], 0);
-    for _ in 0..MANY {
-        let host = "x".repeat(LONG);
+    for _ in 0..REQUESTS {
+        let host = "x".repeat(HOST_LENGTH);
         let create = serde_json::json!({"create": {"group": 0, "host": host, "port": "1"}});
         dir.ask(address, &create);
         assert_eq!(ask(address).expect("it serves on"), "A");
@@ -78,18 +78,18 @@ fn a_full_pipe_holds_nothing_up_and_what_is_lost_is_told_when_it_is_read_again()
         let lines = BufReader::new(reader).lines().map_while(Result::ok);
         lines.filter_map(|line| Event::parse(&line)).collect::<Vec<_>>()
     });
-    // Its end is what ends the log.
+    // The log ends when the program exits.
     kill(Pid::from_raw(program.0.id().cast_signed()), Signal::SIGINT).expect("a signal");
     assert_eq!(finish(&mut program.0, TIMEOUT, "the program").code(), Some(0));
     let events = follow.join().expect("the reader");
-    let told = "log lines lost because the log was not read";
-    let lost = events.iter().find(|event| event.message == told);
+    let message = "log lines lost because the log was not read";
+    let lost = events.iter().find(|event| event.message == message);
     assert!(lost.is_some_and(|event| event.number("lost") > 0), "{} lines", events.len());
     assert!(events.iter().any(|event| event.message == "ready"), "the first lines are kept");
 }
 
 #[test]
-fn a_program_whose_log_is_never_read_ends_all_the_same() {
+fn a_program_whose_log_is_never_read_still_stops() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let server = Backend::greeter("A");
         let (mut command, _port, address) = Builder::auto().channel(server.address()).command();
@@ -102,7 +102,7 @@ fn a_program_whose_log_is_never_read_ends_all_the_same() {
 }
 
 #[test]
-fn a_program_that_cannot_start_ends_when_nobody_reads_why() {
+fn a_program_that_cannot_start_exits_when_its_log_is_not_read() {
     let (_reader, writer) = full_pipe();
     let mut command = Command::new(binary());
     command.args(["-f", "-b", "192.0.2.1", "1"]).stderr(writer);
@@ -111,7 +111,7 @@ fn a_program_that_cannot_start_ends_when_nobody_reads_why() {
 }
 
 #[test]
-fn a_dump_that_is_not_read_holds_no_connection_up() {
+fn a_dump_that_is_not_read_stalls_no_connection() {
     let server = listen(([127, 0, 0, 1], 0).into());
     let (reader, writer) = full_pipe();
     let dir = RunDir::new();
@@ -156,12 +156,12 @@ fn a_supervisor_whose_log_is_not_read_answers_and_its_instances_serve() {
 }
 
 #[test]
-fn a_syslog_that_does_not_read_holds_nothing_up() {
+fn a_syslog_that_does_not_read_stalls_nothing() {
     if !Uid::effective().is_root() {
         return skip("a syslog of its own needs root");
     }
     let (server, dir, syslog) = (Backend::greeter("A"), RunDir::new(), Syslog::new());
-    // Before the program does: its socket takes no more.
+    // Fills the receive queue of the socket before the program uses it.
     let filler = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
     filler.set_nonblocking(true).expect("O_NONBLOCK");
     let path = syslog.socket.local_addr().expect("getsockname");

@@ -1,4 +1,4 @@
-//! The program as a process: crash, shutdown, log, privileges, and what must not be logged.
+//! The program as a process: crash, shutdown, log, privileges, and no secrets in the log.
 
 mod crash;
 mod logging;

@@ -1,5 +1,5 @@
-//! Without privileges the relay serves, and says why; the kernel's datapath is refused; with those of the
-//! service's unit everything works.
+//! Without privileges the relay serves and the log says why; a kernel datapath is refused. With the
+//! capabilities of the systemd unit every datapath works.
 
 use std::{
     fs,
@@ -16,11 +16,11 @@ use tests::{
     has_tcx, is_listening, kernel_works, run, skip,
 };
 
-/// The user `nobody`.
+/// The user id of `nobody`.
 const NOBODY: u32 = 65534;
 
 #[test]
-fn without_privileges_the_relay_serves_and_says_why() {
+fn without_privileges_the_relay_serves_and_the_log_says_why() {
     let (_folder, builder) = unprivileged(Builder::auto());
     let server = Backend::greeter("A");
     let balance = builder.channel(server.address()).start();
@@ -33,7 +33,7 @@ fn without_privileges_the_relay_serves_and_says_why() {
 }
 
 #[test]
-fn without_privileges_the_kernel_path_is_refused_in_one_line() {
+fn without_privileges_a_kernel_datapath_is_refused_in_one_line() {
     for datapath in [Datapath::Sockmap, Datapath::Splice] {
         refused(datapath);
     }
@@ -51,7 +51,7 @@ fn refused(datapath: Datapath) {
 }
 
 #[test]
-fn with_privileges_the_kernel_path_serves_by_itself() {
+fn with_privileges_splice_is_the_default() {
     if !kernel_works() {
         return;
     }
@@ -62,7 +62,7 @@ fn with_privileges_the_kernel_path_serves_by_itself() {
     assert!(ready.text("reason").len() > 5, "{ready:?}");
 }
 
-/// The same program as a user without any capability.
+/// Makes the program run as a user without capabilities.
 fn unprivileged(builder: Builder) -> (Option<tempfile::TempDir>, Builder) {
     match readable(builder) {
         (Some(folder), builder) => (Some(folder), builder.user(NOBODY)),
@@ -70,7 +70,7 @@ fn unprivileged(builder: Builder) -> (Option<tempfile::TempDir>, Builder) {
     }
 }
 
-/// The same program where a user can read it who could not read root's own folders.
+/// Makes the program run from a copy that any user can read.
 fn readable(builder: Builder) -> (Option<tempfile::TempDir>, Builder) {
     if !nix::unistd::Uid::effective().is_root() {
         return (None, builder);
@@ -78,8 +78,8 @@ fn readable(builder: Builder) -> (Option<tempfile::TempDir>, Builder) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
     let path = folder.path().join("balance");
-    // Not by ourselves: another test's child, just forked, would hold the copy open for writing,
-    // and such a file cannot be run.
+    // A copy by this process could be inherited by a child of another test between fork and exec;
+    // the copy would then be open for writing and could not be executed (ETXTBSY).
     let mut copy = Command::new("install");
     copy.args(["-m", "755"]).args([&binary(), &path]);
     let outcome = run(&mut copy, TIMEOUT);
@@ -87,7 +87,7 @@ fn readable(builder: Builder) -> (Option<tempfile::TempDir>, Builder) {
     (Some(folder), builder.binary(&path))
 }
 
-/// What the unit gives to the service, as setpriv(1) takes it.
+/// The capabilities of the unit in the format of setpriv(1).
 fn capabilities_of_the_unit() -> String {
     let path = "../balance-userspace/packaging/balance.service";
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -99,7 +99,7 @@ fn capabilities_of_the_unit() -> String {
 }
 
 #[test]
-fn with_what_the_unit_gives_it_every_datapath_serves_and_root_may_command() {
+fn with_the_capabilities_of_the_unit_every_datapath_serves() {
     if !kernel_works() {
         return;
     }
@@ -144,12 +144,12 @@ fn with_what_the_unit_gives_it_every_datapath_serves_and_root_may_command() {
     }
 }
 
-/// Numbers of capabilities, include/uapi/linux/capability.h.
+/// Bits of capabilities, include/uapi/linux/capability.h.
 const NET_ADMIN: u64 = 1 << 12;
 const BPF: u64 = 1 << 39;
 
 #[test]
-fn as_another_user_it_keeps_what_its_datapath_needs_and_no_more() {
+fn as_another_user_the_program_keeps_only_what_its_datapath_needs() {
     if !kernel_works() {
         return;
     }
@@ -165,7 +165,7 @@ fn as_another_user_it_keeps_what_its_datapath_needs_and_no_more() {
         for status in statuses(&link) {
             assert_eq!(field(&status, "CapBnd:"), format!("{keeps:016x}"), "{datapath:?}");
         }
-        // Connections are taken over by the kernel as ever, root may command, and the end is orderly.
+        // Connections are still offloaded, root may send commands, and the program stops cleanly.
         let (client, server) = link.settled_pair();
         both_ways(&client, &server, (4 << 20, 4 << 20), WHOLE_CHUNKS);
         assert_eq!(dir.show(link.balance.address()).len(), 1);
@@ -176,9 +176,9 @@ fn as_another_user_it_keeps_what_its_datapath_needs_and_no_more() {
     }
 }
 
-/// A packet that goes round once more for others to see it costs as much as it does the first time.
+/// A packet that is reinjected for other filters costs as much as the packet itself.
 #[test]
-fn as_another_user_it_knows_that_it_is_alone_on_loopback() {
+fn as_another_user_the_program_reinjects_no_packet_when_alone_on_loopback() {
     const EXCHANGES: u64 = 500;
     if !kernel_works() {
         return;
@@ -202,7 +202,7 @@ fn as_another_user_it_knows_that_it_is_alone_on_loopback() {
     link.balance.assert_all_handed_over(1);
 }
 
-/// Packets so far on the loopback of the program's host.
+/// Packets received so far on the loopback of the program's host.
 fn arrived_on_loopback(link: &Link) -> u64 {
     let path = format!("/proc/{}/net/dev", link.balance.process().0);
     let text = fs::read_to_string(path).expect("the interfaces of its host");
@@ -211,14 +211,14 @@ fn arrived_on_loopback(link: &Link) -> u64 {
     packets.and_then(|packets| packets.parse().ok()).expect("a number of packets")
 }
 
-/// What a thread's status says under a name.
+/// A field of a thread's status.
 fn field(status: &Path, name: &str) -> String {
     let text = fs::read_to_string(status).expect("its status");
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     line.unwrap_or_else(|| panic!("no {name} in {text}")).trim().to_owned()
 }
 
-/// What each thread of the program says of itself.
+/// The status files of all threads of the program.
 fn statuses(link: &Link) -> Vec<PathBuf> {
     let tasks = format!("/proc/{}/task", link.balance.process().0);
     let tasks = fs::read_dir(tasks).expect("its threads").flatten();
@@ -227,7 +227,7 @@ fn statuses(link: &Link) -> Vec<PathBuf> {
     statuses
 }
 
-/// Every thread of the program is the user `nobody`, and can do that and no more.
+/// Asserts that every thread runs as `nobody` with exactly these capabilities.
 fn assert_keeps(link: &Link, datapath: Datapath, keeps: u64) {
     for status in statuses(link) {
         let field = |name| field(&status, name);
@@ -243,14 +243,14 @@ fn assert_keeps(link: &Link, datapath: Datapath, keeps: u64) {
 }
 
 #[test]
-fn as_the_user_that_it_is_already_it_keeps_no_more_either() {
+fn as_the_user_that_it_already_is_the_program_keeps_no_more() {
     if !kernel_works() {
         return;
     }
     let capabilities = capabilities_of_the_unit();
     for (datapath, keeps) in [(Datapath::Relay, 0), (Datapath::Splice, NET_ADMIN | BPF)] {
         let builder = Builder::new(datapath).option(&["--user", "nobody"]);
-        // It has to be able to read the program.
+        // The user must be able to read the program.
         let (_folder, builder) = readable(builder);
         let builder = builder
             .wrapped_by(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"])
@@ -267,7 +267,7 @@ fn as_the_user_that_it_is_already_it_keeps_no_more_either() {
 }
 
 #[test]
-fn a_user_that_is_not_there_or_cannot_be_become_is_told() {
+fn an_unknown_or_impossible_user_is_an_error() {
     let give = |builder: Builder, user: &str| {
         let builder = builder.option(&["--user", user]).operand("127.0.0.1:9");
         let (mut command, _port, _) = builder.command();
@@ -288,7 +288,7 @@ fn a_user_that_is_not_there_or_cannot_be_become_is_told() {
 }
 
 #[test]
-fn under_a_supervisor_another_user_leaves_nothing_behind() {
+fn under_a_supervisor_another_user_leaves_no_files() {
     if !kernel_works() {
         return;
     }

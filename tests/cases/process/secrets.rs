@@ -1,5 +1,4 @@
-//! No byte of a connection gets into a log, however much is logged and wherever it goes, unless `-p`
-//! asks for it.
+//! No byte of a connection gets into a log, at any level and destination, except by `-p`.
 
 use std::{
     fs::{self, File},
@@ -16,13 +15,13 @@ use tests::{
     end_of, eventually, listen, on_each_datapath, reset, run, skip,
 };
 
-/// What the client says, and what the server says.
+/// Payload of the client and of the server.
 const SECRETS: [&str; 2] = ["xyzzyPasswordOfTheClient", "plughAnswerOfTheServer"];
 
-/// The most that can be asked for: also what the libraries below have to say.
+/// The most verbose level, which includes the log of libraries.
 const EVERYTHING: &str = "trace,trace";
 
-/// How often each is said on a connection: enough for every datapath to take it over.
+/// How often each payload is sent on a connection: enough for every datapath to take over.
 const TIMES: usize = 40;
 
 /// How a connection ends.
@@ -44,31 +43,31 @@ fn no_byte_is_logged(datapath: Datapath) {
         let (mut command, _port, address) = builder.command();
         command.envs(level.map(|level| ("BALANCE_LOG", level)));
         let program = Logged::start(command);
-        talk(&server, || connect(address));
-        // The last that is said of a connection comes after its end.
+        use_connections(&server, || connect(address));
+        // The last log line about a connection follows its end.
         program.wait_for("backend reset", 1);
         let (out, err) = program.end();
         assert_eq!(out, "", "{name}");
         assert!(err.contains("DEBUG") || err.contains("TRACE"), "{name}: {err}");
-        assert_tells_no_secret(&err, name);
+        assert_has_no_secret(&err, name);
     }
 }
 
 on_each_datapath!(no_byte_is_logged);
 
 #[test]
-fn all_bytes_are_shown_where_that_is_asked_for_and_not_in_the_log() {
+fn a_dump_shows_all_bytes_and_the_log_none() {
     let server = listen((Ipv4Addr::LOCALHOST, 0).into());
     let builder = Builder::auto().option(&["-p"]);
     let builder = builder.channel(server.local_addr().expect("getsockname"));
     let (command, _port, address) = builder.command();
     let program = Logged::start(command);
-    talk(&server, || connect(address));
+    use_connections(&server, || connect(address));
     let (out, err) = program.end();
     for secret in SECRETS {
         assert_eq!(out.matches(secret).count(), 3 * TIMES, "{secret}");
     }
-    assert_tells_no_secret(&err, "-p");
+    assert_has_no_secret(&err, "-p");
 }
 
 #[test]
@@ -86,7 +85,7 @@ fn no_byte_gets_to_syslog() {
     let builder = builder.channel(server.local_addr().expect("getsockname"));
     let (command, _port, address) = builder.command();
     let _guard = DaemonGuard(&dir);
-    // From the beginning: what there is no room for is lost.
+    // Read from the start: the kernel drops what exceeds the socket's queue.
     let (lines, read) = mpsc::channel();
     let reader = thread::spawn(move || {
         let mut bytes = [0; 65_536];
@@ -101,16 +100,16 @@ fn no_byte_gets_to_syslog() {
     });
     let outcome = run(syslog.in_front_of(&command).env("BALANCE_LOG", EVERYTHING), TIMEOUT);
     assert!(outcome.status.success(), "{outcome:?}");
-    talk(&server, || connect(address));
+    use_connections(&server, || connect(address));
     assert_eq!(dir.run_ok(address, "kill"), "shutdown complete, exiting.\n");
     reader.join().expect("the reader");
     let log: String = read.iter().map(|line| line + "\n").collect();
     assert!(log.contains("stopped connections=3"), "{log}");
-    assert_tells_no_secret(&log, "syslog");
+    assert_has_no_secret(&log, "syslog");
 }
 
-/// Three connections, on which both sides tell their secrets; they end in all ways.
-fn talk(server: &TcpListener, connect: impl Fn() -> TcpStream) {
+/// Three connections on which both sides send their payload, each with another end.
+fn use_connections(server: &TcpListener, connect: impl Fn() -> TcpStream) {
     for ending in [Ending::Clean, Ending::ResetByClient, Ending::ResetByServer] {
         let mut client = connect();
         let mut other = accept(server);
@@ -137,13 +136,13 @@ fn talk(server: &TcpListener, connect: impl Fn() -> TcpStream) {
 
 fn transfer(from: &mut TcpStream, to: &mut TcpStream, secret: &str) {
     from.write_all(secret.as_bytes()).expect("a secret");
-    let mut heard = vec![0; secret.len()];
-    to.read_exact(&mut heard).expect("the secret");
-    assert_eq!(heard, secret.as_bytes());
+    let mut received = vec![0; secret.len()];
+    to.read_exact(&mut received).expect("the secret");
+    assert_eq!(received, secret.as_bytes());
 }
 
-/// Nothing of it, in whatever way bytes may be written.
-fn assert_tells_no_secret(log: &str, name: &str) {
+/// Asserts that the log has no secret, in any usual notation of bytes.
+fn assert_has_no_secret(log: &str, name: &str) {
     for secret in SECRETS {
         let bytes = &secret.as_bytes()[..8];
         let each = |form: fn(&u8) -> String, between| {
@@ -160,14 +159,14 @@ fn assert_tells_no_secret(log: &str, name: &str) {
     }
 }
 
-/// A program whose outputs go to files.
+/// A program whose output and log go to files.
 struct Logged {
     child: KillOnDrop<Child>,
     outputs: [tempfile::NamedTempFile; 2],
 }
 
 impl Logged {
-    /// Starts it and waits until it serves.
+    /// Starts the program and waits until it serves.
     fn start(mut command: Command) -> Self {
         let outputs = [(); 2].map(|()| tempfile::NamedTempFile::new().expect("a temporary file"));
         let [out, err] = outputs
@@ -183,7 +182,7 @@ impl Logged {
         self.outputs.each_ref().map(|file| fs::read_to_string(file.path()).expect("text"))
     }
 
-    /// Waits until that is in so many lines of its log.
+    /// Waits until this many lines of the log contain `what`.
     fn wait_for(&self, what: &str, times: usize) {
         eventually(TIMEOUT, &format!("it logs {what:?}"), || {
             let [_, err] = self.read();
@@ -192,7 +191,7 @@ impl Logged {
         });
     }
 
-    /// Ends it, and returns its output and its log.
+    /// Stops the program; returns its output and its log.
     fn end(mut self) -> (String, String) {
         let pid = i32::try_from(self.child.0.id()).expect("a process id");
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)

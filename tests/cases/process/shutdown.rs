@@ -1,4 +1,4 @@
-//! How the program ends: what stands may finish, for a while.
+//! How the program stops: open connections may finish within the grace period.
 
 use std::{
     io::ErrorKind,
@@ -12,11 +12,11 @@ use tests::{
     end_of, eventually, is_listening, on_each_datapath, run, with_signals_masked,
 };
 
-fn after_sigterm_no_client_is_taken_but_standing_connections_finish(datapath: Datapath) {
+fn after_sigterm_open_connections_finish_and_no_client_is_accepted(datapath: Datapath) {
     finishes_after(Signal::SIGTERM, datapath);
 }
 
-fn sigint_ends_it_at_once(datapath: Datapath) {
+fn sigint_stops_at_once(datapath: Datapath) {
     let builder = Builder::new(datapath).option(&["--grace", "600"]);
     let mut link = Link::with(builder, ([127, 0, 0, 1], 0).into());
     let (mut client, mut server) = link.pair();
@@ -52,7 +52,7 @@ fn connections_that_outlast_the_grace_are_reset(datapath: Datapath) {
     assert_eq!((stopped.sent, stopped.rcvd), (1, 1));
 }
 
-fn a_second_signal_ends_it_at_once(datapath: Datapath) {
+fn a_second_signal_stops_at_once(datapath: Datapath) {
     let builder = Builder::new(datapath).option(&["--grace", "600"]);
     let mut link = Link::with(builder, ([127, 0, 0, 1], 0).into());
     let (mut client, server) = link.pair();
@@ -65,19 +65,19 @@ fn a_second_signal_ends_it_at_once(datapath: Datapath) {
 }
 
 on_each_datapath!(
-    after_sigterm_no_client_is_taken_but_standing_connections_finish,
-    sigint_ends_it_at_once,
+    after_sigterm_open_connections_finish_and_no_client_is_accepted,
+    sigint_stops_at_once,
     sighup_and_sigusr1_do_no_harm,
     connections_that_outlast_the_grace_are_reset,
-    a_second_signal_ends_it_at_once,
+    a_second_signal_stops_at_once,
 );
 
 #[test]
-fn signals_that_the_parent_has_blocked_or_ignored_end_it_all_the_same() {
+fn signals_that_the_parent_masked_still_stop_the_program() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
         let builder = Builder::auto().wrapped_by(["env"]).wrapped_by(SIGNAL_OPTIONS);
         let mut balance = builder.operand("127.0.0.1:9").start();
-        // SIGHUP looks names up again, and does not end it.
+        // SIGHUP resolves names again and does not stop the program.
         balance.signal(Signal::SIGHUP);
         balance.signal(Signal::SIGUSR1);
         balance.signal(signal);
@@ -86,7 +86,7 @@ fn signals_that_the_parent_has_blocked_or_ignored_end_it_all_the_same() {
 }
 
 #[test]
-fn signals_that_the_parent_has_ignored_do_not_hide_why_the_background_failed() {
+fn signals_that_the_parent_masked_do_not_hide_a_failed_start() {
     let (command, _port, _) = Builder::auto().background().operand("a.invalid").command();
     let outcome = run(&mut with_signals_masked(&command), TIMEOUT);
     assert_eq!(outcome.status.code(), Some(65), "{outcome:?}");
@@ -94,7 +94,7 @@ fn signals_that_the_parent_has_ignored_do_not_hide_why_the_background_failed() {
 }
 
 #[test]
-fn without_connections_it_ends_at_once() {
+fn without_connections_the_program_stops_at_once() {
     let mut balance = Builder::auto().operand("127.0.0.1:9").start();
     balance.signal(Signal::SIGTERM);
     let stopped = balance.wait_stopped(Duration::from_secs(5));
@@ -102,7 +102,7 @@ fn without_connections_it_ends_at_once() {
 }
 
 #[test]
-fn a_client_that_waits_for_a_server_does_not_hold_up_the_end() {
+fn a_client_that_waits_for_a_server_does_not_delay_the_stop() {
     let hole = tests::Blackhole::open();
     let mut balance =
         Builder::auto().option(&["-t", "600", "--grace", "1"]).channel(hole.address()).start();
@@ -130,7 +130,7 @@ fn every_line_of_a_json_log_is_an_event() {
 }
 
 #[test]
-fn a_text_log_says_the_same_in_one_line_each() {
+fn a_text_log_has_the_same_events_one_a_line() {
     let servers = ["A", "B", "C"].map(Backend::greeter);
     let [a, b, c] = servers.each_ref().map(Backend::address);
     let mut balance = Builder::new(Datapath::Relay)
@@ -171,7 +171,7 @@ fn a_text_log_says_the_same_in_one_line_each() {
     }
 }
 
-/// The signal ends the listener, not the connection that stands.
+/// The signal closes the listener but not the open connection.
 fn finishes_after(signal: Signal, datapath: Datapath) {
     let mut link = Link::new(datapath);
     let (client, server) = link.pair();
@@ -184,7 +184,7 @@ fn finishes_after(signal: Signal, datapath: Datapath) {
     link.balance.assert_all_on_its_datapath(1);
 }
 
-/// Waits without connecting: a client that is still taken would be one to wait for.
+/// Polls without connecting: a client that is still accepted would delay the shutdown.
 fn wait_until_refused(address: SocketAddr) {
     eventually(TIMEOUT, "the listeners are closed", || match is_listening(address.port()) {
         true => Err("one is open".to_owned()),

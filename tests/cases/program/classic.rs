@@ -1,8 +1,7 @@
-//! What balance 3.57 did, recorded case by case, against what the program does.
+//! Compares the program with recordings of balance 3.57.
 //!
-//! `oracle/run.py` replays the recordings; `oracle/differences.txt` lists the cases that differ
-//! on purpose. Any other difference fails, and so does a listed case that no longer differs:
-//! the list says neither less nor more than what is so.
+//! `oracle/run.py` replays the recordings. `oracle/differences.txt` lists the cases that differ on
+//! purpose. Any other difference fails, and so does a listed case that no longer differs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +12,7 @@ use std::{
 
 use tests::{binary, note, run, skip};
 
-/// Above the limit that the runner gives itself.
+/// Longer than the runner's own limit.
 const DEADLINE: Duration = Duration::from_secs(270);
 
 #[test]
@@ -56,10 +55,10 @@ fn differs_from_the_classic_only_on_purpose() {
         offenders.push(format!("{name} is listed, but there is no such case"));
     }
 
-    note(outcome.stdout.lines().last().unwrap_or("the runner said nothing"));
+    note(outcome.stdout.lines().last().unwrap_or("the runner printed nothing"));
     assert!(
         offenders.is_empty() && !names.is_empty(),
-        "{} offenders, {} cases; the list is {}\n\n{}\n\nlast words of the runner: {}{}",
+        "{} offenders, {} cases; the list is {}\n\n{}\n\nend of the runner's output: {}{}",
         offenders.len(),
         names.len(),
         path.display(),
@@ -69,17 +68,17 @@ fn differs_from_the_classic_only_on_purpose() {
     );
 }
 
-/// What the runner says about a case.
+/// The runner's result for a case.
 #[derive(Debug)]
 enum Result {
     Pass,
-    /// With the difference, as the runner shows it.
+    /// The difference, as the runner prints it.
     Fail(String),
-    /// With the reason.
+    /// The reason.
     Skip(String),
 }
 
-/// Reads the list: `name: reason`, and comments; also what is wrong with it.
+/// Parses the list of `name: reason` lines and comments; also returns the mistakes in it.
 fn differences(list: &str) -> (BTreeSet<&str>, Vec<String>) {
     let mut listed = BTreeSet::new();
     let mut wrong = Vec::new();
@@ -95,7 +94,7 @@ fn differences(list: &str) -> (BTreeSet<&str>, Vec<String>) {
     (listed, wrong)
 }
 
-/// Reads what the runner prints: a line for each case, a difference indented below it.
+/// Parses the runner's output: a line for each case, followed by its difference, indented.
 fn results(output: &str) -> BTreeMap<&str, Result> {
     let mut results = BTreeMap::new();
     let mut last = None;
@@ -122,7 +121,7 @@ fn results(output: &str) -> BTreeMap<&str, Result> {
     results
 }
 
-/// The runner, on the program under test. The classic logged nothing, so neither shall we.
+/// The runner for the program under test, with logging off: the classic logged nothing.
 fn runner() -> Command {
     let mut command = Command::new("python3");
     command

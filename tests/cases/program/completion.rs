@@ -1,4 +1,4 @@
-//! Completion of command lines, asked as the shells' functions ask.
+//! Completion of command lines, with the requests that the shell functions send.
 
 use std::process::Command;
 
@@ -12,12 +12,12 @@ fn verbs_come_first_and_options_when_asked_for() {
     assert_eq!(offers(&["--half"]), ["--half-close-timeout"]);
     assert_eq!(offers(&["status", "--j"]), ["--json"]);
     assert_eq!(offers(&["--datapath", "s"]), ["splice", "sockmap"]);
-    // No verb after a port.
+    // A verb cannot follow a port.
     assert_eq!(offers(&["25", "st"]), [""; 0]);
 }
 
 #[test]
-fn files_stand_where_a_file_is_wanted() {
+fn file_names_are_offered_for_options_that_take_a_file() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("mail.conf");
     std::fs::write(&file, "").expect("writing a file");
@@ -28,13 +28,13 @@ fn files_stand_where_a_file_is_wanted() {
 }
 
 #[test]
-fn commands_of_the_shell_follow_c() {
+fn control_commands_follow_c() {
     assert_eq!(offers(&["-c", "d"]), ["disable", "drain", "drop"]);
     assert_eq!(offers(&["-c", "s"]), ["show", "sessions", "stats"]);
 }
 
 #[test]
-fn instances_that_run_are_offered_to_commands_and_those_that_died_are_not() {
+fn only_running_instances_are_offered_to_commands() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let dir = folder.path().display().to_string();
     let start = || Builder::auto().option(&["--run-dir", &dir]).operand("127.0.0.1:9").start();
@@ -52,7 +52,7 @@ fn instances_that_run_are_offered_to_commands_and_those_that_died_are_not() {
     assert_eq!(ask(&["-b", &bind, "-c", "show", ""]), both);
     assert_eq!(ask(&["-b", &bind, "-i", ""]), both);
     assert_eq!(ask(&["-i", "-b", ""]), std::slice::from_ref(&bind));
-    // They listen elsewhere.
+    // The instances listen on another address.
     assert_eq!(ask(&["-b", "127.0.0.2", "-c", "show", &port(&one)]), [""; 0]);
     assert_eq!(ask(&["-c", "show", &port(&one)]), [""; 0]);
 
@@ -62,13 +62,13 @@ fn instances_that_run_are_offered_to_commands_and_those_that_died_are_not() {
 }
 
 #[test]
-fn what_means_something_to_others_does_not_keep_it_from_its_work() {
+fn completion_variables_of_other_programs_are_ignored() {
     let outcome = run(Command::new(binary()).arg("--version").env("COMPLETE", "1"), TIMEOUT);
     assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
     assert!(outcome.stdout.starts_with("balance "), "{outcome:?}");
 }
 
-/// What is offered for the last of the words after the program's name.
+/// The completions of the last word.
 fn offers(words: &[&str]) -> Vec<String> {
     let mut shell = Command::new(binary());
     shell.args(["--", "balance"]).args(words).env("COMPLETE", "bash");

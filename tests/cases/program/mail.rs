@@ -1,4 +1,4 @@
-//! The main job: mail from Postfix's own test client to two of its test servers.
+//! The main use: mail from Postfix's own test client to two of its test servers.
 
 use std::{
     net::SocketAddr,
@@ -38,7 +38,7 @@ fn two_thousand_messages_in_twenty_long_sessions_are_split_evenly(datapath: Data
         return;
     }
     let (alpha, beta, balance) = two_sinks(datapath);
-    // Does not disconnect after a message.
+    // smtp-source then keeps its session open after a message.
     smtp_source(&balance, &["-d"]);
     let half = PARALLEL as u64 / 2;
     let counts = [alpha, beta].map(|sink| sink.count_after(half));
@@ -71,7 +71,7 @@ fn when_a_server_is_killed_only_its_own_sessions_fail(datapath: Datapath) {
     let Killed { begun, done } = run.killed().expect("half-way, alpha was killed");
     let sessions = run.sessions.into_inner().expect("no panic");
     let logged = balance.sessions(sessions.len());
-    // Of those that alpha was killed under, and of those that began while that went on.
+    // Sessions during which alpha was killed, and sessions that began during the kill.
     let (mut failed, mut late) = (0, 0);
     for session in &sessions {
         let log = logged.iter().find(|log| log.client == session.client);
@@ -91,7 +91,8 @@ fn when_a_server_is_killed_only_its_own_sessions_fail(datapath: Datapath) {
         }
     }
     note(&format!("{failed} and {late} of {} sessions failed", sessions.len()));
-    // The one that saw alpha die, and at most all that ran; and what these began instead.
+    // At least the session that noticed the kill, at most all concurrent sessions; the same for the
+    // sessions that replaced these.
     assert!((1..=PARALLEL).contains(&failed), "{failed}");
     assert!(late <= PARALLEL, "{late}");
     assert!(run.delivered.into_inner() >= MESSAGES);
@@ -109,7 +110,7 @@ fn two_sinks(datapath: Datapath) -> (Sink, Sink, Balance) {
     (alpha, beta, balance)
 }
 
-/// Sends the messages with `smtp-source`, which gives up at the first error.
+/// Sends the messages with `smtp-source`, which stops at the first error.
 fn smtp_source(balance: &Balance, options: &[&str]) {
     let mut command = Command::new(Client::PROGRAM);
     command
@@ -123,7 +124,7 @@ fn smtp_source(balance: &Balance, options: &[&str]) {
     note(&format!("{command:?} took {:?}", start.elapsed()));
 }
 
-/// Sessions of a few messages each, over and over, from which one server is taken half-way.
+/// Repeated sessions of a few messages each; one server is killed halfway.
 struct Run {
     balance: SocketAddr,
     delivered: AtomicUsize,
@@ -131,7 +132,7 @@ struct Run {
     sessions: Mutex<Vec<Session>>,
 }
 
-/// When it was.
+/// The time of the kill.
 #[derive(Clone, Copy)]
 struct Killed {
     begun: Instant,
@@ -140,7 +141,7 @@ struct Killed {
 
 struct Victim {
     sink: Option<Sink>,
-    /// When it was gone for certain.
+    /// A time at which the server was certainly gone.
     killed: Option<Killed>,
 }
 
@@ -153,7 +154,7 @@ struct Session {
 }
 
 impl Run {
-    /// Runs one session and files it; false when enough messages have been delivered.
+    /// Runs one session and records it; false when enough messages have been delivered.
     fn session(&self) -> bool {
         if self.delivered.load(Ordering::Relaxed) >= MESSAGES {
             return false;
@@ -162,13 +163,17 @@ impl Run {
         let client = Client::connect(self.balance);
         let mut session =
             Session { client: client.address, began, greeted_by: None, result: Ok(()) };
-        let result = self.talk(client, &mut session.greeted_by);
+        let result = self.deliver_messages(client, &mut session.greeted_by);
         session.result = result.map_err(|error| error.to_string());
         self.sessions.lock().expect("no panic").push(session);
         true
     }
 
-    fn talk(&self, mut client: Client, greeted_by: &mut Option<String>) -> std::io::Result<()> {
+    fn deliver_messages(
+        &self,
+        mut client: Client,
+        greeted_by: &mut Option<String>,
+    ) -> std::io::Result<()> {
         let body = "All work and no play.\r\n".repeat(100);
         let name = greeted_by.insert(client.greeting()?);
         for _ in 0..4 {
@@ -176,13 +181,13 @@ impl Run {
             let delivered = self.delivered.fetch_add(1, Ordering::Relaxed) + 1;
             if delivered >= MESSAGES / 2 && name == "alpha" {
                 self.kill();
-                // It was our own server: this session has to fail now.
+                // This session's server was killed, so the session must fail.
             }
         }
         client.quit()
     }
 
-    /// Kills alpha, the first time.
+    /// Kills alpha once.
     fn kill(&self) {
         let mut victim = self.victim.lock().expect("no panic");
         if let Some(mut sink) = victim.sink.take() {

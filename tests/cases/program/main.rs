@@ -1,4 +1,5 @@
-//! The program as its users meet it: command line, completion, the classic, and mail.
+//! The program as its users meet it: command line, completion, compatibility with the classic, and
+//! mail.
 
 mod classic;
 mod completion;

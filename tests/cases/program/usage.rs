@@ -1,4 +1,4 @@
-//! Bad input: one clear line on standard error and the exit code that scripts know.
+//! Bad input: one clear line on standard error, and the documented exit code.
 
 use std::{
     net::{Ipv6Addr, SocketAddr},
@@ -16,10 +16,10 @@ const SYSTEM: i32 = 71;
 
 #[test]
 fn bad_ports_are_usage_errors() {
-    refuse(USAGE, &[], "port");
+    assert_refused(USAGE, &[], "port");
     for port in ["0", "65536", "99999999999999999999", "nosuchservice", "25abc", ""] {
-        refuse(USAGE, &[port], port);
-        refuse(USAGE, &[port, "127.0.0.1:9"], port);
+        assert_refused(USAGE, &[port], port);
+        assert_refused(USAGE, &[port, "127.0.0.1:9"], port);
     }
 }
 
@@ -38,18 +38,18 @@ fn bad_channels_are_usage_errors() {
         "127.0.0.1:65536",
         "127.0.0.1:nosuchservice",
         "127.0.0.1:25abc",
-        // No number of connections.
+        // No maximum of connections.
         "127.0.0.1:25:many",
         "127.0.0.1:25:-1",
         "127.0.0.1::-1",
         "127.0.0.1:25:4x",
         "127.0.0.1:25:99999999999999999999",
         "[::1]:25:x",
-        // No end of the address.
+        // No closing bracket.
         "[::1",
     ] {
-        refuse(USAGE, &[&port, channel], channel);
-        refuse(USAGE, &[&port, "127.0.0.1:9", "!", channel], channel);
+        assert_refused(USAGE, &[&port, channel], channel);
+        assert_refused(USAGE, &[&port, "127.0.0.1:9", "!", channel], channel);
     }
 }
 
@@ -58,7 +58,7 @@ fn bad_options_are_usage_errors() {
     let port = ReservedPort::new();
     let port = port.port().to_string();
     for option in ["--nosuchoption", "-Z"] {
-        refuse(USAGE, &[option, &port, "127.0.0.1:9"], option);
+        assert_refused(USAGE, &[option, &port, "127.0.0.1:9"], option);
     }
     for (option, value) in [
         ("-t", "0"),
@@ -74,10 +74,10 @@ fn bad_options_are_usage_errors() {
         ("--max-connections", "few"),
         ("--max-connections", "-1"),
     ] {
-        refuse(USAGE, &[option, value, &port, "127.0.0.1:9"], value);
-        refuse(USAGE, &[&port, "127.0.0.1:9", option, value], value);
+        assert_refused(USAGE, &[option, value, &port, "127.0.0.1:9"], value);
+        assert_refused(USAGE, &[&port, "127.0.0.1:9", option, value], value);
     }
-    refuse(USAGE, &[&port, "127.0.0.1:9", "-t"], "-t");
+    assert_refused(USAGE, &[&port, "127.0.0.1:9", "-t"], "-t");
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn an_empty_group_is_unavailable() {
     let port = port.port().to_string();
     for operands in [&["!"][..], &["!", "127.0.0.1:9"], &["127.0.0.1:9", "!", "!", "127.0.0.1:9"]] {
         let words = [&[port.as_str()], operands].concat();
-        refuse(UNAVAILABLE, &words, "no channels in group");
+        assert_refused(UNAVAILABLE, &words, "no channels in group");
     }
 }
 
@@ -96,8 +96,8 @@ fn a_name_that_does_not_resolve_is_a_data_error() {
     let port = port.port().to_string();
     let name = "nosuchhost.invalid";
     for channel in [name, "nosuchhost.invalid:25", "nosuchhost.invalid::4"] {
-        refuse(DATA, &[&port, channel], name);
-        refuse(DATA, &[&port, "127.0.0.1:9", "!", channel], name);
+        assert_refused(DATA, &[&port, channel], name);
+        assert_refused(DATA, &[&port, "127.0.0.1:9", "!", channel], name);
     }
 }
 
@@ -105,13 +105,13 @@ fn a_name_that_does_not_resolve_is_a_data_error() {
 fn a_port_that_is_taken_is_named() {
     let taken = listen(([127, 0, 0, 1], 0).into());
     let address = taken.local_addr().expect("getsockname");
-    refuse_port(address, &address.to_string());
+    assert_port_refused(address, &address.to_string());
 }
 
 #[test]
 fn a_port_that_another_instance_serves_is_taken() {
     let first = Builder::auto().operand("127.0.0.1:9").start();
-    refuse_port(first.address(), &first.address().to_string());
+    assert_port_refused(first.address(), &first.address().to_string());
     serves(&first);
 }
 
@@ -119,12 +119,12 @@ fn a_port_that_another_instance_serves_is_taken() {
 fn a_port_that_another_instance_serves_on_all_addresses_is_taken() {
     let port = ReservedPort::at(Ipv6Addr::UNSPECIFIED.into());
     let first = Builder::auto().listen(port.address()).operand("127.0.0.1:9").start();
-    refuse_port(port.address(), &port.port().to_string());
+    assert_port_refused(port.address(), &port.port().to_string());
     serves(&first);
 }
 
 #[test]
-fn a_listener_of_ipv6_is_refused_where_that_is_disabled() {
+fn an_ipv6_listener_is_refused_without_ipv6() {
     let host = match Namespace::new() {
         Ok(host) if Path::new("/proc/sys/net/ipv6").exists() => host,
         Ok(_) => return skip("no IPv6 here"),
@@ -132,15 +132,19 @@ fn a_listener_of_ipv6_is_refused_where_that_is_disabled() {
     };
     host.set("ipv6/conf/all/disable_ipv6", "1");
     host.enter(|| {
-        refuse(SYSTEM, &["-f", "-6", "2525", "127.0.0.1:9"], "[::]:2525: this host has no IPv6")
+        assert_refused(
+            SYSTEM,
+            &["-f", "-6", "2525", "127.0.0.1:9"],
+            "[::]:2525: this host has no IPv6",
+        )
     });
 }
 
 #[test]
 fn an_address_that_is_not_ours_is_named() {
-    // From the block for documentation.
+    // From a block for documentation (RFC 5737).
     let address: SocketAddr = ([192, 0, 2, 1], 2525).into();
-    refuse_port(address, &address.to_string());
+    assert_port_refused(address, &address.to_string());
 }
 
 #[test]
@@ -148,7 +152,7 @@ fn service_names_stand_for_their_ports() {
     let Some(port) = service("http-alt") else {
         return skip("no service http-alt in /etc/services");
     };
-    // An address that only this process uses.
+    // A loopback address that only this process uses.
     let last = u8::try_from(std::process::id() % 250 + 2).expect("a small number");
     let balance = Builder::auto()
         .listen(([127, 77, 0, last], 0).into())
@@ -176,14 +180,14 @@ fn balance(words: &[&str]) -> Outcome {
     run(Command::new(binary()).args(words), Duration::from_secs(30))
 }
 
-/// Asserts that the program ends with `code` and one line that has `naming` in it.
-fn refuse(code: i32, words: &[&str], naming: &str) {
+/// Asserts that the program exits with `code` and prints one line that contains `naming`.
+fn assert_refused(code: i32, words: &[&str], naming: &str) {
     let outcome = balance(words);
     check(&outcome, code, naming, &format!("{words:?}"));
 }
 
-/// Asserts that the program cannot listen at `address`, and says so.
-fn refuse_port(address: SocketAddr, naming: &str) {
+/// Asserts that the program cannot listen on `address` and says so.
+fn assert_port_refused(address: SocketAddr, naming: &str) {
     let (mut command, _, _) =
         Builder::auto().quiet().listen(address).operand("127.0.0.1:9").command();
     let outcome = run(&mut command, Duration::from_secs(30));
@@ -199,14 +203,14 @@ fn check(outcome: &Outcome, code: i32, naming: &str, what: &str) {
     assert!(said.contains(&naming.to_lowercase()), "{what}: {outcome:?}");
 }
 
-/// Asserts that the instance whose port others could not take still serves.
+/// Asserts that the instance that holds the port still serves.
 fn serves(first: &Balance) {
     let mut client = tests::connect(first.address());
-    // Nothing listens at its channel.
+    // No server listens on its channel.
     assert_eq!(tests::end_of(&mut client), tests::End::Clean);
 }
 
-/// The port of a service, as the system knows it.
+/// The port of a service in /etc/services.
 fn service(name: &str) -> Option<u16> {
     let services = std::fs::read_to_string("/etc/services").ok()?;
     services.lines().find_map(|line| {

@@ -1,4 +1,4 @@
-//! What happens when the channel whose turn it is does not answer.
+//! What happens when the selected channel does not answer.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use tests::{
 };
 
 #[test]
-fn a_connect_that_failed_is_logged_with_the_address_that_was_tried() {
+fn a_failed_connect_is_logged_with_its_address() {
     let (dead, a) = (ReservedPort::new(), Backend::greeter("A"));
     let balance = Builder::auto().channel(dead.address()).channel(a.address()).start();
     expect(&balance, "A");
@@ -26,7 +26,7 @@ fn a_connect_that_failed_is_logged_with_the_address_that_was_tried() {
 }
 
 #[test]
-fn a_server_that_is_the_listener_is_refused_at_the_start() {
+fn a_server_that_is_the_listener_is_refused_at_start() {
     let port = ReservedPort::new();
     let own = port.address();
     let everywhere: SocketAddr = (Ipv6Addr::UNSPECIFIED, own.port()).into();
@@ -40,16 +40,16 @@ fn a_server_that_is_the_listener_is_refused_at_the_start() {
         let (mut command, ..) = builder.command();
         let outcome = run(&mut command, TIMEOUT);
         assert_eq!(outcome.status.code(), Some(64), "{outcome:?}");
-        let told = format!(":{} is the listener ", own.port());
-        assert!(outcome.stderr.contains(&told), "{outcome:?}");
+        let logged = format!(":{} is the listener ", own.port());
+        assert!(outcome.stderr.contains(&logged), "{outcome:?}");
     }
 }
 
-/// A port in networks where all are free.
+/// A port in a namespace where all ports are free.
 const PORT: u16 = 30_000;
 
-/// A server behind an address that is not seen to be this host's own before it is connected to. From another
-/// address of this host (`-B`) that shows only where the connection comes back.
+/// The server's address is not known as an address of this host before the connect. With a source
+/// address (`-B`) the loop shows only when the connection arrives at the listener.
 fn a_server_that_leads_back_is_a_failed_connect(datapath: Datapath) {
     for (back, source) in [
         ("198.51.100.9", None),
@@ -65,7 +65,7 @@ fn a_server_that_leads_back_is_a_failed_connect(datapath: Datapath) {
         };
         host.ip("route add local 198.51.100.0/24 dev lo\nroute add local 2001:db8::/64 dev lo\n");
         host.ip("address add 198.51.100.1/32 dev lo\naddress add 2001:db8::1/128 dev lo nodad\n");
-        // From where the kernel connects: IPv6 chooses among the addresses of interfaces.
+        // The source address that the kernel chooses; IPv6 chooses an interface address.
         let from: IpAddr = match source {
             Some(source) => source.parse().expect("an address"),
             None if back.contains('.') => back.parse().expect("an address"),
@@ -90,15 +90,15 @@ fn a_server_that_leads_back_is_a_failed_connect(datapath: Datapath) {
             });
             expect(&balance, "A A A A");
             balance.wait_for("server address leads back to this instance, not connecting");
-            // With all that came back, and none is left.
+            // Counts the connections that came back; none of them is left.
             let stopped = balance.stop();
             assert!(stopped.connections < 40, "{stopped:?}");
         });
     }
 }
 
-/// TCP connects a socket with itself where its own port is the one that it asks for.
-fn a_connection_with_itself_is_a_refused_connect(datapath: Datapath) {
+/// TCP connects a socket to itself when its own port is the destination port.
+fn a_connection_to_itself_is_a_refused_connect(datapath: Datapath) {
     for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
         let host = match Namespace::new() {
             Ok(host) => host,
@@ -118,7 +118,7 @@ fn a_connection_with_itself_is_a_refused_connect(datapath: Datapath) {
                 let mut client = TcpStream::from(socket);
                 client.write_all(b"hello").expect("writing");
                 let mut answer = Vec::new();
-                // What it sent is not read: its end is a reset.
+                // The program does not read the client's bytes, so the connection ends with a RST.
                 let _ = client.read_to_end(&mut answer);
                 assert_eq!(answer, b"", "its own bytes come back");
             }
@@ -129,11 +129,11 @@ fn a_connection_with_itself_is_a_refused_connect(datapath: Datapath) {
 
 on_each_datapath!(
     a_server_that_leads_back_is_a_failed_connect,
-    a_connection_with_itself_is_a_refused_connect,
+    a_connection_to_itself_is_a_refused_connect,
 );
 
 #[test]
-fn a_dead_channel_is_passed_over_and_the_turn_goes_on_behind_the_one_that_answered() {
+fn a_dead_channel_is_skipped_and_the_next_turn_follows_the_channel_that_answered() {
     let (dead, a, b) = (ReservedPort::new(), Backend::greeter("A"), Backend::greeter("B"));
     let balance =
         Builder::auto().channel(dead.address()).channel(a.address()).channel(b.address()).start();
@@ -141,7 +141,7 @@ fn a_dead_channel_is_passed_over_and_the_turn_goes_on_behind_the_one_that_answer
 }
 
 #[test]
-fn channels_are_tried_in_the_order_in_which_they_are_given() {
+fn channels_are_tried_in_their_order() {
     let dead = [(); 3].map(|()| ReservedPort::new());
     let (a, b) = (Backend::greeter("A"), Backend::greeter("B"));
     let balance = Builder::auto()
@@ -151,12 +151,12 @@ fn channels_are_tried_in_the_order_in_which_they_are_given() {
         .channel(dead[2].address())
         .channel(b.address())
         .start();
-    // From each dead channel on, the next that lives: never B where A comes first.
+    // From each dead channel the search goes to the next live one: never B where A comes first.
     expect(&balance, "A B A B A B");
 }
 
 #[test]
-fn the_search_goes_round_to_the_channels_before_the_first_that_was_tried() {
+fn the_search_wraps_around() {
     let a = Backend::greeter("A");
     let dead = [(); 2].map(|()| ReservedPort::new());
     let balance = Builder::auto()
@@ -168,7 +168,7 @@ fn the_search_goes_round_to_the_channels_before_the_first_that_was_tried() {
 }
 
 #[test]
-fn groups_are_tried_in_order_and_each_keeps_its_own_turn() {
+fn groups_are_tried_in_order_and_keep_their_own_turns() {
     let dead = [(); 3].map(|()| ReservedPort::new());
     let (c, d) = (Backend::greeter("C"), Backend::greeter("D"));
     let e = Backend::greeter("E");
@@ -182,7 +182,7 @@ fn groups_are_tried_in_order_and_each_keeps_its_own_turn() {
         .operand("!")
         .channel(e.address())
         .start();
-    // Never E while the group before it has anybody.
+    // Never E while a channel of the group before answers.
     expect(&balance, "C D C D C D");
     drop(c);
     expect(&balance, "D D D");
@@ -191,7 +191,7 @@ fn groups_are_tried_in_order_and_each_keeps_its_own_turn() {
 }
 
 #[test]
-fn a_later_group_is_left_alone_while_an_earlier_one_answers() {
+fn a_later_group_is_unused_while_an_earlier_one_answers() {
     let (a, b) = (Backend::greeter("A"), Backend::greeter("B"));
     let balance =
         Builder::auto().channel(a.address()).operand("!").channel(b.address()).operand("!").start();
@@ -200,7 +200,7 @@ fn a_later_group_is_left_alone_while_an_earlier_one_answers() {
 }
 
 #[test]
-fn a_server_that_comes_back_gets_its_turns_again() {
+fn a_server_that_recovers_gets_its_turns_again() {
     let (a, b) = (Backend::greeter("A"), Backend::greeter("B"));
     let port = ReservedPort::new();
     let c = Backend::greeter_at(port.address(), "C");
@@ -214,7 +214,7 @@ fn a_server_that_comes_back_gets_its_turns_again() {
 }
 
 #[test]
-fn a_client_that_nobody_can_serve_is_closed_and_the_program_goes_on() {
+fn a_client_without_a_server_is_closed_and_the_program_goes_on() {
     let ports = [(); 2].map(|()| ReservedPort::new());
     let balance = Builder::auto()
         .channel(ports[0].address())
@@ -239,7 +239,7 @@ fn without_any_channel_each_client_is_closed() {
 }
 
 #[test]
-fn a_server_that_does_not_answer_costs_the_connect_timeout_and_no_more() {
+fn a_server_that_does_not_answer_costs_one_connect_timeout() {
     let (hole, a) = (Blackhole::open(), Backend::greeter("A"));
     let balance =
         Builder::auto().option(&["-t", "1"]).channel(hole.address()).channel(a.address()).start();
@@ -253,7 +253,7 @@ fn a_server_that_does_not_answer_costs_the_connect_timeout_and_no_more() {
 }
 
 #[test]
-fn a_slow_connect_holds_nobody_else_up() {
+fn a_slow_connect_delays_no_other_client() {
     let (hole, a) = (Blackhole::open(), Backend::greeter("A"));
     let balance = Builder::auto()
         .option(&["-t", "4", "--workers", "1"])
@@ -264,7 +264,7 @@ fn a_slow_connect_holds_nobody_else_up() {
     thread::scope(|scope| {
         let mut slow = Vec::new();
         for _ in 0..5 {
-            // One after the other: every other client has the bad luck.
+            // One after the other: every second client is assigned the dead channel.
             let start = Instant::now();
             let mut unlucky = connect(address);
             slow.push(scope.spawn(move || {
@@ -286,13 +286,13 @@ fn a_slow_connect_holds_nobody_else_up() {
 }
 
 #[test]
-fn a_channel_at_its_limit_is_passed_over_until_a_connection_ends() {
+fn a_channel_at_its_limit_is_skipped_until_a_connection_ends() {
     let (a, b) = (Backend::echo("A"), Backend::echo("B"));
     let balance = Builder::auto()
         .operand(&format!("{}:1", a.address()))
         .operand(&format!("{}:2", b.address()))
         .start();
-    let mut standing: Vec<_> = ["A", "B", "B"]
+    let mut open: Vec<_> = ["A", "B", "B"]
         .map(|name| {
             let mut client = connect(balance.address());
             assert_eq!(greeting(&mut client), name);
@@ -300,8 +300,8 @@ fn a_channel_at_its_limit_is_passed_over_until_a_connection_ends() {
         })
         .into();
     assert_eq!(end_of(&mut connect(balance.address())), End::Clean);
-    // Ends with the session, which has been counted down before it is reported.
-    drop(standing.remove(0));
+    // The session ends; the program counts it down before it logs the end.
+    drop(open.remove(0));
     balance.sessions(1);
     let mut client = connect(balance.address());
     assert_eq!(greeting(&mut client), "A");
@@ -324,7 +324,7 @@ fn every_address_of_a_name_is_tried() {
 
 #[test]
 fn a_far_server_with_many_addresses_is_reached() {
-    // From end to end and back, longer than its share of the limit would be.
+    // One round trip is longer than an equal share of the connect timeout.
     let delay = Duration::from_millis(100);
     let far = Cable::with(LinkConditions { delay, ..LinkConditions::default() });
     let cables = [Cable::PLAIN, far];
@@ -341,13 +341,13 @@ fn a_far_server_with_many_addresses_is_reached() {
 }
 
 #[test]
-fn addresses_that_do_not_answer_hold_up_the_next_for_a_moment_only() {
+fn addresses_that_do_not_answer_hardly_delay_the_next() {
     let holes = 6;
     let Some(network) = Network::new(Topology::Apart, Family::V4) else { return };
     let server = network.peer(Peer::Server).enter(|| Backend::greeter_at(network.backend(), "A"));
     let mut hosts = String::new();
     for i in 0..holes {
-        // A neighbour that is not there; so near that the resolver prefers its address.
+        // A neighbour that does not exist, on a subnet that makes the resolver prefer its address.
         network.balancer().ip(&format!(
             "link add hole{i} type veth peer name other{i}\nlink set other{i} up\n\
              address add dev hole{i} 10.77.{i}.0/31\nlink set hole{i} up\n\
@@ -374,7 +374,7 @@ fn addresses_that_do_not_answer_hold_up_the_next_for_a_moment_only() {
     };
     let took = served(1);
     assert!(took < Duration::from_secs(5), "{took:?}");
-    // The first attempts have a second each, and are closed when another has won.
+    // Each of the first attempts lasts a second, and is closed when another attempt succeeds.
     balance.sessions(1);
     let sockets = balance.process().sockets();
     const CLIENTS: usize = 40;
@@ -389,7 +389,7 @@ fn addresses_that_do_not_answer_hold_up_the_next_for_a_moment_only() {
         assert!(took < Duration::from_secs(15), "{took:?}");
         most
     });
-    // One for the client, and four attempts at a time.
+    // One socket for the client, and four concurrent attempts.
     assert!((CLIENTS..=5 * CLIENTS).contains(&most), "{most} sockets at a time");
     eventually(Duration::from_secs(10), "all attempts are closed", || {
         match balance.process().sockets() {
@@ -401,7 +401,7 @@ fn addresses_that_do_not_answer_hold_up_the_next_for_a_moment_only() {
 }
 
 #[test]
-fn a_name_is_told_when_it_changes_and_when_it_does_not_resolve() {
+fn a_name_is_logged_when_it_changes_and_when_it_does_not_resolve() {
     if !nix::unistd::Uid::effective().is_root() {
         return skip("giving the program an /etc/hosts of its own needs root");
     }
@@ -417,7 +417,7 @@ fn a_name_is_told_when_it_changes_and_when_it_does_not_resolve() {
         .operand("b.test:9")
         .operand("a.test:10")
         .start();
-    let told = |message: &str| {
+    let logged = |message: &str| {
         let events = balance.events().into_iter().filter(|event| event.message == message);
         events.map(|event| event.text("host")).collect::<Vec<_>>()
     };
@@ -427,12 +427,12 @@ fn a_name_is_told_when_it_changes_and_when_it_does_not_resolve() {
         let channels = json["channels"].as_array().expect("channels").clone();
         channels.iter().map(|channel| channel["unresolved_since"].as_u64()).collect::<Vec<_>>()
     };
-    // The addresses of the one are rotated, the other has another one.
+    // The addresses of a.test are reordered, b.test gets another one.
     have("127.1.1.3 a.test b.test\n127.1.1.2 a.test\n");
     balance.wait_for("server address changed");
-    assert_eq!(told("server address changed"), ["b.test"]);
+    assert_eq!(logged("server address changed"), ["b.test"]);
     assert_eq!(since(), [None; 3]);
-    // One is gone.
+    // a.test does not resolve any more.
     have("127.1.1.3 b.test\n");
     balance.wait_for("cannot resolve server name, keeping its last addresses");
     let gone = since();
@@ -440,10 +440,10 @@ fn a_name_is_told_when_it_changes_and_when_it_does_not_resolve() {
     assert_eq!((gone[1], gone[2]), (None, gone[0]));
     let address: SocketAddr = (Ipv4Addr::new(127, 1, 1, 2), 9).into();
     assert_eq!(dir.show(balance.address())[0].address, address);
-    // Another round: it is not told again.
+    // Another refresh: the failure is not logged again.
     have("127.1.1.4 b.test\n");
     eventually(Duration::from_secs(30), "another round", || {
-        match told("server address changed").len() {
+        match logged("server address changed").len() {
             2.. => Ok(()),
             _ => Err("not yet".to_owned()),
         }
@@ -452,19 +452,19 @@ fn a_name_is_told_when_it_changes_and_when_it_does_not_resolve() {
     have("127.1.1.3 a.test\n127.1.1.2 a.test\n127.1.1.4 b.test\n");
     balance.wait_for("server name resolves again");
     assert_eq!(since(), [None; 3]);
-    assert_eq!(told("cannot resolve server name, keeping its last addresses"), ["a.test"]);
-    assert_eq!(told("server name resolves again"), ["a.test"]);
-    assert_eq!(told("server address changed").len(), 2);
+    assert_eq!(logged("cannot resolve server name, keeping its last addresses"), ["a.test"]);
+    assert_eq!(logged("server name resolves again"), ["a.test"]);
+    assert_eq!(logged("server address changed").len(), 2);
 }
 
-/// Asserts who answers the next clients, one after the other.
+/// Asserts the names of the servers that answer the next clients, in order.
 fn expect(balance: &Balance, names: &str) {
     let answers: Vec<_> =
         names.split(' ').map(|_| ask(balance.address()).expect("an answer")).collect();
     assert_eq!(answers.join(" "), names);
 }
 
-/// The first byte that an echo server says.
+/// The first byte from an echo server.
 fn greeting(client: &mut TcpStream) -> String {
     let mut name = [0];
     match client.read_exact(&mut name) {

@@ -1,4 +1,4 @@
-//! Which server a client gets, and which one it gets when the first does not answer.
+//! Which server a client gets, and which one when the first does not answer.
 
 mod failover;
 mod round_robin;

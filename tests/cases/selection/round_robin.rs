@@ -1,4 +1,4 @@
-//! Who gets the next client: strict round robin inside a group.
+//! Selection inside a group: strict round robin.
 
 use std::{
     collections::BTreeMap,
@@ -81,7 +81,7 @@ fn own((name, count): (&str, usize)) -> (String, usize) {
     (name.to_owned(), count)
 }
 
-/// A program over these servers, in one group.
+/// A program with these servers in one group.
 fn over(servers: &[Backend]) -> Balance {
     let mut builder = Builder::auto();
     for server in servers {
@@ -90,7 +90,7 @@ fn over(servers: &[Backend]) -> Balance {
     builder.start()
 }
 
-/// Asserts who answers the next clients, one after the other.
+/// Asserts the names of the servers that answer the next clients, in order.
 fn expect(balance: &Balance, names: &str) {
     let answers: Vec<_> =
         names.split(' ').map(|_| ask(balance.address()).expect("an answer")).collect();

@@ -1,5 +1,5 @@
-//! The Debian package: what Debian's own tools say of it, and whether it comes and goes without a
-//! trace in a system that was made for it.
+//! The Debian package: checks by Debian's own tools, and installation and removal in a container
+//! without leftover files.
 
 use std::{
     fs,
@@ -10,39 +10,40 @@ use std::{
 
 use tests::{Root, note, package, run, unpacked};
 
-const LONG: Duration = Duration::from_secs(120);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What `systemd-analyze security` may say at most: 10 is a service without any restriction.
-const MOST_EXPOSURE: f64 = 2.0;
+/// Maximum exposure in `systemd-analyze security`; 10 is a service without restrictions.
+const MAX_EXPOSURE: f64 = 2.0;
 
 const UNITS: [&str; 2] = ["balance.service", "balance@.service"];
 
-/// Exit codes of `status`, as LSB has them for init scripts.
+/// Exit codes of `status` (LSB init scripts).
 const RUNS: i32 = 0;
 const STOPPED: i32 = 3;
 
 /// EX_CONFIG of sysexits(3).
 const MISTAKE: i32 = 78;
 
-/// A lock and backups of the programs that know about users.
+/// Files that the user management tools leave: a lock and backups.
 const LEFT_BY_OTHERS: [&str; 3] = ["run/adduser", "etc/shadow-", "etc/gshadow-"];
 
 #[test]
 fn lintian_finds_no_error() {
     let Some(package) = package() else { return };
     let mut lintian = Command::new("lintian");
-    let outcome = run(lintian.args(["--fail-on", "error"]).arg(package), LONG);
+    let outcome = run(lintian.args(["--fail-on", "error"]).arg(package), COMMAND_TIMEOUT);
     note(&outcome.stdout);
     assert!(outcome.status.success(), "{outcome:?}");
 }
 
 #[test]
-fn systemd_finds_no_fault_with_the_units() {
+fn systemd_accepts_the_units() {
     let Some(files) = unpacked() else { return };
     let files = files.path();
     let folder = tempfile::tempdir().expect("a temporary folder");
     for unit in UNITS {
-        // Neither the program nor its man pages are installed here.
+        // The program and its man pages are not installed here, so the unit refers to the unpacked
+        // files.
         let text = fs::read_to_string(files.join("usr/lib/systemd/system").join(unit));
         let text =
             text.expect("a unit").replace("=/usr/sbin", &format!("={}/usr/sbin", files.display()));
@@ -50,23 +51,23 @@ fn systemd_finds_no_fault_with_the_units() {
         fs::write(&copy, text).expect("writing a unit");
         let mut analyze = Command::new("systemd-analyze");
         analyze.arg("verify").arg(&copy).env("MANPATH", files.join("usr/share/man"));
-        let outcome = run(&mut analyze, LONG);
+        let outcome = run(&mut analyze, COMMAND_TIMEOUT);
         assert!(outcome.status.success() && outcome.stderr.is_empty(), "{unit}: {outcome:?}");
 
         let mut analyze = Command::new("systemd-analyze");
         analyze.args(["security", "--offline=yes", "--no-pager"]).arg(&copy);
-        let outcome = run(&mut analyze, LONG);
+        let outcome = run(&mut analyze, COMMAND_TIMEOUT);
         let verdict = outcome.stdout.lines().rfind(|line| line.contains("exposure level"));
         let verdict = verdict.unwrap_or_else(|| panic!("{unit}: {outcome:?}"));
         note(verdict);
         let exposure = verdict.rsplit_once(": ").and_then(|(_, rest)| rest.split(' ').next());
         let exposure: f64 = exposure.and_then(|n| n.parse().ok()).expect("a number");
-        assert!(exposure <= MOST_EXPOSURE, "{verdict}");
+        assert!(exposure <= MAX_EXPOSURE, "{verdict}");
     }
 }
 
 #[test]
-fn man_pages_are_set_without_a_warning() {
+fn man_pages_have_no_warnings() {
     let Some(files) = unpacked() else { return };
     for (page, expected) in [
         ("man8/balance.8.gz", "Spliced"),
@@ -76,7 +77,7 @@ fn man_pages_are_set_without_a_warning() {
         let mut man = Command::new("man");
         man.args(["--warnings", "-EUTF-8", "-Tutf8", "-l"]);
         man.arg(files.path().join("usr/share/man").join(page)).env("LC_ALL", "C.UTF-8");
-        let outcome = run(&mut man, LONG);
+        let outcome = run(&mut man, COMMAND_TIMEOUT);
         assert!(outcome.status.success(), "{page}: {}", outcome.stderr);
         assert_eq!(outcome.stderr, "", "{page}");
         assert!(outcome.stdout.contains(expected), "{page} lacks {expected}");
@@ -84,7 +85,7 @@ fn man_pages_are_set_without_a_warning() {
 }
 
 #[test]
-fn it_comes_and_goes_without_a_trace() {
+fn the_package_installs_and_purges_without_leftovers() {
     let (Some(package), Some(root)) = (package(), Root::unpack()) else { return };
     let (files, users) = (root.files(), users(&root));
     root.install(&package);
@@ -92,7 +93,7 @@ fn it_comes_and_goes_without_a_trace() {
     root.ends_with(0, "balance --version");
     root.ends_with(0, "dpkg --audit");
 
-    // As it is installed there is nothing to run.
+    // The installed configuration has no instance.
     root.ends_with(STOPPED, "service balance status");
     root.ends_with(0, "update-rc.d balance defaults");
     root.ends_with(0, "ls /etc/rc2.d/S*balance /etc/rc0.d/K*balance");
@@ -103,7 +104,7 @@ fn it_comes_and_goes_without_a_trace() {
     root.ends_with(STOPPED, "service balance status");
     root.ends_with(0, "service balance start");
 
-    // Not a trace of what was made in the meantime either.
+    // Also removes the files of another configuration.
     root.write("/etc/balance/other.conf", "2525 127.0.0.1:9\n");
     root.ends_with(0, "balance start --config /etc/balance/other.conf");
     root.ends_with(0, "balance stop --config /etc/balance/other.conf");
@@ -118,7 +119,7 @@ fn it_comes_and_goes_without_a_trace() {
 }
 
 #[test]
-fn an_upgrade_restarts_what_runs_unless_its_file_has_a_mistake() {
+fn an_upgrade_restarts_the_service_unless_its_file_has_a_mistake() {
     let (Some(package), Some(root)) = (package(), Root::unpack()) else { return };
     root.install(&package);
     root.write("/etc/balance/balance.conf", "2525 127.0.0.1:9\n");
@@ -139,7 +140,7 @@ fn an_upgrade_restarts_what_runs_unless_its_file_has_a_mistake() {
     assert_ne!(root.ends_with(0, "pidof balance"), before);
 }
 
-/// Users and groups, as the system has them.
+/// Users and groups of the container.
 fn users(root: &Root) -> Vec<String> {
     let mut lines = Vec::new();
     for file in ["etc/passwd", "etc/group", "etc/shadow", "etc/gshadow"] {

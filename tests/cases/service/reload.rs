@@ -1,5 +1,5 @@
-//! A hundred reloads under load: no connection is dropped, no connect refused, on the control socket neither, and
-//! who comes after a reload meets the servers that the file has by then.
+//! A hundred reloads under load: no connection is dropped, no connect is refused, not even on the
+//! control socket, and every client after a reload gets a server of the new file.
 
 use std::{
     io::{Read as _, Write as _},
@@ -11,24 +11,25 @@ use std::{
 
 use tests::{Backend, End, ReservedPort, Service, SetOnDrop, connect, end_of, note};
 
-/// Reloads, each with another file.
+/// Number of reloads, each with another file.
 const RELOADS: usize = 100;
 
-/// Clients that come and go all along.
-const VISITORS: usize = 4;
+/// Clients that connect and close repeatedly during the test.
+const CLIENTS: usize = 4;
 
-/// Connections that stand all along.
-const STANDING: usize = 24;
+/// Connections that stay open during the test.
+const OPEN: usize = 24;
 
-/// The servers of each file in turn, and what stands between.
+/// The servers of each file in turn, with separators.
 const SETS: [&[&str]; 6] =
     [&["A", "B"], &["B", "C"], &["C"], &["A", "!", "B"], &["C", "A", "B"], &["B", "%", "A"]];
 
-/// Options of each file in turn: some for a process that runs, others for another one.
+/// The options of each file in turn. Some are taken by the running process, others need a new
+/// process.
 const OPTIONS: [&str; 5] = ["", "-t 2", "-T 3600 -a", "--workers 1 -H", "--workers 3"];
 
-/// Connects, and returns the name of the server.
-fn arrive(address: SocketAddr) -> (TcpStream, String) {
+/// Connects; returns the name of the server as well.
+fn connect_named(address: SocketAddr) -> (TcpStream, String) {
     let mut stream = connect(address);
     let mut name = [0];
     stream.read_exact(&mut name).expect("the server's name");
@@ -43,7 +44,7 @@ fn talk(stream: &mut TcpStream, text: &[u8]) {
 }
 
 #[test]
-fn a_hundred_reloads_drop_nothing_and_refuse_nobody() {
+fn a_hundred_reloads_drop_and_refuse_no_connection() {
     let servers = ["A", "B", "C"].map(|name| (name, Backend::echo(name)));
     let port = ReservedPort::new();
     let text = |i: usize| {
@@ -57,20 +58,20 @@ fn a_hundred_reloads_drop_nothing_and_refuse_nobody() {
     };
     let service = Service::new(&text(0));
     service.run_ok(&["start"]);
-    let mut standing: Vec<_> = (0..STANDING).map(|_| arrive(port.address()).0).collect();
+    let mut standing: Vec<_> = (0..OPEN).map(|_| connect_named(port.address()).0).collect();
     let socket = format!("balance.{}.127.0.0.1.sock", port.port());
     let socket = service.run_dir().join(socket);
     let (over, visits) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
-        for _ in 0..VISITORS {
+        for _ in 0..CLIENTS {
             scope.spawn(|| {
                 while !over.load(Relaxed) {
-                    let (mut stream, _) = arrive(port.address());
+                    let (mut stream, _) = connect_named(port.address());
                     talk(&mut stream, &[7; 3000]);
                     stream.shutdown(Shutdown::Write).expect("shutdown");
                     assert_eq!(end_of(&mut stream), End::Clean);
                     let mut control = UnixStream::connect(&socket).expect("the control socket");
-                    // A process that leaves at this moment may not answer any more.
+                    // A process that is exiting may not answer.
                     let asked = control.write_all(b"{\"version\":1,\"command\":\"stats\"}\n");
                     let _ = asked.and_then(|()| control.read(&mut [0; 4096]));
                     visits.fetch_add(1, Relaxed);
@@ -84,7 +85,7 @@ fn a_hundred_reloads_drop_nothing_and_refuse_nobody() {
             assert!(said.ends_with("balance is reloaded\n"), "{said}");
             assert!(said.contains(": changed\n") || said.contains(": replaced\n"), "{said}");
             for _ in 0..3 {
-                let (_, name) = arrive(port.address());
+                let (_, name) = connect_named(port.address());
                 assert!(SETS[i % SETS.len()].contains(&&*name), "{name} after {}", text(i));
             }
             let len = standing.len();
@@ -97,7 +98,7 @@ fn a_hundred_reloads_drop_nothing_and_refuse_nobody() {
         assert_eq!(end_of(&mut stream), End::Clean);
     }
     note(&format!("{RELOADS} reloads, {} visits meanwhile", visits.load(Relaxed)));
-    // Those that were replaced have left, with their last connection.
+    // The replaced processes have exited with their last connection.
     service.status_when("one process is left", |rows| rows.len() == 1);
     service.run_ok(&["stop"]);
 }

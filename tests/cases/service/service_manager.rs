@@ -1,4 +1,4 @@
-//! What a service manager and balance say to each other: sd_notify(3), and sockets that were there
+//! The protocols between a service manager and balance: sd_notify(3), and listeners that existed
 //! before the program (sd_listen_fds(3)).
 
 use std::{
@@ -20,7 +20,8 @@ use tests::{
     is_listening, skip,
 };
 
-/// A manager, which hears all along: few messages fit into its socket, and who speaks waits for it.
+/// A service manager's notify socket. Its thread reads all the time, because the socket holds few
+/// messages and a full socket blocks the sender.
 struct Manager {
     dir: TempDir,
     messages: Receiver<String>,
@@ -45,7 +46,7 @@ impl Manager {
         self.dir.path().join("notify")
     }
 
-    /// The next messages, up to the first with this in a line.
+    /// Waits for messages up to the first with `wanted` in a line; returns them.
     fn until(&self, wanted: &str) -> Vec<String> {
         let mut messages = Vec::new();
         loop {
@@ -67,23 +68,23 @@ fn term(child: &Child) {
 }
 
 #[test]
-fn a_manager_is_told_of_the_start_of_reloads_and_of_the_end() {
+fn a_manager_is_notified_of_start_reload_and_stop() {
     let a = Backend::echo("A");
     let (one, two) = (ReservedPort::new(), ReservedPort::new());
     let line = |port: &ReservedPort| format!("-b 127.0.0.1 {} {}\n", port.port(), a.address());
     let service = Service::new(&line(&one));
     let manager = Manager::new();
-    // Without -f: somebody waits for it, so it stays.
+    // Without -f: NOTIFY_SOCKET is set, so the supervisor stays in the foreground.
     let mut command = service.command(&["start"]);
     command.env("NOTIFY_SOCKET", manager.path()).stdin(Stdio::null()).stderr(Stdio::null());
     let mut child = KillOnDrop(command.spawn().expect("starting balance"));
     manager.until("READY=1");
-    // By now it serves.
+    // The instance serves by now.
     let mut stream = connect(one.address());
     stream.read_exact(&mut [0]).expect("the server's name");
     manager.until("STATUS=1 of 1 instances serve, 1 connection");
 
-    // A restart is no end to a manager, which would count the time from then on.
+    // A restart is not reported as STOPPING, because the manager would start its stop timeout.
     drop(stream);
     manager.until("STATUS=1 of 1 instances serve, 0 connections");
     assert_eq!(service.run_ok(&["restart"]), "balance is restarted\n");
@@ -112,7 +113,7 @@ fn a_manager_is_told_of_the_start_of_reloads_and_of_the_end() {
 }
 
 #[test]
-fn an_instance_by_itself_speaks_with_a_manager_as_well() {
+fn a_single_instance_notifies_a_manager() {
     let a = Backend::echo("A");
     let port = ReservedPort::new();
     let manager = Manager::new();
@@ -137,7 +138,7 @@ fn an_instance_by_itself_speaks_with_a_manager_as_well() {
     assert_eq!(finish(&mut child.0, TIMEOUT, "the instance").code(), Some(65));
 }
 
-/// systemd's own: it listens, and starts a program when somebody connects.
+/// systemd's tool that listens and starts a program at the first connection.
 const ACTIVATE: &str = "/usr/bin/systemd-socket-activate";
 
 fn activator() -> bool {
@@ -148,7 +149,7 @@ fn activator() -> bool {
     is_there
 }
 
-/// Starts a program as soon as somebody connects to the address.
+/// Starts the tool, which starts a program at the first connection to the port.
 fn activate(port: &ReservedPort, words: &[&str]) -> KillOnDrop<Child> {
     let mut command = Command::new(ACTIVATE);
     command.arg("-l").arg(port.address().to_string()).arg(binary()).args(words);
@@ -162,7 +163,7 @@ fn activate(port: &ReservedPort, words: &[&str]) -> KillOnDrop<Child> {
 }
 
 #[test]
-fn an_instance_takes_the_socket_that_was_there_before_it() {
+fn an_instance_takes_a_passed_socket() {
     if !activator() {
         return;
     }
@@ -173,14 +174,14 @@ fn an_instance_takes_the_socket_that_was_there_before_it() {
     let own = port.port().to_string();
     let words = ["-f", "--run-dir", run_dir, "-b", "127.0.0.1", &own, &number];
     let mut child = activate(&port, &words);
-    // The first is what starts it.
+    // The first client triggers the start.
     for _ in 0..4 {
         assert_eq!(ask(port.address()).expect("an answer"), "A");
     }
     term(&child.0);
     assert_eq!(finish(&mut child.0, TIMEOUT, "the instance").code(), Some(0));
 
-    // A socket for something else is not silently left alone.
+    // A passed socket that matches no listener is reported.
     let other = ReservedPort::new();
     let mut child = activate(&other, &words);
     let _ = std::net::TcpStream::connect(other.address());
@@ -188,7 +189,7 @@ fn an_instance_takes_the_socket_that_was_there_before_it() {
 }
 
 #[test]
-fn a_supervisor_hands_the_sockets_of_the_manager_on() {
+fn a_supervisor_passes_the_sockets_of_the_manager_on() {
     if !activator() {
         return;
     }
@@ -207,14 +208,14 @@ fn a_supervisor_hands_the_sockets_of_the_manager_on() {
     let rows =
         service.status_when("both run", |rows| rows.iter().all(|row| row.state == "running"));
     assert_eq!(ask(two.address()).expect("an answer"), "B");
-    // The socket outlives the process that accepts from it, whatever happens to that.
+    // The listener survives each process that accepts from it.
     let pid = rows[0].pid.expect("a process");
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("sending a signal");
     service.status_when("another accepts", |rows| {
         rows[0].state == "running" && rows[0].pid != Some(pid)
     });
     assert_eq!(ask(one.address()).expect("an answer"), "A");
-    // Nor does it end with a restart, or with a reload that has no line for it for a while.
+    // The listener also survives a restart, and a reload whose file lacks its line for a while.
     assert_eq!(service.run_ok(&["restart"]), "balance is restarted\n");
     assert_eq!(ask(one.address()).expect("an answer"), "A");
     service.write(&line(&two, &b));

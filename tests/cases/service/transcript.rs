@@ -12,7 +12,7 @@ use std::{
 
 use tests::{KillOnDrop, Namespace, Root, TIMEOUT, eventually, package, run};
 
-/// Where the servers are.
+/// Addresses of the servers.
 const SERVERS: [(&str, &str); 2] =
     [("smtp1.example.com", "192.0.2.1"), ("smtp2.example.com", "192.0.2.2")];
 
@@ -62,7 +62,7 @@ fn steps(block: &str) -> Vec<Step> {
     steps
 }
 
-/// The same whatever the process ids and counts are.
+/// The text with process ids and counts replaced.
 fn comparable(text: &str) -> Vec<String> {
     let line = |line: &str| {
         let mut words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
@@ -129,7 +129,7 @@ fn the_transcripts_of_the_documents_are_true() {
 fn replay(root: &Root, steps: &[Step]) {
     for Step { typed, printed } in steps {
         let printed_here = if typed.starts_with("swaks ") {
-            // Not part of a small system; it is as if it were typed there.
+            // The container has no swaks, so the command runs outside of it, in its network.
             let mut shell = Command::new("sh");
             shell.args(["-c", typed]);
             let outcome = root.network().enter(|| run(&mut shell, TIMEOUT));

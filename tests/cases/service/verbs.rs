@@ -1,5 +1,5 @@
-//! The instances of a configuration file as one service: verbs, their words and exit codes, and that
-//! what happens to one instance is nothing to the others.
+//! A configuration file as one service: verbs, their output and exit codes, and the independence of
+//! the instances.
 
 use std::{
     io::{Read as _, Write as _},
@@ -23,7 +23,7 @@ use tests::{
     with_signals_masked,
 };
 
-/// A line for an instance at a reserved port.
+/// A line for an instance on a reserved port.
 fn line(port: &ReservedPort, servers: &[&Backend]) -> String {
     let servers: Vec<_> = servers.iter().map(|server| server.address().to_string()).collect();
     format!("-b 127.0.0.1 {} {}\n", port.port(), servers.join(" "))
@@ -37,17 +37,17 @@ fn signal(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).expect("sending a signal");
 }
 
-/// A connection on which a byte has gone each way.
-fn standing(port: &ReservedPort) -> TcpStream {
+/// An open connection, after one byte each way.
+fn open(port: &ReservedPort) -> TcpStream {
     let mut stream = connect(port.address());
     let mut byte = [0];
     stream.read_exact(&mut byte).expect("the server's name");
-    goes_on(&mut stream);
+    assert_echoes(&mut stream);
     stream
 }
 
 /// Asserts that the server at the other end still answers.
-fn goes_on(stream: &mut TcpStream) {
+fn assert_echoes(stream: &mut TcpStream) {
     let mut byte = [0];
     stream.write_all(b"?").expect("a byte to the server");
     stream.read_exact(&mut byte).expect("a byte from the server");
@@ -55,7 +55,7 @@ fn goes_on(stream: &mut TcpStream) {
 }
 
 #[test]
-fn start_status_restart_and_stop_say_what_they_do() {
+fn start_status_restart_and_stop_print_what_they_do() {
     let (a, b) = (Backend::greeter("A"), Backend::greeter("B"));
     let (one, two) = (ReservedPort::new(), ReservedPort::new());
     let text = format!("# two\n{}\n{}", line(&one, &[&a, &b]), line(&two, &[&b]));
@@ -100,7 +100,7 @@ fn start_status_restart_and_stop_say_what_they_do() {
 }
 
 #[test]
-fn a_bad_line_takes_no_other_down() {
+fn a_bad_line_affects_no_other_line() {
     let a = Backend::greeter("A");
     let (one, taken) = (ReservedPort::new(), ReservedPort::new());
     let _other = tests::listen(([127, 0, 0, 1], 0).into());
@@ -126,12 +126,12 @@ fn a_bad_line_takes_no_other_down() {
     let states: Vec<_> = rows.iter().map(|row| &*row.state).collect();
     assert_eq!(states, ["running", "failed"]);
 
-    // With nothing but mistakes there is nothing to run.
+    // A file with only mistakes starts nothing.
     service.run_ok(&["stop"]);
     service.write("nosuch a\n");
     let started = service.run(&["start"]);
     assert_eq!(started.status.code(), Some(78), "{started:?}");
-    // Nor with nothing that comes up: its code says why.
+    // Nor does a file whose only instance fails; the exit code is that of the failure.
     service.write(&format!("-b 127.0.0.1 {} a.invalid\n", taken.port()));
     let started = service.run(&["start"]);
     assert_eq!(started.status.code(), Some(65), "{started:?}");
@@ -140,7 +140,7 @@ fn a_bad_line_takes_no_other_down() {
 }
 
 #[test]
-fn a_file_without_instances_is_run_all_the_same() {
+fn a_file_without_instances_starts() {
     let service = Service::new("# nothing yet\n");
     assert_eq!(service.run_ok(&["start"]), "balance is started: 0 instances\n");
     assert_eq!(service.run(&["status"]).status.code(), Some(0));
@@ -155,12 +155,12 @@ fn a_file_without_instances_is_run_all_the_same() {
 }
 
 #[test]
-fn a_process_that_crashes_comes_back_and_refuses_nobody() {
+fn a_crashed_process_is_restarted_and_no_client_refused() {
     let (a, b) = (Backend::echo("A"), Backend::echo("B"));
     let (one, two) = (ReservedPort::new(), ReservedPort::new());
     let service = Service::new(&(line(&one, &[&a]) + &line(&two, &[&b])));
     service.run_ok(&["start"]);
-    let (mut crashed, mut other) = (standing(&one), standing(&two));
+    let (mut crashed, mut other) = (open(&one), open(&two));
     let before = service.status();
     let pid = before[0].pid.expect("a process");
     signal(pid, Signal::SIGKILL);
@@ -169,9 +169,9 @@ fn a_process_that_crashes_comes_back_and_refuses_nobody() {
         Ok(line) if !line.is_empty() => Err("it has not".to_owned()),
         _ => Ok(()),
     });
-    // At once: the listener is there, whoever accepts from it.
-    drop(standing(&one));
-    goes_on(&mut other);
+    // At once: the supervisor holds the listener.
+    drop(open(&one));
+    assert_echoes(&mut other);
     let after =
         service.status_when("both run", |rows| rows.iter().all(|row| row.state == "running"));
     assert_eq!(after[1], before[1]);
@@ -181,13 +181,13 @@ fn a_process_that_crashes_comes_back_and_refuses_nobody() {
 }
 
 #[test]
-fn a_file_with_a_mistake_changes_nothing_that_runs() {
+fn a_file_with_a_mistake_changes_nothing() {
     let a = Backend::echo("A");
     let (one, two) = (ReservedPort::new(), ReservedPort::new());
     let good = line(&one, &[&a]);
     let service = Service::new(&good);
     service.run_ok(&["start"]);
-    let mut stream = standing(&one);
+    let mut stream = open(&one);
     let before = service.status();
     for (bad, why) in [
         ("-x 25\n".to_owned(), ":2: -x: unknown option"),
@@ -199,26 +199,26 @@ fn a_file_with_a_mistake_changes_nothing_that_runs() {
         assert!(reloaded.stderr.contains(why), "{reloaded:?}");
         assert!(reloaded.stderr.ends_with("balance is not reloaded\n"), "{reloaded:?}");
         assert_eq!(service.status(), before);
-        goes_on(&mut stream);
+        assert_echoes(&mut stream);
     }
-    // Neither does a restart stop what it cannot start again.
+    // A restart does not stop what it could not start again.
     service.write("-x 25\n");
     assert_eq!(service.run(&["restart"]).status.code(), Some(78));
     std::fs::remove_file(service.file()).expect("removing the file");
     assert_eq!(service.run(&["reload"]).status.code(), Some(78));
     assert_eq!(service.run(&["restart"]).status.code(), Some(66));
-    goes_on(&mut stream);
+    assert_echoes(&mut stream);
     drop(stream);
     service.run_ok(&["stop"]);
 }
 
 #[test]
-fn an_instance_whose_process_has_to_be_another_one_keeps_its_connections() {
+fn an_instance_that_needs_a_new_process_keeps_its_connections() {
     let a = Backend::echo("A");
     let one = ReservedPort::new();
     let service = Service::new(&line(&one, &[&a]));
     service.run_ok(&["start"]);
-    let mut stream = standing(&one);
+    let mut stream = open(&one);
     let before = service.status();
     service.write(&line(&one, &[&a]).replace("-b", "--datapath relay --workers 3 -b"));
     let reloaded = service.run_ok(&["reload"]);
@@ -226,25 +226,25 @@ fn an_instance_whose_process_has_to_be_another_one_keeps_its_connections() {
     let after = service.status();
     let states: Vec<_> = after.iter().map(|row| (&*row.state, row.pid == before[0].pid)).collect();
     assert_eq!(states, [("running", false), ("draining", true)]);
-    goes_on(&mut stream);
-    drop(standing(&one));
+    assert_echoes(&mut stream);
+    drop(open(&one));
     drop(stream);
     service.status_when("the old process has left", |rows| rows.len() == 1);
     service.run_ok(&["stop"]);
 }
 
 #[test]
-fn an_instance_that_is_not_on_the_file_any_more_drains() {
+fn an_instance_removed_from_the_file_drains() {
     let a = Backend::echo("A");
     let (one, two) = (ReservedPort::new(), ReservedPort::new());
     let service = Service::new(&(line(&one, &[&a]) + &line(&two, &[&a])));
     service.run_ok(&["start"]);
-    let mut stream = standing(&one);
+    let mut stream = open(&one);
     service.write(&line(&two, &[&a]));
     let reloaded = service.run_ok(&["reload"]);
     assert_eq!(reloaded, format!("{}: stopped\nbalance is reloaded\n", name(&one)));
     assert!(!is_listening(one.port()));
-    goes_on(&mut stream);
+    assert_echoes(&mut stream);
     assert_eq!(service.status().iter().filter(|row| row.state == "draining").count(), 1);
     drop(stream);
     service.status_when("it has left", |rows| rows.len() == 1);
@@ -252,12 +252,12 @@ fn an_instance_that_is_not_on_the_file_any_more_drains() {
 }
 
 #[test]
-fn stop_waits_for_connections_and_says_so() {
+fn stop_waits_for_connections_and_prints_how_long() {
     let a = Backend::echo("A");
     let one = ReservedPort::new();
     let service = Service::new(&line(&one, &[&a]).replace("-b", "--grace 600 -b"));
     service.run_ok(&["start"]);
-    let mut stream = standing(&one);
+    let mut stream = open(&one);
     service.status_when("a connection", |rows| rows[0].connections == 1);
     thread::scope(|scope| {
         let stopping = scope.spawn(|| service.run_ok(&["stop"]));
@@ -265,15 +265,15 @@ fn stop_waits_for_connections_and_says_so() {
             false => Ok(()),
             true => Err("it does".to_owned()),
         });
-        goes_on(&mut stream);
-        // Asked twice it is no more in a hurry.
+        assert_echoes(&mut stream);
+        // A second request does not shorten the wait.
         let second = scope.spawn(|| service.run_ok(&["stop"]));
         eventually(TIMEOUT, "both wait", || match service.connected_verbs() {
             2.. => Ok(()),
             few => Err(format!("{few} are connected")),
         });
         service.status_when("it drains", |rows| rows[0].state == "draining");
-        goes_on(&mut stream);
+        assert_echoes(&mut stream);
         drop(stream);
         let said = [stopping, second].map(|verb| verb.join().expect("the verb"));
         for said in said {
@@ -288,13 +288,13 @@ fn stop_waits_for_connections_and_says_so() {
 }
 
 #[test]
-fn stop_gives_those_that_leave_already_their_time_as_well() {
+fn stop_also_waits_for_processes_that_already_drain() {
     let a = Backend::echo("A");
     let (one, two) = (ReservedPort::new(), ReservedPort::new());
     let text = |port| line(port, &[&a]).replace("-b", "--grace 600 -b");
     let service = Service::new(&(text(&one) + &text(&two)));
     service.run_ok(&["start"]);
-    let mut stream = standing(&one);
+    let mut stream = open(&one);
     service.write(&text(&two));
     service.run_ok(&["reload"]);
     thread::scope(|scope| {
@@ -302,21 +302,21 @@ fn stop_gives_those_that_leave_already_their_time_as_well() {
         service.status_when("one is left", |rows| {
             rows.iter().filter(|r| r.pid.is_some()).count() == 1
         });
-        goes_on(&mut stream);
-        // Who starts now waits for the end of what runs.
+        assert_echoes(&mut stream);
+        // A start waits for the end of the running supervisor.
         let starting = scope.spawn(|| service.run_ok(&["start"]));
-        goes_on(&mut stream);
+        assert_echoes(&mut stream);
         drop(stream);
         assert!(stopping.join().expect("the verb").starts_with("balance is stopped"));
         let said = starting.join().expect("the verb");
         assert!(said.ends_with("balance is started: 1 instance\n"), "{said}");
     });
-    drop(standing(&two));
+    drop(open(&two));
     service.run_ok(&["stop"]);
 }
 
 #[test]
-fn a_port_goes_from_one_line_to_another_that_overlaps_it() {
+fn a_port_moves_to_another_line_that_overlaps_it() {
     let a = Backend::greeter("A");
     let port = ReservedPort::new();
     let narrow = line(&port, &[&a]);
@@ -332,7 +332,7 @@ fn a_port_goes_from_one_line_to_another_that_overlaps_it() {
 }
 
 #[test]
-fn a_reload_says_what_it_did_and_what_it_could_not() {
+fn a_reload_prints_what_it_did_and_what_failed() {
     let a = Backend::greeter("A");
     let taken = tests::listen(([127, 0, 0, 1], 0).into());
     let (one, two) = (ReservedPort::new(), ReservedPort::new());
@@ -342,7 +342,7 @@ fn a_reload_says_what_it_did_and_what_it_could_not() {
     service.write(&(line(&two, &[&a]) + &format!("-b 127.0.0.1 {port} {}\n", a.address())));
     let reloaded = service.run(&["reload"]);
     assert_eq!(reloaded.status.code(), Some(71), "{reloaded:?}");
-    // Not of the one that did not come up.
+    // Not for the instance that failed to start.
     let changed = format!("{}: stopped\n{}: started\n", name(&one), name(&two));
     assert_eq!(reloaded.stdout, changed);
     assert!(reloaded.stderr.contains(":2: cannot listen on 127.0.0.1:"), "{reloaded:?}");
@@ -351,14 +351,14 @@ fn a_reload_says_what_it_did_and_what_it_could_not() {
     service.run_ok(&["stop"]);
 }
 
-/// Descriptors that are enough for few workers and not for many.
+/// A descriptor limit that suffices for few workers but not for many.
 const DESCRIPTORS: u64 = 90;
 
-/// Workers for which they are not enough.
-const MANY: &str = "--datapath relay --workers 80 -b";
+/// Options with too many workers.
+const TOO_MANY_WORKERS: &str = "--datapath relay --workers 80 -b";
 
 #[test]
-fn a_new_process_that_does_not_come_up_leaves_the_old_one_serving() {
+fn a_new_process_that_fails_leaves_the_old_one_serving() {
     let (a, b) = (Backend::echo("A"), Backend::echo("B"));
     let (one, two) = (ReservedPort::new(), ReservedPort::new());
     let few = |workers, port: &ReservedPort| {
@@ -368,23 +368,23 @@ fn a_new_process_that_does_not_come_up_leaves_the_old_one_serving() {
     let service = Service::new(&good);
     let limited = || Ok(setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS)?);
     let mut child = service.foreground(|command| {
-        // SAFETY: setrlimit is a bare system call: it neither allocates nor takes locks.
+        // SAFETY: setrlimit is one system call: it neither allocates nor takes locks.
         unsafe { command.pre_exec(limited) };
     });
     let runs = |rows: &[InstanceStatus]| rows.iter().all(|row| row.state == "running");
     let before = service.status_when("both run", runs);
-    let mut stream = standing(&one);
+    let mut stream = open(&one);
     let before = InstanceStatus { connections: 1, ..before[0].clone() };
     service.status_when("a connection", |rows| rows[0] == before);
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             while !is_over.load(Relaxed) {
-                drop(standing(&one));
+                drop(open(&one));
             }
         });
         let _over = SetOnDrop(&is_over);
-        let bad = line(&one, &[&b]).replace("-b", MANY);
+        let bad = line(&one, &[&b]).replace("-b", TOO_MANY_WORKERS);
         let why = format!("{}:1: cannot start a worker", service.file().display());
         for (other, changed, how) in [
             (few(2, &two), format!("{}: replaced\n", name(&two)), "reloaded in part"),
@@ -399,20 +399,20 @@ fn a_new_process_that_does_not_come_up_leaves_the_old_one_serving() {
             assert!(reloaded.stderr.ends_with(&end), "{reloaded:?}");
             let now = service.status();
             assert_eq!((&now[0].state, now[0].pid), (&before.state, before.pid));
-            goes_on(&mut stream);
+            assert_echoes(&mut stream);
         }
         service.write(&good);
         let reloaded = format!("{}: replaced\nbalance is reloaded\n", name(&two));
         assert_eq!(service.run_ok(&["reload"]), reloaded);
     });
-    goes_on(&mut stream);
+    assert_echoes(&mut stream);
     drop(stream);
     service.run_ok(&["stop"]);
     assert_eq!(finish(&mut child, TIMEOUT, "the supervisor").code(), Some(0));
 }
 
 #[test]
-fn a_process_that_does_not_serve_yet_gets_no_name_of_the_one_that_takes_its_place() {
+fn a_process_that_is_late_to_serve_takes_no_socket_of_its_successor() {
     let a = Backend::echo("A");
     let one = ReservedPort::new();
     let text = line(&one, &[&a]);
@@ -420,17 +420,17 @@ fn a_process_that_does_not_serve_yet_gets_no_name_of_the_one_that_takes_its_plac
     service.run_ok(&["start"]);
     let mut inbox = HeldNotifications::of(&service.run_dir());
     signal(service.status()[0].pid.expect("a process"), Signal::SIGKILL);
-    // It serves, but the supervisor does not know that yet.
+    // The process serves, but the notification is held back.
     let slow = inbox.hold_until_ready();
     let before = service.status();
     assert_eq!((&*before[0].state, before[0].pid), ("starting", Some(slow)));
-    let mut stream = standing(&one);
+    let mut stream = open(&one);
     service.write(&text.replace("-b", "--datapath relay -b"));
     let next = thread::scope(|scope| {
         let reloading = scope.spawn(|| service.run_ok(&["reload"]));
         let next = inbox.hold_until_ready();
         assert_ne!(next, slow);
-        // Now both say that they serve, the slow one first.
+        // Both processes report readiness, the slow one first.
         while !reloading.is_finished() {
             inbox.pass_on();
         }
@@ -443,14 +443,14 @@ fn a_process_that_does_not_serve_yet_gets_no_name_of_the_one_that_takes_its_plac
     assert_eq!(after[0].channels, Some((1, 1)));
     let pid_file = service.run_dir().join(format!("balance.{}.127.0.0.1.pid", one.port()));
     assert_eq!(std::fs::read_to_string(pid_file).expect("a pid file"), format!("{next}\n"));
-    goes_on(&mut stream);
-    drop(standing(&one));
+    assert_echoes(&mut stream);
+    drop(open(&one));
     drop(stream);
     service.run_ok(&["stop"]);
 }
 
 #[test]
-fn an_instance_that_gets_another_run_directory_is_found_there_and_nowhere_else() {
+fn an_instance_moves_to_another_run_directory() {
     let a = Backend::echo("A");
     let one = ReservedPort::new();
     let service = Service::new("");
@@ -465,8 +465,8 @@ fn an_instance_that_gets_another_run_directory_is_found_there_and_nowhere_else()
     };
     service.write(&text("here", ""));
     service.run_ok(&["start"]);
-    let mut stream = standing(&one);
-    // One that does not come up changes nothing: there is no such directory to make another in.
+    let mut stream = open(&one);
+    // A process that fails to start changes nothing: the parent of this directory does not exist.
     service.write(&text("no/such", ""));
     assert_eq!(service.run(&["reload"]).status.code(), Some(73));
     assert!(socket("here").exists());
@@ -474,27 +474,27 @@ fn an_instance_that_gets_another_run_directory_is_found_there_and_nowhere_else()
     let said = |what: &str| format!("{}: {what}\nbalance is reloaded\n", name(&one));
     assert_eq!(service.run_ok(&["reload"]), said("replaced"));
     assert!(socket("there").exists() && !socket("here").exists());
-    // Asked on its control socket, as is the next.
+    // The supervisor asks the process on its control socket, here and in the next reload.
     assert_eq!(service.status()[0].channels, Some((1, 1)));
     service.write(&text("there", "-t 7"));
     assert_eq!(service.run_ok(&["reload"]), said("changed"));
-    // The names of before are free.
+    // The first directory is free again.
     service.write(&text("here", ""));
     assert_eq!(service.run_ok(&["reload"]), said("replaced"));
     assert!(socket("here").exists() && !socket("there").exists());
-    goes_on(&mut stream);
+    assert_echoes(&mut stream);
     drop(stream);
     service.run_ok(&["stop"]);
 }
 
 #[test]
-fn what_this_host_does_not_have_is_found_before_anything_is_changed() {
+fn settings_that_this_host_lacks_are_rejected_before_any_change() {
     let a = Backend::echo("A");
     let one = ReservedPort::new();
     let good = line(&one, &[&a]);
     let service = Service::new(&good);
     service.run_ok(&["start"]);
-    let mut stream = standing(&one);
+    let mut stream = open(&one);
     let before = service.status_when("a connection", |rows| rows[0].connections == 1);
     for (option, why) in [
         ("-B 192.0.2.1", "cannot connect from 192.0.2.1: "),
@@ -515,22 +515,22 @@ fn what_this_host_does_not_have_is_found_before_anything_is_changed() {
             assert!(outcome.stderr.ends_with(verb), "{outcome:?}");
         }
         assert_eq!(service.status(), before);
-        goes_on(&mut stream);
-        drop(standing(&one));
+        assert_echoes(&mut stream);
+        drop(open(&one));
     }
     drop(stream);
     service.run_ok(&["stop"]);
 }
 
 #[test]
-fn a_line_that_comes_back_finds_its_names_free_while_connections_of_before_go_on() {
+fn a_restored_line_starts_while_its_old_process_drains() {
     let a = Backend::echo("A");
     let one = ReservedPort::new();
     let service = Service::new(&line(&one, &[&a]));
     service.run_ok(&["start"]);
     let mut streams = Vec::new();
     for _ in 0..10 {
-        streams.push(standing(&one));
+        streams.push(open(&one));
         service.write("");
         service.run_ok(&["reload"]);
         assert!(!is_listening(one.port()));
@@ -538,14 +538,14 @@ fn a_line_that_comes_back_finds_its_names_free_while_connections_of_before_go_on
         let reloaded = service.run_ok(&["reload"]);
         assert_eq!(reloaded, format!("{}: started\nbalance is reloaded\n", name(&one)));
     }
-    streams.iter_mut().for_each(goes_on);
+    streams.iter_mut().for_each(assert_echoes);
     drop(streams);
     service.status_when("those of before have left", |rows| rows.len() == 1);
     service.run_ok(&["stop"]);
 }
 
 #[test]
-fn a_link_that_leads_to_another_file_is_followed() {
+fn a_symlink_to_another_file_is_followed() {
     let (a, b) = (Backend::greeter("A"), Backend::greeter("B"));
     let port = ReservedPort::new();
     let service = Service::new("");
@@ -563,12 +563,12 @@ fn a_link_that_leads_to_another_file_is_followed() {
     assert_eq!(ask(port.address()).expect("an answer"), "B");
     std::fs::remove_file(&file).expect("removing a file");
     service.run_ok(&["stop"]);
-    // What is there no more is not running either.
+    // Without its file the service counts as stopped.
     assert_eq!(service.run(&["status"]).status.code(), Some(3));
 }
 
 #[test]
-fn an_operator_who_ends_an_instance_is_not_contradicted() {
+fn an_instance_stopped_by_an_operator_is_not_restarted() {
     let a = Backend::greeter("A");
     let (one, two) = (ReservedPort::new(), ReservedPort::new());
     let service = Service::new(&(line(&one, &[&a]) + &line(&two, &[&a])));
@@ -592,18 +592,18 @@ fn when_the_supervisor_is_killed_its_instances_drain_and_another_can_start() {
     let one = ReservedPort::new();
     let service = Service::new(&line(&one, &[&a]));
     service.run_ok(&["start"]);
-    let mut stream = standing(&one);
+    let mut stream = open(&one);
     signal(service.supervisor(), Signal::SIGKILL);
     eventually(TIMEOUT, "nobody listens", || match is_listening(one.port()) {
         false => Ok(()),
         true => Err("it does".to_owned()),
     });
-    goes_on(&mut stream);
-    // Its socket and its pid file are there, and mean nothing.
+    assert_echoes(&mut stream);
+    // The old socket and pid file exist, but no process holds the lock.
     assert_eq!(service.run(&["status"]).status.code(), Some(3));
     assert_eq!(service.run_ok(&["stop"]), "balance is not running\n");
     assert_eq!(service.run_ok(&["start"]), "balance is started: 1 instance\n");
-    goes_on(&mut standing(&one));
+    assert_echoes(&mut open(&one));
     drop(stream);
     service.run_ok(&["stop"]);
     eventually(TIMEOUT, "all have ended", || match service.processes() {
@@ -613,7 +613,7 @@ fn when_the_supervisor_is_killed_its_instances_drain_and_another_can_start() {
 }
 
 #[test]
-fn signals_reload_drain_and_end() {
+fn signals_reload_drain_and_stop() {
     let a = Backend::echo("A");
     let (one, two) = (ReservedPort::new(), ReservedPort::new());
     let text = line(&one, &[&a]).replace("-b", "--grace 600 -b");
@@ -621,17 +621,17 @@ fn signals_reload_drain_and_end() {
     let mut child = service.foreground(|_| {});
     let pid = i32::try_from(child.id()).expect("a process id");
     service.status_when("it runs", |rows| rows.iter().all(|row| row.state == "running"));
-    let mut stream = standing(&one);
+    let mut stream = open(&one);
     service.write(&(text + &line(&two, &[&a])));
     signal(pid, Signal::SIGUSR1);
     signal(pid, Signal::SIGHUP);
     service.status_when("two run", |rows| {
         rows.len() == 2 && rows.iter().all(|row| row.state == "running")
     });
-    goes_on(&mut stream);
+    assert_echoes(&mut stream);
     signal(pid, Signal::SIGTERM);
     service.status_when("it drains", |rows| rows[0].state == "draining");
-    goes_on(&mut stream);
+    assert_echoes(&mut stream);
     signal(pid, Signal::SIGTERM);
     assert_eq!(finish(&mut child, TIMEOUT, "the supervisor").code(), Some(0));
     assert_eq!(end_of(&mut stream), End::Reset);
@@ -639,30 +639,30 @@ fn signals_reload_drain_and_end() {
 }
 
 #[test]
-fn signals_that_the_parent_has_blocked_or_ignored_reach_every_process() {
+fn signals_that_the_parent_masked_reach_every_process() {
     let a = Backend::greeter("A");
     let one = ReservedPort::new();
     let service = Service::new(&line(&one, &[&a]));
-    let careless = |words: &[&str]| {
+    let masked = |words: &[&str]| {
         let outcome = run(&mut with_signals_masked(&service.command(words)), TIMEOUT);
         assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
         outcome.stdout
     };
-    assert_eq!(careless(&["start"]), "balance is started: 1 instance\n");
+    assert_eq!(masked(&["start"]), "balance is started: 1 instance\n");
     let pids = service.processes();
     assert_eq!(pids.len(), 2, "{pids:?}");
     for pid in pids {
         let process = Process(u32::try_from(pid).expect("a process id"));
-        // The runtime of the language ignores SIGPIPE: what is written where no reader is left is an error.
+        // The Rust runtime ignores SIGPIPE, so that a write to a closed pipe is an error.
         let ignored = 1 << (Signal::SIGPIPE as u32 - 1);
         assert_eq!((process.blocked_signals(), process.ignored_signals()), (0, ignored), "{pid}");
     }
-    assert_eq!(careless(&["restart"]), "balance is stopped\nbalance is started: 1 instance\n");
+    assert_eq!(masked(&["restart"]), "balance is stopped\nbalance is started: 1 instance\n");
     signal(service.status()[0].pid.expect("a process"), Signal::SIGKILL);
     service.status_when("another runs", |rows| rows[0].state == "running");
-    assert_eq!(careless(&["stop"]), "balance is stopped\n");
+    assert_eq!(masked(&["stop"]), "balance is stopped\n");
     assert!(service.processes().is_empty());
-    // In the foreground, by a signal.
+    // In the foreground, stopped by a signal.
     let mut command = with_signals_masked(&service.command(&["start", "-f"]));
     let mut child = command.stderr(Stdio::null()).spawn().expect("starting balance");
     service.status_when("it runs", |rows| rows.iter().all(|row| row.state == "running"));
@@ -671,7 +671,7 @@ fn signals_that_the_parent_has_blocked_or_ignored_reach_every_process() {
 }
 
 #[test]
-fn in_the_foreground_restart_begins_anew_in_the_same_process() {
+fn in_the_foreground_restart_keeps_the_supervisor_process() {
     let a = Backend::greeter("A");
     let one = ReservedPort::new();
     let service = Service::new(&line(&one, &[&a]));
@@ -688,7 +688,7 @@ fn in_the_foreground_restart_begins_anew_in_the_same_process() {
 }
 
 #[test]
-fn check_binds_nothing_and_says_where_a_mistake_is() {
+fn check_binds_nothing_and_names_the_line_of_a_mistake() {
     let taken = tests::listen(([127, 0, 0, 1], 0).into());
     let port = taken.local_addr().expect("getsockname").port();
     let check = |text: &str, words: &[&str]| {

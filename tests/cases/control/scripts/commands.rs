@@ -1,7 +1,7 @@
-//! Control scripts: commands as they can be typed, each with what it means.
+//! Generates control scripts: commands as typed, each with its meaning.
 //!
-//! Invariant: the meaning is known from how a command was made and never read from its text, and
-//! no command takes time or ends the running balance.
+//! Invariant: the meaning comes from how a command was generated, never from its text. No command
+//! takes time or ends the running balance.
 
 use std::net::SocketAddr;
 
@@ -9,41 +9,41 @@ use proptest::prelude::*;
 
 /// A channel as typed: `3`, `1.3`, or a word that begins with a number or with none.
 #[derive(Clone, Debug)]
-pub(crate) struct Name {
+pub(crate) struct ChannelName {
     pub(crate) word: String,
     pub(crate) group: Option<i64>,
     pub(crate) channel: i64,
     spelling: Spelling,
 }
 
-/// How well a channel is spelled.
+/// How a channel is spelled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Spelling {
     Exact,
-    /// Commands without a past do not take it.
+    /// The old commands do not accept it.
     Loose,
-    /// No command takes it.
+    /// No command accepts it.
     Slip,
 }
 
-impl Name {
-    /// What a command means by it.
-    fn act(self, act: impl FnOnce(Name) -> Act) -> Act {
-        if self.spelling == Spelling::Slip { Act::Wrong } else { act(self) }
+impl ChannelName {
+    /// The meaning of a command with this channel.
+    fn meaning(self, meaning: impl FnOnce(ChannelName) -> Meaning) -> Meaning {
+        if self.spelling == Spelling::Slip { Meaning::Wrong } else { meaning(self) }
     }
 }
 
-/// A command.
+/// A generated command.
 #[derive(Clone, Debug)]
-pub(crate) struct Say {
-    /// As typed, in words.
+pub(crate) struct TypedCommand {
+    /// The words as typed.
     pub(crate) words: Vec<String>,
-    pub(crate) act: Act,
+    pub(crate) meaning: Meaning,
 }
 
-/// What a command means. An address is `None` where it cannot be used.
+/// The meaning of a command. An address is `None` where it cannot be used.
 #[derive(Clone, Debug)]
-pub(crate) enum Act {
+pub(crate) enum Meaning {
     Nothing,
     Wrong,
     OutOfRange,
@@ -53,105 +53,110 @@ pub(crate) enum Act {
     Show,
     Sessions,
     Group(i64),
-    Enable(Name),
-    Disable(Name),
-    Reset(Name),
-    Drain(Name),
-    Drop(Name),
-    Create(Option<Host>),
-    Assign(Name, Option<Host>),
-    Max(Name, i64),
+    Enable(ChannelName),
+    Disable(ChannelName),
+    Reset(ChannelName),
+    Drain(ChannelName),
+    Drop(ChannelName),
+    Create(Option<TargetAddress>),
+    Assign(ChannelName, Option<TargetAddress>),
+    Max(ChannelName, i64),
     Hash(bool),
     Bytes(i64, i64),
     Connections(i64, i64),
 }
 
-/// Where a channel is to lead.
+/// The new address of a channel.
 #[derive(Clone, Debug)]
-pub(crate) struct Host(pub(crate) std::net::IpAddr, pub(crate) u16);
+pub(crate) struct TargetAddress(pub(crate) std::net::IpAddr, pub(crate) u16);
 
 /// A line as typed.
-pub(crate) fn text(line: &[Say]) -> String {
-    line.iter().map(|say| say.words.join(" ")).collect::<Vec<_>>().join("; ")
+pub(crate) fn text(line: &[TypedCommand]) -> String {
+    line.iter().map(|typed_command| typed_command.words.join(" ")).collect::<Vec<_>>().join("; ")
 }
 
-/// Visits before it, whether its first line is given alone and strictly, and its lines.
-pub(crate) fn script(server: SocketAddr) -> impl Strategy<Value = (u64, bool, Vec<Vec<Say>>)> {
-    let line = prop::collection::vec(say(server), 1..6);
+/// The number of visits before the script, whether its first line is given alone with `--strict`,
+/// and its lines.
+pub(crate) fn script(
+    server: SocketAddr,
+) -> impl Strategy<Value = (u64, bool, Vec<Vec<TypedCommand>>)> {
+    let line = prop::collection::vec(typed_command(server), 1..6);
     (0_u64..4, any::<bool>(), prop::collection::vec(line, 1..10))
 }
 
-fn say(server: SocketAddr) -> impl Strategy<Value = Say> {
+fn typed_command(server: SocketAddr) -> impl Strategy<Value = TypedCommand> {
     prop_oneof![
         12 => on_a_channel(),
-        4 => (typed("group", 1), 0_i64..5).prop_map(|(c, g)| words(&[&c, &g.to_string()], Act::Group(g))),
+        4 => (typed("group", 1), 0_i64..5).prop_map(|(c, g)| words(&[&c, &g.to_string()], Meaning::Group(g))),
         1 => (typed("group", 1), prop::sample::select(vec![("31", 31), ("x", 0), ("32", 32), ("-1", -1), ("1x", 1)]))
-            .prop_map(|(c, (word, g))| words(&[&c, word], Act::Group(g))),
+            .prop_map(|(c, (word, g))| words(&[&c, word], Meaning::Group(g))),
         3 => (typed("create", 1), host(server))
-            .prop_map(|(c, (words_of, to))| words(&[&c, &words_of.0, &words_of.1], Act::Create(to))),
-        3 => (typed("assign", 1), name(), host(server)).prop_map(|(c, name, (at, to))| {
-            words(&[&c, &name.word.clone(), &at.0, &at.1], name.act(|name| Act::Assign(name, to)))
+            .prop_map(|(c, (words_of, to))| words(&[&c, &words_of.0, &words_of.1], Meaning::Create(to))),
+        3 => (typed("assign", 1), channel_name(), host(server)).prop_map(|(c, channel_name, (at, to))| {
+            words(&[&c, &channel_name.word.clone(), &at.0, &at.1], channel_name.meaning(|channel_name| Meaning::Assign(channel_name, to)))
         }),
-        3 => (typed("maxc", 1), name(), maximum()).prop_map(|(c, name, (word, max))| {
-            words(&[&c, &name.word.clone(), word], name.act(|name| Act::Max(name, max)))
+        3 => (typed("maxc", 1), channel_name(), maximum()).prop_map(|(c, channel_name, (word, max))| {
+            words(&[&c, &channel_name.word.clone(), word], channel_name.meaning(|channel_name| Meaning::Max(channel_name, max)))
         }),
-        1 => typed("hash", 2).prop_map(|c| words(&[&c], Act::Hash(true))),
-        1 => Just(words(&["rr"], Act::Hash(false))),
+        1 => typed("hash", 2).prop_map(|c| words(&[&c], Meaning::Hash(true))),
+        1 => Just(words(&["rr"], Meaning::Hash(false))),
         2 => (typed("mrtg-bytes", 2), graphed())
-            .prop_map(|(c, (at, (g, n)))| words(&[&c, &at], Act::Bytes(g, n))),
+            .prop_map(|(c, (at, (g, n)))| words(&[&c, &at], Meaning::Bytes(g, n))),
         2 => (typed("mrtg-conns", 6), graphed())
-            .prop_map(|(c, (at, (g, n)))| words(&[&c, &at], Act::Connections(g, n))),
-        2 => typed("show", 1).prop_map(|c| words(&[&c], Act::Show)),
-        1 => typed("sessions", 2).prop_map(|c| words(&[&c], Act::Sessions)),
-        1 => typed("version", 1).prop_map(|c| words(&[&c, "and", "more"], Act::Version)),
-        1 => prop::sample::select(vec!["?", "h", "help"]).prop_map(|c| words(&[c], Act::Help)),
-        1 => prop::sample::select(vec!["", " ", "\t "]).prop_map(|c| words(&[c], Act::Nothing)),
+            .prop_map(|(c, (at, (g, n)))| words(&[&c, &at], Meaning::Connections(g, n))),
+        2 => typed("show", 1).prop_map(|c| words(&[&c], Meaning::Show)),
+        1 => typed("sessions", 2).prop_map(|c| words(&[&c], Meaning::Sessions)),
+        1 => typed("version", 1).prop_map(|c| words(&[&c, "and", "more"], Meaning::Version)),
+        1 => prop::sample::select(vec!["?", "h", "help"]).prop_map(|c| words(&[c], Meaning::Help)),
+        1 => prop::sample::select(vec!["", " ", "\t "]).prop_map(|c| words(&[c], Meaning::Nothing)),
         1 => wrong(),
     ]
     .prop_union_quit()
 }
 
-/// Rarely, the end of a script before its time.
-trait Quit: Strategy<Value = Say> + Sized + 'static {
-    fn prop_union_quit(self) -> BoxedStrategy<Say> {
-        let quit = typed("quit", 1).prop_map(|c| words(&[&c], Act::Quit));
+/// Rarely adds the end of a script.
+trait Quit: Strategy<Value = TypedCommand> + Sized + 'static {
+    fn prop_union_quit(self) -> BoxedStrategy<TypedCommand> {
+        let quit = typed("quit", 1).prop_map(|c| words(&[&c], Meaning::Quit));
         prop_oneof![60 => self, 1 => quit].boxed()
     }
 }
 
-impl<S: Strategy<Value = Say> + 'static> Quit for S {}
+impl<S: Strategy<Value = TypedCommand> + 'static> Quit for S {}
 
-fn on_a_channel() -> impl Strategy<Value = Say> {
-    let named = |full, shortest, act: fn(Name) -> Act| {
-        (typed(full, shortest), name())
-            .prop_map(move |(c, name)| words(&[&c, &name.word.clone()], name.act(act)))
-    };
-    let exact = |full, shortest, tail: &'static [&'static str], act: fn(Name) -> Act| {
-        (typed(full, shortest), name()).prop_map(move |(c, name)| {
-            let all = [&[c.as_str(), &name.word], tail].concat();
-            let is_exact = name.spelling == Spelling::Exact;
-            words(&all, if is_exact { act(name.clone()) } else { Act::Wrong })
+fn on_a_channel() -> impl Strategy<Value = TypedCommand> {
+    let named = |full, shortest, meaning: fn(ChannelName) -> Meaning| {
+        (typed(full, shortest), channel_name()).prop_map(move |(c, channel_name)| {
+            words(&[&c, &channel_name.word.clone()], channel_name.meaning(meaning))
         })
     };
+    let exact =
+        |full, shortest, tail: &'static [&'static str], meaning: fn(ChannelName) -> Meaning| {
+            (typed(full, shortest), channel_name()).prop_map(move |(c, channel_name)| {
+                let all = [&[c.as_str(), &channel_name.word], tail].concat();
+                let is_exact = channel_name.spelling == Spelling::Exact;
+                words(&all, if is_exact { meaning(channel_name.clone()) } else { Meaning::Wrong })
+            })
+        };
     prop_oneof![
-        3 => named("enable", 1, Act::Enable),
-        3 => named("disable", 1, Act::Disable),
-        2 => named("reset", 1, Act::Reset),
-        1 => exact("drain", 2, &["0"], Act::Drain),
-        1 => exact("drop", 3, &[], Act::Drop),
+        3 => named("enable", 1, Meaning::Enable),
+        3 => named("disable", 1, Meaning::Disable),
+        2 => named("reset", 1, Meaning::Reset),
+        1 => exact("drain", 2, &["0"], Meaning::Drain),
+        1 => exact("drop", 3, &[], Meaning::Drop),
     ]
 }
 
-/// A command or an abbreviation of it with so many letters at least.
+/// A command, or an abbreviation of at least `shortest` letters.
 fn typed(full: &'static str, shortest: usize) -> impl Strategy<Value = String> {
     (shortest..=full.len()).prop_map(move |len| full[..len].to_owned())
 }
 
-fn words(all: &[&str], act: Act) -> Say {
-    Say { words: all.iter().map(|&word| word.to_owned()).collect(), act }
+fn words(all: &[&str], meaning: Meaning) -> TypedCommand {
+    TypedCommand { words: all.iter().map(|&word| word.to_owned()).collect(), meaning }
 }
 
-fn name() -> impl Strategy<Value = Name> {
+fn channel_name() -> impl Strategy<Value = ChannelName> {
     let odd = prop::sample::select(vec![
         ("x", None, 0, Spelling::Loose),
         ("1x", None, 1, Spelling::Loose),
@@ -165,16 +170,16 @@ fn name() -> impl Strategy<Value = Name> {
         ("9999999999999999999999", None, i64::MAX, Spelling::Exact),
         ("\u{664}", None, 0, Spelling::Loose),
     ])
-    .prop_map(|(word, group, channel, spelling)| Name {
+    .prop_map(|(word, group, channel, spelling)| ChannelName {
         word: word.into(),
         group,
         channel,
         spelling,
     });
     prop_oneof![
-        6 => (0_i64..4).prop_map(|n| Name { word: n.to_string(), group: None, channel: n, spelling: Spelling::Exact }),
+        6 => (0_i64..4).prop_map(|n| ChannelName { word: n.to_string(), group: None, channel: n, spelling: Spelling::Exact }),
         4 => (0_i64..4, 0_i64..3).prop_map(|(g, n)| {
-            Name { word: format!("{g}.{n}"), group: Some(g), channel: n, spelling: Spelling::Exact }
+            ChannelName { word: format!("{g}.{n}"), group: Some(g), channel: n, spelling: Spelling::Exact }
         }),
         2 => odd,
     ]
@@ -193,7 +198,7 @@ fn maximum() -> impl Strategy<Value = (&'static str, i64)> {
     ])
 }
 
-/// Group and channel in two words, or in one.
+/// Group and channel, in two words or in one.
 fn graphed() -> impl Strategy<Value = (String, (i64, i64))> {
     prop_oneof![
         4 => (0_i64..5, 0_i64..3).prop_map(|(g, n)| (format!("{g} {n}"), (g, n))),
@@ -203,11 +208,11 @@ fn graphed() -> impl Strategy<Value = (String, (i64, i64))> {
     ]
 }
 
-/// Host and port as typed, and where that is.
-fn host(server: SocketAddr) -> impl Strategy<Value = ((String, String), Option<Host>)> {
+/// TargetAddress and port as typed, and the resulting address.
+fn host(server: SocketAddr) -> impl Strategy<Value = ((String, String), Option<TargetAddress>)> {
     let four = server.ip();
     let six = std::net::Ipv6Addr::LOCALHOST.into();
-    let at = |ip, port| Some(Host(ip, port));
+    let at = |ip, port| Some(TargetAddress(ip, port));
     let to_server = ((four.to_string(), server.port().to_string()), at(four, server.port()));
     let others = [
         ("127.0.0.1", "9", at(four, 9)),
@@ -225,15 +230,15 @@ fn host(server: SocketAddr) -> impl Strategy<Value = ((String, String), Option<H
         ("[::1", "9", None),
         ("[::1]", "nosuchservice", None),
         (":", "9", None),
-        // Too long for a name: no name server is asked.
+        // Too long for a channel_name, so no channel_name server is asked.
         ("xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", "9", None),
     ];
     let others = others.map(|(host, port, to)| ((host.to_owned(), port.to_owned()), to));
     prop_oneof![1 => Just(to_server), 3 => prop::sample::select(others.to_vec())]
 }
 
-/// What is no command, or lacks something.
-fn wrong() -> impl Strategy<Value = Say> {
+/// Text that is no command, or an incomplete command.
+fn wrong() -> impl Strategy<Value = TypedCommand> {
     let known = prop::sample::select(vec![
         "k",
         "kil",
@@ -260,12 +265,12 @@ fn wrong() -> impl Strategy<Value = Say> {
         "drain 1.2.3",
         ";;x",
     ])
-    .prop_map(|text| words(&[text], Act::Wrong));
-    let late = Just(words(&["drain", "0", "31536001"], Act::OutOfRange));
-    // No end of a line or of a command within.
+    .prop_map(|text| words(&[text], Meaning::Wrong));
+    let late = Just(words(&["drain", "0", "31536001"], Meaning::OutOfRange));
+    // Without characters that end a line or a command.
     let garbage = prop::collection::vec(any::<char>(), 0..30)
         .prop_map(|chars| chars.into_iter().filter(|c| !"\n;\0".contains(*c)).collect::<String>())
-        .prop_map(|text| words(&[&format!("~{text}")], Act::Wrong));
-    let long = (1_usize..3000).prop_map(|len| words(&[&"showshow".repeat(len)], Act::Wrong));
+        .prop_map(|text| words(&[&format!("~{text}")], Meaning::Wrong));
+    let long = (1_usize..3000).prop_map(|len| words(&[&"showshow".repeat(len)], Meaning::Wrong));
     prop_oneof![4 => known, 1 => late, 4 => garbage, 1 => long]
 }

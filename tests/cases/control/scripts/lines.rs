@@ -1,7 +1,8 @@
-//! Command lines from pieces of which each is known to be right or wrong, and how they must end.
+//! Generates command lines from pieces that are known to be right or wrong, with the exit codes
+//! that are allowed.
 //!
-//! Invariant: every line ends by itself. One that would serve either goes to the background or
-//! has to listen at an address that is not ours.
+//! Invariant: every line exits by itself. A line that would serve either goes to the background or
+//! listens on an address that this host does not have.
 
 use std::{ffi::OsString, os::unix::ffi::OsStringExt as _};
 
@@ -12,23 +13,23 @@ pub(crate) const DATA: i32 = 65;
 pub(crate) const UNAVAILABLE: i32 = 69;
 pub(crate) const SYSTEM: i32 = 71;
 
-/// What a piece of a line is.
+/// The kind of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// An option without an influence on how the line ends.
+    /// An option that does not change the exit code.
     Option,
-    /// What no parser can take.
+    /// An option that no parser accepts.
     BadOption,
-    /// Stays in the foreground.
+    /// An option that keeps the program in the foreground.
     Foreground,
-    /// A command or a shell for the balance on the port, of which there is none.
-    Ask,
-    /// Help or the version.
+    /// A command or a shell for the instance on the port, which does not run.
+    Command,
+    /// Help or version.
     Print,
     Channel,
     BadChannel,
-    /// A host without an address.
-    Nowhere,
+    /// A host that does not resolve.
+    Unresolvable,
     Separator,
 }
 
@@ -45,19 +46,19 @@ enum Port {
     Bad(String),
 }
 
-/// A command line without its program, run directory and address to listen on.
+/// A command line without the program, its run directory and its listen address.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     before: Vec<Piece>,
     port: Port,
     after: Vec<Piece>,
-    /// An option at the end, without its value.
+    /// An option at the end without its value.
     unfinished: Option<&'static str>,
 }
 
 impl Line {
     pub(crate) fn words(&self, port: u16) -> Vec<OsString> {
-        // The former is from the block for documentation.
+        // The first address is from a block for documentation (RFC 5737).
         let bind = if self.has(Kind::Foreground) { "192.0.2.1" } else { "127.0.0.1" };
         let fixed = ["-b", bind, "--datapath", "relay", "--workers=1"].map(OsString::from);
         let port = match &self.port {
@@ -77,7 +78,7 @@ impl Line {
             .collect()
     }
 
-    /// The exit codes that are right; more than one only where the order of options decides.
+    /// The allowed exit codes; several only where the order of options decides.
     pub(crate) fn codes(&self) -> Vec<i32> {
         let unreadable = self.has(Kind::BadOption) || self.unfinished.is_some();
         if self.has(Kind::Print) {
@@ -87,7 +88,7 @@ impl Line {
             return vec![USAGE];
         }
         let operands = || self.after.iter().map(|p| p.kind).filter(|kind| is_operand(*kind));
-        if self.asks() {
+        if self.is_command() {
             return vec![if operands().count() == 0 { UNAVAILABLE } else { USAGE }];
         }
         let mut channels = 0;
@@ -100,18 +101,18 @@ impl Line {
             }
         }
         vec![match () {
-            () if self.has(Kind::Nowhere) => DATA,
+            () if self.has(Kind::Unresolvable) => DATA,
             () if self.has(Kind::Foreground) => SYSTEM,
             () => 0,
         }]
     }
 
-    /// Whether it is for a balance that runs.
-    pub(crate) fn asks(&self) -> bool {
-        self.has(Kind::Ask)
+    /// Whether the line addresses a running instance.
+    pub(crate) fn is_command(&self) -> bool {
+        self.has(Kind::Command)
     }
 
-    /// Whether a good end of it leaves a balance in the background.
+    /// Whether a successful line leaves an instance in the background.
     pub(crate) fn serves(&self) -> bool {
         !self.has(Kind::Print)
     }
@@ -122,7 +123,7 @@ impl Line {
 }
 
 fn is_operand(kind: Kind) -> bool {
-    matches!(kind, Kind::Channel | Kind::BadChannel | Kind::Nowhere | Kind::Separator)
+    matches!(kind, Kind::Channel | Kind::BadChannel | Kind::Unresolvable | Kind::Separator)
 }
 
 pub(crate) fn line() -> impl Strategy<Value = Line> {
@@ -141,7 +142,7 @@ pub(crate) fn line() -> impl Strategy<Value = Line> {
     })
 }
 
-/// Any text that can be a word of a command line, those that break lines and terminals included.
+/// Any text that can be a word of a command line, including control characters.
 fn garbage() -> impl Strategy<Value = String> {
     let special = prop::sample::select(
         "\n\r\t\u{1b}\u{7f}\u{85}\u{2028}\u{202e} :]['\"\\%!-".chars().collect::<Vec<_>>(),
@@ -202,14 +203,14 @@ fn option() -> impl Strategy<Value = Piece> {
         &["--bind", ""],
         &["--log-format", ""],
     ];
-    const ASK: [&[&str]; 6] =
+    const COMMAND: [&[&str]; 6] =
         [&["-c", "show"], &["-cshow"], &["-c", ""], &["--command=kill; kill"], &["-i"], &["-di"]];
     let of = |kind, words: &'static [&'static [&'static str]]| {
         prop::sample::select(words).prop_map(move |words| piece(kind, words))
     };
     let bad_text = (prop::sample::select(vec!["-t~", "--nosuch", "--datapath=~"]), garbage())
         .prop_map(|(option, text)| piece(Kind::BadOption, &[&format!("{option}{text}")]));
-    // The word need not be text.
+    // A word need not be UTF-8.
     let bad_bytes = prop::collection::vec(0x80..=0xff_u8, 1..9).prop_map(|mut bytes| {
         bytes.insert(0, b'~');
         bytes.push(0xff);
@@ -218,21 +219,21 @@ fn option() -> impl Strategy<Value = Piece> {
             words: vec!["--log-format".into(), OsString::from_vec(bytes)],
         }
     });
-    let command = garbage().prop_map(|text| piece(Kind::Ask, &["-c", &format!("~{text}")]));
+    let command = garbage().prop_map(|text| piece(Kind::Command, &["-c", &format!("~{text}")]));
     prop_oneof![
         20 => of(Kind::Option, &GOOD),
         1 => of(Kind::BadOption, &BAD),
         1 => bad_text,
         1 => bad_bytes,
         2 => of(Kind::Foreground, &[&["-f"], &["-fp"], &["-aft4"], &["--foreground"]]),
-        2 => of(Kind::Ask, &ASK),
+        2 => of(Kind::Command, &COMMAND),
         1 => command,
         1 => of(Kind::Print, &[&["--help"], &["-h"], &["--version"], &["-V"]]),
     ]
 }
 
 fn operand() -> impl Strategy<Value = Piece> {
-    // Without a port, not the address that is listened on: that is the listener itself.
+    // Not the listen address itself without a port, which would be the listener.
     const GOOD: [&str; 8] = [
         "127.0.0.2",
         "127.0.0.2:",
@@ -257,14 +258,14 @@ fn operand() -> impl Strategy<Value = Piece> {
     let fixed = |kind, words: &'static [&'static str]| {
         prop::sample::select(words).prop_map(move |word| piece(kind, &[word]))
     };
-    // Text after a third colon is ignored, as it always was.
+    // Text after a third colon is ignored, as the classic does.
     let good = garbage().prop_map(|text| piece(Kind::Channel, &[&format!("127.0.0.1:9:5:{text}")]));
     let bad = (prop::sample::select(vec![":", "127.0.0.1:~", "127.0.0.1:9:~"]), garbage())
         .prop_map(|(start, text)| piece(Kind::BadChannel, &[&format!("{start}{text}")]));
     let open = garbage()
         .prop_map(|text| piece(Kind::BadChannel, &[&format!("[::1{}", text.replace(']', ""))]));
-    // Too long for a name: no name server is asked.
-    let nowhere = (64_usize..5000).prop_map(|len| piece(Kind::Nowhere, &[&"x".repeat(len)]));
+    // Too long for a name, so no name server is asked.
+    let nowhere = (64_usize..5000).prop_map(|len| piece(Kind::Unresolvable, &[&"x".repeat(len)]));
     prop_oneof![
         10 => fixed(Kind::Channel, &GOOD),
         2 => good,

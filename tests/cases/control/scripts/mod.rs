@@ -1,7 +1,7 @@
-//! Command lines and control scripts at random, against models of what they must come to: the
-//! program never crashes, never hangs, and says to the byte what the model says.
+//! Random command lines and control scripts, compared with models: the program never crashes or
+//! hangs, and its output is byte for byte that of the model.
 //!
-//! The cases are the same in every run. `BALANCE_TEST_SEED=N` draws others.
+//! Every run has the same cases. `BALANCE_TEST_SEED=N` generates others.
 
 use std::{
     fs::File,
@@ -21,19 +21,19 @@ mod commands;
 mod lines;
 mod model;
 
-use commands::Say;
+use commands::TypedCommand;
 use lines::Line;
 use model::Model;
 
 const CASES: u32 = 500;
 
 #[test]
-fn any_command_line_ends_as_documented() {
+fn any_command_line_exits_as_documented() {
     for_all(lines::line(), |line| check_line(&line));
 }
 
 #[test]
-fn any_script_says_and_does_what_the_model_says() {
+fn any_script_has_the_output_and_effects_of_the_model() {
     let server = Backend::greeter("A");
     let help = help();
     let scripts = commands::script(server.address());
@@ -60,7 +60,7 @@ fn any_script_says_and_does_what_the_model_says() {
         let pid = balance.process().0;
         let mut model = Model::new(pid, visits, server.address(), &help);
         if strict_once {
-            // The first line alone; the others belong to the shell.
+            // The first line is given alone, the others to the shell.
             let line = &script[0];
             let mut command = dir.command(address, &commands::text(line));
             let outcome = run(command.arg("--strict"), TIMEOUT);
@@ -79,7 +79,7 @@ fn any_script_says_and_does_what_the_model_says() {
     });
 }
 
-/// Draws the cases, and panics with the smallest that fails.
+/// Generates the cases; panics with the smallest failing case.
 fn for_all<S: Strategy>(strategy: S, check: impl Fn(S::Value)) {
     let seed = std::env::var("BALANCE_TEST_SEED").map_or(3, |text| text.parse().expect("a number"));
     let mut runner = TestRunner::new(Config {
@@ -113,14 +113,15 @@ fn check_line(line: &Line) {
     assert!(code.is_some_and(|code| expected.contains(&code)), "not {expected:?}: {outcome:?}");
     assert!(!stderr.contains("panicked"), "{outcome:?}");
     match code {
-        // Served, in the background: with the mistakes above it would not have.
+        // The program serves in the background, which proves that the line had none of the mistakes
+        // above.
         Some(0) if expected == [0] && line.serves() => {
             let outcome = dir.run(port.address(), "kill");
             assert_eq!(outcome.stdout, "shutdown complete, exiting.\n", "{outcome:?}");
             assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
         }
         Some(0) => assert!(!stdout.is_empty() && stderr.is_empty(), "{outcome:?}"),
-        Some(lines::UNAVAILABLE) if line.asks() => {
+        Some(lines::UNAVAILABLE) if line.is_command() => {
             assert_eq!(stdout, "no master process, exiting.\n", "{outcome:?}");
             assert_eq!(stderr, "", "{outcome:?}");
         }
@@ -132,8 +133,8 @@ fn check_line(line: &Line) {
     }
 }
 
-/// What the shell says to a script that comes through a file.
-fn shell(dir: &RunDir, port: u16, script: &[Vec<Say>]) -> Outcome {
+/// The output of the shell for a script from a file.
+fn shell(dir: &RunDir, port: u16, script: &[Vec<TypedCommand>]) -> Outcome {
     let text: String = script.iter().map(|line| commands::text(line) + "\n").collect();
     let file = dir.path().join("script");
     std::fs::write(&file, text).expect("writing the script");
@@ -144,7 +145,7 @@ fn shell(dir: &RunDir, port: u16, script: &[Vec<Say>]) -> Outcome {
     run_with_input(&mut command, input, TIMEOUT)
 }
 
-/// What `help` says; it is the model's word for itself, so it is looked at here.
+/// The output of `help`. The model repeats it, so its content is checked here.
 fn help() -> String {
     let dir = RunDir::new();
     let balance = dir.use_in(Builder::new(Datapath::Relay).operand("127.0.0.1:9")).start();
@@ -153,7 +154,7 @@ fn help() -> String {
     text
 }
 
-/// Connections and bytes to clients, of each channel.
+/// Connections, and bytes to clients, of each channel.
 fn counts(rows: &[ChannelRow]) -> Vec<(u64, u64)> {
     rows.iter().map(|row| (row.total, row.rcvd)).collect()
 }

@@ -1,13 +1,13 @@
-//! What a running balance and its control client have to say to a script: the model.
+//! The model: the output of a running balance and its control client for a script.
 //!
-//! Invariant: written from the classic's manual and not from the program; what fails changes
-//! nothing and ends its line.
+//! Invariant: the model follows the classic's manual and not the program. A command that fails
+//! changes nothing and ends its line.
 
 use std::net::SocketAddr;
 
-use super::commands::{Act, Host, Name, Say};
+use super::commands::{ChannelName, Meaning, TargetAddress, TypedCommand};
 
-/// Groups that the shell can change to.
+/// Number of groups that the shell can select.
 const GROUPS: i64 = 32;
 const VERSION: &str = "  This is balance 3.57\n  MAXGROUPS=32\n  MAXCHANNELS=64\n";
 const HEADER: &str =
@@ -29,7 +29,7 @@ struct Group {
     channels: Vec<Channel>,
 }
 
-/// The groups of a balance on which no connection stands, and a client of it.
+/// The groups of a balance without open connections, and its control client.
 #[derive(Debug)]
 pub(crate) struct Model<'h> {
     pid: u32,
@@ -38,16 +38,16 @@ pub(crate) struct Model<'h> {
     current: i64,
 }
 
-/// How a command went on.
-enum Then {
+/// How the script continues after a command.
+enum Next {
     Next,
-    /// The rest of the line is not carried out.
+    /// Skips the rest of the line.
     Failed,
     Quit,
 }
 
 impl<'h> Model<'h> {
-    /// Two groups of one channel each; the first has served that many clients a byte.
+    /// Two groups with one channel each; the first channel has served a byte to `visits` clients.
     pub(crate) fn new(pid: u32, visits: u64, server: SocketAddr, help: &'h str) -> Self {
         let first = Channel { enabled: true, address: server, total: visits, max: 0, rcvd: visits };
         let second = Channel { total: 0, max: 7, rcvd: 0, ..first };
@@ -58,29 +58,29 @@ impl<'h> Model<'h> {
         Self { pid, help, groups, current: 0 }
     }
 
-    /// What one strict command says, and its exit code.
-    pub(crate) fn once(&mut self, line: &[Say]) -> (String, i32) {
-        let mut said = String::new();
-        let then = self.line(line, &mut said);
-        (said, i32::from(matches!(then, Then::Failed)))
+    /// Output and exit code of one strict command.
+    pub(crate) fn once(&mut self, line: &[TypedCommand]) -> (String, i32) {
+        let mut output = String::new();
+        let then = self.line(line, &mut output);
+        (output, i32::from(matches!(then, Next::Failed)))
     }
 
-    /// All that a shell says.
-    pub(crate) fn shell(&mut self, script: &[Vec<Say>]) -> String {
-        let mut said = format!(
+    /// Output of a shell.
+    pub(crate) fn shell(&mut self, script: &[Vec<TypedCommand>]) -> String {
+        let mut output = format!(
             "\nbalance 3.57 interactive command shell\nPID of master process is {}\n\n",
             self.pid
         );
         for line in script {
-            said += &self.prompt();
-            if matches!(self.line(line, &mut said), Then::Quit) {
-                return said;
+            output += &self.prompt();
+            if matches!(self.line(line, &mut output), Next::Quit) {
+                return output;
             }
         }
-        said + &self.prompt() + "\n"
+        output + &self.prompt() + "\n"
     }
 
-    /// What `show` says.
+    /// Output of `show`.
     pub(crate) fn show(&self) -> String {
         let mut text = HEADER.to_owned();
         for (g, group) in self.groups.iter().enumerate() {
@@ -104,55 +104,55 @@ impl<'h> Model<'h> {
         format!("balance[{}] ", self.current)
     }
 
-    fn line(&mut self, line: &[Say], said: &mut String) -> Then {
+    fn line(&mut self, line: &[TypedCommand], output: &mut String) -> Next {
         for say in line {
-            let (text, then) = self.carry_out(&say.act);
-            *said += &text;
-            if !matches!(then, Then::Next) {
+            let (text, then) = self.execute(&say.meaning);
+            *output += &text;
+            if !matches!(then, Next::Next) {
                 return then;
             }
         }
-        Then::Next
+        Next::Next
     }
 
-    fn carry_out(&mut self, act: &Act) -> (String, Then) {
-        let well = |text: String| (text, Then::Next);
-        let result = match act {
-            Act::Nothing => return well(String::new()),
-            Act::Quit => return (String::new(), Then::Quit),
-            Act::Help => return well(self.help.to_owned()),
-            Act::Version => return well(VERSION.to_owned()),
-            Act::Show => return well(self.show()),
-            Act::Sessions => return well(SESSIONS.to_owned()),
-            Act::Group(group @ 0..GROUPS) => {
+    fn execute(&mut self, meaning: &Meaning) -> (String, Next) {
+        let well = |text: String| (text, Next::Next);
+        let result = match meaning {
+            Meaning::Nothing => return well(String::new()),
+            Meaning::Quit => return (String::new(), Next::Quit),
+            Meaning::Help => return well(self.help.to_owned()),
+            Meaning::Version => return well(VERSION.to_owned()),
+            Meaning::Show => return well(self.show()),
+            Meaning::Sessions => return well(SESSIONS.to_owned()),
+            Meaning::Group(group @ 0..GROUPS) => {
                 self.current = *group;
                 return well(String::new());
             }
-            Act::Bytes(group, channel) => self
+            Meaning::Bytes(group, channel) => self
                 .graphed(*group, *channel)
                 .map(|c| format!("{}\n0\nUNKNOWN\ngroup {group} channel {channel}", c.rcvd)),
-            Act::Connections(group, channel) => self
+            Meaning::Connections(group, channel) => self
                 .graphed(*group, *channel)
                 .map(|c| format!("{}\nUNKNOWN\nUNKNOWN\ngroup {group} channel {channel}", c.total)),
-            Act::Wrong => Err("syntax error".to_owned()),
-            Act::Group(_) | Act::OutOfRange => Err("value out of range".to_owned()),
-            Act::Enable(name) => self.set_enabled(name, true),
-            Act::Disable(name) => self.set_enabled(name, false),
-            Act::Reset(name) => self.known(name).map(|channel| {
+            Meaning::Wrong => Err("syntax error".to_owned()),
+            Meaning::Group(_) | Meaning::OutOfRange => Err("value out of range".to_owned()),
+            Meaning::Enable(name) => self.set_enabled(name, true),
+            Meaning::Disable(name) => self.set_enabled(name, false),
+            Meaning::Reset(name) => self.existing(name).map(|channel| {
                 (channel.total, channel.rcvd) = (0, 0);
                 format!("channel {} counters reset", name.label())
             }),
-            Act::Drain(name) => self.known(name).map(|channel| {
+            Meaning::Drain(name) => self.existing(name).map(|channel| {
                 channel.enabled = false;
                 format!("channel {} drained", name.label())
             }),
-            Act::Drop(name) => {
-                self.known(name).map(|_| format!("channel {} dropped 0 connections", name.label()))
-            }
-            Act::Create(to) => self.create(to.as_ref()),
-            Act::Assign(name, to) => self.assign(name, to.as_ref()),
-            Act::Max(name, max) => self.set_max(name, *max),
-            Act::Hash(hash) => {
+            Meaning::Drop(name) => self
+                .existing(name)
+                .map(|_| format!("channel {} dropped 0 connections", name.label())),
+            Meaning::Create(to) => self.create(to.as_ref()),
+            Meaning::Assign(name, to) => self.assign(name, to.as_ref()),
+            Meaning::Max(name, max) => self.set_max(name, *max),
+            Meaning::Hash(hash) => {
                 self.group().hash = *hash;
                 let method = if *hash { "hash" } else { "round robin" };
                 Ok(format!("group {} set to {method}", self.current))
@@ -160,26 +160,26 @@ impl<'h> Model<'h> {
         };
         match result {
             Ok(text) => well(text + "\n"),
-            Err(text) => (text + "\n", Then::Failed),
+            Err(text) => (text + "\n", Next::Failed),
         }
     }
 
-    fn set_enabled(&mut self, name: &Name, enabled: bool) -> Result<String, String> {
-        let channel = self.known(name)?;
+    fn set_enabled(&mut self, name: &ChannelName, enabled: bool) -> Result<String, String> {
+        let channel = self.existing(name)?;
         let already = if channel.enabled == enabled { "already " } else { "" };
         channel.enabled = enabled;
         let state = if enabled { "enabled" } else { "disabled" };
         Ok(format!("channel {} {already}{state}", name.label()))
     }
 
-    fn create(&mut self, to: Option<&Host>) -> Result<String, String> {
+    fn create(&mut self, to: Option<&TargetAddress>) -> Result<String, String> {
         let address = Self::address(to)?;
         let channel = Channel { enabled: false, address, total: 0, max: 0, rcvd: 0 };
         self.group().channels.push(channel);
         Ok("channel created".to_owned())
     }
 
-    fn assign(&mut self, name: &Name, to: Option<&Host>) -> Result<String, String> {
+    fn assign(&mut self, name: &ChannelName, to: Option<&TargetAddress>) -> Result<String, String> {
         let address = Self::address(to);
         let channel = self.find(name).ok_or("unknown channel")?;
         if channel.enabled {
@@ -189,8 +189,8 @@ impl<'h> Model<'h> {
         Ok("channel reassigned".to_owned())
     }
 
-    fn set_max(&mut self, name: &Name, max: i64) -> Result<String, String> {
-        // A number below zero names no channel at all: that is seen before the maximum.
+    fn set_max(&mut self, name: &ChannelName, max: i64) -> Result<String, String> {
+        // A negative number names no channel, and is checked before the maximum.
         let negative = name.channel < 0 || name.group.is_some_and(|group| group < 0);
         if !negative && u32::try_from(max).is_err() {
             return Err("value out of range".to_owned());
@@ -199,16 +199,16 @@ impl<'h> Model<'h> {
         Ok(format!("maxc of channel {} changed to {max}", name.label()))
     }
 
-    fn address(to: Option<&Host>) -> Result<SocketAddr, String> {
-        let Host(ip, port) = to.ok_or("invalid address")?;
+    fn address(to: Option<&TargetAddress>) -> Result<SocketAddr, String> {
+        let TargetAddress(ip, port) = to.ok_or("invalid address")?;
         Ok(SocketAddr::new(*ip, *port))
     }
 
-    fn known(&mut self, name: &Name) -> Result<&mut Channel, String> {
+    fn existing(&mut self, name: &ChannelName) -> Result<&mut Channel, String> {
         self.find(name).ok_or_else(|| format!("no such channel {}", name.label()))
     }
 
-    fn find(&mut self, name: &Name) -> Option<&mut Channel> {
+    fn find(&mut self, name: &ChannelName) -> Option<&mut Channel> {
         let group = usize::try_from(name.group.unwrap_or(self.current)).ok()?;
         let channel = usize::try_from(name.channel).ok()?;
         self.groups.get_mut(group)?.channels.get_mut(channel)
@@ -222,7 +222,7 @@ impl<'h> Model<'h> {
         channel.ok_or_else(|| "unknown channel".to_owned())
     }
 
-    /// The current group; it and those before it exist from now on.
+    /// The current group, created with all groups before it if necessary.
     fn group(&mut self) -> &mut Group {
         let current = usize::try_from(self.current).expect("a group to change to");
         if self.groups.len() <= current {
@@ -232,8 +232,8 @@ impl<'h> Model<'h> {
     }
 }
 
-impl Name {
-    /// As balance repeats it.
+impl ChannelName {
+    /// The channel as the output repeats it.
     fn label(&self) -> String {
         match self.group {
             Some(group) => format!("{group}.{}", self.channel),
