@@ -18,11 +18,11 @@ use crate::io::{
 /// A listener of one worker.
 pub(crate) struct Listener {
     socket: Rc<Socket>,
-    backend: Backend,
+    poller: Poller,
 }
 
 /// The means by which a listener waits.
-enum Backend {
+enum Poller {
     Ring,
     Epoll { ready: AsyncFd<Registered<Rc<Socket>>>, stop: CancellationToken },
 }
@@ -34,22 +34,22 @@ impl Listener {
     /// When the kernel has no memory.
     pub(crate) fn new(socket: Socket) -> io::Result<Self> {
         let socket = Rc::new(socket);
-        let backend = if ring::can_cancel() {
-            Backend::Ring
+        let poller = if ring::can_cancel() {
+            Poller::Ring
         } else {
             // A ring does not wait on a non-blocking listener, but on this kernel no ring is asked
             // to.
             socket.set_nonblocking(true)?;
             let ready = epoll::register(Rc::clone(&socket), tokio::io::Interest::READABLE)?;
-            Backend::Epoll { ready, stop: CancellationToken::new() }
+            Poller::Epoll { ready, stop: CancellationToken::new() }
         };
-        Ok(Self { socket, backend })
+        Ok(Self { socket, poller })
     }
 
     /// Accepts a connection. The future must run to completion: a connection that arrives for a
     /// dropped future could be lost. [`Listener::stop`] completes it.
     pub(crate) async fn accept(&self) -> io::Result<OwnedFd> {
-        let Backend::Epoll { ready, stop } = &self.backend else {
+        let Poller::Epoll { ready, stop } = &self.poller else {
             return ring::accept(&self.socket).await;
         };
         loop {
@@ -66,9 +66,9 @@ impl Listener {
 
     /// Ends all pending accepts.
     pub(crate) async fn stop(&self) {
-        match &self.backend {
-            Backend::Ring => ring::cancel_accepts(&self.socket).await,
-            Backend::Epoll { stop, .. } => stop.cancel(),
+        match &self.poller {
+            Poller::Ring => ring::cancel_accepts(&self.socket).await,
+            Poller::Epoll { stop, .. } => stop.cancel(),
         }
     }
 }

@@ -130,7 +130,7 @@ impl Stream {
     /// # Errors
     /// When the kernel refuses.
     pub(crate) fn set_send_buffer(&self, size: i32) -> io::Result<()> {
-        set_buffer(&self.socket, Buffer::Send, size)
+        set_buffer(&self.socket, BufferKind::Send, size)
     }
 
     /// Declares that every byte was delivered: closing then ends the connection with FIN.
@@ -180,7 +180,7 @@ impl SocketOptions {
     pub(crate) fn probe() -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)
             .or_else(|_| Socket::new(Domain::IPV6, Type::STREAM, None))?;
-        set_buffer(&socket, Buffer::Receive, RECEIVE_BUFFER)?;
+        set_buffer(&socket, BufferKind::Receive, RECEIVE_BUFFER)?;
         let granted = socket.recv_buffer_size()? >= RECEIVE_BUFFER as usize;
         let receive_buffer = granted.then_some(RECEIVE_BUFFER);
         Ok(Self { receive_buffer, mss: None })
@@ -203,23 +203,23 @@ impl SocketOptions {
             let _ = socket.set_tcp_mss(mss);
         }
         if let Some(size) = self.receive_buffer {
-            set_buffer(socket, Buffer::Receive, size)?;
+            set_buffer(socket, BufferKind::Receive, size)?;
         }
         Ok(())
     }
 }
 
 #[derive(Clone, Copy)]
-enum Buffer {
+enum BufferKind {
     Receive,
     Send,
 }
 
 /// Sets the size of a buffer, beyond the system's limit if the process may.
-fn set_buffer(socket: &Socket, which: Buffer, size: i32) -> io::Result<()> {
-    let (force, plain) = match which {
-        Buffer::Receive => (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
-        Buffer::Send => (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
+fn set_buffer(socket: &Socket, kind: BufferKind, size: i32) -> io::Result<()> {
+    let (force, plain) = match kind {
+        BufferKind::Receive => (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
+        BufferKind::Send => (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
     };
     // The kernel doubles the value (net/core/sock.c, sock_setsockopt).
     let half = size / 2;

@@ -43,7 +43,7 @@ pub(super) async fn connect(
     mss: Option<u32>,
 ) -> Result<(Rc<Stream>, SocketAddr), ConnectError> {
     let mut attempts =
-        Attempts { connector, pending: Vec::with_capacity(MAX_ATTEMPTS), error: None };
+        AddressAttempts { connector, pending: Vec::with_capacity(MAX_ATTEMPTS), error: None };
     let mut left = addresses.iter().copied().peekable();
     let mut due = Instant::now();
     loop {
@@ -97,15 +97,15 @@ pub(super) async fn connect(
 }
 
 /// The attempts for one client.
-struct Attempts<'a> {
+struct AddressAttempts<'a> {
     connector: &'a Connector,
     /// In the order in which they started.
-    pending: Vec<Attempt<'a>>,
+    pending: Vec<AddressAttempt<'a>>,
     /// The error to report if no address answers.
     error: Option<ConnectError>,
 }
 
-struct Attempt<'a> {
+struct AddressAttempt<'a> {
     address: SocketAddr,
     stream: Rc<Stream>,
     started: Instant,
@@ -114,7 +114,7 @@ struct Attempt<'a> {
     permit: Option<SemaphorePermit<'a>>,
 }
 
-impl<'a> Attempts<'a> {
+impl<'a> AddressAttempts<'a> {
     /// Makes room for another attempt, if necessary by giving up the oldest one. Returns the permit
     /// for the new attempt.
     ///
@@ -139,11 +139,17 @@ impl<'a> Attempts<'a> {
     ) {
         let connecting = Rc::clone(&stream);
         let result = Box::pin(async move { finish(&connecting).await });
-        self.pending.push(Attempt { address, stream, started: Instant::now(), result, permit });
+        self.pending.push(AddressAttempt {
+            address,
+            stream,
+            started: Instant::now(),
+            result,
+            permit,
+        });
     }
 
     /// Waits until an attempt has succeeded or failed, and removes it.
-    async fn next_result(&mut self) -> (Attempt<'a>, io::Result<()>) {
+    async fn next_result(&mut self) -> (AddressAttempt<'a>, io::Result<()>) {
         let pending = &mut self.pending;
         let (i, result) = poll_fn(|context| {
             for (i, attempt) in pending.iter_mut().enumerate() {
