@@ -52,7 +52,9 @@ fn run() -> Result<ExitCode, StartError> {
     let (dir, bind) = (args.run_dir.as_deref(), args.bind.as_deref());
     let port = || operand::listen_port(&args.port, &resolve::service);
     match args.mode() {
-        Mode::Command(line) => Ok(client::once(dir, bind, port()?, line, args.strict).into()),
+        Mode::Command(line) => {
+            Ok(client::run_commands(dir, bind, port()?, line, args.strict).into())
+        }
         Mode::Shell => Ok(client::shell(dir, bind, port()?).into()),
         Mode::Serve => match SpawnConfig::from_env()? {
             Some(config) => serve_supervised(&args, &config),

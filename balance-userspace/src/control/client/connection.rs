@@ -1,8 +1,9 @@
-//! The running balance that a client means: found by run directory, port and bind address.
+//! The connection of a client to a running process, which it finds by run directory, port and bind
+//! address.
 //!
-//! Invariant: a command is only ever sent to the process that was there when the client started,
-//! and, unless its directory was named, only to one of root, of our own user, or of the user to whom
-//! root has given the system's directory.
+//! Invariants: every command goes to the process that ran when the client started. Unless the user
+//! named the run directory, the process belongs to root, to the user of the client, or to the owner
+//! of the system's run directory, whom only root can appoint.
 
 use std::{
     fs,
@@ -23,23 +24,24 @@ use crate::control::{
 };
 use crate::sys;
 
-/// How long balance may take to end.
-const END: Duration = Duration::from_secs(5);
+/// The longest time to wait for the end of the process.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often to look whether it has.
-const LOOK: Duration = Duration::from_millis(10);
+/// Interval at which the client checks for the end of the process.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Where a running balance is, and a connection to it when there is one.
+/// The paths of a running process, and a connection to it while one is open.
 pub(crate) struct Connection {
     paths: Paths,
-    /// Whether it may belong to anybody.
+    /// Whether the process may belong to any user.
     any_user: bool,
     pid: u32,
     client: Option<ControlClient>,
 }
 
 impl Connection {
-    /// Finds it and connects to it. Without a directory, it is root's when we have none ourselves.
+    /// Finds an instance and connects to it. Without `run_dir`, looks in the user's own run directory
+    /// first, then in the system's.
     pub(super) fn find(
         run_dir: Option<&Path>,
         bind: Option<&str>,
@@ -57,30 +59,30 @@ impl Connection {
         run_dir: Option<&Path>,
         paths_in: impl Fn(&RunDir) -> Result<Paths, RunDirError>,
     ) -> Result<Self, ClientError> {
-        let ours = match RunDir::locate(run_dir) {
+        let own = match RunDir::locate(run_dir) {
             Err(RunDirError::Nowhere) => RunDir::system(),
             dir => dir?,
         };
-        let mut paths = paths_in(&ours)?;
-        if run_dir.is_none() && !there(&paths) {
-            let roots = paths_in(&RunDir::system())?;
-            if there(&roots) {
-                paths = roots;
+        let mut paths = paths_in(&own)?;
+        if run_dir.is_none() && !socket_exists(&paths) {
+            let system = paths_in(&RunDir::system())?;
+            if socket_exists(&system) {
+                paths = system;
             }
         }
         Self::at(paths, run_dir.is_some())
     }
 
-    /// Connects to the one that has these.
+    /// Connects to the process with these paths.
     pub(super) fn at(paths: Paths, any_user: bool) -> Result<Self, ClientError> {
-        let mut master = Self { paths, any_user, pid: 0, client: None };
-        let client = master.connect()?;
-        master.pid = client.pid();
-        master.client = Some(client);
-        Ok(master)
+        let mut connection = Self { paths, any_user, pid: 0, client: None };
+        let client = connection.connect()?;
+        connection.pid = client.pid();
+        connection.client = Some(client);
+        Ok(connection)
     }
 
-    /// Its process id.
+    /// Process id of the process.
     pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
@@ -93,29 +95,29 @@ impl Connection {
         self.client()?.ask(command)
     }
 
-    /// Ends the connection; the next request makes a new one.
-    pub(super) fn hang_up(&mut self) {
+    /// Closes the connection. The next request opens a new one.
+    pub(super) fn close(&mut self) {
         self.client = None;
     }
 
-    /// Waits until its process has let go of its lock, which is the last that it does; false if that
-    /// takes longer than it may.
+    /// Waits until the process has released its lock, which is its last act. Returns false after
+    /// [`END_TIMEOUT`].
     pub(crate) fn wait_for_end(&mut self) -> bool {
-        self.hang_up();
-        let deadline = Instant::now() + END;
+        self.close();
+        let deadline = Instant::now() + END_TIMEOUT;
         while instance_files::is_held(&self.paths) {
             if Instant::now() >= deadline {
                 return false;
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
         true
     }
 
     fn connect(&self) -> Result<ControlClient, ClientError> {
         let client = ControlClient::connect(&self.paths.socket).map_err(|e| match e {
-            // What is left behind tells who it was.
-            ClientError::NoMaster if there(&self.paths) => {
+            // The process died and left its files: name it by its pid file.
+            ClientError::NoMaster if socket_exists(&self.paths) => {
                 self.left_pid().map_or(e, ClientError::Gone)
             }
             e => e,
@@ -126,7 +128,8 @@ impl Connection {
         if is_trusted { Ok(client) } else { Err(ClientError::Foreign(user)) }
     }
 
-    /// Whether the run directory is the system's and was given to this user: only root could do that.
+    /// Whether the run directory is the system's and belongs to this user. Only root can have given it
+    /// to the user.
     fn is_owner(&self, user: u32) -> bool {
         let dir = self.paths.socket.parent().filter(|dir| *dir == RunDir::system().path());
         dir.and_then(|dir| fs::symlink_metadata(dir).ok()).is_some_and(|found| found.uid() == user)
@@ -136,7 +139,7 @@ impl Connection {
         fs::read_to_string(&self.paths.pid).ok()?.trim().parse().ok()
     }
 
-    /// The connection, a new one if there is none.
+    /// Returns the open connection, or opens one to the same process.
     fn client(&mut self) -> Result<&mut ControlClient, ClientError> {
         if self.client.is_none() {
             let client = match self.connect() {
@@ -149,17 +152,18 @@ impl Connection {
         self.client.as_mut().ok_or(ClientError::NoMaster)
     }
 
-    /// Whether it has gone, its lock included, so that its names can be claimed; another one may have them already.
-    fn gone(&self) -> bool {
+    /// Whether the process has ended and released its lock, so another process can claim its files.
+    /// Another process may have claimed them already.
+    fn has_ended(&self) -> bool {
         let is_free = || !instance_files::is_held(&self.paths);
         match self.connect() {
             Ok(client) => client.pid() != self.pid,
-            // Ours spoke our version, so this is another one.
+            // The process spoke this version, so this is another process.
             Err(ClientError::Release(_) | ClientError::Stranger) => true,
-            // It closes its socket before it lets go of the lock.
+            // The process closes its socket before it releases the lock.
             Err(ClientError::Gone(_)) => is_free(),
-            // Also when it closes this connection unanswered, on its way out: look again.
-            Err(ClientError::NoMaster) => !there(&self.paths) && is_free(),
+            // A process that is exiting also closes this connection unanswered: check again.
+            Err(ClientError::NoMaster) => !socket_exists(&self.paths) && is_free(),
             Err(_) => false,
         }
     }
@@ -170,21 +174,21 @@ impl Transport for Connection {
         self.request(command)
     }
 
-    fn ended(&mut self) -> bool {
-        self.hang_up();
-        let deadline = Instant::now() + END;
-        while !self.gone() {
+    fn wait_until_ended(&mut self) -> bool {
+        self.close();
+        let deadline = Instant::now() + END_TIMEOUT;
+        while !self.has_ended() {
             if Instant::now() >= deadline {
                 return false;
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
         true
     }
 }
 
-/// Whether there is a socket, or something in its place, that can be found.
-fn there(paths: &Paths) -> bool {
+/// Whether a file exists at the path of the socket.
+fn socket_exists(paths: &Paths) -> bool {
     fs::symlink_metadata(&paths.socket).is_ok()
 }
 
@@ -207,15 +211,15 @@ mod tests {
             let paths = fake.dir.paths();
             let lock = File::create(&paths.lock).unwrap();
             lock.lock().unwrap();
-            let mut master = Connection::at(paths, true).unwrap();
-            assert_eq!(master.ask(InstanceCommand::Kill).unwrap(), InstanceReply::Done);
-            master.hang_up();
-            while master.connect().is_ok() {
+            let mut connection = Connection::at(paths, true).unwrap();
+            assert_eq!(connection.ask(InstanceCommand::Kill).unwrap(), InstanceReply::Done);
+            connection.close();
+            while connection.connect().is_ok() {
                 thread::yield_now();
             }
-            assert!(!master.gone(), "{name}");
+            assert!(!connection.has_ended(), "{name}");
             drop(lock);
-            assert!(master.ended(), "{name}");
+            assert!(connection.wait_until_ended(), "{name}");
         }
     }
 }

@@ -1,13 +1,13 @@
-//! The client side of control: `-c` and `-i`.
+//! The client of the control socket: `-c` and `-i`.
 //!
-//! Invariant: it only asks and renders; every effect of a command is made by the instance.
+//! Invariant: the client sends commands and renders replies. Only the instance makes changes.
 
 pub mod command;
 pub mod command_table;
 pub(crate) mod connection;
 #[cfg(test)]
 pub(super) mod fake;
-mod once;
+mod one_shot;
 pub mod render;
 pub mod rpc;
 pub(crate) mod script;
@@ -15,4 +15,4 @@ mod shell;
 pub(crate) mod table;
 mod terminal;
 
-pub use self::{once::once, shell::shell};
+pub use self::{one_shot::run_commands, shell::shell};

@@ -1,7 +1,7 @@
 //! The interactive shell: `-i`.
 //!
-//! Invariant: what it prints does not depend on where its commands come from, apart from the
-//! editing of the line: prompts are printed for a pipe too, and everything at once.
+//! Invariant: the output is the same for a terminal and for a pipe, apart from line editing. A pipe
+//! gets prompts too, and nothing is buffered.
 
 use std::{
     io::{self, BufRead, IsTerminal as _, Read as _, Write},
@@ -11,71 +11,79 @@ use std::{
 use super::{
     connection::Connection,
     rpc::ClientError,
-    script::{self, ScriptOutcome, say},
+    script::{self, ScriptOutcome, print},
     terminal::Terminal,
 };
 
-/// Bytes of the longest line; what is longer is taken as more than one line.
-const LONGEST: u64 = 65_536;
+/// Longest line in bytes. A longer line is split.
+const MAX_LINE: u64 = 65_536;
 
-/// Where lines come from.
-pub(super) trait Lines {
-    /// Prints the prompt and waits for a line; `None` at the end.
-    fn next(&mut self, prompt: &str, out: &mut dyn Write) -> Result<Option<String>, ClientError>;
+/// A source of lines.
+pub(super) trait LineSource {
+    /// Prints the prompt and waits for a line. `None` is the end of the input.
+    fn next_line(
+        &mut self,
+        prompt: &str,
+        out: &mut dyn Write,
+    ) -> Result<Option<String>, ClientError>;
 }
 
-/// Runs the shell on the instance with this port and bind address until it is left, and returns
+/// Runs the shell on the instance with this port and bind address until the user leaves it. Returns
 /// the exit code.
 pub fn shell(run_dir: Option<&Path>, bind: Option<&str>, port: u16) -> u8 {
     let out = &mut io::stdout();
-    let code = Connection::find(run_dir, bind, port).and_then(|mut master| {
-        let mut lines: Box<dyn Lines> = match editor() {
+    let code = Connection::find(run_dir, bind, port).and_then(|mut connection| {
+        let mut lines: Box<dyn LineSource> = match editor() {
             Some(terminal) => Box::new(terminal),
-            None => Box::new(Plain(io::stdin().lock())),
+            None => Box::new(PlainLines(io::stdin().lock())),
         };
-        converse(&mut master, &mut *lines, out)
+        run_shell(&mut connection, &mut *lines, out)
     });
     code.unwrap_or_else(|e| e.report(out, &mut io::stderr()))
 }
 
-/// The line editor, when there is a terminal that it can be used on.
+/// The line editor, if standard input and output are a terminal that supports it.
 fn editor() -> Option<Terminal> {
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     if terminal && !dumb { Terminal::new().ok() } else { None }
 }
 
-fn converse(
-    master: &mut Connection,
-    lines: &mut dyn Lines,
+fn run_shell(
+    connection: &mut Connection,
+    lines: &mut dyn LineSource,
     out: &mut dyn Write,
 ) -> Result<u8, ClientError> {
-    let pid = master.pid();
-    say(
+    let pid = connection.pid();
+    print(
         out,
         &format!("\nbalance 3.57 interactive command shell\nPID of master process is {pid}\n\n"),
     )?;
     let mut group = 0;
     loop {
-        // Somebody may take an hour to type: nothing is kept open meanwhile.
-        master.hang_up();
-        let Some(line) = lines.next(&format!("balance[{group}] "), out)? else { return Ok(0) };
-        if let ScriptOutcome::Exit(code) = script::run(&line, &mut group, master, out)? {
+        // The user may take an hour to type, so keep no connection open meanwhile.
+        connection.close();
+        let Some(line) = lines.next_line(&format!("balance[{group}] "), out)? else { return Ok(0) };
+        if let ScriptOutcome::Exit(code) = script::run(&line, &mut group, connection, out)? {
             return Ok(code);
         }
     }
 }
 
-/// Lines of a pipe, a file, or a terminal without editing.
-struct Plain<R>(R);
+/// Lines of a pipe, a file, or a terminal without line editing.
+struct PlainLines<R>(R);
 
-impl<R: BufRead> Lines for Plain<R> {
-    fn next(&mut self, prompt: &str, out: &mut dyn Write) -> Result<Option<String>, ClientError> {
-        say(out, prompt)?;
+impl<R: BufRead> LineSource for PlainLines<R> {
+    fn next_line(
+        &mut self,
+        prompt: &str,
+        out: &mut dyn Write,
+    ) -> Result<Option<String>, ClientError> {
+        print(out, prompt)?;
         let mut line = Vec::new();
-        let read = (&mut self.0).take(LONGEST).read_until(b'\n', &mut line);
+        let read = (&mut self.0).take(MAX_LINE).read_until(b'\n', &mut line);
         if read.map_err(ClientError::Input)? == 0 {
-            say(out, "\n")?;
+            print(out, "\n")?;
             return Ok(None);
         }
         Ok(Some(String::from_utf8_lossy(&line).into_owned()))

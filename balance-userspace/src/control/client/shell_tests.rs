@@ -6,7 +6,7 @@ use super::*;
 use crate::control::{
     client::{
         fake::{FakeReply, FakeServer, PORT, ScratchDir},
-        once::carry_out,
+        one_shot::run_line,
     },
     protocol::{InstanceCommand, InstanceReply},
 };
@@ -17,8 +17,9 @@ const BANNER: &str = "\nbalance 3.57 interactive command shell\nPID of master pr
 /// Exit code, standard output and standard error of a shell with this on its standard input.
 fn typed(fake: &FakeServer, input: &str) -> (u8, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let code = Connection::find(Some(&fake.dir.0), None, PORT)
-        .and_then(|mut master| converse(&mut master, &mut Plain(input.as_bytes()), &mut out));
+    let code = Connection::find(Some(&fake.dir.0), None, PORT).and_then(|mut connection| {
+        run_shell(&mut connection, &mut PlainLines(input.as_bytes()), &mut out)
+    });
     let code = code.unwrap_or_else(|e| e.report(&mut out, &mut err));
     (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
 }
@@ -27,7 +28,7 @@ fn typed(fake: &FakeServer, input: &str) -> (u8, String, String) {
 fn once(dir: &ScratchDir, line: &str, strict: bool) -> (u8, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let code = Connection::find(Some(&dir.0), None, PORT)
-        .and_then(|mut master| carry_out(line, strict, &mut master, &mut out));
+        .and_then(|mut connection| run_line(line, strict, &mut connection, &mut out));
     let code = code.unwrap_or_else(|e| e.report(&mut out, &mut err));
     (code, String::from_utf8(out).unwrap() + &String::from_utf8(err).unwrap())
 }
@@ -68,10 +69,10 @@ fn the_end_of_the_input_ends_the_shell_with_a_newline() {
 #[test]
 fn input_that_is_no_text_is_a_syntax_error() {
     let fake = obliging("shell-bytes");
-    let mut master = Connection::find(Some(&fake.dir.0), None, PORT).unwrap();
+    let mut connection = Connection::find(Some(&fake.dir.0), None, PORT).unwrap();
     let mut out = Vec::new();
     let input: &[u8] = b"\xff\xfe\0\nquit\n";
-    assert_eq!(converse(&mut master, &mut Plain(input), &mut out).unwrap(), 0);
+    assert_eq!(run_shell(&mut connection, &mut PlainLines(input), &mut out).unwrap(), 0);
     let expected = format!("{BANNER}balance[0] syntax error\nbalance[0] ");
     assert_eq!(String::from_utf8(out).unwrap(), expected);
 }

@@ -1,6 +1,6 @@
-//! Lines of a terminal: editing, history and completion by rustyline.
+//! Lines of a terminal, with editing, history and completion by rustyline.
 //!
-//! Invariant: the history is in memory alone, nothing that was typed outlives the shell.
+//! Invariant: the history stays in memory and ends with the shell.
 
 use std::io::{self, Write};
 
@@ -9,29 +9,33 @@ use rustyline::{
     highlight::Highlighter, hint::Hinter, history::MemHistory, validate::Validator,
 };
 
-use super::{command, command_table::commands, rpc::ClientError, shell::Lines};
+use super::{command, command_table::commands, rpc::ClientError, shell::LineSource};
 
 /// The line editor.
-pub(super) struct Terminal(Editor<Names, MemHistory>);
+pub(super) struct Terminal(Editor<CommandCompleter, MemHistory>);
 
 impl Terminal {
     pub(super) fn new() -> rustyline::Result<Self> {
         let config = Config::builder().auto_add_history(true).build();
         let history = MemHistory::with_config(&config);
         let mut editor = Editor::with_history(config, history)?;
-        editor.set_helper(Some(Names));
+        editor.set_helper(Some(CommandCompleter));
         Ok(Self(editor))
     }
 }
 
-impl Lines for Terminal {
-    fn next(&mut self, prompt: &str, _: &mut dyn Write) -> Result<Option<String>, ClientError> {
+impl LineSource for Terminal {
+    fn next_line(
+        &mut self,
+        prompt: &str,
+        _: &mut dyn Write,
+    ) -> Result<Option<String>, ClientError> {
         loop {
             match self.0.readline(prompt) {
                 Ok(line) => return Ok(Some(line)),
-                // The line is given up, not the shell.
+                // Ctrl-C discards the line and keeps the shell.
                 Err(ReadlineError::Interrupted | ReadlineError::Signal(_)) => {}
-                // The editor has ended the line already.
+                // The editor has printed the newline.
                 Err(ReadlineError::Eof) => return Ok(None),
                 Err(ReadlineError::Io(e)) => return Err(ClientError::Input(e)),
                 Err(e) => return Err(ClientError::Input(io::Error::other(e))),
@@ -40,10 +44,10 @@ impl Lines for Terminal {
     }
 }
 
-/// Completes names of commands.
-struct Names;
+/// Completes the names of commands.
+struct CommandCompleter;
 
-impl Completer for Names {
+impl Completer for CommandCompleter {
     type Candidate = String;
 
     fn complete(
@@ -56,16 +60,16 @@ impl Completer for Names {
     }
 }
 
-impl Hinter for Names {
+impl Hinter for CommandCompleter {
     type Hint = String;
 }
 
-impl Highlighter for Names {}
-impl Validator for Names {}
-impl Helper for Names {}
+impl Highlighter for CommandCompleter {}
+impl Validator for CommandCompleter {}
+impl Helper for CommandCompleter {}
 
-/// Where the word that is being typed begins, and the commands that it can become: none unless it
-/// is the first of its command.
+/// Returns the start of the last word, and the commands that it can become. Only the first word of a
+/// command has candidates.
 fn candidates(typed: &str) -> (usize, Vec<String>) {
     let text = command::split(typed).last().unwrap_or_default();
     let word = text.trim_ascii_start();
@@ -79,12 +83,11 @@ mod tests {
 
     #[test]
     fn the_first_word_of_each_command_is_completed() {
-        let of = |typed: &str| candidates(typed);
-        assert_eq!(of("dis"), (0, vec!["disable ".to_owned()]));
-        assert_eq!(of("group 2; ma"), (9, vec!["maxc ".to_owned()]));
-        assert_eq!(of("r").1, ["reset ", "rr "]);
-        assert_eq!(of("").1.len(), commands().count());
-        assert!(of("disable 1").1.is_empty());
-        assert!(of("nothing").1.is_empty());
+        assert_eq!(candidates("dis"), (0, vec!["disable ".to_owned()]));
+        assert_eq!(candidates("group 2; ma"), (9, vec!["maxc ".to_owned()]));
+        assert_eq!(candidates("r").1, ["reset ", "rr "]);
+        assert_eq!(candidates("").1.len(), commands().count());
+        assert!(candidates("disable 1").1.is_empty());
+        assert!(candidates("nothing").1.is_empty());
     }
 }
