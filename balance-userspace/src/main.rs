@@ -29,7 +29,7 @@ use balance_userspace::{
 
 fn main() -> ExitCode {
     signals::reset();
-    if completion::answer() {
+    if completion::print_candidates() {
         return ExitCode::SUCCESS;
     }
     let result = run();

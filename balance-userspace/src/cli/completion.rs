@@ -1,7 +1,7 @@
-//! Completion of command lines: a shell asks the program itself what can stand at the cursor.
+//! Completion of command lines. A shell runs the program to get the candidates at the cursor.
 //!
-//! Invariants: nothing but the run directory is looked at, and nobody is asked: what is offered is
-//! what stands there, of processes that live. A question that makes no sense has no answer.
+//! Invariants: completion reads the run directory and /proc, and connects to no process. Only instances
+//! whose process is alive are candidates. An invalid command line has no candidates.
 
 use std::{
     collections::BTreeSet,
@@ -26,50 +26,50 @@ use crate::{
     },
 };
 
-/// The variable that says which shell asks; that of other programs made with clap.
+/// The environment variable that names the requesting shell. All programs made with clap use it.
 const VARIABLE: &str = "COMPLETE";
 
-/// Where the packaged program is; it is not on everybody's PATH.
+/// Path of the packaged program, which is not on the PATH of every user.
 const INSTALLED: &str = "/usr/sbin/balance";
 
 const SHELLS: Shells<'static> = Shells(&[&Bash, &Fish, &Zsh]);
 
-/// Answers a shell that asks. False if this is another command line.
-pub fn answer() -> bool {
-    // A value that means something to another program must not keep balance from serving.
-    let asked = env::var(VARIABLE).is_ok_and(|shell| SHELLS.completer(&shell).is_some());
-    if asked {
+/// Prints the candidates if a shell requests them. Returns false for any other command line.
+pub fn print_candidates() -> bool {
+    // A value for another program must not keep balance from serving.
+    let is_request = env::var(VARIABLE).is_ok_and(|shell| SHELLS.completer(&shell).is_some());
+    if is_request {
         let line: Vec<OsString> = env::args_os().skip_while(|word| word != "--").skip(1).collect();
         let here = env::current_dir().ok();
         let env = CompleteEnv::with_factory(|| command(&line)).var(VARIABLE).shells(SHELLS);
-        // What goes wrong would only be printed between prompt and cursor.
+        // An error message would only appear between the prompt and the cursor.
         let _ = env.try_complete(env::args_os(), here.as_deref());
     }
-    asked
+    is_request
 }
 
-/// Writes what has the shell ask us; true if it knows that shell.
+/// Writes the script that registers the completion with a shell. Returns false for an unknown shell.
 ///
 /// # Errors
-/// When it cannot be written.
+/// When the script cannot be written.
 pub fn write_registration(shell: &str, out: &mut dyn io::Write) -> io::Result<bool> {
     let Some(shell) = SHELLS.completer(shell) else { return Ok(false) };
     shell.write_registration(VARIABLE, "balance", "balance", INSTALLED, out)?;
     if shell.name() == "zsh" {
-        // zsh runs the file itself for the first completion, and would have nothing to offer.
+        // zsh runs this file for the first completion, which would otherwise have no candidates.
         writeln!(out, "[[ $funcstack[1] = _balance ]] && _clap_dynamic_completer_balance \"$@\"")?;
     }
     Ok(true)
 }
 
-/// What can be said on this command line, program name first.
+/// The definition that completes this command line, program name first.
 pub(crate) fn command(line: &[OsString]) -> Command {
-    // Half a command line is wrong in some way.
-    let said = cli::command().ignore_errors(true).try_get_matches_from(line);
-    let command = match said {
-        Ok(said) if asks_instance(&said) => offer_instances(Args::command(), &said),
+    // An incomplete command line has errors.
+    let matches = cli::command().ignore_errors(true).try_get_matches_from(line);
+    let command = match matches {
+        Ok(matches) if controls_instance(&matches) => offer_instances(Args::command(), &matches),
         // A verb comes first.
-        Ok(said) if said.subcommand_name().is_none() && said.contains_id("channels") => {
+        Ok(matches) if matches.subcommand_name().is_none() && matches.contains_id("channels") => {
             Args::command()
         }
         _ => cli::command(),
@@ -81,38 +81,39 @@ pub(crate) fn command(line: &[OsString]) -> Command {
     }
 }
 
-fn asks_instance(said: &ArgMatches) -> bool {
-    let interactive = said.try_get_one("interactive").is_ok_and(|flag| flag == Some(&true));
-    interactive || said.contains_id("command")
+fn controls_instance(matches: &ArgMatches) -> bool {
+    let interactive = matches.try_get_one("interactive").is_ok_and(|flag| flag == Some(&true));
+    interactive || matches.contains_id("command")
 }
 
-/// The word to be completed: the last one, unless the shell says otherwise.
+/// The word at the cursor: the last word, unless the shell gives another index.
 fn at_cursor(line: &[OsString]) -> Option<&OsString> {
     let index = env::var("_CLAP_COMPLETE_INDEX").ok().and_then(|index| index.parse().ok());
     line.get(index.unwrap_or(line.len().saturating_sub(1)))
 }
 
-/// The same where options are offered only if nothing else can be: whoever wants one types `-`.
+/// Hides the options of a command. A user who wants an option types `-` first.
 fn without_options(command: Command) -> Command {
     let hide = |arg: Arg| if arg.is_positional() { arg } else { arg.hide(true) };
     command.mut_args(hide).disable_help_flag(true).disable_version_flag(true)
 }
 
-/// With `-c` or `-i` only instances that run make sense: their ports, and where they listen.
-fn offer_instances(command: Command, said: &ArgMatches) -> Command {
-    let dir = said.get_one::<PathBuf>("run_dir").cloned();
-    let bind = said.get_one::<String>("bind").map_or(run_dir::ALL, String::as_str).to_owned();
+/// Adds the ports and addresses of running instances as candidates, for `-c` and `-i`.
+fn offer_instances(command: Command, matches: &ArgMatches) -> Command {
+    let dir = matches.get_one::<PathBuf>("run_dir").cloned();
+    let bind =
+        matches.get_one::<String>("bind").map_or(run_dir::ALL_ADDRESSES, String::as_str).to_owned();
     let offer = |pick: fn(&str, (u16, String)) -> Option<String>| {
         let (dir, bind) = (dir.clone(), bind.clone());
         ArgValueCandidates::new(move || {
             let running = running(dir.as_deref()).into_iter();
-            // Several may listen at one address.
+            // Several instances may listen on one address.
             let words: BTreeSet<String> = running.filter_map(|at| pick(&bind, at)).collect();
             words.into_iter().map(CompletionCandidate::new).collect()
         })
     };
     let ports = offer(|bind, (port, at)| (at == bind).then(|| port.to_string()));
-    let binds = offer(|_, (_, at)| (at != run_dir::ALL).then_some(at));
+    let binds = offer(|_, (_, at)| (at != run_dir::ALL_ADDRESSES).then_some(at));
     // Not `mut_arg`: it would change the order of the operands.
     command.mut_args(move |arg| match arg.get_id().as_str() {
         "port" => arg.add(ports.clone()),
@@ -121,7 +122,7 @@ fn offer_instances(command: Command, said: &ArgMatches) -> Command {
     })
 }
 
-/// The first words of the commands.
+/// The names of the control commands.
 fn commands() -> Vec<CompletionCandidate> {
     let candidate = |command: &CommandSpec| {
         let help = command.help().first().map(|line| (*line).into());
@@ -130,10 +131,10 @@ fn commands() -> Vec<CompletionCandidate> {
     command_table::commands().map(candidate).collect()
 }
 
-/// Ports and `-b` of the instances that run.
+/// Returns port and `-b` of each running instance.
 fn running(dir: Option<&Path>) -> Vec<(u16, String)> {
     let own = RunDir::locate(dir).unwrap_or_else(|_| RunDir::system());
-    // As `-c` looks for them: where ours are, and where root's are.
+    // `-c` looks in the same directories: the user's own, then the system's.
     let dirs = [own.path().to_owned(), RunDir::system().path().to_owned()];
     let dirs = if dir.is_some() { &dirs[..1] } else { &dirs[..] };
     let mut found: Vec<(u16, String)> = Vec::new();

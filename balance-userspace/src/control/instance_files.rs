@@ -1,10 +1,13 @@
-//! What a running balance leaves in the run directory: its lock, its control socket, its pid.
+//! The files of an instance in the run directory: its lock, its control socket and its pid file.
 //!
-//! Invariants: a live instance is never replaced by a stranger. The lock, which the kernel drops with the process,
-//! says whether one lives; only its holder makes, exchanges or removes socket and pid, and it lets go of the lock
-//! last. So who waits for the end of an instance waits for its lock, and may then claim the names at once. Under a
-//! supervisor the holder is the supervisor, while the processes of an instance come and go: the socket's name
-//! leads to the process before until the next one serves, and then to that, with no moment between.
+//! Invariants: no process replaces a live instance. The kernel releases the lock with the process, so
+//! the lock says whether an instance is alive. Only the holder of the lock creates, replaces or
+//! removes the socket and the pid file. The holder releases the lock last, so a process that waits
+//! for the lock can claim the files at once.
+//!
+//! Under a supervisor, the supervisor holds the lock while the processes of the instance change. The
+//! path of the socket leads to the old process until the new process serves, and from then on to the
+//! new one; at no moment to neither.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -30,24 +33,24 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::run_dir::{Paths, RunDir, RunDirError};
 use crate::error::StartError;
 
-/// Why there is no control socket.
+/// The reason why an instance has no control socket.
 #[derive(Debug, thiserror::Error)]
 pub enum InstanceFilesError {
     /// The run directory cannot be used.
     #[error(transparent)]
     RunDir(#[from] RunDirError),
-    /// Somebody holds the lock.
+    /// Another process holds the lock.
     #[error("another balance runs here (it holds {})", path.display())]
     Taken {
         /// The lock.
         path: PathBuf,
     },
-    /// The system refuses.
-    #[error("cannot make {}: {source}", path.display())]
+    /// A file cannot be created.
+    #[error("cannot create {}: {source}", path.display())]
     Create {
-        /// What was to be made.
+        /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -61,34 +64,34 @@ impl From<InstanceFilesError> for StartError {
 /// EX_CANTCREAT of sysexits(3).
 const CANNOT_CREATE: u8 = 73;
 
-/// Clients of the control socket that may wait to be accepted.
+/// Clients that may wait for an accept on the control socket.
 const BACKLOG: i32 = 128;
 
-/// A Unix socket at a path that nobody but its owner and root can connect to, from its first moment: the
-/// directory may be another user's, who could put something else in its place afterwards.
+/// Creates a Unix socket at a path. Only its owner and root can connect to it, from the start: changing
+/// its mode later would be unsafe, because the owner of the directory could replace the file.
 pub(crate) fn private_socket(kind: Type, path: &Path) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, kind, None)?;
-    // What bind makes has this mode (net/unix/af_unix.c, unix_bind_bsd).
+    // bind creates the file with the mode of the socket (net/unix/af_unix.c, unix_bind_bsd).
     fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
     socket.bind(&SockAddr::unix(path)?)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
-/// The names of one instance in the run directory. Everything but the lock is removed when this is dropped, as far
-/// as the process still may; then the lock is free.
+/// The files of one instance in the run directory. Drop removes all files except the lock file, as far
+/// as the process has the permission, and then releases the lock.
 #[derive(Debug)]
 pub(crate) struct InstanceFiles {
     paths: Paths,
-    /// Released last, when nothing is left to remove. So the lock says when an instance is gone.
+    /// Released last, after all removals. So a free lock means that the instance has ended.
     lock: File,
 }
 
 impl InstanceFiles {
-    /// Claims these names in a directory.
+    /// Claims the files at these paths in a directory.
     ///
     /// # Errors
-    /// When the directory cannot be used or another instance lives.
+    /// When the directory cannot be used or another instance is alive.
     pub(crate) fn claim(dir: &RunDir, paths: Paths) -> Result<Self, InstanceFilesError> {
         dir.prepare()?;
         let open = OpenOptions::new()
@@ -96,30 +99,30 @@ impl InstanceFiles {
             .truncate(false)
             .write(true)
             .mode(0o600)
-            // The directory may have been open to others once.
+            // Other users may have had access to the directory before.
             .custom_flags(libc::O_NOFOLLOW)
             .open(&paths.lock);
-        let lock = open.map_err(refused(&paths.lock))?;
-        if !is_ours(&lock).map_err(refused(&paths.lock))? {
+        let lock = open.map_err(create_error(&paths.lock))?;
+        if !lock_file(&lock).map_err(create_error(&paths.lock))? {
             return Err(InstanceFilesError::Taken { path: paths.lock });
         }
-        let names = Self { paths, lock };
-        // Left by an instance that was killed; ours is the lock.
-        names.clear();
-        Ok(names)
+        let files = Self { paths, lock };
+        // A killed instance leaves its files behind.
+        files.clear();
+        Ok(files)
     }
 
-    /// Whether these paths lead to them. One directory can have several paths, through links.
+    /// Whether these paths lead to these files. Through links, one directory can have several paths.
     pub(crate) fn are_at(&self, paths: &Paths) -> bool {
         let is_same_lock = || {
-            let (ours, theirs) = (self.lock.metadata()?, fs::metadata(&paths.lock)?);
-            io::Result::Ok((ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()))
+            let (own, other) = (self.lock.metadata()?, fs::metadata(&paths.lock)?);
+            io::Result::Ok((own.dev(), own.ino()) == (other.dev(), other.ino()))
         };
         self.paths == *paths || is_same_lock().unwrap_or(false)
     }
 
-    /// Makes a control socket that listens, for another user's process if an owner is given. Clients find it after
-    /// [`InstanceFiles::publish`]; until then those who look find the one before it.
+    /// Creates a listening control socket; it belongs to `owner`, if given. Clients find the previous
+    /// socket until [`InstanceFiles::publish`].
     ///
     /// # Errors
     /// [`InstanceFilesError::Create`].
@@ -137,27 +140,27 @@ impl InstanceFiles {
             socket.listen(BACKLOG)?;
             Ok(OwnedFd::from(socket).into())
         };
-        listen().map_err(refused(path))
+        listen().map_err(create_error(path))
     }
 
-    /// Gives the socket that was made last its name, in place of the one before it, and writes the pid of the
-    /// process that serves it.
+    /// Moves the newest socket to its final path, in place of the previous socket, and writes the pid
+    /// file of the process that serves it.
     ///
     /// # Errors
     /// [`InstanceFilesError::Create`].
     pub(crate) fn publish(&self, pid: u32) -> Result<(), InstanceFilesError> {
         let Paths { next, socket, pid: pid_file, .. } = &self.paths;
-        fs::rename(next, socket).map_err(refused(socket))?;
+        fs::rename(next, socket).map_err(create_error(socket))?;
         let write = || {
             let mut file =
                 OpenOptions::new().create_new(true).write(true).mode(0o644).open(next)?;
             writeln!(file, "{pid}")?;
             fs::rename(next, pid_file)
         };
-        write().map_err(refused(pid_file))
+        write().map_err(create_error(pid_file))
     }
 
-    /// Removes what a process has left that is gone.
+    /// Removes the files of a process that has ended.
     pub(crate) fn clear(&self) {
         for path in [&self.paths.next, &self.paths.socket, &self.paths.pid] {
             let _ = fs::remove_file(path);
@@ -167,18 +170,19 @@ impl InstanceFiles {
 
 impl Drop for InstanceFiles {
     fn drop(&mut self) {
-        // The lock stays: removing it would let two others each lock a file of that name.
+        // Keep the lock file. Two processes could otherwise lock two different files at its path.
         self.clear();
     }
 }
 
-fn refused(path: &Path) -> impl Fn(io::Error) -> InstanceFilesError {
+fn create_error(path: &Path) -> impl Fn(io::Error) -> InstanceFilesError {
     move |source| InstanceFilesError::Create { path: path.to_owned(), source }
 }
 
-/// Locks a file, unless an instance has it locked. Who only looks ([`is_held`]) shares the lock for a moment.
-fn is_ours(file: &File) -> io::Result<bool> {
-    for _ in 0..LOOKS {
+/// Locks a file. Returns false if an instance holds the lock. A check by [`is_held`] holds a shared lock
+/// for a moment; then this function tries again.
+fn lock_file(file: &File) -> io::Result<bool> {
+    for _ in 0..LOCK_ATTEMPTS {
         match file.try_lock() {
             Ok(()) => return Ok(true),
             Err(fs::TryLockError::WouldBlock) => {}
@@ -189,56 +193,57 @@ fn is_ours(file: &File) -> io::Result<bool> {
             Err(fs::TryLockError::WouldBlock) => return Ok(false),
             Err(fs::TryLockError::Error(e)) => return Err(e),
         }
-        thread::sleep(LOOK);
+        thread::sleep(LOCK_RETRY_PAUSE);
     }
     Ok(false)
 }
 
-/// How often to try a lock that is only looked at.
-const LOOKS: usize = 1000;
+/// Attempts to take a lock that a check holds.
+const LOCK_ATTEMPTS: usize = 1000;
 
-/// Between two attempts.
-const LOOK: Duration = Duration::from_millis(1);
+/// Pause between two attempts.
+const LOCK_RETRY_PAUSE: Duration = Duration::from_millis(1);
 
-/// What a process serves on its control socket, and the names that it has itself: none under a supervisor, which has
-/// them for it.
+/// The control socket of a process, and the files that the process holds itself. Under a supervisor the
+/// supervisor holds the files.
 #[derive(Debug)]
 pub struct ControlEndpoint {
     listener: Option<UnixListener>,
-    _names: Option<InstanceFiles>,
+    _files: Option<InstanceFiles>,
 }
 
 impl ControlEndpoint {
-    /// Claims these names in a directory for this process, which is to become another user's if an owner is given.
+    /// Claims the files at these paths for this process. `owner` is the user that the process will
+    /// switch to.
     ///
     /// # Errors
-    /// When the directory cannot be used or another instance lives.
+    /// When the directory cannot be used or another instance is alive.
     pub(crate) fn claim(
         dir: &RunDir,
         paths: Paths,
         owner: Option<(Uid, Gid)>,
     ) -> Result<Self, InstanceFilesError> {
-        let names = InstanceFiles::claim(dir, paths)?;
-        let listener = names.socket(owner)?;
-        names.publish(std::process::id())?;
-        Ok(Self { listener: Some(listener), _names: Some(names) })
+        let files = InstanceFiles::claim(dir, paths)?;
+        let listener = files.socket(owner)?;
+        files.publish(std::process::id())?;
+        Ok(Self { listener: Some(listener), _files: Some(files) })
     }
 
-    /// One whose names are its supervisor's.
+    /// Returns the endpoint of a process whose supervisor holds the files.
     pub(crate) fn supervised(listener: UnixListener) -> Self {
-        Self { listener: Some(listener), _names: None }
+        Self { listener: Some(listener), _files: None }
     }
 
-    /// The socket, once.
+    /// Takes the socket out.
     pub(crate) fn take_listener(&mut self) -> Option<UnixListener> {
         self.listener.take()
     }
 }
 
-/// Whether somebody holds the lock among these names, as far as we may see.
+/// Whether a process holds the lock at these paths. False if the lock file cannot be opened.
 pub(crate) fn is_held(paths: &Paths) -> bool {
     let Ok(lock) = File::open(&paths.lock) else { return false };
-    // Taken for a moment, and given back with the file.
+    // Closing the file releases the shared lock.
     matches!(lock.try_lock_shared(), Err(fs::TryLockError::WouldBlock))
 }
 
@@ -264,7 +269,7 @@ mod tests {
         let refusal = claim(paths()).unwrap_err();
         assert!(matches!(&refusal, InstanceFilesError::Taken { path } if *path == paths().lock));
         assert_eq!((inode(), fs::read(paths().pid).unwrap()), (socket, pid));
-        // Another name is nobody's.
+        // No instance holds the files of another address.
         assert!(claim(dir.instance(None, 25).unwrap()).is_ok());
 
         drop(first);
@@ -273,22 +278,22 @@ mod tests {
     }
 
     #[test]
-    fn names_are_found_by_every_path_that_leads_to_them() {
+    fn files_are_recognised_by_every_path_that_leads_to_them() {
         let folder = tempfile::tempdir().unwrap();
         let [real, other, link] = ["real", "other", "link"].map(|name| folder.path().join(name));
         fs::create_dir(&real).unwrap();
         std::os::unix::fs::symlink(folder.path(), &link).unwrap();
         let paths = |path: &Path| RunDir::locate(Some(path)).unwrap().instance(None, 25).unwrap();
-        let names =
+        let files =
             InstanceFiles::claim(&RunDir::locate(Some(&real)).unwrap(), paths(&real)).unwrap();
-        assert!(names.are_at(&paths(&real)) && names.are_at(&paths(&link.join("real"))));
-        assert!(!names.are_at(&paths(&other)));
+        assert!(files.are_at(&paths(&real)) && files.are_at(&paths(&link.join("real"))));
+        assert!(!files.are_at(&paths(&other)));
         fs::remove_file(paths(&real).lock).unwrap();
-        assert!(names.are_at(&paths(&real)) && !names.are_at(&paths(&link.join("real"))));
+        assert!(files.are_at(&paths(&real)) && !files.are_at(&paths(&link.join("real"))));
     }
 
     #[test]
-    fn who_only_looks_keeps_no_instance_from_its_names() {
+    fn a_check_of_the_lock_keeps_no_instance_from_its_files() {
         let folder = tempfile::tempdir().unwrap();
         let dir = RunDir::locate(Some(folder.path())).unwrap();
         let paths = || dir.instance(None, 25).unwrap();
@@ -307,26 +312,26 @@ mod tests {
     }
 
     #[test]
-    fn a_client_finds_the_socket_before_or_the_next_at_any_moment() {
+    fn a_client_always_finds_the_old_socket_or_the_new_one() {
         let folder = tempfile::tempdir().unwrap();
         let dir = RunDir::locate(Some(folder.path())).unwrap();
-        let names = InstanceFiles::claim(&dir, dir.instance(None, 25).unwrap()).unwrap();
-        let Paths { socket, pid, next, .. } = names.paths.clone();
+        let files = InstanceFiles::claim(&dir, dir.instance(None, 25).unwrap()).unwrap();
+        let Paths { socket, pid, next, .. } = files.paths.clone();
         let connects = || UnixStream::connect(&socket).is_ok();
-        let first = names.socket(None).unwrap();
+        let first = files.socket(None).unwrap();
         assert!(!connects());
-        names.publish(7).unwrap();
+        files.publish(7).unwrap();
         let inode = || fs::metadata(&socket).unwrap().ino();
         let before = inode();
         assert!(connects());
-        let second = names.socket(None).unwrap();
+        let second = files.socket(None).unwrap();
         assert_eq!(inode(), before);
-        names.publish(8).unwrap();
+        files.publish(8).unwrap();
         assert_ne!(inode(), before);
         drop(first);
         assert!(connects());
         assert_eq!(fs::read_to_string(&pid).unwrap(), "8\n");
-        drop((second, names));
+        drop((second, files));
         assert!([socket, pid, next].iter().all(|path| !path.exists()));
     }
 }

@@ -1,7 +1,7 @@
-//! Control: the socket of a running balance, and the commands `-c` and `-i` that talk to it.
+//! Control of running processes: the control socket, and the commands of `-c` and `-i`.
 //!
-//! Invariant: every effect of a command on the table is made in [`handler`](server::handler) under the table's lock, at once and
-//! whole; the client side only asks and renders.
+//! Invariant: only the handler in [`server`] changes the table, whole and under the table's lock. The
+//! client sends commands and renders replies.
 
 pub mod client;
 pub mod instance_files;

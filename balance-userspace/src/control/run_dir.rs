@@ -1,8 +1,9 @@
-//! Where a running balance is found: the run directory, and the names of what lies in it.
+//! The run directory, and the paths of an instance or a supervisor in it.
 //!
-//! Invariant: nobody but root and the owner can put something into a directory that
-//! [`RunDir::prepare`] has accepted, and the owner is ourselves, root, or who has it from root. Names are made of the port and of the literal text of `-b`,
-//! two different texts never give the same name. Apart from `prepare`, nothing is looked at.
+//! Invariants: after [`RunDir::prepare`] only root and the owner of the directory can create files in
+//! it. The owner is the user of this process, root, or the user to whom root has given the directory.
+//! A path is made of the port and the literal text of `-b`; two different texts never give the same
+//! path. Only `prepare` accesses the file system.
 
 use std::{
     env,
@@ -20,53 +21,54 @@ use crate::sys;
 /// The run directory of root's instances.
 const SYSTEM: &str = "/run/balance";
 
-/// What stands for `-b` in the name of an instance without it, as in the classic.
-pub const ALL: &str = "0.0.0.0";
+/// Stands for the address in the name of an instance without `-b`, as in the classic.
+pub const ALL_ADDRESSES: &str = "0.0.0.0";
 
-/// Bytes of the longest path that a Unix socket can have: `sun_path` without the final zero.
-const SOCKET_PATH: usize = 107;
+/// Longest path of a Unix socket in bytes: `sun_path` without the final zero.
+const MAX_SOCKET_PATH: usize = 107;
 
-/// Bits of a directory's mode that let others put something into it.
+/// Mode bits that let other users create files in a directory.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// The bit that has no use any more in a directory that only its owner can write to.
+/// The sticky bit. It has no use in a directory that only its owner can write to.
 const STICKY: u32 = 0o1000;
 
-/// Why there is no run directory to use.
+/// The reason why the run directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RunDirError {
-    /// Neither root nor in a login session, and nothing was given. The user's to solve.
-    #[error("no run directory: XDG_RUNTIME_DIR is not set, give one with --run-dir")]
+    /// The user is not root and has no login session, and `--run-dir` is missing. The user can solve
+    /// this.
+    #[error("no run directory: XDG_RUNTIME_DIR is not set, name a directory by --run-dir")]
     Nowhere,
-    /// The path of the socket does not fit into a socket address. The user's to solve.
-    #[error("the path of the control socket is too long ({} bytes of at most {SOCKET_PATH}): {}",
+    /// The path of the socket does not fit into a socket address. The user can solve this.
+    #[error("the path of the control socket is too long ({} bytes of at most {MAX_SOCKET_PATH}): {}",
             path.as_os_str().len(), path.display())]
     TooLong {
         /// The path.
         path: PathBuf,
     },
-    /// What is there is not a directory; links are not followed.
-    #[error("the run directory {} is no directory", path.display())]
-    NoDirectory {
+    /// The path is not a directory; links are not followed.
+    #[error("the run directory {} is not a directory", path.display())]
+    NotADirectory {
         /// The path.
         path: PathBuf,
     },
-    /// Others could put their own socket there.
-    #[error("the run directory {} is not safe: {why}", path.display())]
+    /// Other users could create a socket in the directory.
+    #[error("the run directory {} is not safe: {reason}", path.display())]
     Unsafe {
         /// The path.
         path: PathBuf,
-        /// What is wrong with it.
-        why: String,
+        /// The reason.
+        reason: String,
     },
-    /// The kernel refuses.
+    /// A system call failed.
     #[error("cannot {act} the run directory {}: {source}", path.display())]
     System {
-        /// What was tried.
+        /// The act.
         act: &'static str,
-        /// With what.
+        /// The path.
         path: PathBuf,
-        /// What the kernel said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -76,25 +78,25 @@ impl RunDirError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::TooLong { .. } => 64,
-            Self::Nowhere | Self::NoDirectory { .. } => 69,
+            Self::Nowhere | Self::NotADirectory { .. } => 69,
             Self::System { .. } => 71,
             Self::Unsafe { .. } => 77,
         }
     }
 }
 
-/// What one instance has in the run directory.
+/// The paths of one instance, or of one supervisor, in the run directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
     /// The control socket.
     pub socket: PathBuf,
-    /// The control socket, or the pid, before it has its name.
+    /// The control socket or the pid file before its rename.
     pub next: PathBuf,
-    /// The process id, in decimal with a newline.
+    /// The pid file: the process id in decimal, with a newline.
     pub pid: PathBuf,
-    /// Locked for as long as the instance runs, by itself or by its supervisor.
+    /// The lock file. The instance or its supervisor holds the lock as long as the instance runs.
     pub lock: PathBuf,
-    /// Where a supervisor hears of its instances.
+    /// The socket for notifications from instances to their supervisor.
     pub notify_socket: PathBuf,
 }
 
@@ -102,14 +104,15 @@ pub struct Paths {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunDir {
     path: PathBuf,
-    /// The mode to create it with.
+    /// The mode for creating the directory.
     mode: u32,
-    /// Whether it is balance's own, by its name, so that its mode is ours to mend.
-    own: bool,
+    /// Whether the directory belongs to balance by its name, so `prepare` may change its mode.
+    is_own: bool,
 }
 
 impl RunDir {
-    /// The one to use: as given, or what this process's user and environment say.
+    /// Chooses the run directory: the given one, or the default for the user and the environment of
+    /// this process.
     ///
     /// # Errors
     /// [`RunDirError::Nowhere`].
@@ -117,14 +120,14 @@ impl RunDir {
         let session = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         let service = env::var("RUNTIME_DIRECTORY").ok();
         let root = sys::effective_user() == 0;
-        // A service manager has made it for us; of several the first (systemd.exec(5)).
+        // A service manager has created RUNTIME_DIRECTORY. Use the first of several (systemd.exec(5)).
         let service = service.as_deref().filter(|_| !root).and_then(|list| list.split(':').next());
         Self::choose(given.or(service.map(Path::new)), root, session.as_deref())
     }
 
-    /// Where root's instances are, for a client of whoever.
+    /// The run directory of root's instances. A client of any user may look there.
     pub fn system() -> Self {
-        Self { path: SYSTEM.into(), mode: 0o755, own: true }
+        Self { path: SYSTEM.into(), mode: 0o755, is_own: true }
     }
 
     fn choose(
@@ -134,19 +137,19 @@ impl RunDir {
     ) -> Result<Self, RunDirError> {
         match (given, session) {
             (Some(path), _) => {
-                let own = path == Path::new(SYSTEM);
-                Ok(Self { path: path.to_owned(), mode: 0o755, own })
+                let is_own = path == Path::new(SYSTEM);
+                Ok(Self { path: path.to_owned(), mode: 0o755, is_own })
             }
             (None, _) if root => Ok(Self::system()),
-            // The specification has relative paths ignored.
+            // The XDG specification says to ignore relative paths.
             (None, Some(path)) if path.is_absolute() => {
-                Ok(Self { path: path.join("balance"), mode: 0o700, own: true })
+                Ok(Self { path: path.join("balance"), mode: 0o700, is_own: true })
             }
             (None, _) => Err(RunDirError::Nowhere),
         }
     }
 
-    /// Its path.
+    /// The path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -181,18 +184,18 @@ impl RunDir {
             lock: with("lock"),
             notify_socket: with("in"),
         };
-        if paths.socket.as_os_str().as_bytes().len() > SOCKET_PATH {
+        if paths.socket.as_os_str().as_bytes().len() > MAX_SOCKET_PATH {
             return Err(RunDirError::TooLong { path: paths.socket });
         }
         Ok(paths)
     }
 
-    /// Creates it if it is missing, and makes sure that nobody else can write to it. Balance's own
-    /// that others can write to, as the classic left it, is closed to them; one that was given
-    /// may be /tmp, so its mode is left alone.
+    /// Creates the directory if it is missing, and ensures that no other user can write to it. The mode
+    /// of balance's own directory is corrected: the classic left it writable for all users. The mode
+    /// of a given directory is not changed, because the directory may be /tmp.
     ///
     /// # Errors
-    /// All but [`RunDirError::Nowhere`] and [`RunDirError::TooLong`].
+    /// All except [`RunDirError::Nowhere`] and [`RunDirError::TooLong`].
     pub fn prepare(&self) -> Result<(), RunDirError> {
         let system =
             |act| move |source| RunDirError::System { act, path: self.path.clone(), source };
@@ -201,48 +204,48 @@ impl RunDir {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(system("create")(e)),
         }
-        // From here on by descriptor: the path could be exchanged meanwhile, this cannot.
+        // Use the descriptor from here on: the directory at the path could be replaced meanwhile.
         let open = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
             .open(&self.path);
         let dir = match open {
             Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
-                return Err(RunDirError::NoDirectory { path: self.path.clone() });
+                return Err(RunDirError::NotADirectory { path: self.path.clone() });
             }
             open => open.map_err(system("open"))?,
         };
-        let found = dir.metadata().map_err(system("look at"))?;
-        let us = sys::effective_user();
-        let unsafe_for = |why: String| RunDirError::Unsafe { path: self.path.clone(), why };
-        // Whom the system's own belongs to, root has given it to: the user of the service.
-        let is_given = us == 0 && self.path == Path::new(SYSTEM);
-        if found.uid() != us && found.uid() != 0 && !is_given {
+        let found = dir.metadata().map_err(system("read the metadata of"))?;
+        let user = sys::effective_user();
+        let unsafe_for = |reason: String| RunDirError::Unsafe { path: self.path.clone(), reason };
+        // If the system's directory has another owner, root has given it to the user of the service.
+        let is_given = user == 0 && self.path == Path::new(SYSTEM);
+        if found.uid() != user && found.uid() != 0 && !is_given {
             return Err(unsafe_for(format!("it belongs to user {}", found.uid())));
         }
         let mode = found.mode() & 0o7777;
         if mode & WRITABLE_BY_OTHERS != 0 {
-            if !self.own || found.uid() != us {
-                return Err(unsafe_for(format!("others can write to it, mode {mode:04o}")));
+            if !self.is_own || found.uid() != user {
+                return Err(unsafe_for(format!("other users can write to it, mode {mode:04o}")));
             }
             let closed = Permissions::from_mode(mode & !(WRITABLE_BY_OTHERS | STICKY));
-            dir.set_permissions(closed).map_err(system("close"))?;
+            dir.set_permissions(closed).map_err(system("change the mode of"))?;
         }
         Ok(())
     }
 }
 
-/// Port and `-b` of the instance whose pid file has that name; without `-b` the second is the
-/// address of all, as in the name.
+/// Returns the port and `-b` of the instance whose pid file has this name. Without `-b` the address is
+/// [`ALL_ADDRESSES`].
 pub fn instance_of(pid_file: &str) -> Option<(u16, String)> {
     let name = pid_file.strip_prefix("balance.")?.strip_suffix(".pid")?;
     let (port, bind) = name.split_once('.')?;
     Some((port.parse().ok()?, bind.replace("%2F", "/").replace("%25", "%")))
 }
 
-/// `balance.PORT.BIND`; a slash cannot be in it, and what stands for one is unambiguous.
+/// Returns `balance.PORT.BIND`. A slash in BIND is escaped without ambiguity.
 fn name(bind: Option<&str>, port: u16) -> String {
-    let bind = bind.unwrap_or(ALL).replace('%', "%25").replace('/', "%2F");
+    let bind = bind.unwrap_or(ALL_ADDRESSES).replace('%', "%25").replace('/', "%2F");
     format!("balance.{port}.{bind}")
 }
 
@@ -260,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn the_directory_is_the_given_one_or_roots_or_that_of_the_session() {
+    fn the_directory_is_the_given_one_or_the_default_of_the_user() {
         let some = |path: &str, mode| Some((path.to_owned(), mode));
         assert_eq!(chosen(Some("x"), true, None), some("x", 0o755));
         assert_eq!(chosen(Some("x"), false, Some("/run/user/1")), some("x", 0o755));
@@ -271,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_of_the_classic_with_an_ending() {
+    fn paths_are_those_of_the_classic_with_a_suffix() {
         let paths = |bind| RunDir::system().instance(bind, 25).unwrap();
         assert_eq!(paths(None).socket, Path::new("/run/balance/balance.25.0.0.0.0.sock"));
         assert_eq!(paths(None).pid, Path::new("/run/balance/balance.25.0.0.0.0.pid"));
@@ -299,8 +302,8 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_does_not_fit_a_socket_address_is_refused() {
-        let room = SOCKET_PATH - "/run/balance/balance.25..sock".len();
+    fn a_path_that_does_not_fit_a_socket_address_is_rejected() {
+        let room = MAX_SOCKET_PATH - "/run/balance/balance.25..sock".len();
         let dir = RunDir::system();
         assert!(dir.instance(Some(&"h".repeat(room)), 25).is_ok());
         let e = dir.instance(Some(&"h".repeat(room + 1)), 25).unwrap_err();
@@ -309,10 +312,10 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_directory_is_created_and_an_open_one_of_ours_is_closed() {
+    fn a_missing_directory_is_created_and_the_mode_of_an_own_one_is_corrected() {
         let parent = ScratchDir::new("prepare");
         let path = parent.0.join("balance");
-        let dir = RunDir { path: path.clone(), mode: 0o700, own: true };
+        let dir = RunDir { path: path.clone(), mode: 0o700, is_own: true };
         dir.prepare().unwrap();
         assert_eq!(mode(&path), 0o700);
         fs::set_permissions(&path, Permissions::from_mode(0o1777)).unwrap();
@@ -322,33 +325,33 @@ mod tests {
     }
 
     #[test]
-    fn a_given_directory_that_others_can_write_to_is_refused_and_keeps_its_mode() {
+    fn a_given_directory_that_others_can_write_to_is_rejected_unchanged() {
         let given = ScratchDir::new("given");
         let dir = RunDir::choose(Some(&given.0), true, None).unwrap();
         for open in [0o1777, 0o777, 0o770] {
             fs::set_permissions(&given.0, Permissions::from_mode(open)).unwrap();
             let e = dir.prepare().unwrap_err();
-            assert!(e.to_string().contains("others can write to it"), "{e}");
+            assert!(e.to_string().contains("other users can write to it"), "{e}");
             assert_eq!(mode(&given.0), open);
         }
         fs::set_permissions(&given.0, Permissions::from_mode(0o755)).unwrap();
         dir.prepare().unwrap();
-        assert!(RunDir::choose(Some(Path::new(SYSTEM)), true, None).unwrap().own);
+        assert!(RunDir::choose(Some(Path::new(SYSTEM)), true, None).unwrap().is_own);
     }
 
     #[test]
-    fn what_is_no_directory_or_has_no_parent_is_refused() {
+    fn a_path_without_a_directory_or_a_parent_is_rejected() {
         let parent = ScratchDir::new("refused");
         let file = parent.0.join("file");
         fs::write(&file, "").unwrap();
         let link = parent.0.join("link");
         std::os::unix::fs::symlink(&parent.0, &link).unwrap();
         for path in [file, link] {
-            let e = RunDir { path, mode: 0o755, own: true }.prepare().unwrap_err();
-            assert!(matches!(e, RunDirError::NoDirectory { .. }), "{e}");
+            let e = RunDir { path, mode: 0o755, is_own: true }.prepare().unwrap_err();
+            assert!(matches!(e, RunDirError::NotADirectory { .. }), "{e}");
         }
         let e =
-            RunDir { path: parent.0.join("a/b"), mode: 0o755, own: true }.prepare().unwrap_err();
+            RunDir { path: parent.0.join("a/b"), mode: 0o755, is_own: true }.prepare().unwrap_err();
         assert!(matches!(e, RunDirError::System { act: "create", .. }), "{e}");
         assert_eq!(e.exit_code(), 71);
     }

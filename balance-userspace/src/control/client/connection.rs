@@ -125,7 +125,7 @@ impl Connection {
         let user = client.user()?;
         let is_trusted =
             self.any_user || user == 0 || user == sys::effective_user() || self.is_owner(user);
-        if is_trusted { Ok(client) } else { Err(ClientError::Foreign(user)) }
+        if is_trusted { Ok(client) } else { Err(ClientError::ForeignUser(user)) }
     }
 
     /// Whether the run directory is the system's and belongs to this user. Only root can have given it
@@ -159,7 +159,7 @@ impl Connection {
         match self.connect() {
             Ok(client) => client.pid() != self.pid,
             // The process spoke this version, so this is another process.
-            Err(ClientError::Release(_) | ClientError::Stranger) => true,
+            Err(ClientError::Release(_) | ClientError::UnknownProtocol) => true,
             // The process closes its socket before it releases the lock.
             Err(ClientError::Gone(_)) => is_free(),
             // A process that is exiting also closes this connection unanswered: check again.

@@ -1,7 +1,7 @@
-//! A reply → text for people and scripts.
+//! Renders a reply as text for people and scripts.
 //!
-//! Pure. Invariant: every line of a classic command is the classic's, to the byte; each line ends
-//! with a newline, and nothing in it moves a terminal, whoever has sent the reply.
+//! Pure. Invariants: the text of a command of the classic is the classic's, to the byte. Every line
+//! ends with a newline. No line contains a control character, even if another process made the reply.
 
 use std::fmt;
 
@@ -12,12 +12,12 @@ use crate::{
     selection::{ChannelId, Method},
 };
 
-/// A channel as the user named it.
+/// The number or `G.N` by which the user named a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelLabel {
-    /// The group, if it was named.
+    /// The group, if the user named it.
     pub group: Option<i64>,
-    /// The number.
+    /// Number in the group.
     pub channel: i64,
 }
 
@@ -30,7 +30,7 @@ impl fmt::Display for ChannelLabel {
     }
 }
 
-/// How to show the reply to a command.
+/// The form in which the reply to a command is printed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReplyFormat {
     /// `show`.
@@ -53,16 +53,16 @@ pub enum ReplyFormat {
     Assign,
     /// `maxc`.
     SetMax {
-        /// Which one.
+        /// The channel.
         channel: ChannelLabel,
-        /// Its new maximum.
+        /// The new maximum.
         max: u32,
     },
     /// `hash` and `rr`.
     Method {
-        /// Which group.
+        /// Number of the group.
         group: usize,
-        /// Its new method.
+        /// The new method.
         method: Method,
     },
     /// `mrtg-bytes`.
@@ -75,27 +75,27 @@ pub enum ReplyFormat {
     Drop(ChannelLabel),
 }
 
-/// What to print, and whether the command did what it was asked for.
+/// The text for a reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
     /// Whole lines.
     pub text: String,
-    /// Whether it failed; asking for what is so already is no failure.
+    /// Whether the command failed. A command without an effect has not failed.
     pub failed: bool,
 }
 
-/// Renders the reply to a command; `None` if it is no answer to that command.
+/// Renders the reply to a command. Returns `None` if the reply does not fit the command.
 pub fn render(format: &ReplyFormat, reply: &InstanceReply) -> Option<Rendered> {
     if let Some(text) = failure(format, reply) {
         return Some(Rendered { text: text + "\n", failed: true });
     }
     let line = |text: String| Some(Rendered { text: text + "\n", failed: false });
-    let whole = |text: String| Some(Rendered { text, failed: false });
+    let lines = |text: String| Some(Rendered { text, failed: false });
     match (format, reply) {
-        (ReplyFormat::Table, InstanceReply::Table(rows)) => whole(table::channels(rows)),
-        (ReplyFormat::TableJson, InstanceReply::Table(rows)) => whole(table::channels_json(rows)),
-        (ReplyFormat::Sessions, InstanceReply::Sessions(rows)) => whole(table::sessions(rows)),
-        (ReplyFormat::Stats, InstanceReply::Stats(stats)) => whole(table::stats(stats)),
+        (ReplyFormat::Table, InstanceReply::Table(rows)) => lines(table::channels(rows)),
+        (ReplyFormat::TableJson, InstanceReply::Table(rows)) => lines(table::channels_json(rows)),
+        (ReplyFormat::Sessions, InstanceReply::Sessions(rows)) => lines(table::sessions(rows)),
+        (ReplyFormat::Stats, InstanceReply::Stats(stats)) => lines(table::stats(stats)),
         (ReplyFormat::Enable(n), InstanceReply::Done) => line(format!("channel {n} enabled")),
         (ReplyFormat::Enable(n), InstanceReply::Already) => {
             line(format!("channel {n} already enabled"))
@@ -122,28 +122,28 @@ pub fn render(format: &ReplyFormat, reply: &InstanceReply) -> Option<Rendered> {
             line(format!("group {group} set to {method}"))
         }
         (ReplyFormat::MrtgBytes(id), InstanceReply::Channel(row)) => {
-            whole(graph(*id, &row.rcvd.to_string(), &row.sent.to_string()))
+            lines(graph(*id, &row.rcvd.to_string(), &row.sent.to_string()))
         }
         (ReplyFormat::MrtgConns(id), InstanceReply::Channel(row)) => {
-            whole(graph(*id, &row.total.to_string(), "UNKNOWN"))
+            lines(graph(*id, &row.total.to_string(), "UNKNOWN"))
         }
         (ReplyFormat::Drain(n), InstanceReply::Connections(0)) => {
             line(format!("channel {n} drained"))
         }
-        (ReplyFormat::Drop(n), InstanceReply::Connections(had)) => {
-            line(format!("channel {n} dropped {}", connections(*had)))
+        (ReplyFormat::Drop(n), InstanceReply::Connections(dropped)) => {
+            line(format!("channel {n} dropped {}", connections(*dropped)))
         }
         _ => None,
     }
 }
 
-/// What went wrong, if the reply says that.
+/// Returns the text of a failure, if the reply is one.
 fn failure(format: &ReplyFormat, reply: &InstanceReply) -> Option<String> {
     use ReplyFormat::{
         Assign, Create, Disable, Drain, Drop, Enable, MrtgBytes, MrtgConns, Reset, SetMax,
     };
     Some(match (reply, format) {
-        (InstanceReply::Refused(why), _) => one_line(why),
+        (InstanceReply::Refused(reason), _) => one_line(reason),
         (
             InstanceReply::NoSuchGroup | InstanceReply::NoSuchChannel,
             Enable(n) | Disable(n) | Reset(n) | Drain(n) | Drop(n),
@@ -158,19 +158,19 @@ fn failure(format: &ReplyFormat, reply: &InstanceReply) -> Option<String> {
         (InstanceReply::NotDisabled, Assign) => {
             "channel must be disabled to assign new address".to_owned()
         }
-        // Why is in the log of the running balance; scripts compare this line.
+        // Scripts compare this line. The log of the instance has the reason.
         (InstanceReply::InvalidAddress(_), Assign | Create) => "invalid address".to_owned(),
         (InstanceReply::TooManyDrains, Drain(_)) => {
             "too many drains are waiting, try later".to_owned()
         }
-        (InstanceReply::Connections(left @ 1..), Drain(n)) => {
-            format!("channel {n} disabled, {} left", connections(*left))
+        (InstanceReply::Connections(open @ 1..), Drain(n)) => {
+            format!("channel {n} disabled, {} left", connections(*open))
         }
         _ => return None,
     })
 }
 
-/// Two values, the unknown uptime and a name, as MRTG reads them.
+/// Formats two values, an unknown uptime and a name, for MRTG.
 fn graph(id: ChannelId, first: &str, second: &str) -> String {
     format!("{first}\n{second}\nUNKNOWN\ngroup {} channel {}\n", id.group, id.channel)
 }

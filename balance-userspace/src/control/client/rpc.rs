@@ -1,7 +1,8 @@
-//! Talks to a running balance: a connection to its socket, one request and one reply at a time.
+//! Requests and replies on a control socket, one at a time.
 //!
-//! Invariant: no wait is without an end, except for the reply to a `drain` or a `reload`. ScriptOutcome an error the
-//! connection is not used again: a late reply would answer the wrong request.
+//! Invariants: every wait has a timeout, except the wait for the reply to a `drain` or a `reload`.
+//! After an error the connection is not used again, because a late reply would answer the wrong
+//! request.
 
 use std::{
     io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
@@ -20,54 +21,54 @@ use crate::control::{
 };
 use crate::error::{StartError, one_line};
 
-/// The longest wait for the connection, and for the first reply on it.
-const CONNECT: Duration = Duration::from_secs(5);
+/// The longest wait for the connection, and for the reply to the handshake.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The longest wait for any other reply.
-const REPLY: Duration = Duration::from_secs(30);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why there is no answer.
+/// The reason why a request has no reply. The texts of the first four are those of the classic.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody is there.
+    /// No process listens on the socket.
     #[error("no master process, exiting.")]
     NoMaster,
-    /// The one that was there is no more.
+    /// The process with this id has ended.
     #[error("no master process with pid {0}, exiting.")]
     Gone(u32),
-    /// The one that is there speaks another version.
+    /// The process speaks this other version of the protocol.
     #[error("release mismatch, expecting {VERSION}, got {0}, exiting.")]
     Release(u32),
-    /// The one that is there does not speak as we do, and not even says which version it speaks.
+    /// The process speaks another protocol, without a version.
     #[error("release mismatch, expecting {VERSION}, got another, exiting.")]
-    Stranger,
-    /// It does not talk to us.
+    UnknownProtocol,
+    /// The process refuses the request; the reason.
     #[error("the master refuses: {0}")]
     Refused(String),
-    /// The socket belongs to somebody whom we need not believe.
-    #[error("the master belongs to user {0}; give its --run-dir to talk to it all the same")]
-    Foreign(u32),
-    /// It takes too long. Perhaps it is stopped; to be retried.
+    /// The process belongs to this other user, who is not trusted.
+    #[error("the control socket belongs to user {0}; name its directory by --run-dir to use it")]
+    ForeignUser(u32),
+    /// No reply in time; the process may be suspended. A retry may succeed.
     #[error("the master does not answer")]
     Timeout,
-    /// Its reply is no answer to the request: perhaps it is newer than its version says.
+    /// The reply does not fit the request. The process may be of another release.
     #[error("the reply of the master cannot be read; is it of another release?")]
     Unreadable,
-    /// The kernel does not let us connect: in most cases a matter of permissions.
+    /// The connect failed, in most cases for lack of permission.
     #[error("cannot connect to {}: {source}", path.display())]
     Connect {
         /// The socket.
         path: PathBuf,
-        /// What the kernel said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The kernel refuses.
+    /// The connection failed.
     #[error("cannot talk to the master: {0}")]
     Socket(io::Error),
     /// The run directory cannot be used.
     #[error(transparent)]
     RunDir(#[from] RunDirError),
-    /// Commands cannot be read.
+    /// The commands cannot be read.
     #[error("cannot read commands: {0}")]
     Input(io::Error),
     /// The output cannot be written.
@@ -85,21 +86,21 @@ impl ClientError {
     /// Exit code of sysexits(3), as the classic used them.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Release(_) | Self::Stranger | Self::Unreadable => 65,
+            Self::Release(_) | Self::UnknownProtocol | Self::Unreadable => 65,
             Self::NoMaster | Self::Gone(_) | Self::Timeout => 69,
             Self::Refused(_) | Self::Connect { .. } | Self::Socket(_) => 71,
             Self::Input(_) | Self::Output(_) => 74,
-            Self::Foreign(_) => 77,
+            Self::ForeignUser(_) => 77,
             Self::RunDir(e) => e.exit_code(),
         }
     }
 
-    /// Tells it where the classic told it, and returns the exit code.
+    /// Prints the error on the stream where the classic printed it. Returns the exit code.
     pub fn report(&self, out: &mut dyn io::Write, err: &mut dyn io::Write) -> u8 {
         let text = one_line(&self.to_string());
-        // Whoever does not listen gets the exit code alone.
+        // If the stream is closed, the exit code alone reports the error.
         let _ = match self {
-            Self::NoMaster | Self::Gone(_) | Self::Release(_) | Self::Stranger => {
+            Self::NoMaster | Self::Gone(_) | Self::Release(_) | Self::UnknownProtocol => {
                 writeln!(out, "{text}")
             }
             Self::Output(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -110,7 +111,7 @@ impl ClientError {
     }
 }
 
-/// A connection to a running balance.
+/// A connection to a running process.
 #[derive(Debug)]
 pub struct ControlClient {
     stream: BufReader<UnixStream>,
@@ -118,30 +119,32 @@ pub struct ControlClient {
 }
 
 impl ControlClient {
-    /// Connects and makes sure that it is a balance that we understand.
+    /// Connects and checks the version of the protocol.
     ///
     /// # Errors
-    /// [`ClientError::NoMaster`] when nobody takes the connection, [`ClientError::Release`],
-    /// [`ClientError::Stranger`], [`ClientError::Refused`], [`ClientError::Timeout`],
+    /// [`ClientError::NoMaster`] when no process accepts the connection, [`ClientError::Release`],
+    /// [`ClientError::UnknownProtocol`], [`ClientError::Refused`], [`ClientError::Timeout`],
     /// [`ClientError::Connect`].
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
         let mut client =
-            Self { stream: BufReader::new(open(path).map_err(not_there(path))?), pid: 0 };
-        let line = client.exchange(Handshake::Hello, Some(CONNECT)).map_err(not_there(path))?;
+            Self { stream: BufReader::new(open(path).map_err(connect_error(path))?), pid: 0 };
+        let line = client
+            .exchange(Handshake::Hello, Some(CONNECT_TIMEOUT))
+            .map_err(connect_error(path))?;
         match serde_json::from_slice(&line) {
             Ok(ServerReply::Hello { pid, .. }) => Ok(Self { pid, ..client }),
             Ok(ServerReply::Mismatch { version }) => Err(ClientError::Release(version)),
             Ok(ServerReply::Refused(why)) => Err(ClientError::Refused(why)),
-            _ => Err(ClientError::Stranger),
+            _ => Err(ClientError::UnknownProtocol),
         }
     }
 
-    /// Process id of the running balance, as it sees itself.
+    /// Process id, as reported by the process.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// The user that the running balance belongs to, as the kernel says.
+    /// The user of the process, as reported by the kernel.
     ///
     /// # Errors
     /// [`ClientError::Socket`].
@@ -150,16 +153,16 @@ impl ControlClient {
         peer.map(|peer| peer.uid()).map_err(|e| ClientError::Socket(e.into()))
     }
 
-    /// Asks and waits for the reply.
+    /// Sends a command and waits for the reply.
     ///
     /// # Errors
-    /// [`ClientError::Gone`] when it ends instead, [`ClientError::Timeout`],
+    /// [`ClientError::Gone`] when the process ends before its reply, [`ClientError::Timeout`],
     /// [`ClientError::Release`], [`ClientError::Unreadable`], [`ClientError::Socket`].
     pub fn ask<C: ControlCommand>(&mut self, command: C) -> Result<C::Reply, ClientError> {
-        let wait = if command.has_no_time_limit() { None } else { Some(REPLY) };
+        let wait = if command.has_no_time_limit() { None } else { Some(REPLY_TIMEOUT) };
         let line = self.exchange(command, wait).map_err(|e| match e.kind() {
-            kind if broken(kind) => ClientError::Gone(self.pid),
-            kind if late(kind) => ClientError::Timeout,
+            kind if is_broken(kind) => ClientError::Gone(self.pid),
+            kind if is_timeout(kind) => ClientError::Timeout,
             _ => ClientError::Socket(e),
         })?;
         serde_json::from_slice(&line).map_err(|_| match serde_json::from_slice(&line) {
@@ -168,7 +171,7 @@ impl ControlClient {
         })
     }
 
-    /// Sends a request and reads a line.
+    /// Sends a request and reads one line.
     fn exchange(&mut self, command: impl Serialize, wait: Option<Duration>) -> io::Result<Vec<u8>> {
         let mut line = serde_json::to_vec(&Request { version: VERSION, command })?;
         line.push(b'\n');
@@ -185,30 +188,30 @@ impl ControlClient {
 
 fn open(path: &Path) -> io::Result<UnixStream> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // It bounds the connect too: unix_stream_connect (net/unix/af_unix.c) waits for room in the
-    // listen queue as long as for room to send.
-    socket.set_write_timeout(Some(CONNECT))?;
+    // The write timeout limits the connect too: unix_stream_connect (net/unix/af_unix.c) waits for
+    // space in the listen queue as long as for space to send.
+    socket.set_write_timeout(Some(CONNECT_TIMEOUT))?;
     socket.connect(&SockAddr::unix(path)?)?;
     Ok(OwnedFd::from(socket).into())
 }
 
-/// The error of a connection that does not come about.
-fn not_there(path: &Path) -> impl Fn(io::Error) -> ClientError {
+/// The error of a failed connect or handshake.
+fn connect_error(path: &Path) -> impl Fn(io::Error) -> ClientError {
     move |source| match source.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::ConnectionRefused => {
             ClientError::NoMaster
         }
-        kind if broken(kind) => ClientError::NoMaster,
-        kind if late(kind) => ClientError::Timeout,
+        kind if is_broken(kind) => ClientError::NoMaster,
+        kind if is_timeout(kind) => ClientError::Timeout,
         _ => ClientError::Connect { path: path.to_owned(), source },
     }
 }
 
-fn broken(kind: ErrorKind) -> bool {
+fn is_broken(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
 }
 
-fn late(kind: ErrorKind) -> bool {
+fn is_timeout(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 

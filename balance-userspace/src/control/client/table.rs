@@ -1,7 +1,7 @@
-//! The tables: channels as the classic shows them and as JSON, connections.
+//! Tables: channels in the form of the classic and as JSON, connections, totals.
 //!
-//! Pure. Invariant: columns of the channel table have the classic's widths and only grow with what
-//! does not fit; the JSON has a version of its own, raised when a reader would misunderstand.
+//! Pure. Invariants: the columns of the channel table have the widths of the classic; a wider value
+//! widens its row only. The JSON has its own version, which rises when a reader would misread it.
 
 use std::{fmt::Write as _, net::IpAddr};
 
@@ -10,13 +10,13 @@ use serde::Serialize;
 use crate::control::protocol::{ChannelRow, SessionRow, Stats};
 use crate::{error::one_line, selection::Method};
 
-/// Version of what [`channels_json`] writes.
+/// Version of the output of [`channels_json`].
 const JSON_VERSION: u32 = 1;
 
 const HEADER: &str =
     "GRP Type  #   S       ip-address  port    c      totalc maxc        sent        rcvd\n";
 
-/// All channels, as `show` shows them.
+/// The output of `show`.
 pub(super) fn channels(rows: &[ChannelRow]) -> String {
     rows.iter().fold(HEADER.to_owned(), |mut text, row| {
         let method = match row.method {
@@ -36,9 +36,9 @@ pub(super) fn channels(rows: &[ChannelRow]) -> String {
     })
 }
 
-/// All channels, for programs.
+/// The output of `show --json`.
 #[derive(Serialize)]
-struct Json {
+struct JsonTable {
     version: u32,
     channels: Vec<JsonChannel>,
 }
@@ -59,7 +59,7 @@ struct JsonChannel {
     rcvd: u64,
 }
 
-/// All channels, as `show --json` shows them.
+/// The output of `show --json`.
 pub(super) fn channels_json(rows: &[ChannelRow]) -> String {
     let channels = rows
         .iter()
@@ -78,12 +78,12 @@ pub(super) fn channels_json(rows: &[ChannelRow]) -> String {
             rcvd: row.rcvd,
         })
         .collect();
-    let json = Json { version: JSON_VERSION, channels };
-    let text = serde_json::to_string_pretty(&json).expect("it has nothing that JSON cannot say");
+    let json = JsonTable { version: JSON_VERSION, channels };
+    let text = serde_json::to_string_pretty(&json).expect("JSON can represent every field");
     text + "\n"
 }
 
-/// All connections, as `sessions` shows them; columns are as wide as what is in them.
+/// The output of `sessions`.
 pub(super) fn sessions(rows: &[SessionRow]) -> String {
     let none = || "-".to_owned();
     let mut lines = vec![
@@ -103,7 +103,8 @@ pub(super) fn sessions(rows: &[SessionRow]) -> String {
     columns(&lines, [false, true, false, true, true, true, false])
 }
 
-/// Cells in columns that are as wide as what is in them; some to the right.
+/// Formats cells in columns that are as wide as their widest cell. `right` marks right-aligned
+/// columns.
 pub(crate) fn columns<const N: usize>(lines: &[[String; N]], right: [bool; N]) -> String {
     let width = |i: usize| lines.iter().map(|line| line[i].chars().count()).max().unwrap_or(0);
     lines.iter().fold(String::new(), |mut text, line| {
@@ -122,7 +123,7 @@ pub(crate) fn columns<const N: usize>(lines: &[[String; N]], right: [bool; N]) -
     })
 }
 
-/// What has been done, as `stats` shows it: a name and a number on each line.
+/// The output of `stats`: a name and a number on each line.
 pub(super) fn stats(stats: &Stats) -> String {
     let number = |name: &str, number: u64| (name.to_owned(), number.to_string());
     let mut lines = vec![
@@ -145,7 +146,7 @@ pub(super) fn stats(stats: &Stats) -> String {
     lines.iter().fold(String::new(), |text, (name, value)| text + &format!("{name:<24}{value}\n"))
 }
 
-/// A time in its two largest units.
+/// Formats a time in its two largest units.
 fn age(ms: u64) -> String {
     let s = ms / 1000;
     match s {
