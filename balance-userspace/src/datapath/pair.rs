@@ -1,8 +1,8 @@
 //! A client and its server, connected, and the common end of their two directions.
 //!
-//! Invariants: a clean end is reported, and passed on, only after both directions have ended and every
-//! byte was written. Any other end resets both connections. The bytes that a side sent before it
-//! failed are delivered before its reset is passed on, as far as the other side accepts them.
+//! Invariants: a clean end is reported, and passed on, only after both directions have ended and
+//! every byte was written. Any other end resets both connections. The bytes that a side sent before
+//! it failed are delivered before its reset is passed on, as far as the other side accepts them.
 
 use std::{
     cell::Cell,
@@ -26,7 +26,7 @@ use super::{
     end::{ConnectionEnd, SideError},
     relay::{pump, stall},
     reset_evidence::ResetEvidence,
-    side::Side,
+    side::{PerSide, Side},
     traffic::Traffic,
 };
 use crate::{
@@ -34,8 +34,9 @@ use crate::{
     sys,
 };
 
-/// The time for a side's FIN after the other side's reset. The reset is passed on afterwards. A server
-/// that has received `QUIT` sends FIN within this time, and a server that has not sends no FIN at all.
+/// The time for a side's FIN after the other side's reset. The reset is passed on afterwards. A
+/// server that has received `QUIT` sends FIN within this time, and a server that has not sends no
+/// FIN at all.
 const FIN_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// The time for the delivery of a side's last bytes after its reset, however slowly the other side
@@ -62,24 +63,13 @@ pub(crate) enum Run<P> {
 }
 
 impl Pair {
-    /// From client to backend.
-    pub(crate) fn up(&self) -> Direction {
-        Direction {
-            source: Rc::clone(&self.client),
-            target: Rc::clone(&self.backend),
-            from: Side::Client,
-        }
+    /// The direction that comes from a side.
+    pub(super) fn direction(&self, from: Side) -> Direction {
+        let (source, target) = (Rc::clone(self.stream(from)), Rc::clone(self.stream(!from)));
+        Direction { source, target, from }
     }
 
-    /// From backend to client.
-    pub(crate) fn down(&self) -> Direction {
-        Direction {
-            source: Rc::clone(&self.backend),
-            target: Rc::clone(&self.client),
-            from: Side::Backend,
-        }
-    }
-
+    /// The stream of a side.
     pub(super) fn stream(&self, side: Side) -> &Rc<Stream> {
         match side {
             Side::Client => &self.client,
@@ -87,11 +77,12 @@ impl Pair {
         }
     }
 
-    /// Runs both directions to their end, then closes both streams as the end requires. A side whose
-    /// direction has ended is still watched: its reset ends the other direction.
+    /// Runs both directions to their end, then closes both streams as the end requires. `up` comes
+    /// from the client, `down` from the backend. A side whose direction has ended is still watched:
+    /// its reset ends the other direction.
     ///
-    /// The directions are passed pinned. By value each caller's future would contain them again, and
-    /// they are most of the memory of an idle connection.
+    /// The directions are passed pinned. By value each caller's future would contain them again,
+    /// and they are most of the memory of an idle connection.
     pub(crate) async fn run(
         &self,
         up: Pin<&mut impl Future<Output = Result<(), SideError>>>,
@@ -101,9 +92,9 @@ impl Pair {
         end
     }
 
-    /// Like [`run`](Self::run), but stops when `pause` is ready. Then both streams are open, and both
-    /// directions may be dropped where they stopped. `pause` is polled whenever neither direction can
-    /// continue at once.
+    /// Like [`run`](Self::run), but stops when `pause` is ready. Then both streams are open, and
+    /// both directions may be dropped where they stopped. `pause` is polled whenever neither
+    /// direction can continue at once.
     pub(crate) async fn run_until<P>(
         &self,
         pause: impl Future<Output = P>,
@@ -149,7 +140,10 @@ impl Pair {
         let directions = Directions::default();
         let end = select! {
             biased;
-            result = self.both(up, down, &directions) => result.map_or_else(ConnectionEnd::Failed, |()| ConnectionEnd::Clean),
+            result = self.both(up, down, &directions) => match result {
+                Ok(()) => ConnectionEnd::Clean,
+                Err(error) => ConnectionEnd::Failed(error),
+            },
             () = self.abort.requested() => ConnectionEnd::Aborted,
         };
         self.close(end).await
@@ -186,7 +180,7 @@ impl Pair {
                 directions.record(Side::Client, &result);
                 result?;
                 self.traffic.set_half_closed();
-                let ended = self.up();
+                let ended = self.direction(Side::Client);
                 select! {
                     biased;
                     result = &mut down => {
@@ -200,7 +194,7 @@ impl Pair {
                 directions.record(Side::Backend, &result);
                 result?;
                 self.traffic.set_half_closed();
-                let ended = self.down();
+                let ended = self.direction(Side::Backend);
                 select! {
                     biased;
                     result = &mut up => {
@@ -223,7 +217,8 @@ impl Pair {
     ) -> ConnectionEnd {
         let side = error.side;
         if !directions.is_over(side) {
-            // A write to the side may have found the error, and the side's last bytes are still unread.
+            // A write to the side may have found the error, and the side's last bytes are still
+            // unread.
             let result = match side {
                 Side::Client => up.await,
                 Side::Backend => down.await,
@@ -274,24 +269,24 @@ impl Pair {
 /// The states of the two directions, by the side that each direction comes from.
 #[derive(Default)]
 struct Directions {
-    over: [Cell<bool>; 2],
-    ended: [Cell<bool>; 2],
+    over: PerSide<Cell<bool>>,
+    ended: PerSide<Cell<bool>>,
 }
 
 impl Directions {
     /// Records the result of a direction.
     fn record(&self, side: Side, result: &Result<(), SideError>) {
-        self.over[side as usize].set(true);
-        self.ended[side as usize].set(result.is_ok());
+        self.over[side].set(true);
+        self.ended[side].set(result.is_ok());
     }
 
     /// Whether a direction has a result.
     fn is_over(&self, side: Side) -> bool {
-        self.over[side as usize].get()
+        self.over[side].get()
     }
 
     /// Whether a side's FIN was read and passed on.
     fn has_ended(&self, side: Side) -> bool {
-        self.ended[side as usize].get()
+        self.ended[side].get()
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
-use super::name::DatapathName;
+use super::{name::DatapathName, side::PerSide};
 
 /// The counters of a kernel datapath. A slot stands for one direction of one connection.
 pub(super) trait OffloadCounters: std::fmt::Debug + Send + Sync {
@@ -23,9 +23,9 @@ pub(super) trait OffloadCounters: std::fmt::Debug + Send + Sync {
     fn is_moving(&self, slot: u32) -> bool;
 }
 
-/// The kernel's counters of a connection: the datapath, and the slots from client to backend and
-/// back.
-type Offload = (Arc<dyn OffloadCounters>, [u32; 2]);
+/// The kernel's counters of a connection: the datapath, and the slot of each direction by the side
+/// that the direction comes from.
+type Offload = (Arc<dyn OffloadCounters>, PerSide<u32>);
 
 /// The counters of one connection.
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ impl Traffic {
     pub(crate) fn read(&self) -> (u64, u64) {
         let offload = self.offload();
         let [sent, rcvd] = match &*offload {
-            Some((kernel, slots)) => slots.map(|slot| kernel.bytes(slot)),
+            Some((kernel, slots)) => slots.map(|slot| kernel.bytes(slot)).into_array(),
             None => [0, 0],
         };
         (sent + self.sent.load(Relaxed), rcvd + self.rcvd.load(Relaxed))
@@ -78,14 +78,14 @@ impl Traffic {
         let offload = self.offload();
         offload
             .as_ref()
-            .is_some_and(|(kernel, slots)| slots.iter().all(|&slot| kernel.is_moving(slot)))
+            .is_some_and(|(kernel, slots)| slots.iter().all(|(_, &slot)| kernel.is_moving(slot)))
     }
 
     /// Adds the counters of these slots, which start at 0.
     pub(super) fn start_offload(
         &self,
         kernel: &Arc<impl OffloadCounters + 'static>,
-        slots: [u32; 2],
+        slots: PerSide<u32>,
     ) {
         *self.offload() = Some((Arc::clone(kernel) as Arc<dyn OffloadCounters>, slots));
     }
@@ -94,7 +94,7 @@ impl Traffic {
     pub(super) fn end_offload(&self) {
         let mut offload = self.offload();
         let Some((kernel, slots)) = offload.take() else { return };
-        let [sent, rcvd] = slots.map(|slot| kernel.bytes(slot));
+        let [sent, rcvd] = slots.map(|slot| kernel.bytes(slot)).into_array();
         self.sent.fetch_add(sent, Relaxed);
         self.rcvd.fetch_add(rcvd, Relaxed);
         self.offloaded.fetch_add(sent + rcvd, Relaxed);

@@ -114,8 +114,8 @@ impl LoadError {
     }
 }
 
-/// Whether an error means a missing capability. EACCES alone does not: the verifier returns it both for
-/// invalid programs and for programs that need CAP_PERFMON.
+/// Whether an error means a missing capability. EACCES alone does not: the verifier returns it both
+/// for invalid programs and for programs that need CAP_PERFMON.
 fn is_forbidden(error: &io::Error) -> bool {
     match error.raw_os_error() {
         Some(libc::EACCES) => !privileges::has_capability(Capability::CAP_PERFMON),

@@ -10,8 +10,10 @@ use std::{
 
 use tokio::sync::Notify;
 
+use crate::datapath::side::{PerSide, Side};
+
 /// Wakes the two directions of a connection on an event of the program.
-pub(crate) type Wakers = Arc<[Notify; 2]>;
+pub(crate) type Wakers = Arc<PerSide<Notify>>;
 
 /// The free slots, and the wakers of the slots in use.
 pub(crate) struct Slots {
@@ -51,7 +53,7 @@ impl Slots {
     pub(crate) fn wake(&self, slot: u32) {
         let wakers = self.lock().wakers.get(slot as usize / 2).cloned().flatten();
         if let Some(wakers) = wakers {
-            wakers[slot as usize % 2].notify_one();
+            wakers[Side::from_bit(slot)].notify_one();
         }
     }
 

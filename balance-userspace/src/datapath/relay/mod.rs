@@ -22,6 +22,7 @@ use super::{
     name::DatapathName,
     pair::{Pair, Run},
     relay::{buffers::BufferPool, pump::Received},
+    side::Side,
 };
 use crate::io::ready::{self, ReadGuard};
 
@@ -35,8 +36,10 @@ const EPOLL_AFTER: u32 = 16;
 /// Carries a pair to its end. With `dump` prints its bytes on standard output.
 pub(crate) async fn carry(pair: &Pair, pool: &BufferPool, dump: bool) -> ConnectionReport {
     let [a, b] = [Progress::default(), Progress::default()];
-    let up = pin!(relay_direction(pair.up(), pool, &pair.traffic.sent, dump, &a));
-    let down = pin!(relay_direction(pair.down(), pool, &pair.traffic.rcvd, dump, &b));
+    let up =
+        pin!(relay_direction(pair.direction(Side::Client), pool, &pair.traffic.sent, dump, &a));
+    let down =
+        pin!(relay_direction(pair.direction(Side::Backend), pool, &pair.traffic.rcvd, dump, &b));
     let end = pair.run(up, down).await;
     ConnectionReport { datapath: DatapathName::Relay, end }
 }
@@ -75,8 +78,10 @@ pub(super) async fn carry_first_until(
             Poll::Pending
         }
     });
-    let up = pin!(relay_direction(pair.up(), pool, &pair.traffic.sent, false, &a));
-    let down = pin!(relay_direction(pair.down(), pool, &pair.traffic.rcvd, false, &b));
+    let up =
+        pin!(relay_direction(pair.direction(Side::Client), pool, &pair.traffic.sent, false, &a));
+    let down =
+        pin!(relay_direction(pair.direction(Side::Backend), pool, &pair.traffic.rcvd, false, &b));
     match pair.run_until(enough, up, down).await {
         Run::Ended(end) => Some(ConnectionReport { datapath: DatapathName::Relay, end }),
         Run::Paused(()) => {

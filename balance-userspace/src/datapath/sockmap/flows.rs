@@ -36,8 +36,8 @@ pub(super) struct FlowRef<'a> {
 
 impl FlowRef<'_> {
     fn flow(&self) -> &Flow {
-        // SAFETY: within the mapping, which is borrowed. Each field is a word or an `UnsafeCell`. Only
-        // `reset` writes the flow as a whole, when nothing else uses the slot.
+        // SAFETY: within the mapping, which is borrowed. Each field is a word or an `UnsafeCell`.
+        // Only `reset` writes the flow as a whole, when nothing else uses the slot.
         unsafe { self.flow.as_ref() }
     }
 
@@ -49,11 +49,12 @@ impl FlowRef<'_> {
         self.flow().redirected.as_atomic()
     }
 
-    /// Prepares a slot for a new connection: in USER, with no byte moved. No cookie may lead the program
-    /// to the slot yet, and no connection may count its bytes.
+    /// Prepares a slot for a new connection: in USER, with no byte moved. No cookie may lead the
+    /// program to the slot yet, and no connection may count its bytes.
     pub(super) fn reset(&self) {
-        // SAFETY: within the mapping. Nothing else uses the slot: it was just leased, no cookie leads the
-        // program to it, and the counting for the slot's last connection ended with that connection.
+        // SAFETY: within the mapping. Nothing else uses the slot: it was just leased, no cookie
+        // leads the program to it, and the counting for the slot's last connection ended with that
+        // connection.
         unsafe { self.flow.write_volatile(Flow { state: Word::new(USER), ..Flow::default() }) };
     }
 
@@ -93,9 +94,9 @@ impl UserWords for FlowRef<'_> {
     }
 
     fn backlog(&self, work: impl FnOnce(&mut Backlog)) {
-        // SAFETY: within the mapping. `UserEnd` calls this in USER, which it has acquired. The program
-        // does not access these fields until the flow is handed to it, and no other thread has this
-        // `UserEnd`.
+        // SAFETY: within the mapping. `UserEnd` calls this in USER, which it has acquired. The
+        // program does not access these fields until the flow is handed to it, and no other thread
+        // has this `UserEnd`.
         unsafe {
             let backlog: *mut Backlog = self.flow().backlog.get();
             let mut copy = backlog.read_volatile();
@@ -128,8 +129,8 @@ mod tests {
     #[derive(Default)]
     struct Memory([UnsafeCell<Flow>; 2]);
 
-    // SAFETY: threads access words that change atomically, and fields that the hand-over has given to one
-    // thread. The test checks the hand-over.
+    // SAFETY: threads access words that change atomically, and fields that the hand-over has given
+    // to one thread. The test checks the hand-over.
     unsafe impl Sync for Memory {}
 
     impl Memory {

@@ -31,6 +31,7 @@ use crate::{
             slots::Slots,
         },
         pair::Pair,
+        side::PerSide,
         traffic::OffloadCounters,
     },
     sys,
@@ -39,9 +40,9 @@ use crate::{
 /// The most memory that a flow may have outstanding in the kernel, in bytes.
 pub(super) const LIMIT: u32 = 2 << 20;
 
-/// The send buffer of sockets on this datapath, in bytes as the kernel counts them: [`LIMIT`], and the
-/// packets that arrive until the program checks again. If segments are so small that it does not
-/// suffice, user space widens it.
+/// The send buffer of sockets on this datapath, in bytes as the kernel counts them: [`LIMIT`], and
+/// the packets that arrive until the program checks again. If segments are so small that it does
+/// not suffice, user space widens it.
 pub(super) const SEND_BUFFER: i32 = (LIMIT + (3 << 19)) as i32;
 
 /// The kernel's side of the sockmap datapath.
@@ -118,48 +119,48 @@ impl Kernel {
         self.flows.get(slot)
     }
 
-    /// Inserts a connection into the maps: first both targets, then both sources, so that no packet is
-    /// redirected to a socket that is not in the map. From then on the program passes the bytes to user
-    /// space, until a flow is promoted. Returns for each direction whether the program is attached to
-    /// its source.
+    /// Inserts a connection into the maps: first both targets, then both sources, so that no packet
+    /// is redirected to a socket that is not in the map. From then on the program passes the bytes
+    /// to user space, until a flow is promoted. Returns for each direction whether the program is
+    /// attached to its source.
     ///
     /// # Errors
-    /// When a target cannot be inserted. The program then sees no bytes of the connection, and entries
-    /// that were made disappear when the streams are closed.
-    pub(super) fn insert(&self, pair: &Pair, lease: &SlotLease) -> io::Result<[bool; 2]> {
-        let ends = [&pair.client, &pair.backend];
-        let slots = [lease.slot(0), lease.slot(1)];
-        for slot in slots {
+    /// When a target cannot be inserted. The program then sees no bytes of the connection, and
+    /// entries that were made disappear when the streams are closed.
+    pub(super) fn insert(&self, pair: &Pair, lease: &SlotLease) -> io::Result<PerSide<bool>> {
+        let slots = PerSide::from_fn(|side| lease.slot(side));
+        for (_, &slot) in slots.iter() {
             self.flow(slot).reset();
         }
         let maps = &mut *self.maps.lock().unwrap_or_else(PoisonError::into_inner);
-        for (i, &slot) in slots.iter().enumerate() {
-            maps.cookies.insert(lease.cookies[i], slot, 0).map_err(map_error)?;
+        for (side, &slot) in slots.iter() {
+            maps.cookies.insert(lease.cookies[side], slot, 0).map_err(map_error)?;
         }
-        for (i, &slot) in slots.iter().enumerate() {
-            maps.targets.set(slot, &ends[1 - i].as_raw_fd(), 0).map_err(map_error)?;
+        for (side, &slot) in slots.iter() {
+            let target = pair.stream(!side).as_raw_fd();
+            maps.targets.set(slot, &target, 0).map_err(map_error)?;
         }
-        // The kernel accepts only established sockets (net/core/sock_map.c). If a source has sent FIN
-        // already, user space reads the rest of its bytes.
-        let mut attach = |i: usize| {
-            let attached = maps.sources.set(slots[i], &ends[i].as_raw_fd(), 0).is_ok();
-            if !attached {
-                self.flow(slots[i]).retire();
+        // The kernel accepts only established sockets (net/core/sock_map.c). If a source has sent
+        // FIN already, user space reads the rest of its bytes.
+        Ok(PerSide::from_fn(|side| {
+            let source = &**pair.stream(side);
+            let attached = maps.sources.set(slots[side], &source.as_raw_fd(), 0).is_ok();
+            if attached {
+                // Bytes that arrived before would stay in the receive queue until more arrive.
+                // This call runs the program on them (net/ipv4/tcp.c, tcp_set_rcvlowat).
+                let _ = sys::set_int(source, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1);
             } else {
-                // Bytes that arrived before would stay in the receive queue until more arrive. This
-                // call runs the program on them (net/ipv4/tcp.c, tcp_set_rcvlowat).
-                let _ = sys::set_int(&**ends[i], libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1);
+                self.flow(slots[side]).retire();
             }
             attached
-        };
-        Ok([attach(0), attach(1)])
+        }))
     }
 
     /// Removes a connection's cookies. Its sockets left the maps when they were closed.
     pub(super) fn remove_cookies(&self, lease: &SlotLease) {
         let maps = &mut *self.maps.lock().unwrap_or_else(PoisonError::into_inner);
-        for cookie in lease.cookies {
-            let _ = maps.cookies.remove(&cookie);
+        for (_, cookie) in lease.cookies.iter() {
+            let _ = maps.cookies.remove(cookie);
         }
     }
 

@@ -6,26 +6,29 @@
 use std::{fmt, sync::Arc};
 
 use super::kernel::Kernel;
-use crate::datapath::offload::slots::Wakers;
+use crate::datapath::{
+    offload::slots::Wakers,
+    side::{PerSide, Side},
+};
 
 /// The two slots of one connection, until both its sockets are closed.
 pub(crate) struct SlotLease {
     kernel: Arc<Kernel>,
     number: u32,
     pub(super) wakers: Wakers,
-    pub(super) cookies: [u64; 2],
+    pub(super) cookies: PerSide<u64>,
 }
 
 impl SlotLease {
     /// Takes two slots; `None` if all are taken.
-    pub(super) fn new(kernel: &Arc<Kernel>, cookies: [u64; 2]) -> Option<Self> {
+    pub(super) fn new(kernel: &Arc<Kernel>, cookies: PerSide<u64>) -> Option<Self> {
         let (number, wakers) = kernel.slots.take()?;
         Some(Self { kernel: Arc::clone(kernel), number, wakers, cookies })
     }
 
-    /// The slot of a direction: 0 from client to backend, 1 back.
-    pub(super) fn slot(&self, direction: usize) -> u32 {
-        self.number * 2 + direction as u32
+    /// The slot of the direction that comes from a side.
+    pub(super) fn slot(&self, from: Side) -> u32 {
+        self.number * 2 + from as u32
     }
 }
 

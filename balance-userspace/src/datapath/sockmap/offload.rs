@@ -2,9 +2,9 @@
 //! user space until its source ends.
 //!
 //! Invariants: user space sends a passed byte only after the target has written every byte that was
-//! redirected before it. A direction returns to the kernel only when user space holds no passed byte.
-//! So the order of bytes holds without a lock. Except for moments, both directions are with user space
-//! or both are with the kernel: see the head of `balance_ebpf`'s `flow.rs`.
+//! redirected before it. A direction returns to the kernel only when user space holds no passed
+//! byte. So the order of bytes holds without a lock. Except for moments, both directions are with
+//! user space or both are with the kernel: see the head of `balance_ebpf`'s `flow.rs`.
 
 use std::{
     cell::Cell,
@@ -85,17 +85,17 @@ pub(crate) async fn carry(
 
 /// Takes slots for a pair and inserts its sockets into the maps. Returns for each direction whether
 /// the program is attached to its source.
-fn insert(kernel: &Arc<Kernel>, pair: &Pair) -> io::Result<(Rc<SlotLease>, [bool; 2])> {
-    let cookies = [pair.client.cookie()?, pair.backend.cookie()?];
+fn insert(kernel: &Arc<Kernel>, pair: &Pair) -> io::Result<(Rc<SlotLease>, PerSide<bool>)> {
+    let cookies = PerSide::try_from_fn(|side| pair.stream(side).cookie())?;
     let lease =
         SlotLease::new(kernel, cookies).ok_or_else(|| io::Error::other("all slots are taken"))?;
     let lease = Rc::new(lease);
     pair.client.hold(Rc::clone(&lease) as _);
     pair.backend.hold(Rc::clone(&lease) as _);
     let attached = kernel.insert(pair, &lease)?;
-    for stream in [&pair.client, &pair.backend] {
+    for side in Side::BOTH {
         // An error means that the socket has failed. The next read reports that.
-        let _ = stream.set_send_buffer(SEND_BUFFER);
+        let _ = pair.stream(side).set_send_buffer(SEND_BUFFER);
     }
     Ok((lease, attached))
 }
@@ -104,30 +104,30 @@ async fn offload(
     kernel: &Arc<Kernel>,
     pair: &Pair,
     lease: Rc<SlotLease>,
-    attached: [bool; 2],
+    attached: PerSide<bool>,
     pool: &BufferPool,
 ) -> ConnectionReport {
-    pair.traffic.start_offload(kernel, [lease.slot(0), lease.slot(1)]);
-    let moved = [&pair.traffic.sent, &pair.traffic.rcvd];
-    let direction = |i: usize, direction: Direction| FlowDirection {
-        flow: UserEnd::new(kernel.flow(lease.slot(i))),
-        changed: &lease.wakers[i],
-        is_attached: attached[i],
-        direction,
+    pair.traffic.start_offload(kernel, PerSide::from_fn(|side| lease.slot(side)));
+    let moved = PerSide::new(&pair.traffic.sent, &pair.traffic.rcvd);
+    let directions = PerSide::from_fn(|from| FlowDirection {
+        flow: UserEnd::new(kernel.flow(lease.slot(from))),
+        changed: &lease.wakers[from],
+        is_attached: attached[from],
+        direction: pair.direction(from),
         pool,
-        moved: moved[i],
+        moved: moved[from],
         empty_polls: Cell::new(0),
         source_error: Cell::new(None),
-    };
-    let both = FlowPair { directions: [direction(0, pair.up()), direction(1, pair.down())] };
-    let end = pair.run(pin!(both.run(0)), pin!(both.run(1))).await;
+    });
+    let both = FlowPair { directions };
+    let end = pair.run(pin!(both.run(Side::Client)), pin!(both.run(Side::Backend))).await;
     pair.traffic.end_offload();
     ConnectionReport { datapath: DatapathName::Sockmap, end }
 }
 
-/// The two directions of a connection: 0 from client to backend, 1 back.
+/// The two directions of a connection, by the side that each comes from.
 struct FlowPair<'a> {
-    directions: [FlowDirection<'a>; 2],
+    directions: PerSide<FlowDirection<'a>>,
 }
 
 /// Where a direction continues.
@@ -138,14 +138,14 @@ enum Next {
 }
 
 impl FlowPair<'_> {
-    async fn run(&self, i: usize) -> Result<(), SideError> {
-        let this = &self.directions[i];
+    async fn run(&self, from: Side) -> Result<(), SideError> {
+        let this = &self.directions[from];
         // One poll for the FIN of the source, for all periods in the kernel.
         let mut ended = pin!(ready::ended(&this.direction.source));
-        while let Next::Kernel = self.in_user_space(i).await? {
+        while let Next::Kernel = self.in_user_space(from).await? {
             if let Next::End = this.in_kernel(ended.as_mut()).await? {
                 // The receive queue may hold bytes in front of the FIN.
-                self.read_to_end(i).await?;
+                self.read_to_end(from).await?;
                 break;
             }
         }
@@ -161,19 +161,19 @@ impl FlowPair<'_> {
 
     /// Moves the bytes that the program passes to user space, until none is left and the kernel can
     /// take the direction over.
-    async fn in_user_space(&self, i: usize) -> Result<Next, SideError> {
-        let this = &self.directions[i];
+    async fn in_user_space(&self, from: Side) -> Result<Next, SideError> {
+        let this = &self.directions[from];
         let mut buffers = 0u32;
         loop {
             this.check_fault()?;
             if this.is_attached && this.flow.is_in_kernel() {
                 return Ok(Next::Kernel);
             }
-            // Packets that the source passes up queue behind packets that were redirected to the source
-            // and are not written yet.
-            self.clear_source(i).await?;
+            // Packets that the source passes up queue behind packets that were redirected to the
+            // source and are not written yet.
+            self.clear_source(from).await?;
             this.wait_written().await?;
-            if self.promote(i)? {
+            if self.promote(from)? {
                 return Ok(Next::Kernel);
             }
             match this.receive() {
@@ -190,11 +190,11 @@ impl FlowPair<'_> {
     }
 
     /// Moves the rest of a source that has sent FIN. The flow stays where it is.
-    async fn read_to_end(&self, i: usize) -> Result<(), SideError> {
-        let this = &self.directions[i];
+    async fn read_to_end(&self, from: Side) -> Result<(), SideError> {
+        let this = &self.directions[from];
         loop {
             this.check_fault()?;
-            self.clear_source(i).await?;
+            self.clear_source(from).await?;
             match this.receive() {
                 Received::Bytes(buffer, n) => this.relay(&buffer[..n]).await?,
                 Received::End if this.has_relayed_all_passed() => return Ok(()),
@@ -203,27 +203,27 @@ impl FlowPair<'_> {
         }
     }
 
-    /// Waits until the source of a direction has written every byte that was redirected to it, so that
-    /// its passed packets do not queue behind redirected ones. If the source has failed, the bytes that
-    /// it has passed are still read.
-    async fn clear_source(&self, i: usize) -> Result<(), SideError> {
-        match self.directions[1 - i].wait_written().await {
-            Err(error) if error.side != self.directions[i].direction.from() => Err(error),
+    /// Waits until the source of a direction has written every byte that was redirected to it, so
+    /// that its passed packets do not queue behind redirected ones. If the source has failed, the
+    /// bytes that it has passed are still read.
+    async fn clear_source(&self, from: Side) -> Result<(), SideError> {
+        match self.directions[!from].wait_written().await {
+            Err(error) if error.side != from => Err(error),
             _ => Ok(()),
         }
     }
 
     /// Hands a flow to the kernel if no byte is left to relay, and the flow of the other direction
     /// with it. Returns whether the flow is with the kernel.
-    fn promote(&self, i: usize) -> Result<bool, SideError> {
-        let flows = PerSide::from_fn(|side| &self.directions[side.index()].flow);
-        let room = |side: Side| self.directions[side.index()].written_if_room();
-        let promoted = handover::promote(flows, Side::from_bit(i as u32), room)?.into_array();
-        if promoted[1 - i] {
+    fn promote(&self, from: Side) -> Result<bool, SideError> {
+        let flows = self.directions.as_ref().map(|direction| &direction.flow);
+        let written = |side: Side| self.directions[side].written_if_room();
+        let promoted = handover::promote(flows, from, written)?;
+        if promoted[!from] {
             // The other direction waits for passed bytes, which will not come.
-            self.directions[1 - i].changed.notify_one();
+            self.directions[!from].changed.notify_one();
         }
-        Ok(promoted[i])
+        Ok(promoted[from])
     }
 }
 
@@ -273,8 +273,8 @@ impl FlowDirection<'_> {
         }
     }
 
-    /// False while the kernel holds passed bytes that it has not made readable. A read then reports the
-    /// end of the stream too early (net/ipv4/tcp_bpf.c, tcp_bpf_recvmsg_parser).
+    /// False while the kernel holds passed bytes that it has not made readable. A read then reports
+    /// the end of the stream too early (net/ipv4/tcp_bpf.c, tcp_bpf_recvmsg_parser).
     fn has_relayed_all_passed(&self) -> bool {
         !self.is_attached || self.flow.has_relayed_all()
     }
@@ -283,9 +283,9 @@ impl FlowDirection<'_> {
     async fn wait_for_passed(&self) -> Result<(), SideError> {
         let state =
             sys::send_state(&*self.direction.source).map_err(|e| self.direction.source_error(e))?;
-        // A read reports a reset. A source whose FIN arrives after ours was acknowledged closes at once
-        // (net/ipv4/tcp_input.c, tcp_fin), and its passed bytes become readable when the kernel's worker
-        // runs.
+        // A read reports a reset. A source whose FIN arrives after ours was acknowledged closes at
+        // once (net/ipv4/tcp_input.c, tcp_fin), and its passed bytes become readable when the
+        // kernel's worker runs.
         if state.closed {
             if self.empty_polls.get() == MAX_EMPTY_POLLS {
                 return Err(self.direction.source_error(io::ErrorKind::ConnectionReset.into()));
@@ -315,8 +315,8 @@ impl FlowDirection<'_> {
         Ok(())
     }
 
-    /// The number of bytes that the target has written; `None` if it has no room for the packets that
-    /// the kernel would redirect to it.
+    /// The number of bytes that the target has written; `None` if it has no room for the packets
+    /// that the kernel would redirect to it.
     fn written_if_room(&self) -> Result<Option<u64>, SideError> {
         let target = &*self.direction.target;
         let target_error = |e| self.direction.target_error(e);
@@ -349,8 +349,8 @@ impl FlowDirection<'_> {
                 continue;
             }
             sleep(POLL_INTERVAL).await;
-            // The target may never accept the bytes, and until then the source is not read. So check
-            // the source for errors.
+            // The target may never accept the bytes, and until then the source is not read. So
+            // check the source for errors.
             if let Err(error) = pump::check_source(&self.direction) {
                 let now = Instant::now();
                 let timer = timer.get_or_insert_with(|| StallTimer::new(state.written(), now));

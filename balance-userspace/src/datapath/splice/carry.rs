@@ -97,7 +97,7 @@ async fn carry_joined(
             ConnectionEnd::Clean
         }
         ConnectionEnd::Failed(error) => {
-            ConnectionEnd::Failed(joined.reset(&pair.up()).unwrap_or(error))
+            ConnectionEnd::Failed(joined.reset(&pair.direction(Side::Client)).unwrap_or(error))
         }
         other => other,
     };
@@ -132,9 +132,9 @@ async fn until_end(
     ring::cancel(&pair.client).await;
     ring::cancel(&pair.backend).await;
     let directions = PerSide::from_fn(|side| joined.slot.number * 2 + side as u32);
-    pair.traffic.start_offload(kernel, directions.into_array());
-    let up = pin!(carry_direction(kernel, joined, pair.up(), pool, pair));
-    let down = pin!(carry_direction(kernel, joined, pair.down(), pool, pair));
+    pair.traffic.start_offload(kernel, directions);
+    let up = pin!(carry_direction(kernel, joined, pair.direction(Side::Client), pool, pair));
+    let down = pin!(carry_direction(kernel, joined, pair.direction(Side::Backend), pool, pair));
     let end = pair.run_bypassed(up, down).await;
     pair.traffic.end_offload();
     end
@@ -168,7 +168,7 @@ async fn wait_for_end(
     let (slot, side) = (&joined.slot, direction.from());
     loop {
         joined.release(pair);
-        let changed = slot.ending[side.index()].notified();
+        let changed = slot.ending[side].notified();
         // If the local socket has passed the FIN on, the direction ends with the last acknowledgement that the other
         // local socket waits for. Checked before resets: a peer that has ended and is gone answers every late
         // packet with a RST.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::*;
-use crate::datapath::{name::DatapathName, traffic::OffloadCounters};
+use crate::datapath::{name::DatapathName, side::PerSide, traffic::OffloadCounters};
 
 /// Stands for a kernel that always moves bytes: the number of bytes of each direction.
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ impl OffloadCounters for Kernel {
 fn run_on(up: impl Fn(TcpStream, TcpStream, &AtomicU64) + Send) -> Result<(), String> {
     run(SocketOptions::default(), async |pair: &Pair, _: &BufferPool| {
         let kernel = Arc::new(Kernel::default());
-        pair.traffic.start_offload(&kernel, [0, 1]);
+        pair.traffic.start_offload(&kernel, PerSide::new(0, 1));
         let stream = |end: &Stream| end.try_clone().map(TcpStream::from).expect("a descriptor");
         let ends = || (stream(&pair.client), stream(&pair.backend));
         thread::scope(|scope| {
@@ -144,7 +144,7 @@ fn a_wrong_counter_is_found() {
 #[test]
 fn a_program_that_sees_no_packet_is_found() {
     let result = run(SocketOptions::default(), async |pair: &Pair, pool: &BufferPool| {
-        pair.traffic.start_offload(&Arc::new(Kernel::default()), [0, 1]);
+        pair.traffic.start_offload(&Arc::new(Kernel::default()), PerSide::new(0, 1));
         let report = crate::datapath::relay::carry(pair, pool, false).await;
         pair.traffic.end_offload();
         report
