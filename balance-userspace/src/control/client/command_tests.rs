@@ -1,4 +1,4 @@
-//! What is typed, and what it means.
+//! Tests of the command parser.
 
 use proptest::prelude::*;
 
@@ -9,7 +9,7 @@ fn id(group: usize, channel: usize) -> ChannelId {
     ChannelId { group, channel }
 }
 
-/// The command that is sent for this, with 3 as the current group.
+/// The command in the request for this text, in group 3.
 fn sent(text: &str) -> InstanceCommand {
     match parse(text, 3) {
         Ok(ParsedCommand::Request { command, .. }) => command,
@@ -22,7 +22,7 @@ fn wrong(text: &str) -> String {
 }
 
 #[test]
-fn kill_is_spelled_out() {
+fn kill_has_no_abbreviation() {
     assert_eq!(parse("kill", 0), Ok(ParsedCommand::Kill));
     for text in ["k", "ki", "kil", "killx"] {
         assert_eq!(wrong(text), "syntax error");
@@ -75,7 +75,7 @@ fn unknown_words_and_missing_arguments_are_syntax_errors() {
 }
 
 #[test]
-fn numbers_that_cannot_be_are_told_in_the_words_of_each_command() {
+fn a_number_out_of_range_is_reported_in_the_words_of_each_command() {
     assert_eq!(wrong("disable -1"), "no such channel -1");
     assert_eq!(wrong("enable -7x"), "no such channel -7");
     assert_eq!(wrong("reset -1.2"), "no such channel -1.2");
@@ -92,7 +92,7 @@ fn numbers_that_cannot_be_are_told_in_the_words_of_each_command() {
 }
 
 #[test]
-fn numbers_are_the_digits_that_a_word_begins_with() {
+fn a_number_is_the_digits_at_the_start_of_a_word() {
     assert_eq!(sent("disable x"), InstanceCommand::Disable(id(3, 0)));
     assert_eq!(sent("disable 2x"), InstanceCommand::Disable(id(3, 2)));
     assert_eq!(sent("disable +2"), InstanceCommand::Disable(id(3, 2)));
@@ -102,7 +102,7 @@ fn numbers_are_the_digits_that_a_word_begins_with() {
 }
 
 #[test]
-fn a_channel_of_another_group_is_named_with_a_dot() {
+fn a_dot_names_a_channel_of_another_group() {
     assert_eq!(sent("disable 1.2"), InstanceCommand::Disable(id(1, 2)));
     assert_eq!(sent("e 40.2"), InstanceCommand::Enable(id(40, 2)));
     assert_eq!(sent("maxc 0.1 5"), InstanceCommand::SetMax { id: id(0, 1), max: 5 });
@@ -114,7 +114,7 @@ fn a_channel_of_another_group_is_named_with_a_dot() {
 }
 
 #[test]
-fn words_that_a_command_does_not_take_are_ignored() {
+fn words_behind_the_arguments_are_ignored() {
     assert_eq!(sent("show x --json"), InstanceCommand::Show);
     let json =
         ParsedCommand::Request { command: InstanceCommand::Show, format: ReplyFormat::TableJson };
@@ -142,7 +142,7 @@ fn a_semicolon_separates_before_a_blank_or_the_end() {
 
 proptest! {
     #[test]
-    fn any_text_is_understood_or_refused_and_never_crashes(
+    fn any_text_is_parsed_or_rejected_without_a_crash(
         text in r"((quit|show|dis|en|res|gr|cr|as|maxc|mrtg|dr|dro|kill|\PC{0,6})( ;?[-+0-9.x]{0,24}){0,4}[; ]){0,3}",
         group in 0..GROUPS,
     ) {

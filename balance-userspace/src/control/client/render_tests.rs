@@ -1,4 +1,4 @@
-//! Replies, and what is printed for them.
+//! Tests of the text for each reply.
 
 use proptest::prelude::*;
 
@@ -24,17 +24,17 @@ fn row(group: usize, channel: usize, address: &str) -> ChannelRow {
     }
 }
 
-/// What is printed when this is typed in group 0 and answered so; `!` in front of a failure.
-fn shown(typed: &str, reply: InstanceReply) -> String {
+/// The text for a reply to a command in group 0, behind `!` for a failure.
+fn rendered(typed: &str, reply: InstanceReply) -> String {
     let Ok(ParsedCommand::Request { format, .. }) = command::parse(typed, 0) else {
         panic!("{typed}")
     };
-    let answer = render(&format, &reply).unwrap();
-    format!("{}{}", if answer.failed { "!" } else { "" }, answer.text)
+    let rendered = render(&format, &reply).unwrap();
+    format!("{}{}", if rendered.failed { "!" } else { "" }, rendered.text)
 }
 
 #[test]
-fn the_table_is_the_classics() {
+fn the_table_is_that_of_the_classic() {
     let rows = vec![
         ChannelRow { total: 2, rcvd: 30, ..row(0, 0, "127.0.1.1:2500") },
         ChannelRow { max: 9999, ..row(0, 3, "192.0.2.100:65535") },
@@ -46,7 +46,7 @@ GRP Type  #   S       ip-address  port    c      totalc maxc        sent        
   0   RR  3 ENA      192.0.2.100 65535    0           0 9999           0           0
   1 Hash  0 dis        127.0.1.4  2500    0           0    1           0           0
 ";
-    assert_eq!(shown("show", InstanceReply::Table(rows)), expected);
+    assert_eq!(rendered("show", InstanceReply::Table(rows)), expected);
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn larger_values_widen_the_row() {
         rcvd: u64::MAX,
         ..row(1000, 1000, "[2001:db8::1234:5678]:25")
     }];
-    let text = shown("show", InstanceReply::Table(rows));
+    let text = rendered("show", InstanceReply::Table(rows));
     let expected = "1000   RR 1000 ENA 2001:db8::1234:5678    25 12345 18446744073709551615 \
                     4294967295 18446744073709551615 18446744073709551615";
     assert_eq!(text.lines().nth(1), Some(expected));
@@ -67,7 +67,7 @@ fn larger_values_widen_the_row() {
 
 #[test]
 fn the_table_as_json_has_a_version_and_all_columns() {
-    let text = shown("show --json", InstanceReply::Table(vec![row(2, 1, "[::1]:25")]));
+    let text = rendered("show --json", InstanceReply::Table(vec![row(2, 1, "[::1]:25")]));
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     let expected = serde_json::json!({"version": 1, "channels": [{
         "group": 2, "channel": 1, "method": "round_robin", "enabled": true, "address": "::1",
@@ -78,7 +78,7 @@ fn the_table_as_json_has_a_version_and_all_columns() {
 }
 
 #[test]
-fn connections_stand_in_columns() {
+fn connections_are_printed_in_columns() {
     let one = SessionRow {
         client: "192.0.2.7:50000".parse().unwrap(),
         id: Some(ChannelId { group: 0, channel: 12 }),
@@ -102,11 +102,14 @@ client           channel  backend         age  sent  rcvd  datapath
 [::1]:1             0.12  -              1.2s  1234     5  -
 192.0.2.7:50000        -  127.0.0.1:25  1m00s  1234     5  sockmap
 ";
-    assert_eq!(shown("sessions", InstanceReply::Sessions(vec![one, connecting, gone])), expected);
+    assert_eq!(
+        rendered("sessions", InstanceReply::Sessions(vec![one, connecting, gone])),
+        expected
+    );
 }
 
 #[test]
-fn every_outcome_has_the_classics_line() {
+fn every_outcome_has_the_line_of_the_classic() {
     use InstanceReply::{
         Already, Created, Done, InvalidAddress, NoSuchChannel, NoSuchGroup, NotDisabled,
     };
@@ -145,7 +148,7 @@ fn every_outcome_has_the_classics_line() {
         ("drain 0", InstanceReply::TooManyDrains, "!too many drains are waiting, try later"),
         ("show", InstanceReply::Refused("why".to_owned()), "!why"),
     ] {
-        assert_eq!(shown(typed, reply), format!("{line}\n"), "{typed}");
+        assert_eq!(rendered(typed, reply), format!("{line}\n"), "{typed}");
     }
 }
 
@@ -153,12 +156,12 @@ fn every_outcome_has_the_classics_line() {
 fn graphs_get_four_lines() {
     let row = ChannelRow { total: 7, sent: 5, rcvd: 6, ..row(1, 2, "127.0.0.1:25") };
     let reply = || InstanceReply::Channel(row.clone());
-    assert_eq!(shown("mrtg-bytes 1 2", reply()), "6\n5\nUNKNOWN\ngroup 1 channel 2\n");
-    assert_eq!(shown("mrtg-conns 1.2", reply()), "7\nUNKNOWN\nUNKNOWN\ngroup 1 channel 2\n");
+    assert_eq!(rendered("mrtg-bytes 1 2", reply()), "6\n5\nUNKNOWN\ngroup 1 channel 2\n");
+    assert_eq!(rendered("mrtg-conns 1.2", reply()), "7\nUNKNOWN\nUNKNOWN\ngroup 1 channel 2\n");
 }
 
 #[test]
-fn a_reply_to_something_else_is_no_answer() {
+fn a_reply_to_another_command_is_not_rendered() {
     assert_eq!(render(&ReplyFormat::Table, &InstanceReply::Done), None);
     assert_eq!(render(&ReplyFormat::Create, &InstanceReply::Connections(0)), None);
     assert_eq!(render(&ReplyFormat::Assign, &InstanceReply::Table(Vec::new())), None);
@@ -174,7 +177,7 @@ proptest! {
         let row = ChannelRow {
             address, current, total, max, sent, ..row(group, channel, "0.0.0.0:0")
         };
-        let text = shown("show", InstanceReply::Table(vec![row]));
+        let text = rendered("show", InstanceReply::Table(vec![row]));
         let lines: Vec<&str> = text.lines().collect();
         prop_assert_eq!(lines.len(), 2);
         prop_assert_eq!(lines[1].split_whitespace().count(), 11);
@@ -183,7 +186,7 @@ proptest! {
 }
 
 #[test]
-fn what_another_process_says_moves_no_terminal() {
+fn no_reply_prints_a_control_character() {
     let nasty = "\u{1b}[2J\n".to_owned();
     let stats = Stats {
         datapath: nasty.clone(),

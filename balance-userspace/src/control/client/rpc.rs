@@ -43,16 +43,16 @@ pub enum ClientError {
     #[error("release mismatch, expecting {VERSION}, got another, exiting.")]
     UnknownProtocol,
     /// The process refuses the request; the reason.
-    #[error("the master refuses: {0}")]
+    #[error("the running balance refuses the request: {0}")]
     Refused(String),
-    /// The process belongs to this other user, who is not trusted.
+    /// The process belongs to this user, and clients do not trust other users.
     #[error("the control socket belongs to user {0}; name its directory by --run-dir to use it")]
     ForeignUser(u32),
     /// No reply in time; the process may be suspended. A retry may succeed.
-    #[error("the master does not answer")]
+    #[error("the running balance does not answer")]
     Timeout,
     /// The reply does not fit the request. The process may be of another release.
-    #[error("the reply of the master cannot be read; is it of another release?")]
+    #[error("cannot read the reply: the running balance may be of another release")]
     Unreadable,
     /// The connect failed, in most cases for lack of permission.
     #[error("cannot connect to {}: {source}", path.display())]
@@ -63,7 +63,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The connection failed.
-    #[error("cannot talk to the master: {0}")]
+    #[error("cannot talk to the running balance: {0}")]
     Socket(io::Error),
     /// The run directory cannot be used.
     #[error(transparent)]

@@ -1,4 +1,4 @@
-//! A client and all kinds of balances.
+//! Tests of the client against fake servers.
 
 use std::{fs, os::unix::net::UnixListener};
 
@@ -13,15 +13,15 @@ fn refusal(fake: &FakeServer) -> ClientError {
     ControlClient::connect(&fake.dir.paths().socket).unwrap_err()
 }
 
-/// What is told on standard output and standard error, and the exit code.
-fn told(e: &ClientError) -> (String, String, u8) {
+/// The texts on standard output and standard error, and the exit code.
+fn reported(e: &ClientError) -> (String, String, u8) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let code = e.report(&mut out, &mut err);
     (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap(), code)
 }
 
 #[test]
-fn questions_are_answered_one_after_another() {
+fn requests_are_answered_one_after_another() {
     let fake = FakeServer::new("client-ask", |command| match command {
         InstanceCommand::Show => FakeReply::json(InstanceReply::Table(Vec::new())),
         InstanceCommand::Drain { .. } => FakeReply::json(InstanceReply::Connections(3)),
@@ -38,70 +38,71 @@ fn questions_are_answered_one_after_another() {
 }
 
 #[test]
-fn nobody_is_there_when_the_socket_is_missing_or_stale() {
-    let dir = ScratchDir::new("client-nobody");
+fn a_missing_or_stale_socket_means_no_master() {
+    let dir = ScratchDir::new("client-no-master");
     let path = dir.paths().socket;
-    let nobody = |path: &Path| {
+    let assert_no_master = |path: &Path| {
         let e = ControlClient::connect(path).unwrap_err();
-        assert_eq!(told(&e), ("no master process, exiting.\n".to_owned(), String::new(), 69));
+        assert_eq!(reported(&e), ("no master process, exiting.\n".to_owned(), String::new(), 69));
     };
-    nobody(&path);
-    nobody(&path.join("below"));
+    assert_no_master(&path);
+    assert_no_master(&path.join("below"));
     drop(UnixListener::bind(&path).unwrap());
-    nobody(&path);
+    assert_no_master(&path);
     fs::remove_file(&path).unwrap();
     fs::write(&path, "no socket").unwrap();
-    nobody(&path);
+    assert_no_master(&path);
 }
 
 #[test]
-fn one_of_another_release_is_told_from_one_that_refuses() {
+fn another_release_and_a_refusal_are_different_errors() {
     let refuse = |why: &str| FakeReply::json(ServerReply::Refused(why.to_owned()));
     let fake = FakeServer::with_handshake("client-release", |_| {
         FakeReply::json(ServerReply::Mismatch { version: 2 })
     });
     let line = "release mismatch, expecting 1, got 2, exiting.\n".to_owned();
-    assert_eq!(told(&refusal(&fake)), (line, String::new(), 65));
+    assert_eq!(reported(&refusal(&fake)), (line, String::new(), 65));
     let fake = FakeServer::with_handshake("client-strange", |_| FakeReply::Line("HELO".to_owned()));
     let line = "release mismatch, expecting 1, got another, exiting.\n".to_owned();
-    assert_eq!(told(&refusal(&fake)), (line.clone(), String::new(), 65));
+    assert_eq!(reported(&refusal(&fake)), (line.clone(), String::new(), 65));
     let fake = FakeServer::with_handshake("client-newer", |_| {
         FakeReply::Line("{\"greeting\":{}}".to_owned())
     });
-    assert_eq!(told(&refusal(&fake)), (line, String::new(), 65));
-    // The words alone do not make a refusal a mismatch.
+    assert_eq!(reported(&refusal(&fake)), (line, String::new(), 65));
+    // The text of a refusal does not make it a mismatch.
     let fake = FakeServer::with_handshake("client-words", move |_| refuse("release mismatch"));
     assert_eq!(refusal(&fake).exit_code(), 71);
     let fake = FakeServer::with_handshake("client-refused", move |_| refuse("not you"));
-    let line = "balance: the master refuses: not you\n".to_owned();
-    assert_eq!(told(&refusal(&fake)), (String::new(), line, 71));
+    let line = "balance: the running balance refuses the request: not you\n".to_owned();
+    assert_eq!(reported(&refusal(&fake)), (String::new(), line, 71));
 }
 
 #[test]
-fn one_that_goes_away_in_the_middle_is_named() {
+fn a_process_that_ends_before_its_reply_is_named() {
     let fake = FakeServer::new("client-gone", |_| FakeReply::HangUp);
     let mut client = ControlClient::connect(&fake.dir.paths().socket).unwrap();
     let e = client.ask(InstanceCommand::Show).unwrap_err();
     let line = "no master process with pid 4711, exiting.\n".to_owned();
-    assert_eq!(told(&e), (line, String::new(), 69));
+    assert_eq!(reported(&e), (line, String::new(), 69));
 }
 
 #[test]
-fn a_reply_of_another_release_is_told_in_one_line() {
+fn a_reply_of_another_release_is_reported_in_one_line() {
     for (i, reply) in ["{}", "\"new_reply\"", "{\"table\":7}", "{"].into_iter().enumerate() {
         let fake =
             FakeServer::new(&format!("client-reply-{i}"), |_| FakeReply::Line(reply.to_owned()));
         let mut client = ControlClient::connect(&fake.dir.paths().socket).unwrap();
         let e = client.ask(InstanceCommand::Show).unwrap_err();
-        let line = "balance: the reply of the master cannot be read; is it of another release?\n";
-        assert_eq!(told(&e), (String::new(), line.to_owned(), 65), "{reply}");
+        let line =
+            "balance: cannot read the reply: the running balance may be of another release\n";
+        assert_eq!(reported(&e), (String::new(), line.to_owned(), 65), "{reply}");
     }
     let fake =
         FakeServer::new("client-late", |_| FakeReply::json(ServerReply::Mismatch { version: 3 }));
     let mut client = ControlClient::connect(&fake.dir.paths().socket).unwrap();
     let e = client.ask(InstanceCommand::Show).unwrap_err();
     let line = "release mismatch, expecting 1, got 3, exiting.\n".to_owned();
-    assert_eq!(told(&e), (line, String::new(), 65));
+    assert_eq!(reported(&e), (line, String::new(), 65));
 }
 
 #[test]

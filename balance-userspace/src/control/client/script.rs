@@ -100,7 +100,7 @@ fn kill(transport: &mut dyn Transport, out: &mut dyn Write) -> Result<ScriptOutc
     Ok(ScriptOutcome::Exit(UNAVAILABLE))
 }
 
-/// Writes without a buffer: a script may wait for the text.
+/// Writes and flushes at once, because a script may wait for the text.
 pub(super) fn print(out: &mut dyn Write, text: &str) -> Result<(), ClientError> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(ClientError::Output)
 }

@@ -1,4 +1,4 @@
-//! Lines of commands against a balance that answers as it is told.
+//! Tests of command lines, with prepared replies.
 
 use std::collections::VecDeque;
 
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::selection::ChannelId;
 
-/// Answers in order, and remembers what it was commands.
+/// Returns prepared replies in order, and records the commands.
 struct ScriptedTransport {
     replies: VecDeque<Result<InstanceReply, ClientError>>,
     commands: Vec<InstanceCommand>,
@@ -41,7 +41,7 @@ fn run_script(
 }
 
 #[test]
-fn commands_follow_each_other_in_the_group_that_was_chosen() {
+fn commands_run_in_order_in_the_chosen_group() {
     let mut transport = ScriptedTransport::new(Vec::new());
     let (outcome, group, out) = run_script("group 2; disable 1; version", &mut transport);
     assert!(matches!(outcome, Ok(ScriptOutcome::Continue { failed: false })));
@@ -51,7 +51,7 @@ fn commands_follow_each_other_in_the_group_that_was_chosen() {
 }
 
 #[test]
-fn nothing_is_done_after_a_command_that_fails() {
+fn a_failed_command_ends_the_line() {
     let mut transport = ScriptedTransport::new(Vec::new());
     let (outcome, group, out) = run_script("group 99; disable 1", &mut transport);
     assert!(matches!(outcome, Ok(ScriptOutcome::Continue { failed: true })));
@@ -63,7 +63,7 @@ fn nothing_is_done_after_a_command_that_fails() {
 }
 
 #[test]
-fn what_is_so_already_is_no_failure() {
+fn a_command_without_an_effect_has_not_failed() {
     let mut transport = ScriptedTransport::new(vec![Ok(InstanceReply::Already)]);
     let (outcome, _, out) = run_script("disable 0; quit; show", &mut transport);
     assert!(matches!(outcome, Ok(ScriptOutcome::Exit(0))));
@@ -84,7 +84,7 @@ fn kill_says_whether_balance_has_ended() {
 }
 
 #[test]
-fn a_reply_to_something_else_ends_the_client() {
+fn a_reply_to_another_command_ends_the_client() {
     let (outcome, _, out) =
         run_script("show", &mut ScriptedTransport::new(vec![Ok(InstanceReply::Connections(1))]));
     assert_eq!((outcome.unwrap_err().exit_code(), out.as_str()), (65, ""));

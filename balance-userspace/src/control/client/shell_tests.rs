@@ -1,4 +1,4 @@
-//! The shell and `-c`, from what is typed to what is printed.
+//! Tests of the shell and of `-c`: input, output and exit code.
 
 use std::fs;
 
@@ -14,8 +14,8 @@ use crate::selection::ChannelId;
 
 const BANNER: &str = "\nbalance 3.57 interactive command shell\nPID of master process is 4711\n\n";
 
-/// Exit code, standard output and standard error of a shell with this on its standard input.
-fn typed(fake: &FakeServer, input: &str) -> (u8, String, String) {
+/// Exit code, standard output and standard error of a shell with this input.
+fn run_input(fake: &FakeServer, input: &str) -> (u8, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let code = Connection::find(Some(&fake.dir.0), None, PORT).and_then(|mut connection| {
         run_shell(&mut connection, &mut PlainLines(input.as_bytes()), &mut out)
@@ -24,8 +24,8 @@ fn typed(fake: &FakeServer, input: &str) -> (u8, String, String) {
     (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
 }
 
-/// The same of `-c`.
-fn once(dir: &ScratchDir, line: &str, strict: bool) -> (u8, String) {
+/// Exit code and output of `-c`.
+fn run_once(dir: &ScratchDir, line: &str, strict: bool) -> (u8, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let code = Connection::find(Some(&dir.0), None, PORT)
         .and_then(|mut connection| run_line(line, strict, &mut connection, &mut out));
@@ -33,7 +33,7 @@ fn once(dir: &ScratchDir, line: &str, strict: bool) -> (u8, String) {
     (code, String::from_utf8(out).unwrap() + &String::from_utf8(err).unwrap())
 }
 
-fn obliging(name: &str) -> FakeServer {
+fn fake_instance(name: &str) -> FakeServer {
     FakeServer::new(name, |command| {
         FakeReply::json(match command {
             InstanceCommand::Disable(ChannelId { channel: 9, .. }) => InstanceReply::NoSuchChannel,
@@ -46,10 +46,12 @@ fn obliging(name: &str) -> FakeServer {
 }
 
 #[test]
-fn prompts_and_answers_are_those_of_the_classic() {
-    let fake = obliging("shell-answers");
-    let (code, out, err) =
-        typed(&fake, "bogus\ndisable\ndisable 9\ngroup 5\ncreate h 1\n\nenable 0\nquit\nshow\n");
+fn prompts_and_replies_are_those_of_the_classic() {
+    let fake = fake_instance("shell-answers");
+    let (code, out, err) = run_input(
+        &fake,
+        "bogus\ndisable\ndisable 9\ngroup 5\ncreate h 1\n\nenable 0\nquit\nshow\n",
+    );
     let expected = "balance[0] syntax error\nbalance[0] syntax error\n\
                     balance[0] no such channel 9\nbalance[0] balance[5] channel created\n\
                     balance[5] balance[5] channel 0 enabled\nbalance[5] ";
@@ -60,15 +62,15 @@ fn prompts_and_answers_are_those_of_the_classic() {
 
 #[test]
 fn the_end_of_the_input_ends_the_shell_with_a_newline() {
-    let fake = obliging("shell-end");
-    assert_eq!(typed(&fake, ""), (0, format!("{BANNER}balance[0] \n"), String::new()));
-    let (code, out, _) = typed(&fake, "group 1");
+    let fake = fake_instance("shell-end");
+    assert_eq!(run_input(&fake, ""), (0, format!("{BANNER}balance[0] \n"), String::new()));
+    let (code, out, _) = run_input(&fake, "group 1");
     assert_eq!((code, out), (0, format!("{BANNER}balance[0] balance[1] \n")));
 }
 
 #[test]
-fn input_that_is_no_text_is_a_syntax_error() {
-    let fake = obliging("shell-bytes");
+fn input_that_is_not_utf8_is_a_syntax_error() {
+    let fake = fake_instance("shell-bytes");
     let mut connection = Connection::find(Some(&fake.dir.0), None, PORT).unwrap();
     let mut out = Vec::new();
     let input: &[u8] = b"\xff\xfe\0\nquit\n";
@@ -82,18 +84,18 @@ fn kill_ends_the_shell_when_balance_has_ended() {
     for (name, dies) in [("shell-leave", false), ("shell-die", true)] {
         let fake =
             FakeServer::new(name, move |_| if dies { FakeReply::Die } else { FakeReply::Leave });
-        let (code, out, _) = typed(&fake, "kill\nshow\n");
+        let (code, out, _) = run_input(&fake, "kill\nshow\n");
         let expected = format!("{BANNER}balance[0] shutdown complete, exiting.\n");
         assert_eq!((code, out), (0, expected));
     }
 }
 
 #[test]
-fn a_balance_that_goes_away_ends_the_shell() {
+fn the_end_of_the_instance_ends_the_shell() {
     for (name, dies) in [("shell-gone-left", false), ("shell-gone-died", true)] {
         let fake =
             FakeServer::new(name, move |_| if dies { FakeReply::Die } else { FakeReply::Leave });
-        let (code, out, err) = typed(&fake, "disable 0\nhelpless\ndisable 1\nversion\n");
+        let (code, out, err) = run_input(&fake, "disable 0\nhelpless\ndisable 1\nversion\n");
         let expected = "balance[0] channel 0 disabled\nbalance[0] syntax error\n\
                         balance[0] no master process with pid 4711, exiting.\n";
         assert_eq!((code, out, err.as_str()), (69, format!("{BANNER}{expected}"), ""));
@@ -102,38 +104,38 @@ fn a_balance_that_goes_away_ends_the_shell() {
 
 #[test]
 fn one_line_gives_exit_code_0_unless_the_caller_is_strict() {
-    let fake = obliging("once-strict");
+    let fake = fake_instance("once-strict");
     let dir = &fake.dir;
-    assert_eq!(once(dir, "disable 9", false), (0, "no such channel 9\n".to_owned()));
-    assert_eq!(once(dir, "disable 9", true), (1, "no such channel 9\n".to_owned()));
-    assert_eq!(once(dir, "bogus", true), (1, "syntax error\n".to_owned()));
-    assert_eq!(once(dir, "disable 1", true), (0, "channel 1 disabled\n".to_owned()));
-    assert_eq!(once(dir, "quit", true), (0, String::new()));
-    assert_eq!(once(dir, " \t\n", true), (0, String::new()));
-    assert_eq!(once(dir, "g 1", true), (0, String::new()));
+    assert_eq!(run_once(dir, "disable 9", false), (0, "no such channel 9\n".to_owned()));
+    assert_eq!(run_once(dir, "disable 9", true), (1, "no such channel 9\n".to_owned()));
+    assert_eq!(run_once(dir, "bogus", true), (1, "syntax error\n".to_owned()));
+    assert_eq!(run_once(dir, "disable 1", true), (0, "channel 1 disabled\n".to_owned()));
+    assert_eq!(run_once(dir, "quit", true), (0, String::new()));
+    assert_eq!(run_once(dir, " \t\n", true), (0, String::new()));
+    assert_eq!(run_once(dir, "g 1", true), (0, String::new()));
     assert_eq!(
-        once(dir, "group 2; enable 1; hash", true),
+        run_once(dir, "group 2; enable 1; hash", true),
         (0, "channel 1 enabled\ngroup 2 set to hash\n".to_owned())
     );
 }
 
 #[test]
-fn without_a_balance_even_quit_and_version_say_so() {
-    let dir = ScratchDir::new("once-nobody");
+fn without_an_instance_every_command_reports_it() {
+    let dir = ScratchDir::new("once-no-master");
     for line in ["quit", "version", "", "show"] {
-        assert_eq!(once(&dir, line, false), (69, "no master process, exiting.\n".to_owned()));
+        assert_eq!(run_once(&dir, line, false), (69, "no master process, exiting.\n".to_owned()));
     }
-    let e = once(&ScratchDir(dir.0.join("missing")), "show", false);
+    let e = run_once(&ScratchDir(dir.0.join("missing")), "show", false);
     assert_eq!(e, (69, "no master process, exiting.\n".to_owned()));
 }
 
 #[test]
-fn one_that_died_is_named_by_what_it_left() {
+fn a_dead_instance_is_named_by_its_pid_file() {
     let fake = FakeServer::new("once-died", |_| FakeReply::Die);
-    assert_eq!(once(&fake.dir, "disable 0", false).0, 0);
+    assert_eq!(run_once(&fake.dir, "disable 0", false).0, 0);
     let gone = (69, "no master process with pid 4711, exiting.\n".to_owned());
-    assert_eq!(once(&fake.dir, "show", false), gone);
+    assert_eq!(run_once(&fake.dir, "show", false), gone);
     fs::write(fake.dir.paths().pid, "x").unwrap();
-    let nobody = (69, "no master process, exiting.\n".to_owned());
-    assert_eq!(once(&fake.dir, "show", false), nobody);
+    let no_master = (69, "no master process, exiting.\n".to_owned());
+    assert_eq!(run_once(&fake.dir, "show", false), no_master);
 }
