@@ -1,13 +1,14 @@
 #!/bin/sh
 # Usage: apt-install.sh ANSWERS PACKAGE...
-# Installs Debian packages as root, with ANSWERS to the questions they ask (see
-# debconf-set-selections(1), may be empty). Starts no service and removes no package.
+# Installs Debian packages as root. ANSWERS are the answers to the questions of the packages, in the
+# format of debconf-set-selections(1), and may be empty. Starts no service and removes no package.
 set -eu
 export DEBIAN_FRONTEND=noninteractive
 answers=$1
 shift
 
-# Its exit status forbids to start services, see invoke-rc.d(8). Many containers have one.
+# The exit status 101 of this script forbids starting services, see invoke-rc.d(8). Many containers
+# have the script already.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
     trap 'rm -f "$policy"' EXIT
@@ -19,6 +20,6 @@ fi
 if [ -n "$answers" ]; then
     echo "$answers" | debconf-set-selections
 fi
-# A foreign source out of reach must not stop us: only what we install has to be there.
-apt-get update || echo 'going on with the package lists as they are' >&2
+# An unreachable third-party source is no error: only the requested packages must be available.
+apt-get update || echo 'apt-get update failed: using the existing package lists' >&2
 apt-get install --yes --no-install-recommends --no-remove -o DPkg::Lock::Timeout=300 "$@"

@@ -1,6 +1,6 @@
-//! Debian packages: which of them are there, and their installation.
+//! Debian packages: checks which are installed and installs the missing ones.
 //!
-//! Invariant: installing starts no service and removes no package, see `apt-install.sh`.
+//! Invariant: an installation starts no service and removes no package, see `apt-install.sh`.
 
 use std::process::Command;
 
@@ -12,18 +12,18 @@ use crate::{
     workspace,
 };
 
-/// Installs what is not there of `packages`, saying so for each of them. `answers` are given to
-/// the questions that they ask, as debconf-set-selections(1) takes them.
+/// Installs those of `packages` that are missing and prints the state of each. `answers` are the
+/// answers to the questions of the packages, in the format of debconf-set-selections(1).
 pub(crate) fn install(packages: &[&str], answers: &str) -> Result<()> {
     if which::which("apt-get").is_err() {
-        bail!("this system has no apt-get to install {} with", packages.join(" "));
+        bail!("cannot install {}: this system has no apt-get", packages.join(" "));
     }
     let mut missing = Vec::new();
     for package in packages {
         if is_installed(package) {
-            eprintln!("package {package}: there");
+            eprintln!("package {package}: installed");
         } else {
-            eprintln!("package {package}: to be installed");
+            eprintln!("package {package}: missing");
             missing.push(*package);
         }
     }

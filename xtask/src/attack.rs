@@ -1,20 +1,21 @@
-//! `attack`: builds balance and the harness of attacks, and becomes that.
+//! `attack`: builds balance and the attack harness, and executes the harness.
 //!
-//! Invariant: `Passed::drive_program` installs what the harness needs, and no more of what the tests do.
+//! Invariant: `HarnessArgs::drive_program` installs what the harness needs, and nothing else that only
+//! the tests need.
 
 use anyhow::Result;
 
-use crate::harness::Passed;
+use crate::harness::HarnessArgs;
 
-/// Attacks on spliced connections by a host that sees no packet; `--help` tells more.
+/// Attacks on spliced connections by a host that sees no packet; see `--help`.
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Options {
     #[command(flatten)]
-    passed: Passed,
+    harness_args: HarnessArgs,
 }
 
 /// Runs the task.
-pub(crate) fn run(Options { passed }: &Options) -> Result<()> {
-    passed.drive_program("attack", "attacks need raw sockets")
+pub(crate) fn run(Options { harness_args }: &Options) -> Result<()> {
+    harness_args.drive_program("attack", "attacks need raw sockets")
 }

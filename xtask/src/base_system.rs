@@ -1,7 +1,7 @@
-//! A small Debian that the tests install the package in: made once, by debootstrap.
+//! A minimal Debian system into which the tests install the package. debootstrap makes it once.
 //!
-//! Invariants: it is of the release that we build on, whose libraries the program needs, and an
-//! archive that is there is complete.
+//! Invariants: the system has the release of this machine, because the program needs the libraries
+//! of the machine that built it. An existing archive is complete.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -13,7 +13,7 @@ use crate::{
     workspace,
 };
 
-/// Makes sure that it is there; nothing without root, who alone can make and use it.
+/// Makes the archive unless it exists. Returns `None` without root, which debootstrap needs.
 pub(crate) fn make() -> Result<Option<PathBuf>> {
     let release = release()?;
     let archive = workspace::base_system(&release);
@@ -29,13 +29,13 @@ pub(crate) fn make() -> Result<Option<PathBuf>> {
     }
     let mut make = root.command("sh");
     make.arg(workspace::root().join("xtask/base-system.sh")).arg(&archive).arg(&release);
-    // Without one debootstrap knows where.
+    // Without a mirror, debootstrap uses its default.
     make.args(mirror(&release));
     exec(&mut make)?;
     Ok(Some(archive))
 }
 
-/// The codename of the system that we are on.
+/// Returns the codename of this machine's release.
 fn release() -> Result<String> {
     let mut shell = Command::new("sh");
     let name = output(shell.args(["-c", ". /etc/os-release && echo \"$VERSION_CODENAME\""]))?;
@@ -44,7 +44,7 @@ fn release() -> Result<String> {
     Ok(name.to_owned())
 }
 
-/// Where apt has that release from.
+/// Returns the mirror from which apt gets this release.
 fn mirror(release: &str) -> Option<String> {
     let mut apt = Command::new("apt-get");
     apt.args(["indextargets", "--format", "$(REPO_URI)"]);

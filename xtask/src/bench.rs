@@ -1,37 +1,37 @@
-//! `bench`: builds balance and its harness, installs what it asks for, and becomes the harness.
+//! `bench`: builds balance and the benchmark, installs what the benchmark needs, and executes it.
 //!
-//! Invariant: the harness alone knows what its options ask for.
+//! Invariant: only the benchmark interprets its options.
 
 use std::{ffi::OsStr, process::Command};
 
 use anyhow::{Context as _, Result};
 
-use crate::{apt, build, exec::output, harness::Passed, setup, workspace};
+use crate::{apt, build, exec::output, harness::HarnessArgs, setup, workspace};
 
-/// Measure balance beside its peers: haproxy, nginx and pen; `--help` tells more.
+/// Measure balance and other proxies: haproxy, nginx and pen; see `--help`.
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Options {
     #[command(flatten)]
-    passed: Passed,
+    harness_args: HarnessArgs,
 }
 
 /// Runs the task.
-pub(crate) fn run(Options { passed }: &Options) -> Result<()> {
-    let harness = Passed::build("bench", "bench")?;
-    if !passed.is_question() {
-        let mut question = Command::new(&harness);
-        let missing = output(question.arg("--missing-packages").args(&passed.args))?;
+pub(crate) fn run(Options { harness_args }: &Options) -> Result<()> {
+    let harness = HarnessArgs::build("bench", "bench")?;
+    if !harness_args.asks_for_help() {
+        let mut query = Command::new(&harness);
+        let missing = output(query.arg("--missing-packages").args(&harness_args.args))?;
         let missing: Vec<&str> = missing.lines().collect();
         if !missing.is_empty()
-            && let Err(error) = apt::install(&missing, "").context("cannot install what is missing")
+            && let Err(error) = apt::install(&missing, "").context("cannot install packages")
         {
-            eprintln!("{error:#}: what needs it is left out");
+            eprintln!("{error:#}: the proxies that need them are left out");
         }
         setup::run(&setup::Options { tests: false })?;
         build::program()?;
     }
     let program = workspace::program();
     let ours = [OsStr::new("--balance"), program.as_os_str()];
-    passed.hand_over(harness, &ours, "the kernel datapath cannot be measured")
+    harness_args.execute(harness, &ours, "the datapaths in the kernel cannot be measured")
 }

@@ -27,14 +27,14 @@ pub(crate) fn program() -> Result<()> {
     exec(workspace::cargo().args(["build", "--release", "--package", "balance-userspace"]))
 }
 
-/// Builds the program without optimisation, together with the toolchain if that is missing, and
-/// returns its path. Takes about a third of the time of a release build.
+/// Builds the program without optimisation and returns its path. If the toolchain of the BPF
+/// programs is missing, most of the program compiles while the toolchain installs.
 pub(crate) fn quick_program() -> Result<PathBuf> {
     let build = ["build", "--package", "balance-userspace", "--bin", "balance"];
     if Toolchain::find().is_err() {
         let toolchain = setup::start(&setup::Options { tests: false })?;
         if let Some(toolchain) = toolchain {
-            eprintln!("compiling the dependencies of balance while the BPF toolchain installs:");
+            eprintln!("compiling balance without its BPF programs while their toolchain installs:");
             exec(workspace::cargo().args(build))?;
             BackgroundCommand::finish(toolchain)?;
         }

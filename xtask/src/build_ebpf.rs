@@ -1,7 +1,8 @@
-//! `build-ebpf`: the BPF programs as object files that balance-userspace embeds.
+//! `build-ebpf`: builds the BPF programs as object files that balance-userspace embeds.
 //!
-//! Invariant: an object is newer than its sources, else balance-userspace would not take it,
-//! and is written only if it changes or has to become newer, else it would be embedded anew.
+//! Invariants: an object file is newer than its sources, because balance-userspace embeds no other.
+//! An object file is written only if its content changes or it is too old, because each write causes
+//! a rebuild of balance-userspace.
 
 use std::{env, fs, io, path::Path, process::Command, time::SystemTime};
 
@@ -9,14 +10,14 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{exec::exec, toolchain::Toolchain, workspace};
 
-/// Both hosts we support are little-endian, and the program runs on the host.
+/// The BPF target. All supported hosts are little-endian, and the programs run on the host.
 const TARGET: &str = "bpfel-unknown-none";
 const HOSTS: [&str; 2] = ["x86_64", "aarch64"];
 
-/// One for each datapath in the kernel.
+/// One object file for each datapath in the kernel.
 const OBJECTS: [&str; 2] = ["sockmap", "splice"];
 
-/// Begins the variables by which cargo takes other settings of a profile.
+/// The prefix of environment variables that override profile settings of cargo.
 const PROFILE: &str = "CARGO_PROFILE_";
 
 /// Build the BPF programs.
@@ -33,11 +34,11 @@ pub(crate) fn run(Options {}: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Checks the programs' lints, where the toolchain has them.
+/// Runs the lints of the programs, if the toolchain has clippy.
 pub(crate) fn lint() -> Result<()> {
     let toolchain = toolchain()?;
     if !toolchain.has_clippy() {
-        eprintln!("no lints of the BPF programs: {toolchain} has no clippy");
+        eprintln!("skipped: lints of the BPF programs: {toolchain} has no clippy");
         return Ok(());
     }
     exec(cargo(&toolchain, "clippy")?.args(["--", "-D", "warnings"]))
@@ -47,12 +48,12 @@ fn toolchain() -> Result<Toolchain> {
     Toolchain::find().context("run `cargo xtask setup` first")
 }
 
-/// A command of cargo's that builds the programs.
+/// Returns a cargo command that builds the programs.
 fn cargo(toolchain: &Toolchain, command: &str) -> Result<Command> {
     let host = env::consts::ARCH;
-    ensure!(HOSTS.contains(&host), "the BPF program cannot be built for {host}");
-    // BTF, the type information, is made from debug information; the program needs the atomic
-    // instructions of cpu v3.
+    ensure!(HOSTS.contains(&host), "the BPF programs cannot be built for {host}");
+    // The linker makes BTF, the type information, from debug information. The programs use the
+    // atomic instructions of BPF cpu v3.
     let flags = [
         &format!("--cfg=bpf_target_arch=\"{host}\""),
         "-Cdebuginfo=2",
@@ -64,7 +65,8 @@ fn cargo(toolchain: &Toolchain, command: &str) -> Result<Command> {
     cargo.args(["--features", "program", "--release", "--target", TARGET]);
     cargo.arg("--target-dir").arg(workspace::ebpf_target());
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-    // Optimised as in Cargo.toml alone: less optimised, the verifier of Linux 6.1 rejects splice.
+    // Use only the optimisation settings of Cargo.toml: with less optimisation, the verifier of
+    // Linux 6.1 rejects the splice program.
     for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with(PROFILE))
     {
         cargo.env_remove(name);
@@ -85,7 +87,7 @@ fn publish(built: &Path, object: &Path) -> Result<()> {
     fs::write(object, program).with_context(|| format!("cannot write {}", object.display()))
 }
 
-/// When the file or anything in the directory was last changed.
+/// Returns when the file, or any file in the directory, was last modified.
 fn newest(path: &Path) -> io::Result<SystemTime> {
     let metadata = path.metadata()?;
     let mut newest_yet = metadata.modified()?;

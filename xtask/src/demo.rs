@@ -1,8 +1,8 @@
-//! `demo`: balance at work, for somebody who has just cloned it: round robin, failover and the
-//! next group, on this machine alone.
+//! `demo`: shows balance at work on a fresh clone: round robin, failover and the next group. The
+//! demo uses only this machine.
 //!
-//! Invariant: what is printed has happened; whatever happens otherwise than announced ends the
-//! demo with an error.
+//! Invariant: the demo prints only what has happened. Any unexpected result ends the demo with an
+//! error.
 
 mod balance;
 mod server;
@@ -21,7 +21,7 @@ use crate::{build, exec, root::Root};
 /// Time after which a connect, a read or a log line counts as failed.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// See balance at work: three servers, one of them a stand-in.
+/// See balance at work with three servers, one of them in a second group.
 #[derive(clap::Args)]
 pub(crate) struct Options {}
 
@@ -35,32 +35,34 @@ pub(crate) fn run(Options {}: &Options) -> Result<()> {
     let port = free_port()?;
     let root = Root::find_silently();
     let mut command = root.command(program);
-    // The clients say little: the kernel is to take over at once.
+    // The clients send little data, so the kernel takes over at once.
     command.args(["-f", "--offload-after", "0", &port.to_string()]);
     command.args([a.address.to_string(), b.address.to_string()]);
     command.args(["!", &c.address.to_string()]);
 
-    println!("\nThree servers, A, B and C, are up on this machine. Now balance starts:\n");
+    println!("\nThree servers, A, B and C, listen on this machine. Now balance starts:\n");
     println!("    {}\n", exec::line(&command));
     println!(
-        "It listens on port {port}. A and B are its first group; C, behind the `!`, is the next,"
+        "balance listens on port {port}. A and B are the first group. C, after the `!`, is the second group,"
     );
-    println!("for when nobody in the first answers. Lines with a bar are balance's own log:\n");
+    println!(
+        "which is used when the first group fails. Lines with a bar are the log of balance:\n"
+    );
     let balance = Balance::start(&mut command, root)?;
-    let ready = balance.says("ready")?;
+    let ready = balance.wait_for("ready")?;
 
-    println!("\nAll servers are up: A and B take turns.\n");
+    println!("\nAll servers are up: A and B are used in turn.\n");
     visit_all(port, "ABABAB")?;
     a.stop()?;
-    println!("\nServer A has stopped: B answers everybody.\n");
+    println!("\nServer A has stopped: B answers all clients.\n");
     visit_all(port, "BBB")?;
     b.stop()?;
-    println!("\nServer B has stopped as well: C stands in.\n");
+    println!("\nServer B has stopped as well: C of the second group answers.\n");
     visit_all(port, "CCC")?;
 
-    println!("\nbalance is asked to end (SIGTERM), and gives its totals:\n");
+    println!("\nbalance gets SIGTERM, stops and logs its totals:\n");
     balance.stop()?;
-    println!("\nThe servers counted:\n");
+    println!("\nThe servers have counted:\n");
     for server in [a, b, c] {
         println!(
             "    server {}: {} clients, {} bytes",
@@ -74,11 +76,11 @@ pub(crate) fn run(Options {}: &Options) -> Result<()> {
 }
 
 fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("there is no free port")?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
     Ok(listener.local_addr()?.port())
 }
 
-/// One client after the other, each to be answered by the server named.
+/// Connects one client after the other. Each client must reach the server with the given name.
 fn visit_all(port: u16, servers: &str) -> Result<()> {
     for server in servers.chars() {
         visit(port, server).with_context(|| format!("a client expected server {server}"))?;
@@ -92,29 +94,35 @@ fn visit(port: u16, server: char) -> Result<()> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     let mut lines = BufReader::new(stream.try_clone()?);
-    let mut hears = |expected: String| {
-        let mut heard = String::new();
-        lines.read_line(&mut heard).context("no answer")?;
-        ensure!(heard == expected, "heard {heard:?} instead of {expected:?}");
-        Ok(heard)
+    let mut receive = |expected: String| {
+        let mut received = String::new();
+        lines.read_line(&mut received).context("no answer")?;
+        ensure!(received == expected, "received {received:?} instead of {expected:?}");
+        Ok(received)
     };
-    let greeting = hears(server::greeting(server))?;
+    let greeting = receive(server::greeting(server))?;
     let question = "hello from a client\r\n";
     stream.write_all(question.as_bytes()).context("cannot send")?;
-    let answer = hears(server::answer(server, question.len()))?;
+    let answer = receive(server::answer(server, question.len()))?;
     println!("    client -> {server}    {}, {}", greeting.trim_end(), answer.trim_end());
     Ok(())
 }
 
-/// Explains who moved the bytes, from the line that told that balance is ready.
-fn datapath(ready: &str) -> Result<String> {
+/// Explains the datapath that the "ready" log line names.
+fn datapath(ready: &str) -> Result<&'static str> {
     let datapath = ready.split_whitespace().find_map(|word| word.strip_prefix("datapath="));
     Ok(match datapath {
-        Some("splice") => "The datapath was `splice`: a connection that goes on is carried by its peers' own packets, which balance rewrites; these short ones were relayed.".into(),
-        Some("sockmap") => "The datapath was `sockmap`: the bytes went from socket to socket inside the kernel.".into(),
-        Some("relay") => "The datapath was `relay`: the bytes went through balance itself, and its log says why at\n\
-                          `ready`. As root, on a kernel that can, they stay inside the kernel."
-            .into(),
-        _ => bail!("balance does not tell which datapath it uses: {ready}"),
+        Some("splice") => {
+            "The datapath was `splice`: the kernel rewrites packets of one TCP connection into packets\n\
+             of the other. These connections were too short for that and were relayed."
+        }
+        Some("sockmap") => {
+            "The datapath was `sockmap`: the bytes went from socket to socket inside the kernel."
+        }
+        Some("relay") => {
+            "The datapath was `relay`: the bytes went through user space. The log says why at `ready`.\n\
+             As root, on a suitable kernel, the bytes stay inside the kernel."
+        }
+        _ => bail!("the log line names no datapath: {ready}"),
     })
 }

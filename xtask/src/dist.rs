@@ -1,6 +1,6 @@
-//! `dist`: what is given to others: the Debian package, with man pages and completions.
+//! `dist`: builds the Debian package, with man pages and completions.
 //!
-//! Invariants: the path of the package is the last line on standard output. Its version is that of
+//! Invariants: the path of the package is the last line on standard output. The version is that of
 //! the workspace, with the epoch and the revision of `packaging/changelog`.
 
 use std::{
@@ -30,10 +30,10 @@ pub(crate) fn run(Options {}: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Packages the program, which has been built, for the tasks that go on to use it.
+/// Packages the program, which must have been built, and returns the path of the package.
 pub(crate) fn package() -> Result<PathBuf> {
     let packager = packager::install()?;
-    // Not optimised: it runs for a moment.
+    // Unoptimised, because the program runs only for a moment.
     let mut build = workspace::cargo();
     build.args(["build", "--workspace"]).args(FEATURES).args(["--bin", "manual"]);
     exec(&mut build)?;
@@ -42,7 +42,7 @@ pub(crate) fn package() -> Result<PathBuf> {
 
     let version = version()?;
     let architecture = output(Command::new("dpkg").arg("--print-architecture"))?;
-    // As Debian has it, without the epoch.
+    // File names of Debian packages omit the epoch.
     let (_, name) = version.split_once(':').unwrap_or(("", &version));
     let package = workspace::dist().join(format!("balance_{name}_{}.deb", architecture.trim()));
     let mut cargo = workspace::in_workspace(packager);
@@ -52,7 +52,7 @@ pub(crate) fn package() -> Result<PathBuf> {
     Ok(package)
 }
 
-/// The one on top of the changelog, `balance (VERSION) ...`.
+/// Returns the version of the first changelog entry, `balance (VERSION) ...`.
 fn version() -> Result<String> {
     let path = workspace::root().join("balance-userspace/packaging/changelog");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
@@ -61,6 +61,6 @@ fn version() -> Result<String> {
     let ours = env!("CARGO_PKG_VERSION");
     let upstream = version.split_once(':').unwrap_or(("", version)).1;
     let upstream = upstream.rsplit_once('-').unwrap_or((upstream, "")).0;
-    ensure!(upstream == ours, "{} is about {version}, the workspace is {ours}", path.display());
+    ensure!(upstream == ours, "{} has version {version}, the workspace has {ours}", path.display());
     Ok(version.to_owned())
 }

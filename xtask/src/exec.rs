@@ -1,13 +1,12 @@
 //! Running commands.
 //!
-//! Invariant: a command that does not succeed is an error that names the command, as it could
-//! be typed, and its status.
+//! Invariant: a failing command causes an error with the command line and the exit status.
 
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-/// Prints the command and runs it to its end, on our own terminal.
+/// Prints a command and runs it on this terminal.
 pub(crate) fn exec(command: &mut Command) -> Result<()> {
     let line = line(command);
     eprintln!("+ {line}");
@@ -18,8 +17,8 @@ pub(crate) fn exec(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Asks the command for its standard output; what it says on standard error goes into the
-/// error if it fails.
+/// Runs a command and returns its standard output. Its standard error becomes part of the error if
+/// the command fails.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let line = line(command);
     let output =
@@ -31,7 +30,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("`{line}` does not print text"))
 }
 
-/// The command as it could be typed, without its environment.
+/// Returns the command line, quoted for a shell, without environment variables.
 pub(crate) fn line(command: &Command) -> String {
     let words = [command.get_program()].into_iter().chain(command.get_args());
     words
@@ -55,13 +54,13 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_is_not_there_is_named() {
+    fn a_missing_command_is_named() {
         let error = exec(&mut Command::new("/nowhere/at-all")).unwrap_err();
         assert_eq!(error.to_string(), "cannot start `/nowhere/at-all`");
     }
 
     #[test]
-    fn a_failing_question_tells_what_the_command_said() {
+    fn an_error_contains_the_standard_error_of_the_command() {
         let error =
             output(Command::new("sh").args(["-c", "echo no such thing >&2; false"])).unwrap_err();
         assert!(error.to_string().ends_with("exit status: 1: no such thing"), "{error}");

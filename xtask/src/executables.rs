@@ -1,7 +1,7 @@
-//! The test executables of the workspace, for those who run them otherwise than cargo does.
+//! The test executables of the workspace, for tasks that run them without cargo.
 //!
-//! Invariants: they are of the sources as they are now; all tasks build the same selection of packages
-//! and features, so that none of them compiles a dependency a second time.
+//! Invariants: the executables match the current sources. All tasks build the same selection of
+//! packages and features, so no dependency is compiled twice.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,26 +13,26 @@ use serde_json::Value;
 
 use crate::{exec, workspace};
 
-/// What the manual is made with.
+/// The features that the manual needs.
 pub(crate) const FEATURES: [&str; 2] = ["--features", "balance-userspace/manual"];
 
-/// One executable.
+/// An executable.
 pub(crate) struct Executable {
     pub(crate) name: String,
     pub(crate) path: PathBuf,
-    /// The folder of its package.
+    /// The directory of its package.
     pub(crate) package: PathBuf,
-    /// Whether it has tests.
+    /// Whether the executable contains tests.
     pub(crate) is_test: bool,
 }
 
 impl Executable {
-    /// Whether it drives the finished program.
+    /// Returns true if the tests drive the finished program.
     pub(crate) fn drives_program(&self) -> bool {
         self.package == workspace::tests()
     }
 
-    /// A command that runs it where cargo does.
+    /// Returns a command that runs the executable in the directory that cargo would use.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
         command.current_dir(&self.package);
@@ -40,15 +40,15 @@ impl Executable {
     }
 }
 
-/// What was built for a virtual machine.
+/// The executables for a virtual machine.
 pub(crate) struct Programs {
-    /// The first process of a machine that runs the tests.
+    /// The init process of a machine that runs tests.
     pub(crate) guest: PathBuf,
-    /// Tests, with their names.
+    /// Test executables with their names.
     pub(crate) tests: Vec<(String, PathBuf)>,
 }
 
-/// Builds tests of the package `tests`, and the program that runs them in a machine of their own.
+/// Builds tests of the package `tests` and the init process of the virtual machine.
 pub(crate) fn build(tests: &[&str]) -> Result<Programs> {
     let only: Vec<&str> = tests.iter().flat_map(|&test| ["--test", test]).collect();
     let built = cargo(&only)?;
@@ -75,7 +75,7 @@ pub(crate) fn build_all() -> Result<Vec<Executable>> {
 fn cargo(only: &[&str]) -> Result<Vec<Executable>> {
     let mut cargo = workspace::cargo();
     cargo.args(["test", "--no-run", "--workspace"]).args(FEATURES).args(only);
-    // Programs of a package come with its tests.
+    // Building the tests of a package also builds its programs.
     cargo.args(["--message-format", "json-render-diagnostics"]);
     let line = exec::line(&cargo);
     eprintln!("+ {line}");
@@ -86,7 +86,7 @@ fn cargo(only: &[&str]) -> Result<Vec<Executable>> {
     Ok(messages.lines().filter_map(executable).collect())
 }
 
-/// The executable that a message of cargo's reports as built, if it is about one.
+/// Returns the executable that a cargo message reports as built, if any.
 fn executable(message: &str) -> Option<Executable> {
     let message: Value = serde_json::from_str(message).ok()?;
     Some(Executable {

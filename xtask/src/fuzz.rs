@@ -1,7 +1,7 @@
-//! `fuzz`: has a fuzzer look for bytes for which a property of `balance-userspace/src/untrusted_input` does not hold.
+//! `fuzz`: runs a fuzzer on the properties in `balance-userspace/src/untrusted_input`.
 //!
-//! Invariants: a run begins with the seeds that are kept and with what earlier runs have found to be
-//! of interest, and ends at the first bytes for which it does not hold; what is found is kept in `target/`.
+//! Invariants: a run starts with the stored seeds and with the corpus of earlier runs, and ends at
+//! the first input that violates a property. Such inputs are kept in `target/`.
 
 use std::{
     fs,
@@ -22,25 +22,25 @@ use crate::{
 const FUZZER: &str = "cargo-fuzz";
 const VERSION: &str = "0.13.2";
 
-/// libFuzzer is written in C++, and comes as its source.
+/// The compiler of libFuzzer, which is C++ source code.
 const COMPILER: &str = "c++";
 const DEBIAN_COMPILER: &str = "g++";
 
-/// Bytes of the longest input; what is read is told apart by its first few.
+/// Maximum bytes of an input. The first bytes decide how an input is interpreted.
 const LONGEST: usize = 4096;
 
-/// Megabytes that a reader of such an input may need, the fuzzer's own included.
+/// Memory limit in megabytes, including the fuzzer.
 const MEMORY: usize = 1024;
 
-/// What libFuzzer says at its end.
+/// The prefix of the line with libFuzzer's number of executions.
 const EXECUTIONS: &str = "stat::number_of_executed_units:";
 
 /// Look for input that makes balance panic or misunderstand.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// What reads the input, as in tests/fuzz/fuzz_targets [default: all, one after the other]
+    /// The fuzz target, one of tests/fuzz/fuzz_targets [default: all, one after the other]
     target: Option<String>,
-    /// How long to look, for each
+    /// Seconds for each target
     #[arg(long, value_name = "N", default_value_t = 60)]
     seconds: u32,
 }
@@ -51,7 +51,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let targets = match &options.target {
         None => known,
         Some(target) => {
-            ensure!(known.contains(target), "no such target; there are: {}", known.join(", "));
+            ensure!(known.contains(target), "unknown target; known targets: {}", known.join(", "));
             vec![target.clone()]
         }
     };
@@ -67,7 +67,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Runs one fuzzer, and returns how often it had its input read.
+/// Fuzzes one target and returns the number of executions.
 fn fuzz(fuzzer: &Path, target: &str, seconds: u32) -> Result<u64> {
     let found = built().join("artifacts").join(target);
     let corpus = built().join("corpus").join(target);
@@ -75,11 +75,11 @@ fn fuzz(fuzzer: &Path, target: &str, seconds: u32) -> Result<u64> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     let mut command = workspace::in_workspace(fuzzer);
-    // Everything that reads is safe Rust, so a sanitizer would find nothing that does not panic;
-    // and without one a stable compiler does.
+    // The parsers are safe Rust, so a sanitizer finds nothing that does not also panic. Without a
+    // sanitizer, the stable compiler suffices.
     command.args(["fuzz", "run", "--sanitizer", "none"]);
     command.arg("--fuzz-dir").arg(sources()).arg("--target-dir").arg(built());
-    // What is new goes to the first.
+    // libFuzzer writes new inputs to the first folder.
     command.arg(target).arg(&corpus).arg(sources().join("seeds").join(target)).arg("--");
     command.arg(format!("-artifact_prefix={}/", found.display()));
     command.arg(format!("-max_total_time={seconds}"));
@@ -89,9 +89,9 @@ fn fuzz(fuzzer: &Path, target: &str, seconds: u32) -> Result<u64> {
     eprintln!("+ {line}");
     let cannot = || format!("cannot start `{line}`");
     let mut child = command.stderr(Stdio::piped()).spawn().with_context(cannot)?;
-    let said = BufReader::new(child.stderr.take().context("it was piped")?);
+    let errors = BufReader::new(child.stderr.take().context("it was piped")?);
     let mut executions = None;
-    for text in said.split(b'\n') {
+    for text in errors.split(b'\n') {
         let text = text?;
         let text = String::from_utf8_lossy(&text);
         eprintln!("{text}");
@@ -99,10 +99,10 @@ fn fuzz(fuzzer: &Path, target: &str, seconds: u32) -> Result<u64> {
     }
     let status = child.wait()?;
     if !status.success() {
-        bail!("`{line}` failed: {status}; what it has found is in {}", found.display());
+        bail!("`{line}` failed: {status}; the failing input is in {}", found.display());
     }
     let executions = executions.and_then(|count| count.parse().ok());
-    executions.with_context(|| format!("`{line}` does not say what it has done"))
+    executions.with_context(|| format!("`{line}` has not printed the number of executions"))
 }
 
 fn targets() -> Result<Vec<String>> {
@@ -120,12 +120,12 @@ fn sources() -> PathBuf {
     workspace::root().join("tests/fuzz")
 }
 
-/// Apart from the rest, which is built in another way.
+/// Returns the target folder of the fuzzer, whose compiler flags differ.
 fn built() -> PathBuf {
     workspace::target().join("fuzz")
 }
 
-/// Makes sure that the fuzzer is there.
+/// Installs the fuzzer unless it is installed.
 fn install() -> Result<PathBuf> {
     if programs(COMPILER).is_empty() {
         apt::install(&[DEBIAN_COMPILER], "")?;
@@ -135,11 +135,11 @@ fn install() -> Result<PathBuf> {
     }
     eprintln!("{FUZZER} {VERSION} is not installed: building it");
     let mut cargo = workspace::cargo();
-    // Not into this workspace's target directory.
+    // Keep the build out of the workspace's target folder.
     cargo.env_remove("CARGO_TARGET_DIR");
     cargo.args(["install", FUZZER, "--version", VERSION, "--locked"]);
     exec(&mut cargo)?;
-    find().with_context(|| format!("{FUZZER} is installed, but not where cargo puts programs"))
+    find().with_context(|| format!("{FUZZER} is installed but not in cargo's program directory"))
 }
 
 fn find() -> Option<PathBuf> {

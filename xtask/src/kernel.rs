@@ -1,7 +1,7 @@
-//! Tests on other kernels: Debian's, each in a virtual machine that is made for it and gone after.
+//! Tests on other kernels of Debian, each in a new virtual machine.
 //!
-//! Invariant: a kernel passes only if its machine has reported so; one that stops, takes too long, runs
-//! no test or takes another datapath than it should has failed.
+//! Invariant: a kernel passes only if its machine reports success. A machine fails if it stops
+//! early, exceeds its time, runs no test or uses another datapath than expected.
 
 mod boot;
 mod download;
@@ -24,8 +24,8 @@ use crate::{
     skip::skip,
 };
 
-/// What is run where nobody waits: test executables. What every datapath has to be good at, and what
-/// hosts and networks of their own show.
+/// The test executables of a full run: what every datapath must do, and what only hosts and
+/// networks of a test's own show.
 const TESTS: [&str; 12] = [
     "datapaths/integrity::",
     "datapaths/closing::",
@@ -41,7 +41,7 @@ const TESTS: [&str; 12] = [
     "networks/link_conditions::",
 ];
 
-/// What CI has time for: the same, behind a `/` which tests of them.
+/// The tests of a CI run, which is short. The part after a `/` selects tests of an executable.
 const BRIEFLY: [&str; 5] = [
     "datapaths/both_sides_may_send_at_once",
     "datapaths/passes_through",
@@ -50,7 +50,7 @@ const BRIEFLY: [&str; 5] = [
     "load/soak_runs::on_",
 ];
 
-/// A kernel, by what its version begins with.
+/// A kernel, identified by the first numbers of its version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kernel {
     #[value(name = "5.10")]
@@ -64,8 +64,8 @@ pub(crate) enum Kernel {
 }
 
 impl Kernel {
-    /// Those that CI boots: one that has only the relay, and one with the oldest way to attach the
-    /// splice program.
+    /// The kernels of a CI run: one that supports only the relay, and one with the oldest way to attach
+    /// the splice program.
     const IN_CI: [Self; 2] = [Self::Bullseye, Self::Bookworm];
 
     fn version(self) -> &'static str {
@@ -77,7 +77,7 @@ impl Kernel {
         }
     }
 
-    /// The datapath that `auto` has to take, else its tests are not run.
+    /// Returns the datapath that `auto` must choose. The tests do not run on another one.
     fn datapath(self) -> &'static str {
         match self {
             Self::Bullseye => "relay",
@@ -85,7 +85,7 @@ impl Kernel {
         }
     }
 
-    /// The suites of Debian that have it, and what it depends on; the newest of all of them is taken.
+    /// Returns the suites of Debian with the kernel and its dependencies. The newest version is used.
     fn suites(self) -> &'static [&'static str] {
         match self {
             Self::Bullseye => &["bullseye", "bullseye-security"],
@@ -96,21 +96,20 @@ impl Kernel {
     }
 }
 
-/// What is run on a kernel.
+/// A test run on a kernel.
 struct Plan<'a> {
-    /// As the first process of the machine is told it.
+    /// The datapaths, as an argument of the machine's init process.
     datapaths: &'static str,
-    /// Test executables, each perhaps with a `/` and a part of its tests' names behind it.
+    /// Test executables, each optionally with a `/` and a part of the test names.
     tests: Vec<&'a str>,
-    /// Parts of the names of tests that are left out, each with a `-` before it.
+    /// Parts of the names of tests to skip, each with a `-` prefix.
     without: Vec<&'a str>,
-    /// How long it may take: several times what it takes where there is no hardware for virtual
-    /// machines.
+    /// Time limit: several times what a run takes without hardware virtualisation.
     limit: Duration,
 }
 
-/// Runs tests on each of these kernels: all of them, or as `which` says; on the datapath that balance
-/// takes there, or on all that work.
+/// Runs tests on each of these kernels: the tests in `which`, or all if `which` is empty. Uses the
+/// datapath that `auto` chooses, or all datapaths that work.
 pub(crate) fn test(kernels: &[Kernel], all_datapaths: bool, which: &[String]) -> Result<()> {
     let tools = make_ready(kernels)?;
     let which = which.iter().map(String::as_str);
@@ -121,11 +120,11 @@ pub(crate) fn test(kernels: &[Kernel], all_datapaths: bool, which: &[String]) ->
     let datapaths = if all_datapaths { "all" } else { "auto" };
     let limit = Duration::from_secs(90 * 60);
     let plan = Plan { datapaths, tests, without, limit };
-    // One after the other: on a machine with more to do than it can, long tests fail.
+    // One machine after the other: on an overloaded machine, long tests fail.
     kernels.iter().try_for_each(|&kernel| run(&tools, &[kernel], &plan))
 }
 
-/// Runs a few on the kernels that CI boots, or reports why that cannot be done.
+/// Runs a few tests on the kernels of a CI run, or reports why that is not possible.
 pub(crate) fn test_briefly() -> Result<()> {
     match make_ready(&Kernel::IN_CI) {
         Ok(tools) => {
@@ -137,7 +136,7 @@ pub(crate) fn test_briefly() -> Result<()> {
     }
 }
 
-/// Makes sure that the kernels that CI boots are there, and what boots them.
+/// Installs the kernels of a CI run and the virtual machine programs.
 pub(crate) fn set_up() -> Result<()> {
     match make_ready(&Kernel::IN_CI) {
         Ok(_) => Ok(()),
@@ -145,9 +144,9 @@ pub(crate) fn set_up() -> Result<()> {
     }
 }
 
-/// Fetches the kernels, and the programs that make machines with them.
+/// Downloads the kernels and the virtual machine programs.
 fn make_ready(kernels: &[Kernel]) -> Result<Tools> {
-    // balance runs in them as it was built here.
+    // The machines run the balance that was built for this architecture.
     ensure!(env::consts::ARCH == "x86_64", "the kernels that are fetched are for x86_64");
     let tools = Tools::fetch().context("the programs for virtual machines")?;
     for &kernel in kernels {
@@ -158,7 +157,7 @@ fn make_ready(kernels: &[Kernel]) -> Result<Tools> {
     Ok(tools)
 }
 
-/// Runs the plan on all of these kernels at the same time.
+/// Runs the plan on all these kernels concurrently.
 fn run(tools: &Tools, kernels: &[Kernel], plan: &Plan<'_>) -> Result<()> {
     let programs = executables::build(&plan.executables())?;
     let results: Vec<Result<()>> = thread::scope(|scope| {
@@ -174,7 +173,7 @@ fn run_on(tools: &Tools, kernel: Kernel, programs: &Programs, plan: &Plan<'_>) -
     let begun = Instant::now();
     let on = || format!("Linux {}", kernel.version());
     let tree = download::fetched(kernel).context("it has gone").with_context(on)?;
-    let dir = download::place(kernel).join("machine");
+    let dir = download::directory(kernel).join("machine");
     let image = image::make(tools, &dir, &tree, programs).with_context(on)?;
     let tally = boot::run(tools, &image, kernel.version(), &plan.arguments(), plan.limit)
         .with_context(on)?;
@@ -185,7 +184,7 @@ fn run_on(tools: &Tools, kernel: Kernel, programs: &Programs, plan: &Plan<'_>) -
 }
 
 impl Plan<'_> {
-    /// The names of the test executables, each once.
+    /// Returns the names of the test executables, each once.
     fn executables(&self) -> Vec<&str> {
         let tests = self.tests.iter();
         let names: BTreeSet<&str> =
@@ -193,7 +192,7 @@ impl Plan<'_> {
         names.into_iter().collect()
     }
 
-    /// For the first process of the machine.
+    /// Returns the arguments of the machine's init process.
     fn arguments(&self) -> Vec<String> {
         let words = iter::once(&self.datapaths).chain(&self.tests).chain(&self.without);
         words.map(|&word| word.to_owned()).collect()

@@ -1,7 +1,7 @@
-//! Test executables, a few at a time: most of them wait more than they compute.
+//! Runs test executables, a few at a time, because most of them wait more than they compute.
 //!
-//! Invariants: the output of an executable is one block, shown at its end; after the first failure
-//! none is started, and what has failed is shown last.
+//! Invariants: the output of an executable is shown as one block when the executable ends. After the
+//! first failure no executable is started, and the failures are shown last.
 
 use std::{
     collections::VecDeque,
@@ -16,16 +16,16 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::workspace;
 
-/// Executables at a time; each runs as many tests at a time as there are processors.
+/// Executables at a time. Each runs as many tests at a time as there are processors.
 const LANES: usize = 2;
 
-/// One of them.
+/// A test executable.
 pub(crate) struct Test {
     pub(crate) name: String,
     pub(crate) command: Command,
 }
 
-/// What the lanes share.
+/// The state that the lanes share.
 #[derive(Default)]
 struct Shared {
     waiting: VecDeque<Test>,
@@ -33,7 +33,7 @@ struct Shared {
     failed: Vec<String>,
 }
 
-/// Runs all of them, in their order; returns how long each took, the longest first.
+/// Runs the executables in their order. Returns the time of each, the longest first.
 pub(crate) fn run(tests: Vec<Test>) -> Result<Vec<(Duration, String)>> {
     let shared = Mutex::new(Shared { waiting: tests.into(), ..Shared::default() });
     let lock = || shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,7 +56,7 @@ pub(crate) fn run(tests: Vec<Test>) -> Result<Vec<(Duration, String)>> {
     let Shared { mut passed, failed, .. } =
         shared.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !failed.is_empty() {
-        bail!("these have failed:\n{}", failed.join("\n"));
+        bail!("failed:\n{}", failed.join("\n"));
     }
     passed.sort();
     passed.reverse();
@@ -67,7 +67,7 @@ fn next(mut shared: MutexGuard<'_, Shared>) -> Option<Test> {
     shared.failed.is_empty().then(|| shared.waiting.pop_front())?
 }
 
-/// Runs an executable; returns its output, and whether it has succeeded.
+/// Runs an executable. Returns its output and whether it has succeeded.
 fn run_one(Test { name, command }: &mut Test) -> (String, bool) {
     let (output, status, passed) = match logged(name, command) {
         Ok((output, status)) if status.success() => (output, "passed".to_owned(), true),
@@ -77,7 +77,8 @@ fn run_one(Test { name, command }: &mut Test) -> (String, bool) {
     (format!("-- {name}\n{}\n-- {name} {status}", output.trim()), passed)
 }
 
-/// Through a file: a process that a test leaves behind does not keep it open as it would a pipe.
+/// Runs a command with a log file as output. A process that a test leaves behind would keep a pipe
+/// open and block the reader.
 fn logged(name: &str, command: &mut Command) -> Result<(String, ExitStatus)> {
     let log = workspace::log(name)?;
     let file = File::create(&log).with_context(|| log.display().to_string())?;
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_pass_are_told_with_their_times() {
+    fn passed_executables_are_returned_with_their_times() {
         let tests = (0..7).map(|i| shell(&format!("test-lanes-{i}"), "true")).collect();
         let mut names: Vec<_> = run(tests).unwrap().into_iter().map(|(_, name)| name).collect();
         names.sort();
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_failure_none_is_started_and_the_error_has_the_output() {
+    fn after_a_failure_nothing_is_started_and_the_error_contains_the_output() {
         let failing = (0..LANES).map(|i| shell(&format!("test-lanes-f{i}"), "echo why; exit 1"));
         let later = shell("test-lanes-later", "echo must not run");
         let error = run(failing.chain([later]).collect()).unwrap_err().to_string();

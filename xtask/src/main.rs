@@ -1,14 +1,13 @@
-//! Development tasks of balance, `cargo xtask <task>`: parses the command line and hands over
-//! to the task's module.
+//! Development tasks of balance, `cargo xtask TASK`: parses the command line and calls the module
+//! of the task.
 //!
-//! Invariant: what a task does is a sequence of commands that can be run by hand as well; each
-//! one that builds, installs or tests is printed before it runs, and the first that fails ends
-//! the task.
+//! Invariant: a task is a sequence of commands that can also be run by hand. Each command that
+//! builds, installs or tests is printed before it runs, and the first failure ends the task.
 
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "the terminal is what xtask is for: results on stdout, progress on stderr"
+    reason = "xtask writes to the terminal: results on stdout, progress on stderr"
 )]
 
 mod apt;

@@ -1,7 +1,7 @@
-//! `miri`: tests of memory that is shared or lent, under an interpreter that finds undefined behaviour.
+//! `miri`: runs tests of shared and lent memory under Miri, which detects undefined behaviour.
 //!
-//! Invariant: what runs here needs nothing of the kernel that the interpreter does not know: no
-//! mapping of a BPF map, no ring, no socket.
+//! Invariant: these tests need nothing from the kernel that Miri lacks: no mapping of a BPF map, no
+//! ring, no socket.
 
 use anyhow::{Context as _, Result};
 
@@ -10,11 +10,11 @@ use crate::{exec::exec, toolchain, workspace};
 /// Modules with such tests.
 const MODULES: [&str; 3] = ["datapath::buffers", "datapath::slots", "datapath::sockmap::flows"];
 
-/// Run the tests of shared memory and buffers under Miri, with rustup's nightly; each with several
-/// courses that threads can take.
+/// Run the tests of shared memory and buffers under Miri, with rustup's nightly and several thread
+/// schedules
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// How many courses.
+    /// Number of thread schedules
     #[arg(long, default_value_t = 8)]
     seeds: u32,
 }

@@ -1,6 +1,6 @@
-//! The program that puts Debian packages together, cargo-deb: its pin, and its installation.
+//! cargo-deb, which makes Debian packages: its version and its installation.
 //!
-//! Invariant: a package is only made by the release that is named here.
+//! Invariant: only the version named here makes a package.
 
 use std::{path::PathBuf, process::Command};
 
@@ -16,10 +16,10 @@ use crate::{
 const PACKAGER: &str = "cargo-deb";
 const VERSION: &str = "3.8.0";
 
-/// What it runs: for the libraries that the program needs, and to take debugging symbols away.
+/// What cargo-deb runs: to find the libraries that the program needs, and to strip debug symbols.
 const DEBIAN_PACKAGES: [&str; 2] = ["dpkg-dev", "binutils"];
 
-/// Makes sure that it is there, with what it runs.
+/// Installs cargo-deb and the programs that it runs, unless they are installed.
 pub(crate) fn install() -> Result<PathBuf> {
     if let Some(found) = find() {
         return Ok(found);
@@ -27,12 +27,12 @@ pub(crate) fn install() -> Result<PathBuf> {
     apt::install(&DEBIAN_PACKAGES, "")?;
     eprintln!("{PACKAGER} {VERSION} is not installed: building it");
     let mut cargo = workspace::cargo();
-    // Not into this workspace's target directory.
+    // Keep the build out of the workspace's target folder.
     cargo.env_remove("CARGO_TARGET_DIR");
-    // Without its own xz it runs the system's.
+    // Without its own xz, cargo-deb runs the system's.
     cargo.args(["install", PACKAGER, "--version", VERSION, "--locked", "--no-default-features"]);
     exec(&mut cargo)?;
-    find().with_context(|| format!("{PACKAGER} is installed, but not where cargo puts programs"))
+    find().with_context(|| format!("{PACKAGER} is installed but not in cargo's program directory"))
 }
 
 fn find() -> Option<PathBuf> {

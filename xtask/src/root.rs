@@ -1,7 +1,7 @@
-//! Acting as root: for packages, and for balance, whose kernel datapath needs it.
+//! Running commands as root: to install packages, and to run balance with the datapaths in the
+//! kernel.
 //!
-//! Invariant: nobody is asked for a password by a task that promised not to, or where nobody
-//! is there to type it.
+//! Invariant: no password prompt appears in a task that excludes prompts, or without a terminal.
 
 use std::{
     ffi::OsStr,
@@ -11,19 +11,19 @@ use std::{
 
 use nix::unistd::geteuid;
 
-/// How a command of ours can be run as root.
+/// How to run a command as root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Root {
-    /// We are root.
+    /// This process is root.
     Already,
-    /// Through sudo.
+    /// With sudo.
     Sudo,
-    /// Not at all: the command runs as the user we are.
+    /// Not possible: the command runs as the current user.
     Never,
 }
 
 impl Root {
-    /// Finds the way, which may ask for a password if somebody sits at the terminal.
+    /// Finds a way, which may prompt for a password on a terminal.
     pub(crate) fn find() -> Self {
         match Self::find_silently() {
             Self::Never if stdin().is_terminal() && which::which("sudo").is_ok() => Self::Sudo,
@@ -31,7 +31,7 @@ impl Root {
         }
     }
 
-    /// Finds a way that asks for no password.
+    /// Finds a way that needs no password.
     pub(crate) fn find_silently() -> Self {
         if geteuid().is_root() {
             return Self::Already;
@@ -48,7 +48,7 @@ impl Root {
         }
     }
 
-    /// The program, to be run this way.
+    /// Returns a command that runs the program this way.
     pub(crate) fn command(self, program: impl AsRef<OsStr>) -> Command {
         match self {
             Self::Already | Self::Never => Command::new(program),

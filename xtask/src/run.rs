@@ -1,7 +1,6 @@
-//! `run`: builds balance and becomes it.
+//! `run`: builds and executes balance.
 //!
-//! Invariant: no process of ours stays between the caller and balance, so that signals and the
-//! exit status pass.
+//! Invariant: balance replaces the xtask process, so signals and the exit status pass through.
 
 use std::{ffi::OsString, os::unix::process::CommandExt as _};
 
@@ -9,10 +8,10 @@ use anyhow::{Result, anyhow};
 
 use crate::{build, exec, root::Root, setup, workspace};
 
-/// Build balance and run it, through sudo where needed: its kernel datapath wants root.
+/// Build balance and run it, with sudo if necessary, as the datapaths in the kernel need root
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// What to give to balance.
+    /// Arguments of balance
     #[arg(last = true, value_name = "ARGS")]
     args: Vec<OsString>,
 }
@@ -23,7 +22,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     build::program()?;
     let root = Root::find();
     if root == Root::Never {
-        eprintln!("neither root nor sudo: balance runs without its kernel datapath");
+        eprintln!("neither root nor sudo: balance runs without the datapaths in the kernel");
     }
     let mut balance = root.command(workspace::program());
     balance.args(&options.args);

@@ -1,7 +1,7 @@
-//! `sanitize`: tests of a balance that watches what it does with memory (AddressSanitizer).
+//! `sanitize`: runs tests of balance with AddressSanitizer, which checks memory accesses.
 //!
-//! Invariant: the tests are those of every day and only the program is built in another way; it stops
-//! with a report at the first byte that is not its own, and the test with it.
+//! Invariant: the tests are the usual ones, and only the program is built differently. The program
+//! stops with a report at the first invalid access, which fails the test.
 
 use std::path::PathBuf;
 
@@ -15,10 +15,10 @@ use crate::{
     toolchain, workspace,
 };
 
-/// What is run where nobody says what: those that move bytes on all datapaths.
+/// The default tests: those that move bytes on all datapaths.
 const TESTS: [&str; 3] = ["integrity", "closing", "stall"];
 
-/// Run tests of a balance that is built with AddressSanitizer, by rustup's nightly.
+/// Run tests of balance with AddressSanitizer, built by rustup's nightly
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Which modules of `tests/cases/datapaths` to run
@@ -31,7 +31,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run(&setup::Options { tests: true })?;
     build_ebpf::run(&build_ebpf::Options {})?;
     let mut tests = cargo_test();
-    // Slots that linger at the end hold the kernel that holds them, which looks like a leak.
+    // At exit, the buffers that the kernel still uses keep their memory, which looks like a leak.
     tests.env("ASAN_OPTIONS", "detect_leaks=0");
     tests.env("BALANCE_BIN", build()?);
     tests.args(["--test", "datapaths", "--"]);
@@ -47,7 +47,7 @@ fn build() -> Result<PathBuf> {
     let mut cargo = toolchain::nightly("cargo");
     cargo.current_dir(workspace::root()).env("CARGO_TARGET_DIR", workspace::sanitizer_target());
     cargo.env("RUSTFLAGS", "-Zsanitizer=address");
-    // With a target, what runs while it is built is built without the sanitizer.
+    // With an explicit target, build scripts and macros are built without the sanitizer.
     cargo.args(["build", "--release", "--package", "balance-userspace", "--target", &host]);
     exec(&mut cargo).context(
         "the sanitizer is a part of rustup's nightly: `rustup toolchain install nightly`",

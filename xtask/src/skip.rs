@@ -1,12 +1,12 @@
-//! What a task leaves out where it cannot be done.
+//! Skipping parts of a task that are not possible on this machine.
 //!
-//! Invariant: CI leaves nothing out that the documents promise.
+//! Invariant: CI skips nothing that the documents promise.
 
 use std::env;
 
 use anyhow::{Result, bail};
 
-/// Reports that something is left out, and why. In CI (`CI` in the environment) that is an error.
+/// Reports that a part is skipped, and why. In CI (environment variable `CI`) this is an error.
 pub(crate) fn skip(what: &str, why: &str) -> Result<()> {
     skip_where(env::var_os("CI").is_some_and(|ci| !ci.is_empty()), what, why)
 }

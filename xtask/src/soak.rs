@@ -1,20 +1,21 @@
 //! `soak`: builds balance and the soak harness, and executes the harness.
 //!
-//! Invariant: `Passed::drive_program` installs what the harness needs, and no more of what the tests do.
+//! Invariant: `HarnessArgs::drive_program` installs what the harness needs, and nothing else that only
+//! the tests need.
 
 use anyhow::Result;
 
-use crate::harness::Passed;
+use crate::harness::HarnessArgs;
 
 /// Random scenarios of connections, broken off in all ways, on each datapath; see `--help`.
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Options {
     #[command(flatten)]
-    passed: Passed,
+    harness_args: HarnessArgs,
 }
 
 /// Runs the task.
-pub(crate) fn run(Options { passed }: &Options) -> Result<()> {
-    passed.drive_program("soak", "the datapaths in the kernel are left out")
+pub(crate) fn run(Options { harness_args }: &Options) -> Result<()> {
+    harness_args.drive_program("soak", "the datapaths in the kernel are left out")
 }

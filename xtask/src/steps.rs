@@ -1,6 +1,6 @@
-//! The steps of a task, and the time that each takes.
+//! The steps of a task and the time of each step.
 //!
-//! Invariant: a step that has begun is in the table, also if it fails.
+//! Invariant: the table contains every step that has started, including a failed one.
 
 use std::{
     fmt,
@@ -10,53 +10,53 @@ use std::{
 use anyhow::{Context as _, Result};
 use nix::sys::resource::{UsageWho, getrusage};
 
-/// Steps in their order.
+/// The steps in their order.
 #[derive(Default)]
 pub(crate) struct Steps {
-    taken: Vec<(&'static str, Taken)>,
+    times: Vec<(&'static str, StepTime)>,
 }
 
-/// What a step takes: wall-clock time, and processor time of the processes that end in it.
-struct Taken {
+/// The time of a step: wall-clock time, and CPU time of the processes that ended in the step.
+struct StepTime {
     wall: Duration,
     processor: Duration,
 }
 
 impl Steps {
-    /// Runs a step; its error names the step.
+    /// Runs a step. The error names the step.
     pub(crate) fn run<T>(
         &mut self,
         name: &'static str,
         step: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
         eprintln!("== {name}");
-        let (begun, used) = (Instant::now(), processor_time());
+        let (started, used) = (Instant::now(), processor_time());
         let outcome = step();
         let processor = processor_time().saturating_sub(used);
-        self.taken.push((name, Taken { wall: begun.elapsed(), processor }));
+        self.times.push((name, StepTime { wall: started.elapsed(), processor }));
         outcome.context(name)
     }
 }
 
 impl fmt::Display for Steps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<32} {:>8} {:>12}", "step", "seconds", "processor s")?;
-        let mut total = Taken { wall: Duration::ZERO, processor: Duration::ZERO };
-        for (name, taken) in &self.taken {
-            row(f, name, taken)?;
-            total.wall += taken.wall;
-            total.processor += taken.processor;
+        writeln!(f, "{:<32} {:>8} {:>12}", "step", "seconds", "CPU seconds")?;
+        let mut total = StepTime { wall: Duration::ZERO, processor: Duration::ZERO };
+        for (name, time) in &self.times {
+            row(f, name, time)?;
+            total.wall += time.wall;
+            total.processor += time.processor;
         }
         row(f, "total", &total)
     }
 }
 
-fn row(f: &mut fmt::Formatter<'_>, name: &str, taken: &Taken) -> fmt::Result {
-    let [wall, processor] = [taken.wall, taken.processor].map(|time| time.as_secs_f64());
+fn row(f: &mut fmt::Formatter<'_>, name: &str, times: &StepTime) -> fmt::Result {
+    let [wall, processor] = [times.wall, times.processor].map(|time| time.as_secs_f64());
     writeln!(f, "{name:<32} {wall:>8.0} {processor:>12.0}")
 }
 
-/// Of all child processes that have been waited for.
+/// Returns the CPU time of all child processes that have been waited for.
 fn processor_time() -> Duration {
     let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return Duration::ZERO };
     let [user, system] = [usage.user_time(), usage.system_time()].map(|time| {
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_has_each_step_that_has_begun() {
+    fn the_table_has_each_step_that_has_started() {
         let mut steps = Steps::default();
         steps.run("build", || Ok(())).unwrap();
         let error = steps.run("lints", || Err::<(), _>(anyhow!("two warnings"))).unwrap_err();

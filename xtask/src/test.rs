@@ -1,7 +1,7 @@
-//! `test`: everything that says whether balance works, the same here and in CI.
+//! `test`: builds balance and runs all tests, the same way here and in CI.
 //!
-//! Invariant: one sequence, each step of which must succeed; nothing is tried again; the time of each
-//! step is shown.
+//! Invariants: the steps run in one sequence and all must succeed. Nothing is retried. The time of
+//! each step is shown.
 
 use std::{path::PathBuf, process::Command};
 
@@ -20,30 +20,31 @@ use crate::{
     workspace,
 };
 
-/// Build balance and run all tests.
+/// Build balance and run all tests
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Check formatting and lints first.
+    /// Check formatting and lints first
     #[arg(long)]
     lint: bool,
-    /// Instead of all that, run tests on this kernel of Debian's, in a virtual machine, on the
-    /// datapath that balance takes there; may be given several times.
+    /// Instead, run tests on this Debian kernel in a virtual machine, on the datapath that balance
+    /// chooses there. May be given several times
     #[arg(long = "kernel", value_enum, value_name = "VERSION", conflicts_with = "lint")]
     kernels: Vec<Kernel>,
-    /// With `--kernel`, run them on every datapath that works there.
+    /// With `--kernel`, run the tests on every datapath that works there
     #[arg(long, requires = "kernels")]
     all_datapaths: bool,
-    /// Instead of all tests those that `cargo test` runs with this, for example `--test NAME` or a
-    /// part of the tests' names; with `--kernel`, test executables, each as `NAME` or as `NAME/PART`
-    /// with a part of its tests' names, and as `-PART` the tests to leave out.
+    /// Instead of all tests, run those that these arguments of `cargo test` select, for example
+    /// `--test NAME` or a part of the test names. With `--kernel`: test executables, each as `NAME`
+    /// or as `NAME/PART` with a part of the test names, and `-PART` for tests to skip
     #[arg(last = true, value_name = "CARGO_TEST_ARGS")]
     args: Vec<String>,
 }
 
-/// The test executables that take longest: they begin, so that none of them is left alone at the end.
+/// The test executables that take longest. They start first, so that none of them runs alone at the
+/// end.
 const FIRST: [&str; 6] = ["networks", "datapaths", "load", "service", "control", "program"];
 
-/// Lines of the table of the slowest test executables.
+/// Number of lines in the table of the slowest test executables.
 const SLOWEST: usize = 12;
 
 /// Runs the task.
@@ -55,15 +56,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let mut steps = Steps::default();
     let outcome = match options.args.is_empty() {
-        true => everything(options.lint, &mut steps),
-        false => a_part(options, &mut steps),
+        true => all_steps(options.lint, &mut steps),
+        false => selected_tests(options, &mut steps),
     };
     eprint!("{steps}");
     outcome
 }
 
-/// All steps, each a command, or a few, that can be run by hand; the first that fails ends them.
-fn everything(lint: bool, steps: &mut Steps) -> Result<()> {
+/// Runs all steps. The commands can be run by hand.
+fn all_steps(lint: bool, steps: &mut Steps) -> Result<()> {
     steps.run("toolchain", || setup::run(&setup::Options { tests: false }))?;
     // Mostly downloads, so they run while the next steps compile.
     let set_up = setup::start(&setup::Options { tests: true })?;
@@ -75,7 +76,7 @@ fn everything(lint: bool, steps: &mut Steps) -> Result<()> {
     steps.run("test set-up", || set_up.map_or(Ok(()), BackgroundCommand::finish))?;
     let environment = steps.run("package", packaged)?;
     let times = steps.run("tests", || lanes::run(in_lanes(tests, &environment)))?;
-    // Alone: an emulated machine takes all processors.
+    // Nothing else runs at the same time: an emulated machine uses all processors.
     let outcome = steps.run("tests on other kernels", kernel::test_briefly);
     eprintln!("slowest test executables:");
     for (time, name) in times.iter().take(SLOWEST) {
@@ -84,8 +85,8 @@ fn everything(lint: bool, steps: &mut Steps) -> Result<()> {
     outcome
 }
 
-/// The tests that are asked for, by cargo, which reports names that there are not.
-fn a_part(options: &Options, steps: &mut Steps) -> Result<()> {
+/// Runs the selected tests with cargo, which reports unknown names.
+fn selected_tests(options: &Options, steps: &mut Steps) -> Result<()> {
     steps.run("set-up", || setup::run(&setup::Options { tests: true }))?;
     steps.run("program", build::program)?;
     if options.lint {
@@ -107,17 +108,19 @@ fn lint() -> Result<()> {
     build_ebpf::lint()
 }
 
-/// Makes the package; returns what tells the tests where it is, and where it can be installed.
+/// Makes the package. Returns environment variables with the paths of the package and of the system
+/// to install the package in.
 fn packaged() -> Result<Vec<(&'static str, PathBuf)>> {
     let mut environment = vec![("BALANCE_DEB", dist::package()?)];
     environment.extend(base_system::make()?.map(|archive| ("BALANCE_BASE_SYSTEM", archive)));
     Ok(environment)
 }
 
-/// The commands that run these executables, as root where they drive the program.
+/// Returns the commands that run these executables, as root for those that drive the program.
 fn in_lanes(mut tests: Vec<Executable>, environment: &[(&str, PathBuf)]) -> Vec<Test> {
-    let place = |name: &str| FIRST.iter().position(|first| *first == name).unwrap_or(FIRST.len());
-    tests.sort_by_key(|test| place(&test.name));
+    let position =
+        |name: &str| FIRST.iter().position(|first| *first == name).unwrap_or(FIRST.len());
+    tests.sort_by_key(|test| position(&test.name));
     let root = Root::find();
     if root == Root::Never {
         eprintln!("{NO_ROOT}");
@@ -138,9 +141,9 @@ fn in_lanes(mut tests: Vec<Executable>, environment: &[(&str, PathBuf)]) -> Vec<
     tests.iter().map(|test| Test { name: name(test), command: command(test) }).collect()
 }
 
-const NO_ROOT: &str = "neither root nor sudo: tests of the kernel datapath will be skipped";
+const NO_ROOT: &str = "neither root nor sudo: tests of the datapaths in the kernel will be skipped";
 
-/// The selection of `executables`, with the program that its tests drive.
+/// Returns a `cargo test` command with the same selection as `executables`.
 pub(crate) fn cargo_test() -> Command {
     let mut cargo = workspace::cargo();
     cargo.args(["test", "--workspace"]).args(executables::FEATURES);
@@ -148,7 +151,7 @@ pub(crate) fn cargo_test() -> Command {
     cargo
 }
 
-/// Has tests run by root, where there is a way.
+/// Makes tests run as root if possible.
 pub(crate) fn as_root(tests: &mut Command) -> Result<()> {
     match Root::find() {
         Root::Already => {}
@@ -162,14 +165,14 @@ pub(crate) fn as_root(tests: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// The variable by which cargo takes a program that runs the tests.
+/// Returns the environment variable with the program that runs the tests.
 fn runner_variable() -> Result<String> {
     Ok(format!("CARGO_TARGET_{}_RUNNER", host()?.to_uppercase().replace('-', "_")))
 }
 
-/// What cargo calls this machine.
+/// Returns cargo's name of this host.
 pub(crate) fn host() -> Result<String> {
     let version = output(workspace::cargo().arg("-vV"))?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
-    host.map(str::to_owned).with_context(|| format!("cargo tells no host: {version}"))
+    host.map(str::to_owned).with_context(|| format!("cargo prints no host: {version}"))
 }

@@ -1,8 +1,6 @@
-//! The programs that the tests of the package `tests` use: peers of balance, and what looks at its
-//! package.
+//! The programs that the tests run: servers and clients, and tools that check the package.
 //!
-//! Invariant: they are only programs to be run by a test; nothing is configured, and nothing
-//! stays running.
+//! Invariant: the programs are only installed. Nothing is configured and no service keeps running.
 
 use std::env;
 
@@ -10,32 +8,32 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::apt;
 
-/// Each program and the package it is in.
-const PEERS: [(&str, &str); 9] = [
+/// The programs with their packages.
+const PROGRAMS: [(&str, &str); 9] = [
     ("smtp-source", "postfix"),
     ("smtp-sink", "postfix"),
     ("ip", "iproute2"),
     // Runs the recordings of the classic.
     ("python3", "python3"),
     ("swaks", "swaks"),
-    // These judge the package.
+    // Check the package.
     ("debootstrap", "debootstrap"),
     ("lintian", "lintian"),
     ("man", "man-db"),
     ("systemd-analyze", "systemd"),
 ];
 
-/// Postfix asks what kind of mail system this is: none.
+/// Postfix asks for the kind of mail system: none.
 const ANSWERS: &str = "postfix postfix/main_mailer_type select No configuration";
 
-/// Makes sure that they are there.
+/// Installs the programs that are missing.
 pub(crate) fn install() -> Result<()> {
     let mut packages = Vec::new();
-    for (program, package) in PEERS {
-        if is_there(program) {
-            eprintln!("test program {program}: there");
+    for (program, package) in PROGRAMS {
+        if is_installed(program) {
+            eprintln!("test program {program}: installed");
         } else {
-            eprintln!("test program {program}: missing, it is in the package {package}");
+            eprintln!("test program {program}: missing, from package {package}");
             packages.push(package);
         }
     }
@@ -43,8 +41,8 @@ pub(crate) fn install() -> Result<()> {
         return Ok(());
     }
     packages.dedup();
-    apt::install(&packages, ANSWERS).context("cannot install what the tests run")?;
-    match PEERS.iter().find(|(program, _)| !is_there(program)) {
+    apt::install(&packages, ANSWERS).context("cannot install the test programs")?;
+    match PROGRAMS.iter().find(|(program, _)| !is_installed(program)) {
         Some((program, package)) => {
             bail!("the package {package} is installed but has no {program}")
         }
@@ -52,9 +50,11 @@ pub(crate) fn install() -> Result<()> {
     }
 }
 
-/// Users other than root do not have the `sbin` directories on their PATH.
-fn is_there(program: &str) -> bool {
+/// Returns true if a program is installed. The PATH of users other than root lacks the `sbin`
+/// directories.
+fn is_installed(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
-    let places = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    env::join_paths(places).is_ok_and(|places| which::which_in(program, Some(places), "/").is_ok())
+    let directories = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    env::join_paths(directories)
+        .is_ok_and(|directories| which::which_in(program, Some(directories), "/").is_ok())
 }

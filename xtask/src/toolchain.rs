@@ -1,7 +1,7 @@
-//! The toolchains that can build the BPF program: all their pins, and which is on this machine.
+//! The toolchains that can build the BPF programs: their versions, and which is installed.
 //!
-//! Invariant: a toolchain that is found is complete and its parts fit each other; whatever is
-//! not found comes with the reason.
+//! Invariant: a toolchain that `find` returns is complete and its parts fit each other. If there is
+//! none, the error gives the reasons.
 
 use std::{
     env, fmt,
@@ -13,8 +13,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{exec::output, workspace};
 
-/// Debian's compiler with `core` for the target (the first two), and what its LLVM and the
-/// linker are built from.
+/// Debian's compiler with `core` for the BPF target (the first two), and the build dependencies of
+/// the linker.
 pub(crate) const DEBIAN_PACKAGES: [&str; 6] = [
     "rustc-web",
     "libstd-rust-web-dev-bpf",
@@ -27,35 +27,35 @@ const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_TARGET: &str = "/usr/lib/rustlib/bpfel-unknown-none";
 const DEBIAN_LLVM: &str = "/usr/lib/llvm-22";
 
-/// Crates that use features which a stable compiler keeps to itself.
+/// Crates that use unstable features of the compiler.
 const UNSTABLE_CRATES: &str = "aya_ebpf,balance_ebpf,splice";
 
 const LINKER: &str = "bpf-linker";
 const LINKER_VERSION: &str = "0.13.0";
-/// Must name the LLVM of `DEBIAN_PACKAGES`.
+/// Must be the LLVM version of `DEBIAN_PACKAGES`.
 const LINKER_FEATURE: &str = "llvm-22";
 
 /// A compiler for the BPF target.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Compiler {
-    /// rustup's nightly, which builds `core` for the target from its sources.
+    /// rustup's nightly, which builds `core` for the target from source.
     Nightly,
-    /// Debian's, which brings a `core` built for the target.
+    /// Debian's compiler, with a `core` package for the target.
     Debian,
 }
 
-/// A compiler and a linker that fits it.
+/// A compiler and a matching linker.
 pub(crate) struct Toolchain {
     compiler: Compiler,
     linker: PathBuf,
 }
 
 impl Toolchain {
-    /// The one to use, or why there is none.
+    /// Returns the installed toolchain, or an error with the reasons why none is usable.
     pub(crate) fn find() -> Result<Self> {
         Self::with(Compiler::Nightly).or_else(|nightly| {
             Self::with(Compiler::Debian).map_err(|debian| {
-                anyhow!("no toolchain for the BPF program ({nightly:#}; {debian:#})")
+                anyhow!("no toolchain for the BPF programs ({nightly:#}; {debian:#})")
             })
         })
     }
@@ -66,7 +66,7 @@ impl Toolchain {
         Ok(Self { compiler, linker })
     }
 
-    /// Whether it has lints.
+    /// Returns true if the toolchain has clippy.
     pub(crate) fn has_clippy(&self) -> bool {
         match self.compiler {
             Compiler::Nightly => output(nightly("cargo").args(["clippy", "--version"])).is_ok(),
@@ -74,7 +74,7 @@ impl Toolchain {
         }
     }
 
-    /// A command of cargo's that builds, with this toolchain.
+    /// Returns a cargo command that uses this toolchain.
     pub(crate) fn cargo(&self, command: &str) -> Command {
         let mut cargo = match self.compiler {
             Compiler::Nightly => {
@@ -97,7 +97,7 @@ impl Toolchain {
 }
 
 impl Compiler {
-    /// The LLVM it is made of, or what it lacks.
+    /// Returns the LLVM version of the compiler, or an error that says what is missing.
     pub(crate) fn llvm(self) -> Result<u32> {
         let version = match self {
             Self::Nightly => {
@@ -116,7 +116,7 @@ impl Compiler {
             }
         };
         let llvm = version.lines().find_map(|line| line.strip_prefix("LLVM version:"));
-        llvm.and_then(first_number).with_context(|| format!("tells no LLVM version: {version}"))
+        llvm.and_then(first_number).with_context(|| format!("prints no LLVM version: {version}"))
     }
 }
 
@@ -135,7 +135,8 @@ impl fmt::Display for Toolchain {
     }
 }
 
-/// A program of rustup's nightly, free of what the cargo that runs us has set for itself.
+/// Returns a command for a program of rustup's nightly, without the environment of the running
+/// cargo.
 pub(crate) fn nightly(program: &str) -> Command {
     let mut command = Command::new("rustup");
     command.env_remove("RUSTC").env_remove("RUSTUP_TOOLCHAIN");
@@ -143,25 +144,25 @@ pub(crate) fn nightly(program: &str) -> Command {
     command
 }
 
-/// The command that adds parts to rustup's nightly, if they are not there.
+/// Returns the command that installs components of rustup's nightly.
 pub(crate) fn add_to_nightly(components: &[&str]) -> Command {
     let mut command = Command::new("rustup");
     command.args(["component", "add", "--toolchain", "nightly"]).args(components);
     command
 }
 
-/// A linker that reads what a compiler of that LLVM writes, or why there is none.
+/// Returns a linker that reads the output of a compiler with this LLVM, or why there is none.
 pub(crate) fn linker(llvm: u32) -> Result<PathBuf> {
     let mut why = anyhow!("{LINKER} is not installed");
     for linker in programs(LINKER) {
         match llvm_of_linker(&linker) {
             Err(error) => why = error,
-            // A released linker has its LLVM built in and does not tell: trust it.
+            // A released linker contains its LLVM and does not report the version: trust it.
             Ok(None) => return Ok(linker),
             Ok(Some(own)) if own >= llvm => return Ok(linker),
             Ok(Some(own)) => {
                 why = anyhow!(
-                    "{} is of LLVM {own} and cannot read what LLVM {llvm} writes",
+                    "{} uses LLVM {own}, which cannot read the output of LLVM {llvm}",
                     linker.display()
                 );
             }
@@ -170,19 +171,19 @@ pub(crate) fn linker(llvm: u32) -> Result<PathBuf> {
     Err(why)
 }
 
-/// All programs of that name. Cargo's own directory is not on everybody's PATH.
+/// Returns all programs with this name on the PATH and in cargo's program directory.
 pub(crate) fn programs(name: &str) -> Vec<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let cargo_home = cargo_home.or_else(|| env::home_dir().map(|home| home.join(".cargo")));
-    let places = env::split_paths(&path).chain(cargo_home.map(|home| home.join("bin")));
-    places.map(|place| place.join(name)).filter(|program| program.is_file()).collect()
+    let directories = env::split_paths(&path).chain(cargo_home.map(|home| home.join("bin")));
+    directories.map(|directory| directory.join(name)).filter(|program| program.is_file()).collect()
 }
 
-/// The LLVM that the linker loads, by the name of the library (`libLLVM.so.22.1`); `None` if it
-/// loads none.
+/// Returns the LLVM version that the linker loads, from the name of the library
+/// (`libLLVM.so.22.1`), or `None` if the linker loads none.
 fn llvm_of_linker(linker: &Path) -> Result<Option<u32>> {
-    // Fails for a static program.
+    // ldd fails for a static program.
     let libraries = output(Command::new("ldd").arg(linker)).unwrap_or_default();
     let Some(library) = libraries.lines().map(str::trim).find(|line| line.starts_with("libLLVM"))
     else {
@@ -194,15 +195,15 @@ fn llvm_of_linker(linker: &Path) -> Result<Option<u32>> {
     Ok(first_number(library))
 }
 
-/// The command that builds the linker into cargo's own directory.
+/// Returns the command that installs the linker into cargo's program directory.
 pub(crate) fn install_linker() -> Command {
     let mut cargo = workspace::cargo();
-    // Not into this workspace's target directory.
+    // Keep the build out of the workspace's target folder.
     cargo.env_remove("CARGO_TARGET_DIR");
     // Debian's LLVM is not on the PATH.
     cargo.env("LLVM_PREFIX", DEBIAN_LLVM);
-    // The shared library of LLVM does the work, so an unoptimised linker is as fast and takes a
-    // third of the time to build.
+    // LLVM's shared library does the work, so an unoptimised linker is as fast, and builds in a
+    // third of the CPU time.
     for (setting, value) in [("OPT_LEVEL", "0"), ("LTO", "off"), ("DEBUG", "0")] {
         cargo.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
     }
@@ -215,7 +216,7 @@ fn first_number(text: &str) -> Option<u32> {
     text.split(|c: char| !c.is_ascii_digit()).find(|digits| !digits.is_empty())?.parse().ok()
 }
 
-/// What to do on a machine where we cannot install one.
+/// Returns instructions for a machine where xtask cannot install a toolchain.
 pub(crate) fn by_hand() -> String {
     format!(
         "install it by hand, one of:

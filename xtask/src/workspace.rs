@@ -1,8 +1,8 @@
-//! Where things are in the workspace.
+//! Paths in the workspace.
 //!
-//! Invariant: everything is built into `target/` of the checkout, wherever a task is called
-//! from and whatever CARGO_TARGET_DIR says, because balance-userspace looks for the BPF object
-//! there and the manual names the program there.
+//! Invariant: everything is built into `target/` of the checkout, independent of the working
+//! directory and of CARGO_TARGET_DIR. The build script of balance-userspace looks there for the BPF
+//! object files, and the manual names the program there.
 
 use std::{
     env,
@@ -12,86 +12,86 @@ use std::{
     process::Command,
 };
 
-/// The root of the checkout.
+/// Returns the root of the checkout.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a directory of the workspace")
 }
 
-/// The sources of the BPF program.
+/// Returns the directory of the BPF programs' sources.
 pub(crate) fn ebpf_sources() -> PathBuf {
     root().join("balance-ebpf")
 }
 
-/// The package of the tests that drive the finished program.
+/// Returns the directory of the package with the tests that drive the finished program.
 pub(crate) fn tests() -> PathBuf {
     root().join("tests")
 }
 
-/// Where the BPF program is built, apart from the rest: its compiler may be another one.
+/// Returns the target folder of the BPF programs, whose compiler may be a different one.
 pub(crate) fn ebpf_target() -> PathBuf {
     target().join("ebpf")
 }
 
-/// What is built for Miri.
+/// Returns the target folder of Miri.
 pub(crate) fn miri_target() -> PathBuf {
     target().join("miri")
 }
 
-/// What is built with a sanitizer.
+/// Returns the target folder of builds with a sanitizer.
 pub(crate) fn sanitizer_target() -> PathBuf {
     target().join("sanitizer")
 }
 
-/// The BPF object that balance-userspace embeds.
+/// Returns a BPF object file that balance-userspace embeds.
 pub(crate) fn ebpf_object(name: &str) -> PathBuf {
     ebpf_target().join(format!("{name}.o"))
 }
 
-/// The finished program.
+/// Returns the finished program.
 pub(crate) fn program() -> PathBuf {
     target().join("release/balance")
 }
 
-/// The program built without optimisation.
+/// Returns the program built without optimisation.
 pub(crate) fn quick_program() -> PathBuf {
     target().join("debug/balance")
 }
 
-/// What is given to others.
+/// Returns the directory of files for distribution.
 pub(crate) fn dist() -> PathBuf {
     target().join("dist")
 }
 
-/// An unpacked system that the package is installed in, as an archive.
+/// Returns the archive of a minimal system in which the package is tested.
 pub(crate) fn base_system(release: &str) -> PathBuf {
     target().join(format!("base-system/{release}.tar"))
 }
 
-/// Kernels and what virtual machines boot with them, by version.
+/// Returns the directory of kernels and virtual machine images.
 pub(crate) fn kernels() -> PathBuf {
     target().join("kernels")
 }
 
-/// The log of something that does not write to the terminal, in a folder that is there.
+/// Returns a log file for output that is not shown at once. Creates the directory.
 pub(crate) fn log(name: &str) -> io::Result<PathBuf> {
     let folder = target().join("logs");
     fs::create_dir_all(&folder)?;
     Ok(folder.join(name))
 }
 
-/// The cargo that runs this task, for a command of its own in this workspace.
+/// Returns a command for the running cargo, in this workspace.
 pub(crate) fn cargo() -> Command {
     in_workspace(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// A program that runs cargo, for the same.
+/// Returns a command for a program that runs cargo in this workspace.
 pub(crate) fn in_workspace(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(root()).env("CARGO_TARGET_DIR", target());
     command
 }
 
-/// Where everything is built.
+/// Returns the target folder.
 pub(crate) fn target() -> PathBuf {
     root().join("target")
 }

@@ -1,6 +1,6 @@
-//! balance as a process of the demo, its log shown as it comes.
+//! The balance process of the demo. Its log is shown line by line.
 //!
-//! Invariant: it does not outlive the demo.
+//! Invariant: the process does not outlive the demo.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -27,10 +27,10 @@ pub(super) struct Balance {
 }
 
 impl Balance {
-    /// Starts it.
+    /// Starts balance.
     pub(super) fn start(command: &mut Command, root: Root) -> Result<Self> {
         let mut child = command
-            // Its standard error is ours now, and not the journal's.
+            // Standard error leads to the demo and not to the journal.
             .env_remove("JOURNAL_STREAM")
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -49,37 +49,37 @@ impl Balance {
         Ok(Self { child, log, root })
     }
 
-    /// Waits for a line of its log with that word.
-    pub(super) fn says(&self, word: &str) -> Result<String> {
+    /// Waits for a log line that contains this word.
+    pub(super) fn wait_for(&self, word: &str) -> Result<String> {
         let deadline = Instant::now() + TIMEOUT;
         loop {
             match self.log.recv_timeout(deadline - Instant::now()) {
                 Ok(line) if line.split_whitespace().any(|found| found == word) => return Ok(line),
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!("balance has not said `{word}` within {TIMEOUT:?}")
+                    bail!("balance has not logged `{word}` within {TIMEOUT:?}")
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    bail!("balance ended before it said `{word}`")
+                    bail!("balance ended before it logged `{word}`")
                 }
             }
         }
     }
 
-    /// Asks it to end (SIGTERM), and waits until it has.
+    /// Sends SIGTERM and waits for the end of the process.
     pub(super) fn stop(mut self) -> Result<()> {
         self.terminate()?;
-        self.says("stopped")?;
+        self.wait_for("stopped")?;
         let status = self.child.wait().context("cannot wait for balance")?;
         ensure!(status.success(), "balance ended with {status}");
         Ok(())
     }
 
     fn terminate(&self) -> Result<()> {
-        // The shell's own `kill`: small systems have no program of that name.
+        // The `kill` of the shell: minimal systems lack the program.
         let mut kill = self.root.command("sh");
         kill.args(["-c", "kill -TERM $0", &self.child.id().to_string()]);
-        // sudo passes no signal on that comes from its own process group.
+        // sudo does not forward signals from its own process group.
         kill.process_group(0);
         output(&mut kill).context("cannot stop balance")?;
         Ok(())
@@ -89,7 +89,7 @@ impl Balance {
 impl Drop for Balance {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
-            // The demo has failed already, and says why.
+            // The demo has already failed and reports that error.
             let _ = self.terminate();
             let _ = self.child.wait();
         }

@@ -1,6 +1,6 @@
-//! A small greeting server, a thread of this process: what balance sends the demo's clients to.
+//! A small server of the demo, which runs as a thread.
 //!
-//! Invariant: after `stop` nothing listens on its address any more.
+//! Invariant: after `stop` nothing listens on the server's address.
 
 use std::{
     io::{self, BufRead as _, BufReader, Write as _},
@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result};
 
 use super::TIMEOUT;
 
-/// A server with a name of one letter, which it puts into all that it says.
+/// A server. Its name, one letter, is part of every answer.
 pub(super) struct Server {
     pub(super) name: char,
     pub(super) address: SocketAddr,
@@ -32,7 +32,7 @@ struct Shared {
 }
 
 impl Server {
-    /// Starts it on a free port of the loopback.
+    /// Starts a server on a free loopback port.
     pub(super) fn start(name: char) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .with_context(|| format!("server {name} cannot listen"))?;
@@ -48,7 +48,7 @@ impl Server {
     /// Stops listening.
     pub(super) fn stop(&mut self) -> Result<()> {
         self.shared.stopped.store(true, Relaxed);
-        // Wakes the thread up.
+        // Wakes the listening thread.
         TcpStream::connect(self.address)
             .with_context(|| format!("cannot stop server {}", self.name))?;
         if let Some(thread) = self.listening.take() {
@@ -57,12 +57,12 @@ impl Server {
         Ok(())
     }
 
-    /// How many clients it has answered.
+    /// Returns the number of clients answered.
     pub(super) fn clients(&self) -> u64 {
         self.shared.clients.load(Relaxed)
     }
 
-    /// How many bytes they have sent.
+    /// Returns the number of bytes received.
     pub(super) fn bytes(&self) -> u64 {
         self.shared.bytes.load(Relaxed)
     }
@@ -74,7 +74,7 @@ fn listen(name: char, listener: &TcpListener, shared: &Arc<Shared>) {
             return;
         }
         let shared = Arc::clone(shared);
-        // A client that goes away is its own affair, and one that waits in vain will say so.
+        // The client reports an error of its connection.
         thread::spawn(move || serve(name, &client, &shared));
     }
 }
@@ -95,12 +95,12 @@ fn serve(name: char, mut client: &TcpStream, shared: &Shared) -> io::Result<()> 
     Ok(())
 }
 
-/// What it says first.
+/// Returns the greeting of a server.
 pub(super) fn greeting(name: char) -> String {
     format!("220 server {name} at your service\r\n")
 }
 
-/// What it says to a line of so many bytes.
+/// Returns the answer to a line of this length.
 pub(super) fn answer(name: char, bytes: usize) -> String {
     format!("250 server {name} got {bytes} bytes\r\n")
 }

@@ -1,8 +1,8 @@
-//! A virtual machine, from its start to its end.
+//! Runs a virtual machine.
 //!
-//! Invariant: no machine outlives the call that started it, or the time that it was given; what it
-//! says is shown as it comes, from the first line of its first process on; what comes before is shown
-//! if that does not start.
+//! Invariants: a machine ends before the call that started it returns, and at its time limit. The
+//! console output is shown from the first line of the init process on; earlier output is shown only
+//! if the init process does not start.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -17,12 +17,12 @@ use anyhow::{Context as _, Result, ensure};
 use super::{image::Image, tally::Tally, tools::Tools};
 use crate::exec;
 
-/// What the first process of the machine begins its own lines with, and its last one.
+/// The prefix of lines of the init process, and the last line of a successful run.
 const SAYS: &str = "guest: ";
 const PASSED: &str = "guest: passed";
 
-/// Boots a machine, whose first process is given these arguments, and waits for its end; tells what
-/// the tests have come to.
+/// Boots a machine with these arguments for the init process, waits for its end and returns the
+/// test results.
 pub(super) fn run(
     tools: &Tools,
     image: &Image,
@@ -64,29 +64,29 @@ pub(super) fn run(
     for line in before.into_iter().flatten() {
         eprintln!("{name}: {line}");
     }
-    ensure!(ended, "the machine was not done within {} s; {tally}", limit.as_secs());
-    ensure!(has_begun, "the machine has not come up");
+    ensure!(ended, "the machine has exceeded {} s; {tally}", limit.as_secs());
+    ensure!(has_begun, "the init process of the machine has not started");
     ensure!(has_passed, "{tally}");
-    ensure!(tally.has_passed(), "no test has run: {tally}");
+    ensure!(tally.has_passed(), "no test has passed: {tally}");
     Ok(tally)
 }
 
 fn machine(tools: &Tools, image: &Image, arguments: &[String]) -> Result<Command> {
     let mut qemu = tools.qemu()?;
-    // Emulated, which works everywhere: a /dev/kvm inside a virtual machine may be there and boot
-    // nothing. Without cmpxchg16b: qemu 7.2 spoils the flags when it emulates that, and the kernel dies
-    // of it (seen with 6.12, in its allocator).
+    // Emulate, which works everywhere: /dev/kvm inside a virtual machine may exist and boot
+    // nothing. Disable cmpxchg16b: qemu 7.2 corrupts the flags when it emulates this instruction,
+    // which crashes the kernel (seen with 6.12, in its allocator).
     qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max,-cx16"]);
     qemu.args(["-smp", "2", "-m", "1536", "-nodefaults", "-nographic", "-no-reboot"]);
     qemu.args(["-serial", "stdio", "-device", "virtio-rng-pci"]);
     qemu.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initramfs);
-    // A machine in which something of the kernel breaks ends.
+    // A kernel error ends the machine.
     let options = "console=ttyS0 loglevel=4 panic=-1 oops=panic mitigations=off";
     qemu.arg("-append").arg(format!("{options} -- {}", arguments.join(" ")));
     Ok(qemu)
 }
 
-/// Reads the console, line by line without what only a terminal understands.
+/// Reads the console line by line, without control characters.
 fn follow(child: &mut Child) -> Receiver<String> {
     let (line_came, lines) = channel();
     let console = child.stdout.take().expect("piped");
@@ -101,12 +101,12 @@ fn follow(child: &mut Child) -> Receiver<String> {
     lines
 }
 
-/// A process that ends with us.
+/// A process that ends when the guard is dropped.
 struct Guard(Child);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Harmless when it has ended by itself.
+        // The error of a process that has already ended does not matter.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

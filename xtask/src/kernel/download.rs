@@ -1,6 +1,6 @@
-//! Kernels of other releases of Debian than this system's.
+//! Downloads kernels of other Debian releases.
 //!
-//! Invariant: a kernel that is there is of the version that was asked for.
+//! Invariant: a stored kernel has the requested version.
 
 use std::{
     fs,
@@ -15,39 +15,39 @@ use crate::{
     workspace,
 };
 
-/// Depends on the newest kernel of a suite that is made for virtual machines.
+/// A package that depends on the newest kernel of a suite for virtual machines.
 const NEWEST: &str = "linux-image-cloud-amd64";
 
-/// A kernel as its packages unpack it.
+/// The unpacked packages of a kernel.
 pub(super) struct Tree {
     root: PathBuf,
-    /// As uname(1) tells it.
+    /// The release that uname(1) prints.
     pub(super) release: String,
 }
 
 impl Tree {
-    /// The kernel itself, which has moved between the releases of Debian.
+    /// Returns the kernel image, whose path differs between Debian releases.
     pub(super) fn kernel(&self) -> Result<PathBuf> {
         let modules = self.modules();
-        let places = [
+        let candidates = [
             self.root.join("boot").join(format!("vmlinuz-{}", self.release)),
             modules.join("vmlinuz"),
         ];
-        let found = places.into_iter().find(|place| place.exists());
+        let found = candidates.into_iter().find(|path| path.exists());
         found.with_context(|| format!("{} has no vmlinuz", self.root.display()))
     }
 
-    /// Where its modules are.
+    /// Returns the directory of the modules.
     pub(super) fn modules(&self) -> PathBuf {
         self.root.join("lib/modules").join(&self.release)
     }
 
-    /// What depmod(8) and modprobe(8) take for `/`.
+    /// Returns the root directory for depmod(8) and modprobe(8).
     pub(super) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The kernel that was unpacked there.
+    /// Returns the kernel that was unpacked in a directory.
     fn at(root: PathBuf) -> Result<Self> {
         let modules = root.join("lib/modules");
         let mut entries = fs::read_dir(&modules).with_context(|| modules.display().to_string())?;
@@ -57,34 +57,34 @@ impl Tree {
     }
 }
 
-/// The kernel, if it has been fetched.
+/// Returns the kernel if it has been downloaded.
 pub(super) fn fetched(kernel: Kernel) -> Option<Tree> {
-    Tree::at(packages::unpacked(&place(kernel))?).ok()
+    Tree::at(packages::unpacked(&directory(kernel))?).ok()
 }
 
-/// Gets the newest kernel that begins with that version, unless one is there.
+/// Downloads the newest kernel with this version, unless it is stored already.
 pub(super) fn fetch(kernel: Kernel) -> Result<Tree> {
     if let Some(tree) = fetched(kernel) {
         return Ok(tree);
     }
-    let mut packages = Packages::resolve(&place(kernel), kernel.suites(), &[NEWEST])?;
+    let mut packages = Packages::resolve(&directory(kernel), kernel.suites(), &[NEWEST])?;
     let version = packages.version();
     let begins = [".", "-"].map(|end| format!("{}{end}", kernel.version()));
     ensure!(
         begins.iter().any(|begin| version.starts_with(begin)),
-        "{} has the kernel {version} now",
+        "the newest kernel of {} is {version}",
         kernel.suites().join(" and ")
     );
     packages.retain(is_kernel);
     Tree::at(packages.unpack()?)
 }
 
-/// Where a kernel is kept from one run to the next.
-pub(super) fn place(kernel: Kernel) -> PathBuf {
+/// Returns the directory in which a kernel is stored.
+pub(super) fn directory(kernel: Kernel) -> PathBuf {
     workspace::kernels().join(kernel.version())
 }
 
-/// Whether a package has the kernel, or a part of it: some releases split it.
+/// Returns true if a package contains the kernel or a part of it: some releases split the kernel.
 fn is_kernel(name: &str) -> bool {
     let parts = ["linux-image-", "linux-binary-", "linux-modules-"];
     name != NEWEST

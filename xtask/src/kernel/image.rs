@@ -1,7 +1,7 @@
-//! What a machine boots: a kernel, and a small system in an initramfs.
+//! The boot image of a virtual machine: a kernel, and a small system in an initramfs.
 //!
-//! Invariant: whatever runs in the system is in it with all its libraries; nothing else of this
-//! machine is.
+//! Invariant: the system contains every program it runs, with all libraries, and nothing else of
+//! this machine.
 
 use std::{
     fs,
@@ -18,10 +18,10 @@ use crate::{
     workspace,
 };
 
-/// Programs that tests run, beside balance and themselves.
+/// Programs that the tests run, in addition to balance and the test executables.
 const TOOLS: [&str; 7] = ["sh", "mount", "unshare", "ip", "prlimit", "install", "cat"];
 
-/// Files that tell a resolver what it is to do, and who is who.
+/// Configuration of the resolver, users and groups.
 const FILES: [(&str, &str); 5] = [
     ("etc/passwd", "root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"),
     ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
@@ -30,25 +30,25 @@ const FILES: [(&str, &str); 5] = [
     ("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\nservices: files\n"),
 ];
 
-/// Folders that are mounted on.
+/// Mount points.
 const MOUNTED: [&str; 5] = ["dev", "proc", "sys", "run", "tmp"];
 
-/// What a machine boots.
+/// A boot image.
 pub(super) struct Image {
     pub(super) kernel: PathBuf,
     pub(super) initramfs: PathBuf,
 }
 
-/// Makes it, in that folder.
+/// Makes the image in a directory.
 pub(super) fn make(tools: &Tools, dir: &Path, tree: &Tree, programs: &Programs) -> Result<Image> {
     let root = dir.join("root");
     let _ = fs::remove_dir_all(&root);
-    for place in MOUNTED.into_iter().chain(["bin", "etc", "modules", "tests"]) {
-        let place = root.join(place);
-        fs::create_dir_all(&place).with_context(|| place.display().to_string())?;
+    for target in MOUNTED.into_iter().chain(["bin", "etc", "modules", "tests"]) {
+        let target = root.join(target);
+        fs::create_dir_all(&target).with_context(|| target.display().to_string())?;
     }
-    for (place, text) in FILES {
-        fs::write(root.join(place), text).with_context(|| place.to_owned())?;
+    for (target, text) in FILES {
+        fs::write(root.join(target), text).with_context(|| target.to_owned())?;
     }
     let mut inside = vec![(programs.guest.clone(), root.join("init"))];
     inside.push((workspace::program(), root.join("bin/balance")));
@@ -58,8 +58,8 @@ pub(super) fn make(tools: &Tools, dir: &Path, tree: &Tree, programs: &Programs) 
     for tool in TOOLS {
         inside.push((find(tool)?, root.join("bin").join(tool)));
     }
-    for (program, place) in &inside {
-        copy(program, place)?;
+    for (program, target) in &inside {
+        copy(program, target)?;
         for library in libraries(program)? {
             copy(&library, &root.join(library.strip_prefix("/").unwrap_or(&library)))?;
         }
@@ -76,21 +76,22 @@ fn find(tool: &str) -> Result<PathBuf> {
         .with_context(|| format!("tests in a machine of their own need {tool}"))
 }
 
-fn copy(file: &Path, place: &Path) -> Result<()> {
-    let made = place.parent().map_or(Ok(()), fs::create_dir_all);
-    made.and_then(|()| fs::copy(file, place).map(drop))
-        .with_context(|| format!("cannot copy {} to {}", file.display(), place.display()))
+fn copy(file: &Path, target: &Path) -> Result<()> {
+    let created = target.parent().map_or(Ok(()), fs::create_dir_all);
+    created
+        .and_then(|()| fs::copy(file, target).map(drop))
+        .with_context(|| format!("cannot copy {} to {}", file.display(), target.display()))
 }
 
-/// The libraries of a program and what loads them, as ldd(1) tells.
+/// Returns the libraries and the dynamic loader of a program, as ldd(1) prints them.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let said = output(Command::new("ldd").arg(program))?;
-    ensure!(!said.contains("not found"), "{} lacks libraries: {said}", program.display());
-    let words = said.split_whitespace().filter(|word| word.starts_with('/'));
+    let listing = output(Command::new("ldd").arg(program))?;
+    ensure!(!listing.contains("not found"), "{} lacks libraries: {listing}", program.display());
+    let words = listing.split_whitespace().filter(|word| word.starts_with('/'));
     Ok(words.map(PathBuf::from).collect())
 }
 
-/// Packs a folder as the kernel unpacks it.
+/// Packs a directory into an initramfs.
 fn pack(tools: &Tools, root: &Path, initramfs: &Path) -> Result<()> {
     let file = fs::File::create(initramfs).with_context(|| initramfs.display().to_string())?;
     let mut find =

@@ -1,6 +1,6 @@
-//! The modules that the tests need, in the order in which they are loaded.
+//! The kernel modules that the tests need, in loading order.
 //!
-//! Invariant: a module comes after all that it needs.
+//! Invariant: a module follows all modules that it depends on.
 
 use std::{
     fs,
@@ -13,20 +13,20 @@ use anyhow::{Context as _, Result};
 use super::{download::Tree, tools::Tools};
 use crate::exec::{exec, output};
 
-/// Networks, the hooks of the splice datapath before 6.6, and a source of random numbers, without
-/// which a machine may wait for some.
+/// Network devices, the hooks of the splice datapath before 6.6, and a source of random numbers: a
+/// machine without one may block.
 const WANTED: [&str; 6] = ["veth", "tun", "bridge", "sch_ingress", "cls_bpf", "virtio_rng"];
 
-/// Copies them into a folder, named so that their names are in order.
+/// Copies the modules into a directory. The names sort in loading order.
 pub(super) fn copy(tools: &Tools, tree: &Tree, into: &Path) -> Result<()> {
     exec(tools.command("depmod")?.arg("-b").arg(tree.root()).arg(&tree.release))?;
     let mut modules: Vec<PathBuf> = Vec::new();
     for wanted in WANTED {
         let mut modprobe = tools.command("modprobe")?;
         modprobe.arg("-d").arg(tree.root()).args(["-S", &tree.release, "--show-depends", wanted]);
-        // What is built in has no file and is told as such.
-        let said = output(&mut modprobe)?;
-        let files = said.lines().filter_map(|line| line.strip_prefix("insmod "));
+        // modprobe prints modules that are built in as `builtin`; these have no file.
+        let listing = output(&mut modprobe)?;
+        let files = listing.lines().filter_map(|line| line.strip_prefix("insmod "));
         for file in files.map(|file| PathBuf::from(file.trim())) {
             if !modules.contains(&file) {
                 modules.push(file);
@@ -45,7 +45,7 @@ pub(super) fn copy(tools: &Tools, tree: &Tree, into: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Here and not there: not every kernel takes packed ones.
+/// Decompresses a module, because not every kernel loads compressed modules.
 fn unpack(tools: &Tools, module: &Path, target: &Path) -> Result<()> {
     let file = fs::File::create(target).with_context(|| target.display().to_string())?;
     exec(tools.command("xz")?.arg("-dc").arg(module).stdout(Stdio::from(file)))

@@ -1,30 +1,30 @@
-//! What the tests in a machine have come to, from what its console shows.
+//! Test results of a virtual machine, from its console output.
 //!
-//! Invariant: a test that was skipped has not passed.
+//! Invariant: a skipped test does not count as passed.
 
 use std::{collections::BTreeSet, fmt};
 
-/// Before the datapath that balance has taken, in a line of the machine's first process.
+/// The prefix of the init process's line about the datapath that balance chooses.
 const TAKES: &str = "guest: auto takes ";
 
-/// Tests by how they have ended.
+/// Numbers of tests by result.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
-    /// The datapath that balance takes by itself, and why.
+    /// The datapath that `auto` chooses, with the reason.
     takes: Option<String>,
     passed: usize,
     failed: usize,
     skipped: usize,
-    /// Those of the executable that runs now.
+    /// Skipped tests of the running executable.
     skipping: BTreeSet<String>,
 }
 
 impl Tally {
-    /// Takes a line of the console into account.
+    /// Processes a line of the console.
     pub(super) fn count(&mut self, line: &str) {
         if let Some(takes) = line.strip_prefix(TAKES) {
             self.takes = Some(takes.to_owned());
-        // Behind what the test harness has begun to say, perhaps.
+        // The test harness may have printed the start of the line.
         } else if let Some((_, skipped)) = line.split_once("skipped: ") {
             let name = skipped.split_once(": ").map_or(skipped, |(name, _)| name);
             self.skipping.insert(name.to_owned());
@@ -42,12 +42,12 @@ impl Tally {
         }
     }
 
-    /// The datapath that balance takes by itself.
+    /// Returns the datapath that `auto` chooses.
     pub(super) fn taken(&self) -> Option<&str> {
         self.takes.as_deref()?.split(':').next()
     }
 
-    /// Whether any test has passed.
+    /// Returns true if a test has passed.
     pub(super) fn has_passed(&self) -> bool {
         self.passed > 0
     }
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_passed_and_failed_is_summed_up() {
+    fn passed_and_failed_tests_are_summed_up() {
         let tally = of("\
 guest: auto takes relay: no splice
 test a ... ok
@@ -92,7 +92,7 @@ test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; 
     }
 
     #[test]
-    fn what_was_skipped_has_not_passed() {
+    fn a_skipped_test_has_not_passed() {
         let tally = of("\
 skipped: a::b: Linux 5.10
 test c ... skipped: c: no IPv6 here

@@ -1,7 +1,7 @@
-//! The programs that make and run virtual machines, whatever of them this system has.
+//! The programs that make and run virtual machines, independent of this system's packages.
 //!
-//! Invariant: a program runs with the libraries and the dynamic loader that were fetched with it, so
-//! that neither needs anything of this system's but its kernel.
+//! Invariant: a program runs with the libraries and the dynamic loader that were downloaded with it,
+//! so the programs need only the kernel of this system.
 
 use std::{path::PathBuf, process::Command};
 
@@ -12,39 +12,39 @@ use crate::{
     workspace,
 };
 
-/// One release for all systems: what a machine does is the same everywhere then.
+/// One Debian release for all systems, so that a machine behaves the same everywhere.
 const SUITES: [&str; 1] = ["trixie"];
 
-/// The emulator, depmod(8) and modprobe(8), and what packs and unpacks.
+/// The emulator, depmod(8), modprobe(8) and the archive programs.
 const PACKAGES: [&str; 4] = ["qemu-system-x86", "kmod", "cpio", "xz-utils"];
 
-/// The dynamic loader, by the name that programs have for it.
+/// The dynamic loader, by its name in executables.
 const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
-/// Where programs are.
+/// The directories of programs.
 const PROGRAMS: [&str; 2] = ["usr/bin", "usr/sbin"];
 
-/// The emulator's firmware: its own and the BIOS.
+/// The firmware directories of the emulator: its own and the BIOS.
 const FIRMWARE: [&str; 2] = ["usr/share/qemu", "usr/share/seabios"];
 
-/// What was fetched.
+/// The downloaded programs.
 pub(super) struct Tools {
     root: PathBuf,
 }
 
 impl Tools {
-    /// The programs, fetched unless they are there.
+    /// Downloads the programs unless they are stored already.
     pub(super) fn fetch() -> Result<Self> {
-        let place = workspace::kernels().join("tools");
-        let root = match packages::unpacked(&place) {
+        let directory = workspace::kernels().join("tools");
+        let root = match packages::unpacked(&directory) {
             Some(root) => root,
-            None => Packages::resolve(&place, &SUITES, &PACKAGES)?.unpack()?,
+            None => Packages::resolve(&directory, &SUITES, &PACKAGES)?.unpack()?,
         };
         Ok(Self { root })
     }
 
-    /// One of the programs.
+    /// Returns a command for one of the programs.
     pub(super) fn command(&self, program: &str) -> Result<Command> {
         let mut files = PROGRAMS.iter().map(|folder| self.root.join(folder).join(program));
         let file = files.find(|file| file.exists());
@@ -55,7 +55,7 @@ impl Tools {
         Ok(command)
     }
 
-    /// The emulator.
+    /// Returns a command for the emulator.
     pub(super) fn qemu(&self) -> Result<Command> {
         let mut qemu = self.command("qemu-system-x86_64")?;
         qemu.env("QEMU_MODULE_DIR", self.root.join(LIBRARIES).join("qemu"));

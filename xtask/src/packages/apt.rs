@@ -1,7 +1,7 @@
-//! Apt with sources, lists and a state of its own.
+//! Apt with its own sources, package lists and state.
 //!
-//! Invariant: of this system's apt only the mirror is used; nothing of it is changed, and no package
-//! counts as installed.
+//! Invariant: only the mirror comes from this system's apt. Nothing of this system's apt changes, and
+//! no package counts as installed.
 
 use std::{
     fs,
@@ -14,19 +14,19 @@ use anyhow::{Context as _, Result, ensure};
 use super::Package;
 use crate::exec::{exec, output};
 
-/// Debian's keys, of the package debian-archive-keyring.
+/// Debian's keys, from the package debian-archive-keyring.
 const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// Gives all suites the same priority; apt prefers the newest version then.
+/// Gives all suites the same priority, so that apt prefers the newest version.
 const PREFERENCES: &str = "Package: *\nPin: release *\nPin-Priority: 990\n";
 
-/// The lists of some suites.
+/// Apt with the package lists of some suites.
 pub(super) struct Apt {
     state: PathBuf,
 }
 
 impl Apt {
-    /// Fetches the lists of these suites into a folder.
+    /// Downloads the package lists of these suites into a directory.
     pub(super) fn new(state: PathBuf, suites: &[&str]) -> Result<Self> {
         ensure!(
             Path::new(KEYS).exists(),
@@ -52,19 +52,19 @@ impl Apt {
         Ok(apt)
     }
 
-    /// The folder of its state.
+    /// Returns the directory of the state.
     pub(super) fn state(&self) -> &PathBuf {
         &self.state
     }
 
-    /// The packages of these names and all that they depend on.
+    /// Returns the packages with these names and all their dependencies.
     pub(super) fn resolve(&self, names: &[&str]) -> Result<Vec<Package>> {
         let mut install = self.command("apt-get");
         install.args(["--quiet", "--simulate", "--no-install-recommends", "install"]);
         Ok(packages(&output(install.args(names))?))
     }
 
-    /// Fetches packages into a folder.
+    /// Downloads packages into a directory.
     pub(super) fn download(&self, packages: &[Package], folder: &Path) -> Result<()> {
         let mut download = self.command("apt-get");
         download.args(["--quiet", "download"]).current_dir(folder);
@@ -83,7 +83,7 @@ impl Apt {
             option("Dir::State::Status", "status"),
             option("Dir::Cache", ""),
             "APT::Architecture=amd64".to_owned(),
-            // Only the lists of packages; and by the calling user, who owns the folder.
+            // Only the package lists; as the calling user, who owns the directory.
             "Acquire::Languages=none".to_owned(),
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
             "APT::Sandbox::User=".to_owned(),
@@ -94,7 +94,7 @@ impl Apt {
     }
 }
 
-/// The packages that a simulated installation installs, `Inst NAME (VERSION ...`.
+/// Parses a simulated installation: the lines `Inst NAME (VERSION ...`.
 fn packages(simulation: &str) -> Vec<Package> {
     let installed = simulation.lines().filter_map(|line| line.strip_prefix("Inst "));
     let split = installed.filter_map(|line| {
@@ -105,7 +105,8 @@ fn packages(simulation: &str) -> Vec<Package> {
     split.collect()
 }
 
-/// Where this system has Debian's packages from, or their security updates.
+/// Returns the mirror of this system's Debian packages or, for a security suite, of its security
+/// updates.
 fn mirror(suite: &str) -> Result<String> {
     let mut apt = Command::new("apt-get");
     apt.args(["indextargets", "--format", "$(RELEASE) $(REPO_URI)"]);
@@ -114,8 +115,7 @@ fn mirror(suite: &str) -> Result<String> {
     let targets = output(&mut apt)?;
     let mut mirrors = targets.lines().filter_map(|line| line.split_once(' '));
     let mirror = mirrors.find(|(release, _)| is_security(release) == is_security(suite));
-    let (_, mirror) =
-        mirror.with_context(|| format!("apt has no source that {suite} could come from"))?;
+    let (_, mirror) = mirror.with_context(|| format!("apt has no source for {suite}"))?;
     Ok(mirror.to_owned())
 }
 
