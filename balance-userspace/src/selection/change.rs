@@ -1,8 +1,8 @@
 //! Changes of single channels and groups while connections are open.
 //!
 //! Invariants:
-//! - These changes add channels and groups and never remove any, so a [`ChannelId`] stays valid until
-//!   [`Selector::replace`].
+//! - These changes add channels and groups and never remove any, so a [`ChannelId`] stays valid
+//!   until [`Selector::replace`].
 //! - No change affects an open connection.
 //! - A rejected change changes nothing.
 
@@ -62,8 +62,8 @@ impl Selector {
 
     /// Sets the counters of a channel to zero.
     ///
-    /// `sent` and `rcvd` are the bytes that open connections have moved so far. The counters exclude
-    /// these bytes when the connections end.
+    /// `sent` and `rcvd` are the bytes that open connections have moved so far. The counters
+    /// exclude these bytes when the connections end.
     ///
     /// # Errors
     /// [`ChangeError::NoSuchGroup`], [`ChangeError::NoSuchChannel`].

@@ -1,7 +1,7 @@
 //! The classic's hash of a client's address, so that AF_INET6 clients keep their channel.
 //!
-//! Invariant: the hash depends on the address alone, never on the port. An IPv4 address has the hash of its
-//! IPv4-mapped IPv6 address, so a client has the same channel on every listener.
+//! Invariant: the hash depends on the address alone, never on the port. An IPv4 address has the
+//! hash of its IPv4-mapped IPv6 address, so a client has the same channel on every listener.
 
 use std::net::{IpAddr, Ipv6Addr};
 

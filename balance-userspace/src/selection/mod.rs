@@ -186,7 +186,8 @@ impl Selector {
         self.search(0, client, Vec::new(), VecDeque::new())
     }
 
-    /// Returns a failed attempt and starts the next one for the same client; `None` if none is left.
+    /// Returns a failed attempt and starts the next one for the same client; `None` if none is
+    /// left.
     ///
     /// Order: untried channels of the same group, the groups after it, channels that had no local
     /// port.

@@ -1,6 +1,8 @@
-//! Tests of selection: the test vectors of the classic, and properties over random groups and events.
+//! Tests of selection: the test vectors of the classic, and properties over random groups and
+//! events.
 //!
-//! Invariant: the model counts attempts and connections itself and trusts no counter of the selector.
+//! Invariant: the model counts attempts and connections itself and trusts no counter of the
+//! selector.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -30,7 +32,8 @@ fn at(selector: &Selector, attempt: &Attempt) -> (usize, usize) {
     (id.group, id.channel)
 }
 
-/// Connects one client after another. Channels in `dead` refuse. Returns the channel of each client.
+/// Connects one client after another. Channels in `dead` refuse. Returns the channel of each
+/// client.
 fn run(
     selector: &mut Selector,
     clients: usize,
@@ -270,10 +273,10 @@ impl Model {
 }
 
 proptest! {
-    /// Many clients and replacements in any order. Maxima hold and counters add up. A client tries no
-    /// channel twice and never returns to an earlier group, except for retries without a local port.
-    /// Disabled channels get no client. A channel in two consecutive lists keeps its key. A removed
-    /// channel is dropped with its last connection.
+    /// Many clients and replacements in any order. Maxima hold and counters add up. A client tries
+    /// no channel twice and never returns to an earlier group, except for retries without a local
+    /// port. Disabled channels get no client. A channel in two consecutive lists keeps its key. A
+    /// removed channel is dropped with its last connection.
     #[test]
     fn the_invariants_hold_for_any_sequence_of_events(
         groups in group_lists(1),

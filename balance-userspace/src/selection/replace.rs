@@ -3,9 +3,9 @@
 //! Invariants:
 //! - A channel that is in the same group of both lists keeps its key, counters, connections and
 //!   enabled state.
-//! - A channel that is only in the old list leaves its group, and is retired until its last connection
-//!   has ended. If a list contains the server again before that, the same channel returns, because the
-//!   server still has these connections.
+//! - A channel that is only in the old list leaves its group, and is retired until its last
+//!   connection has ended. If a list contains the server again before that, the same channel
+//!   returns, because the server still has these connections.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -93,7 +93,8 @@ impl Selector {
             }
         }
         for (group, order) in self.groups.iter_mut().zip(orders) {
-            // Round robin continues with the same channel, or with the next one that is still there.
+            // Round robin continues with the same channel, or with the next one that is still
+            // there.
             let next = order.iter().find_map(|key| self.positions.get(key));
             group.next = next.map_or(0, |id| id.channel);
         }

@@ -1,7 +1,7 @@
 //! The delay before the supervisor starts a failed instance again.
 //!
-//! Pure. Invariant: an instance that ran well restarts at once. An instance that keeps failing restarts
-//! at most every 30 seconds in the long run.
+//! Pure. Invariant: an instance that ran well restarts at once. An instance that keeps failing
+//! restarts at most every 30 seconds in the long run.
 
 use std::time::Duration;
 

@@ -30,8 +30,8 @@ pub(super) fn read(file: &Path) -> Result<Conf, StartError> {
     Ok(conf::read(&String::from_utf8_lossy(&bytes), &resolve::service))
 }
 
-/// Looks up the names in these lines, and host names only if `hosts` is set. Returns the problems as
-/// `FILE:LINE: REASON`. Blocks.
+/// Looks up the names in these lines, and host names only if `hosts` is set. Returns the problems
+/// as `FILE:LINE: REASON`. Blocks.
 pub(super) fn lines(lines: &[Line], file: &Path, hosts: bool) -> Vec<String> {
     let wrong = lines.iter().flat_map(|line| {
         let wrong = wrong_on(line, hosts).into_iter();

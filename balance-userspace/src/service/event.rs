@@ -1,6 +1,7 @@
 //! The events that a supervisor handles.
 //!
-//! Invariant: other tasks and threads never touch the state of the supervisor; they send these events.
+//! Invariant: other tasks and threads never touch the state of the supervisor; they send these
+//! events.
 
 use std::{collections::HashMap, io, process::ExitStatus};
 

@@ -1,4 +1,5 @@
-//! One instance of a supervisor: a line of the file with its listeners, its files and its processes.
+//! One instance of a supervisor: a line of the file with its listeners, its files and its
+//! processes.
 //!
 //! Invariants:
 //! - An instance has at most one running process and one successor that is not ready yet.
@@ -118,8 +119,8 @@ impl ManagedInstance {
         }
     }
 
-    /// Makes a control socket for a new process of `line`. Also returns the files that the line needs,
-    /// unless the instance has them already.
+    /// Makes a control socket for a new process of `line`. Also returns the files that the line
+    /// needs, unless the instance has them already.
     pub(super) fn control_socket(
         &self,
         dir: &RunDir,
@@ -152,8 +153,8 @@ impl ManagedInstance {
         self.is_inherited = false;
     }
 
-    /// Releases the listeners if an operator has asked the process to drain and there is no successor.
-    /// Otherwise clients would wait in a backlog that no process accepts from.
+    /// Releases the listeners if an operator has asked the process to drain and there is no
+    /// successor. Otherwise clients would wait in a backlog that no process accepts from.
     pub(super) fn release_if_draining(&mut self, inherited_listeners: &mut InheritedListeners) {
         let Some(process) = self.process.as_ref().filter(|process| process.is_draining) else {
             return;

@@ -1,6 +1,7 @@
 //! The instances of a configuration file as one service: the verbs and the supervisor.
 //!
-//! Invariant: a verb finds a supervisor through its control socket and lock, never through process names.
+//! Invariant: a verb finds a supervisor through its control socket and lock, never through process
+//! names.
 
 pub mod conf;
 pub mod spawn_config;

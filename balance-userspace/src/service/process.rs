@@ -1,9 +1,10 @@
 //! The process of one instance.
 //!
 //! Invariants:
-//! - The process is a child of the supervisor, and only its task in [`Process::spawn`] waits for it.
-//! - The process inherits the listeners, its control socket and the read end of its parent death pipe,
-//!   and no other descriptor.
+//! - The process is a child of the supervisor, and only its task in [`Process::spawn`] waits for
+//!   it.
+//! - The process inherits the listeners, its control socket and the read end of its parent death
+//!   pipe, and no other descriptor.
 //! - The process drains and ends when the supervisor is gone.
 
 use std::{
@@ -126,7 +127,8 @@ impl Process {
         }
     }
 
-    /// Asks the process to accept no more, and to end with its last connection, without a time limit.
+    /// Asks the process to accept no more, and to end with its last connection, without a time
+    /// limit.
     pub(super) fn request_drain(&mut self) {
         // A failed write means that the process has ended.
         let _ = self.parent_death_pipe.write_all(&[0]);
@@ -134,16 +136,16 @@ impl Process {
 
     /// Sends a signal to the process.
     pub(super) fn signal(&self, signal: Signal) {
-        // Only the task in `spawn` waits for the process, so its pid is not reused, or its exit event
-        // is already on the way.
+        // Only the task in `spawn` waits for the process, so its pid is not reused, or its exit
+        // event is already on the way.
         if let Ok(pid) = i32::try_from(self.pid) {
             let _ = kill(Pid::from_raw(pid), signal);
         }
     }
 }
 
-/// Returns why a process has ended, and the exit code to report. The last status of a process that was
-/// never ready is the reason.
+/// Returns why a process has ended, and the exit code to report. The last status of a process that
+/// was never ready is the reason.
 pub(super) fn exit_reason(process: Process, status: &io::Result<ExitStatus>) -> (String, u8) {
     let (described, code) = describe(status);
     let has_reported = process.serving.is_none() && !process.status.is_empty();

@@ -3,24 +3,27 @@
 //! Order:
 //!
 //! - Read the file, and look up every name in it. This changes nothing.
-//! - Send new arguments to the processes that can take them. Drain the processes of removed lines, and
-//!   wait until they have closed their listeners.
+//! - Send new arguments to the processes that can take them. Drain the processes of removed lines,
+//!   and wait until they have closed their listeners.
 //! - Start processes for the other lines.
 //!
 //! When a new process replaces an old one, both accept from the same listeners for a while:
 //!
-//! 1. The new process starts. The old process continues to serve and keeps the published control socket.
+//! 1. The new process starts. The old process continues to serve and keeps the published control
+//!    socket.
 //! 2. The new process reports that it is ready, and becomes the process of the instance.
-//! 3. Its control socket atomically replaces the socket of the old process ([`InstanceFiles::publish`]).
-//! 4. The supervisor asks the old process to drain. The old process closes its listeners, reports it, and
-//!    ends with its last connection.
+//! 3. Its control socket atomically replaces the socket of the old process
+//!    ([`InstanceFiles::publish`]).
+//! 4. The supervisor asks the old process to drain. The old process closes its listeners, reports
+//!    it, and ends with its last connection.
 //!
 //! Invariants:
 //! - A new process that ends before step 2 changes nothing.
-//! - An old process that is not ready is asked to drain before the new one starts, and is never published.
+//! - An old process that is not ready is asked to drain before the new one starts, and is never
+//!   published.
 //! - The supervisor holds the lock of the instance throughout, so no process waits for another.
-//! - A reload ends when each of its new processes is ready or has failed, and each drained process has
-//!   closed its listeners.
+//! - A reload ends when each of its new processes is ready or has failed, and each drained process
+//!   has closed its listeners.
 //!
 //! [`InstanceFiles::publish`]: crate::control::instance_files::InstanceFiles::publish
 
@@ -69,7 +72,8 @@ enum StepResult {
 }
 
 impl Supervisor {
-    /// Begins a reload, or queues it behind the current one. Never waits: slow results arrive as events.
+    /// Begins a reload, or queues it behind the current one. Never waits: slow results arrive as
+    /// events.
     pub(super) fn begin_reload(&mut self, reply: Option<oneshot::Sender<SupervisorReply>>) {
         if self.reload.is_some() {
             self.queued_reloads.push_back(reply);
@@ -213,7 +217,8 @@ impl Supervisor {
         }
     }
 
-    /// Starts a process for a changed line. A process that serves continues until the new one is ready.
+    /// Starts a process for a changed line. A process that serves continues until the new one is
+    /// ready.
     async fn replace(&mut self, i: usize, line: Line) {
         let serves = |process: &Process| process.serving.is_some() && !process.is_draining;
         if self.instances[i].process.as_ref().is_some_and(serves) {
@@ -229,8 +234,8 @@ impl Supervisor {
         let instance = &mut self.instances[i];
         (instance.line, instance.backoff) = (line, Backoff::default());
         if let Some(process) = instance.process.take() {
-            // The process is draining, or is not ready and thus not published. The new process replaces
-            // its socket.
+            // The process is draining, or is not ready and thus not published. The new process
+            // replaces its socket.
             let name = instance.name().clone();
             let _ = self.drain(name, process);
         }
@@ -284,8 +289,8 @@ impl Supervisor {
         }
     }
 
-    /// Ends the reload when its new processes are ready or have failed, and its drained processes have
-    /// closed their listeners.
+    /// Ends the reload when its new processes are ready or have failed, and its drained processes
+    /// have closed their listeners.
     pub(super) fn finish_reload(&mut self) {
         let Some(Reload { steps: Some(steps), .. }) = &self.reload else { return };
         if self.stopping.is_some() {

@@ -54,8 +54,8 @@ pub(super) fn is_absence(error: &ClientError) -> bool {
 
 /// Makes a path absolute and resolves links in its directory.
 ///
-/// The last component is not resolved. So a file that is a link has the same path after the link changes
-/// or is removed.
+/// The last component is not resolved. So a file that is a link has the same path after the link
+/// changes or is removed.
 pub(super) fn absolute(file: &Path) -> PathBuf {
     let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let parent = absolute.parent().and_then(|parent| parent.canonicalize().ok());

@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - A file has at most one supervisor, which holds the lock of the file.
-//! - In the background, the starting process ends when every instance has been tried, and prints which
-//!   instances failed.
+//! - In the background, the starting process ends when every instance has been tried, and prints
+//!   which instances failed.
 
 use std::{
     os::unix::process::CommandExt as _,
@@ -90,7 +90,8 @@ pub(super) fn in_background(location: &ServiceLocation) -> Result<u8, StartError
     detached(location, conf)
 }
 
-/// Reads the file; `None` if its supervisor already runs. Waits for the end of a stopping supervisor.
+/// Reads the file; `None` if its supervisor already runs. Waits for the end of a stopping
+/// supervisor.
 fn to_start(location: &ServiceLocation) -> Result<Option<Conf>, StartError> {
     match find(location) {
         Ok((running, table)) if table.stopping => {
@@ -111,8 +112,8 @@ fn to_start(location: &ServiceLocation) -> Result<Option<Conf>, StartError> {
 
 /// Finds the running supervisor.
 ///
-/// A supervisor that starts holds the lock before it has a control socket. A supervisor that ends holds
-/// the lock for a moment after its socket is gone. In both cases the function tries again.
+/// A supervisor that starts holds the lock before it has a control socket. A supervisor that ends
+/// holds the lock for a moment after its socket is gone. In both cases the function tries again.
 fn find(location: &ServiceLocation) -> Result<(RunningSupervisor, SupervisorStatus), ClientError> {
     let begun = Instant::now();
     loop {

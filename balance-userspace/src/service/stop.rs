@@ -1,7 +1,7 @@
 //! The verb `stop`, and `restart` of a supervisor in the foreground.
 //!
-//! Invariant: a verb returns after the supervisor has ended or restarted. It prints how long it waited
-//! and for how many connections. On a terminal it shows the progress.
+//! Invariant: a verb returns after the supervisor has ended or restarted. It prints how long it
+//! waited and for how many connections. On a terminal it shows the progress.
 
 use std::{
     thread::sleep,
@@ -79,7 +79,8 @@ pub(super) fn wait_for_end(mut running: RunningSupervisor, open: u64) -> Result<
     Ok(most)
 }
 
-/// Restarts a supervisor in the foreground. The process stays the same, as its service manager expects.
+/// Restarts a supervisor in the foreground. The process stays the same, as its service manager
+/// expects.
 pub(super) fn restart_in_place(
     location: &ServiceLocation,
     mut running: RunningSupervisor,

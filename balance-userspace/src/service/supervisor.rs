@@ -2,9 +2,9 @@
 //!
 //! Invariants:
 //! - An event of one instance does not affect the other instances.
-//! - The listeners and files of an instance belong to the supervisor, so a replacement of its process
-//!   refuses no client. The supervisor closes the listeners of an instance that fails to start, so
-//!   clients connect to another host.
+//! - The listeners and files of an instance belong to the supervisor, so a replacement of its
+//!   process refuses no client. The supervisor closes the listeners of an instance that fails to
+//!   start, so clients connect to another host.
 //! - A running process drains only after its successor is ready.
 //! - A file with a mistake changes no running instance.
 //! - Reloads run one after the other.
@@ -63,8 +63,8 @@ use crate::{
 /// Interval between status messages to the service manager.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Exit code of a background supervisor that is stopped before it has tried to start every instance:
-/// EX_UNAVAILABLE of sysexits(3).
+/// Exit code of a background supervisor that is stopped before it has tried to start every
+/// instance: EX_UNAVAILABLE of sysexits(3).
 const STOPPED_EARLY: u8 = 69;
 
 /// The settings of a supervisor.
@@ -158,8 +158,8 @@ impl Supervisor {
         self.spawn_context.events.clone()
     }
 
-    /// Starts all instances and supervises them until the supervisor is stopped and every process has
-    /// ended. Also returns the listeners of the service manager.
+    /// Starts all instances and supervises them until the supervisor is stopped and every process
+    /// has ended. Also returns the listeners of the service manager.
     ///
     /// # Errors
     /// [`StartError::System`] when the process cannot detach from the terminal.
@@ -260,7 +260,8 @@ impl Supervisor {
         self.processes().for_each(|process| process.signal(signal));
     }
 
-    /// Reports the start to the starting process and to the service manager, once every instance has been tried.
+    /// Reports the start to the starting process and to the service manager, once every instance
+    /// has been tried.
     fn report_started(&mut self) -> Result<(), StartError> {
         let all_tried = self.instances.iter().all(|instance| !instance.is_starting());
         if self.is_started || !all_tried || self.stopping.is_some() {
@@ -273,8 +274,8 @@ impl Supervisor {
         let failed = self.instances.iter().find(|instance| instance.has_failed());
         let failed = failed.map(|instance| instance.code);
         if serving == 0 && all > 0 {
-            // No instance serves: stop. The exit code tells the service manager whether to restart: it
-            // does not restart if the only problem is a mistake in the file.
+            // No instance serves: stop. The exit code tells the service manager whether to restart:
+            // it does not restart if the only problem is a mistake in the file.
             self.stop(Signal::SIGTERM, StopAction::Exit(failed.unwrap_or(WRONG)));
             return Ok(());
         }
@@ -382,8 +383,8 @@ impl Supervisor {
 
     /// Spawns a process for an instance with the arguments of `line`, which may be a new line.
     ///
-    /// Also returns the files that the instance needs for the process, unless it has them already. The
-    /// control socket is not published yet.
+    /// Also returns the files that the instance needs for the process, unless it has them already.
+    /// The control socket is not published yet.
     pub(super) async fn spawn(
         &mut self,
         i: usize,
@@ -514,8 +515,8 @@ impl Supervisor {
         instance.release_if_draining(&mut self.inherited_listeners);
     }
 
-    /// Asks a process to drain and detaches it from its instance. The token is cancelled when the process
-    /// has closed its listeners.
+    /// Asks a process to drain and detaches it from its instance. The token is cancelled when the
+    /// process has closed its listeners.
     pub(super) fn drain(&mut self, name: InstanceName, mut process: Process) -> CancellationToken {
         process.request_drain();
         let (pid, released) = (process.pid, process.released.clone());

@@ -21,8 +21,8 @@ fn services(name: &str) -> Option<u16> {
     (name == "smtp").then_some(25)
 }
 
-/// Ports and channels, one on each line. Parsed values are valid, and their formatted form parses to the
-/// same groups.
+/// Ports and channels, one on each line. Parsed values are valid, and their formatted form parses
+/// to the same groups.
 pub fn channel_arguments(data: &[u8]) {
     let arguments = split_arguments(data);
     for argument in &arguments {
@@ -75,8 +75,8 @@ pub fn command_line(data: &[u8]) {
     }
 }
 
-/// Two configuration files with a zero byte between them. Their formatted lines parse to the same lines.
-/// The plan of a reload has the right step for each line.
+/// Two configuration files with a zero byte between them. Their formatted lines parse to the same
+/// lines. The plan of a reload has the right step for each line.
 pub fn configuration(data: &[u8]) {
     let mut files = data.splitn(2, |&byte| byte == 0).map(parse_file);
     let (old, new) = (files.next().unwrap_or_default(), files.next().unwrap_or_default());

@@ -18,8 +18,8 @@ use crate::control::{
     server::{Incoming, read_request},
 };
 
-/// A line of shell commands after one byte for the current group. An instance parses every request that
-/// the shell makes of them.
+/// A line of shell commands after one byte for the current group. An instance parses every request
+/// that the shell makes of them.
 pub fn shell_command(data: &[u8]) {
     let Some((&group, line)) = data.split_first() else { return };
     let line = String::from_utf8_lossy(line);

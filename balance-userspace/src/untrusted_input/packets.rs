@@ -60,7 +60,8 @@ pub fn tcp_options(data: &[u8]) {
 
 /// The splice decision for any packet and any state of the two sides.
 ///
-/// Only an accepted packet drains a side. A drained socket gets only the packets that it must answer.
+/// Only an accepted packet drains a side. A drained socket gets only the packets that it must
+/// answer.
 pub fn splice_decision(data: &[u8]) {
     let mut numbers = IntReader(data);
     let phase = [Phase::Opening, Phase::Joined, Phase::Lingering][usize::from(numbers.byte()) % 3];
@@ -95,7 +96,8 @@ pub fn splice_decision(data: &[u8]) {
         let snd_una = SenderState::acknowledge(other.sender.snd_una, acked);
         assert!(snd_una >= other.sender.snd_una);
         assert_eq!(end, packet.end());
-        // The right edge of the window is not before the acknowledgement, and within the largest window.
+        // The right edge of the window is not before the acknowledgement, and within the largest
+        // window.
         assert!(
             window_right_edge
                 .wrapping_sub(decision.forward.expect("an accepted packet is forwarded").ack)

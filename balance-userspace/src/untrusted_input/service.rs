@@ -14,7 +14,8 @@ use crate::{
     service::{notify_socket::Notification, spawn_config::SpawnConfig},
 };
 
-/// A [`SpawnConfig`] survives a round trip; a [`Notification`] returns the first value of each name.
+/// A [`SpawnConfig`] survives a round trip; a [`Notification`] returns the first value of each
+/// name.
 pub fn supervisor_messages(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     match SpawnConfig::parse(&text) {
