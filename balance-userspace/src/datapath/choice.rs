@@ -1,7 +1,7 @@
 //! Chooses the datapath of the instance: the one of the command line, or the best that works here.
 //!
 //! Invariant: a kernel datapath is chosen only after it has passed its self-test. The reason of the
-//! choice names every datapath that was tried in vain, and its error.
+//! choice names every datapath that failed, and its error.
 
 use std::{fmt, time::Duration};
 

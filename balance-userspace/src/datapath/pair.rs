@@ -34,13 +34,13 @@ use crate::{
     sys,
 };
 
-/// The time for a side's FIN after the other side's reset. The reset is passed on afterwards. A
-/// server that has received `QUIT` sends FIN within this time, and a server that has not sends no
+/// How long a side may take to send FIN after the other side's reset. Then the reset is passed on.
+/// A server that has received `QUIT` sends FIN within this time, and a server that has not sends no
 /// FIN at all.
 const FIN_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// The time for the delivery of a side's last bytes after its reset, however slowly the other side
-/// reads them. The connection keeps its permit and its buffer for this time.
+/// How long the last bytes of a side may take to be delivered after its reset. The other side may
+/// read them slowly. The connection keeps its permit and its buffer for this time.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A client and its server.

@@ -1,8 +1,8 @@
 //! The number of connections that the limits of the process allow.
 //!
 //! Invariant: with the maximum number of open connections there are still descriptors for control
-//! clients, name resolution, the log and interfaces that the datapath attaches to later. A limit
-//! too low for those still allows one connection.
+//! clients, name resolution, the log and interfaces that the datapath attaches to later. Even a
+//! lower limit allows one connection.
 
 use tracing::warn;
 

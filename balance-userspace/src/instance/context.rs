@@ -26,8 +26,7 @@ pub(crate) struct Context {
     /// The arguments that table and settings were last built from. A reconfiguration holds the lock
     /// until it is complete.
     pub(crate) active_args: Mutex<Args>,
-    /// Options to set on accepted sockets, if their listener did not have the options at their
-    /// accept.
+    /// Options to set on accepted sockets that did not inherit them from their listener.
     pub(crate) accepted_options: Option<SocketOptions>,
     /// One permit for each further connection.
     pub(crate) permits: Arc<Semaphore>,

@@ -94,7 +94,7 @@ impl Lifecycle {
                         _ = &mut joined => return,
                         () = &mut limit => break,
                         grace = requests.next(context) => {
-                            // `kill` sets no limit, so the first signal after it does.
+                            // `kill` sets no time limit. The first signal after `kill` sets one.
                             if is_limited || grace.is_zero() {
                                 break;
                             }

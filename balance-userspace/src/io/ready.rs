@@ -66,7 +66,8 @@ pub(crate) async fn writable(stream: &Rc<Stream>) -> io::Result<()> {
     let registration = stream.registration()?;
     loop {
         let mut ready = registration.writable().await?;
-        // The runtime may remember the readiness of an earlier wait, so poll(2) has the last word.
+        // The runtime may remember the readiness of an earlier wait, so confirm the result with
+        // poll(2).
         let now = ready.try_io(|_| match sys::poll_now(&**stream, wanted)? & wanted {
             0 => Err(io::ErrorKind::WouldBlock.into()),
             _ => Ok(()),

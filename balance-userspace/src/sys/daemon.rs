@@ -1,8 +1,8 @@
 //! Running in the background as a daemon whose start the user's process observes.
 //!
-//! Invariant: the process that the user started ends when the daemon is ready, with the exit code
-//! that the daemon reports, or when the daemon ends first, with the daemon's exit code. The daemon
-//! keeps the terminal as its standard error until then.
+//! Invariant: the process that the user started ends as soon as the daemon is ready or has ended.
+//! Its exit code is the code that a ready daemon reports, or the exit code of the ended daemon.
+//! Until then the daemon keeps the terminal as its standard error.
 
 use std::{
     fs::OpenOptions,

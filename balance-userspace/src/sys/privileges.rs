@@ -25,7 +25,7 @@ pub(crate) fn find(name: &str) -> Result<User, StartError> {
 }
 
 /// Changes the process to `user` with the capabilities `keep`. A process that already runs as that
-/// user keeps those of `keep` that it has.
+/// user keeps the capabilities of `keep` that it has.
 ///
 /// # Errors
 /// [`StartError::Become`]; only root can change to another user.

@@ -30,7 +30,7 @@ impl SendState {
 /// Reads the sending side of a connection at one moment.
 ///
 /// The two counters come from two calls. An acknowledgement between the calls would be missing in
-/// both counters, so the function reads the first again until it has not changed.
+/// both counters, so the function repeats the calls until the first counter stays the same.
 pub(crate) fn send_state(socket: &impl AsFd) -> io::Result<SendState> {
     let mut before = tcp_info(socket)?;
     loop {
@@ -86,7 +86,7 @@ pub(crate) fn bytes_received(socket: &impl AsFd) -> io::Result<u64> {
     Ok(tcp_info(socket)?.tcpi_bytes_received)
 }
 
-/// The peer's receive window in bytes, from its last acknowledgement on (from Linux 5.4 on).
+/// The peer's receive window in bytes, from its last acknowledgement on (Linux 5.4 and later).
 pub(crate) fn send_window(socket: &impl AsFd) -> io::Result<u64> {
     Ok(tcp_info(socket)?.tcpi_snd_wnd.into())
 }

@@ -43,8 +43,9 @@ pub(crate) struct SequenceNumbers {
 
 /// Reads the sequence state of a connection. Call this with an empty send queue.
 ///
-/// A segment that the peer's window admits at this moment only counts as sent in repair mode
-/// (net/ipv4/tcp_output.c, tcp_write_xmit); the kernel retransmits it later as lost.
+/// With a segment in the queue that the peer's window admits, repair mode marks the segment as sent
+/// without sending it (net/ipv4/tcp_output.c, tcp_write_xmit). The kernel later retransmits it as
+/// lost.
 pub(crate) fn sequence_numbers(socket: &impl AsFd) -> io::Result<SequenceNumbers> {
     in_repair(socket, || {
         let snd_nxt = queue_number(socket, SEND_QUEUE)?;

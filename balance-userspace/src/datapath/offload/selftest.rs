@@ -40,7 +40,7 @@ const BUFFER: usize = 256 << 10;
 /// returns if the datapath does not accept the pair.
 ///
 /// # Errors
-/// What the datapath did wrong.
+/// A description of what the datapath did wrong.
 pub(crate) fn run(
     options: SocketOptions,
     carry: impl AsyncFnOnce(&Pair, &BufferPool) -> ConnectionReport,

@@ -29,8 +29,9 @@ use crate::io::ready::{self, ReadGuard};
 /// Buffers that a direction may move before other connections of the worker run.
 const BUFFERS_PER_TURN: u32 = 2;
 
-/// A direction that has moved this many buffers waits through epoll. With epoll a connection costs
-/// a system call and a wait costs none; on the ring it is the other way round. See bench/README.md.
+/// A direction that has moved this many buffers waits through epoll. Epoll costs one
+/// system call per connection and none per wait. The ring costs none per connection and one per
+/// wait. See bench/README.md.
 const EPOLL_AFTER: u32 = 16;
 
 /// Carries a pair to its end. With `dump` prints its bytes on standard output.

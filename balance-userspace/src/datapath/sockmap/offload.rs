@@ -59,7 +59,7 @@ const SEND_BUFFER_STEP: usize = 1 << 20;
 /// The pause between two polls of a state that a kernel worker is about to change.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Polls without a byte after which a source that is closed has no more bytes.
+/// The number of polls without a byte after which a closed source counts as empty.
 const MAX_EMPTY_POLLS: u32 = 5_000;
 
 static SHORTAGE: Throttle = Throttle::new(Duration::from_secs(10));
