@@ -13,12 +13,12 @@ use anyhow::{Context as _, Result};
 use crate::messages::{ClientConfig, Load};
 
 /// Runs the client with its JSON configuration. A client that holds connections never returns.
-pub(crate) fn run(job: &str) -> Result<()> {
-    let job: ClientConfig =
-        serde_json::from_str(job).context("cannot read the client's configuration")?;
-    match job.load {
-        Load::Bulk { streams, direction } => bulk::run(&job, streams, direction),
-        Load::Stall { receivers } => bulk::stall(&job, receivers),
-        _ => connections::run(&job, &plan::Plan::of(&job.load)),
+pub(crate) fn run(config: &str) -> Result<()> {
+    let config: ClientConfig =
+        serde_json::from_str(config).context("cannot read the client's configuration")?;
+    match config.load {
+        Load::Bulk { streams, direction } => bulk::run(&config, streams, direction),
+        Load::Stall { receivers } => bulk::stall(&config, receivers),
+        _ => connections::run(&config, &plan::Plan::of(&config.load)),
     }
 }

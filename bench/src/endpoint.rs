@@ -43,11 +43,11 @@ impl Server {
     }
 
     /// Starts a server with a configuration.
-    pub(crate) fn with(job: ServerConfig, host: &Host, directory: &Path) -> Result<Self> {
-        let log = directory.join(format!("server-{}.log", job.address.port()));
-        let mut process = start(SERVER, &job, host, &log)?;
+    pub(crate) fn with(config: ServerConfig, host: &Host, directory: &Path) -> Result<Self> {
+        let log = directory.join(format!("server-{}.log", config.address.port()));
+        let mut process = start(SERVER, &config, host, &log)?;
         let ServerReady = process.receive(TIMEOUT)?;
-        Ok(Self { process, address: job.address, counters: job.counters })
+        Ok(Self { process, address: config.address, counters: config.counters })
     }
 
     /// Kills the server, as in a crash.
@@ -57,15 +57,15 @@ impl Server {
 }
 
 /// Starts a client.
-pub(crate) fn client(job: &ClientConfig, host: &Host, directory: &Path) -> Result<Process> {
-    start(CLIENT, job, host, &directory.join("client.log"))
+pub(crate) fn client(config: &ClientConfig, host: &Host, directory: &Path) -> Result<Process> {
+    start(CLIENT, config, host, &directory.join("client.log"))
 }
 
-fn start<T: Serialize>(role: &str, job: &T, host: &Host, log: &Path) -> Result<Process> {
+fn start<T: Serialize>(role: &str, config: &T, host: &Host, log: &Path) -> Result<Process> {
     let program = env::current_exe().context("cannot find this executable")?;
-    let job = serde_json::to_string(job).context("cannot encode a configuration")?;
+    let config = serde_json::to_string(config).context("cannot encode a configuration")?;
     let mut command = Command::new(program);
-    command.args([role, &job]);
+    command.args([role, &config]);
     host.enter(&mut command);
     Process::start(&format!("the {role}"), &mut command, log)
 }

@@ -43,8 +43,8 @@ fn main() -> ExitCode {
     let words: Vec<String> =
         env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let outcome = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [endpoint::SERVER, job] => server::run(job),
-        [endpoint::CLIENT, job] => client::run(job),
+        [endpoint::SERVER, config] => server::run(config),
+        [endpoint::CLIENT, config] => client::run(config),
         _ => run::run(&args::Options::parse()),
     };
     match outcome {

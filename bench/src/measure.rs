@@ -118,14 +118,14 @@ impl RunContext<'_> {
         running: &RunningProxy,
         server: &Server,
     ) -> Result<Process> {
-        let job = ClientConfig {
+        let config = ClientConfig {
             load: case.load.clone(),
             targets: running.targets.clone(),
             counters: server.counters.clone(),
             warm_up: (self.window / 4).min(Duration::from_secs(1)),
             window: self.window,
         };
-        endpoint::client(&job, &network.client, self.directory)
+        endpoint::client(&config, &network.client, self.directory)
     }
 }
 

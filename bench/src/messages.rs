@@ -170,7 +170,7 @@ pub(crate) enum ClientReport {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Progress {
     /// Requests answered.
-    pub(crate) done: u64,
+    pub(crate) requests: u64,
     /// Requests failed.
     pub(crate) errors: u64,
     /// When the last request failed.
@@ -218,8 +218,8 @@ pub(crate) struct Timestamp(u64);
 impl Timestamp {
     /// Returns the current time.
     pub(crate) fn now() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+        let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX))
     }
 
     /// Returns the milliseconds since `earlier`, or 0 if `earlier` is later.

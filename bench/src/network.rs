@@ -44,8 +44,8 @@ pub(crate) struct Host {
 impl Network {
     /// Puts everything on loopback.
     pub(crate) fn loopback() -> Self {
-        let place = || Host { ip: Ipv4Addr::LOCALHOST, namespace: None };
-        Self { client: place(), middle: place(), server: place() }
+        let host = || Host { ip: Ipv4Addr::LOCALHOST, namespace: None };
+        Self { client: host(), middle: host(), server: host() }
     }
 
     /// Makes a namespace for each host. If `forwards`, the kernel forwards packets in the middle, and
@@ -58,16 +58,16 @@ impl Network {
         let [client, server] = [namespace(false)?, namespace(false)?];
         let middle = namespace(forwards)?;
         for (name, ip, end) in [("client", CLIENT, &client), ("server", SERVER, &server)] {
-            let (here, there) = link(name, ip, &end.path());
-            middle.try_ip(&here).and_then(|()| end.try_ip(&there)).with_context(|| {
-                format!("cannot connect the namespaces of the middle and the {name}")
-            })?;
+            let (middle_commands, end_commands) = link(name, ip, &end.path());
+            middle.try_ip(&middle_commands).and_then(|()| end.try_ip(&end_commands)).with_context(
+                || format!("cannot connect the namespaces of the middle and the {name}"),
+            )?;
         }
-        let place = |ip, namespace| Host { ip, namespace: Some(namespace) };
+        let host = |ip, namespace| Host { ip, namespace: Some(namespace) };
         Ok(Self {
-            client: place(CLIENT, client),
-            middle: place(gateway(CLIENT), middle),
-            server: place(SERVER, server),
+            client: host(CLIENT, client),
+            middle: host(gateway(CLIENT), middle),
+            server: host(SERVER, server),
         })
     }
 }
@@ -95,17 +95,17 @@ pub(crate) fn missing_package() -> Option<&'static str> {
 /// name of the host that it leads to.
 fn link(name: &str, ip: Ipv4Addr, namespace: &str) -> (String, String) {
     let gateway = gateway(ip);
-    let here = format!(
+    let middle_commands = format!(
         "link add {name} type veth peer name middle netns {namespace}\n\
          address add {gateway}/24 dev {name}\n\
          link set {name} up\n"
     );
-    let there = format!(
+    let end_commands = format!(
         "address add {ip}/24 dev middle\n\
          link set middle up\n\
          route add default via {gateway}\n"
     );
-    (here, there)
+    (middle_commands, end_commands)
 }
 
 /// Makes a namespace with IP forwarding on or off. The default would depend on the machine.
@@ -128,15 +128,15 @@ mod tests {
 
     #[test]
     fn an_interface_is_named_after_the_host_it_leads_to() {
-        let (here, there) = link("server", SERVER, "/proc/1/fd/3");
+        let (middle_commands, end_commands) = link("server", SERVER, "/proc/1/fd/3");
         for line in [
             "link add server type veth peer name middle netns /proc/1/fd/3\n",
             "address add 10.0.2.1/24 dev server\n",
         ] {
-            assert!(here.contains(line), "{here}");
+            assert!(middle_commands.contains(line), "{middle_commands}");
         }
         for line in ["address add 10.0.2.2/24 dev middle\n", "route add default via 10.0.2.1\n"] {
-            assert!(there.contains(line), "{there}");
+            assert!(end_commands.contains(line), "{end_commands}");
         }
     }
 

@@ -46,17 +46,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return Ok(());
     }
     interrupt::watch_signals()?;
-    let cases = possible(cases);
+    let cases = measurable(cases);
     ensure!(!cases.is_empty(), "no case can be measured");
     raise_descriptors().context("cannot raise the limit of descriptors")?;
     let out = &options.out;
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
 
-    let (mut available, mut known, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut available, mut measured, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
     for proxy in proxies {
         match proxy.version() {
             Ok(what) => {
-                known.push(ProxyInfo { proxy: proxy.name.clone(), what });
+                measured.push(ProxyInfo { proxy: proxy.name.clone(), what });
                 available.push(proxy);
             }
             Err(why) => {
@@ -66,16 +66,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     }
     ensure!(available.len() > 1, "no proxy is available");
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut results = Results {
         format: FORMAT,
-        unix_time: since.as_secs(),
+        unix_time: start.as_secs(),
         command: command(env::args_os()),
         machine,
         secs: options.secs,
         rounds: options.rounds,
         interrupted: false,
-        proxies: known,
+        proxies: measured,
         left_out,
         cases: Vec::new(),
     };
@@ -92,7 +92,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// Returns the cases that can be measured on this machine.
-fn possible(mut cases: Vec<Case>) -> Vec<Case> {
+fn measurable(mut cases: Vec<Case>) -> Vec<Case> {
     if let Some(case) = cases.iter().find(|case| case.uses_namespaces)
         && let Err(why) = Network::namespaces(true)
     {
@@ -114,8 +114,8 @@ fn measure(
         workers: results.machine.cpus,
         directory: directory.path(),
     };
-    let steps = cases.len() as u64 * u64::from(options.rounds) * proxies.len() as u64;
-    let progress = ProgressBar::new(steps).with_style(
+    let measurements = cases.len() as u64 * u64::from(options.rounds) * proxies.len() as u64;
+    let progress = ProgressBar::new(measurements).with_style(
         ProgressStyle::with_template("{elapsed_precise} [{wide_bar}] {pos}/{len} {msg} ({eta})")
             .context("cannot make a progress bar")?,
     );

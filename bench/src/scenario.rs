@@ -25,7 +25,7 @@ const SCENARIOS: [(&str, &str); 8] = [
 const CONNECTIONS: usize = 64;
 const REQUEST: usize = 64;
 /// The id of the server in cases with one server.
-const ONLY: u8 = 1;
+const SERVER_ID: u8 = 1;
 
 /// One thing to measure.
 #[derive(Clone, Debug)]
@@ -62,9 +62,9 @@ pub(crate) enum Method {
 /// Returns the part of `--help` about scenarios.
 pub(crate) fn help() -> String {
     let mut text = String::from("Scenarios, and their cases:\n");
-    for (name, about) in SCENARIOS {
+    for (name, description) in SCENARIOS {
         let ids: Vec<_> = cases(name, 0).into_iter().map(|case| case.id).collect();
-        text += &format!("  {name:<6} {about}\n");
+        text += &format!("  {name:<6} {description}\n");
         if ids.len() > 1 {
             text += &format!("         ({})\n", ids.join(", "));
         }
@@ -77,15 +77,16 @@ pub(crate) fn select(names: &[String], idle_connections: usize) -> Result<Vec<Ca
     let all: Vec<Case> =
         SCENARIOS.iter().flat_map(|(name, _)| cases(name, idle_connections)).collect();
     for name in names {
-        let known = all.iter().any(|case| case.is_called(name));
+        let known = all.iter().any(|case| case.is_named(name));
         ensure!(known, "unknown scenario {name}, see --help");
     }
-    let is_chosen = |case: &Case| names.is_empty() || names.iter().any(|name| case.is_called(name));
-    Ok(all.into_iter().filter(is_chosen).collect())
+    let is_selected =
+        |case: &Case| names.is_empty() || names.iter().any(|name| case.is_named(name));
+    Ok(all.into_iter().filter(is_selected).collect())
 }
 
 impl Case {
-    fn is_called(&self, name: &str) -> bool {
+    fn is_named(&self, name: &str) -> bool {
         self.scenario == name || self.id == name
     }
 
@@ -113,7 +114,7 @@ fn cases(scenario: &'static str, idle_connections: usize) -> Vec<Case> {
         method,
         uses_namespaces: false,
     };
-    let only = |title: String, load, service, method| {
+    let single = |title: String, load, service, method| {
         vec![case(scenario.to_owned(), title, load, service, method)]
     };
     let requests = |size, connections| {
@@ -140,13 +141,13 @@ fn cases(scenario: &'static str, idle_connections: usize) -> Vec<Case> {
         )
     };
     match scenario {
-        "idle" => only(
+        "idle" => single(
             format!("{idle_connections} idle connections, memory of each"),
             Load::Hold { connections: idle_connections, size: REQUEST },
             Service::Echo { size: REQUEST },
             Method::Memory("KiB", 1024),
         ),
-        "stall" => only(
+        "stall" => single(
             "50 stalled receivers, memory of each".into(),
             Load::Stall { receivers: 50 },
             Service::Bulk(Direction::Down),
@@ -170,22 +171,22 @@ fn cases(scenario: &'static str, idle_connections: usize) -> Vec<Case> {
                 ..case
             })
             .into(),
-        "conn" => only(
+        "conn" => single(
             format!("connections with one request of {REQUEST} B each, {CONNECTIONS} at a time"),
             Load::Short { connections: CONNECTIONS, size: REQUEST },
-            Service::Answer { size: REQUEST, id: ONLY },
+            Service::Answer { size: REQUEST, id: SERVER_ID },
             Method::Operations("connect"),
         ),
-        "mail" => only(
+        "mail" => single(
             format!("SMTP sessions with one message of 10 KiB each, {CONNECTIONS} at a time"),
             Load::Mail { connections: CONNECTIONS, message: 10 * 1024 },
             Service::Mail,
             Method::Operations("message"),
         ),
-        _ => only(
+        _ => single(
             "one of two backends fails and returns, 32 clients with a request every 10 ms".into(),
             Load::Churn { connections: 32, size: REQUEST, pause: Duration::from_millis(10) },
-            Service::Answer { size: REQUEST, id: ONLY },
+            Service::Answer { size: REQUEST, id: SERVER_ID },
             Method::Churn,
         ),
     }

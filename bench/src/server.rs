@@ -21,15 +21,15 @@ use crate::messages::{ServerConfig, ServerReady, Service, send_report};
 const BACKLOG: i32 = 4096;
 
 /// Runs the server with its JSON configuration. Never returns without an error.
-pub(crate) fn run(job: &str) -> Result<()> {
-    let job: ServerConfig =
-        serde_json::from_str(job).context("cannot read the server's configuration")?;
-    let listener = listen(job.address, job.resets)
-        .with_context(|| format!("server cannot listen on {}", job.address))?;
+pub(crate) fn run(config: &str) -> Result<()> {
+    let config: ServerConfig =
+        serde_json::from_str(config).context("cannot read the server's configuration")?;
+    let listener = listen(config.address, config.resets)
+        .with_context(|| format!("server cannot listen on {}", config.address))?;
     let counters =
-        ByteCounters::start(&job.counters).context("cannot listen for counter requests")?;
+        ByteCounters::start(&config.counters).context("cannot listen for counter requests")?;
     send_report(&ServerReady)?;
-    match job.service {
+    match config.service {
         Service::Bulk(direction) => bulk::serve(listener, direction, &counters),
         service => requests::serve(listener, service),
     }

@@ -34,9 +34,9 @@ struct Bulk {
 }
 
 /// Transfers bytes during the measuring window and reports the number received.
-pub(super) fn run(job: &ClientConfig, streams: usize, direction: Direction) -> Result<()> {
-    let mut bulk = Bulk::start(job, streams, (direction.up(), direction.down()))?;
-    let mut window = Window::new(job.warm_up, job.window)?;
+pub(super) fn run(config: &ClientConfig, streams: usize, direction: Direction) -> Result<()> {
+    let mut bulk = Bulk::start(config, streams, (direction.up(), direction.down()))?;
+    let mut window = Window::new(config.warm_up, config.window)?;
     window.warm_up(Instant::now());
     let mut before = 0;
     let mut now = Instant::now();
@@ -49,7 +49,7 @@ pub(super) fn run(job: &ClientConfig, streams: usize, direction: Direction) -> R
             Transition::Opened => before = bulk.received()?,
             Transition::Closed => {
                 let received = bulk.received()? - before;
-                ensure!(received > 0, "nothing arrived within {:?}", job.window);
+                ensure!(received > 0, "nothing arrived within {:?}", config.window);
                 let mut counts = window.into_counts();
                 counts.bytes = received;
                 return send_report(&ClientReport::Done(counts));
@@ -59,16 +59,16 @@ pub(super) fn run(job: &ClientConfig, streams: usize, direction: Direction) -> R
 }
 
 /// Lets the server send to connections that never read. Never returns.
-pub(super) fn stall(job: &ClientConfig, receivers: usize) -> Result<()> {
+pub(super) fn stall(config: &ClientConfig, receivers: usize) -> Result<()> {
     let cpu = cpu::seconds()?;
-    let mut bulk = Bulk::start(job, receivers, (false, false))?;
+    let mut bulk = Bulk::start(config, receivers, (false, false))?;
     let start = Instant::now();
-    let (mut sent, mut since) = (0, start);
-    while since.elapsed() < QUIET_TIME && start.elapsed() < QUIET_TIMEOUT {
+    let (mut sent, mut changed_at) = (0, start);
+    while changed_at.elapsed() < QUIET_TIME && start.elapsed() < QUIET_TIMEOUT {
         bulk.poll(Some(POLL_INTERVAL))?;
         let (now_sent, _) = bulk.server_counts()?;
         if now_sent != sent {
-            (sent, since) = (now_sent, Instant::now());
+            (sent, changed_at) = (now_sent, Instant::now());
         }
     }
     ensure!(sent > 0, "nothing was sent within {QUIET_TIME:?}");
@@ -79,12 +79,12 @@ pub(super) fn stall(job: &ClientConfig, receivers: usize) -> Result<()> {
 }
 
 impl Bulk {
-    fn start(job: &ClientConfig, count: usize, directions: (bool, bool)) -> Result<Self> {
+    fn start(config: &ClientConfig, count: usize, directions: (bool, bool)) -> Result<Self> {
         let poll = Poll::new().context("client cannot poll")?;
-        let counters = UnixStream::connect(&job.counters)
+        let counters = UnixStream::connect(&config.counters)
             .context("cannot connect to the server's byte counters")?;
         let mut streams = Streams::new();
-        for (_, target) in (0..count).zip(job.targets.iter().cycle()) {
+        for (_, target) in (0..count).zip(config.targets.iter().cycle()) {
             // The connect blocks, so the load is complete after the last connect.
             let socket = TcpStream::connect(target)
                 .and_then(|socket| {

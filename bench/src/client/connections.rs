@@ -28,9 +28,9 @@ use crate::{
     probe::cpu,
 };
 
-/// Connections that are started per step until the load is complete.
+/// Connections that are started per step until the load is up.
 const RAMP_STEP: usize = 100;
-/// Time limit for the load to become complete.
+/// Time limit for the load to be up.
 const RAMP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Pause before a failed connection is replaced.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
@@ -40,7 +40,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(20);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 struct Connections<'a> {
-    job: &'a ClientConfig,
+    config: &'a ClientConfig,
     plan: &'a Plan,
     poll: Poll,
     slots: Vec<Slot>,
@@ -59,18 +59,18 @@ struct Connections<'a> {
 struct Slot {
     connection: Option<Connection>,
     /// When the current exchange started.
-    began: Option<Instant>,
+    started: Option<Instant>,
     answered: bool,
 }
 
 /// Runs the plan. A plan that holds connections never returns.
-pub(super) fn run(job: &ClientConfig, plan: &Plan) -> Result<()> {
+pub(super) fn run(config: &ClientConfig, plan: &Plan) -> Result<()> {
     let pause = match plan.after {
         AfterExchange::Reconnect(pause) => pause.max(RETRY_PAUSE),
         _ => RETRY_PAUSE,
     };
     let mut connections = Connections {
-        job,
+        config,
         plan,
         poll: Poll::new().context("client cannot poll")?,
         slots: Vec::with_capacity(plan.connections),
@@ -78,7 +78,7 @@ pub(super) fn run(job: &ClientConfig, plan: &Plan) -> Result<()> {
         pause,
         answered: 0,
         target: 0,
-        window: Window::new(job.warm_up, job.window)?,
+        window: Window::new(config.warm_up, config.window)?,
         progress: Progress::default(),
         buffer: vec![0; 64 * 1024],
     };
@@ -93,11 +93,11 @@ impl Connections<'_> {
         let cpu = cpu::seconds()?;
         let mut next_tick = start + PROGRESS_INTERVAL;
         let mut now = start;
-        let mut complete = false;
+        let mut load_is_up = false;
         loop {
-            if !complete {
-                complete = self.ramp(now - start)?;
-                if complete {
+            if !load_is_up {
+                load_is_up = self.ramp_up(now - start)?;
+                if load_is_up {
                     if self.plan.after == AfterExchange::Hold {
                         send_report(&ClientReport::Holding { cpu: cpu::seconds()? - cpu })?;
                     } else {
@@ -109,7 +109,7 @@ impl Connections<'_> {
                 self.window.next_transition(),
                 self.paused.front().map(|(due, _)| *due),
                 self.plan.reports_progress.then_some(next_tick),
-                (!complete).then_some(start + RAMP_TIMEOUT),
+                (!load_is_up).then_some(start + RAMP_TIMEOUT),
             ];
             let timeout = deadlines.into_iter().flatten().min().map(|due| due - now.min(due));
             match self.poll.poll(&mut events, timeout) {
@@ -136,14 +136,14 @@ impl Connections<'_> {
     }
 
     /// Starts more connections until all exist. Returns true when each has completed an exchange.
-    fn ramp(&mut self, took: Duration) -> Result<bool> {
+    fn ramp_up(&mut self, elapsed: Duration) -> Result<bool> {
         let all = self.plan.connections;
         while self.slots.len() < all && self.slots.len() < self.answered + RAMP_STEP {
             self.slots.push(Slot::default());
             self.connect(self.slots.len() - 1)?;
         }
-        let complete = self.answered == all;
-        if !complete && took >= RAMP_TIMEOUT {
+        let load_is_up = self.answered == all;
+        if !load_is_up && elapsed >= RAMP_TIMEOUT {
             match self.window.failures() {
                 (errors, Some(why)) => {
                     bail!("{} of {all} connections work, {errors} failed: {why}", self.answered)
@@ -151,13 +151,13 @@ impl Connections<'_> {
                 _ => bail!("{} of {all} connections work after {RAMP_TIMEOUT:?}", self.answered),
             }
         }
-        Ok(complete)
+        Ok(load_is_up)
     }
 
     fn connect(&mut self, slot: usize) -> Result<()> {
-        let target = self.job.targets[self.target % self.job.targets.len()];
+        let target = self.config.targets[self.target % self.config.targets.len()];
         self.target += 1;
-        self.slots[slot].began = Some(Instant::now());
+        self.slots[slot].started = Some(Instant::now());
         let made = TcpStream::connect(target).and_then(|mut socket| {
             let interest = Interest::READABLE | Interest::WRITABLE;
             self.poll.registry().register(&mut socket, Token(slot), interest)?;
@@ -188,15 +188,15 @@ impl Connections<'_> {
                 Err(error) => return self.failed(key, &error),
             }
             let now = Instant::now();
-            let took = now - slot.began.replace(now).unwrap_or(now);
+            let elapsed = now - slot.started.replace(now).unwrap_or(now);
             if !slot.answered {
                 slot.answered = true;
                 self.answered += 1;
             }
-            self.window.record(took);
+            self.window.record(elapsed);
             if self.plan.reports_progress {
-                self.progress.done += 1;
-                self.progress.slowest = self.progress.slowest.max(took);
+                self.progress.requests += 1;
+                self.progress.slowest = self.progress.slowest.max(elapsed);
                 let server = connection.first_byte.unwrap_or_default();
                 self.progress.first_answer.entry(server).or_insert_with(Timestamp::now);
             }
@@ -218,8 +218,10 @@ impl Connections<'_> {
     /// Fails requests that exceed their time limit.
     fn fail_overdue(&mut self, now: Instant) -> Result<()> {
         for key in 0..self.slots.len() {
-            let Slot { connection, began, .. } = &self.slots[key];
-            if connection.is_some() && began.is_some_and(|began| now - began >= REQUEST_TIMEOUT) {
+            let Slot { connection, started, .. } = &self.slots[key];
+            if connection.is_some()
+                && started.is_some_and(|started| now - started >= REQUEST_TIMEOUT)
+            {
                 self.failed(key, &io::ErrorKind::TimedOut.into())?;
             }
         }
@@ -229,9 +231,9 @@ impl Connections<'_> {
     fn failed(&mut self, key: usize, error: &io::Error) -> Result<()> {
         self.slots[key].connection = None;
         self.paused.push_back((Instant::now() + self.pause, key));
-        let complete = self.answered == self.plan.connections;
+        let load_is_up = self.answered == self.plan.connections;
         ensure!(
-            self.plan.after != AfterExchange::Hold || !complete,
+            self.plan.after != AfterExchange::Hold || !load_is_up,
             "a connection that was held broke: {error}"
         );
         self.window.record_failure(|| error.to_string());

@@ -28,7 +28,7 @@ pub(super) struct Window {
 }
 
 struct Open {
-    since: Instant,
+    opened: Instant,
     cpu: f64,
 }
 
@@ -69,21 +69,21 @@ impl Window {
         }
         let cpu = cpu::seconds()?;
         if let Some(open) = self.open.take() {
-            self.counts.seconds = open.since.elapsed().as_secs_f64();
+            self.counts.seconds = open.opened.elapsed().as_secs_f64();
             self.counts.cpu = cpu - open.cpu;
             self.next = None;
             return Ok(Transition::Closed);
         }
-        self.open = Some(Open { since: Instant::now(), cpu });
+        self.open = Some(Open { opened: Instant::now(), cpu });
         self.next = Some(now + self.length);
         Ok(Transition::Opened)
     }
 
     /// Counts an operation.
-    pub(super) fn record(&mut self, took: Duration) {
+    pub(super) fn record(&mut self, latency: Duration) {
         if self.open.is_some() {
             self.counts.operations += 1;
-            self.histogram.saturating_record(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+            self.histogram.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
         }
     }
 

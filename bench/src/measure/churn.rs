@@ -18,9 +18,9 @@ use crate::{
 };
 
 /// The ids of the failing server, of the remaining server and of the returned server.
-const DIES: u8 = 1;
-const STAYS: u8 = 2;
-const RETURNS: u8 = 3;
+const FAILING: u8 = 1;
+const REMAINING: u8 = 2;
+const RETURNED: u8 = 3;
 
 /// Time limit for a proxy to use the returned server.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(15);
@@ -43,52 +43,54 @@ pub(super) fn measure(
 ) -> Result<Measurement> {
     let Load::Churn { size, .. } = case.load else { bail!("{} is not a churn case", case.id) };
     let service = |id| Service::Answer { size, id };
-    let dies = Server::start(service(DIES), &network.server, context.directory)?;
-    let stays = Server::start(service(STAYS), &network.server, context.directory)?;
-    let running = context.start_proxy(case, proxy, network, &[&dies, &stays])?;
+    let failing = Server::start(service(FAILING), &network.server, context.directory)?;
+    let remaining = Server::start(service(REMAINING), &network.server, context.directory)?;
+    let running = context.start_proxy(case, proxy, network, &[&failing, &remaining])?;
     // The client is stopped long before this window ends.
-    let long = RunContext { window: Duration::from_secs(3600), ..*context };
-    let client = long.client(case, network, &running, &stays)?;
+    let endless = RunContext { window: Duration::from_secs(3600), ..*context };
+    let client = endless.client(case, network, &running, &remaining)?;
     let mut churn = ChurnClient { client, running, last: Progress::default() };
 
-    let (started, cpu_used) = (Instant::now(), cpu::seconds()?);
+    let (started, cpu_before) = (Instant::now(), cpu::seconds()?);
     churn.follow(context.window, |_| false)?;
-    for id in [DIES, STAYS] {
+    for id in [FAILING, REMAINING] {
         let used = churn.last.first_answer.contains_key(&id);
         ensure!(used, "server {id} of 2 received no client within {:?}", context.window);
     }
-    let before = churn.last.errors;
-    let address = dies.address;
-    let death = Timestamp::now();
-    dies.kill();
+    let errors_before = churn.last.errors;
+    let address = failing.address;
+    let failed_at = Timestamp::now();
+    failing.kill();
     churn.follow(context.window, |_| false)?;
-    let job = ServerConfig::new(service(RETURNS), address, context.directory);
-    let back = Server::with(job, &network.server, context.directory)?;
-    let birth = Timestamp::now();
-    churn.follow(RECOVERY_TIMEOUT, |progress| progress.first_answer.contains_key(&RETURNS))?;
-    let cpu_used = cpu::seconds()? - cpu_used;
+    let config = ServerConfig::new(service(RETURNED), address, context.directory);
+    let returned = Server::with(config, &network.server, context.directory)?;
+    let returned_at = Timestamp::now();
+    churn.follow(RECOVERY_TIMEOUT, |progress| progress.first_answer.contains_key(&RETURNED))?;
+    let cpu_used = cpu::seconds()? - cpu_before;
     let seconds = started.elapsed().as_secs_f64();
-    drop(back);
+    drop(returned);
 
-    let Progress { done, errors, last_error, slowest, first_answer } = churn.last;
+    let Progress { requests, errors, last_error, slowest, first_answer } = churn.last;
     let mut measurement = Measurement::default();
-    match first_answer.get(&RETURNS) {
+    match first_answer.get(&RETURNED) {
         Some(answer) => {
-            measurement.add("recovery ms", Better::Lower, answer.millis_since(birth));
+            measurement.add("recovery ms", Better::Lower, answer.millis_since(returned_at));
         }
         None => {
             let why = format!("the returned server received no client within {RECOVERY_TIMEOUT:?}");
             measurement.remarks.push(why);
         }
     }
-    let outage = last_error.map_or(0.0, |last| last.millis_since(death));
-    measurement.add("errors", Better::Lower, (errors - before) as f64);
+    let outage = last_error.map_or(0.0, |last| last.millis_since(failed_at));
+    measurement.add("errors", Better::Lower, (errors - errors_before) as f64);
     measurement.add("errors until ms", Better::Lower, outage);
     measurement.add("slowest request ms", Better::Lower, slowest.as_secs_f64() * 1e3);
-    measurement.add("requests/s", Better::Higher, done as f64 / seconds);
-    measurement.add("CPU µs/request", Better::Lower, cpu_used * 1e6 / done as f64);
-    if before > 0 {
-        measurement.remarks.push(format!("{before} connections failed while both servers were up"));
+    measurement.add("requests/s", Better::Higher, requests as f64 / seconds);
+    measurement.add("CPU µs/request", Better::Lower, cpu_used * 1e6 / requests as f64);
+    if errors_before > 0 {
+        measurement
+            .remarks
+            .push(format!("{errors_before} connections failed while both servers were up"));
     }
     Ok(measurement)
 }

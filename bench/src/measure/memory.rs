@@ -50,9 +50,9 @@ pub(super) fn measure(
     network: &Network,
     (unit, bytes): (&str, f64),
 ) -> Result<Measurement> {
-    let job = ServerConfig::new(case.service, network.server.address()?, context.directory);
-    let job = ServerConfig { resets: true, ..job };
-    let server = Server::with(job, &network.server, context.directory)?;
+    let config = ServerConfig::new(case.service, network.server.address()?, context.directory);
+    let config = ServerConfig { resets: true, ..config };
+    let server = Server::with(config, &network.server, context.directory)?;
     let mut running = context.start_proxy(case, proxy, network, &[&server])?;
     pause(SETTLE)?;
     let before = Memory::read(&running.processes())?;
