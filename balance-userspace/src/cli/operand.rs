@@ -28,7 +28,7 @@ pub struct ChannelSpec {
 pub struct GroupSpec {
     /// How the group selects a channel.
     pub method: Method,
-    /// At least one.
+    /// The channels, at least one.
     pub channels: Vec<ChannelSpec>,
 }
 

@@ -7,7 +7,7 @@
 //!
 //! Under a supervisor, the supervisor holds the lock while the processes of the instance change. The
 //! path of the socket leads to the old process until the new process serves, and from then on to the
-//! new one; at no moment to neither.
+//! new one. So the path always leads to a process.
 
 use std::{
     fs::{self, File, OpenOptions},

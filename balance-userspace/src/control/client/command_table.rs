@@ -106,7 +106,7 @@ pub static COMMANDS: [CommandSpec; 21] = [
     },
     CommandSpec {
         name: "kill",
-        // One letter must not end everything.
+        // A single letter must not end the instance.
         shortest: "kill",
         arguments: "",
         help: &["end balance: accept no new connections", CONTINUE],

@@ -107,7 +107,7 @@ pub struct SupervisorStatus {
     pub stopping: bool,
     /// Invalid lines of the configuration file, as `FILE:LINE: REASON`.
     pub wrong: Vec<String>,
-    /// Every instance in the order of the file, then the instances that are leaving.
+    /// Every instance in the order of the file, then the draining processes of former instances.
     pub instances: Vec<InstanceRow>,
 }
 

@@ -3,8 +3,8 @@
 //! User space passes on the bytes that arrive before the cut-over. The program forwards the packets that arrive
 //! after it.
 //!
-//! Invariant: the numbers by which packets are translated are those of a moment at which user space read and
-//! wrote nothing. User space then passes on exactly the bytes that these numbers leave to it.
+//! Invariant: the sequence numbers for the translation are read at one moment, at which user space neither reads
+//! nor writes. User space then passes on exactly the bytes before these numbers.
 
 use std::{
     cell::Cell,
@@ -59,7 +59,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub(super) enum NotJoined {
     /// The pair can never be joined.
     Never(Ineligible),
-    /// A peer has no room for the bytes that are here for it, or bytes have arrived out of order.
+    /// A peer has no room for the bytes that wait for it here, or bytes have arrived out of order.
     NotNow,
     /// The program has not seen packets of both peers.
     Unseen,
@@ -186,14 +186,14 @@ async fn begin(
 ) -> Result<(PerSide<StartState>, PerSide<u32>), NotJoined> {
     let slot = &observed.slot;
     for side in Side::BOTH {
-        // Read first: the packets that the program has seen so far are within the window that the local socket
-        // has offered by the time of the next call.
+        // Read this number first: every packet that the program has seen by now is within the window that the
+        // next call returns.
         let local_max_seq = slot.local_max_seq(side);
         let (rcv_nxt, right_edge) = sys::receive_window(&**pair.stream(side))?;
         slot.set_local_numbers(side, rcv_nxt, observed.snd_nxt(side, &pair.traffic));
         if is_after(local_max_seq, right_edge.wrapping_add(OVERSHOOT)) {
-            // No peer has sent such a packet. The number of the peer's own packets is lost with it; those
-            // packets have arrived at the local socket after a grace period.
+            // The peer cannot have sent such a packet. Its number has replaced the number of the peer's own
+            // packets. After a grace period those packets have arrived at the local socket.
             slot.reset_local_max_seq(side);
             slot.kernel.grace_periods.wait().await;
             return Err(NotJoined::NotNow);
@@ -283,7 +283,7 @@ fn check_segments_and_windows(pair: &Pair, start: &PerSide<StartState>) -> Resul
         if least_max_window(agreed[other].scales.0).max(max_window) / 2 < mss {
             return Err(NotJoined::Never(Ineligible::Window));
         }
-        // The window must not be a little smaller than that until more has arrived.
+        // If the current window is smaller than a segment, try again later.
         if sys::send_window(&**pair.stream(other))? < u64::from(mss) {
             return Err(NotJoined::NotNow);
         }
@@ -297,14 +297,17 @@ fn least_max_window(scale: u8) -> u32 {
     (1 << 15) << scale.min(14)
 }
 
-/// Window that a peer must have beyond the bytes that are here for it, if its window was ever that large: for
-/// bytes that arrive during the join.
+/// Window that a peer must have beyond the bytes that wait for it here, or half of its window if that is less:
+/// a reserve for bytes that arrive during the join.
 const SPARE: u64 = 64 << 10;
 
-/// Waits a moment until each peer has room for all bytes that are here for it. They then reach the peer soon,
-/// whatever its application does. Until they do, the peer receives fewer of the other's acknowledgements than
-/// there are. Nothing is moved meanwhile, so the wait is only for progress that happens without that: not for
-/// a peer for which more has arrived than it has room for.
+/// Waits a moment until each peer has room for all bytes that wait for it here. Returns whether each has.
+///
+/// These bytes then reach the peer soon, whatever its application does. Until then the acknowledgements that the
+/// peer receives are clamped.
+///
+/// User space moves no byte during the wait, so only the send queues can shrink. The function does not wait for a
+/// peer that has no room even for the unread bytes.
 async fn is_ready(pair: &Pair) -> io::Result<bool> {
     for pauses in 0.. {
         let (mut ready, mut soon) = (true, true);
@@ -356,8 +359,8 @@ impl JoinedPair {
         }
     }
 
-    /// Passes on the rest of one direction that is here, once its end is certain. True if the source's FIN was
-    /// in it.
+    /// Passes on the remaining bytes of one direction, once the cut-over is final. True if the source's FIN was
+    /// among them.
     pub(super) async fn pass_on_rest(
         &self,
         kernel: &Kernel,
@@ -381,7 +384,7 @@ impl JoinedPair {
         Ok(ended)
     }
 
-    /// For a source that has not ended. Fails if the source is gone, or if bytes have arrived beyond the cut-over
+    /// Watches a source that has not ended. Fails if the source is gone, or if bytes have arrived beyond the cut-over
     /// when no packet can be on its way to the local socket any more. Otherwise never returns.
     pub(super) async fn watch_late(&self, kernel: &Kernel, direction: &Direction) -> SideError {
         kernel.grace_periods.wait().await;
@@ -401,8 +404,8 @@ impl JoinedPair {
         }
     }
 
-    /// The reset that the program has seen, if any, in place of an error: a peer that received the other's RST
-    /// answers packets of the local socket with another one.
+    /// Replaces an error by the reset that the program has seen, if any. A peer that has received the other's RST
+    /// answers packets of the local socket with a further RST.
     fn attribute(&self, direction: &Direction, error: SideError) -> SideError {
         self.reset(direction).unwrap_or(error)
     }
@@ -457,8 +460,8 @@ impl JoinedPair {
         pair: &Pair,
     ) -> Result<PerSide<u32>, SideError> {
         let mut cutovers = self.start.map(|start| start.numbers.rcv_nxt);
-        // A socket may have rejected some of the packets, and asks for the bytes again. When no packet is on its
-        // way any more, those bytes are for the other peer.
+        // A socket may have rejected some of the packets. The sender repeats their bytes, and the repeated packets
+        // go to the other peer. So the wait ends when no packet can be on its way any more.
         let mut last = pin!(kernel.grace_periods.wait());
         let mut is_last = false;
         while !self.has_all(&mut cutovers, pair)? && !is_last {
@@ -469,8 +472,8 @@ impl JoinedPair {
         }
         for side in Side::BOTH {
             let (stream, failed) = (pair.stream(side), |error| SideError { side, error });
-            // Before any byte is passed on: a socket that has received a FIN and has passed one on closes as
-            // well.
+            // Check this before any byte is passed on: later the socket also closes when it has received a FIN and
+            // passed one on.
             self.check_not_reset(side, stream).map_err(failed)?;
             // From now on the socket has nothing to acknowledge.
             sys::acknowledge_now(&**stream).map_err(failed)?;
