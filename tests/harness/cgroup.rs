@@ -53,14 +53,14 @@ impl ControlGroup {
     /// Memory in use, in bytes.
     pub fn used(&self) -> u64 {
         let name = if self.is_first { "memory.usage_in_bytes" } else { "memory.current" };
-        let text = fs::read_to_string(self.path.join(name)).expect("what the group has");
+        let text = fs::read_to_string(self.path.join(name)).expect("the memory in use");
         text.trim().parse().expect("a number")
     }
 
     /// Number of processes of the group that the OOM killer has killed.
     pub fn kills(&self) -> u64 {
         let name = if self.is_first { "memory.oom_control" } else { "memory.events" };
-        let text = fs::read_to_string(self.path.join(name)).expect("what happened in the group");
+        let text = fs::read_to_string(self.path.join(name)).expect("the events of the group");
         let kills = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
         kills.expect("a count").trim().parse().expect("a number")
     }

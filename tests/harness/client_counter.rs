@@ -24,10 +24,10 @@ pub struct ClientCounter {
 impl ClientCounter {
     /// Starts a server on a port of 127.0.0.1; returns the server and its counter.
     pub fn server() -> (Backend, Arc<Self>) {
-        let seats = Arc::<Self>::default();
-        let taken = Arc::clone(&seats);
+        let counter = Arc::<Self>::default();
+        let shared = Arc::clone(&counter);
         let address = (Ipv4Addr::LOCALHOST, 0).into();
-        (Backend::start(address, move |stream| taken.serve(stream)), seats)
+        (Backend::start(address, move |stream| shared.serve(stream)), counter)
     }
 
     /// The highest number of concurrent connections so far.
@@ -40,21 +40,21 @@ impl ClientCounter {
         let now = self.now.fetch_add(1, SeqCst) + 1;
         self.most.fetch_max(now, SeqCst);
         stream.write_all(b"!").expect("the server's byte");
-        let mut said = Vec::new();
-        stream.read_to_end(&mut said).expect("the client's byte and its end");
-        assert_eq!(said, b"?");
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).expect("the client's byte and its end");
+        assert_eq!(received, b"?");
         // Before our FIN, which frees the permit for the next client.
         self.now.fetch_sub(1, SeqCst);
     }
 }
 
 /// Opens a short connection with one byte each way; returns false if balance closes it at once.
-/// Calls `told` as soon as the result is known.
-pub fn visit(address: SocketAddr, told: impl FnOnce()) -> bool {
+/// Calls `decided` as soon as the result is known.
+pub fn visit(address: SocketAddr, decided: impl FnOnce()) -> bool {
     let mut stream = connect(address);
     let mut byte = [0];
     let served = stream.read(&mut byte).expect("a byte or an orderly close") == 1;
-    told();
+    decided();
     if served {
         stream.write_all(b"?").expect("the client's byte");
         stream.shutdown(Shutdown::Write).expect("shutdown");

@@ -54,7 +54,7 @@ impl Datapath {
 /// True where the kernel datapaths must work. Otherwise prints the reason and returns false; the
 /// test returns then.
 pub fn kernel_works() -> bool {
-    match kernel_obstacle() {
+    match kernel_unavailable() {
         None => true,
         Some(reason) => {
             skip(&reason);
@@ -70,7 +70,7 @@ pub fn has_tcx() -> bool {
 }
 
 /// The reason why the kernel datapaths cannot work in this process, if there is one.
-pub fn kernel_obstacle() -> Option<String> {
+pub fn kernel_unavailable() -> Option<String> {
     /// Bit numbers of linux/capability.h.
     const NEEDED: [(&str, u32); 3] = [("CAP_NET_ADMIN", 12), ("CAP_PERFMON", 38), ("CAP_BPF", 39)];
 

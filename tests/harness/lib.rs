@@ -47,7 +47,7 @@ pub use command::{
     KillOnDrop, Outcome, SIGNAL_OPTIONS, finish, run, run_with_input, with_signals_masked,
 };
 pub use data::{Digest, Pattern, Receiver, receive_all, receive_exactly, send};
-pub use datapath::{Datapath, has_tcx, kernel_obstacle, kernel_works};
+pub use datapath::{Datapath, has_tcx, kernel_unavailable, kernel_works};
 pub use debian_package::{package, unpacked};
 pub use held_notifications::HeldNotifications;
 pub use link::{Link, both_ways, exchange};

@@ -113,16 +113,16 @@ impl Link {
 
     /// Like [`Link::pair`], after `exchanges` bytes each way, one at a time.
     pub fn pair_after(&self, exchanges: u64) -> (TcpStream, TcpStream) {
-        self.talk(self.connect(), exchanges)
+        self.pair_with(self.connect(), exchanges)
     }
 
     /// Like [`Link::settled_pair`], for a client that is already connected.
     pub fn settle(&self, client: TcpStream) -> (TcpStream, TcpStream) {
-        self.talk(client, Self::SETTLED)
+        self.pair_with(client, Self::SETTLED)
     }
 
     /// Like [`Link::pair_after`], for a client that is already connected.
-    pub fn talk(&self, client: TcpStream, exchanges: u64) -> (TcpStream, TcpStream) {
+    pub fn pair_with(&self, client: TcpStream, exchanges: u64) -> (TcpStream, TcpStream) {
         let (mut client, mut server) = self.greet(client);
         for _ in 1..exchanges {
             exchange(&mut client, &mut server);

@@ -111,7 +111,7 @@ fn take_one_out<K: Pod>(
     key: impl Fn(u32) -> K,
 ) {
     *count -= 1;
-    map.remove(&key(*count)).expect("an entry that was put in");
+    map.remove(&key(*count)).expect("a filler entry");
 }
 
 fn open<K: Pod>(id: u32) -> Result<HashMap<MapData, K, u32>, String> {

@@ -189,7 +189,7 @@ impl Network {
     /// Like [`Network::new`], with these cables to the client and to the server. A cable that the
     /// topology lacks is ignored; behind one interface there are only plain cables.
     pub fn with(topology: Topology, family: Family, cables: [Cable; 2]) -> Option<Self> {
-        let built = match obstacle(family, cables) {
+        let built = match unavailable(family, cables) {
             None => {
                 Self::build(topology, family, cables).map_err(|e| format!("no namespaces: {e}"))
             }
@@ -481,7 +481,7 @@ fn has_ipv6() -> bool {
 }
 
 /// The reason why such a network cannot be created, if there is one.
-fn obstacle(family: Family, cables: [Cable; 2]) -> Option<String> {
+fn unavailable(family: Family, cables: [Cable; 2]) -> Option<String> {
     if !nix::unistd::Uid::effective().is_root() {
         return Some("hosts of its own need root".into());
     }

@@ -133,7 +133,9 @@ impl Balance {
             let found = self.events().into_iter().find(|e| e.message == message);
             match (found, ended) {
                 (Some(event), _) => Ok(event),
-                (None, true) => panic!("it ended without: {:#?}", self.log.lines()),
+                (None, true) => {
+                    panic!("the program exited without the event: {:#?}", self.log.lines())
+                }
                 (None, false) => Err(format!("{} other lines", self.log.lines().len())),
             }
         })
@@ -204,7 +206,7 @@ impl Balance {
         assert_eq!(status.code(), Some(0), "{status}");
         let events = self.events();
         let stopped = events.iter().rfind(|event| event.message == "stopped");
-        StopSummary::of(stopped.expect("a last line that says stopped"))
+        StopSummary::of(stopped.expect("a stopped event"))
     }
 }
 

@@ -84,9 +84,9 @@ impl Root {
         begin.arg(files.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut holder = network.enter(|| begin.spawn()).expect("starting unshare");
         let mut ready = String::new();
-        let said = BufReader::new(holder.stdout.take().expect("piped")).read_line(&mut ready);
+        let output = BufReader::new(holder.stdout.take().expect("piped")).read_line(&mut ready);
         let root = Self { files, network, holder };
-        assert!(said.is_ok() && ready == "ready\n", "the system did not begin: {ready:?}");
+        assert!(output.is_ok() && ready == "ready\n", "the system did not begin: {ready:?}");
         Some(root)
     }
 
@@ -137,9 +137,9 @@ impl Root {
     /// Installs a package without its suggestions; returns the output of dpkg(1).
     pub fn install(&self, package: &Path) -> String {
         fs::copy(package, self.path().join("package.deb")).expect("copying the package");
-        let said = self.ends_with(0, "dpkg --install /package.deb");
+        let output = self.ends_with(0, "dpkg --install /package.deb");
         fs::remove_file(self.path().join("package.deb")).expect("removing the copy");
-        said
+        output
     }
 
     /// All files and folders of the container, relative to its root.

@@ -76,7 +76,7 @@ impl Sink {
         let sink = Self { port, child, count };
         eventually(TIMEOUT, "smtp-sink listens", || match is_listening(sink.port.port()) {
             true => Ok(()),
-            false => Err("it does not".into()),
+            false => Err("not yet".into()),
         });
         sink
     }

@@ -123,7 +123,7 @@ fn a_drain_waits_for_open_connections_and_admits_no_new_one(datapath: Datapath) 
     for _ in 0..8 {
         assert_eq!(ask(address).expect("an answer"), "B");
     }
-    open.write_all(b"x").expect("it goes on");
+    open.write_all(b"x").expect("the connection is open");
     assert_eq!(byte(&mut open), b'x');
     assert!(!drain.is_finished());
     assert_eq!(a.accepted(), 1);

@@ -241,11 +241,11 @@ fn a_change_is_logged_in_one_line() {
 #[test]
 fn a_connect_timeout_applies_to_the_next_connect() {
     let dir = RunDir::new();
-    let (hole, server) = (Blackhole::open(), Backend::greeter("A"));
+    let (blackhole, server) = (Blackhole::open(), Backend::greeter("A"));
     let builder = Builder::auto().option(&["-t", "86400"]);
-    let builder = builder.channel(hole.address()).channel(server.address());
+    let builder = builder.channel(blackhole.address()).channel(server.address());
     let balance = dir.use_in(builder).start();
-    let words = [&hole.address().to_string(), &server.address().to_string(), "-t", "1"];
+    let words = [&blackhole.address().to_string(), &server.address().to_string(), "-t", "1"];
     assert_eq!(dir.configure(&balance, &words), json!("done"));
     assert_eq!(ask(balance.address()).expect("an answer"), "A");
     assert_eq!(dir.show(balance.address())[0].total, 1);

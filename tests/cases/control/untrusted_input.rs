@@ -292,7 +292,7 @@ fn another_user_is_refused_by_mode_and_by_user_id(target: &impl ControlSocket) {
     assert_eq!(fs::metadata(&socket).expect("a socket").permissions().mode() & 0o777, 0o600);
 
     // The mode of the socket refuses the first connect and allows the second.
-    let error = as_nobody(target).expect_err("a socket that lets everybody connect");
+    let error = as_nobody(target).expect_err("a refused connect");
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
     set_mode(&socket, 0o666);
     let reply = as_nobody(target).expect("a reply");
@@ -405,7 +405,7 @@ fn the_default_run_directory_is_private_or_not_used() {
         let program = KillOnDrop(command.arg(port.port().to_string()).spawn().expect("unshare"));
         let run = PathBuf::from(format!("/proc/{}/root/run/balance", program.0.id()));
         let pid_file = run.join(format!("balance.{}.127.0.0.1.pid", port.port()));
-        eventually(TIMEOUT, "it serves", || match fs::exists(&pid_file) {
+        eventually(TIMEOUT, "the program serves", || match fs::exists(&pid_file) {
             Ok(true) => Ok(()),
             other => Err(format!("{other:?}")),
         });
@@ -467,7 +467,7 @@ fn the_default_run_directory_of_a_session_is_private_or_not_used() {
     let (mut command, _port, address) = start();
     let _program = KillOnDrop(command.spawn().expect("the program"));
     let pid_file = own.join(format!("balance.{}.{}.pid", address.port(), address.ip()));
-    eventually(TIMEOUT, "it serves", || match fs::exists(&pid_file) {
+    eventually(TIMEOUT, "the program serves", || match fs::exists(&pid_file) {
         Ok(true) => Ok(()),
         other => Err(format!("{other:?}")),
     });

@@ -204,7 +204,7 @@ fn bytes_buffered_before_a_reset_arrive(datapath: Datapath) {
             len => Err(format!("{len} bytes have not")),
         });
         reset(from);
-        assert_eq!(receive_exactly(&to, LEN).expect("all of it"), sent, "turn {turn}");
+        assert_eq!(receive_exactly(&to, LEN).expect("all bytes"), sent, "turn {turn}");
         assert_eq!(until_reset(&to), b"", "turn {turn}");
     }
 }

@@ -32,7 +32,7 @@ fn a_client_that_closes_before_the_backend_is_connected_loses_no_byte(datapath: 
     for size in [1, (1 << 20) + 7] {
         let sent = send_pattern(&link.connect(), size);
         let server = link.accept();
-        assert_eq!(receive_all(&server).expect("what the client said"), sent);
+        assert_eq!(receive_all(&server).expect("the bytes of the client"), sent);
     }
 }
 
@@ -42,7 +42,7 @@ fn clients_that_send_and_close_at_once_lose_no_byte(datapath: Datapath) {
     for _ in 0..ROUNDS {
         let sent = send_pattern(&link.connect(), sizes.u64(0..200_000));
         let mut server = link.accept();
-        assert_eq!(receive_all(&server).expect("what the client said"), sent);
+        assert_eq!(receive_all(&server).expect("the bytes of the client"), sent);
         assert_eq!(end_of(&mut server), End::Clean);
     }
 }
@@ -53,7 +53,7 @@ fn servers_that_send_and_close_at_once_lose_no_byte(datapath: Datapath) {
     for _ in 0..ROUNDS {
         let mut client = link.connect();
         let sent = send_pattern(&link.accept(), sizes.u64(0..200_000));
-        assert_eq!(receive_all(&client).expect("what the server said"), sent);
+        assert_eq!(receive_all(&client).expect("the bytes of the server"), sent);
         assert_eq!(end_of(&mut client), End::Clean);
     }
 }

@@ -80,8 +80,8 @@ fn carry(link: &Link, pairing: &Mutex<()>, seed: u64) {
     };
     let (up, down) = (begin(&client, &mut random), begin(&server, &mut random));
     thread::scope(|scope| {
-        let got = scope.spawn(|| receive_all(&server).expect("what the client said"));
-        assert_eq!(receive_all(&client).expect("what the server said"), down.finish());
+        let got = scope.spawn(|| receive_all(&server).expect("the bytes of the client"));
+        assert_eq!(receive_all(&client).expect("the bytes of the server"), down.finish());
         assert_eq!(got.join().expect("the receiver"), up.finish());
     });
 }

@@ -102,7 +102,7 @@ fn urgent_bytes_keep_their_place(datapath: Datapath) {
         sender.send(b"12").expect("plain bytes");
         sender.send_out_of_band(b"345").expect("plain bytes and an urgent one");
         let mut got = [0; 5];
-        server.read_exact(&mut got).expect("all of them");
+        server.read_exact(&mut got).expect("all bytes");
         assert_eq!(&got, b"12345");
     }
     drop((client, server));

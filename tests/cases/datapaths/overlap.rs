@@ -21,9 +21,11 @@ fn repeated_bytes_are_delivered_once(datapath: Datapath) {
         {
             return skip(&format!("cannot put a segment on the wire: {e}"));
         }
-        server.read_exact(&mut got[repeated..][..fresh]).expect("what the forged segment adds");
+        server
+            .read_exact(&mut got[repeated..][..fresh])
+            .expect("the new bytes of the forged segment");
         client.write_all(&data[repeated..]).expect("the same bytes from their real sender");
-        server.read_exact(&mut got[repeated + fresh..]).expect("what comes after them");
+        server.read_exact(&mut got[repeated + fresh..]).expect("the bytes after the segment");
 
         assert!(got == data, "{repeated} repeated and {fresh} fresh bytes were changed");
         drop(client);

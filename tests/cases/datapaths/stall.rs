@@ -143,7 +143,7 @@ fn bursts_of_tiny_packets_to_a_stopped_receiver_keep_their_order(datapath: Datap
         };
         let sending = Sending::start_with(&client, PACKETS, 1..2, pause);
         sending.wait_until_still();
-        assert_eq!(receive_all(&server).expect("all of it"), sending.finish());
+        assert_eq!(receive_all(&server).expect("all bytes"), sending.finish());
     }
     link.balance.assert_all_handed_over(3);
 }
@@ -168,7 +168,7 @@ fn stalled_connections_do_not_stall_others(datapath: Datapath) {
     client.write_all(b"still here").expect("writing");
     drop((client, server));
     for (client, _server, sending) in stalled {
-        let got = receive_all(&client).expect("what was held up");
+        let got = receive_all(&client).expect("the stalled bytes");
         assert_eq!(got, sending.finish());
     }
 }

@@ -58,7 +58,7 @@ fn without_descriptors_open_connections_are_served(datapath: Datapath) {
     let mut waiting = overload(&balance, &server, datapath);
     expect_service_under_pressure(&open, &server);
     let turned_away = waiting.iter_mut().filter_map(is_closed).count();
-    assert_eq!(turned_away, 0, "clients were closed for want of descriptors");
+    assert_eq!(turned_away, 0, "clients were closed because no descriptor was free");
     drop(waiting);
     // Clients that have already closed are still in the accept queue.
     eventually(TIMEOUT, "a new client is served", || {

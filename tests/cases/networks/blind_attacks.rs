@@ -161,10 +161,10 @@ fn nothing_breaks_while_a_pair_is_joined() {
     if !kernel_works() {
         return;
     }
-    for (config, turns) in
+    for (config, buffers) in
         [(HERE, Some(0)), (SWITCH_V6, None), (without_timestamps(APART), Some(0))]
     {
-        let config = SceneConfig { offload_after: turns, ..config };
+        let config = SceneConfig { offload_after: buffers, ..config };
         assert_unharmed(during_join(config, AttackKind::Mixed, 40));
     }
 }

@@ -37,18 +37,18 @@ fn nothing_is_retransmitted_to_peers_on_one_host(datapath: Datapath) {
         let (client, server) = link.pair();
         // Joined during a transfer.
         both_ways(&client, &server, (4 << 20, 4 << 20), WHOLE_CHUNKS);
-        let talk = |time| {
+        let exchange_for = |time| {
             let start = Instant::now();
             while start.elapsed() < time {
                 transfer(&client, &server, 100);
                 transfer(&server, &client, 100);
             }
         };
-        talk(SETTLING);
+        exchange_for(SETTLING);
         let network = link.network();
         let (arrived, left) =
             (network.arrived_from(Peer::Client).len(), network.left_for(Peer::Client).len());
-        talk(RETRANSMISSION);
+        exchange_for(RETRANSMISSION);
         drop((client, server));
         let session = link.balance.sessions(turn).pop().expect("a session");
         if session.datapath == Datapath::Splice.name() {
@@ -102,23 +102,23 @@ fn watch(datapath: Datapath, family: Family) {
         }
     }
     let mut lengths = fastrand::Rng::with_seed(17);
-    let mut talk = |rounds| {
+    let mut exchange_for = |rounds| {
         for _ in 0..rounds {
             transfer(&client, &server, lengths.usize(1..4000));
             transfer(&server, &client, lengths.usize(1..4000));
         }
     };
     let start = Instant::now();
-    talk(100);
+    exchange_for(100);
     note(&format!("{datapath:?}: 100 requests and responses in {:?}", start.elapsed()));
     while start.elapsed() < SETTLING {
-        talk(1);
+        exchange_for(1);
     }
     // All packets from here on are compared.
     let marks = DIRECTIONS.map(|(from, _, to)| {
         (link.network().arrived_from(from).len(), link.network().left_for(to).len())
     });
-    talk(400);
+    exchange_for(400);
     both_ways(&client, &server, (2 << 20, 2 << 20), WHOLE_CHUNKS);
     for (from, to) in [(&client, &server), (&server, &client)] {
         from.shutdown(Shutdown::Write).expect("shutdown");

@@ -51,7 +51,7 @@ fn cut_off(datapath: Datapath, family: Family) {
     let Some(site) = Site::new(datapath, family) else { return };
     let (mut across, mut beside) = (site.client("A"), site.client("B"));
     site.network.set_server_cut_off(true);
-    across.write_all(b"are you there?").expect("to the server that is cut off");
+    across.write_all(b"are you there?").expect("to the unreachable server");
     for _ in 0..2 {
         // Round robin also selects the unreachable server.
         drop(site.client("B"));
@@ -59,9 +59,9 @@ fn cut_off(datapath: Datapath, family: Family) {
     exchange(&mut beside, b"still here");
     site.network.set_server_cut_off(false);
     let mut answer = [0; 14];
-    across.read_exact(&mut answer).expect("from the server that is back");
+    across.read_exact(&mut answer).expect("from the reachable server");
     assert_eq!(&answer, b"are you there?");
-    eventually(TIMEOUT, "the server that is back gets new clients", || match site.next_client() {
+    eventually(TIMEOUT, "the reachable server gets new clients", || match site.next_client() {
         (_, 'A') => Ok(()),
         (_, other) => Err(format!("{other} was next")),
     });
@@ -84,9 +84,9 @@ fn flap(datapath: Datapath, family: Family) {
         let (client, server) = link.settled_pair();
         thread::scope(|scope| {
             let receiver = server.try_clone().expect("dup");
-            let got = scope.spawn(move || receive_all(&receiver).expect("all of it"));
+            let got = scope.spawn(move || receive_all(&receiver).expect("all bytes"));
             let sending = Sending::start(&client, SIZE);
-            eventually(TIMEOUT, "some of it is on its way", || match sending.so_far() {
+            eventually(TIMEOUT, "a part has been sent", || match sending.so_far() {
                 bytes if bytes >= SIZE / 4 => Ok(()),
                 bytes => Err(format!("{bytes} bytes are")),
             });

@@ -149,7 +149,7 @@ fn a_port_is_reused_at_once(datapath: Datapath) {
             let what = format!("{topology:?}, {family:?}, {is_short_of_ports}, turn {turn}");
             let (client, begun) = link.as_client(|to| connect_from(from, to));
             from.set_port(client.local_addr().expect("getsockname").port());
-            let (mut client, mut server) = link.talk(client, 1);
+            let (mut client, mut server) = link.pair_with(client, 1);
             assert!(begun.elapsed() < AT_ONCE, "{what}: {:?}", begun.elapsed());
             (1..30).for_each(|_| exchange(&mut client, &mut server));
             match turn % 3 {
@@ -248,5 +248,5 @@ fn fill_and_empty(from: &TcpStream, to: &TcpStream) {
     let stopped = sending.wait_until_still();
     note(&format!("stopped after {stopped} of {LEN} bytes"));
     assert!(stopped < LEN, "the sender never stopped");
-    assert_eq!(receive_all(to).expect("all of it"), sending.finish());
+    assert_eq!(receive_all(to).expect("all bytes"), sending.finish());
 }

@@ -75,7 +75,7 @@ fn a_killed_program_leaves_nothing_and_frees_its_port(datapath: Datapath) {
     for client in clients {
         assert!(client.join().expect("the client"), "a clean end of a broken connection");
     }
-    eventually(TIMEOUT, "nothing of it is left in the kernel", || match objects.left() {
+    eventually(TIMEOUT, "the BPF objects are gone", || match objects.left() {
         none if none == BpfObjects::default() => Ok(()),
         some => Err(format!("{some:?}")),
     });
@@ -125,7 +125,7 @@ fn cut_off(datapath: Datapath, link: impl FnOnce(Builder) -> Link) {
                 (name, came, sender, receiver)
             })
             .collect();
-        eventually(TIMEOUT, "all are in the middle of it", || {
+        eventually(TIMEOUT, "all transfers are running", || {
             let came: Vec<_> =
                 streams.iter().map(|(_, came, ..)| came.load(Ordering::Relaxed)).collect();
             if came.iter().all(|&came| came >= MIDDLE) { Ok(()) } else { Err(format!("{came:?}")) }
@@ -170,7 +170,7 @@ fn receive_until_it_breaks(stream: &TcpStream, datapath: Datapath, came: &Atomic
         if is_silent && datapath == Datapath::Splice {
             outcome = (&*stream).write_all(b"?");
         } else if outcome.is_ok() {
-            assert_eq!(got.len, wanted, "a clean end of a stream that was cut off");
+            assert_eq!(got.len, wanted, "a clean end of an interrupted stream");
         }
         match outcome.map_err(|error| error.kind()) {
             Ok(()) => {}

@@ -32,7 +32,7 @@ fn clients_are_served_when_the_log_is_closed() {
     let mut line = String::new();
     while !line.contains("ready") {
         line.clear();
-        assert_ne!(log.read_line(&mut line).expect("a line"), 0, "it ended");
+        assert_ne!(log.read_line(&mut line).expect("a line"), 0, "the program has exited");
     }
     drop(log);
     // Without a server the program logs each client and then closes it cleanly. There are more
@@ -46,8 +46,8 @@ fn clients_are_served_when_the_log_is_closed() {
 /// Waits without reading the log.
 fn wait_until_it_serves(address: SocketAddr) {
     let connected = || TcpStream::connect(address).map_err(|error| error.to_string());
-    drop(eventually(TIMEOUT, "it serves", connected));
-    assert_eq!(ask(address).expect("it serves"), "A");
+    drop(eventually(TIMEOUT, "the program serves", connected));
+    assert_eq!(ask(address).expect("the program serves"), "A");
 }
 
 /// Number of requests whose log lines exceed the log's queue.
@@ -71,7 +71,7 @@ fn a_full_pipe_stalls_nothing_and_lost_lines_are_counted() {
         let host = "x".repeat(HOST_LENGTH);
         let create = serde_json::json!({"create": {"group": 0, "host": host, "port": "1"}});
         dir.ask(address, &create);
-        assert_eq!(ask(address).expect("it serves on"), "A");
+        assert_eq!(ask(address).expect("the program still serves"), "A");
     }
     assert_ne!(stats()["log_lines_lost"], 0);
     let follow = thread::spawn(move || {
@@ -120,7 +120,7 @@ fn a_dump_that_is_not_read_stalls_no_connection() {
     let (mut command, _port, address) = builder.command();
     command.stdout(writer).stderr(Stdio::null());
     let _program = KillOnDrop(command.spawn().expect("the program"));
-    eventually(TIMEOUT, "it serves", || match dir.file(address, "sock").exists() {
+    eventually(TIMEOUT, "the program serves", || match dir.file(address, "sock").exists() {
         true => Ok(()),
         false => Err("no control socket".to_owned()),
     });
@@ -141,15 +141,17 @@ fn a_supervisor_whose_log_is_not_read_answers_and_its_instances_serve() {
         command.stderr(writer).stdout(Stdio::null());
     }));
     let is_running = |rows: &[tests::InstanceStatus]| rows.iter().all(|row| row.state == "running");
-    eventually(TIMEOUT, "it answers", || match service.run(&["status"]).status.code() {
-        Some(0) => Ok(()),
-        code => Err(format!("{code:?}")),
+    eventually(TIMEOUT, "the supervisor answers", || {
+        match service.run(&["status"]).status.code() {
+            Some(0) => Ok(()),
+            code => Err(format!("{code:?}")),
+        }
     });
     for more in [" -t 7", " -B 127.0.0.1", " -t 8"] {
         service.write(&text(more));
         assert_eq!(service.run(&["reload"]).status.code(), Some(0), "{more}");
-        service.status_when("it runs", is_running);
-        assert_eq!(ask(port.address()).expect("it serves"), "A");
+        service.status_when("the instance runs", is_running);
+        assert_eq!(ask(port.address()).expect("the program serves"), "A");
     }
     assert_eq!(service.run(&["stop"]).status.code(), Some(0));
     assert_eq!(finish(&mut supervisor.0, TIMEOUT, "the supervisor").code(), Some(0));
@@ -178,12 +180,12 @@ fn a_syslog_that_does_not_read_stalls_nothing() {
     let outcome = run(&mut syslog.in_front_of(&command), TIMEOUT);
     assert!(outcome.status.success(), "{outcome:?}");
     for _ in 0..100 {
-        assert_eq!(ask(address).expect("it serves"), "A");
+        assert_eq!(ask(address).expect("the program serves"), "A");
     }
     for pid in dir.processes() {
         kill(Pid::from_raw(pid), Signal::SIGINT).expect("a signal");
     }
-    eventually(TIMEOUT, "it has ended", || match dir.processes() {
+    eventually(TIMEOUT, "the process exits", || match dir.processes() {
         left if left.is_empty() => Ok(()),
         left => Err(format!("{left:?}")),
     });

@@ -124,14 +124,14 @@ fn with_the_capabilities_of_the_unit_every_datapath_serves() {
         command.arg(folder.path().join("balance")).args(["start", "-f", "--config"]).arg(&config);
         command.env("RUNTIME_DIRECTORY", &run_dir).stdin(Stdio::null()).stderr(Stdio::null());
         let mut child = KillOnDrop(command.spawn().expect("starting setpriv"));
-        eventually(TIMEOUT, "it listens", || match is_listening(port.port()) {
+        eventually(TIMEOUT, "the program listens", || match is_listening(port.port()) {
             true => Ok(()),
-            false => Err("it does not".to_owned()),
+            false => Err("not yet".to_owned()),
         });
         assert_eq!(ask(port.address()).expect("an answer"), "A");
         let mut status = Command::new(binary());
         status.args(["status", "--json", "--run-dir"]).arg(&run_dir).arg("--config").arg(&config);
-        eventually(TIMEOUT, "it says that it runs, on that datapath", || {
+        eventually(TIMEOUT, "status shows the datapath", || {
             let outcome = run(&mut status, TIMEOUT);
             let is_so = outcome.stdout.contains(&format!("\"datapath\": \"{datapath}\""));
             if is_so { Ok(()) } else { Err(format!("{outcome:?}")) }
@@ -184,7 +184,7 @@ fn as_another_user_the_program_reinjects_no_packet_when_alone_on_loopback() {
         return;
     }
     if !has_tcx() {
-        return skip("the kernel does not tell what is attached to an interface");
+        return skip("the kernel cannot list the programs of an interface");
     }
     let Some(network) = Network::new(Topology::ServerOnLoopback, Family::V4) else { return };
     let builder = Builder::new(Datapath::Splice).option(&["--user", "nobody"]);
@@ -277,13 +277,13 @@ fn an_unknown_or_impossible_user_is_an_error() {
     let nobody = (Some(67), "balance: there is no user nosuchuser\n".to_owned());
     assert_eq!(give(Builder::auto().quiet(), "nosuchuser"), nobody);
     let (_folder, builder) = unprivileged(Builder::new(Datapath::Relay).quiet());
-    let (code, said) = give(builder, "daemon");
-    assert_eq!(code, Some(77), "{said}");
+    let (code, output) = give(builder, "daemon");
+    assert_eq!(code, Some(77), "{output}");
     assert!(
-        said.ends_with(
+        output.ends_with(
             "balance: cannot become user daemon: Operation not permitted (os error 1)\n"
         ),
-        "{said}"
+        "{output}"
     );
 }
 

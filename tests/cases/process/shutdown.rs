@@ -103,9 +103,9 @@ fn without_connections_the_program_stops_at_once() {
 
 #[test]
 fn a_client_that_waits_for_a_server_does_not_delay_the_stop() {
-    let hole = tests::Blackhole::open();
+    let blackhole = tests::Blackhole::open();
     let mut balance =
-        Builder::auto().option(&["-t", "600", "--grace", "1"]).channel(hole.address()).start();
+        Builder::auto().option(&["-t", "600", "--grace", "1"]).channel(blackhole.address()).start();
     let mut client = tests::connect(balance.address());
     balance.signal(Signal::SIGTERM);
     balance.wait_stopped(Duration::from_secs(10));

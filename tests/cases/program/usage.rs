@@ -199,8 +199,8 @@ fn check(outcome: &Outcome, code: i32, naming: &str, what: &str) {
     assert_eq!(outcome.stdout, "", "{what}");
     assert_eq!(outcome.stderr.lines().count(), 1, "{what}: {outcome:?}");
     assert!(outcome.stderr.starts_with("balance: "), "{what}: {outcome:?}");
-    let said = outcome.stderr.to_lowercase();
-    assert!(said.contains(&naming.to_lowercase()), "{what}: {outcome:?}");
+    let output = outcome.stderr.to_lowercase();
+    assert!(output.contains(&naming.to_lowercase()), "{what}: {outcome:?}");
 }
 
 /// Asserts that the instance that holds the port still serves.

@@ -240,9 +240,12 @@ fn without_any_channel_each_client_is_closed() {
 
 #[test]
 fn a_server_that_does_not_answer_costs_one_connect_timeout() {
-    let (hole, a) = (Blackhole::open(), Backend::greeter("A"));
-    let balance =
-        Builder::auto().option(&["-t", "1"]).channel(hole.address()).channel(a.address()).start();
+    let (blackhole, a) = (Blackhole::open(), Backend::greeter("A"));
+    let balance = Builder::auto()
+        .option(&["-t", "1"])
+        .channel(blackhole.address())
+        .channel(a.address())
+        .start();
     for _ in 0..2 {
         let start = Instant::now();
         expect(&balance, "A");
@@ -254,10 +257,10 @@ fn a_server_that_does_not_answer_costs_one_connect_timeout() {
 
 #[test]
 fn a_slow_connect_delays_no_other_client() {
-    let (hole, a) = (Blackhole::open(), Backend::greeter("A"));
+    let (blackhole, a) = (Blackhole::open(), Backend::greeter("A"));
     let balance = Builder::auto()
         .option(&["-t", "4", "--workers", "1"])
-        .channel(hole.address())
+        .channel(blackhole.address())
         .channel(a.address())
         .start();
     let address = balance.address();
@@ -349,9 +352,9 @@ fn addresses_that_do_not_answer_hardly_delay_the_next() {
     for i in 0..holes {
         // A neighbour that does not exist, on a subnet that makes the resolver prefer its address.
         network.balancer().ip(&format!(
-            "link add hole{i} type veth peer name other{i}\nlink set other{i} up\n\
-             address add dev hole{i} 10.77.{i}.0/31\nlink set hole{i} up\n\
-             neighbour add 10.77.{i}.1 lladdr 02:00:00:00:00:01 dev hole{i}"
+            "link add blackhole{i} type veth peer name other{i}\nlink set other{i} up\n\
+             address add dev blackhole{i} 10.77.{i}.0/31\nlink set blackhole{i} up\n\
+             neighbour add 10.77.{i}.1 lladdr 02:00:00:00:00:01 dev blackhole{i}"
         ));
         hosts += &format!("10.77.{i}.1 many.test\n");
     }

@@ -129,9 +129,9 @@ fn an_upgrade_restarts_the_service_unless_its_file_has_a_mistake() {
 
     root.write("/etc/balance/balance.conf", "2525 127.0.0.1:9\nnosuchport\n");
     root.ends_with(MISTAKE, "service balance reload");
-    let said = root.install(&package);
-    assert!(said.contains("balance.conf:2: "), "{said}");
-    assert!(said.contains("not restarted"), "{said}");
+    let output = root.install(&package);
+    assert!(output.contains("balance.conf:2: "), "{output}");
+    assert!(output.contains("not restarted"), "{output}");
     assert_eq!(root.ends_with(0, "pidof balance"), before);
 
     root.write("/etc/balance/balance.conf", "2525 127.0.0.1:9\n");

@@ -36,7 +36,7 @@ fn connect_named(address: SocketAddr) -> (TcpStream, String) {
     (stream, char::from(name[0]).to_string())
 }
 
-fn talk(stream: &mut TcpStream, text: &[u8]) {
+fn echo(stream: &mut TcpStream, text: &[u8]) {
     stream.write_all(text).expect("to the server");
     let mut back = vec![0; text.len()];
     stream.read_exact(&mut back).expect("from the server");
@@ -67,7 +67,7 @@ fn a_hundred_reloads_drop_and_refuse_no_connection() {
             scope.spawn(|| {
                 while !over.load(Relaxed) {
                     let (mut stream, _) = connect_named(port.address());
-                    talk(&mut stream, &[7; 3000]);
+                    echo(&mut stream, &[7; 3000]);
                     stream.shutdown(Shutdown::Write).expect("shutdown");
                     assert_eq!(end_of(&mut stream), End::Clean);
                     let mut control = UnixStream::connect(&socket).expect("the control socket");
@@ -81,24 +81,24 @@ fn a_hundred_reloads_drop_and_refuse_no_connection() {
         let _over = SetOnDrop(&over);
         for i in 1..=RELOADS {
             service.write(&text(i));
-            let said = service.run_ok(&["reload"]);
-            assert!(said.ends_with("balance is reloaded\n"), "{said}");
-            assert!(said.contains(": changed\n") || said.contains(": replaced\n"), "{said}");
+            let output = service.run_ok(&["reload"]);
+            assert!(output.ends_with("balance is reloaded\n"), "{output}");
+            assert!(output.contains(": changed\n") || output.contains(": replaced\n"), "{output}");
             for _ in 0..3 {
                 let (_, name) = connect_named(port.address());
                 assert!(SETS[i % SETS.len()].contains(&&*name), "{name} after {}", text(i));
             }
             let len = standing.len();
-            talk(&mut standing[i % len], b"still here");
+            echo(&mut standing[i % len], b"still here");
         }
     });
     for mut stream in standing {
-        talk(&mut stream, b"to the end");
+        echo(&mut stream, b"to the end");
         stream.shutdown(Shutdown::Write).expect("shutdown");
         assert_eq!(end_of(&mut stream), End::Clean);
     }
     note(&format!("{RELOADS} reloads, {} visits meanwhile", visits.load(Relaxed)));
     // The replaced processes have exited with their last connection.
-    service.status_when("one process is left", |rows| rows.len() == 1);
+    service.status_when("one process remains", |rows| rows.len() == 1);
     service.run_ok(&["stop"]);
 }

@@ -155,9 +155,9 @@ fn activate(port: &ReservedPort, words: &[&str]) -> KillOnDrop<Child> {
     command.arg("-l").arg(port.address().to_string()).arg(binary()).args(words);
     let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("the activator");
     let child = KillOnDrop(child);
-    eventually(TIMEOUT, "it listens", || match is_listening(port.port()) {
+    eventually(TIMEOUT, "the program listens", || match is_listening(port.port()) {
         true => Ok(()),
-        false => Err("it does not".to_owned()),
+        false => Err("not yet".to_owned()),
     });
     child
 }

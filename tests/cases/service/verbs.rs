@@ -165,9 +165,11 @@ fn a_crashed_process_is_restarted_and_no_client_refused() {
     let pid = before[0].pid.expect("a process");
     signal(pid, Signal::SIGKILL);
     assert_eq!(end_of(&mut crashed), End::Reset);
-    eventually(TIMEOUT, "it has ended", || match std::fs::read(format!("/proc/{pid}/cmdline")) {
-        Ok(line) if !line.is_empty() => Err("it has not".to_owned()),
-        _ => Ok(()),
+    eventually(TIMEOUT, "the process exits", || {
+        match std::fs::read(format!("/proc/{pid}/cmdline")) {
+            Ok(line) if !line.is_empty() => Err("not yet".to_owned()),
+            _ => Ok(()),
+        }
     });
     // At once: the supervisor holds the listener.
     drop(open(&one));
@@ -247,7 +249,7 @@ fn an_instance_removed_from_the_file_drains() {
     assert_echoes(&mut stream);
     assert_eq!(service.status().iter().filter(|row| row.state == "draining").count(), 1);
     drop(stream);
-    service.status_when("it has left", |rows| rows.len() == 1);
+    service.status_when("the old process has exited", |rows| rows.len() == 1);
     service.run_ok(&["stop"]);
 }
 
@@ -261,9 +263,9 @@ fn stop_waits_for_connections_and_prints_how_long() {
     service.status_when("a connection", |rows| rows[0].connections == 1);
     thread::scope(|scope| {
         let stopping = scope.spawn(|| service.run_ok(&["stop"]));
-        eventually(TIMEOUT, "nobody listens", || match is_listening(one.port()) {
+        eventually(TIMEOUT, "the listener is closed", || match is_listening(one.port()) {
             false => Ok(()),
-            true => Err("it does".to_owned()),
+            true => Err("not yet".to_owned()),
         });
         assert_echoes(&mut stream);
         // A second request does not shorten the wait.
@@ -272,15 +274,15 @@ fn stop_waits_for_connections_and_prints_how_long() {
             2.. => Ok(()),
             few => Err(format!("{few} are connected")),
         });
-        service.status_when("it drains", |rows| rows[0].state == "draining");
+        service.status_when("the instance drains", |rows| rows[0].state == "draining");
         assert_echoes(&mut stream);
         drop(stream);
-        let said = [stopping, second].map(|verb| verb.join().expect("the verb"));
-        for said in said {
+        let output = [stopping, second].map(|verb| verb.join().expect("the verb"));
+        for output in output {
             let end = " s for 1 connection\n";
             assert!(
-                said.starts_with("balance is stopped: waited ") && said.ends_with(end),
-                "{said}"
+                output.starts_with("balance is stopped: waited ") && output.ends_with(end),
+                "{output}"
             );
         }
     });
@@ -308,8 +310,8 @@ fn stop_also_waits_for_processes_that_already_drain() {
         assert_echoes(&mut stream);
         drop(stream);
         assert!(stopping.join().expect("the verb").starts_with("balance is stopped"));
-        let said = starting.join().expect("the verb");
-        assert!(said.ends_with("balance is started: 1 instance\n"), "{said}");
+        let output = starting.join().expect("the verb");
+        assert!(output.ends_with("balance is started: 1 instance\n"), "{output}");
     });
     drop(open(&two));
     service.run_ok(&["stop"]);
@@ -471,16 +473,16 @@ fn an_instance_moves_to_another_run_directory() {
     assert_eq!(service.run(&["reload"]).status.code(), Some(73));
     assert!(socket("here").exists());
     service.write(&text("there", ""));
-    let said = |what: &str| format!("{}: {what}\nbalance is reloaded\n", name(&one));
-    assert_eq!(service.run_ok(&["reload"]), said("replaced"));
+    let output = |what: &str| format!("{}: {what}\nbalance is reloaded\n", name(&one));
+    assert_eq!(service.run_ok(&["reload"]), output("replaced"));
     assert!(socket("there").exists() && !socket("here").exists());
     // The supervisor asks the process on its control socket, here and in the next reload.
     assert_eq!(service.status()[0].channels, Some((1, 1)));
     service.write(&text("there", "-t 7"));
-    assert_eq!(service.run_ok(&["reload"]), said("changed"));
+    assert_eq!(service.run_ok(&["reload"]), output("changed"));
     // The first directory is free again.
     service.write(&text("here", ""));
-    assert_eq!(service.run_ok(&["reload"]), said("replaced"));
+    assert_eq!(service.run_ok(&["reload"]), output("replaced"));
     assert!(socket("here").exists() && !socket("there").exists());
     assert_echoes(&mut stream);
     drop(stream);
@@ -510,8 +512,8 @@ fn settings_that_this_host_lacks_are_rejected_before_any_change() {
             (service.run(&["restart"]), ""),
         ] {
             assert_eq!(outcome.status.code(), Some(78), "{outcome:?}");
-            let said = format!("{}:1: {why}", service.file().display());
-            assert!(outcome.stderr.starts_with(&said), "{outcome:?}");
+            let output = format!("{}:1: {why}", service.file().display());
+            assert!(outcome.stderr.starts_with(&output), "{outcome:?}");
             assert!(outcome.stderr.ends_with(verb), "{outcome:?}");
         }
         assert_eq!(service.status(), before);
@@ -578,7 +580,7 @@ fn an_instance_stopped_by_an_operator_is_not_restarted() {
     killing.arg("--run-dir").arg(run_dir).args(["-b", "127.0.0.1", "-c", "kill"]);
     let killed = run(killing.arg(one.port().to_string()), TIMEOUT);
     assert_eq!(killed.status.code(), Some(0), "{killed:?}");
-    let rows = service.status_when("it is stopped", |rows| rows[0].state == "stopped");
+    let rows = service.status_when("the instance is stopped", |rows| rows[0].state == "stopped");
     assert!(!is_listening(one.port()));
     assert_eq!((&*rows[1].state, service.run(&["status"]).status.code()), ("running", Some(150)));
     service.run_ok(&["reload"]);
@@ -594,9 +596,9 @@ fn when_the_supervisor_is_killed_its_instances_drain_and_another_can_start() {
     service.run_ok(&["start"]);
     let mut stream = open(&one);
     signal(service.supervisor(), Signal::SIGKILL);
-    eventually(TIMEOUT, "nobody listens", || match is_listening(one.port()) {
+    eventually(TIMEOUT, "the listener is closed", || match is_listening(one.port()) {
         false => Ok(()),
-        true => Err("it does".to_owned()),
+        true => Err("not yet".to_owned()),
     });
     assert_echoes(&mut stream);
     // The old socket and pid file exist, but no process holds the lock.
@@ -620,7 +622,7 @@ fn signals_reload_drain_and_stop() {
     let service = Service::new(&text);
     let mut child = service.foreground(|_| {});
     let pid = i32::try_from(child.id()).expect("a process id");
-    service.status_when("it runs", |rows| rows.iter().all(|row| row.state == "running"));
+    service.status_when("the instance runs", |rows| rows.iter().all(|row| row.state == "running"));
     let mut stream = open(&one);
     service.write(&(text + &line(&two, &[&a])));
     signal(pid, Signal::SIGUSR1);
@@ -630,7 +632,7 @@ fn signals_reload_drain_and_stop() {
     });
     assert_echoes(&mut stream);
     signal(pid, Signal::SIGTERM);
-    service.status_when("it drains", |rows| rows[0].state == "draining");
+    service.status_when("the instance drains", |rows| rows[0].state == "draining");
     assert_echoes(&mut stream);
     signal(pid, Signal::SIGTERM);
     assert_eq!(finish(&mut child, TIMEOUT, "the supervisor").code(), Some(0));
@@ -665,7 +667,7 @@ fn signals_that_the_parent_masked_reach_every_process() {
     // In the foreground, stopped by a signal.
     let mut command = with_signals_masked(&service.command(&["start", "-f"]));
     let mut child = command.stderr(Stdio::null()).spawn().expect("starting balance");
-    service.status_when("it runs", |rows| rows.iter().all(|row| row.state == "running"));
+    service.status_when("the instance runs", |rows| rows.iter().all(|row| row.state == "running"));
     signal(service.supervisor(), Signal::SIGTERM);
     assert_eq!(finish(&mut child, TIMEOUT, "the supervisor").code(), Some(0));
 }
@@ -676,8 +678,8 @@ fn in_the_foreground_restart_keeps_the_supervisor_process() {
     let one = ReservedPort::new();
     let service = Service::new(&line(&one, &[&a]));
     let mut child = service.foreground(|_| {});
-    let before =
-        service.status_when("it runs", |rows| rows.iter().all(|row| row.state == "running"));
+    let before = service
+        .status_when("the instance runs", |rows| rows.iter().all(|row| row.state == "running"));
     assert_eq!(service.run_ok(&["restart"]), "balance is restarted\n");
     let after = service.status();
     assert_ne!(after[0].pid, before[0].pid);

@@ -72,13 +72,13 @@ pub struct PacketGenerator {
     /// Position of the sweep through the sequence numbers, and the steps left in this round.
     walk: u32,
     left: u32,
-    turn: usize,
+    next_pair: usize,
 }
 
 impl PacketGenerator {
     /// A generator with this seed.
     pub fn new(seed: u64) -> Self {
-        Self { random: fastrand::Rng::with_seed(seed), walk: 0, left: 0, turn: 0 }
+        Self { random: fastrand::Rng::with_seed(seed), walk: 0, left: 0, next_pair: 0 }
     }
 
     fn number(&mut self) -> u32 {
@@ -96,7 +96,7 @@ impl PacketGenerator {
         self.walk
     }
 
-    /// Adds the next packets of a kind, for each of the known pairs in turn. `right` has the next
+    /// Adds the next packets of a kind, for each of the known pairs in next_pair. `right` has the next
     /// sequence number and acknowledgement of each pair.
     pub fn add(
         &mut self,
@@ -105,8 +105,8 @@ impl PacketGenerator {
         right: &[[u32; 2]],
         packets_out: &mut Vec<AttackPacket>,
     ) {
-        self.turn += 1;
-        let which = self.turn % pairs.len();
+        self.next_pair += 1;
+        let which = self.next_pair % pairs.len();
         let pair = pairs[which];
         let first = packets_out.len();
         match kind {

@@ -102,33 +102,33 @@ impl Attack {
         sent: &mut u64,
         progress: &dyn Fn(u64),
     ) -> Result<(), String> {
-        let said = |error: std::io::Error| error.to_string();
-        let pairs = victim.pairs(self.known).map_err(said)?;
+        let text = |error: std::io::Error| error.to_string();
+        let pairs = victim.pairs(self.known).map_err(text)?;
         let to = pairs[0].to;
         let mut sender =
-            scene.network().off_path_host().enter(move || Sender::new(to)).map_err(said)?;
+            scene.network().off_path_host().enter(move || Sender::new(to)).map_err(text)?;
         let mut generator = PacketGenerator::new(self.seed);
         let mut packets_out = Vec::with_capacity(BATCH + 4);
         for stretch in 1..=STRETCHES {
-            let right = victim.numbers(self.known).map_err(said)?;
+            let right = victim.numbers(self.known).map_err(text)?;
             let until = self.packets * stretch / STRETCHES;
             // The connection is silent in odd stretches and busy in even ones.
             let is_busy = stretch % 2 == 0;
-            let talking = Talking::start(victim, is_busy);
+            let transfer = Transfer::start(victim, is_busy);
             while *sent < until {
                 packets_out.clear();
                 while packets_out.len() < BATCH {
                     generator.add(self.kind, &pairs, &right, &mut packets_out);
                 }
-                sender.send(&packets_out).map_err(said)?;
+                sender.send(&packets_out).map_err(text)?;
                 *sent += packets_out.len() as u64;
                 progress(*sent);
                 victim.stands()?;
-                if talking.has_failed() {
+                if transfer.has_failed() {
                     break;
                 }
             }
-            let carried = talking.finish()?;
+            let carried = transfer.finish()?;
             for (all, carried) in victim.carried.iter_mut().zip(carried) {
                 *all += carried;
             }
@@ -139,15 +139,15 @@ impl Attack {
 }
 
 /// A transfer on the connection during the attack.
-struct Talking {
+struct Transfer {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<(Victim, Result<(), String>)>>,
 }
 
-impl Talking {
+impl Transfer {
     fn start(victim: &Victim, is_busy: bool) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let talk = || {
+        let start = || {
             let [client, server] = [0, 1].map(|end| victim.ends[end].try_clone().expect("dup"));
             let (mut clones, stop) = (Victim::new(client, server, 0), Arc::clone(&stop));
             clones.is_half_closed = victim.is_half_closed;
@@ -160,7 +160,7 @@ impl Talking {
                 (clones, Ok(()))
             })
         };
-        let thread = is_busy.then(talk);
+        let thread = is_busy.then(start);
         Self { stop, thread }
     }
 
@@ -172,7 +172,7 @@ impl Talking {
     fn finish(self) -> Result<[u64; 2], String> {
         self.stop.store(true, Relaxed);
         let Some(thread) = self.thread else { return Ok([0; 2]) };
-        let (clones, outcome) = thread.join().expect("the talking thread");
+        let (clones, outcome) = thread.join().expect("the transfer thread");
         outcome.map(|()| clones.carried)
     }
 }

@@ -128,8 +128,8 @@ impl Scene {
         prepare(&network);
         let dir = RunDir::new();
         let mut builder = dir.use_in(Builder::new(config.datapath));
-        if let Some(turns) = config.offload_after {
-            builder = builder.offload_after(turns);
+        if let Some(buffers) = config.offload_after {
+            builder = builder.offload_after(buffers);
         }
         if let Some(seconds) = config.idle {
             builder = builder.option(&["-T", &seconds.to_string()]);

@@ -128,16 +128,16 @@ impl Victim {
     /// # Errors
     /// When the server does not read the end.
     pub fn end_client(&mut self) -> Result<(), String> {
-        let said = |error: io::Error| format!("ending the client's direction: {error}");
-        self.ends[0].shutdown(Shutdown::Write).map_err(said)?;
+        let failed = |error: io::Error| format!("ending the client's direction: {error}");
+        self.ends[0].shutdown(Shutdown::Write).map_err(failed)?;
         self.is_half_closed = true;
-        match self.ends[1].read(&mut [0]).map_err(said)? {
+        match self.ends[1].read(&mut [0]).map_err(failed)? {
             0 => Ok(()),
             _ => Err("the server got another byte of the client".to_owned()),
         }
     }
 
-    /// Sends `each` bytes both ways at the same time.
+    /// Sends `each` bytes both directions at the same time.
     ///
     /// # Errors
     /// The failure.
@@ -146,9 +146,10 @@ impl Victim {
             return self.send_from(1, each);
         }
         let [client, server] = &self.ends;
-        let ways = [("client to server", client, server), ("server to client", server, client)];
+        let directions =
+            [("client to server", client, server), ("server to client", server, client)];
         thread::scope(|scope| {
-            let running = ways.map(|(name, from, to)| {
+            let running = directions.map(|(name, from, to)| {
                 (
                     name,
                     scope.spawn(move || send(from, each)),
@@ -178,7 +179,7 @@ impl Victim {
         Ok(())
     }
 
-    /// Sends `each` bytes both ways, one end after the other.
+    /// Sends `each` bytes both directions, one end after the other.
     ///
     /// # Errors
     /// The failure.

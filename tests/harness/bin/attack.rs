@@ -6,7 +6,7 @@
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "the terminal is what this is for: results on stdout, progress on stderr"
+    reason = "the terminal is the user interface: results on stdout, progress on stderr"
 )]
 
 use std::{process::ExitCode, time::Duration};

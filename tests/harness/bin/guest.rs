@@ -123,8 +123,8 @@ fn prepare() -> io::Result<()> {
 fn datapaths(everywhere: bool) -> io::Result<Vec<Datapath>> {
     let mut works = Vec::new();
     for datapath in [Datapath::Splice, Datapath::Sockmap, Datapath::Relay] {
-        let (is_ready, said) = start(Builder::new(datapath))?;
-        println!("guest: {}: {said}", datapath.name());
+        let (is_ready, line) = start(Builder::new(datapath))?;
+        println!("guest: {}: {line}", datapath.name());
         if is_ready {
             works.push(datapath);
         }
@@ -144,14 +144,14 @@ fn start(builder: Builder) -> io::Result<(bool, String)> {
     let (mut command, _port, _) = builder.quiet().text().command();
     let mut child = KillOnDrop(command.stderr(Stdio::piped()).spawn()?);
     let log = BufReader::new(child.0.stderr.take().expect("piped"));
-    let mut said = String::new();
+    let mut last = String::new();
     for line in log.lines() {
-        said = line?;
-        if let Some((_, why)) = said.split_once(" reason=") {
-            return Ok((true, why.trim_matches('"').to_owned()));
+        last = line?;
+        if let Some((_, reason)) = last.split_once(" reason=") {
+            return Ok((true, reason.trim_matches('"').to_owned()));
         }
     }
-    Ok((false, said))
+    Ok((false, last))
 }
 
 /// Parts of the names of tests for other datapaths.

@@ -5,7 +5,7 @@
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "the terminal is what this is for: statistics on stdout, failures on stderr"
+    reason = "the terminal is the user interface: statistics on stdout, failures on stderr"
 )]
 
 use std::{

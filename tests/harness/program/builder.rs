@@ -98,9 +98,9 @@ impl Builder {
         self
     }
 
-    /// Hands a connection over after `turns` buffers, in place of the datapath's own number.
-    pub fn offload_after(mut self, turns: u32) -> Self {
-        self.offload_after = Some(turns);
+    /// Hands a connection over after `buffers` buffers, in place of the datapath's own number.
+    pub fn offload_after(mut self, buffers: u32) -> Self {
+        self.offload_after = Some(buffers);
         self
     }
 
@@ -162,9 +162,9 @@ impl Builder {
             let (len, equal) = (SeccompCmpArgLen::Dword, SeccompCmpOp::Eq);
             let condition = SeccompCondition::new(0, len, equal, argument as u64)?;
             let rules = [(call, vec![SeccompRule::new(vec![condition])?])];
-            let (answer, go_on) = (SeccompAction::Errno(errno as u32), SeccompAction::Allow);
+            let (answer, allow) = (SeccompAction::Errno(errno as u32), SeccompAction::Allow);
             let arch = env::consts::ARCH.try_into()?;
-            SeccompFilter::new(rules.into(), go_on, answer, arch)?.try_into()
+            SeccompFilter::new(rules.into(), allow, answer, arch)?.try_into()
         };
         let filter: Result<BpfProgram, seccompiler::BackendError> = filter();
         self.answered.push(filter.expect("a filter for system calls"));
@@ -224,9 +224,10 @@ impl Builder {
         if let Some(datapath) = self.datapath {
             words.extend(["--datapath".into(), datapath.name().into()]);
         }
-        if let Some(turns) = self.offload_after.or(self.datapath.and_then(Datapath::offload_after))
+        if let Some(buffers) =
+            self.offload_after.or(self.datapath.and_then(Datapath::offload_after))
         {
-            words.extend(["--offload-after".into(), turns.to_string()]);
+            words.extend(["--offload-after".into(), buffers.to_string()]);
         }
         if !address.ip().is_unspecified() {
             words.extend(["-b".into(), address.ip().to_string()]);

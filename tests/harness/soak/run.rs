@@ -376,7 +376,7 @@ fn find_lanes(
             let mut listeners = listeners.iter().enumerate();
             let called = listeners
                 .find_map(|(i, [listener, _])| Some((i, listener.accept(Duration::ZERO)?)));
-            called.ok_or_else(|| "it has not".to_owned())
+            called.ok_or_else(|| "not yet".to_owned())
         });
         // The datapath creates what it needs for each interface.
         (0..5).for_each(|_| exchange(&mut stream, &mut server));

@@ -157,7 +157,7 @@ fn words(all: &[&str], meaning: Meaning) -> TypedCommand {
 }
 
 fn channel_name() -> impl Strategy<Value = ChannelName> {
-    let odd = prop::sample::select(vec![
+    let unusual = prop::sample::select(vec![
         ("x", None, 0, Spelling::Loose),
         ("1x", None, 1, Spelling::Loose),
         ("-1", None, -1, Spelling::Loose),
@@ -181,7 +181,7 @@ fn channel_name() -> impl Strategy<Value = ChannelName> {
         4 => (0_i64..4, 0_i64..3).prop_map(|(g, n)| {
             ChannelName { word: format!("{g}.{n}"), group: Some(g), channel: n, spelling: Spelling::Exact }
         }),
-        2 => odd,
+        2 => unusual,
     ]
 }
 

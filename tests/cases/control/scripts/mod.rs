@@ -64,13 +64,13 @@ fn any_script_has_the_output_and_effects_of_the_model() {
             let line = &script[0];
             let mut command = dir.command(address, &commands::text(line));
             let outcome = run(command.arg("--strict"), TIMEOUT);
-            let (said, code) = model.once(line);
-            assert_eq!((&*outcome.stdout, &*outcome.stderr), (&*said, ""), "{line:?}");
+            let (output, code) = model.once(line);
+            assert_eq!((&*outcome.stdout, &*outcome.stderr), (&*output, ""), "{line:?}");
             assert_eq!(outcome.status.code(), Some(code), "{line:?}: {outcome:?}");
         } else {
             let outcome = shell(&dir, address.port(), &script);
-            let said = model.shell(&script);
-            assert_eq!((&*outcome.stdout, &*outcome.stderr), (&*said, ""));
+            let output = model.shell(&script);
+            assert_eq!((&*outcome.stdout, &*outcome.stderr), (&*output, ""));
             assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
         }
         assert_eq!(dir.run_ok(address, "show"), model.show());

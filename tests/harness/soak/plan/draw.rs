@@ -23,7 +23,7 @@ pub(super) fn plan(seed: u64, number: u64) -> Plan {
     let mut draw = Draw { random, sides: <[Script; 2]>::default(), sent: [0; 2] };
     for _ in 0..draw.random.u32(0..4) {
         match draw.random.u32(0..10) {
-            0..6 => draw.talk(),
+            0..6 => draw.dialogue(),
             6..9 => draw.burst(),
             _ => draw.urgent(),
         }
@@ -83,18 +83,18 @@ impl Draw {
         most.max(bytes / 2000).max(1) as u32
     }
 
-    fn say(&mut self, side: usize, bytes: u64) {
+    fn send(&mut self, side: usize, bytes: u64) {
         let write = self.write(bytes);
-        self.say_by(side, bytes, write, Duration::ZERO);
+        self.send_by(side, bytes, write, Duration::ZERO);
     }
 
-    fn say_by(&mut self, side: usize, bytes: u64, write: u32, gap: Duration) {
+    fn send_by(&mut self, side: usize, bytes: u64, write: u32, gap: Duration) {
         self.sides[side].acts.push(Act::Send { bytes, write, gap });
         self.sent[side] += bytes;
     }
 
     /// Makes a side wait for all that the other side has planned to send so far.
-    fn hear(&mut self, side: usize) {
+    fn await_bytes(&mut self, side: usize) {
         self.sides[side].acts.push(Act::AwaitBytes(self.sent[1 - side]));
     }
 
@@ -105,15 +105,15 @@ impl Draw {
     }
 
     /// Some rounds of question and answer.
-    fn talk(&mut self) {
+    fn dialogue(&mut self) {
         let first = self.side();
         let most = if self.chance(30) { 100 } else { 12 };
         let large = self.chance(20);
         for _ in 0..self.random.u32(1..=most) {
             for side in [first, 1 - first] {
                 let bytes = if large { self.size().min(20_000) } else { self.random.u64(1..600) };
-                self.say_by(side, bytes, 256 << 10, Duration::ZERO);
-                self.hear(1 - side);
+                self.send_by(side, bytes, 256 << 10, Duration::ZERO);
+                self.await_bytes(1 - side);
             }
             if self.chance(3) {
                 self.pause(first);
@@ -129,17 +129,17 @@ impl Draw {
             if self.chance(25) {
                 let (bytes, gap) = (self.random.u64(1..3000), self.millis(4));
                 let write = (bytes / 60).max(1) as u32;
-                self.say_by(side, bytes, write, gap);
+                self.send_by(side, bytes, write, gap);
             } else {
                 let bytes = self.size();
-                self.say(side, bytes);
+                self.send(side, bytes);
             }
             if self.chance(20) {
                 self.pause(side);
             }
         }
         if self.chance(50) {
-            self.hear(1 - first);
+            self.await_bytes(1 - first);
         }
     }
 
@@ -148,7 +148,7 @@ impl Draw {
         self.sides[side].acts.push(Act::Urgent);
         self.sent[side] += 1;
         if self.chance(50) {
-            self.hear(1 - side);
+            self.await_bytes(1 - side);
         }
     }
 
@@ -159,7 +159,7 @@ impl Draw {
             self.sides[last].acts.push(Act::AwaitEnd);
             if self.chance(50) {
                 let bytes = self.size();
-                self.say(last, bytes);
+                self.send(last, bytes);
             }
         }
         if self.chance(20) {
