@@ -68,7 +68,7 @@ pub struct Args {
     #[arg(short = 'M', long = "mmap")]
     pub mmap: bool,
 
-    /// Print all bytes on standard output as they pass. This needs -f and forces the relay
+    /// Print all bytes on standard output as they pass; this needs -f and forces the relay
     #[arg(short = 'p', long = "packetdump")]
     pub dump: bool,
 
@@ -92,8 +92,8 @@ pub struct Args {
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Datapath::Auto)]
     pub datapath: Datapath,
 
-    /// Offload a connection to the kernel after user space has moved this many buffers; 0 means at
-    /// once. Offloading costs more than a short connection gains
+    /// Offload a connection to the kernel once user space has moved this many buffers; offloading
+    /// costs more than a short connection gains; 0 means at once
     #[arg(long, value_name = "N", default_value = "64",
           allow_negative_numbers = true,
           value_parser = values::number("a number of buffers", 0..=u32::MAX))]
@@ -141,7 +141,7 @@ pub struct Args {
     #[arg(value_name = "PORT", required = true)]
     pub port: String,
 
-    /// Server as HOST[:PORT[:MAXCONNECTIONS]], with an IPv6 address in brackets. `!` ends a group; `%`
+    /// Server as HOST[:PORT[:MAXCONNECTIONS]], with an IPv6 address in brackets; `!` ends a group; `%`
     /// ends a group in which a hash of the client's address chooses the server
     #[arg(value_name = "SERVER")]
     pub channels: Vec<String>,

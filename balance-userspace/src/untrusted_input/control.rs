@@ -14,7 +14,7 @@ use crate::control::{
         render::{self, ReplyFormat},
         rpc::ClientError,
     },
-    protocol::{InstanceCommand, InstanceReply, Request, ServerReply, VERSION},
+    protocol::{InstanceCommand, InstanceReply, Request, SocketReply, VERSION},
     server::{Incoming, read_request},
 };
 
@@ -49,8 +49,8 @@ pub fn control_request(data: &[u8]) {
         Ok(Incoming::Command(command)) => assert_request_round_trip(command),
         Err(reply) => {
             match &reply {
-                ServerReply::Refused(why) => assert_one_line(why),
-                ServerReply::Mismatch { version } => assert_eq!(*version, VERSION),
+                SocketReply::Refused(why) => assert_one_line(why),
+                SocketReply::Mismatch { version } => assert_eq!(*version, VERSION),
                 other => panic!("{other:?}"),
             }
             assert_reply_round_trip(&reply);

@@ -118,7 +118,7 @@ impl Connection {
         let client = ControlClient::connect(&self.paths.socket).map_err(|e| match e {
             // The process died and left its files: name it by its pid file.
             ClientError::NoMaster if socket_exists(&self.paths) => {
-                self.left_pid().map_or(e, ClientError::Gone)
+                self.pid_from_file().map_or(e, ClientError::Gone)
             }
             e => e,
         })?;
@@ -135,7 +135,7 @@ impl Connection {
         dir.and_then(|dir| fs::symlink_metadata(dir).ok()).is_some_and(|found| found.uid() == user)
     }
 
-    fn left_pid(&self) -> Option<u32> {
+    fn pid_from_file(&self) -> Option<u32> {
         fs::read_to_string(&self.paths.pid).ok()?.trim().parse().ok()
     }
 
@@ -197,7 +197,7 @@ mod tests {
     use std::fs::File;
 
     use super::{
-        super::fake::{FakeReply, FakeServer},
+        super::fake::{FakeInstance, FakeReply},
         *,
     };
 
@@ -207,7 +207,7 @@ mod tests {
         let ends: [(&str, End); 2] =
             [("lock-leave", || FakeReply::Leave), ("lock-die", || FakeReply::Die)];
         for (name, end) in ends {
-            let fake = FakeServer::new(name, move |_| end());
+            let fake = FakeInstance::new(name, move |_| end());
             let paths = fake.dir.paths();
             let lock = File::create(&paths.lock).unwrap();
             lock.lock().unwrap();

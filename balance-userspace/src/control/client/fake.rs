@@ -15,7 +15,7 @@ use std::{
 use serde::Serialize;
 
 use crate::control::{
-    protocol::{InstanceCommand, InstanceReply, ServerReply},
+    protocol::{InstanceCommand, InstanceReply, SocketReply},
     run_dir::{Paths, RunDir},
     server::{Incoming, read_request},
 };
@@ -68,12 +68,12 @@ impl FakeReply {
 }
 
 /// A fake instance.
-pub(super) struct FakeServer {
+pub(super) struct FakeInstance {
     pub(super) dir: ScratchDir,
     commands: Arc<Mutex<Vec<InstanceCommand>>>,
 }
 
-impl FakeServer {
+impl FakeInstance {
     /// Starts a fake that answers the handshake like an instance, and commands by `respond`.
     pub(super) fn new(
         name: &str,
@@ -82,7 +82,7 @@ impl FakeServer {
         Self::with_handshake(name, move |incoming| match incoming {
             Incoming::Hello => {
                 let version = env!("CARGO_PKG_VERSION").to_owned();
-                FakeReply::json(ServerReply::Hello { pid: PID, version })
+                FakeReply::json(SocketReply::Hello { pid: PID, version })
             }
             Incoming::Command(command) => respond(command),
         })

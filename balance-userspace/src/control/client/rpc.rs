@@ -16,7 +16,7 @@ use serde::Serialize;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::control::{
-    protocol::{ControlCommand, Handshake, REPLY_LIMIT, Request, ServerReply, VERSION},
+    protocol::{ControlCommand, Handshake, REPLY_LIMIT, Request, SocketReply, VERSION},
     run_dir::RunDirError,
 };
 use crate::error::{StartError, one_line};
@@ -132,9 +132,9 @@ impl ControlClient {
             .exchange(Handshake::Hello, Some(CONNECT_TIMEOUT))
             .map_err(connect_error(path))?;
         match serde_json::from_slice(&line) {
-            Ok(ServerReply::Hello { pid, .. }) => Ok(Self { pid, ..client }),
-            Ok(ServerReply::Mismatch { version }) => Err(ClientError::Release(version)),
-            Ok(ServerReply::Refused(why)) => Err(ClientError::Refused(why)),
+            Ok(SocketReply::Hello { pid, .. }) => Ok(Self { pid, ..client }),
+            Ok(SocketReply::Mismatch { version }) => Err(ClientError::Release(version)),
+            Ok(SocketReply::Refused(why)) => Err(ClientError::Refused(why)),
             _ => Err(ClientError::UnknownProtocol),
         }
     }
@@ -166,7 +166,7 @@ impl ControlClient {
             _ => ClientError::Socket(e),
         })?;
         serde_json::from_slice(&line).map_err(|_| match serde_json::from_slice(&line) {
-            Ok(ServerReply::Mismatch { version }) => ClientError::Release(version),
+            Ok(SocketReply::Mismatch { version }) => ClientError::Release(version),
             _ => ClientError::Unreadable,
         })
     }

@@ -1,15 +1,15 @@
-//! Tests of the client against fake servers.
+//! Tests of the client against fake instances.
 
 use std::{fs, os::unix::net::UnixListener};
 
 use super::*;
-use crate::control::client::fake::{FakeReply, FakeServer, PID, ScratchDir};
+use crate::control::client::fake::{FakeInstance, FakeReply, PID, ScratchDir};
 use crate::control::protocol::{InstanceCommand, InstanceReply};
 use crate::{selection::ChannelId, sys};
 
 const FIRST: ChannelId = ChannelId { group: 0, channel: 0 };
 
-fn refusal(fake: &FakeServer) -> ClientError {
+fn refusal(fake: &FakeInstance) -> ClientError {
     ControlClient::connect(&fake.dir.paths().socket).unwrap_err()
 }
 
@@ -22,7 +22,7 @@ fn reported(e: &ClientError) -> (String, String, u8) {
 
 #[test]
 fn requests_are_answered_one_after_another() {
-    let fake = FakeServer::new("client-ask", |command| match command {
+    let fake = FakeInstance::new("client-ask", |command| match command {
         InstanceCommand::Show => FakeReply::json(InstanceReply::Table(Vec::new())),
         InstanceCommand::Drain { .. } => FakeReply::json(InstanceReply::Connections(3)),
         _ => FakeReply::json(InstanceReply::Already),
@@ -56,30 +56,31 @@ fn a_missing_or_stale_socket_means_no_master() {
 
 #[test]
 fn another_release_and_a_refusal_are_different_errors() {
-    let refuse = |why: &str| FakeReply::json(ServerReply::Refused(why.to_owned()));
-    let fake = FakeServer::with_handshake("client-release", |_| {
-        FakeReply::json(ServerReply::Mismatch { version: 2 })
+    let refuse = |why: &str| FakeReply::json(SocketReply::Refused(why.to_owned()));
+    let fake = FakeInstance::with_handshake("client-release", |_| {
+        FakeReply::json(SocketReply::Mismatch { version: 2 })
     });
     let line = "release mismatch, expecting 1, got 2, exiting.\n".to_owned();
     assert_eq!(reported(&refusal(&fake)), (line, String::new(), 65));
-    let fake = FakeServer::with_handshake("client-strange", |_| FakeReply::Line("HELO".to_owned()));
+    let fake =
+        FakeInstance::with_handshake("client-strange", |_| FakeReply::Line("HELO".to_owned()));
     let line = "release mismatch, expecting 1, got another, exiting.\n".to_owned();
     assert_eq!(reported(&refusal(&fake)), (line.clone(), String::new(), 65));
-    let fake = FakeServer::with_handshake("client-newer", |_| {
+    let fake = FakeInstance::with_handshake("client-newer", |_| {
         FakeReply::Line("{\"greeting\":{}}".to_owned())
     });
     assert_eq!(reported(&refusal(&fake)), (line, String::new(), 65));
     // The text of a refusal does not make it a mismatch.
-    let fake = FakeServer::with_handshake("client-words", move |_| refuse("release mismatch"));
+    let fake = FakeInstance::with_handshake("client-words", move |_| refuse("release mismatch"));
     assert_eq!(refusal(&fake).exit_code(), 71);
-    let fake = FakeServer::with_handshake("client-refused", move |_| refuse("not you"));
+    let fake = FakeInstance::with_handshake("client-refused", move |_| refuse("not you"));
     let line = "balance: the running balance refuses the request: not you\n".to_owned();
     assert_eq!(reported(&refusal(&fake)), (String::new(), line, 71));
 }
 
 #[test]
 fn a_process_that_ends_before_its_reply_is_named() {
-    let fake = FakeServer::new("client-gone", |_| FakeReply::HangUp);
+    let fake = FakeInstance::new("client-gone", |_| FakeReply::HangUp);
     let mut client = ControlClient::connect(&fake.dir.paths().socket).unwrap();
     let e = client.ask(InstanceCommand::Show).unwrap_err();
     let line = "no master process with pid 4711, exiting.\n".to_owned();
@@ -90,7 +91,7 @@ fn a_process_that_ends_before_its_reply_is_named() {
 fn a_reply_of_another_release_is_reported_in_one_line() {
     for (i, reply) in ["{}", "\"new_reply\"", "{\"table\":7}", "{"].into_iter().enumerate() {
         let fake =
-            FakeServer::new(&format!("client-reply-{i}"), |_| FakeReply::Line(reply.to_owned()));
+            FakeInstance::new(&format!("client-reply-{i}"), |_| FakeReply::Line(reply.to_owned()));
         let mut client = ControlClient::connect(&fake.dir.paths().socket).unwrap();
         let e = client.ask(InstanceCommand::Show).unwrap_err();
         let line =
@@ -98,7 +99,7 @@ fn a_reply_of_another_release_is_reported_in_one_line() {
         assert_eq!(reported(&e), (String::new(), line.to_owned(), 65), "{reply}");
     }
     let fake =
-        FakeServer::new("client-late", |_| FakeReply::json(ServerReply::Mismatch { version: 3 }));
+        FakeInstance::new("client-late", |_| FakeReply::json(SocketReply::Mismatch { version: 3 }));
     let mut client = ControlClient::connect(&fake.dir.paths().socket).unwrap();
     let e = client.ask(InstanceCommand::Show).unwrap_err();
     let line = "release mismatch, expecting 1, got 3, exiting.\n".to_owned();
@@ -107,7 +108,8 @@ fn a_reply_of_another_release_is_reported_in_one_line() {
 
 #[test]
 fn an_endless_reply_is_cut_off() {
-    let fake = FakeServer::new("client-endless", |_| FakeReply::Line("[".repeat(REPLY_LIMIT + 1)));
+    let fake =
+        FakeInstance::new("client-endless", |_| FakeReply::Line("[".repeat(REPLY_LIMIT + 1)));
     let mut client = ControlClient::connect(&fake.dir.paths().socket).unwrap();
     assert!(matches!(client.ask(InstanceCommand::Show), Err(ClientError::Unreadable)));
 }

@@ -5,7 +5,7 @@ use std::fs;
 use super::*;
 use crate::control::{
     client::{
-        fake::{FakeReply, FakeServer, PORT, ScratchDir},
+        fake::{FakeInstance, FakeReply, PORT, ScratchDir},
         one_shot::run_line,
     },
     protocol::{InstanceCommand, InstanceReply},
@@ -15,7 +15,7 @@ use crate::selection::ChannelId;
 const BANNER: &str = "\nbalance 3.57 interactive command shell\nPID of master process is 4711\n\n";
 
 /// Exit code, standard output and standard error of a shell with this input.
-fn run_input(fake: &FakeServer, input: &str) -> (u8, String, String) {
+fn run_input(fake: &FakeInstance, input: &str) -> (u8, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let code = Connection::find(Some(&fake.dir.0), None, PORT).and_then(|mut connection| {
         run_shell(&mut connection, &mut PlainLines(input.as_bytes()), &mut out)
@@ -33,8 +33,8 @@ fn run_once(dir: &ScratchDir, line: &str, strict: bool) -> (u8, String) {
     (code, String::from_utf8(out).unwrap() + &String::from_utf8(err).unwrap())
 }
 
-fn fake_instance(name: &str) -> FakeServer {
-    FakeServer::new(name, |command| {
+fn obliging_instance(name: &str) -> FakeInstance {
+    FakeInstance::new(name, |command| {
         FakeReply::json(match command {
             InstanceCommand::Disable(ChannelId { channel: 9, .. }) => InstanceReply::NoSuchChannel,
             InstanceCommand::Create { .. } => {
@@ -47,7 +47,7 @@ fn fake_instance(name: &str) -> FakeServer {
 
 #[test]
 fn prompts_and_replies_are_those_of_the_classic() {
-    let fake = fake_instance("shell-answers");
+    let fake = obliging_instance("shell-answers");
     let (code, out, err) = run_input(
         &fake,
         "bogus\ndisable\ndisable 9\ngroup 5\ncreate h 1\n\nenable 0\nquit\nshow\n",
@@ -62,7 +62,7 @@ fn prompts_and_replies_are_those_of_the_classic() {
 
 #[test]
 fn the_end_of_the_input_ends_the_shell_with_a_newline() {
-    let fake = fake_instance("shell-end");
+    let fake = obliging_instance("shell-end");
     assert_eq!(run_input(&fake, ""), (0, format!("{BANNER}balance[0] \n"), String::new()));
     let (code, out, _) = run_input(&fake, "group 1");
     assert_eq!((code, out), (0, format!("{BANNER}balance[0] balance[1] \n")));
@@ -70,7 +70,7 @@ fn the_end_of_the_input_ends_the_shell_with_a_newline() {
 
 #[test]
 fn input_that_is_not_utf8_is_a_syntax_error() {
-    let fake = fake_instance("shell-bytes");
+    let fake = obliging_instance("shell-bytes");
     let mut connection = Connection::find(Some(&fake.dir.0), None, PORT).unwrap();
     let mut out = Vec::new();
     let input: &[u8] = b"\xff\xfe\0\nquit\n";
@@ -83,7 +83,7 @@ fn input_that_is_not_utf8_is_a_syntax_error() {
 fn kill_ends_the_shell_when_balance_has_ended() {
     for (name, dies) in [("shell-leave", false), ("shell-die", true)] {
         let fake =
-            FakeServer::new(name, move |_| if dies { FakeReply::Die } else { FakeReply::Leave });
+            FakeInstance::new(name, move |_| if dies { FakeReply::Die } else { FakeReply::Leave });
         let (code, out, _) = run_input(&fake, "kill\nshow\n");
         let expected = format!("{BANNER}balance[0] shutdown complete, exiting.\n");
         assert_eq!((code, out), (0, expected));
@@ -94,7 +94,7 @@ fn kill_ends_the_shell_when_balance_has_ended() {
 fn the_end_of_the_instance_ends_the_shell() {
     for (name, dies) in [("shell-gone-left", false), ("shell-gone-died", true)] {
         let fake =
-            FakeServer::new(name, move |_| if dies { FakeReply::Die } else { FakeReply::Leave });
+            FakeInstance::new(name, move |_| if dies { FakeReply::Die } else { FakeReply::Leave });
         let (code, out, err) = run_input(&fake, "disable 0\nhelpless\ndisable 1\nversion\n");
         let expected = "balance[0] channel 0 disabled\nbalance[0] syntax error\n\
                         balance[0] no master process with pid 4711, exiting.\n";
@@ -104,7 +104,7 @@ fn the_end_of_the_instance_ends_the_shell() {
 
 #[test]
 fn one_line_gives_exit_code_0_unless_the_caller_is_strict() {
-    let fake = fake_instance("once-strict");
+    let fake = obliging_instance("once-strict");
     let dir = &fake.dir;
     assert_eq!(run_once(dir, "disable 9", false), (0, "no such channel 9\n".to_owned()));
     assert_eq!(run_once(dir, "disable 9", true), (1, "no such channel 9\n".to_owned()));
@@ -131,7 +131,7 @@ fn without_an_instance_every_command_reports_it() {
 
 #[test]
 fn a_dead_instance_is_named_by_its_pid_file() {
-    let fake = FakeServer::new("once-died", |_| FakeReply::Die);
+    let fake = FakeInstance::new("once-died", |_| FakeReply::Die);
     assert_eq!(run_once(&fake.dir, "disable 0", false).0, 0);
     let gone = (69, "no master process with pid 4711, exiting.\n".to_owned());
     assert_eq!(run_once(&fake.dir, "show", false), gone);

@@ -1,10 +1,10 @@
 //! The protocol of the control socket: one JSON object a line, a request and then its reply.
 //!
-//! An instance takes [`InstanceCommand`]s, a supervisor takes [`SupervisorCommand`]s. The server of
-//! the socket answers [`Handshake`] itself, for both.
+//! An instance takes [`InstanceCommand`]s, a supervisor takes [`SupervisorCommand`]s. Both
+//! answer a [`Handshake`] and reject requests by a [`SocketReply`].
 //!
 //! Invariant: every request names its version. A side that gets another version refuses the request
-//! and never guesses. The `version` of a request and [`ServerReply::Mismatch`] are the same in every
+//! and never guesses. The `version` of a request and [`SocketReply::Mismatch`] are the same in every
 //! version, so any two versions can detect each other. Replies carry no text for people: the client
 //! renders replies.
 
@@ -43,7 +43,7 @@ pub trait ControlCommand: Serialize + DeserializeOwned + Send + 'static {
 
 /// A reply to a command.
 pub trait ControlReply: Serialize + DeserializeOwned + Send + 'static {
-    /// Whether the request was rejected. The server then closes the connection.
+    /// Whether the request was rejected. The connection is then closed.
     fn is_refusal(&self) -> bool;
 }
 
@@ -67,14 +67,14 @@ pub struct Preamble {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Handshake {
-    /// Asks for the process id and the version. Answered by [`ServerReply::Hello`].
+    /// Asks for the process id and the version. Answered by [`SocketReply::Hello`].
     Hello,
 }
 
-/// A reply that the server of the socket makes itself.
+/// A reply of the control socket itself, without the handler of commands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ServerReply {
+pub enum SocketReply {
     /// Identifies the process.
     Hello {
         /// Process id.

@@ -1,4 +1,4 @@
-//! The server of a control socket: reads requests, hands each command to a [`Handler`], writes
+//! The serving side of a control socket: reads requests, hands each command to a [`Handler`], writes
 //! replies.
 //!
 //! Invariants: only root and the owner of the process may send commands. A client that is silent,
@@ -21,7 +21,7 @@ use tracing::warn;
 use super::{
     protocol::{
         ControlCommand, ControlReply as _, Handshake, Preamble, REQUEST_LIMIT, Request,
-        ServerReply, VERSION,
+        SocketReply, VERSION,
     },
     server::client_limiter::{ClientLimiter, ClientLimits, ClientPermit},
 };
@@ -46,7 +46,7 @@ pub(crate) trait Handler: Clone + Send + Sync + 'static {
         command: Self::Command,
     ) -> impl Future<Output = <Self::Command as ControlCommand>::Reply> + Send;
 
-    /// Waits until the server is to stop.
+    /// Waits until the socket is to be closed.
     fn stopped(&self) -> impl Future<Output = ()> + Send;
 }
 
@@ -104,10 +104,10 @@ async fn serve_client<H: Handler>(
         }
         let request = if !is_authorized {
             let reason = "only root and the owner of balance may control it";
-            Err(ServerReply::Refused(reason.to_owned()))
+            Err(SocketReply::Refused(reason.to_owned()))
         } else if line.last() != Some(&b'\n') {
             let reason = "the request is too long or was cut off";
-            Err(ServerReply::Refused(reason.to_owned()))
+            Err(SocketReply::Refused(reason.to_owned()))
         } else {
             read_request::<H::Command>(&line)
         };
@@ -132,14 +132,14 @@ async fn serve_client<H: Handler>(
     }
 }
 
-fn hello() -> ServerReply {
-    ServerReply::Hello { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned() }
+fn hello() -> SocketReply {
+    SocketReply::Hello { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned() }
 }
 
 /// A request that can be read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Incoming<C> {
-    /// [`Handshake::Hello`], which the server answers itself.
+    /// [`Handshake::Hello`], which needs no handler.
     Hello,
     /// A command for the handler.
     Command(C),
@@ -149,14 +149,14 @@ pub(crate) enum Incoming<C> {
 ///
 /// # Errors
 /// The reply to a request of another version, or to one that cannot be read.
-pub(crate) fn read_request<C: DeserializeOwned>(line: &[u8]) -> Result<Incoming<C>, ServerReply> {
+pub(crate) fn read_request<C: DeserializeOwned>(line: &[u8]) -> Result<Incoming<C>, SocketReply> {
     // The error quotes the request, which may hold control characters.
     let unreadable = |e: serde_json::Error| {
-        ServerReply::Refused(one_line(&format!("the request cannot be read: {e}")))
+        SocketReply::Refused(one_line(&format!("the request cannot be read: {e}")))
     };
     let Preamble { version } = serde_json::from_slice(line).map_err(unreadable)?;
     if version != VERSION {
-        return Err(ServerReply::Mismatch { version: VERSION });
+        return Err(SocketReply::Mismatch { version: VERSION });
     }
     if let Ok(Request { command: Handshake::Hello, .. }) = serde_json::from_slice(line) {
         return Ok(Incoming::Hello);
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
     use crate::control::protocol::{InstanceCommand, SupervisorCommand};
 
-    type Read = Result<Incoming<InstanceCommand>, ServerReply>;
+    type Read = Result<Incoming<InstanceCommand>, SocketReply>;
 
     #[test]
     fn a_request_of_another_version_is_answered_by_ours() {
@@ -187,7 +187,7 @@ mod tests {
             for command in ["\"show\"", "{\"weight\":{\"id\":[0,1]}}", "7", "null"] {
                 let line = format!("{{\"version\":{version},\"command\":{command},\"more\":[]}}\n");
                 let read: Read = read_request(line.as_bytes());
-                assert_eq!(read, Err(ServerReply::Mismatch { version: VERSION }), "{line}");
+                assert_eq!(read, Err(SocketReply::Mismatch { version: VERSION }), "{line}");
             }
         }
         let line = format!("{{\"version\":{VERSION},\"command\":\"show\"}}");
@@ -202,11 +202,11 @@ mod tests {
         let unknown = format!("{{\"version\":{VERSION},\"command\":\"weight\"}}");
         for line in ["", "{}", "show", "{\"version\":\"1\"}", "{\"version\":-1}", &unknown] {
             let read: Read = read_request(line.as_bytes());
-            assert!(matches!(read, Err(ServerReply::Refused(_))), "{line}: {read:?}");
+            assert!(matches!(read, Err(SocketReply::Refused(_))), "{line}: {read:?}");
         }
         let line = format!("{{\"version\":{VERSION},\"command\":\"\\u001b[2J\\n\"}}");
         let read: Read = read_request(line.as_bytes());
-        let Err(ServerReply::Refused(reason)) = read else { panic!("{line}") };
+        let Err(SocketReply::Refused(reason)) = read else { panic!("{line}") };
         assert!(!reason.contains(char::is_control), "{reason:?}");
     }
 
@@ -214,8 +214,8 @@ mod tests {
     fn a_supervisor_refuses_commands_of_instances_and_the_reverse() {
         let request = |command| format!("{{\"version\":{VERSION},\"command\":\"{command}\"}}");
         let read: Read = read_request(request("instances").as_bytes());
-        assert!(matches!(read, Err(ServerReply::Refused(_))), "{read:?}");
+        assert!(matches!(read, Err(SocketReply::Refused(_))), "{read:?}");
         let read = read_request::<SupervisorCommand>(request("kill").as_bytes());
-        assert!(matches!(read, Err(ServerReply::Refused(_))), "{read:?}");
+        assert!(matches!(read, Err(SocketReply::Refused(_))), "{read:?}");
     }
 }
