@@ -166,6 +166,17 @@ pub(crate) enum ClientReport {
     Done(WindowCounts),
 }
 
+impl ClientReport {
+    /// Returns the kind of the report, for errors.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Holding { .. } => "holding",
+            Self::Progress(_) => "progress",
+            Self::Done(_) => "done",
+        }
+    }
+}
+
 /// Totals of a churn load since its start.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Progress {

@@ -62,7 +62,7 @@ impl Process {
         unsafe {
             command.pre_exec(prepare);
         }
-        let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+        let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let stdout = child.stdout.take().context("a process has no standard output")?;
         let (sender, lines) = channel();
         thread::spawn(move || {
@@ -86,7 +86,7 @@ impl Process {
                 }
                 Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!("{} sent no report within {timeout:?}", self.name)
+                    bail!("{} sent no report within {} s", self.name, timeout.as_secs())
                 }
                 Err(RecvTimeoutError::Disconnected) => return Err(self.exit_error()),
             }

@@ -142,8 +142,9 @@ impl Proxy {
         while !process.listens(listen.port())? || !program.is_ready(&process)? {
             ensure!(
                 Instant::now() < deadline,
-                "{} does not listen on {listen} within {TIMEOUT:?}",
-                self.name
+                "{} does not listen on {listen} within {} s",
+                self.name,
+                TIMEOUT.as_secs()
             );
             std::thread::sleep(POLL_INTERVAL);
         }

@@ -125,3 +125,18 @@ impl Results {
         fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn saved_results_stay_readable() {
+        for run in ["0.1.0", "splice"] {
+            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("runs").join(run);
+            let results = Results::load(&file.join("results.json")).unwrap();
+            assert!(results.cases.iter().any(|case| case.rows[0].proxy == "direct"), "{run}");
+            assert!(results.proxies.iter().any(|info| info.proxy == "nginx"), "{run}");
+        }
+    }
+}

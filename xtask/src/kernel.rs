@@ -42,7 +42,7 @@ const TESTS: [&str; 12] = [
 ];
 
 /// The tests of a CI run, which is short. The part after a `/` selects tests of an executable.
-const BRIEFLY: [&str; 5] = [
+const CI_TESTS: [&str; 5] = [
     "datapaths/both_sides_may_send_at_once",
     "datapaths/passes_through",
     "selection/groups",
@@ -103,7 +103,7 @@ struct Plan<'a> {
     /// Test executables, each optionally with a `/` and a part of the test names.
     tests: Vec<&'a str>,
     /// Parts of the names of tests to skip, each with a `-` prefix.
-    without: Vec<&'a str>,
+    skipped: Vec<&'a str>,
     /// Time limit: several times what a run takes without hardware virtualisation.
     limit: Duration,
 }
@@ -113,24 +113,24 @@ struct Plan<'a> {
 pub(crate) fn test(kernels: &[Kernel], all_datapaths: bool, which: &[String]) -> Result<()> {
     let tools = make_ready(kernels)?;
     let which = which.iter().map(String::as_str);
-    let (without, mut tests): (Vec<_>, Vec<_>) = which.partition(|word| word.starts_with('-'));
+    let (skipped, mut tests): (Vec<_>, Vec<_>) = which.partition(|word| word.starts_with('-'));
     if tests.is_empty() {
         tests = TESTS.into();
     }
     let datapaths = if all_datapaths { "all" } else { "auto" };
     let limit = Duration::from_secs(90 * 60);
-    let plan = Plan { datapaths, tests, without, limit };
+    let plan = Plan { datapaths, tests, skipped, limit };
     // One machine after the other: on an overloaded machine, long tests fail.
     kernels.iter().try_for_each(|&kernel| run(&tools, &[kernel], &plan))
 }
 
 /// Runs a few tests on the kernels of a CI run, or reports why that is not possible.
-pub(crate) fn test_briefly() -> Result<()> {
+pub(crate) fn ci_test() -> Result<()> {
     match make_ready(&Kernel::IN_CI) {
         Ok(tools) => {
             let limit = Duration::from_secs(10 * 60);
-            let (tests, without) = (BRIEFLY.into(), Vec::new());
-            run(&tools, &Kernel::IN_CI, &Plan { datapaths: "auto", tests, without, limit })
+            let (tests, skipped) = (CI_TESTS.into(), Vec::new());
+            run(&tools, &Kernel::IN_CI, &Plan { datapaths: "auto", tests, skipped, limit })
         }
         Err(why) => skip("tests on other kernels", &format!("{why:#}")),
     }
@@ -147,7 +147,7 @@ pub(crate) fn set_up() -> Result<()> {
 /// Downloads the kernels and the virtual machine programs.
 fn make_ready(kernels: &[Kernel]) -> Result<Tools> {
     // The machines run the balance that was built for this architecture.
-    ensure!(env::consts::ARCH == "x86_64", "the kernels that are fetched are for x86_64");
+    ensure!(env::consts::ARCH == "x86_64", "kernels are available for x86_64 only");
     let tools = Tools::fetch().context("the programs for virtual machines")?;
     for &kernel in kernels {
         let tree =
@@ -170,16 +170,16 @@ fn run(tools: &Tools, kernels: &[Kernel], plan: &Plan<'_>) -> Result<()> {
 }
 
 fn run_on(tools: &Tools, kernel: Kernel, programs: &Programs, plan: &Plan<'_>) -> Result<()> {
-    let begun = Instant::now();
+    let started = Instant::now();
     let on = || format!("Linux {}", kernel.version());
-    let tree = download::fetched(kernel).context("it has gone").with_context(on)?;
+    let tree = download::fetched(kernel).context("the kernel has been removed").with_context(on)?;
     let dir = download::directory(kernel).join("machine");
     let image = image::make(tools, &dir, &tree, programs).with_context(on)?;
     let tally = boot::run(tools, &image, kernel.version(), &plan.arguments(), plan.limit)
         .with_context(on)?;
-    eprintln!("{}: {tally}; {} s", on(), begun.elapsed().as_secs());
-    let (taken, expected) = (tally.taken(), kernel.datapath());
-    ensure!(taken == Some(expected), "{}: auto takes {taken:?}, not {expected}", on());
+    eprintln!("{}: {tally}; {} s", on(), started.elapsed().as_secs());
+    let (chosen, expected) = (tally.taken().unwrap_or("no datapath"), kernel.datapath());
+    ensure!(chosen == expected, "{}: auto chooses {chosen}, not {expected}", on());
     Ok(())
 }
 
@@ -194,7 +194,7 @@ impl Plan<'_> {
 
     /// Returns the arguments of the machine's init process.
     fn arguments(&self) -> Vec<String> {
-        let words = iter::once(&self.datapaths).chain(&self.tests).chain(&self.without);
+        let words = iter::once(&self.datapaths).chain(&self.tests).chain(&self.skipped);
         words.map(|&word| word.to_owned()).collect()
     }
 }

@@ -49,7 +49,7 @@ pub(super) fn run(config: &ClientConfig, streams: usize, direction: Direction) -
             Transition::Opened => before = bulk.received()?,
             Transition::Closed => {
                 let received = bulk.received()? - before;
-                ensure!(received > 0, "nothing arrived within {:?}", config.window);
+                ensure!(received > 0, "nothing arrived within {} s", config.window.as_secs());
                 let mut counts = window.into_counts();
                 counts.bytes = received;
                 return send_report(&ClientReport::Done(counts));
@@ -71,7 +71,7 @@ pub(super) fn stall(config: &ClientConfig, receivers: usize) -> Result<()> {
             (sent, changed_at) = (now_sent, Instant::now());
         }
     }
-    ensure!(sent > 0, "nothing was sent within {QUIET_TIME:?}");
+    ensure!(sent > 0, "nothing was sent within {} ms", QUIET_TIME.as_millis());
     send_report(&ClientReport::Holding { cpu: cpu::seconds()? - cpu })?;
     loop {
         bulk.poll(None)?;

@@ -148,7 +148,11 @@ impl Connections<'_> {
                 (errors, Some(why)) => {
                     bail!("{} of {all} connections work, {errors} failed: {why}", self.answered)
                 }
-                _ => bail!("{} of {all} connections work after {RAMP_TIMEOUT:?}", self.answered),
+                _ => bail!(
+                    "{} of {all} connections work after {} s",
+                    self.answered,
+                    RAMP_TIMEOUT.as_secs()
+                ),
             }
         }
         Ok(load_is_up)

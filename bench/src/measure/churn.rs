@@ -55,7 +55,7 @@ pub(super) fn measure(
     churn.follow(context.window, |_| false)?;
     for id in [FAILING, REMAINING] {
         let used = churn.last.first_answer.contains_key(&id);
-        ensure!(used, "server {id} of 2 received no client within {:?}", context.window);
+        ensure!(used, "server {id} of 2 received no client within {} s", context.window.as_secs());
     }
     let errors_before = churn.last.errors;
     let address = failing.address;
@@ -77,7 +77,10 @@ pub(super) fn measure(
             measurement.add("recovery ms", Better::Lower, answer.millis_since(returned_at));
         }
         None => {
-            let why = format!("the returned server received no client within {RECOVERY_TIMEOUT:?}");
+            let why = format!(
+                "the returned server received no client within {} s",
+                RECOVERY_TIMEOUT.as_secs()
+            );
             measurement.remarks.push(why);
         }
     }
@@ -104,7 +107,7 @@ impl ChurnClient {
             self.running.check_running()?;
             match report? {
                 ClientReport::Progress(progress) => self.last = progress,
-                other => bail!("unexpected report of the client: {other:?}"),
+                other => bail!("unexpected report of the client: {}", other.name()),
             }
         }
         Ok(())

@@ -61,7 +61,7 @@ pub(super) fn measure(
     running.check_running()?;
     let setup = match report? {
         ClientReport::Holding { cpu } => cpu,
-        other => bail!("unexpected report of the client: {other:?}"),
+        other => bail!("unexpected report of the client: {}", other.name()),
     };
     pause(SETTLE)?;
     let used = Memory::read(&running.processes())?.since(before);

@@ -34,7 +34,7 @@ pub(super) fn measure(
     running.check_running()?;
     match report? {
         ClientReport::Done(counted) => figures(case.method, &counted),
-        other => bail!("unexpected report of the client: {other:?}"),
+        other => bail!("unexpected report of the client: {}", other.name()),
     }
 }
 

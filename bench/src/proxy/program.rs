@@ -38,8 +38,12 @@ impl Program {
     pub(super) fn custom(words: &str) -> Result<Self> {
         let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
         let has = |mark| words.iter().any(|word| word.contains(mark));
-        ensure!(has("{backend}"), "--proxy-cmd {words:?} lacks {{backend}}");
-        ensure!(has("{listen}") || has("{port}"), "--proxy-cmd {words:?} lacks {{listen}}");
+        ensure!(has("{backend}"), "--proxy-cmd {} lacks {{backend}}", words.join(" "));
+        ensure!(
+            has("{listen}") || has("{port}"),
+            "--proxy-cmd {} lacks {{listen}}",
+            words.join(" ")
+        );
         Ok(Self::Custom(words))
     }
 
@@ -164,10 +168,11 @@ fn write(config: &StartConfig<'_>, name: &str, text: &str) -> Result<PathBuf> {
 }
 
 fn first_line(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().with_context(|| format!("cannot start {program}"))?;
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     text += &String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?} failed: {}", text.trim());
+    ensure!(output.status.success(), "{program} failed: {}", text.trim());
     Ok(text.lines().next().unwrap_or_default().trim().to_owned())
 }
 

@@ -57,7 +57,7 @@ impl Balance {
                 Ok(line) if line.split_whitespace().any(|found| found == word) => return Ok(line),
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!("balance has not logged `{word}` within {TIMEOUT:?}")
+                    bail!("balance has not logged `{word}` within {} s", TIMEOUT.as_secs())
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     bail!("balance ended before it logged `{word}`")

@@ -18,7 +18,7 @@ use super::{image::Image, tally::Tally, tools::Tools};
 use crate::exec;
 
 /// The prefix of lines of the init process, and the last line of a successful run.
-const SAYS: &str = "guest: ";
+const INIT_PREFIX: &str = "guest: ";
 const PASSED: &str = "guest: passed";
 
 /// Boots a machine with these arguments for the init process, waits for its end and returns the
@@ -40,13 +40,13 @@ pub(super) fn run(
             .spawn()
             .context("cannot start qemu-system-x86_64")?,
     );
-    let lines = follow(&mut child.0);
+    let lines = console_lines(&mut child.0);
     let (mut tally, mut before) = (Tally::default(), Some(Vec::new()));
     let mut has_passed = false;
     let ended = loop {
         match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
             Ok(line) => {
-                if line.starts_with(SAYS) {
+                if line.starts_with(INIT_PREFIX) {
                     before = None;
                 }
                 has_passed |= line == PASSED;
@@ -60,12 +60,12 @@ pub(super) fn run(
             Err(RecvTimeoutError::Timeout) => break false,
         }
     };
-    let has_begun = before.is_none();
+    let has_started = before.is_none();
     for line in before.into_iter().flatten() {
         eprintln!("{name}: {line}");
     }
     ensure!(ended, "the machine has exceeded {} s; {tally}", limit.as_secs());
-    ensure!(has_begun, "the init process of the machine has not started");
+    ensure!(has_started, "the init process of the machine has not started");
     ensure!(has_passed, "{tally}");
     ensure!(tally.has_passed(), "no test has passed: {tally}");
     Ok(tally)
@@ -87,13 +87,13 @@ fn machine(tools: &Tools, image: &Image, arguments: &[String]) -> Result<Command
 }
 
 /// Reads the console line by line, without control characters.
-fn follow(child: &mut Child) -> Receiver<String> {
-    let (line_came, lines) = channel();
+fn console_lines(child: &mut Child) -> Receiver<String> {
+    let (sender, lines) = channel();
     let console = child.stdout.take().expect("piped");
     thread::spawn(move || {
         for line in BufReader::new(console).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).replace(|c: char| c.is_control(), "");
-            if line_came.send(line).is_err() {
+            if sender.send(line).is_err() {
                 break;
             }
         }
