@@ -54,14 +54,14 @@ pub enum Fault {
 impl WordValue for Fault {
     type Bits = u32;
 
-    /// Unknown bits mean [`Fault::Shape`].
+    /// Only the lowest two bits count.
     #[inline(always)]
     fn from_bits(bits: u32) -> Self {
-        match bits {
+        match bits & 3 {
             0 => Self::None,
             1 => Self::Gap,
-            3 => Self::Trim,
-            _ => Self::Shape,
+            2 => Self::Shape,
+            _ => Self::Trim,
         }
     }
 

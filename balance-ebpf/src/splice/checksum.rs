@@ -1,39 +1,38 @@
-//! The checksum of the Internet (RFC 1071), as far as the kernel's helpers leave it to us.
+//! The Internet checksum (RFC 1071), as far as the kernel's helpers do not compute it.
 //!
-//! Invariant: words and sums are in the byte order of the machine, as the helpers give and take
-//! them.
+//! Invariant: words and sums are in the byte order of the machine, as in the helpers' arguments and results.
 
-/// What a sum changes by when some of its words do (RFC 1624).
+/// The change of a sum when some of its words change (RFC 1624).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChecksumDelta(u64);
 
 impl ChecksumDelta {
-    /// Nothing changes.
+    /// No change.
     pub const NONE: Self = Self(0);
 
-    /// That, and one word (or sum of 32 bits) becomes another: up to 2^31 of them.
+    /// Adds the change of one word (or 32-bit sum). Allowed up to 2^31 times.
     #[inline(always)]
     #[must_use]
     pub const fn and(self, old: u32, new: u32) -> Self {
         Self(self.0 + !old as u64 + new as u64)
     }
 
-    /// As the helpers take it.
+    /// The change as an argument of the helpers.
     #[inline(always)]
     pub const fn sum(self) -> u32 {
         let sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
-        // A carry that comes round again.
+        // The end-around carry.
         (sum + (sum >> 32)) as u32
     }
 }
 
-/// The difference of the way back.
+/// The change that undoes another.
 #[inline(always)]
 pub const fn inverse(sum: u32) -> u32 {
     !sum
 }
 
-/// Folds a sum of 32 bits, as `bpf_csum_diff` makes it, to 16.
+/// Folds a 32-bit sum, as `bpf_csum_diff` returns it, to 16 bits.
 #[inline(always)]
 pub const fn fold(sum: u32) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
@@ -41,8 +40,8 @@ pub const fn fold(sum: u32) -> u16 {
     sum as u16
 }
 
-/// The sum over the pseudo header of a TCP segment of `len` bytes (RFC 9293, 3.1); addresses of IPv4
-/// are in the first word, with zeros behind.
+/// The sum of the pseudo header of a TCP segment of `len` bytes (RFC 9293, 3.1). An IPv4 address is the first word of
+/// its array, and the rest is 0.
 #[inline(always)]
 pub const fn pseudo_sum(source: &[u32; 4], target: &[u32; 4], len: u32) -> u32 {
     const TCP: u32 = 6;
@@ -53,13 +52,13 @@ pub const fn pseudo_sum(source: &[u32; 4], target: &[u32; 4], len: u32) -> u32 {
     ChecksumDelta(addresses + len.to_be() as u64 + TCP.to_be() as u64).sum()
 }
 
-/// A checksum of 16 bits, after something has changed by this.
+/// A 16-bit checksum after a change.
 #[inline(always)]
 pub const fn update_checksum(check: u16, delta: u32) -> u16 {
     !fold(ChecksumDelta(!check as u64 + delta as u64).sum())
 }
 
-/// The checksum of words, made anew.
+/// The checksum of words, computed from scratch.
 #[cfg(test)]
 pub(super) fn check(words: &[u32]) -> u16 {
     !fold(words.iter().fold(ChecksumDelta::NONE, |sum, word| sum.and(u32::MAX, *word)).sum())
@@ -73,7 +72,7 @@ mod tests {
     use std::vec::Vec;
 
     #[test]
-    fn carries_come_round() {
+    fn carries_are_added_to_the_sum() {
         assert_eq!(fold(0), 0);
         assert_eq!(fold(0x0001_ffff), 1);
         assert_eq!(fold(0xffff_ffff), 0xffff);
@@ -83,10 +82,10 @@ mod tests {
     }
 
     proptest! {
-        /// Mended is as if made anew, there and back. Only for zeros alone it would not be, and no header
-        /// of TCP or IP is that.
+        /// An updated checksum equals a computed one, in both directions. The exception is a header of zeros, which
+        /// neither TCP nor IP has.
         #[test]
-        fn mended_is_as_made_anew(
+        fn an_updated_checksum_equals_a_computed_one(
             pairs in prop::collection::vec((any::<u32>(), any::<u32>()), 1..20),
             same in 1..=u32::MAX,
         ) {
@@ -102,9 +101,9 @@ mod tests {
         }
     }
 
-    /// The header and checksum of a real segment: 127.0.0.1:46312 to 127.0.0.1:25, "HELO".
+    /// A segment from 127.0.0.1:46312 to 127.0.0.1:25 with the payload "HELO".
     #[test]
-    fn a_segment_with_its_pseudo_header_sums_up_to_nothing() {
+    fn a_segment_with_its_pseudo_header_sums_up_to_zero() {
         let words = |bytes: &[u8]| -> std::vec::Vec<u32> {
             bytes.chunks(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap())).collect()
         };
@@ -113,7 +112,7 @@ mod tests {
             0xb4, 0xe8, 0, 25, 1, 2, 3, 4, 5, 6, 7, 8, 0x50, 0x18, 2, 0, 0, 0, 0, 0, b'H', b'E',
             b'L', b'O',
         ];
-        // By hand: the sum of all words of 16 bits in network order.
+        // By hand: the sum of all 16-bit words in network order.
         let pseudo = 0x7f00 + 1 + 0x7f00 + 1 + 6 + 24;
         let sum: u32 = segment.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum();
         let sum = sum + pseudo;

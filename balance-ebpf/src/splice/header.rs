@@ -1,47 +1,47 @@
 //! The fixed part of a TCP header (RFC 9293, 3.1).
 //!
-//! Invariant: its words are as they stand in the packet, and whoever changes some is told what the
-//! checksum changes by. The checksum itself is not touched here but when a packet gets a new one.
+//! Invariant: the words are in network order. Every function that changes words returns the change of the checksum. The
+//! checksum itself changes only when a packet gets a new one.
 
 use super::{
     checksum::ChecksumDelta,
     segment::{Forward, Segment, flag},
 };
 
-/// Word by word, in network order: both ports are one.
+/// The words in network order. Both ports share one word.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {
     ports: u32,
     seq: u32,
     ack: u32,
-    /// The header's length, flags and window.
+    /// Data offset, flags and window.
     middle: u32,
-    /// Checksum, and where urgent data ends.
+    /// Checksum and urgent pointer.
     last: u32,
 }
 
-/// Bytes of it.
+/// Bytes of the fixed part.
 pub const FIXED: u32 = 20;
 
-/// The checksum in the last word.
+/// Mask of the checksum in the last word.
 const CHECK: u32 = 0xffff_0000_u32.to_be();
 
 impl Header {
-    /// Of these words.
+    /// The header of these words.
     #[inline(always)]
     pub const fn new(words: [u32; 5]) -> Self {
         let [ports, seq, ack, middle, last] = words;
         Self { ports, seq, ack, middle, last }
     }
 
-    /// Bytes of the header, with the options.
+    /// Bytes of the header with its options.
     #[inline(always)]
     pub const fn length(&self) -> u32 {
         (u32::from_be(self.middle) >> 28) * 4
     }
 
-    /// What it says, in front of so many bytes.
+    /// The segment of this header and `payload` bytes.
     #[inline(always)]
     pub const fn segment(&self, payload: u32) -> Segment {
         let middle = u32::from_be(self.middle);
@@ -54,10 +54,10 @@ impl Header {
         }
     }
 
-    /// Makes it what the other peer is to see.
+    /// Changes the header to that of a forwarded segment.
     #[inline(always)]
     pub const fn forward_as(&mut self, ports: u32, forward: &Forward) -> ChecksumDelta {
-        // Urgent data keeps its place among the rest, as on the other datapaths.
+        // Urgent data becomes normal data in its place, as on the other datapaths.
         let kept = u32::from_be(self.middle) & !((flag::URG as u32) << 16 | 0xffff);
         self.replace(Self {
             ports,
@@ -68,13 +68,13 @@ impl Header {
         })
     }
 
-    /// Acknowledges something else.
+    /// Changes the acknowledgement number.
     #[inline(always)]
     pub const fn set_ack(&mut self, ack: u32) -> ChecksumDelta {
         self.replace(Self { ack: ack.to_be(), ..*self })
     }
 
-    /// Makes it that of an acknowledgement alone, which has no checksum yet.
+    /// Changes the header to that of a bare acknowledgement. The checksum becomes 0.
     #[inline(always)]
     pub const fn make_ack_only(&mut self, seq: u32, ack: u32) {
         self.seq = seq.to_be();
@@ -83,14 +83,14 @@ impl Header {
         self.last &= !CHECK;
     }
 
-    /// The checksum, in the byte order of the packet.
+    /// The checksum, in network order.
     #[inline(always)]
     pub const fn check(&self) -> u16 {
         let [a, b, ..] = self.last.to_ne_bytes();
         u16::from_ne_bytes([a, b])
     }
 
-    /// Makes it that of a reset with this number, which has no checksum yet.
+    /// Changes the header to that of a RST with this number. The checksum becomes 0.
     #[inline(always)]
     pub const fn make_reset(&mut self, seq: u32) {
         self.seq = seq.to_be();
@@ -100,7 +100,7 @@ impl Header {
         self.last = 0;
     }
 
-    /// Gives it a checksum, in the byte order of the packet, where it has none.
+    /// Sets the checksum, in network order. The checksum must be 0 before.
     #[inline(always)]
     pub const fn set_check(&mut self, check: u16) {
         let [a, b] = check.to_ne_bytes();
@@ -130,7 +130,7 @@ mod tests {
         any::<[u32; 5]>().prop_map(Header::new)
     }
 
-    /// The checksum as it must be for these words, if it stands for zero in them.
+    /// The checksum of these words, computed from scratch.
     fn computed(header: &Header) -> u16 {
         let mut bare = *header;
         bare.last &= !CHECK;
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_are_read_as_they_stand() {
+    fn the_words_are_read_in_network_order() {
         let bytes =
             [[0, 25, 4, 210], [0, 0, 1, 0], [0, 0, 2, 1], [0x80, 0x18, 3, 4], [0xab, 0xcd, 0, 0]];
         let header = Header::new(bytes.map(u32::from_ne_bytes));
@@ -150,7 +150,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_goes_on_says_what_is_to_go_on(
+        fn a_forwarded_header_has_the_numbers_of_the_decision(
             header in header(), ports: u32, seq: u32, ack: u32, window: u16, without_sack: bool,
         ) {
             let mut onward = header;
@@ -161,7 +161,7 @@ mod tests {
             prop_assert_eq!(onward.segment(0), Segment { seq, ack, window, flags, ..old });
             prop_assert_eq!((onward.ports, onward.length()), (ports, header.length()));
             prop_assert_eq!(onward.last, header.last & CHECK);
-            // Zeros alone have another checksum than what has become zeros.
+            // The checksum of a header of zeros has two representations.
             prop_assume!(ports != 0);
             prop_assert_eq!(
                 update_checksum(computed(&header), delta.sum()),
@@ -170,7 +170,7 @@ mod tests {
         }
 
         #[test]
-        fn what_stays_here_differs_in_what_it_acknowledges(header in header(), ack: u32, seq: u32) {
+        fn a_delivered_header_differs_only_in_its_acknowledgement(header in header(), ack: u32, seq: u32) {
             let mut here = header;
             let delta = here.set_ack(ack);
             let old = header.segment(0);

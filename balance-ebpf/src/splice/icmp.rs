@@ -1,9 +1,9 @@
-//! What a router says of a packet that was too big for the rest of its path: "fragmentation needed" (RFC 792, RFC
-//! 1191) and "packet too big" (RFC 4443, 3.2), on its way to the peer whose packet that was.
+//! Translates an ICMP report about a packet that was too big for its path, for the peer that sent the packet:
+//! "fragmentation needed" (RFC 792, RFC 1191) and "packet too big" (RFC 4443, 3.2).
 //!
-//! Invariant: nothing but addresses, ports and the sequence number of what is quoted changes, with the checksums
-//! over them: right if they were, and wrong if not. The size stays, as a packet has the same on both connections.
-//! Words are as they stand in the packet.
+//! Invariants: only the addresses, the ports and the quoted sequence number change, with the checksums over them. A
+//! checksum stays right if it was right, and wrong if it was wrong. The reported size stays, because a packet has the
+//! same size on both connections. Words are in network order.
 
 use super::{
     checksum::{ChecksumDelta, update_checksum},
@@ -11,33 +11,33 @@ use super::{
     network::{with_hop_limit_dscp_v4, with_hop_limit_dscp_v6},
 };
 
-/// The message from its IP header to the quoted sequence number, over IPv4 and IPv6.
+/// A report over IPv4, from its IP header up to the quoted sequence number.
 pub type IcmpWords4 = [u32; 5 + 2 + 5 + 2];
-/// The same over IPv6.
+/// A report over IPv6, from its IP header up to the quoted sequence number.
 pub type IcmpWords6 = [u32; 10 + 2 + 10 + 2];
 
 const TCP: u8 = 6;
 
-/// What is quoted of a packet.
+/// The segment that a report quotes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuotedSegment {
-    /// How packets of the peer look to which it was sent.
+    /// The tuple of packets from the peer to which the segment was sent.
     pub tuple: PacketTuple,
-    /// Its sequence number.
+    /// The sequence number of the segment.
     pub seq: u32,
 }
 
-/// Exchanges the two ports.
+/// Swaps the two ports.
 const fn swap_ports(ports: u32) -> u32 {
     ports.rotate_left(16)
 }
 
-/// Reads a message over IPv4; `None` if it is something else, or quotes no TCP, or has options of IP.
+/// Reads a report over IPv4. `None` if the packet is no such report, quotes no TCP segment, or has IP options.
 #[inline(always)]
 pub fn read_ipv4(words: &IcmpWords4) -> Option<QuotedSegment> {
     const ICMP: u8 = 1;
     let is_whole = |at: usize, protocol| {
-        // The rest is "do not fragment".
+        // The other bits include "do not fragment".
         let fragment = u32::from_be(words[at + 1]) & 0x3fff;
         words[at].to_ne_bytes()[0] == 0x45
             && fragment == 0
@@ -56,7 +56,7 @@ pub fn read_ipv4(words: &IcmpWords4) -> Option<QuotedSegment> {
     Some(QuotedSegment { tuple, seq: u32::from_be(words[13]) })
 }
 
-/// Reads a message over IPv6; `None` if it is something else, or there are extension headers.
+/// Reads a report over IPv6. `None` if the packet is no such report, quotes no TCP segment, or has extension headers.
 #[inline(always)]
 pub fn read_ipv6(words: &IcmpWords6) -> Option<QuotedSegment> {
     const ICMP: u8 = 58;
@@ -74,8 +74,8 @@ pub fn read_ipv6(words: &IcmpWords6) -> Option<QuotedSegment> {
     Some(QuotedSegment { tuple, seq: u32::from_be(words[23]) })
 }
 
-/// Makes a message over IPv4 one for the peer to which packets look like `translated`, about its packet with the number
-/// `seq`. `hop_limit_dscp` is that of this host's packets.
+/// Translates a report over IPv4 for the peer that receives packets with the tuple `translated`. `seq` is the number of
+/// that peer's packet, `hop_limit_dscp` that of this host's packets.
 #[inline(always)]
 pub fn translate_ipv4(
     words: &mut IcmpWords4,
@@ -108,7 +108,7 @@ pub fn translate_ipv4(
     update_checksum_in(&mut words[5], delta);
 }
 
-/// The same over IPv6.
+/// Translates a report over IPv6, like [`translate_ipv4`].
 #[inline(always)]
 pub fn translate_ipv6(
     words: &mut IcmpWords6,
@@ -120,7 +120,7 @@ pub fn translate_ipv6(
     let mut delta = ChecksumDelta::NONE;
     let mut i = 0;
     while i < 4 {
-        // The first two are part of what the checksum is over, too (RFC 4443, 2.3).
+        // The checksum includes the addresses of the IP header as well (RFC 4443, 2.3).
         let new = [
             (2 + i, translated.source[i]),
             (6 + i, translated.target[i]),
@@ -142,7 +142,7 @@ pub fn translate_ipv6(
     update_checksum_in(&mut words[10], delta);
 }
 
-/// Mends the checksum in the second half of a word.
+/// Updates the checksum in the second half of a word.
 #[inline(always)]
 fn update_checksum_in(word: &mut u32, delta: ChecksumDelta) {
     let [kind, code, a, b] = word.to_ne_bytes();
@@ -170,7 +170,7 @@ mod tests {
         words[at] = u32::from_ne_bytes([c, d, a, b]);
     }
 
-    /// From a router to us, about a packet from us to a peer.
+    /// A report from a router to this host, about a packet from this host to a peer.
     fn message4(quoted: &PacketTuple, seq: u32) -> IcmpWords4 {
         let word = u32::from_ne_bytes;
         let mut words = [
@@ -220,7 +220,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn over_ipv4_it_is_as_if_the_router_had_told_the_sender(seq: u32, new: u32) {
+        fn a_translated_ipv4_report_quotes_the_senders_packet(seq: u32, new: u32) {
             let arriving = tuple("10.0.2.2:80", "10.0.2.1:40000");
             let translated = tuple("10.0.1.1:25", "10.0.1.2:5555");
             let mut words = message4(&arriving, seq);
@@ -229,7 +229,7 @@ mod tests {
             for part in [&words[..5], &words[7..12], &words[5..]] {
                 prop_assert_eq!(check(part), 0);
             }
-            // What is quoted is as the peer to which packets look so had sent it.
+            // The quoted packet is the one that the peer has sent.
             prop_assert_eq!((words[3], words[4]), (translated.source[0], translated.target[0]));
             prop_assert_eq!((words[10], words[11]), (translated.target[0], translated.source[0]));
             prop_assert_eq!(words[12], tuple("10.0.1.2:5555", "10.0.1.1:25").ports);
@@ -238,7 +238,7 @@ mod tests {
         }
 
         #[test]
-        fn over_ipv6_it_is_as_if_the_router_had_told_the_sender(seq: u32, new: u32) {
+        fn a_translated_ipv6_report_quotes_the_senders_packet(seq: u32, new: u32) {
             let arriving = tuple("[fd11:2::2]:80", "[fd11:2::1]:40000");
             let translated = tuple("[fd11:1::1]:25", "[fd11:1::2]:5555");
             let mut words = message6(&arriving, seq);
@@ -254,7 +254,7 @@ mod tests {
         }
 
         #[test]
-        fn anything_else_is_not_read(at in 0usize..56, bit in 0u8..8) {
+        fn any_other_packet_is_not_read(at in 0usize..56, bit in 0u8..8) {
             let arriving = tuple("10.0.2.2:80", "10.0.2.1:40000");
             let mut bytes: Vec<u8> =
                 message4(&arriving, 7).iter().flat_map(|word| word.to_ne_bytes()).collect();
@@ -263,10 +263,10 @@ mod tests {
             for (word, bytes) in words.iter_mut().zip(bytes.chunks(4)) {
                 *word = u32::from_ne_bytes(bytes.try_into().unwrap());
             }
-            // Header lengths, fragments, protocols, and what kind of message it is.
+            // Header lengths, fragment fields, protocols, and the type of the message.
             let matters = match at {
                 0 | 28 | 9 | 37 | 20 | 21 | 7 | 35 => true,
-                // But for "do not fragment" and the reserved bit.
+                // Except for "do not fragment" and the reserved bit.
                 6 | 34 => bit < 6,
                 _ => false,
             };

@@ -1,20 +1,20 @@
-//! The IP header of a packet on its way to the other peer: hop limit, DSCP and flow label are those of this
-//! host's own packets.
+//! The IP header of a forwarded packet: hop limit, DSCP and flow label are those of this host's own packets.
 //!
-//! Invariant: congestion notification (ECN, RFC 3168) passes from one peer to the other, because its echo does as
-//! well. The checksum of IPv4 stays right if it was, and wrong if not. Words are as they stand in the packet.
+//! Invariants: congestion notification (ECN, RFC 3168) passes from one peer to the other, because its echo does as
+//! well. The IPv4 checksum stays right if it was right, and wrong if it was wrong. Words are in network order.
 
 use super::checksum::{ChecksumDelta, update_checksum};
 
-/// The two bits of a traffic class that are not the DSCP.
+/// The two ECN bits of a traffic class. The other bits are the DSCP.
 const ECN: u8 = 3;
 
-/// Hop limit and DSCP in one word, as the program finds them.
+/// Hop limit and DSCP in one word, in the form for the other functions here.
 pub const fn hop_limit_dscp(hop_limit: u8, traffic_class: u8) -> u32 {
     u32::from_ne_bytes([hop_limit, traffic_class & !ECN, 0, 0])
 }
 
-/// The first three words of a header of IPv4 with this [`hop_limit_dscp`], whose addresses change the sum by `delta`.
+/// The first three words of an IPv4 header with this hop limit and DSCP. `delta` is the change of the
+/// checksum by new addresses.
 #[inline(always)]
 pub const fn with_hop_limit_dscp_v4(words: [u32; 3], hop_limit_dscp: u32, delta: u32) -> [u32; 3] {
     let [hops, dscp, _, _] = hop_limit_dscp.to_ne_bytes();
@@ -30,15 +30,15 @@ pub const fn with_hop_limit_dscp_v4(words: [u32; 3], hop_limit_dscp: u32, delta:
     [first, words[1], u32::from_ne_bytes([hops, protocol, a, b])]
 }
 
-/// Whether a header of IPv4 has that [`hop_limit_dscp`] already.
+/// Whether an IPv4 header already has this hop limit and DSCP.
 #[inline(always)]
 pub const fn has_hop_limit_dscp(words: [u32; 3], hop_limit_dscp: u32) -> bool {
     let [hops, dscp, _, _] = hop_limit_dscp.to_ne_bytes();
     words[0].to_ne_bytes()[1] & !ECN == dscp && words[2].to_ne_bytes()[0] == hops
 }
 
-/// The first two words of a header of IPv6 with this [`hop_limit_dscp`]. The flow label becomes 0, not labelled (RFC 6437, 3):
-/// that of the peer says something about the peer's path, and this host's own cannot be asked for.
+/// The first two words of an IPv6 header with this hop limit and DSCP. The flow label becomes 0, which means
+/// no label (RFC 6437, 3): the peer's label belongs to the peer's path, and this host's own cannot be read.
 #[inline(always)]
 pub const fn with_hop_limit_dscp_v6(words: [u32; 2], hop_limit_dscp: u32) -> [u32; 2] {
     let [hops, dscp, _, _] = hop_limit_dscp.to_ne_bytes();

@@ -1,19 +1,20 @@
-//! The options of a TCP header on their way from one connection to another.
+//! Translates the options of a TCP header from one connection to the other.
 //!
-//! Invariant: the length of the options never changes, and what is not understood is left alone.
-//! They are gone through option by option ([`step`]), because the BPF verifier follows every way
-//! through a loop over all of them, but only once a function that the kernel calls for each.
+//! Invariant: the length of the options never changes, and unknown options stay unchanged.
+//!
+//! The program handles one option at a time ([`step`]) in a function that the kernel calls for each. The BPF verifier
+//! follows every path through a loop over all options, but follows such a function only once.
 
 use super::checksum::ChecksumDelta;
 
-/// The most that a header has room for, in bytes.
+/// The largest options of a header, in bytes.
 pub const MAX: usize = 40;
 
-/// What options are kept in. From any place among them the largest option that is understood can be
-/// read, so that nothing but the place needs a check.
+/// A buffer for options. The largest known option can be read from any offset below [`MAX`], so only the offset
+/// needs a check.
 pub type Options = [u8; MAX + LARGEST];
 
-/// Four selective acknowledgements with their kind and size, rounded up.
+/// Four blocks of selective acknowledgements with kind and length, rounded up.
 const LARGEST: usize = 40;
 
 const END: u8 = 0;
@@ -21,43 +22,43 @@ const NOP: u8 = 1;
 const SACK: u8 = 5;
 const TIMESTAMPS: u8 = 8;
 
-/// Bytes of the option with timestamps.
+/// Bytes of the timestamp option.
 const TIMESTAMPS_LEN: usize = 10;
 
-/// What changes.
+/// How options change.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OptionRewrite {
-    /// Whether there are timestamps to be changed, and by how much is known.
+    /// Whether timestamps change, and whether `ts_delta` is known.
     pub ts_state: TsDelta,
-    /// What is added to the sender's timestamp. Where that is not known it is found out.
+    /// Added to the sender's timestamp. Computed if it is not known.
     pub ts_delta: u32,
-    /// What the first timestamp is to become, where that is not known.
+    /// The value that the first timestamp becomes, if `ts_delta` is not known.
     pub ts_clock: u32,
-    /// What is taken from the timestamp that it echoes; `None` if nothing is known of it.
+    /// Subtracted from the echoed timestamp. `None` if it is not known.
     pub echo_delta: Option<u32>,
-    /// What is taken from both edges of selective acknowledgements; `None` to blank them.
+    /// Subtracted from both edges of selective acknowledgements. `None` to replace them by padding.
     pub sack_delta: Option<u32>,
-    /// How many of those there were.
+    /// Number of selective acknowledgements that were translated.
     pub sack_blocks: u32,
 }
 
-/// What is known of a sender's timestamps.
+/// The distance of a sender's timestamps from the other connection's clock.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TsDelta {
-    /// There are none, or they stay as they are.
+    /// The connection has no timestamps, or they do not change.
     #[default]
     None,
-    /// None has been seen yet.
+    /// No timestamp has been seen yet.
     Unknown,
-    /// None has been seen yet, and this one may not be the peer's.
+    /// No timestamp has been seen yet, and this packet may not be the peer's.
     Untrusted,
-    /// How its clock stands to the other one.
+    /// The distance is known.
     Known,
 }
 
-/// Changes all options.
+/// Translates all options.
 pub fn rewrite(options: &mut Options, len: usize, change: &mut OptionRewrite) {
     let mut at = 0;
     while let Some(next) = step(options, len, at, change) {
@@ -65,8 +66,8 @@ pub fn rewrite(options: &mut Options, len: usize, change: &mut OptionRewrite) {
     }
 }
 
-/// Changes the options if they are what most packets have, timestamps alone and in the usual place
-/// (RFC 7323, appendix A); says what the checksum changes by.
+/// Translates the options of most packets: timestamps alone, in the usual place (RFC 7323, appendix A). Returns the
+/// change of the checksum. `None` if the packet has other options; nothing has changed then.
 #[inline(always)]
 pub fn rewrite_usual(
     options: &mut Options,
@@ -82,14 +83,14 @@ pub fn rewrite_usual(
     Some(ChecksumDelta::NONE.and(before[1], after[1]).and(before[2], after[2]))
 }
 
-/// The first words, as they stand there.
+/// The first words, in network order.
 #[inline(always)]
 fn words(options: &Options) -> [u32; USUAL_LEN / 4] {
     let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = *options;
     [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes)
 }
 
-/// Changes the option at a place; says where the next one is, if there can be one.
+/// Translates the option at an offset. Returns the offset of the next one. `None` at the end of the options.
 #[inline(always)]
 pub fn step(
     options: &mut Options,
@@ -119,7 +120,7 @@ pub fn step(
     Some(at + size)
 }
 
-/// Bytes of the usual options, and how they begin.
+/// Bytes of the usual options, and their first word.
 const USUAL_LEN: usize = 2 + TIMESTAMPS_LEN;
 const USUAL: u32 = u32::from_ne_bytes([NOP, NOP, TIMESTAMPS, TIMESTAMPS_LEN as u8]);
 
@@ -155,7 +156,7 @@ fn rewrite_sack(options: &mut Options, at: usize, size: usize, change: &mut Opti
         }
         return;
     };
-    // Two edges for each of at most four.
+    // Two edges for each of at most four blocks.
     let mut i = 0;
     while i < 8 && 6 + i * 4 <= size {
         let edge = read(options, at + 2 + i * 4);
@@ -203,7 +204,7 @@ mod tests {
         ..CHANGE
     };
 
-    /// Changes options; says how many blocks there were.
+    /// Translates options. Returns the number of blocks.
     fn change(options: &mut Options, len: usize, change: OptionRewrite) -> u32 {
         let mut change = change;
         rewrite(options, len, &mut change);
@@ -220,7 +221,7 @@ mod tests {
         option
     }
 
-    /// Lays options out one after the other, as many as fit.
+    /// Writes options one after the other, as many as fit.
     fn lay(list: &[Vec<u8>]) -> (Options, usize) {
         let (mut options, mut len) = ([0; MAX + LARGEST], 0);
         for option in list.iter().filter(|option| option.len() <= MAX) {
@@ -232,7 +233,7 @@ mod tests {
         (options, len)
     }
 
-    /// Options that are well formed, known ones and others.
+    /// Well-formed options, known and unknown ones.
     fn option_lists() -> impl Strategy<Value = Vec<Vec<u8>>> {
         let unknown = (9u8..=255, prop::collection::vec(any::<u8>(), 0..12))
             .prop_map(|(kind, body)| [&[kind, body.len() as u8 + 2][..], &body].concat());
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn timestamps_and_blocks_are_changed_as_said() {
+    fn timestamps_and_blocks_are_translated() {
         let list =
             [Vec::from([NOP, NOP]), timestamps(1, 80), Vec::from([NOP, NOP]), sack_blocks(&[0, 9])];
         let (mut options, len) = lay(&list);
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_not_be_the_peers_gets_the_time_and_tells_none() {
+    fn an_untrusted_timestamp_becomes_the_clock_and_sets_no_delta() {
         let before = OptionRewrite { ts_state: TsDelta::Untrusted, ts_clock: 500, ..CHANGE };
         let (mut options, len) = lay(&[timestamps(9, 80)]);
         let mut change = before;
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_not_echoed() {
+    fn an_unknown_echo_becomes_zero() {
         let (mut options, len) = lay(&[timestamps(1, 80)]);
         change(&mut options, len, OptionRewrite { echo_delta: None, ..CHANGE });
         assert_eq!(options, lay(&[timestamps(1 + (1 << 31), 0)]).0);
@@ -280,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_looked_for_behind_the_end() {
+    fn options_behind_the_end_stay() {
         let (mut options, len) = lay(&[Vec::from([END]), timestamps(1, 2), sack_blocks(&[3, 4])]);
         let before = options;
         assert_eq!(change(&mut options, len, CHANGE), 0);
@@ -288,7 +289,7 @@ mod tests {
     }
 
     proptest! {
-        /// The shorter way through them comes to the same, and mends the checksum.
+        /// The fast path gives the same result, and the right change of the checksum.
         #[test]
         fn usual_options_become_what_others_would(
             ts_delta: u32, echo_delta: u32, shift: u32, other in prop::option::of(any::<u32>()),
@@ -306,9 +307,9 @@ mod tests {
             prop_assert_eq!(mended, check(&words(&usual)));
         }
 
-        /// Also if there is something behind timestamps in their usual place.
+        /// Also with more options behind timestamps in their usual place.
         #[test]
-        fn other_options_are_not_taken_for_usual(list in option_lists(), begins_usual: bool) {
+        fn other_options_are_not_taken_for_usual_ones(list in option_lists(), begins_usual: bool) {
             let mut list = list;
             if begins_usual {
                 list.insert(0, [&[NOP, NOP][..], &timestamps(1, 80)].concat());
@@ -321,16 +322,16 @@ mod tests {
             prop_assert!(is_usual || options == before && change == CHANGE);
         }
 
-        /// The first timestamp becomes the clock, wherever it is; all later ones keep the distance.
+        /// The first timestamp becomes the clock, at any offset. Later timestamps keep the distance.
         #[test]
-        fn a_clock_that_is_not_known_is_found_out_behind_other_options(
+        fn an_unknown_delta_is_computed_behind_other_options(
             list in option_lists(),
             ts_delta: u32,
             ts_clock: u32,
         ) {
             let mut list = list;
             list.retain(|option| option[0] != TIMESTAMPS);
-            // It is the last that fits.
+            // The timestamp option is the last one that fits.
             let mut room = MAX - TIMESTAMPS_LEN;
             list.retain(|option| {
                 let fits = option.len() <= room;
@@ -355,7 +356,7 @@ mod tests {
             prop_assert_eq!(options, before);
         }
 
-        /// Nor does garbage panic, nor is anything behind its end touched.
+        /// Garbage causes no panic, and no byte behind its end changes.
         #[test]
         fn there_and_back_is_the_same_for_garbage(
             garbage in prop::collection::vec(prop_oneof![0u8..11, any::<u8>()], MAX + LARGEST),
@@ -373,7 +374,7 @@ mod tests {
         }
 
         #[test]
-        fn blanked_blocks_leave_padding_and_all_else(list in option_lists()) {
+        fn removed_blocks_become_padding_and_all_else_stays(list in option_lists()) {
             let (mut options, len) = lay(&list);
             let (mut before, _) = lay(&list);
             change(&mut options, len, OptionRewrite { ts_state: TsDelta::None, sack_delta: None, ..CHANGE });
