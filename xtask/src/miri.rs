@@ -8,7 +8,12 @@ use anyhow::{Context as _, Result};
 use crate::{exec::exec, toolchain, workspace};
 
 /// Modules with such tests.
-const MODULES: [&str; 3] = ["datapath::buffers", "datapath::slots", "datapath::sockmap::flows"];
+const MODULES: [&str; 4] = [
+    "datapath::relay::buffers",
+    "datapath::offload::slots",
+    "datapath::sockmap::flows",
+    "datapath::splice::words",
+];
 
 /// Run the tests of shared memory and buffers under Miri, with rustup's nightly and several thread
 /// schedules

@@ -198,7 +198,7 @@ mod tests {
     };
     use proptest::prelude::*;
 
-    /// The peer's bytes from 1000 on go on as 5000; the local socket has written up to 300.
+    /// The peer's bytes from 1000 on are forwarded as 5000. The local socket has written up to 300.
     const THIS: SideState = SideState {
         seq_delta: 4000,
         cutover_seq: 1000,
@@ -226,8 +226,8 @@ mod tests {
         SenderState { window_right_edge, max_window: 1000, ..SenderState::new(acked, snd_nxt) }
     }
 
-    const SETTLED: SideState = SideState { drained: true, ..THIS };
-    const OTHER_SETTLED: SideState = SideState { drained: true, ..OTHER };
+    const DRAINED: SideState = SideState { drained: true, ..THIS };
+    const OTHER_DRAINED: SideState = SideState { drained: true, ..OTHER };
 
     fn packet(seq: u32, len: u32, ack: u32) -> Segment {
         Segment { seq, ack, len, window: 50, flags: flag::ACK }
@@ -238,17 +238,17 @@ mod tests {
     }
 
     #[test]
-    fn what_the_local_socket_has_stays_with_it() {
+    fn bytes_that_the_local_socket_has_are_not_forwarded() {
         for ack in [250, 300, 400] {
             let decision = joined(&THIS, &OTHER, packet(900, 100, ack));
             assert_eq!(decision.local, LocalDelivery::Segment(ack.min(300)));
-            // It does not look at the acknowledgement of a packet that it has already.
+            // The local socket ignores the acknowledgement of a packet that it already has.
             assert!(decision.forward.is_none() && !decision.drains);
         }
     }
 
     #[test]
-    fn what_comes_next_goes_on_alone() {
+    fn bytes_from_the_cutover_on_are_only_forwarded() {
         let decision = joined(&THIS, &OTHER, packet(1000, 10, 250));
         let forward = Forward { seq: 5000, ack: 100, window: 0, without_sack: true };
         assert_eq!(decision.forward, Some(forward));
@@ -257,27 +257,27 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_across_the_cut_off_makes_the_local_socket_say_where_it_is() {
+    fn a_packet_across_the_cutover_makes_the_local_socket_acknowledge() {
         let decision = joined(&THIS, &OTHER, packet(990, 20, 300));
         assert_eq!(decision.forward, None);
         assert_eq!(decision.local, LocalDelivery::AckOnly(999, 300));
         assert!(!decision.drains);
-        assert!(joined(&THIS, &OTHER_SETTLED, packet(990, 20, 300)).forward.is_some());
+        assert!(joined(&THIS, &OTHER_DRAINED, packet(990, 20, 300)).forward.is_some());
     }
 
     #[test]
-    fn what_may_still_arrive_at_the_local_socket_does_not_go_on() {
+    fn bytes_that_may_still_reach_the_local_socket_are_not_forwarded() {
         let this = SideState { local_max_seq: 1100, ..THIS };
-        for (seq, goes_on) in [(1000, false), (1090, false), (1100, true), (1200, true)] {
+        for (seq, is_forwarded) in [(1000, false), (1090, false), (1100, true), (1200, true)] {
             let decision = decide(Phase::Opening, &this, &OTHER, &packet(seq, 50, 300), true);
-            assert_eq!(decision.forward.is_some(), goes_on);
+            assert_eq!(decision.forward.is_some(), is_forwarded);
             assert!(!decision.drains);
             assert!(joined(&this, &OTHER, packet(seq, 50, 300)).forward.is_some());
         }
     }
 
     #[test]
-    fn the_highest_number_that_passed_is_remembered() {
+    fn the_highest_number_for_the_local_socket_is_kept() {
         let mut next = 0;
         let (fin, rst) = (flag::ACK | flag::FIN, flag::ACK | flag::RST);
         for (seq, flags) in [(u32::MAX - 9, flag::ACK), (2, fin), (0, flag::ACK), (90, rst)] {
@@ -287,71 +287,75 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledgement_of_the_last_byte_settles_once_the_cut_offs_are_final() {
+    fn an_acknowledgement_of_the_last_byte_drains_once_the_cutovers_are_final() {
         for (ack, drains) in [(299, false), (300, true), (310, true)] {
             let decision = joined(&THIS, &OTHER, packet(1500, 0, ack));
             assert_eq!(decision.drains, drains);
             assert_eq!(decision.local, LocalDelivery::AckOnly(1000, ack.min(300)));
             assert_eq!(decision.forward.is_some(), drains);
             assert!(!decide(Phase::Opening, &THIS, &OTHER, &packet(1500, 0, ack), true).drains);
-            assert!(!joined(&SETTLED, &OTHER, packet(1500, 0, ack)).drains);
+            assert!(!joined(&DRAINED, &OTHER, packet(1500, 0, ack)).drains);
         }
     }
 
     #[test]
-    fn the_local_socket_hears_with_a_number_that_it_believes() {
+    fn the_local_socket_receives_a_number_that_updates_its_window() {
         let this = SideState { wl1_offset: 40, ..THIS };
         let decision = joined(&this, &OTHER, packet(90_000, 0, 250));
         assert_eq!(decision.local, LocalDelivery::AckOnly(1040, 250));
     }
 
     #[test]
-    fn the_other_peer_hears_what_our_socket_says_until_both_are_settled() {
-        let heard = |this: &SideState, other: &SideState, ack| {
+    fn acknowledgements_are_clamped_until_both_sides_are_drained() {
+        let received = |this: &SideState, other: &SideState, ack| {
             let forward = joined(this, other, packet(1000, 10, ack)).forward;
             forward.map(|forward| (forward.ack, forward.window))
         };
-        for other in [OTHER, OTHER_SETTLED] {
-            // 20 of the 50 that the peer has room for are for what our socket has.
-            assert_eq!(heard(&THIS, &other, 280), Some((100, 30)));
-            assert_eq!(heard(&THIS, &other, 200), Some((100, 0)));
+        for other in [OTHER, OTHER_DRAINED] {
+            // 20 of the 50 bytes of the window are for bytes that the local socket has.
+            assert_eq!(received(&THIS, &other, 280), Some((100, 30)));
+            assert_eq!(received(&THIS, &other, 200), Some((100, 0)));
         }
-        assert_eq!(heard(&THIS, &OTHER, 320), Some((100, 70)));
-        assert_eq!(heard(&SETTLED, &OTHER, 320), Some((100, 70)));
-        assert_eq!(heard(&THIS, &OTHER_SETTLED, 320), Some((120, 50)));
-        assert_eq!(heard(&SETTLED, &OTHER_SETTLED, 320), Some((120, 50)));
+        assert_eq!(received(&THIS, &OTHER, 320), Some((100, 70)));
+        assert_eq!(received(&DRAINED, &OTHER, 320), Some((100, 70)));
+        assert_eq!(received(&THIS, &OTHER_DRAINED, 320), Some((120, 50)));
+        assert_eq!(received(&DRAINED, &OTHER_DRAINED, 320), Some((120, 50)));
     }
 
     #[test]
-    fn the_other_peer_hears_a_little_more_than_our_socket_says() {
+    fn acknowledgements_may_exceed_the_cutover_by_the_slack() {
         let other = SideState { ack_slack: 30, ..OTHER };
-        for (ack, heard) in [(290, (100, 40)), (310, (110, 50)), (340, (130, 60))] {
+        for (ack, expected) in [(290, (100, 40)), (310, (110, 50)), (340, (130, 60))] {
             let forward = joined(&THIS, &other, packet(1000, 10, ack)).forward;
-            assert_eq!(forward.map(|forward| (forward.ack, forward.window)), Some(heard), "{ack}");
+            assert_eq!(
+                forward.map(|forward| (forward.ack, forward.window)),
+                Some(expected),
+                "{ack}"
+            );
         }
     }
 
     #[test]
-    fn a_probe_is_answered_by_whoever_has_the_window() {
+    fn the_owner_of_the_window_answers_a_probe() {
         let probe = packet(999, 0, 300);
         let decision = joined(&THIS, &OTHER, probe);
         assert_eq!((decision.local, decision.drains), (LocalDelivery::Segment(300), false));
         let unread = Segment { ack: 250, ..probe };
         assert!(joined(&THIS, &OTHER, unread).forward.is_none());
-        assert!(joined(&THIS, &OTHER_SETTLED, unread).forward.is_some());
-        assert!(joined(&SETTLED, &OTHER_SETTLED, probe).forward.is_some());
+        assert!(joined(&THIS, &OTHER_DRAINED, unread).forward.is_some());
+        assert!(joined(&DRAINED, &OTHER_DRAINED, probe).forward.is_some());
     }
 
     #[test]
-    fn an_acknowledgement_with_an_old_number_is_heard() {
-        let this = SideState { sender: sender(1500, 2000), ..SETTLED };
-        let seq = |packet| joined(&this, &OTHER_SETTLED, packet).forward.map(|f| f.seq - 4000);
+    fn an_acknowledgement_with_a_stale_number_is_corrected() {
+        let this = SideState { sender: sender(1500, 2000), ..DRAINED };
+        let seq = |packet| joined(&this, &OTHER_DRAINED, packet).forward.map(|f| f.seq - 4000);
         for (old, new) in
             [(499, 499), (500, 1500), (1498, 1500), (1499, 1499), (1500, 1500), (1600, 1600)]
         {
             assert_eq!(seq(packet(old, 0, 300)), Some(new), "{old}");
         }
-        // Unless it acknowledges what the other peer has never sent.
+        // Unless it acknowledges bytes that the other peer has never sent.
         assert_eq!(seq(packet(1400, 0, 501)), Some(1400));
         assert_eq!(seq(packet(1400, 1, 300)), Some(1400));
         let rst = Segment { flags: flag::RST | flag::ACK, ..packet(1400, 0, 300) };
@@ -359,17 +363,17 @@ mod tests {
     }
 
     #[test]
-    fn an_end_goes_where_the_bytes_before_it_go() {
+    fn a_fin_goes_where_the_bytes_before_it_go() {
         let fin = |seq, len| Segment { flags: flag::ACK | flag::FIN, ..packet(seq, len, 300) };
         assert!(joined(&THIS, &OTHER, fin(1000, 0)).forward.is_some());
         assert!(joined(&THIS, &OTHER, fin(1000, 9)).forward.is_some());
         assert!(joined(&THIS, &OTHER, fin(990, 9)).forward.is_none());
         assert_eq!(joined(&THIS, &OTHER, fin(990, 9)).local, LocalDelivery::Segment(300));
-        assert_eq!(joined(&SETTLED, &OTHER_SETTLED, fin(990, 9)).local, LocalDelivery::Nothing);
+        assert_eq!(joined(&DRAINED, &OTHER_DRAINED, fin(990, 9)).local, LocalDelivery::Nothing);
     }
 
     #[test]
-    fn the_local_socket_judges_an_acknowledgement_of_its_own_bytes_by_itself() {
+    fn the_local_socket_checks_an_acknowledgement_of_its_own_bytes() {
         let far = packet(500_000, 0, 250);
         assert_eq!(joined(&THIS, &OTHER, far).local, LocalDelivery::AckOnly(500_000, 250));
         let broken = decide(Phase::Joined, &THIS, &OTHER, &far, false);
@@ -377,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_peer_accepts_goes_on_as_it_is_and_settles_nothing() {
+    fn an_unacceptable_packet_is_only_translated() {
         let fine = packet(1500, 10, 310);
         let far = packet(500_000, 10, 310);
         let unsent = packet(1500, 10, 501);
@@ -389,7 +393,7 @@ mod tests {
             (broken(fine), fine),
         ] {
             assert!(!decision.accepted && !decision.drains);
-            // The local socket would believe a number that it got.
+            // The local socket would accept any number that it received.
             assert_eq!(decision.local, LocalDelivery::Nothing);
             assert_eq!(decision.forward, Some(translate(&THIS, &OTHER, &packet)));
         }
@@ -397,39 +401,39 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_window_is_never_more_than_fits(
+        fn a_rescaled_window_is_never_larger(
             window: u16,
             scale_in in 0u8..15,
             scale_out in 0u8..15,
         ) {
             let bytes = u64::from(window) << scale_in;
-            let told = u64::from(rescale(window, scale_in, scale_out)) << scale_out;
-            prop_assert!(told <= bytes);
-            prop_assert!(bytes - told < 1 << scale_out || told == 65535 << scale_out);
+            let rescaled = u64::from(rescale(window, scale_in, scale_out)) << scale_out;
+            prop_assert!(rescaled <= bytes);
+            prop_assert!(bytes - rescaled < 1 << scale_out || rescaled == 65535 << scale_out);
             prop_assert_eq!(rescale(window, scale_in, scale_in), window);
         }
 
         #[test]
-        fn a_beginning_and_nonsense_are_for_the_local_socket(
+        fn a_syn_and_an_invalid_packet_are_for_the_local_socket(
             packet in segments(),
             sides in prop::array::uniform2(sides()),
         ) {
             let syn = Segment { flags: packet.flags | flag::SYN, ..packet };
             let flags = packet.flags & !(flag::ACK | flag::RST | flag::SYN);
-            let nonsense = Segment { flags, ..packet };
-            let are_settled = sides.iter().all(|side| side.drained);
-            for packet in [syn, nonsense] {
+            let invalid = Segment { flags, ..packet };
+            let are_drained = sides.iter().all(|side| side.drained);
+            for packet in [syn, invalid] {
                 let decision = joined(&sides[0], &sides[1], packet);
-                let goes_on = are_settled && packet.flags & flag::SYN != 0;
-                prop_assert_eq!(decision.forward.is_some(), goes_on);
-                let local = if goes_on { LocalDelivery::Nothing } else { LocalDelivery::Segment(packet.ack) };
+                let is_forwarded = are_drained && packet.flags & flag::SYN != 0;
+                prop_assert_eq!(decision.forward.is_some(), is_forwarded);
+                let local = if is_forwarded { LocalDelivery::Nothing } else { LocalDelivery::Segment(packet.ack) };
                 prop_assert_eq!(decision.local, local);
                 prop_assert!(!decision.drains);
             }
         }
 
         #[test]
-        fn a_break_goes_on_with_its_number(
+        fn a_reset_is_forwarded_with_its_number(
             packet in segments(),
             sides in prop::array::uniform2(sides()),
         ) {
@@ -441,9 +445,9 @@ mod tests {
             prop_assert!(!decision.drains);
         }
 
-        /// However far the stream is from where it was handed over.
+        /// At any distance from the cut-over.
         #[test]
-        fn settled_sides_look_at_nothing_but_shift_and_scale(
+        fn drained_sides_use_only_delta_and_scale(
             packet in segments(),
             sides in prop::array::uniform2(sides()),
         ) {
@@ -464,9 +468,9 @@ mod tests {
             prop_assert_eq!((decision.local, decision.drains), (LocalDelivery::Nothing, false));
         }
 
-        /// Nor at anything else of a packet of any kind: the program reads no more of them.
+        /// For any packet: the program loads only the fields that count for drained sides.
         #[test]
-        fn settled_sides_are_judged_by_what_is_read_of_them(
+        fn drained_sides_need_only_the_loaded_fields(
             packet in segments(),
             flags: u8,
             sides in prop::array::uniform2(sides()),
@@ -481,21 +485,21 @@ mod tests {
             );
         }
 
-        /// A peer that never takes the last bytes of our socket can still send for ever.
+        /// A peer that never acknowledges the local socket's last bytes can still send any number of bytes.
         #[test]
-        fn once_the_other_side_is_settled_the_cut_off_is_not_compared(
+        fn the_cutover_is_not_compared_once_the_other_side_is_drained(
             seq: u32,
             len in 0u32..70_000,
         ) {
             let this = SideState { sender: sender(seq, seq), ..THIS };
-            let decision = joined(&this, &OTHER_SETTLED, packet(seq, len, 250));
+            let decision = joined(&this, &OTHER_DRAINED, packet(seq, len, 250));
             prop_assert_eq!(decision.local, LocalDelivery::AckOnly(1000, 250));
             let forward = decision.forward.map(|forward| (forward.seq, forward.ack));
             prop_assert_eq!(forward, Some((seq.wrapping_add(4000), 100)));
         }
 
         #[test]
-        fn the_local_socket_never_hears_of_what_it_did_not_write(
+        fn the_local_socket_never_receives_an_acknowledgement_beyond_its_bytes(
             packet in segments(),
             from_written in -(1i32 << 30)..1 << 30,
             sides in prop::array::uniform2(sides()),

@@ -128,7 +128,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// The peer has sent up to 5,000, of which 1,000 are acknowledged, and may send up to 9,000.
-    /// The other one has sent up to 500 in its own numbers, of which 300 are acknowledged.
+    /// The other peer has sent up to 500 in its own numbers, of which 300 are acknowledged.
     fn sides() -> (SideState, SideState) {
         let side = |acked, snd_nxt, window_right_edge, seq_delta| SideState {
             seq_delta,
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_sent_can_be_acknowledged() {
+    fn only_sent_bytes_can_be_acknowledged() {
         let (this, other) = sides();
         for (ack, expected) in
             [(9_599, false), (9_600, true), (10_300, true), (10_500, true), (10_501, false)]
@@ -174,14 +174,14 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_is_believed_with_one_number_alone() {
+    fn a_reset_is_valid_with_one_number_alone() {
         let (this, other) = sides();
         let this = SideState { cutover_seq: 77, ..this };
         let count = |this: &SideState| {
             (0..20_000).filter(|&seq| classify_reset(this, &other, seq) == Reset::Valid).count()
         };
         assert_eq!((count(&this), classify_reset(&this, &other, 1_000)), (1, Reset::Valid));
-        // While our own socket still answers, it is a judge as well.
+        // While the local socket still answers, its number is valid as well.
         assert_eq!(count(&SideState { drained: false, ..this }), 2);
         for (seq, expected) in [
             (999, Reset::Invalid),
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_acknowledges_what_was_sent_and_nothing_else() {
+    fn a_reset_acknowledges_only_sent_bytes() {
         let (this, other) = sides();
         let reset = Segment { seq: 1_000, flags: flag::RST | flag::ACK, ..Segment::default() };
         for (ack, expected) in [(10_400, Some(400)), (10_500, Some(500)), (10_501, None)] {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     proptest! {
-        /// What guessing gains: an attacker who knows nothing of the numbers has to hit both windows.
+        /// An attacker who does not know the numbers must hit both windows.
         #[test]
         fn guesses_are_accepted_no_more_often_than_by_a_peer(
             firsts: [u32; 2],
@@ -237,7 +237,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_near_is_what_our_socket_may_expect(
+        fn a_near_packet_is_one_that_the_local_socket_may_expect(
             cutover_seq: u32, local_snd_nxt: u32, from_cut in 0u32..1 << 29, from_written in 0u32..1 << 29,
         ) {
             let this = SideState { cutover_seq, local_snd_nxt, ..SideState::default() };

@@ -1,27 +1,29 @@
-//! One end of a TCP connection, as far as sequence numbers, acknowledgements and windows go.
+//! One endpoint of a TCP connection: sequence numbers, acknowledgements and windows.
 //!
-//! It answers what Linux answers: a segment out of its window is not looked at further, neither is
-//! one that acknowledges what was never sent. Invariant: it knows its own stream by positions from
-//! 0 on, which do not wrap, so that nothing here relies on the arithmetic that is being tested.
+//! The endpoint answers as Linux does: it ignores the contents of a segment outside its window, and of a segment that
+//! acknowledges bytes that were never sent.
+//!
+//! Invariant: an endpoint knows its own stream by positions from 0 on, which do not wrap, so nothing here relies on the
+//! arithmetic under test.
 
 extern crate std;
 
 use super::super::segment::{Segment, flag};
-use super::{Chance, byte};
+use super::{Rng, byte};
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
-/// Ticks until something is sent again for the first time.
-const PATIENCE: u64 = 40;
+/// Ticks until the first retransmission.
+const RETRANSMIT_TIMEOUT: u64 = 40;
 
-/// The most by which that doubles.
-const MOST_DOUBLINGS: u32 = 4;
+/// How often the timeout doubles at most.
+const MAX_BACKOFF: u32 = 4;
 
-/// How often a packet without payload that is out of the window is answered
-/// (`tcp_invalid_ratelimit`): else two ends could answer each other for ever.
-const RARELY: u64 = 50;
+/// Ticks between two answers to packets without payload outside the window (`tcp_invalid_ratelimit`). Without the limit
+/// two endpoints could answer each other for ever.
+const ACK_RATE_LIMIT: u64 = 50;
 
-/// A packet with what it carries.
+/// A packet with its payload and its selective acknowledgements.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Packet {
     pub(super) head: Segment,
@@ -31,36 +33,36 @@ pub(super) struct Packet {
     pub(super) is_forged: bool,
 }
 
-/// What an end does with the part of a segment that is behind its window.
+/// How an endpoint handles the part of a segment beyond its window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Excess {
-    /// Takes it, as Linux does if there is memory.
+    /// Accepts it, as Linux does if there is memory.
     Take,
     /// Cuts it off.
     Trim,
-    /// Refuses the segment unless nothing waits to be read, as Linux does since 6.17.
+    /// Rejects the segment if unread bytes are buffered, as Linux does since 6.17.
     Refuse,
 }
 
-/// How an end behaves.
+/// The parameters of an endpoint.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Habits {
+pub(super) struct Config {
     pub(super) mss: usize,
     pub(super) receive_buffer: usize,
     pub(super) send_buffer: usize,
-    /// The most that is on its way at a time.
+    /// The most bytes in flight.
     pub(super) flight: usize,
     pub(super) scale: u8,
     pub(super) sack: bool,
     pub(super) excess: Excess,
-    /// A closed window is probed by a byte behind it and not by an old number.
+    /// A window probe is a byte beyond the window, and not an old number.
     pub(super) probes_with_byte: bool,
 }
 
-/// One end.
+/// One endpoint.
 pub(super) struct Endpoint {
-    habits: Habits,
-    /// Whose bytes it receives.
+    config: Config,
+    /// The peer whose bytes the endpoint receives.
     author: usize,
     first_out: u32,
     first_in: u32,
@@ -70,43 +72,43 @@ pub(super) struct Endpoint {
     pub(super) ended: bool,
     pub(super) acknowledged: usize,
     pub(super) sent: usize,
-    /// From where on things are being sent again.
-    again: Option<usize>,
+    /// Position from which bytes are to be sent again.
+    retransmit_from: Option<usize>,
     selected: BTreeSet<usize>,
-    room: usize,
-    most_room: usize,
-    /// From which position the last news about the room came.
-    room_from: isize,
-    repeats: u32,
+    send_window: usize,
+    max_send_window: usize,
+    /// Position of the packet that last updated the send window.
+    wl1: isize,
+    duplicate_acks: u32,
     timer: Option<u64>,
-    doublings: u32,
+    backoff: u32,
 
     pub(super) received: Vec<u8>,
-    pub(super) over: bool,
+    pub(super) fin_received: bool,
     pub(super) read: usize,
-    pub(super) ahead: BTreeMap<usize, u8>,
+    pub(super) out_of_order: BTreeMap<usize, u8>,
     fin_at: Option<usize>,
-    edge: usize,
-    told: usize,
-    owes: bool,
+    right_edge: usize,
+    acked_in: usize,
+    ack_pending: bool,
     answers_from: u64,
 
-    /// Packets dropped because they acknowledge what was never sent.
-    pub(super) unsent: u32,
-    /// What is to be put on the wire.
+    /// Packets dropped because they acknowledge bytes that were never sent.
+    pub(super) unsent_acks: u32,
+    /// Packets to send.
     pub(super) out: Vec<Packet>,
 }
 
-/// The position that `number` stands for, if it is near the position `near`.
-fn place(first: u32, near: usize, number: u32) -> isize {
+/// The position of a sequence number near the position `near`.
+fn position(first: u32, near: usize, number: u32) -> isize {
     let distance = number.wrapping_sub(first.wrapping_add(near as u32)) as i32;
     near as isize + distance as isize
 }
 
 impl Endpoint {
-    pub(super) fn new(habits: Habits, author: usize, first_out: u32, first_in: u32) -> Self {
+    pub(super) fn new(config: Config, author: usize, first_out: u32, first_in: u32) -> Self {
         let mut new = Endpoint {
-            habits,
+            config,
             author,
             first_out,
             first_in,
@@ -115,103 +117,102 @@ impl Endpoint {
             ended: false,
             acknowledged: 0,
             sent: 0,
-            again: None,
+            retransmit_from: None,
             selected: BTreeSet::new(),
-            room: 0,
-            most_room: 0,
-            room_from: 0,
-            repeats: 0,
+            send_window: 0,
+            max_send_window: 0,
+            wl1: 0,
+            duplicate_acks: 0,
             timer: None,
-            doublings: 0,
+            backoff: 0,
             received: Vec::new(),
-            over: false,
+            fin_received: false,
             read: 0,
-            ahead: BTreeMap::new(),
+            out_of_order: BTreeMap::new(),
             fin_at: None,
-            edge: 0,
-            told: 0,
-            owes: false,
+            right_edge: 0,
+            acked_in: 0,
+            ack_pending: false,
             answers_from: 0,
-            unsent: 0,
+            unsent_acks: 0,
             out: Vec::new(),
         };
         new.window();
         new
     }
 
-    /// Completes the handshake: both know scale and window of the other.
-    pub(super) fn meet(&mut self, other: &Endpoint) {
-        self.their_scale = other.habits.scale;
-        self.room = other.edge;
-        self.most_room = other.edge;
+    /// Completes the handshake: the endpoint learns scale and window of the other.
+    pub(super) fn shake_hands(&mut self, other: &Endpoint) {
+        self.their_scale = other.config.scale;
+        self.send_window = other.right_edge;
+        self.max_send_window = other.right_edge;
     }
 
     pub(super) fn scale(&self) -> u8 {
-        self.habits.scale
+        self.config.scale
     }
 
-    /// Position behind what has arrived in order, the end included.
+    /// Position behind everything that has arrived in order, FIN included.
     pub(super) fn arrived(&self) -> usize {
-        self.received.len() + usize::from(self.over)
+        self.received.len() + usize::from(self.fin_received)
     }
 
-    /// Position behind what has been written, the end included.
+    /// Position behind everything that has been written, FIN included.
     pub(super) fn total(&self) -> usize {
         self.written.len() + usize::from(self.ended)
     }
 
-    pub(super) fn number_in(&self, position: usize) -> u32 {
+    pub(super) fn seq_in(&self, position: usize) -> u32 {
         self.first_in.wrapping_add(position as u32)
     }
 
-    pub(super) fn number_out(&self, position: usize) -> u32 {
+    pub(super) fn seq_out(&self, position: usize) -> u32 {
         self.first_out.wrapping_add(position as u32)
     }
 
-    /// Position up to which the other end has room.
-    pub(super) fn room_ends(&self) -> usize {
-        self.acknowledged + self.room
+    /// Position of the right right_edge of the send window.
+    pub(super) fn send_window_edge(&self) -> usize {
+        self.acknowledged + self.send_window
     }
 
-    /// The most room that the other end was ever known to have.
-    pub(super) fn most_room(&self) -> usize {
-        self.most_room
+    /// The largest send window so far.
+    pub(super) fn max_send_window(&self) -> usize {
+        self.max_send_window
     }
 
-    /// Position up to which the other end may send, or may be told so before anything is read
-    /// that has not been sent yet.
-    pub(super) fn may_promise(&self) -> usize {
-        self.edge + self.largest_window()
+    /// Position up to which the offered window may reach before a byte is read that has not been sent yet.
+    pub(super) fn max_offered_edge(&self) -> usize {
+        self.right_edge + self.max_receive_window()
     }
 
-    /// Position up to which the other end was told that it may send.
-    pub(super) fn promised(&self) -> usize {
-        self.edge
+    /// Position of the right right_edge of the offered window.
+    pub(super) fn offered_edge(&self) -> usize {
+        self.right_edge
     }
 
-    /// The most that [`promised`](Self::promised) can be ahead of what has arrived.
-    pub(super) fn largest_window(&self) -> usize {
-        self.habits.receive_buffer + (1 << self.habits.scale)
+    /// The largest distance of [`offered_edge`](Self::offered_edge) from what has arrived.
+    pub(super) fn max_receive_window(&self) -> usize {
+        self.config.receive_buffer + (1 << self.config.scale)
     }
 
-    /// Position of the packet that last told how much room the other end has.
-    pub(super) fn room_from(&self) -> usize {
-        self.room_from.max(0) as usize
+    /// Position of the packet that last updated the send window.
+    pub(super) fn wl1(&self) -> usize {
+        self.wl1.max(0) as usize
     }
 
-    /// What an acknowledgement on its way to this end means.
-    pub(super) fn place_out(&self, number: u32) -> isize {
-        place(self.first_out, self.acknowledged, number)
+    /// Position of an acknowledgement number that this endpoint receives.
+    pub(super) fn position_out(&self, number: u32) -> isize {
+        position(self.first_out, self.acknowledged, number)
     }
 
-    /// Whether something is sent, or is to be sent, that has not been acknowledged.
-    pub(super) fn is_busy(&self) -> bool {
+    /// Whether bytes that were written are not acknowledged.
+    pub(super) fn has_unacked(&self) -> bool {
         self.acknowledged < self.total()
     }
 
     /// How many bytes can be written.
     pub(super) fn can_write(&self) -> usize {
-        self.habits
+        self.config
             .send_buffer
             .saturating_sub(self.written.len() - self.acknowledged.min(self.written.len()))
     }
@@ -220,33 +221,33 @@ impl Endpoint {
     pub(super) fn read(&mut self, most: usize) -> Vec<u8> {
         let from = self.read;
         self.read = self.received.len().min(from + most);
-        let open = self.edge.saturating_sub(self.arrived());
-        let free = self.habits.receive_buffer.saturating_sub(self.received.len() - self.read);
-        if self.read > from && free >= 2 * open && free >> self.habits.scale > 0 {
-            self.owes = true;
+        let open = self.right_edge.saturating_sub(self.arrived());
+        let free = self.config.receive_buffer.saturating_sub(self.received.len() - self.read);
+        if self.read > from && free >= 2 * open && free >> self.config.scale > 0 {
+            self.ack_pending = true;
         }
         self.received[from..self.read].to_vec()
     }
 
-    /// The window to be told, which never goes back.
+    /// The window field to send. The right right_edge never moves back.
     fn window(&mut self) -> u16 {
-        let (next, unit) = (self.arrived(), 1 << self.habits.scale);
-        let free = self.habits.receive_buffer.saturating_sub(self.received.len() - self.read);
+        let (next, unit) = (self.arrived(), 1 << self.config.scale);
+        let free = self.config.receive_buffer.saturating_sub(self.received.len() - self.read);
         let mut window = free / unit;
-        if next + window * unit < self.edge {
-            window = (self.edge - next).div_ceil(unit);
+        if next + window * unit < self.right_edge {
+            window = (self.right_edge - next).div_ceil(unit);
         }
         let window = window.min(usize::from(u16::MAX));
-        self.edge = self.edge.max(next + window * unit);
-        self.told = next;
-        self.owes = false;
+        self.right_edge = self.right_edge.max(next + window * unit);
+        self.acked_in = next;
+        self.ack_pending = false;
         window as u16
     }
 
-    /// Up to three runs of what is ahead.
+    /// Up to three runs of out-of-order bytes.
     fn blocks(&self) -> Vec<(u32, u32)> {
         let mut runs: Vec<(usize, usize)> = Vec::new();
-        for &at in self.ahead.keys().filter(|_| self.habits.sack) {
+        for &at in self.out_of_order.keys().filter(|_| self.config.sack) {
             let count = runs.len();
             match runs.last_mut() {
                 Some(run) if run.1 == at => run.1 += 1,
@@ -254,13 +255,13 @@ impl Endpoint {
                 _ => runs.push((at, at + 1)),
             }
         }
-        runs.iter().map(|&(from, to)| (self.number_in(from), self.number_in(to))).collect()
+        runs.iter().map(|&(from, to)| (self.seq_in(from), self.seq_in(to))).collect()
     }
 
     fn emit(&mut self, seq: u32, payload: Vec<u8>, flags: u8) {
         let head = Segment {
             seq,
-            ack: self.number_in(self.arrived()),
+            ack: self.seq_in(self.arrived()),
             len: payload.len() as u32,
             window: self.window(),
             flags: flags | flag::ACK,
@@ -269,125 +270,125 @@ impl Endpoint {
         self.out.push(Packet { head, payload, sack, is_forged: false });
     }
 
-    /// An acknowledgement alone. Its number is within the other end's window even if that has
-    /// shrunk by more than what a scale hides (`tcp_acceptable_seq`).
+    /// Sends a bare acknowledgement. Its number is within the send window even if the window has shrunk by more than one
+    /// unit of the scale (`tcp_acceptable_seq`).
     fn acknowledge(&mut self) {
-        let limit = self.acknowledged + self.room;
-        let slack = if self.habits.probes_with_byte { 0 } else { 1 << self.habits.scale };
+        let limit = self.acknowledged + self.send_window;
+        let slack = if self.config.probes_with_byte { 0 } else { 1 << self.config.scale };
         let at = if self.sent < limit + slack { self.sent } else { limit };
-        self.emit(self.number_out(at), Vec::new(), 0);
+        self.emit(self.seq_out(at), Vec::new(), 0);
     }
 
-    /// Sends what is between two positions.
+    /// Sends the bytes between two positions.
     fn send(&mut self, from: usize, to: usize) {
         let len = self.written.len();
         let fin = if self.ended && to > len { flag::FIN } else { 0 };
         let payload = self.written[from.min(len)..to.min(len)].to_vec();
-        self.emit(self.number_out(from), payload, fin);
+        self.emit(self.seq_out(from), payload, fin);
     }
 
-    /// Does what time and the other end allow.
-    pub(super) fn work(&mut self, now: u64, chance: &mut Chance) {
+    /// Sends everything that is due and that the window allows.
+    pub(super) fn work(&mut self, now: u64, rng: &mut Rng) {
         if self.timer.is_some_and(|at| now >= at) {
             self.timer = None;
-            self.doublings = (self.doublings + 1).min(MOST_DOUBLINGS);
-            self.run_out();
+            self.backoff = (self.backoff + 1).min(MAX_BACKOFF);
+            self.on_timeout();
         }
-        self.send_again(chance);
-        self.send_on();
-        if self.owes {
+        self.retransmit(rng);
+        self.send_new();
+        if self.ack_pending {
             self.acknowledge();
         }
-        if !self.is_busy() {
+        if !self.has_unacked() {
             self.timer = None;
         } else if self.timer.is_none() {
-            self.timer = Some(now + (PATIENCE << self.doublings));
+            self.timer = Some(now + (RETRANSMIT_TIMEOUT << self.backoff));
         }
     }
 
-    /// Nothing was heard for too long.
-    fn run_out(&mut self) {
+    /// The retransmission timer has expired.
+    fn on_timeout(&mut self) {
         if self.acknowledged < self.sent {
             if self.selected.contains(&self.acknowledged) {
-                // The other end has thrown away what it had said to have.
+                // The other endpoint has discarded bytes that it had acknowledged selectively.
                 self.selected.clear();
             }
-            self.again = Some(self.acknowledged);
-        } else if self.habits.probes_with_byte {
+            self.retransmit_from = Some(self.acknowledged);
+        } else if self.config.probes_with_byte {
             self.send(self.sent, self.sent + 1);
             self.sent += 1;
         } else {
-            self.emit(self.number_out(self.acknowledged).wrapping_sub(1), Vec::new(), 0);
+            self.emit(self.seq_out(self.acknowledged).wrapping_sub(1), Vec::new(), 0);
         }
     }
 
-    /// Cuts what is sent again differently than the first time.
-    fn send_again(&mut self, chance: &mut Chance) {
-        let Some(at) = self.again else { return };
+    /// Sends bytes again, in segments of other sizes than the first time.
+    fn retransmit(&mut self, rng: &mut Rng) {
+        let Some(at) = self.retransmit_from else { return };
         let mut at = at.max(self.acknowledged);
-        let limit = self.acknowledged + self.room;
+        let limit = self.acknowledged + self.send_window;
         while at < self.sent && (at < limit || at == self.acknowledged) {
-            let most = (at + 1 + chance.below(2 * self.habits.mss)).min(self.sent);
+            let most = (at + 1 + rng.below(2 * self.config.mss)).min(self.sent);
             let to = (at..most).find(|at| self.selected.contains(at)).unwrap_or(most);
             if to > at {
                 self.send(at, to);
             }
             at = to.max(at + 1);
         }
-        self.again = None;
+        self.retransmit_from = None;
     }
 
-    fn send_on(&mut self) {
-        let limit = self.total().min(self.acknowledged + self.room.min(self.habits.flight));
+    fn send_new(&mut self) {
+        let limit = self.total().min(self.acknowledged + self.send_window.min(self.config.flight));
         while self.sent < limit {
-            let to = limit.min(self.sent + self.habits.mss);
+            let to = limit.min(self.sent + self.config.mss);
             self.send(self.sent, to);
             self.sent = to;
         }
     }
 
-    /// Takes a packet.
+    /// Receives a packet.
     pub(super) fn receive(&mut self, packet: &Packet, now: u64) {
         let head = &packet.head;
         let next = self.arrived();
-        let at = place(self.first_in, next, head.seq);
+        let at = position(self.first_in, next, head.seq);
         let end = at + head.seq_len() as isize;
-        let edge = self.edge.max(next) as isize;
+        let right_edge = self.right_edge.max(next) as isize;
         if head.flags & flag::RST != 0 {
-            assert_ne!(at, next as isize, "reset by a stranger");
+            assert_ne!(at, next as isize, "reset by an attacker");
         }
         if head.flags & (flag::RST | flag::SYN) != 0 {
-            // A challenge (RFC 5961, 3.2 and 4.2).
+            // A challenge ACK (RFC 5961, 3.2 and 4.2).
             self.answer(head, now);
             return;
         }
         if head.flags & flag::ACK == 0 {
             return;
         }
-        let refused = self.habits.excess == Excess::Refuse && self.read < self.received.len();
-        if end < self.told as isize || at > edge || (end > edge && refused) {
+        let rejected = self.config.excess == Excess::Refuse && self.read < self.received.len();
+        if end < self.acked_in as isize || at > right_edge || (end > right_edge && rejected) {
             self.answer(head, now);
-        } else if self.hear(packet, at) && head.seq_len() > 0 {
-            self.take(packet, at, end, edge);
+        } else if self.process_ack(packet, at) && head.seq_len() > 0 {
+            self.process_payload(packet, at, end, right_edge);
         }
     }
 
     fn answer(&mut self, head: &Segment, now: u64) {
         if head.seq_len() > 0 || now >= self.answers_from {
-            self.answers_from = now + RARELY;
+            self.answers_from = now + ACK_RATE_LIMIT;
             self.acknowledge();
         }
     }
 
-    /// The acknowledgement and the window of a packet; whether the rest is to be looked at.
-    fn hear(&mut self, packet: &Packet, at: isize) -> bool {
+    /// Processes acknowledgement and window of a packet. Returns whether the payload is processed.
+    fn process_ack(&mut self, packet: &Packet, at: isize) -> bool {
         let head = &packet.head;
-        let ack = self.place_out(head.ack);
+        let ack = self.position_out(head.ack);
         if ack > self.sent as isize {
-            self.unsent += 1;
+            self.unsent_acks += 1;
             return false;
         }
-        let oldest = self.acknowledged - self.most_room.min(self.acknowledged);
+        let oldest = self.acknowledged - self.max_send_window.min(self.acknowledged);
         if ack < oldest as isize {
             self.acknowledge();
             return false;
@@ -397,77 +398,78 @@ impl Endpoint {
         }
         let ack = ack as usize;
         let window = usize::from(head.window) << self.their_scale;
-        let grows = window > self.room || window == 0;
-        let news = ack > self.acknowledged || at > self.room_from || at == self.room_from && grows;
-        let repeated = ack == self.acknowledged && head.seq_len() == 0 && window == self.room;
-        if news {
-            if self.room == 0 && window > 0 && self.habits.probes_with_byte {
-                self.again = Some(ack);
+        let grows = window > self.send_window || window == 0;
+        let updates = ack > self.acknowledged || at > self.wl1 || at == self.wl1 && grows;
+        let repeated =
+            ack == self.acknowledged && head.seq_len() == 0 && window == self.send_window;
+        if updates {
+            if self.send_window == 0 && window > 0 && self.config.probes_with_byte {
+                self.retransmit_from = Some(ack);
             }
-            self.room = window;
-            self.room_from = at;
-            self.most_room = self.most_room.max(window);
+            self.send_window = window;
+            self.wl1 = at;
+            self.max_send_window = self.max_send_window.max(window);
         }
         if ack > self.acknowledged {
             self.acknowledged = ack;
             self.selected = self.selected.split_off(&ack);
-            (self.timer, self.doublings, self.repeats) = (None, 0, 0);
+            (self.timer, self.backoff, self.duplicate_acks) = (None, 0, 0);
         } else if repeated && self.sent > ack {
-            self.repeat();
+            self.on_duplicate_ack();
         }
         self.select(&packet.sack);
         true
     }
 
-    /// The third repeated acknowledgement asks for the first segment.
-    fn repeat(&mut self) {
-        self.repeats += 1;
-        if self.repeats == 3 && !self.selected.contains(&self.acknowledged) {
-            let to = self.sent.min(self.acknowledged + self.habits.mss);
+    /// Sends the first segment again after the third duplicate acknowledgement.
+    fn on_duplicate_ack(&mut self) {
+        self.duplicate_acks += 1;
+        if self.duplicate_acks == 3 && !self.selected.contains(&self.acknowledged) {
+            let to = self.sent.min(self.acknowledged + self.config.mss);
             self.send(self.acknowledged, to);
         }
     }
 
     fn select(&mut self, blocks: &[(u32, u32)]) {
         for &(from, to) in blocks {
-            let (from, to) = (self.place_out(from), self.place_out(to));
+            let (from, to) = (self.position_out(from), self.position_out(to));
             if from >= self.acknowledged as isize && to <= self.sent as isize {
                 self.selected.extend(from as usize..to as usize);
             }
         }
     }
 
-    /// The payload and the end.
-    fn take(&mut self, packet: &Packet, at: isize, end: isize, edge: isize) {
+    /// Processes payload and FIN.
+    fn process_payload(&mut self, packet: &Packet, at: isize, end: isize, right_edge: isize) {
         let next = self.arrived() as isize;
-        if end <= next || at >= edge {
+        if end <= next || at >= right_edge {
             self.acknowledge();
             return;
         }
-        let last = if self.habits.excess == Excess::Trim { edge.min(end) } else { end };
+        let last = if self.config.excess == Excess::Trim { right_edge.min(end) } else { end };
         for (&byte_is, at) in packet.payload.iter().zip(at..).filter(|&(_, at)| at < last) {
             let position = at as usize;
             if at >= 0 {
                 assert_eq!(byte_is, byte(self.author, position), "byte {position} is wrong");
             }
             if at >= next {
-                self.ahead.insert(position, byte_is);
+                self.out_of_order.insert(position, byte_is);
             }
         }
         if packet.head.flags & flag::FIN != 0 && end <= last {
             self.fin_at = Some(end as usize - 1);
         }
-        self.line_up();
-        self.owes = true;
-        if !self.ahead.is_empty() {
+        self.reassemble();
+        self.ack_pending = true;
+        if !self.out_of_order.is_empty() {
             self.acknowledge();
         }
     }
 
-    fn line_up(&mut self) {
-        while let Some(byte) = self.ahead.remove(&self.received.len()) {
+    fn reassemble(&mut self) {
+        while let Some(byte) = self.out_of_order.remove(&self.received.len()) {
             self.received.push(byte);
         }
-        self.over |= self.fin_at == Some(self.received.len());
+        self.fin_received |= self.fin_at == Some(self.received.len());
     }
 }
