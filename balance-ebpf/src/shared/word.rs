@@ -4,8 +4,8 @@
 //! loads do not lower on the BPF target. `core` has no compare-exchange there, so the program uses
 //! the BPF instruction (cpu v3). User space uses atomics. Every method names its memory order.
 //!
-//! Invariants: every access reads or writes a whole aligned word. Any bits in memory are a value: the
-//! conversion to an enum is checked.
+//! Invariants: every access reads or writes a whole aligned word. Any bits in memory are a value:
+//! the conversion to an enum is checked.
 
 use core::{cell::UnsafeCell, fmt};
 
@@ -123,7 +123,8 @@ impl Word<u64> {
 
 #[cfg(target_arch = "bpf")]
 impl Word<u32> {
-    /// Adds to the value by a load and a store. Two processors at the same time may lose an addition.
+    /// Adds to the value by a load and a store. Two processors at the same time may lose an
+    /// addition.
     #[inline(always)]
     pub fn add_unsynchronized(&self, more: u32) {
         self.store_relaxed(self.load_relaxed() + more);
@@ -204,8 +205,8 @@ mod user {
             }
         }
 
-        /// Changes the value by a function until no other writer intervenes, sequentially consistent.
-        /// The value stays if the function returns `None`. Returns the value before.
+        /// Changes the value by a function until no other writer intervenes, sequentially
+        /// consistent. The value stays if the function returns `None`. Returns the value before.
         pub fn update_seq_cst(&self, change: impl Fn(T) -> Option<T>) -> T {
             loop {
                 let seen = self.load_seq_cst();
@@ -222,7 +223,8 @@ mod user {
             impl Word<$type> {
                 /// The word as an atomic, for orders and operations that only user space has.
                 pub fn as_atomic(&self) -> &core::sync::atomic::$atomic {
-                    // SAFETY: a whole aligned word, which all accesses on the host change atomically.
+                    // SAFETY: a whole aligned word, which all accesses on the host change
+                    // atomically.
                     unsafe { core::sync::atomic::$atomic::from_ptr(self.0.get()) }
                 }
             }

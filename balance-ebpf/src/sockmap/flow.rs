@@ -2,17 +2,17 @@
 //!
 //! One word, `state`, decides which of the two moves the bytes. It is [`KERNEL`] while the program
 //! redirects. Otherwise it is [`USER`] plus the number of bytes that the program has passed to user
-//! space since. The program turns KERNEL into USER when too much is outstanding, or when the flow in
-//! the other direction is in USER. Only user space turns USER back, by a compare-exchange that fails if
-//! the program has passed another byte.
+//! space since. The program turns KERNEL into USER when too much is outstanding, or when the flow
+//! in the other direction is in USER. Only user space turns USER back, by a compare-exchange that
+//! fails if the program has passed another byte.
 //!
 //! Invariants:
 //! - Bytes reach the target in the order in which they left the source, because user space sends no
 //!   passed byte before the target has written everything that was redirected earlier.
-//! - While a flow is in USER nothing is redirected to its source, except for the moments in which the
-//!   target has yet to write what was redirected before. Otherwise the packets that the socket passes
-//!   up would queue behind packets that it has yet to send, charged to no socket, and its window would
-//!   never close (net/core/skmsg.c, sk_psock_verdict_apply).
+//! - While a flow is in USER nothing is redirected to its source, except for the moments in which
+//!   the target has yet to write what was redirected before. Otherwise the packets that the socket
+//!   passes up would queue behind packets that it has yet to send, charged to no socket, and its
+//!   window would never close (net/core/skmsg.c, sk_psock_verdict_apply).
 
 use core::cell::UnsafeCell;
 
@@ -27,11 +27,12 @@ pub const USER: u64 = 1 << 63;
 /// Cost, in bytes, between two comparisons with the target's position.
 pub const QUANTUM: u32 = 128 << 10;
 
-/// Cost of a packet in addition to its payload, in bytes: the memory of its buffer and bookkeeping in
-/// the kernel. With it a flood of one-byte packets is bounded like a flood of data.
+/// Cost of a packet in addition to its payload, in bytes: the memory of its buffer and bookkeeping
+/// in the kernel. With it a flood of one-byte packets is bounded like a flood of data.
 pub const SKB_OVERHEAD: u32 = 1 << 10;
 
-/// Bytes that were passed to user space since the flow was handed to it. `None` while in the kernel.
+/// Bytes that were passed to user space since the flow was handed to it. `None` while in the
+/// kernel.
 #[inline(always)]
 pub const fn passed(state: u64) -> Option<u64> {
     if state & USER == 0 { None } else { Some(state & !USER) }
@@ -71,8 +72,8 @@ impl WordValue for Fault {
     }
 }
 
-/// One direction of a connection in shared memory: the bytes that arrive on a source and leave on its
-/// target.
+/// One direction of a connection in shared memory: the bytes that arrive on a source and leave on
+/// its target.
 ///
 /// A cache line of its own, so that flows on different processors do not disturb each other.
 #[repr(C, align(64))]
@@ -82,8 +83,8 @@ pub struct Flow {
     pub state: Word<u64>,
     /// Bytes redirected since the flow was set up. Written by the program only.
     pub redirected: Word<u64>,
-    /// The bytes that are outstanding at the target. Written by the program while in KERNEL, by user
-    /// space while in USER.
+    /// The bytes that are outstanding at the target. Written by the program while in KERNEL, by
+    /// user space while in USER.
     pub backlog: UnsafeCell<Backlog>,
     /// The source's position in its stream. Used by the program only.
     pub position: UnsafeCell<Position>,
@@ -91,15 +92,15 @@ pub struct Flow {
     pub fault: Word<Fault>,
 }
 
-// SAFETY: other threads and the BPF program use the words atomically, and the other fields only while
-// they own them.
+// SAFETY: other threads and the BPF program use the words atomically, and the other fields only
+// while they own them.
 unsafe impl Sync for Flow {}
 
 /// Where the source's stream stands: the sequence number that the next packet must have.
 ///
 /// A packet on the receive queue may begin with bytes that were there before (a retransmission that
-/// reaches further, possibly merged by GRO). A read from the socket skips them. The path to a verdict
-/// does not (net/ipv4/tcp.c, tcp_read_skb), so the program does.
+/// reaches further, possibly merged by GRO). A read from the socket skips them. The path to a
+/// verdict does not (net/ipv4/tcp.c, tcp_read_skb), so the program does.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
@@ -115,8 +116,8 @@ impl Position {
         self.known != 0
     }
 
-    /// Sets the sequence number of the next byte. User space has read everything before it, even if a
-    /// packet on the queue still has those bytes.
+    /// Sets the sequence number of the next byte. User space has read everything before it, even if
+    /// a packet on the queue still has those bytes.
     #[inline(always)]
     pub const fn begin(&mut self, next: u32) {
         *self = Self { next, known: 1 };
@@ -143,17 +144,17 @@ impl Position {
     }
 }
 
-/// The bytes that were redirected and not yet written to the target's send queue, as an upper bound of
-/// their memory: payload plus [`SKB_OVERHEAD`] for each packet.
+/// The bytes that were redirected and not yet written to the target's send queue, as an upper bound
+/// of their memory: payload plus [`SKB_OVERHEAD`] for each packet.
 ///
 /// Exact positions of single packets would need a queue. Two marks are enough for a bound: when
-/// everything up to the mark is written, its cost is settled and a new mark is set. Costs wrap around;
-/// only their differences count, which stay far below 2^31.
+/// everything up to the mark is written, its cost is settled and a new mark is set. Costs wrap
+/// around; only their differences count, which stay far below 2^31.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// Bytes that the target had written when nothing had been redirected. Bytes that user space sends
-    /// itself raise it.
+    /// Bytes that the target had written when nothing had been redirected. Bytes that user space
+    /// sends itself raise it.
     pub base: u64,
     /// Value of `redirected` when the mark was set.
     pub mark: u64,
@@ -177,9 +178,9 @@ impl Backlog {
         self.cost.wrapping_sub(self.next_check) as i32 >= 0
     }
 
-    /// Compares with the target, which has `written` bytes in all and holds `queued` bytes of memory in
-    /// its send queue, after `redirected` bytes were sent to it. True when more than `limit` is
-    /// outstanding.
+    /// Compares with the target, which has `written` bytes in all and holds `queued` bytes of
+    /// memory in its send queue, after `redirected` bytes were sent to it. True when more than
+    /// `limit` is outstanding.
     #[inline(always)]
     pub fn is_over_limit(
         &mut self,
@@ -205,8 +206,8 @@ impl Backlog {
         self.cost.wrapping_sub(self.settled)
     }
 
-    /// Starts again when user space hands the flow to the kernel with everything written. `base` is as
-    /// for the field, `redirected` as in the flow.
+    /// Starts again when user space hands the flow to the kernel with everything written. `base` is
+    /// as for the field, `redirected` as in the flow.
     pub fn restart(&mut self, base: u64, redirected: u64) {
         *self = Backlog { base, mark: redirected, next_check: QUANTUM, ..Backlog::default() };
     }

@@ -1,16 +1,16 @@
 //! The hand-over of a flow between kernel and user space: the steps of the BPF program, and of user
 //! space, on the words that they share.
 //!
-//! The steps are generic over the place of the words, so that `model.rs` checks the code that runs. The
-//! program has the words in a map, user space in a mapping.
+//! The steps are generic over the place of the words, so that `model.rs` checks the code that runs.
+//! The program has the words in a map, user space in a mapping.
 //!
 //! Invariants: those of [`Flow`](super::Flow). The order of bytes rests on three rules:
-//! - A write of `state` releases everything that the writer has written before. A read of `state` that
-//!   makes the rest of the flow the reader's own acquires it.
-//! - The program counts a packet as redirected before it gives the flow up. So user space, when it finds
-//!   the flow in USER, finds all redirected bytes counted.
-//! - User space takes USER back with the number of bytes that it has relayed. The exchange fails if the
-//!   program has passed one more.
+//! - A write of `state` releases everything that the writer has written before. A read of `state`
+//!   that makes the rest of the flow the reader's own acquires it.
+//! - The program counts a packet as redirected before it gives the flow up. So user space, when it
+//!   finds the flow in USER, finds all redirected bytes counted.
+//! - User space takes USER back with the number of bytes that it has relayed. The exchange fails if
+//!   the program has passed one more.
 
 use core::cell::Cell;
 
@@ -22,8 +22,8 @@ pub trait ProgramWords {
     /// Reads `state`. Acquires nothing.
     fn load_relaxed(&self) -> u64;
 
-    /// Replaces `current` by `new` in `state`. Returns the value before. Acquires and releases if that
-    /// was `current`, and does neither otherwise.
+    /// Replaces `current` by `new` in `state`. Returns the value before. Acquires and releases if
+    /// that was `current`, and does neither otherwise.
     fn exchange(&self, current: u64, new: u64) -> u64;
 
     /// Counts `len` bytes as redirected. Returns the sum.
@@ -55,17 +55,18 @@ pub enum PacketAction {
     Pass,
     /// The packet is queued on the target.
     Redirect,
-    /// The packet is queued on the target and is the last one: user space was notified that the flow is
-    /// its own.
+    /// The packet is queued on the target and is the last one: user space was notified that the
+    /// flow is its own.
     RedirectAndHandBack,
 }
 
-/// The program's half: decides on a packet of `len` bytes that has arrived. Called for one packet of a
-/// flow at a time.
+/// The program's half: decides on a packet of `len` bytes that has arrived. Called for one packet
+/// of a flow at a time.
 ///
 /// - `other` is the flow in the other direction.
 /// - `notify` notifies user space that this flow has changed hands. False if it cannot.
-/// - `target` returns the bytes that the target has written in all and the memory of its send queue.
+/// - `target` returns the bytes that the target has written in all and the memory of its send
+///   queue.
 /// - `is_clear` says whether the source has written everything that was redirected to it.
 #[inline(always)]
 pub fn on_packet<W: ProgramWords>(
@@ -103,9 +104,10 @@ fn pass(flow: &impl ProgramWords, len: u32) -> bool {
     false
 }
 
-/// Hands a flow over with its packet passed if user space has the other direction. False if the flow
-/// stays in the kernel. The flow stays until the source has written what was redirected to it, which is
-/// soon: a passed packet queues behind those bytes, and is lost with them if the source is reset.
+/// Hands a flow over with its packet passed if user space has the other direction. False if the
+/// flow stays in the kernel. The flow stays until the source has written what was redirected to it,
+/// which is soon: a passed packet queues behind those bytes, and is lost with them if the source is
+/// reset.
 #[inline(always)]
 fn follow<W: ProgramWords>(
     flow: &W,
@@ -121,13 +123,13 @@ fn follow<W: ProgramWords>(
     if other.load_relaxed() & USER == 0 || !is_clear() || flow.exchange(KERNEL, passed) != KERNEL {
         return false;
     }
-    // If user space cannot be notified, the packet is redirected like those before it. No packet can
-    // have been passed since: only this program does so, one packet at a time.
+    // If user space cannot be notified, the packet is redirected like those before it. No packet
+    // can have been passed since: only this program does so, one packet at a time.
     notify() || flow.exchange(passed, KERNEL) != passed
 }
 
-/// Accounts for a packet that is about to be redirected. True if this hands the flow over because too
-/// much is outstanding.
+/// Accounts for a packet that is about to be redirected. True if this hands the flow over because
+/// too much is outstanding.
 #[inline(always)]
 fn redirect(
     flow: &impl ProgramWords,
@@ -186,8 +188,8 @@ impl<W: UserWords> UserEnd<W> {
         passed(self.words.state()).is_none_or(|passed| passed == self.account.get().relayed)
     }
 
-    /// The number of redirected bytes if the target may not have written them all. Called with a passed
-    /// byte in hand, the number includes all bytes that were redirected before that byte.
+    /// The number of redirected bytes if the target may not have written them all. Called with a
+    /// passed byte in hand, the number includes all bytes that were redirected before that byte.
     pub fn unsettled(&self) -> Option<u64> {
         let redirected = self.words.redirected();
         (redirected != self.account.get().settled).then_some(redirected)
@@ -210,8 +212,8 @@ impl<W: UserWords> UserEnd<W> {
         self.account.set(Account { base: base + bytes, settled, relayed: relayed + bytes });
     }
 
-    /// Declares that no packet will come any more. The other direction then need not wait for this one
-    /// to go back to the kernel.
+    /// Declares that no packet will come any more. The other direction then need not wait for this
+    /// one to go back to the kernel.
     pub fn retire(&self) -> bool {
         self.words.exchange(USER | self.account.get().relayed, KERNEL)
     }
@@ -246,10 +248,10 @@ impl<W: UserWords> UserEnd<W> {
     }
 }
 
-/// Hands the flow from `side` to the kernel if every passed byte has been relayed and the target has
-/// room. The flow in the other direction goes with it, because both must be together. Returns which of
-/// the two have gone. `room` returns the total that the target of a flow has written, if the target can
-/// take what the kernel may redirect.
+/// Hands the flow from `side` to the kernel if every passed byte has been relayed and the target
+/// has room. The flow in the other direction goes with it, because both must be together. Returns
+/// which of the two have gone. `room` returns the total that the target of a flow has written, if
+/// the target can take what the kernel may redirect.
 ///
 /// # Errors
 /// Those of `room`.

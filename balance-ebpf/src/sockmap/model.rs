@@ -1,22 +1,23 @@
 //! A model of the hand-over that runs its steps in all orders, under a weak memory model.
 //!
-//! The model runs the code of the program and of user space on loom's atomics. The program runs on two
-//! threads, one for each direction, as on two processors. User space runs on a third thread, where its
-//! two tasks alternate as on a worker. Loom goes through the orders in which the threads can take their
-//! steps, and through the values that each load may still see by the memory model. An access to the
-//! backlog that is not ordered after the last one is an error by itself. A checker of interleavings
-//! alone would not suffice: the program's loads acquire nothing, and its processor may reorder.
+//! The model runs the code of the program and of user space on loom's atomics. The program runs on
+//! two threads, one for each direction, as on two processors. User space runs on a third thread,
+//! where its two tasks alternate as on a worker. Loom goes through the orders in which the threads
+//! can take their steps, and through the values that each load may still see by the memory model.
+//! An access to the backlog that is not ordered after the last one is an error by itself. A checker
+//! of interleavings alone would not suffice: the program's loads acquire nothing, and its processor
+//! may reorder.
 //!
-//! LOOM_MAX_PREEMPTIONS=2 searches deeper. That takes minutes in an optimised build, which is too long
-//! for every change.
+//! LOOM_MAX_PREEMPTIONS=2 searches deeper. That takes minutes in an optimised build, which is too
+//! long for every change.
 //!
 //! `Socket` models the kernel: the queue, which passed bytes share with bytes to be sent, and the
-//! kernel's worker, which empties the queue as late as possible. The tasks of user space are those of
-//! `offload.rs` in short, with the same waits.
+//! kernel's worker, which empties the queue as late as possible. The tasks of user space are those
+//! of `offload.rs` in short, with the same waits.
 //!
 //! Invariants that the model checks:
-//! - Each packet reaches the target once and after the packet before it, at any moment, so the time of a
-//!   reset does not matter.
+//! - Each packet reaches the target once and after the packet before it, at any moment, so the time
+//!   of a reset does not matter.
 //! - All packets reach the target, wherever a stream ends.
 //! - When all tasks wait, all work is done, even with a peer that never reads.
 //! - The backlog restarts only with everything written.

@@ -1,6 +1,7 @@
 //! The Internet checksum (RFC 1071), as far as the kernel's helpers do not compute it.
 //!
-//! Invariant: words and sums are in the byte order of the machine, as in the helpers' arguments and results.
+//! Invariant: words and sums are in the byte order of the machine, as in the helpers' arguments and
+//! results.
 
 /// The change of a sum when some of its words change (RFC 1624).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +41,8 @@ pub const fn fold(sum: u32) -> u16 {
     sum as u16
 }
 
-/// The sum of the pseudo header of a TCP segment of `len` bytes (RFC 9293, 3.1). An IPv4 address is the first word of
-/// its array, and the rest is 0.
+/// The sum of the pseudo header of a TCP segment of `len` bytes (RFC 9293, 3.1). An IPv4 address is
+/// the first word of its array, and the rest is 0.
 #[inline(always)]
 pub const fn pseudo_sum(source: &[u32; 4], target: &[u32; 4], len: u32) -> u32 {
     const TCP: u32 = 6;
@@ -82,8 +83,8 @@ mod tests {
     }
 
     proptest! {
-        /// An updated checksum equals a computed one, in both directions. The exception is a header of zeros, which
-        /// neither TCP nor IP has.
+        /// An updated checksum equals a computed one, in both directions. The exception is a header
+        /// of zeros, which neither TCP nor IP has.
         #[test]
         fn an_updated_checksum_equals_a_computed_one(
             pairs in prop::collection::vec((any::<u32>(), any::<u32>()), 1..20),

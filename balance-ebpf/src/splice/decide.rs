@@ -1,8 +1,8 @@
 //! What happens to a packet of a spliced connection.
 //!
-//! Each *side* of a connection ([`Side`](crate::Side)) has a *peer* and a *local socket*, the socket of
-//! this host that the peer is connected to. A packet of a peer is forwarded to the other peer as if the
-//! other local socket had sent it.
+//! Each *side* of a connection ([`Side`](crate::Side)) has a *peer* and a *local socket*, the
+//! socket of this host that the peer is connected to. A packet of a peer is forwarded to the other
+//! peer as if the other local socket had sent it.
 //!
 //! Invariants:
 //! - A byte is accepted either by the local socket (below the side's cut-over) or by the other peer
@@ -19,8 +19,8 @@ use super::{
     state::{Phase, SideState},
 };
 
-/// Decides on a packet from `this` side's peer. `phase` is not [`Phase::Local`]. `intact` says whether
-/// the packet's checksum is right.
+/// Decides on a packet from `this` side's peer. `phase` is not [`Phase::Local`]. `intact` says
+/// whether the packet's checksum is right.
 #[inline(always)]
 pub fn decide(
     phase: Phase,
@@ -33,8 +33,8 @@ pub fn decide(
         Decision { forward: None, local: LocalDelivery::Nothing, drains: false, accepted: false };
     let drained = this.drained;
     if packet.flags & flag::SYN != 0 && drained && other.drained {
-        // The peer has lost the connection, or an attacker wants to break it. The other peer answers
-        // with a challenge ACK (RFC 5961, 4.2), and the answer to that ACK decides.
+        // The peer has lost the connection, or an attacker wants to break it. The other peer
+        // answers with a challenge ACK (RFC 5961, 4.2), and the answer to that ACK decides.
         return Decision { forward: Some(translate(this, other, packet)), ..nothing };
     }
     if packet.flags & flag::SYN != 0 || packet.flags & (flag::ACK | flag::RST) == 0 {
@@ -65,9 +65,9 @@ pub fn decide(
             return Decision { local: LocalDelivery::Segment(ack), ..nothing };
         }
         if is_after(bound(phase, this), packet.seq) {
-            // Some of the bytes are for the local socket. If the packet were forwarded, the other peer
-            // would acknowledge bytes that the local socket has not sent yet. The old number makes
-            // the local socket acknowledge what it has, and the peer sends again from there.
+            // Some of the bytes are for the local socket. If the packet were forwarded, the other
+            // peer would acknowledge bytes that the local socket has not sent yet. The old number
+            // makes the local socket acknowledge what it has, and the peer sends again from there.
             let old = this.cutover_seq.wrapping_sub(1);
             return Decision { local: LocalDelivery::AckOnly(old, ack), ..nothing };
         }
@@ -79,8 +79,8 @@ pub fn decide(
         // The local socket answers an old number.
         LocalDelivery::Segment(ack)
     } else if accepted {
-        // Not with the packet's own number, which may be beyond the local socket's window. That window
-        // is no longer advertised to anyone.
+        // Not with the packet's own number, which may be beyond the local socket's window. That
+        // window is no longer advertised to anyone.
         LocalDelivery::AckOnly(this.cutover_seq.wrapping_add(this.wl1_offset), ack)
     } else if intact && !is_after(packet.ack, this.local_snd_nxt) {
         // With the packet's own numbers, which the local socket checks itself.
@@ -143,8 +143,8 @@ fn forward(
     } else if other.drained {
         highest_acked
     } else {
-        // An acknowledgement of the local socket must not be too old to be accepted (RFC 5961, 5.2).
-        // The right edge of the window stays the same.
+        // An acknowledgement of the local socket must not be too old to be accepted (RFC 5961,
+        // 5.2). The right edge of the window stays the same.
         let max = other.cutover_seq.wrapping_add(other.ack_slack);
         if is_after(highest_acked, max) { max } else { highest_acked }
     };
@@ -160,12 +160,12 @@ fn forward(
 
 /// The sequence number of a packet, raised to SND.UNA if the other peer would ignore the packet.
 ///
-/// A peer whose window has shrunk may have sent more than the window now allows. Its acknowledgements
-/// then have the number of the window's right edge (`tcp_acceptable_seq`), which is old to the other
-/// peer, and the other peer ignores the acknowledgement of an old packet. If that happens to both
-/// peers, neither hears the other again. SND.UNA is valid as well, because the peer has sent everything
-/// that the other peer has acknowledged. Two numbers stay: SND.UNA - 1, which is a keepalive probe, and
-/// a number further back than any window, which is not the peer's.
+/// A peer whose window has shrunk may have sent more than the window now allows. Its
+/// acknowledgements then have the number of the window's right edge (`tcp_acceptable_seq`), which
+/// is old to the other peer, and the other peer ignores the acknowledgement of an old packet. If
+/// that happens to both peers, neither hears the other again. SND.UNA is valid as well, because the
+/// peer has sent everything that the other peer has acknowledged. Two numbers stay: SND.UNA - 1,
+/// which is a keepalive probe, and a number further back than any window, which is not the peer's.
 #[inline(always)]
 const fn unstale_seq(this: &SideState, packet: &Segment) -> u32 {
     let acked = this.sender.acked();
@@ -426,7 +426,10 @@ mod tests {
                 let decision = joined(&sides[0], &sides[1], packet);
                 let is_forwarded = are_drained && packet.flags & flag::SYN != 0;
                 prop_assert_eq!(decision.forward.is_some(), is_forwarded);
-                let local = if is_forwarded { LocalDelivery::Nothing } else { LocalDelivery::Segment(packet.ack) };
+                let local = match is_forwarded {
+                    true => LocalDelivery::Nothing,
+                    false => LocalDelivery::Segment(packet.ack),
+                };
                 prop_assert_eq!(decision.local, local);
                 prop_assert!(!decision.drains);
             }
@@ -478,14 +481,22 @@ mod tests {
         ) {
             let packet = Segment { flags, ..packet };
             let [this, other] = sides.map(|side| SideState { drained: true, ..side });
-            let read = |side| SideState { cutover_seq: 0, local_snd_nxt: 0, local_max_seq: 0, wl1_offset: 0, ack_slack: 0, ..side };
+            let loaded = |side| SideState {
+                cutover_seq: 0,
+                local_snd_nxt: 0,
+                local_max_seq: 0,
+                wl1_offset: 0,
+                ack_slack: 0,
+                ..side
+            };
             prop_assert_eq!(
-                decide(phase, &read(this), &read(other), &packet, true),
+                decide(phase, &loaded(this), &loaded(other), &packet, true),
                 decide(phase, &this, &other, &packet, true)
             );
         }
 
-        /// A peer that never acknowledges the local socket's last bytes can still send any number of bytes.
+        /// A peer that never acknowledges the local socket's last bytes can still send any number
+        /// of bytes.
         #[test]
         fn the_cutover_is_not_compared_once_the_other_side_is_drained(
             seq: u32,
@@ -536,13 +547,20 @@ mod tests {
             scales in prop::array::uniform2(0u8..15),
             evidence: [u32; 5],
         ) -> SideState {
-            let [seq_delta, cutover_seq, local_snd_nxt, local_max_seq, wl1_offset, ack_slack] = numbers;
+            let [seq_delta, cutover_seq, local_snd_nxt, local_max_seq, wl1_offset, ack_slack] =
+                numbers;
             let [scale_in, scale_out] = scales;
             let [acked, snd_nxt, window_right_edge, max_window, right_edge_slack] = evidence;
             let sender =
-                SenderState { window_right_edge, max_window, right_edge_slack, ..SenderState::new(acked, snd_nxt) };
-            let side = SideState { seq_delta, cutover_seq, local_snd_nxt, drained, local_max_seq, wl1_offset, ..THIS };
-            SideState { ack_slack, scale_in, scale_out, sender, ..side }
+                SenderState {
+                    window_right_edge,
+                    max_window,
+                    right_edge_slack,
+                    ..SenderState::new(acked, snd_nxt)
+                };
+            let side =
+                SideState { seq_delta, cutover_seq, local_snd_nxt, drained, local_max_seq, ..THIS };
+            SideState { wl1_offset, ack_slack, scale_in, scale_out, sender, ..side }
         }
     }
 }

@@ -1,10 +1,10 @@
 //! What balance learns from the packets of a spliced connection.
 //!
-//! A packet can come from an attacker who knows addresses and ports. Invariant: a packet changes the
-//! state of a connection only if the TCP of the receiving peer accepts the packet as well. Its bytes
-//! lie in the window that this peer has offered (RFC 9293, 3.10.7.4). It acknowledges what this peer
-//! has sent, neither more nor much less (RFC 5961, 5.2). Both bounds come from earlier accepted packets
-//! alone, so guessing gains no more here than against the peers.
+//! A packet can come from an attacker who knows addresses and ports. Invariant: a packet changes
+//! the state of a connection only if the TCP of the receiving peer accepts the packet as well. Its
+//! bytes lie in the window that this peer has offered (RFC 9293, 3.10.7.4). It acknowledges what
+//! this peer has sent, neither more nor much less (RFC 5961, 5.2). Both bounds come from earlier
+//! accepted packets alone, so guessing gains no more here than against the peers.
 
 use super::{
     segment::{Forward, Segment, flag},
@@ -12,15 +12,16 @@ use super::{
     state::SideState,
 };
 
-/// The state that an accepted packet of `this` side's peer updates. Each field only raises the value
-/// that it updates.
+/// The state that an accepted packet of `this` side's peer updates. Each field only raises the
+/// value that it updates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateUpdate {
     /// The number behind the packet, for this side's `snd_nxt`.
     pub end: u32,
     /// The acknowledgement in the other side's numbers, for that side's `snd_una`.
     pub acked: u32,
-    /// The right edge of the window that the packet offers, for the other side's `window_right_edge`.
+    /// The right edge of the window that the packet offers, for the other side's
+    /// `window_right_edge`.
     pub window_right_edge: u32,
     /// That window, for the other side's `max_window`.
     pub window: u32,
@@ -55,8 +56,8 @@ pub(super) const fn is_ack_acceptable(this: &SideState, other: &SideState, ack: 
     !is_after(ack, snd_nxt) && !is_after(acked.wrapping_sub(other.sender.max_window), ack)
 }
 
-/// What a RST of `this` side's peer means here. The other peer receives every RST and applies RFC 5961,
-/// 3.2 by itself.
+/// What a RST of `this` side's peer means here. The other peer receives every RST and applies RFC
+/// 5961, 3.2 by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reset {
     /// The RST has the number that the other peer expects next: the connection has ended.
@@ -70,7 +71,8 @@ pub enum Reset {
 /// Classifies a RST of `this` side's peer by its sequence number.
 #[inline(always)]
 pub const fn classify_reset(this: &SideState, other: &SideState, seq: u32) -> Reset {
-    // While the local socket still answers for the other peer, the local socket's number counts as well.
+    // While the local socket still answers for the other peer, the local socket's number counts as
+    // well.
     let is_for_local = (!this.drained || !other.drained) && seq == this.cutover_seq;
     if is_for_local || seq == this.sender.acked() {
         Reset::Valid
@@ -81,8 +83,8 @@ pub const fn classify_reset(this: &SideState, other: &SideState, seq: u32) -> Re
     }
 }
 
-/// The acknowledgement of a valid RST of `this` side's peer, in the other side's numbers. A peer that
-/// resets a connection by itself acknowledges what it has received (net/ipv4/tcp_output.c,
+/// The acknowledgement of a valid RST of `this` side's peer, in the other side's numbers. A peer
+/// that resets a connection by itself acknowledges what it has received (net/ipv4/tcp_output.c,
 /// `tcp_send_active_reset`).
 #[inline(always)]
 pub const fn acked_by_reset(this: &SideState, other: &SideState, packet: &Segment) -> Option<u32> {
@@ -93,13 +95,15 @@ pub const fn acked_by_reset(this: &SideState, other: &SideState, packet: &Segmen
     }
 }
 
-/// How far a packet that the program remembers may be from the local socket's numbers while the local
-/// sockets still own the connection. User space updates those numbers before it has moved so much.
+/// How far a packet that the program remembers may be from the local socket's numbers while the
+/// local sockets still own the connection. User space updates those numbers before it has moved so
+/// much.
 const AHEAD: u32 = 1 << 29;
 const BEHIND: u32 = 1 << 24;
 
-/// Whether a packet is near the numbers that the local socket expects, which are `this.cutover_seq` and
-/// `this.local_snd_nxt` as user space last set them. For packets that the local socket checks itself.
+/// Whether a packet is near the numbers that the local socket expects, which are `this.cutover_seq`
+/// and `this.local_snd_nxt` as user space last set them. For packets that the local socket checks
+/// itself.
 #[inline(always)]
 pub const fn is_near_local(this: &SideState, packet: &Segment) -> bool {
     let seq = packet.end().wrapping_sub(this.cutover_seq).wrapping_add(BEHIND);
@@ -107,9 +111,9 @@ pub const fn is_near_local(this: &SideState, packet: &Segment) -> bool {
     packet.flags & flag::ACK != 0 && seq < AHEAD + BEHIND && ack < AHEAD + BEHIND
 }
 
-/// The new [`SideState::local_max_seq`] after a packet that goes to the local socket, from the value
-/// before. Must be called for every packet that can still be between program and socket when the phase
-/// changes.
+/// The new [`SideState::local_max_seq`] after a packet that goes to the local socket, from the
+/// value before. Must be called for every packet that can still be between program and socket when
+/// the phase changes.
 #[inline(always)]
 pub const fn advance_local_max(local_max_seq: u32, packet: &Segment) -> u32 {
     if packet.flags & (flag::SYN | flag::RST | flag::ACK) != flag::ACK {
@@ -238,12 +242,15 @@ mod tests {
 
         #[test]
         fn a_near_packet_is_one_that_the_local_socket_may_expect(
-            cutover_seq: u32, local_snd_nxt: u32, from_cut in 0u32..1 << 29, from_written in 0u32..1 << 29,
+            cutover_seq: u32,
+            local_snd_nxt: u32,
+            from_cutover in 0u32..1 << 29,
+            from_snd_nxt in 0u32..1 << 29,
         ) {
             let this = SideState { cutover_seq, local_snd_nxt, ..SideState::default() };
             let packet = Segment {
-                seq: cutover_seq.wrapping_add(from_cut),
-                ack: local_snd_nxt.wrapping_add(from_written),
+                seq: cutover_seq.wrapping_add(from_cutover),
+                ack: local_snd_nxt.wrapping_add(from_snd_nxt),
                 flags: flag::ACK,
                 ..Segment::default()
             };

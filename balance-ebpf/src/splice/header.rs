@@ -1,7 +1,7 @@
 //! The fixed part of a TCP header (RFC 9293, 3.1).
 //!
-//! Invariant: the words are in network order. Every function that changes words returns the change of the checksum. The
-//! checksum itself changes only when a packet gets a new one.
+//! Invariant: the words are in network order. Every function that changes words returns the change
+//! of the checksum. The checksum itself changes only when a packet gets a new one.
 
 use super::{
     checksum::ChecksumDelta,
@@ -170,7 +170,9 @@ mod tests {
         }
 
         #[test]
-        fn a_delivered_header_differs_only_in_its_acknowledgement(header in header(), ack: u32, seq: u32) {
+        fn a_delivered_header_differs_only_in_its_acknowledgement(
+            header in header(), ack: u32, seq: u32,
+        ) {
             let mut here = header;
             let delta = here.set_ack(ack);
             let old = header.segment(0);

@@ -1,9 +1,10 @@
-//! Translates an ICMP report about a packet that was too big for its path, for the peer that sent the packet:
-//! "fragmentation needed" (RFC 792, RFC 1191) and "packet too big" (RFC 4443, 3.2).
+//! Translates an ICMP report about a packet that was too big for its path, for the peer that sent
+//! the packet: "fragmentation needed" (RFC 792, RFC 1191) and "packet too big" (RFC 4443, 3.2).
 //!
-//! Invariants: only the addresses, the ports and the quoted sequence number change, with the checksums over them. A
-//! checksum stays right if it was right, and wrong if it was wrong. The reported size stays, because a packet has the
-//! same size on both connections. Words are in network order.
+//! Invariants: only the addresses, the ports and the quoted sequence number change, with the
+//! checksums over them. A checksum stays right if it was right, and wrong if it was wrong. The
+//! reported size stays, because a packet has the same size on both connections. Words are in
+//! network order.
 
 use super::{
     checksum::{ChecksumDelta, update_checksum},
@@ -32,7 +33,8 @@ const fn swap_ports(ports: u32) -> u32 {
     ports.rotate_left(16)
 }
 
-/// Reads a report over IPv4. `None` if the packet is no such report, quotes no TCP segment, or has IP options.
+/// Reads a report over IPv4. `None` if the packet is no such report, quotes no TCP segment, or has
+/// IP options.
 #[inline(always)]
 pub fn read_ipv4(words: &IcmpWords4) -> Option<QuotedSegment> {
     const ICMP: u8 = 1;
@@ -56,7 +58,8 @@ pub fn read_ipv4(words: &IcmpWords4) -> Option<QuotedSegment> {
     Some(QuotedSegment { tuple, seq: u32::from_be(words[13]) })
 }
 
-/// Reads a report over IPv6. `None` if the packet is no such report, quotes no TCP segment, or has extension headers.
+/// Reads a report over IPv6. `None` if the packet is no such report, quotes no TCP segment, or has
+/// extension headers.
 #[inline(always)]
 pub fn read_ipv6(words: &IcmpWords6) -> Option<QuotedSegment> {
     const ICMP: u8 = 58;
@@ -74,8 +77,8 @@ pub fn read_ipv6(words: &IcmpWords6) -> Option<QuotedSegment> {
     Some(QuotedSegment { tuple, seq: u32::from_be(words[23]) })
 }
 
-/// Translates a report over IPv4 for the peer that receives packets with the tuple `translated`. `seq` is the number of
-/// that peer's packet, `hop_limit_dscp` that of this host's packets.
+/// Translates a report over IPv4 for the peer that receives packets with the tuple `translated`.
+/// `seq` is the number of that peer's packet, `hop_limit_dscp` that of this host's packets.
 #[inline(always)]
 pub fn translate_ipv4(
     words: &mut IcmpWords4,

@@ -13,8 +13,8 @@ use super::{
 use crate::shared::{PerSide, Side, Word, shared_struct};
 
 shared_struct! {
-    /// The addresses and ports of a packet, in words as they are in the packet. An IPv4 address is the
-    /// first word of its array, and the rest is 0.
+    /// The addresses and ports of a packet, in words as they are in the packet. An IPv4 address is
+    /// the first word of its array, and the rest is 0.
     #[repr(C)]
     pub struct PacketTuple, in memory TupleWords {
         /// Source address. Of an arriving packet, the peer's.
@@ -49,8 +49,8 @@ impl PacketTuple {
         }
     }
 
-    /// The change of a checksum when the addresses (not the ports) of this tuple become those of `new`.
-    /// 0 only if the addresses stay.
+    /// The change of a checksum when the addresses (not the ports) of this tuple become those of
+    /// `new`. 0 only if the addresses stay.
     pub fn address_checksum_delta(&self, new: &Self) -> u32 {
         if (self.source, self.target) == (new.source, new.target) {
             return 0;
@@ -66,7 +66,8 @@ impl PacketTuple {
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct Globals {
-    /// Connections in the maps. The program ignores all packets while this is 0. Written by user space.
+    /// Connections in the maps. The program ignores all packets while this is 0. Written by user
+    /// space.
     pub entries: Word<u64>,
     /// Not 0 if the ring buffer had no room for an event. Written by both.
     pub missed: Word<u64>,
@@ -76,16 +77,16 @@ pub struct Globals {
 /// LOOPBACK_IFINDEX).
 pub const LOOPBACK: u32 = 1;
 
-/// Upper half of the skb mark of a packet that is already rewritten and comes to the program a second
-/// time. The lower half is the index of the interface through which the packet leaves.
+/// Upper half of the skb mark of a packet that is already rewritten and comes to the program a
+/// second time. The lower half is the index of the interface through which the packet leaves.
 pub const REWRITTEN: u32 = 0xba1a_0000;
 
-/// Upper half of the skb mark of a packet that begins a connection while the old connection's socket has
-/// yet to be reset. The lower half counts how often the packet was reinjected.
+/// Upper half of the skb mark of a packet that begins a connection while the old connection's
+/// socket has yet to be reset. The lower half counts how often the packet was reinjected.
 pub const REINJECTED: u32 = 0xba1b_0000;
 
-/// Whether a connection has ended, so that a packet that begins a new one is for the local sockets: both
-/// directions have ended, or a peer has reset the connection.
+/// Whether a connection has ended, so that a packet that begins a new one is for the local sockets:
+/// both directions have ended, or a peer has reset the connection.
 #[inline(always)]
 pub fn is_over(phase: Phase, endings: u64) -> bool {
     const BOTH: u64 = ending::FIN_ACKED | ending::FIN_ACKED << 1;
@@ -93,8 +94,8 @@ pub fn is_over(phase: Phase, endings: u64) -> bool {
     phase == Phase::Lingering || endings & BOTH == BOTH || endings & RESET != 0
 }
 
-/// Bits of [`Splice::endings`]. Each bit is that of the client's side; [`of`](ending::of) makes it the bit
-/// of another side.
+/// Bits of [`Splice::endings`]. Each bit is that of the client's side; [`of`](ending::of) makes it
+/// the bit of another side.
 pub mod ending {
     use crate::shared::Side;
 
@@ -104,8 +105,8 @@ pub mod ending {
     pub const FIN_ACKED: u64 = 4;
     /// The side's peer has sent a valid RST.
     pub const RESET: u64 = 16;
-    /// The side's peer has sent a RST that is in the window but does not have the expected number. User
-    /// space probes the peers and clears the bit.
+    /// The side's peer has sent a RST that is in the window but does not have the expected number.
+    /// User space probes the peers and clears the bit.
     pub const RST_IN_WINDOW: u64 = 64;
 
     /// The bit for a side.
@@ -130,20 +131,20 @@ shared_struct! {
 shared_struct! {
     /// One direction: the packets of one peer, on the way to the other.
     pub struct DirectionState, in memory DirectionWords {
-        /// Sequence state and translation. The program writes `local_max_seq`, `sender` and the result
-        /// of timestamp discovery. Both write `drained`. User space writes the rest.
+        /// Sequence state and translation. The program writes `local_max_seq`, `sender` and the
+        /// result of timestamp discovery. Both write `drained`. User space writes the rest.
         pub side: SideState,
         /// Tuple of the forwarded packets. Written by user space.
         pub translated_tuple: PacketTuple,
-        /// Change of a checksum when the addresses become those of `translated_tuple`. Written by user
-        /// space.
+        /// Change of a checksum when the addresses become those of `translated_tuple`. Written by
+        /// user space.
         pub address_checksum_delta: u32,
-        /// Sequence number of the last packet that the program could not have forwarded (a fragment, or
-        /// a packet with headers that it does not read) while the local sockets owned the connection,
-        /// with the lowest bit set. 0 if there was none. Written by the program.
+        /// Sequence number of the last packet that the program could not have forwarded (a
+        /// fragment, or a packet with headers that it does not read) while the local sockets owned
+        /// the connection, with the lowest bit set. 0 if there was none. Written by the program.
         pub unforwardable_seq: u32,
-        /// Added to CLOCK_MONOTONIC in whole milliseconds to get the timestamp clock of the local socket
-        /// that seems to send the forwarded packets (include/net/tcp.h, tcp_clock_ts).
+        /// Added to CLOCK_MONOTONIC in whole milliseconds to get the timestamp clock of the local
+        /// socket that seems to send the forwarded packets (include/net/tcp.h, tcp_clock_ts).
         pub ts_clock_offset: u32,
         /// Number behind the FIN, once `endings` has the FIN.
         pub fin_end_seq: u32,
@@ -158,22 +159,22 @@ shared_struct! {
         pub sack_blocks: u32,
         /// Number of acknowledgements that were forwarded with another value than the peer's.
         pub clamped_acks: u32,
-        /// Number of packets that were dropped because they cannot be forwarded: fragments, and packets
-        /// with headers that the program does not read.
+        /// Number of packets that were dropped because they cannot be forwarded: fragments, and
+        /// packets with headers that the program does not read.
         pub dropped: u32,
         /// Interface through which forwarded packets leave. Written by user space.
         pub out_ifindex: u32,
         /// Other programs on loopback must see the forwarded packets. Written by user space.
         pub reinject: bool,
-        /// Hop limit and DSCP of forwarded packets ([`hop_limit_dscp`](super::hop_limit_dscp)). Written
-        /// by user space.
+        /// Hop limit and DSCP of forwarded packets ([`hop_limit_dscp`](super::hop_limit_dscp)).
+        /// Written by user space.
         pub hop_limit_dscp: u32,
     }
 }
 
 impl Splice {
-    /// The number behind everything that a side's peer has sent and that the other peer or the local
-    /// socket has accepted.
+    /// The number behind everything that a side's peer has sent and that the other peer or the
+    /// local socket has accepted.
     pub fn accepted_end(&self, side: Side) -> u32 {
         let this = &self.directions[side].side;
         let snd_nxt = this.sender.snd_nxt;

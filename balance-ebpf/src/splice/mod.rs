@@ -1,7 +1,7 @@
 //! Packet-level splicing: how a packet of one connection becomes a packet of another.
 //!
-//! Invariant: everything here is pure. The tc program reads packets and acts on the results, user space
-//! sets the numbers, and the tests run the same code between two models of TCP.
+//! Invariant: everything here is pure. The tc program reads packets and acts on the results, user
+//! space sets the numbers, and the tests run the same code between two models of TCP.
 
 mod checksum;
 mod decide;

@@ -1,10 +1,11 @@
-//! A model of everything around `decide`: two peers, two local sockets, networks that lose, duplicate and delay
-//! packets, and user space that relays until it joins the connections.
+//! A model of everything around `decide`: two peers, two local sockets, networks that lose,
+//! duplicate and delay packets, and user space that relays until it joins the connections.
 //!
-//! An attacker who knows addresses and ports, but no sequence number, may send any packet to the local sockets.
+//! An attacker who knows addresses and ports, but no sequence number, may send any packet to the
+//! local sockets.
 //!
-//! Invariants: all randomness comes from the seed, so a run can be repeated. After `LOSS_END` no packet is lost, so a
-//! run that does not end has found a deadlock.
+//! Invariants: all randomness comes from the seed, so a run can be repeated. After `LOSS_END` no
+//! packet is lost, so a run that does not end has found a deadlock.
 
 extern crate std;
 
@@ -475,8 +476,8 @@ impl World {
         }
     }
 
-    /// Whether the sockets allow a join. A peer whose largest window is less than one unit of the other scale would receive
-    /// no byte any more.
+    /// Whether the sockets allow a join. A peer whose largest window is less than one unit of the
+    /// other scale would receive no byte any more.
     fn is_fit(&self) -> bool {
         let [s0, s1] = &self.sockets;
         let scales =
@@ -486,8 +487,8 @@ impl World {
             && [s0, s1].iter().all(|s| s.out_of_order.is_empty() && !s.fin_received && !s.ended)
     }
 
-    /// Whether the program has seen packets of both peers. A number that no peer can have sent is reset. The peer's own
-    /// packets, whose number is lost with it, have arrived after `wait`.
+    /// Whether the program has seen packets of both peers. A number that no peer can have sent is
+    /// reset. The peer's own packets, whose number is lost with it, have arrived after `wait`.
     fn has_seen_peers(&mut self, wait: u64) -> bool {
         for i in 0..2 {
             let socket = &self.sockets[i];
@@ -504,8 +505,9 @@ impl World {
         self.now >= self.not_before && seen(0) && seen(1)
     }
 
-    /// Whether each peer has room for every byte that the local sockets can still allow the other to send. Then no offered
-    /// window shrinks, and the local sockets can send everything that they hold, whatever the applications do.
+    /// Whether each peer has room for every byte that the local sockets can still allow the other
+    /// to send. Then no offered window shrinks, and the local sockets can send everything that they
+    /// hold, whatever the applications do.
     fn has_room(&self) -> bool {
         let room =
             |i: usize| self.sockets[1 - i].max_offered_edge() <= self.sockets[i].send_window_edge();
@@ -553,8 +555,8 @@ impl World {
         }
     }
 
-    /// Makes the cut-overs final once all packets that the hook let through have arrived. If a socket has rejected some,
-    /// the time by which all must have arrived counts.
+    /// Makes the cut-overs final once all packets that the hook let through have arrived. If a
+    /// socket has rejected some, the time by which all must have arrived counts.
     fn raise_cutovers(&mut self, since: u64, wait: u64) {
         self.read_cutover(0);
         self.read_cutover(1);
@@ -709,7 +711,8 @@ proptest! {
         run(scenario);
     }
 
-    /// The packets of an attacker who sees no packets change nothing, neither for the peers nor in balance's state.
+    /// The packets of an attacker who sees no packets change nothing, neither for the peers nor in
+    /// balance's state.
     #[test]
     fn both_streams_arrive_whatever_an_attacker_sends(
         scenario in scenarios(5),

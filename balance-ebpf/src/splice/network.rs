@@ -1,7 +1,9 @@
-//! The IP header of a forwarded packet: hop limit, DSCP and flow label are those of this host's own packets.
+//! The IP header of a forwarded packet: hop limit, DSCP and flow label are those of this host's own
+//! packets.
 //!
-//! Invariants: congestion notification (ECN, RFC 3168) passes from one peer to the other, because its echo does as
-//! well. The IPv4 checksum stays right if it was right, and wrong if it was wrong. Words are in network order.
+//! Invariants: congestion notification (ECN, RFC 3168) passes from one peer to the other, because
+//! its echo does as well. The IPv4 checksum stays right if it was right, and wrong if it was wrong.
+//! Words are in network order.
 
 use super::checksum::{ChecksumDelta, update_checksum};
 
@@ -13,8 +15,8 @@ pub const fn hop_limit_dscp(hop_limit: u8, traffic_class: u8) -> u32 {
     u32::from_ne_bytes([hop_limit, traffic_class & !ECN, 0, 0])
 }
 
-/// The first three words of an IPv4 header with this hop limit and DSCP. `delta` is the change of the
-/// checksum by new addresses.
+/// The first three words of an IPv4 header with this hop limit and DSCP. `delta` is the change of
+/// the checksum by new addresses.
 #[inline(always)]
 pub const fn with_hop_limit_dscp_v4(words: [u32; 3], hop_limit_dscp: u32, delta: u32) -> [u32; 3] {
     let [hops, dscp, _, _] = hop_limit_dscp.to_ne_bytes();
@@ -37,8 +39,9 @@ pub const fn has_hop_limit_dscp(words: [u32; 3], hop_limit_dscp: u32) -> bool {
     words[0].to_ne_bytes()[1] & !ECN == dscp && words[2].to_ne_bytes()[0] == hops
 }
 
-/// The first two words of an IPv6 header with this hop limit and DSCP. The flow label becomes 0, which means
-/// no label (RFC 6437, 3): the peer's label belongs to the peer's path, and this host's own cannot be read.
+/// The first two words of an IPv6 header with this hop limit and DSCP. The flow label becomes 0,
+/// which means no label (RFC 6437, 3): the peer's label belongs to the peer's path, and this host's
+/// own cannot be read.
 #[inline(always)]
 pub const fn with_hop_limit_dscp_v6(words: [u32; 2], hop_limit_dscp: u32) -> [u32; 2] {
     let [hops, dscp, _, _] = hop_limit_dscp.to_ne_bytes();

@@ -2,16 +2,17 @@
 //!
 //! Invariant: the length of the options never changes, and unknown options stay unchanged.
 //!
-//! The program handles one option at a time ([`step`]) in a function that the kernel calls for each. The BPF verifier
-//! follows every path through a loop over all options, but follows such a function only once.
+//! The program handles one option at a time ([`step`]) in a function that the kernel calls for
+//! each. The BPF verifier follows every path through a loop over all options, but follows such a
+//! function only once.
 
 use super::checksum::ChecksumDelta;
 
 /// The largest options of a header, in bytes.
 pub const MAX: usize = 40;
 
-/// A buffer for options. The largest known option can be read from any offset below [`MAX`], so only the offset
-/// needs a check.
+/// A buffer for options. The largest known option can be read from any offset below [`MAX`], so
+/// only the offset needs a check.
 pub type Options = [u8; MAX + LARGEST];
 
 /// Four blocks of selective acknowledgements with kind and length, rounded up.
@@ -66,8 +67,9 @@ pub fn rewrite(options: &mut Options, len: usize, change: &mut OptionRewrite) {
     }
 }
 
-/// Translates the options of most packets: timestamps alone, in the usual place (RFC 7323, appendix A). Returns the
-/// change of the checksum. `None` if the packet has other options; nothing has changed then.
+/// Translates the options of most packets: timestamps alone, in the usual place (RFC 7323, appendix
+/// A). Returns the change of the checksum. `None` if the packet has other options; nothing has
+/// changed then.
 #[inline(always)]
 pub fn rewrite_usual(
     options: &mut Options,
@@ -90,7 +92,8 @@ fn words(options: &Options) -> [u32; USUAL_LEN / 4] {
     [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes)
 }
 
-/// Translates the option at an offset. Returns the offset of the next one. `None` at the end of the options.
+/// Translates the option at an offset. Returns the offset of the next one. `None` at the end of the
+/// options.
 #[inline(always)]
 pub fn step(
     options: &mut Options,
@@ -296,7 +299,13 @@ mod tests {
             is_known: bool,
         ) {
             let ts_state = if is_known { TsDelta::Known } else { TsDelta::Unknown };
-            let before = OptionRewrite { ts_state, ts_delta: shift, ts_clock: 99, echo_delta: other, ..CHANGE };
+            let before = OptionRewrite {
+                ts_state,
+                ts_delta: shift,
+                ts_clock: 99,
+                echo_delta: other,
+                ..CHANGE
+            };
             let (options, len) = lay(&[Vec::from([NOP, NOP]), timestamps(ts_delta, echo_delta)]);
             let (mut usual, mut change) = (options, before);
             let delta = rewrite_usual(&mut usual, len, &mut change);
@@ -322,7 +331,8 @@ mod tests {
             prop_assert!(is_usual || options == before && change == CHANGE);
         }
 
-        /// The first timestamp becomes the clock, at any offset. Later timestamps keep the distance.
+        /// The first timestamp becomes the clock, at any offset. Later timestamps keep the
+        /// distance.
         #[test]
         fn an_unknown_delta_is_computed_behind_other_options(
             list in option_lists(),
@@ -377,7 +387,8 @@ mod tests {
         fn removed_blocks_become_padding_and_all_else_stays(list in option_lists()) {
             let (mut options, len) = lay(&list);
             let (mut before, _) = lay(&list);
-            change(&mut options, len, OptionRewrite { ts_state: TsDelta::None, sack_delta: None, ..CHANGE });
+            let removed = OptionRewrite { ts_state: TsDelta::None, sack_delta: None, ..CHANGE };
+            change(&mut options, len, removed);
             let mut at = 0;
             let mut nothing = OptionRewrite { sack_delta: Some(0), ..OptionRewrite::default() };
             while let Some(next) = step(&mut before, len, at, &mut nothing) {

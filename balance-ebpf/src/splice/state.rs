@@ -80,17 +80,17 @@ shared_struct! {
         pub cutover_seq: u32,
         /// SND.NXT of the local socket: the number behind the last byte that it has for the peer.
         pub local_snd_nxt: u32,
-        /// The peer has acknowledged that byte, so the local socket has nothing more to do. From then
-        /// on nothing is compared with `local_snd_nxt` or with the other side's `cutover_seq`, which
-        /// may be any distance away.
+        /// The peer has acknowledged that byte, so the local socket has nothing more to do. From
+        /// then on nothing is compared with `local_snd_nxt` or with the other side's `cutover_seq`,
+        /// which may be any distance away.
         pub drained: bool,
         /// Number behind all packets that had gone to the local socket when forwarding began, or a
         /// later number: the cut-over does not rise above it. Updated by
         /// [`advance_local_max`](super::advance_local_max). 0 if unknown.
         pub local_max_seq: u32,
-        /// Distance from the cut-over to the local socket's `snd_wl1`, the number of the packet that
-        /// last updated the send window. That packet can be beyond the cut-over if it was reordered,
-        /// and the socket takes no window from an earlier number.
+        /// Distance from the cut-over to the local socket's `snd_wl1`, the number of the packet
+        /// that last updated the send window. That packet can be beyond the cut-over if it was
+        /// reordered, and the socket takes no window from an earlier number.
         pub wl1_offset: u32,
         /// How far beyond the cut-over a forwarded acknowledgement may go while the local socket,
         /// which knows no number beyond the cut-over, may still have to send something to the peer.
@@ -109,8 +109,8 @@ shared_struct! {
 }
 
 shared_struct! {
-    /// What is known of a peer as a sender, in its own sequence numbers and by the names of RFC 9293,
-    /// 3.3.1. Begins with the numbers of the local sockets.
+    /// What is known of a peer as a sender, in its own sequence numbers and by the names of RFC
+    /// 9293, 3.3.1. Begins with the numbers of the local sockets.
     pub struct SenderState, in memory SenderWords {
         /// SND.UNA: the first byte that the other peer has not acknowledged. The lower half is the
         /// sequence number, the upper half counts its wraps.
@@ -121,15 +121,15 @@ shared_struct! {
         pub window_right_edge: u32,
         /// The largest window that the peer was offered, in bytes.
         pub max_window: u32,
-        /// How far the local socket may have offered more than `window_right_edge`. 0 once the local
-        /// socket is silent.
+        /// How far the local socket may have offered more than `window_right_edge`. 0 once the
+        /// local socket is silent.
         pub right_edge_slack: u32,
     }
 }
 
 impl SenderState {
-    /// State of a peer that has sent up to `snd_nxt`, of which the other peer has acknowledged up to
-    /// `acked`.
+    /// State of a peer that has sent up to `snd_nxt`, of which the other peer has acknowledged up
+    /// to `acked`.
     pub const fn new(acked: u32, snd_nxt: u32) -> Self {
         let snd_una = extended(snd_nxt) - snd_nxt.wrapping_sub(acked) as u64;
         Self { snd_una, snd_nxt, window_right_edge: snd_nxt, max_window: 0, right_edge_slack: 0 }
@@ -156,7 +156,8 @@ impl SenderState {
     }
 }
 
-/// A sequence number with an upper half, as in [`SenderState::snd_una`]. Earlier numbers stay positive.
+/// A sequence number with an upper half, as in [`SenderState::snd_una`]. Earlier numbers stay
+/// positive.
 pub const fn extended(number: u32) -> u64 {
     (1 << 32) + number as u64
 }

@@ -1,11 +1,11 @@
-//! The verdict program of the sockmap datapath: redirects each packet that arrives on a source to its
-//! target, or passes the packet to user space while user space moves the bytes of that flow.
+//! The verdict program of the sockmap datapath: redirects each packet that arrives on a source to
+//! its target, or passes the packet to user space while user space moves the bytes of that flow.
 //!
 //! `balance_ebpf::sockmap::handover` decides between the two.
 //!
-//! Invariant: the kernel runs the verdict of one socket under that socket's lock, so no two processors
-//! decide on one flow at the same time. For that reason `redirected` and `backlog` need no atomics.
-//! `state` does, because user space changes it as well.
+//! Invariant: the kernel runs the verdict of one socket under that socket's lock, so no two
+//! processors decide on one flow at the same time. For that reason `redirected` and `backlog` need
+//! no atomics. `state` does, because user space changes it as well.
 
 #![no_std]
 #![no_main]
@@ -67,8 +67,8 @@ enum Verdict {
     Redirect(u32),
     /// User space reads the packet from the source's own queue, charged to its receive buffer.
     Pass,
-    /// The packet has no payload (a bare FIN, which the socket's own state reports). A redirected empty
-    /// packet would make the kernel break the target (net/core/skmsg.c, sk_psock_backlog).
+    /// The packet has no payload (a bare FIN, which the socket's own state reports). A redirected
+    /// empty packet would make the kernel break the target (net/core/skmsg.c, sk_psock_backlog).
     Drop,
 }
 
@@ -89,9 +89,9 @@ fn verdict(ctx: &SkBuffContext) -> Verdict {
     }
     // SAFETY: the context is the skb that the kernel runs the program on.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    // SAFETY: the element stays in the map's memory while the program runs, and one aligned word is read
-    // of it. From Linux 6.1 on the element can be reused for another cookie meanwhile, but only once the
-    // socket that it was for is closed.
+    // SAFETY: the element stays in the map's memory while the program runs, and one aligned word is
+    // read of it. From Linux 6.1 on the element can be reused for another cookie meanwhile, but
+    // only once the socket that it was for is closed.
     let Some(&slot) = (unsafe { SLOTS.get(cookie) }) else {
         // User space has removed the socket: the connection is being closed.
         return Verdict::Pass;
@@ -99,14 +99,15 @@ fn verdict(ctx: &SkBuffContext) -> Verdict {
     let Some(flow) = FLOWS.get(slot) else {
         return Verdict::Pass;
     };
-    // SAFETY: only the program uses the position, and the socket's lock keeps it from running twice.
+    // SAFETY: only the program uses the position, and the socket's lock keeps it from running
+    // twice.
     if let Err(fault) = trim(ctx, unsafe { &mut *flow.position.get() }) {
         flow.fault.store_relaxed(fault);
     }
     let fault = flow.fault.load_relaxed();
     if fault != Fault::None {
-        // Nothing that comes after may be delivered. If the buffer is full, user space finds the fault
-        // at the end of the connection.
+        // Nothing that comes after may be delivered. If the buffer is full, user space finds the
+        // fault at the end of the connection.
         let _ = EVENTS.output::<u32>(slot, 0);
         debug!(ctx, "slot {}: fault {}", slot, fault as u32);
         return Verdict::Drop;
@@ -155,9 +156,9 @@ impl ProgramWords for Words {
 
     #[inline(always)]
     fn backlog<R>(&self, work: impl FnOnce(&mut Backlog) -> R) -> R {
-        // SAFETY: `on_packet` calls this in KERNEL, which it has acquired. User space does not touch the
-        // backlog until it is given the flow, and the socket's lock keeps the program from running on the
-        // flow a second time.
+        // SAFETY: `on_packet` calls this in KERNEL, which it has acquired. User space does not
+        // touch the backlog until it is given the flow, and the socket's lock keeps the program
+        // from running on the flow a second time.
         work(unsafe { &mut *self.0.backlog.get() })
     }
 }
@@ -166,8 +167,8 @@ impl ProgramWords for Words {
 /// sk_skb_adjust_room).
 const MAX_CUT: u32 = 0xfff;
 
-/// Cuts for 4 MiB, more than a receive buffer holds. Packets that arrive out of order are merged there to
-/// any length before they get to the receive queue.
+/// Cuts for 4 MiB, more than a receive buffer holds. Packets that arrive out of order are merged
+/// there to any length before they get to the receive queue.
 const MAX_CUTS: u32 = 1 << 10;
 
 /// Cuts off the bytes that this flow has seen before.
@@ -192,8 +193,8 @@ fn trim(ctx: &SkBuffContext, position: &mut Position) -> Result<(), Fault> {
     if ctx.len() == fresh { Ok(()) } else { Err(Fault::Trim) }
 }
 
-/// The sequence number up to which user space has read the source, before the source's first packet gets
-/// its verdict. The bytes that user space has read of that packet are still in it.
+/// The sequence number up to which user space has read the source, before the source's first packet
+/// gets its verdict. The bytes that user space has read of that packet are still in it.
 #[inline(always)]
 fn copied_seq(ctx: &SkBuffContext) -> Option<u32> {
     let tcp = source(ctx)?;
@@ -216,15 +217,15 @@ fn source(ctx: &SkBuffContext) -> Option<*mut tcp_sock> {
     }
 }
 
-/// Whether the source has written everything that was redirected to it by `other`, the flow towards it.
-/// Called while user space has that flow: user space sends its own bytes only after that.
+/// Whether the source has written everything that was redirected to it by `other`, the flow towards
+/// it. Called while user space has that flow: user space sends its own bytes only after that.
 #[inline(always)]
 fn is_clear(ctx: &SkBuffContext, other: &Words) -> bool {
     let Some(tcp) = source(ctx) else {
         return true;
     };
-    // SAFETY: `source` found the socket. `base` is one aligned word of a map value. It changes only when
-    // the flow goes back to the kernel, and is then right for what follows.
+    // SAFETY: `source` found the socket. `base` is one aligned word of a map value. It changes only
+    // when the flow goes back to the kernel, and is then right for what follows.
     unsafe {
         let (written, _) = written(tcp);
         let base = read_volatile(addr_of!((*other.0.backlog.get()).base));
@@ -233,8 +234,8 @@ fn is_clear(ctx: &SkBuffContext, other: &Words) -> bool {
     }
 }
 
-/// A packet, and its length after the cuts. Holds nothing that changes from turn to turn, otherwise the
-/// verifier would go through all turns.
+/// A packet, and its length after the cuts. Holds nothing that changes from turn to turn, otherwise
+/// the verifier would go through all turns.
 #[repr(C)]
 struct Trim {
     skb: *mut __sk_buff,
@@ -266,8 +267,8 @@ unsafe fn written(tcp: *mut tcp_sock) -> (u64, u32) {
         let end = read_volatile(tcp.add(at.write_seq as usize).cast::<u32>());
         let start = read_volatile(tcp.add(at.snd_una as usize).cast::<u32>());
         let queued = read_volatile(tcp.add(at.wmem_queued as usize).cast::<u32>());
-        // An acknowledgement between these reads makes the sum too small, not too large: `bytes_acked` is
-        // read first.
+        // An acknowledgement between these reads makes the sum too small, not too large:
+        // `bytes_acked` is read first.
         (acked + u64::from(end.wrapping_sub(start)), queued)
     }
 }
@@ -276,8 +277,9 @@ unsafe fn written(tcp: *mut tcp_sock) -> (u64, u32) {
 /// target is gone.
 #[inline(always)]
 fn target(slot: u32) -> Option<(u64, u32)> {
-    // SAFETY: the map outlives the program. The socket is released once, on the one path below on which
-    // there is one, after its last read. The offsets come from the running kernel's own type information.
+    // SAFETY: the map outlives the program. The socket is released once, on the one path below on
+    // which there is one, after its last read. The offsets come from the running kernel's own type
+    // information.
     unsafe {
         let sk = bpf_map_lookup_elem(addr_of!(TARGETS).cast_mut().cast(), addr_of!(slot).cast());
         if sk.is_null() {

@@ -1,8 +1,10 @@
-//! Forwards an ICMP report about a packet that was too big for its path to the peer that sent the packet.
+//! Forwards an ICMP report about a packet that was too big for its path to the peer that sent the
+//! packet.
 //!
-//! Invariant: a report counts only if the quoted packet is in flight by its sequence number: sent, and not
-//! acknowledged by the other peer. Any other report is for the local sockets, which check it against their own
-//! numbers. The local sockets do not receive a forwarded report, because they do not know its number.
+//! Invariant: a report counts only if the quoted packet is in flight by its sequence number: sent,
+//! and not acknowledged by the other peer. Any other report is for the local sockets, which check
+//! it against their own numbers. The local sockets do not receive a forwarded report, because they
+//! do not know its number.
 
 use core::ptr::addr_of_mut;
 

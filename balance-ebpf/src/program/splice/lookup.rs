@@ -1,8 +1,8 @@
 //! The splice that a packet belongs to, and the side that the packet came from.
 //!
-//! Invariant: all state is in a value of an array map, which outlives the program. User space and other
-//! processors access it at the same time, so the program accesses one word at a time, and reads again
-//! instead of relying on an earlier read.
+//! Invariant: all state is in a value of an array map, which outlives the program. User space and
+//! other processors access it at the same time, so the program accesses one word at a time, and
+//! reads again instead of relying on an earlier read.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use balance_ebpf::{
@@ -85,8 +85,8 @@ impl SpliceRef {
         self.splice.endings.load_relaxed()
     }
 
-    /// Whether a packet is near the numbers that the local socket expects, for a packet that the local
-    /// socket checks.
+    /// Whether a packet is near the numbers that the local socket expects, for a packet that the
+    /// local socket checks.
     #[inline(always)]
     pub(crate) fn is_near_local(&self, segment: &Segment) -> bool {
         let side = SideState {
@@ -97,8 +97,8 @@ impl SpliceRef {
         is_near_local(&side, segment)
     }
 
-    /// Decides on a packet. `local_max_seq` is the value before the packet, if the packet was counted in
-    /// it and must not go to the local socket after all.
+    /// Decides on a packet. `local_max_seq` is the value before the packet, if the packet was
+    /// counted in it and must not go to the local socket after all.
     #[inline(always)]
     pub(crate) fn decide(
         &self,
@@ -129,8 +129,8 @@ impl SpliceRef {
         self.this.side.drained.store_relaxed(true);
     }
 
-    /// The sequence number that a packet had from its sender, the other peer, if this side's peer was sent
-    /// it as `seq`. `None` if no such packet is in flight.
+    /// The sequence number that a packet had from its sender, the other peer, if this side's peer
+    /// was sent it as `seq`. `None` if no such packet is in flight.
     #[inline(always)]
     pub(crate) fn in_flight(&self, seq: u32) -> Option<u32> {
         let (this, other) = (&self.this.side, &self.other.side);

@@ -4,9 +4,10 @@
 //! `balance_ebpf::splice` for a decision, rewrites the packet and sends it on.
 //!
 //! Invariants:
-//! - A packet that belongs to no splice passes unchanged, except for an ICMP report about a spliced packet.
-//! - Once a splice has left `Phase::Local`, a packet of it that cannot be read is dropped, and a local
-//!   socket receives only the part that the decision allows.
+//! - A packet that belongs to no splice passes unchanged, except for an ICMP report about a spliced
+//!   packet.
+//! - Once a splice has left `Phase::Local`, a packet of it that cannot be read is dropped, and a
+//!   local socket receives only the part that the decision allows.
 
 #![no_std]
 #![no_main]
@@ -91,8 +92,8 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
         // A packet with a VLAN tag arrives again on the VLAN's own device, without the tag.
         return None;
     }
-    // SAFETY: the element is this processor's own, and this program never runs twice at the same time on
-    // one processor: the kernel calls it only where packets arrive.
+    // SAFETY: the element is this processor's own, and this program never runs twice at the same
+    // time on one processor: the kernel calls it only where packets arrive.
     let scratch = unsafe { &mut *SCRATCH.get_ptr_mut(0)? };
     scratch.reinjections = reinjections;
     let Some(end) = read_tuple(skb, scratch) else {
@@ -100,9 +101,9 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
     };
     // By reference: a tuple by value would be copied.
     let tuple = &scratch.tuple;
-    // SAFETY: the element stays in the map's memory while the program runs, and one aligned word is read of
-    // it. From Linux 6.1 on the element can be reused for another tuple meanwhile, of a connection that is
-    // as new.
+    // SAFETY: the element stays in the map's memory while the program runs, and one aligned word is
+    // read of it. From Linux 6.1 on the element can be reused for another tuple meanwhile, of a
+    // connection that is as new.
     let slot_and_side = unsafe { TUPLES.get(tuple) }?;
     let splice = SpliceRef::get(*slot_and_side)?;
     let mut phase = splice.phase();
@@ -131,8 +132,8 @@ fn act(skb: *mut __sk_buff) -> Option<i32> {
             splice.mark_unforwardable(&segment);
         }
         local_max_seq = count_local(&splice, &segment);
-        // Read again: user space reads `local_max_seq` after it has changed the phase, and a packet that is
-        // not in it must not go to the local socket.
+        // Read again: user space reads `local_max_seq` after it has changed the phase, and a packet
+        // that is not in it must not go to the local socket.
         phase = splice.phase();
         if phase == Phase::Local {
             // A packet that could not be counted is dropped, and its sender repeats it.

@@ -1,7 +1,8 @@
-//! Parses a packet into the scratch memory of its processor: the offsets and contents of its headers.
+//! Parses a packet into the scratch memory of its processor: the offsets and contents of its
+//! headers.
 //!
-//! Invariant: every value in the scratch memory was read from the packet. A truncated TCP header consists of
-//! its ports with zeros behind them, and `parse_header` rejects it.
+//! Invariant: every value in the scratch memory was read from the packet. A truncated TCP header
+//! consists of its ports with zeros behind them, and `parse_header` rejects it.
 
 use core::{
     arch::asm,
@@ -14,8 +15,8 @@ use balance_ebpf::splice::{
     FIXED, Header, IcmpWords6, MAX_OPTIONS, OptionRewrite, Options, PacketTuple,
 };
 
-/// Bytes before the IP header: an Ethernet header, which loopback has as well. The program is attached to
-/// no other devices.
+/// Bytes before the IP header: an Ethernet header, which loopback has as well. The program is
+/// attached to no other devices.
 pub(crate) const L3: u32 = 14;
 
 /// The protocol number of TCP in an IP header.
@@ -28,8 +29,8 @@ const MAX_HEADER: u32 = FIXED + MAX_OPTIONS as u32;
 pub(crate) struct Scratch {
     /// The tuple with which the packet arrived.
     pub(crate) tuple: PacketTuple,
-    /// The TCP header as it is now, or will be stored. The checksum is the one with which the packet
-    /// arrived.
+    /// The TCP header as it is now, or will be stored. The checksum is the one with which the
+    /// packet arrived.
     pub(crate) header: TcpHeader,
     /// The TCP header with which the packet arrived, if it is needed again.
     pub(crate) saved_header: TcpHeader,
@@ -39,8 +40,8 @@ pub(crate) struct Scratch {
     pub(crate) header_len: u32,
     /// Bytes of payload.
     pub(crate) payload: u32,
-    /// Not 0 for a fragment, or a packet with headers before the TCP header that are not read. The program
-    /// drops such a packet of a splice.
+    /// Not 0 for a fragment, or a packet with headers before the TCP header that are not read. The
+    /// program drops such a packet of a splice.
     pub(crate) unforwardable: u32,
     /// How often the packet was reinjected ([`REINJECTED`](balance_ebpf::splice::REINJECTED)).
     pub(crate) reinjections: u32,
@@ -90,8 +91,8 @@ fn copy(to: &mut TcpHeader, from: &TcpHeader) {
     }
 }
 
-/// Reads the tuple and the fixed part of the TCP header. Returns the offset where the packet ends. `None` if
-/// the packet is not TCP, or has a form that no splice has.
+/// Reads the tuple and the fixed part of the TCP header. Returns the offset where the packet ends.
+/// `None` if the packet is not TCP, or has a form that no splice has.
 #[inline(always)]
 pub(crate) fn read_tuple(skb: *mut __sk_buff, scratch: &mut Scratch) -> Option<u32> {
     // SAFETY: the context is the skb that the kernel runs us on.
@@ -162,8 +163,9 @@ pub(crate) fn parse_header(skb: *mut __sk_buff, scratch: &mut Scratch, end: u32)
     if len > MAX_HEADER {
         return None;
     }
-    // The compiler would compare the difference with 0, and verifiers before Linux 6.8 learn nothing from
-    // that. For them the length below could still be 0, which the helper does not accept.
+    // The compiler would compare the difference with 0, and verifiers before Linux 6.8 learn
+    // nothing from that. For them the length below could still be 0, which the helper does not
+    // accept.
     let options = opaque(len) - FIXED;
     let into = scratch.header.options.as_mut_ptr();
     // SAFETY: that many bytes fit.
@@ -177,14 +179,15 @@ pub(crate) fn parse_header(skb: *mut __sk_buff, scratch: &mut Scratch, end: u32)
 #[inline(always)]
 pub(crate) fn opaque(number: u32) -> u32 {
     let mut number = u64::from(number);
-    // An instruction without effect: kernels reject line information that belongs to no instruction.
+    // An instruction without effect: kernels reject line information that belongs to no
+    // instruction.
     // SAFETY: the instruction changes nothing.
     unsafe { asm!("{0} = {0}", inout(reg) number, options(nomem, nostack)) };
     number as u32
 }
 
-/// Offset of the TCP header behind extension headers (RFC 8200, 4). `None` if there is no TCP header, or too
-/// many headers before it.
+/// Offset of the TCP header behind extension headers (RFC 8200, 4). `None` if there is no TCP
+/// header, or too many headers before it.
 #[inline(always)]
 fn beyond_extensions(skb: *mut __sk_buff, first: u8, mut at: u32) -> Option<u32> {
     const HOP_BY_HOP: u8 = 0;
@@ -248,8 +251,8 @@ fn load_ipv4(skb: *mut __sk_buff) -> Option<[u32; 10]> {
     }
 }
 
-/// The fixed part of a TCP header. If the packet ends before, the ports with zeros behind: such a header has
-/// length 0, and `parse_header` rejects it.
+/// The fixed part of a TCP header. If the packet ends before, the ports with zeros behind: such a
+/// header has length 0, and `parse_header` rejects it.
 #[inline(always)]
 fn load_fixed(skb: *mut __sk_buff, l4: u32) -> Option<[u32; 5]> {
     match load_words::<5>(skb, l4) {
@@ -258,8 +261,8 @@ fn load_fixed(skb: *mut __sk_buff, l4: u32) -> Option<[u32; 5]> {
     }
 }
 
-/// Bytes of the TCP header, with bounds for the helper that is called next: verifiers before Linux 6.8 lose
-/// the bounds of a value that is spilled to the stack.
+/// Bytes of the TCP header, with bounds for the helper that is called next: verifiers before Linux
+/// 6.8 lose the bounds of a value that is spilled to the stack.
 #[inline(always)]
 #[expect(clippy::manual_range_contains, reason = "the compiler makes a longer program of a range")]
 pub(crate) fn header_len(scratch: &Scratch) -> Option<u32> {

@@ -23,8 +23,8 @@ pub(crate) fn forward(skb: *mut __sk_buff, egress: &Egress) -> i32 {
     }
     if out_ifindex != LOOPBACK {
         // The packet still has its sender's route, which `bpf_redirect_neigh` does not drop on all
-        // kernels. A redirect to the ingress of loopback drops the route, and the program redirects the
-        // packet from there.
+        // kernels. A redirect to the ingress of loopback drops the route, and the program redirects
+        // the packet from there.
         // SAFETY: the mark may be written; the helper takes any interface.
         return unsafe {
             (*skb).mark = REWRITTEN | out_ifindex & 0xffff;
@@ -41,8 +41,8 @@ pub(crate) fn forward(skb: *mut __sk_buff, egress: &Egress) -> i32 {
 /// Forwards a copy of a rewritten packet.
 #[inline(always)]
 pub(crate) fn forward_copy(skb: *mut __sk_buff, out_ifindex: u32) {
-    // SAFETY: the context is the skb that the kernel runs the program on; its mark may be written, and the
-    // helper takes any interface.
+    // SAFETY: the context is the skb that the kernel runs the program on; its mark may be written,
+    // and the helper takes any interface.
     unsafe {
         let arrived_on = (*skb).ifindex;
         if arrived_on == LOOPBACK && out_ifindex == LOOPBACK {

@@ -1,9 +1,9 @@
 //! Makes way for a new connection between the addresses of a pair that has ended.
 //!
-//! Invariants: a packet that begins a connection reaches a listener at once, and never a leftover socket of
-//! the old pair. That socket would answer with a challenge ACK, and the sender would wait for a second. A
-//! packet that begins no connection reaches a local socket only if that socket is connecting, or if the
-//! decision says so.
+//! Invariants: a packet that begins a connection reaches a listener at once, and never a leftover
+//! socket of the old pair. That socket would answer with a challenge ACK, and the sender would wait
+//! for a second. A packet that begins no connection reaches a local socket only if that socket is
+//! connecting, or if the decision says so.
 
 use core::ptr::addr_of;
 
@@ -26,8 +26,8 @@ mod state {
     pub(super) const CLOSING: u32 = 11;
 }
 
-/// How often a packet is reinjected while user space holds the lock of the old socket. The socket processes
-/// its reset only after that.
+/// How often a packet is reinjected while user space holds the lock of the old socket. The socket
+/// processes its reset only after that.
 const MAX_REINJECTIONS: u32 = 32;
 
 /// The local socket that a packet would reach.
@@ -62,15 +62,16 @@ pub(crate) fn make_way(
 /// Turns the packet into a reset of the old socket, and reinjects a copy of the packet behind it.
 #[inline(always)]
 fn reset_old(skb: *mut __sk_buff, scratch: &mut Scratch, rcv_nxt: u32) -> i32 {
-    // SAFETY: the context is the skb that the kernel runs the program on; its mark may be written, and the
-    // helper takes any interface.
+    // SAFETY: the context is the skb that the kernel runs the program on; its mark may be written,
+    // and the helper takes any interface.
     unsafe {
         let arrived_on = (*skb).ifindex;
         if scratch.reinjections >= MAX_REINJECTIONS {
             return DROP;
         }
         (*skb).mark = REINJECTED | (scratch.reinjections + 1);
-        // On loopback the packet keeps its route. Without the route the kernel would not know its source.
+        // On loopback the packet keeps its route. Without the route the kernel would not know its
+        // source.
         let flags = if arrived_on == LOOPBACK { 0 } else { BPF_F_INGRESS as u64 };
         let failed = bpf_clone_redirect(skb, arrived_on, flags) != 0;
         (*skb).mark = 0;
@@ -86,9 +87,9 @@ fn reset_old(skb: *mut __sk_buff, scratch: &mut Scratch, rcv_nxt: u32) -> i32 {
 #[inline(always)]
 fn local_socket(skb: *mut __sk_buff, tuple: &PacketTuple) -> LocalSocket {
     const HERE: u64 = BPF_F_CURRENT_NETNS as i64 as u64;
-    // SAFETY: the length of a tuple selects the family (net/core/filter.c, sk_lookup), and `PacketTuple` has
-    // the words of the longer one in the kernel's order. The socket is read while it is held, and released
-    // on every path.
+    // SAFETY: the length of a tuple selects the family (net/core/filter.c, sk_lookup), and
+    // `PacketTuple` has the words of the longer one in the kernel's order. The socket is read while
+    // it is held, and released on every path.
     unsafe {
         let socket = if tuple.version == 4 {
             let tuple = [tuple.source[0], tuple.target[0], tuple.ports];

@@ -1,7 +1,8 @@
 //! Rewrites a packet for the other peer, or for the local socket.
 //!
-//! Invariant: a forwarded packet has right checksums if it arrived with right ones, and wrong ones if not. A
-//! packet that is cut for the local socket gets a new checksum. No checksum is verified here.
+//! Invariant: a forwarded packet has right checksums if it arrived with right ones, and wrong ones
+//! if not. A packet that is cut for the local socket gets a new checksum. No checksum is verified
+//! here.
 
 use core::{
     ffi::c_void,
@@ -30,8 +31,9 @@ use crate::{
 /// Offset of the checksum in a TCP header.
 const CHECK: u32 = 16;
 
-/// Translates the TCP header for the other peer. Returns the change of the checksum. The first timestamp of an
-/// accepted packet sets the distance between the sender's clock and the other connection's clock.
+/// Translates the TCP header for the other peer. Returns the change of the checksum. The first
+/// timestamp of an accepted packet sets the distance between the sender's clock and the other
+/// connection's clock.
 #[inline(always)]
 pub(crate) fn translate_header(
     scratch: &mut Scratch,
@@ -75,7 +77,8 @@ pub(crate) fn translate_header(
             delta
         }
     };
-    // Two processors may see the first timestamp at the same time, and would get about the same delta.
+    // Two processors may see the first timestamp at the same time, and would get about the same
+    // delta.
     if this.timestamps == Timestamps::DeltaUnknown && rewrite.ts_state == TsDelta::Known {
         direction.side.ts_delta.store_relaxed(rewrite.ts_delta);
         direction.side.timestamps.store_relaxed(Timestamps::DeltaKnown);
@@ -93,8 +96,8 @@ fn rewrite_other_options(scratch: &mut Scratch) -> u32 {
     scratch.option_at = 0;
     // The bytes behind the end of the options do not change, so they make no difference.
     let max = MAX_OPTIONS as u32;
-    // SAFETY: `rewrite_option` has the signature that the helper calls, and needs no context. The options
-    // have that many bytes.
+    // SAFETY: `rewrite_option` has the signature that the helper calls, and needs no context. The
+    // options have that many bytes.
     unsafe {
         let before = bpf_csum_diff(null_mut(), 0, options, max, 0);
         bpf_loop(max, rewrite_option as *mut c_void, null_mut(), 0);
@@ -108,7 +111,8 @@ unsafe extern "C" fn rewrite_option(_turn: u64, _: *mut c_void) -> i64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return 1;
     };
-    // SAFETY: the element is this processor's own, and the caller of the helper does not use it meanwhile.
+    // SAFETY: the element is this processor's own, and the caller of the helper does not use it
+    // meanwhile.
     let scratch = unsafe { &mut *scratch };
     let (len, at) = (scratch.header_len.wrapping_sub(FIXED) as usize, scratch.option_at as usize);
     match step_options(&mut scratch.header.options, len, at, &mut scratch.option_rewrite) {
@@ -172,8 +176,8 @@ impl Addresses for TupleWords {
     }
 }
 
-/// Replaces the addresses of the packet, its hop limit and its DSCP. `ip` is the IP header up to the
-/// addresses, `delta` the change of a checksum by the new addresses.
+/// Replaces the addresses of the packet, its hop limit and its DSCP. `ip` is the IP header up to
+/// the addresses, `delta` the change of a checksum by the new addresses.
 #[inline(always)]
 pub(crate) fn replace_addresses(
     skb: *mut __sk_buff,
@@ -215,8 +219,8 @@ pub(crate) fn replace_addresses(
     if failed { None } else { Some(()) }
 }
 
-/// Delivers the local socket's part of a packet. The packet has the addresses with which it arrived, and its
-/// TCP header has yet to be written.
+/// Delivers the local socket's part of a packet. The packet has the addresses with which it
+/// arrived, and its TCP header has yet to be written.
 #[inline(always)]
 pub(crate) fn deliver_local(
     skb: *mut __sk_buff,
@@ -242,8 +246,8 @@ pub(crate) fn deliver_local(
 pub(crate) fn cut_to_header(skb: *mut __sk_buff, scratch: &mut Scratch) -> Option<()> {
     let len = header_len(scratch)?;
     let l3_len = scratch.l4 - L3 + len;
-    // The pseudo header of the checksum: addresses, length and protocol (RFC 9293, 3.1). The zeros behind
-    // IPv4 addresses add nothing.
+    // The pseudo header of the checksum: addresses, length and protocol (RFC 9293, 3.1). The zeros
+    // behind IPv4 addresses add nothing.
     let mut pseudo = [len.to_be(), u32::from(TCP).to_be()];
     // SAFETY: all lengths are those of the values; offsets were found by parsing.
     unsafe {

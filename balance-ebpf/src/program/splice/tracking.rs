@@ -27,8 +27,8 @@ pub(crate) fn any_entries() -> bool {
     GLOBALS.get(0).is_some_and(|globals| globals.entries.load_relaxed() != 0)
 }
 
-/// Counts a packet that goes to the local socket in `local_max_seq`, and returns the value before. A full
-/// barrier. `None` if other processors interfered too often.
+/// Counts a packet that goes to the local socket in `local_max_seq`, and returns the value before.
+/// A full barrier. `None` if other processors interfered too often.
 #[inline(always)]
 pub(crate) fn count_local(splice: &SpliceRef, segment: &Segment) -> Option<u32> {
     let word = &splice.this.side.local_max_seq;
@@ -53,7 +53,8 @@ pub(crate) fn note_reset(
 ) {
     let side = splice.side;
     let seen = match classify_reset(&states.this, &states.other, segment.seq) {
-        // A peer that receives a RST may answer late packets with another one. The first RST counts.
+        // A peer that receives a RST may answer late packets with another one. The first RST
+        // counts.
         Reset::Valid if splice.endings() & ending::of(ending::RESET, !side) != 0 => return,
         Reset::Valid => {
             ending::of(ending::RESET, side) | note_last_acknowledgement(splice, states, segment)

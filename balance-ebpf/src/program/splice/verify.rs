@@ -1,7 +1,7 @@
 //! Verifies the checksum of a packet.
 //!
-//! Invariant: a packet with a wrong checksum changes no state. Devices and GRO have verified most packets,
-//! and packets of this host have no checksum yet.
+//! Invariant: a packet with a wrong checksum changes no state. Devices and GRO have verified most
+//! packets, and packets of this host have no checksum yet.
 
 use core::{
     ffi::c_void,
@@ -30,9 +30,9 @@ const MAX_PACKET: u32 = 1 << 16;
 pub(crate) fn has_right_checksum(skb: *mut __sk_buff, scratch: &mut Scratch, end: u32) -> bool {
     let segment = end - scratch.l4;
     let sum = pseudo_sum(&scratch.tuple.source, &scratch.tuple.target, segment);
-    // The field has the sum of the pseudo header alone until the packet leaves the host, and again once GRO
-    // has merged packets (include/linux/skbuff.h, CHECKSUM_PARTIAL).
-    // Zero has two representations.
+    // The field has the sum of the pseudo header alone until the packet leaves the host, and again
+    // once GRO has merged packets (include/linux/skbuff.h, CHECKSUM_PARTIAL). Zero has two
+    // representations.
     let (check, pseudo) = (scratch.header.fixed.check(), fold(sum));
     if check == pseudo || check == 0 && pseudo == u16::MAX {
         return true;
@@ -81,8 +81,9 @@ unsafe extern "C" fn add_chunk(_turn: u64, rest: *mut c_void) -> i64 {
         // SAFETY: as above.
         unsafe { write_volatile(chunk.add(last as usize), 0) };
     }
-    // The bounds are checked right before each call: verifiers before Linux 6.8 lose the bounds of a value
-    // that is spilled to the stack. They also learn nothing from a comparison of a length with 0.
+    // The bounds are checked right before each call: verifiers before Linux 6.8 lose the bounds of
+    // a value that is spilled to the stack. They also learn nothing from a comparison of a length
+    // with 0.
     let less = opaque(len - 1);
     if less > CHUNK - 1 {
         return 1;

@@ -1,10 +1,10 @@
 //! One endpoint of a TCP connection: sequence numbers, acknowledgements and windows.
 //!
-//! The endpoint answers as Linux does: it ignores the contents of a segment outside its window, and of a segment that
-//! acknowledges bytes that were never sent.
+//! The endpoint answers as Linux does: it ignores the contents of a segment outside its window, and
+//! of a segment that acknowledges bytes that were never sent.
 //!
-//! Invariant: an endpoint knows its own stream by positions from 0 on, which do not wrap, so nothing here relies on the
-//! arithmetic under test.
+//! Invariant: an endpoint knows its own stream by positions from 0 on, which do not wrap, so
+//! nothing here relies on the arithmetic under test.
 
 extern crate std;
 
@@ -19,8 +19,8 @@ const RETRANSMIT_TIMEOUT: u64 = 40;
 /// How often the timeout doubles at most.
 const MAX_BACKOFF: u32 = 4;
 
-/// Ticks between two answers to packets without payload outside the window (`tcp_invalid_ratelimit`). Without the limit
-/// two endpoints could answer each other for ever.
+/// Ticks between two answers to packets without payload outside the window
+/// (`tcp_invalid_ratelimit`). Without the limit two endpoints could answer each other for ever.
 const ACK_RATE_LIMIT: u64 = 50;
 
 /// A packet with its payload and its selective acknowledgements.
@@ -180,7 +180,8 @@ impl Endpoint {
         self.max_send_window
     }
 
-    /// Position up to which the offered window may reach before a byte is read that has not been sent yet.
+    /// Position up to which the offered window may reach before a byte is read that has not been
+    /// sent yet.
     pub(super) fn max_offered_edge(&self) -> usize {
         self.right_edge + self.max_receive_window()
     }
@@ -270,8 +271,8 @@ impl Endpoint {
         self.out.push(Packet { head, payload, sack, is_forged: false });
     }
 
-    /// Sends a bare acknowledgement. Its number is within the send window even if the window has shrunk by more than one
-    /// unit of the scale (`tcp_acceptable_seq`).
+    /// Sends a bare acknowledgement. Its number is within the send window even if the window has
+    /// shrunk by more than one unit of the scale (`tcp_acceptable_seq`).
     fn acknowledge(&mut self) {
         let limit = self.acknowledged + self.send_window;
         let slack = if self.config.probes_with_byte { 0 } else { 1 << self.config.scale };

@@ -1,8 +1,9 @@
-//! The interfaces to which the program is attached: those through which peers of spliced connections are reached.
+//! The interfaces to which the program is attached: those through which peers of spliced
+//! connections are reached.
 //!
-//! The program is attached to an interface when the first such peer appears. Invariant: with TCX (from Linux 6.6
-//! on) the kernel detaches the program when the process exits, because nothing is pinned. On an older kernel the
-//! filter of a killed process stays until the next process starts.
+//! The program is attached to an interface when the first such peer appears. Invariant: with TCX
+//! (from Linux 6.6 on) the kernel detaches the program when the process exits, because nothing is
+//! pinned. On an older kernel the filter of a killed process stays until the next process starts.
 
 use std::{
     collections::HashMap,
@@ -47,7 +48,8 @@ static ATTACH_WARNINGS: Throttle = Throttle::new(Duration::from_secs(10));
 const MAX_IFINDEX: u32 = u16::MAX as u32;
 
 impl Interfaces {
-    /// Takes the object with the loaded program, and attaches the program to loopback for the self-test.
+    /// Takes the object with the loaded program, and attaches the program to loopback for the
+    /// self-test.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -67,13 +69,14 @@ impl Interfaces {
         &self.routes
     }
 
-    /// Whether rewritten packets must be reinjected on loopback: a program that runs before this one, for example
-    /// another balance's, would not see them otherwise.
+    /// Whether rewritten packets must be reinjected on loopback: a program that runs before this
+    /// one, for example another balance's, would not see them otherwise.
     pub(super) fn is_behind(&self) -> bool {
         self.lock().is_behind
     }
 
-    /// Attaches the program to an interface, unless it is attached already. False if the interface is unsuitable.
+    /// Attaches the program to an interface, unless it is attached already. False if the interface
+    /// is unsuitable.
     ///
     /// # Errors
     /// When the interface is gone, or the kernel refuses.
@@ -88,14 +91,20 @@ impl Interfaces {
         let added = self.lock().add(interface, &name);
         added.map_err(|refusal| {
             if let Some(suppressed) = ATTACH_WARNINGS.pass(Instant::now()) {
-                warn!(interface = %name, error = %refusal, suppressed, "cannot attach the BPF program to an interface");
+                warn!(
+                    interface = %name,
+                    error = %refusal,
+                    suppressed,
+                    "cannot attach the BPF program to an interface"
+                );
             }
             io::Error::other(refusal.to_string())
         })?;
         Ok(true)
     }
 
-    /// Detaches the program from all interfaces. An idle program costs each packet some time as well.
+    /// Detaches the program from all interfaces. An idle program costs each packet some time as
+    /// well.
     pub(super) fn detach_all(&self) {
         let mut attached = self.lock();
         for interface in attached.links.keys().copied().collect::<Vec<_>>() {
@@ -139,8 +148,8 @@ impl Attached {
             Some(handle) => handle.attach(program, name)?,
         };
         if interface == LOOPBACK {
-            // Read after attaching: another program may be attached at the same moment. If the kernel does not report
-            // the order, another program may be first.
+            // Read after attaching: another program may be attached at the same moment. If the
+            // kernel does not report the order, another program may be first.
             let first = sys::first_ingress_program(LOOPBACK).ok().flatten();
             self.is_behind = first != Some(program.info().map_err(LoadError::from)?.id());
         }

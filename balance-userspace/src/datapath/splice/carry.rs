@@ -1,6 +1,7 @@
 //! Carries a connection on the splice datapath, from its first byte to its end.
 //!
-//! Invariant: a pair that is not joined is returned unchanged, with both streams open and no byte held here.
+//! Invariant: a pair that is not joined is returned unchanged, with both streams open and no byte
+//! held here.
 
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
@@ -30,8 +31,8 @@ use crate::{
     sys,
 };
 
-/// Buffers that the relay moves while the program observes the first packets. Doubled before each new attempt, up
-/// to the maximum.
+/// Buffers that the relay moves while the program observes the first packets. Doubled before each
+/// new attempt, up to the maximum.
 const RELAYED_BUFFERS: u32 = 2;
 const MAX_RELAYED_BUFFERS: u32 = 1024;
 
@@ -39,7 +40,8 @@ const MAX_RELAYED_BUFFERS: u32 = 1024;
 const IDLE: Duration = Duration::from_millis(10);
 const MAX_IDLE: Duration = Duration::from_secs(60);
 
-/// Attempts with moved bytes after which a peer whose packets the program has not seen counts as not visible.
+/// Attempts with moved bytes after which a peer whose packets the program has not seen counts as
+/// not visible.
 const MAX_UNSEEN: u32 = 8;
 
 /// Carries a pair to its end. `None` if the pair cannot be joined.
@@ -157,8 +159,8 @@ async fn carry_direction(
     }
 }
 
-/// Waits until the FIN has been acknowledged, or a peer has reset the connection. `ended` says that the local
-/// socket has received the FIN and passed it on.
+/// Waits until the FIN has been acknowledged, or a peer has reset the connection. `ended` says that
+/// the local socket has received the FIN and passed it on.
 async fn wait_for_end(
     joined: &JoinedPair,
     direction: &Direction,
@@ -169,9 +171,9 @@ async fn wait_for_end(
     loop {
         joined.release(pair);
         let changed = slot.ending[side].notified();
-        // If the local socket has passed the FIN on, the direction ends with the last acknowledgement that the other
-        // local socket waits for. Checked before resets: a peer that has ended and is gone answers every late
-        // packet with a RST.
+        // If the local socket has passed the FIN on, the direction ends with the last
+        // acknowledgement that the other local socket waits for. Checked before resets: a peer that
+        // has ended and is gone answers every late packet with a RST.
         if slot.is_fin_acked(side) || ended && slot.is_drained(!side) {
             return Ok(());
         }
@@ -188,8 +190,8 @@ async fn wait_for_end(
     }
 }
 
-/// Waits until a peer answers no probes any more, for as long as the kernel would on a socket of its own (tcp(7),
-/// tcp_keepalive_time and the settings after it).
+/// Waits until a peer answers no probes any more, for as long as the kernel would on a socket of
+/// its own (tcp(7), tcp_keepalive_time and the settings after it).
 async fn wait_for_loss(joined: &JoinedPair, direction: &Direction, pair: &Pair) -> io::Error {
     let (slot, source, side) = (&joined.slot, &direction.source, direction.from());
     let settings = || {

@@ -1,9 +1,9 @@
 //! Probes the peers of a spliced connection after a RST with an unexpected number.
 //!
-//! A RST ends the connection only with the number that the other peer expects next. A RST with another number in
-//! the window may be the peer's own, sent behind bytes that are not acknowledged yet, or an attacker's. User space
-//! then probes both peers. A peer that has lost the connection answers with a RST whose number is the
-//! acknowledgement number of the probe.
+//! A RST ends the connection only with the number that the other peer expects next. A RST with
+//! another number in the window may be the peer's own, sent behind bytes that are not acknowledged
+//! yet, or an attacker's. User space then probes both peers. A peer that has lost the connection
+//! answers with a RST whose number is the acknowledgement number of the probe.
 //!
 //! Invariant: an attacker's RST costs a few probes, and never the connection.
 
@@ -38,7 +38,8 @@ pub(super) struct Challenge {
     due: Cell<Option<Instant>>,
     /// The side's local socket was given other numbers.
     holds_port: PerSide<Cell<bool>>,
-    /// When the suspect's last packet had arrived at the time of its RST, in nanoseconds of CLOCK_MONOTONIC.
+    /// When the suspect's last packet had arrived at the time of its RST, in nanoseconds of
+    /// CLOCK_MONOTONIC.
     last_packet_ns: Cell<u64>,
 }
 

@@ -14,13 +14,13 @@ pub(super) enum Ineligible {
     Ended,
     /// One connection uses IPv4, the other IPv6.
     Families,
-    /// The connections did not negotiate the same timestamps, selective acknowledgements and congestion
-    /// notification.
+    /// The connections did not negotiate the same timestamps, selective acknowledgements and
+    /// congestion notification.
     Options,
     /// A peer may send segments that are too large for the other peer or its path.
     Segments,
-    /// A peer's window is smaller than a segment of the other peer, or than one unit of the other connection's
-    /// window scale.
+    /// A peer's window is smaller than a segment of the other peer, or than one unit of the other
+    /// connection's window scale.
     Window,
     /// A peer is not reached through Ethernet or loopback.
     Interface,

@@ -1,10 +1,10 @@
 //! Joins the two connections of a pair.
 //!
-//! User space passes on the bytes that arrive before the cut-over. The program forwards the packets that arrive
-//! after it.
+//! User space passes on the bytes that arrive before the cut-over. The program forwards the packets
+//! that arrive after it.
 //!
-//! Invariant: the sequence numbers for the translation are read at one moment, at which user space neither reads
-//! nor writes. User space then passes on exactly the bytes before these numbers.
+//! Invariant: the sequence numbers for the translation are read at one moment, at which user space
+//! neither reads nor writes. User space then passes on exactly the bytes before these numbers.
 
 use std::{
     cell::Cell,
@@ -43,12 +43,12 @@ use crate::{
     sys::{self, SequenceNumbers},
 };
 
-/// Pause between two checks whether all packets have arrived that had passed the hook when the program began to
-/// forward.
+/// Pause between two checks whether all packets have arrived that had passed the hook when the
+/// program began to forward.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// How far a peer may send beyond the window that it was offered: a window probe, and bytes sent before the
-/// window shrank.
+/// How far a peer may send beyond the window that it was offered: a window probe, and bytes sent
+/// before the window shrank.
 const OVERSHOOT: u32 = 1 << 16;
 
 /// Pauses until a moment at which a pair can be joined, and the length of each.
@@ -66,7 +66,8 @@ pub(super) enum NotJoined {
 }
 
 impl From<io::Error> for NotJoined {
-    /// A socket that fails has no connection any more. The next datapath finds and reports the error.
+    /// A socket that fails has no connection any more. The next datapath finds and reports the
+    /// error.
     fn from(_: io::Error) -> Self {
         Self::Never(Ineligible::Ended)
     }
@@ -135,8 +136,8 @@ impl ObservedPair {
     }
 }
 
-/// Whether a side's peer has just sent a packet that the program could not have forwarded. The local socket has
-/// received up to `rcv_nxt`, and has offered a window up to `right_edge`.
+/// Whether a side's peer has just sent a packet that the program could not have forwarded. The
+/// local socket has received up to `rcv_nxt`, and has offered a window up to `right_edge`.
 fn sends_unforwardable(slot: &Slot, side: Side, rcv_nxt: u32, right_edge: u32) -> bool {
     let window = right_edge.wrapping_sub(rcv_nxt);
     let from = rcv_nxt.wrapping_sub(window);
@@ -178,22 +179,23 @@ pub(super) async fn join(
     }
 }
 
-/// Checks that the pair can be joined now, and begins to forward its packets. Returns the state of the local
-/// sockets at that moment, and the sequence deltas.
+/// Checks that the pair can be joined now, and begins to forward its packets. Returns the state of
+/// the local sockets at that moment, and the sequence deltas.
 async fn begin(
     observed: &ObservedPair,
     pair: &Pair,
 ) -> Result<(PerSide<StartState>, PerSide<u32>), NotJoined> {
     let slot = &observed.slot;
     for side in Side::BOTH {
-        // Read this number first: every packet that the program has seen by now is within the window that the
-        // next call returns.
+        // Read this number first: every packet that the program has seen by now is within the
+        // window that the next call returns.
         let local_max_seq = slot.local_max_seq(side);
         let (rcv_nxt, right_edge) = sys::receive_window(&**pair.stream(side))?;
         slot.set_local_numbers(side, rcv_nxt, observed.snd_nxt(side, &pair.traffic));
         if is_after(local_max_seq, right_edge.wrapping_add(OVERSHOOT)) {
-            // The peer cannot have sent such a packet. Its number has replaced the number of the peer's own
-            // packets. After a grace period those packets have arrived at the local socket.
+            // The peer cannot have sent such a packet. Its number has replaced the number of the
+            // peer's own packets. After a grace period those packets have arrived at the local
+            // socket.
             slot.reset_local_max_seq(side);
             slot.kernel.grace_periods.wait().await;
             return Err(NotJoined::NotNow);
@@ -253,33 +255,34 @@ async fn begin(
     Ok((start, seq_deltas))
 }
 
-/// Checks that neither peer can send segments that the other cannot take, and that each has a window that the
-/// other can use.
+/// Checks that neither peer can send segments that the other cannot take, and that each has a
+/// window that the other can use.
 fn check_segments_and_windows(pair: &Pair, start: &PerSide<StartState>) -> Result<(), NotJoined> {
     let agreed = PerSide::try_from_fn(|side| sys::negotiated(&**pair.stream(side)))?;
-    // A FIN occupies a sequence number and cannot be read. If one had arrived, the next byte to be read would
-    // have another number than computed.
+    // A FIN occupies a sequence number and cannot be read. If one had arrived, the next byte to be
+    // read would have another number than computed.
     if !agreed.iter().all(|(_, agreed)| agreed.established) {
         return Err(NotJoined::Never(Ineligible::Ended));
     }
     let peer_mss = PerSide::try_from_fn(|side| sys::peer_mss(&**pair.stream(side)))?;
     for side in Side::BOTH {
         let other = !side;
-        // A peer sends segments of at most the offered MSS, and of at most the size that its own link takes,
-        // which is the MSS that it has announced.
+        // A peer sends segments of at most the offered MSS, and of at most the size that its own
+        // link takes, which is the MSS that it has announced.
         let mss = agreed[side].advertised_mss.min(peer_mss[side]);
         if mss > peer_mss[other] {
             return Err(NotJoined::Never(Ineligible::Segments));
         }
-        // A peer also sends no more than the window that it was offered. A peer that receives more than it has
-        // room for may never open its window again (net/ipv4/tcp_output.c, __tcp_select_window).
+        // A peer also sends no more than the window that it was offered. A peer that receives more
+        // than it has room for may never open its window again (net/ipv4/tcp_output.c,
+        // __tcp_select_window).
         let max_window = start[other].numbers.max_window;
         if max_window < mss || max_window >> agreed[side].scales.1 == 0 {
             return Err(NotJoined::Never(Ineligible::Window));
         }
-        // A sender bounds its segments by half of the peer's maximum receive window (include/net/tcp.h,
-        // tcp_bound_to_half_wnd), which was the local socket's. A segment that never fits goes out by window
-        // probes, one every 200 ms.
+        // A sender bounds its segments by half of the peer's maximum receive window
+        // (include/net/tcp.h, tcp_bound_to_half_wnd), which was the local socket's. A segment that
+        // never fits goes out by window probes, one every 200 ms.
         if least_max_window(agreed[other].scales.0).max(max_window) / 2 < mss {
             return Err(NotJoined::Never(Ineligible::Window));
         }
@@ -291,23 +294,24 @@ fn check_segments_and_windows(pair: &Pair, start: &PerSide<StartState>) -> Resul
     Ok(())
 }
 
-/// The largest window that a peer with this window scale can have, at least: the peer chooses the scale by the
-/// largest buffer that it may get (net/ipv4/tcp_output.c, tcp_select_initial_window).
+/// The largest window that a peer with this window scale can have, at least: the peer chooses the
+/// scale by the largest buffer that it may get (net/ipv4/tcp_output.c, tcp_select_initial_window).
 fn least_max_window(scale: u8) -> u32 {
     (1 << 15) << scale.min(14)
 }
 
-/// Window that a peer must have beyond the bytes that wait for it here, or half of its window if that is less:
-/// a reserve for bytes that arrive during the join.
+/// Window that a peer must have beyond the bytes that wait for it here, or half of its window if
+/// that is less: a reserve for bytes that arrive during the join.
 const SPARE: u64 = 64 << 10;
 
-/// Waits a moment until each peer has room for all bytes that wait for it here. Returns whether each has.
+/// Waits a moment until each peer has room for all bytes that wait for it here. Returns whether
+/// each has.
 ///
-/// These bytes then reach the peer soon, whatever its application does. Until then the acknowledgements that the
-/// peer receives are clamped.
+/// These bytes then reach the peer soon, whatever its application does. Until then the
+/// acknowledgements that the peer receives are clamped.
 ///
-/// User space moves no byte during the wait, so only the send queues can shrink. The function does not wait for a
-/// peer that has no room even for the unread bytes.
+/// User space moves no byte during the wait, so only the send queues can shrink. The function does
+/// not wait for a peer that has no room even for the unread bytes.
 async fn is_ready(pair: &Pair) -> io::Result<bool> {
     for pauses in 0.. {
         let (mut ready, mut soon) = (true, true);
@@ -334,8 +338,8 @@ fn fits(bytes: u64, room: u64) -> bool {
 }
 
 impl JoinedPair {
-    /// Once both sides are drained, makes the peers repeat the acknowledgements that were clamped. Otherwise
-    /// they would not do so before a timer of the other peer expires.
+    /// Once both sides are drained, makes the peers repeat the acknowledgements that were clamped.
+    /// Otherwise they would not do so before a timer of the other peer expires.
     pub(super) fn release(&self, pair: &Pair) {
         if self.is_released.get() || !self.slot.are_both_drained() {
             return;
@@ -359,8 +363,8 @@ impl JoinedPair {
         }
     }
 
-    /// Passes on the remaining bytes of one direction, once the cut-over is final. True if the source's FIN was
-    /// among them.
+    /// Passes on the remaining bytes of one direction, once the cut-over is final. True if the
+    /// source's FIN was among them.
     pub(super) async fn pass_on_rest(
         &self,
         kernel: &Kernel,
@@ -384,8 +388,9 @@ impl JoinedPair {
         Ok(ended)
     }
 
-    /// Watches a source that has not ended. Fails if the source is gone, or if bytes have arrived beyond the cut-over
-    /// when no packet can be on its way to the local socket any more. Otherwise never returns.
+    /// Watches a source that has not ended. Fails if the source is gone, or if bytes have arrived
+    /// beyond the cut-over when no packet can be on its way to the local socket any more. Otherwise
+    /// never returns.
     pub(super) async fn watch_late(&self, kernel: &Kernel, direction: &Direction) -> SideError {
         kernel.grace_periods.wait().await;
         let side = direction.from();
@@ -404,19 +409,21 @@ impl JoinedPair {
         }
     }
 
-    /// Replaces an error by the reset that the program has seen, if any. A peer that has received the other's RST
-    /// answers packets of the local socket with a further RST.
+    /// Replaces an error by the reset that the program has seen, if any. A peer that has received
+    /// the other's RST answers packets of the local socket with a further RST.
     fn attribute(&self, direction: &Direction, error: SideError) -> SideError {
         self.reset(direction).unwrap_or(error)
     }
 
-    /// The reset that the program has seen, if any, preferring the source of `direction`. A peer that answers a
-    /// probe with a RST may have been reset itself by a RST that is being challenged.
+    /// The reset that the program has seen, if any, preferring the source of `direction`. A peer
+    /// that answers a probe with a RST may have been reset itself by a RST that is being
+    /// challenged.
     pub(super) fn reset(&self, direction: &Direction) -> Option<SideError> {
         let side = match (self.slot.reset_by(direction.from()), self.challenge.suspect()) {
             (None, _) => return None,
             (Some(_), Some(suspect)) => {
-                // The suspect's RST came behind everything that it had sent, and the other peer was probed.
+                // The suspect's RST came behind everything that it had sent, and the other peer was
+                // probed.
                 self.slot.count_delivered(suspect);
                 suspect
             }
@@ -431,8 +438,8 @@ impl JoinedPair {
         self.is_released.get() && Side::BOTH.into_iter().all(is_final)
     }
 
-    /// Fails if the socket of a side is closed although the side's FIN is not acknowledged. If the program has
-    /// seen no RST, the RST had passed the hook before.
+    /// Fails if the socket of a side is closed although the side's FIN is not acknowledged. If the
+    /// program has seen no RST, the RST had passed the hook before.
     fn check_not_reset(&self, side: Side, stream: &Stream) -> io::Result<()> {
         match sys::is_closed(stream)? && !self.slot.is_fin_acked(side) {
             true => Err(io::ErrorKind::ConnectionReset.into()),
@@ -440,8 +447,8 @@ impl JoinedPair {
         }
     }
 
-    /// Fails if the source's local socket has received bytes beyond the cut-over: the sender takes them for
-    /// delivered.
+    /// Fails if the source's local socket has received bytes beyond the cut-over: the sender takes
+    /// them for delivered.
     fn check_no_more(&self, cutover: u32, direction: &Direction) -> Result<(), SideError> {
         let failed = |error| direction.source_error(error);
         if self.slot.is_fin_acked(direction.from())
@@ -452,16 +459,17 @@ impl JoinedPair {
         Err(failed(io::Error::other("bytes arrived beyond the cut-over")))
     }
 
-    /// Waits until all packets have arrived that had passed the hook when the program began to forward. Returns
-    /// the final cut-overs, or the side that has failed.
+    /// Waits until all packets have arrived that had passed the hook when the program began to
+    /// forward. Returns the final cut-overs, or the side that has failed.
     async fn finish_cutover(
         &self,
         kernel: &Kernel,
         pair: &Pair,
     ) -> Result<PerSide<u32>, SideError> {
         let mut cutovers = self.start.map(|start| start.numbers.rcv_nxt);
-        // A socket may have rejected some of the packets. The sender repeats their bytes, and the repeated packets
-        // go to the other peer. So the wait ends when no packet can be on its way any more.
+        // A socket may have rejected some of the packets. The sender repeats their bytes, and the
+        // repeated packets go to the other peer. So the wait ends when no packet can be on its way
+        // any more.
         let mut last = pin!(kernel.grace_periods.wait());
         let mut is_last = false;
         while !self.has_all(&mut cutovers, pair)? && !is_last {
@@ -472,8 +480,8 @@ impl JoinedPair {
         }
         for side in Side::BOTH {
             let (stream, failed) = (pair.stream(side), |error| SideError { side, error });
-            // Check this before any byte is passed on: later the socket also closes when it has received a FIN and
-            // passed one on.
+            // Check this before any byte is passed on: later the socket also closes when it has
+            // received a FIN and passed one on.
             self.check_not_reset(side, stream).map_err(failed)?;
             // From now on the socket has nothing to acknowledge.
             sys::acknowledge_now(&**stream).map_err(failed)?;
@@ -486,13 +494,13 @@ impl JoinedPair {
         Ok(cutovers)
     }
 
-    /// Raises the cut-overs to the numbers that the local sockets have received. Returns whether the sockets have
-    /// received all packets that the program let through.
+    /// Raises the cut-overs to the numbers that the local sockets have received. Returns whether
+    /// the sockets have received all packets that the program let through.
     fn has_all(&self, cutovers: &mut PerSide<u32>, pair: &Pair) -> Result<bool, SideError> {
         let mut has_all = true;
         for side in Side::BOTH {
-            // The call takes the socket lock. So it includes packets that waited in the socket backlog until the
-            // lock was released (net/core/sock.c, release_sock).
+            // The call takes the socket lock. So it includes packets that waited in the socket
+            // backlog until the lock was released (net/core/sock.c, release_sock).
             let received =
                 sys::rcv_nxt(&**pair.stream(side)).map_err(|error| SideError { side, error })?;
             if received != cutovers[side] {

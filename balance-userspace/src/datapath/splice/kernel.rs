@@ -111,8 +111,8 @@ impl Figures {
     }
 }
 
-/// How long late packets of a connection that has ended are still forwarded. A peer whose last packet was lost
-/// sends it again after 200 ms, then after twice as long, and so on.
+/// How long late packets of a connection that has ended are still forwarded. A peer whose last
+/// packet was lost sends it again after 200 ms, then after twice as long, and so on.
 const LINGER: Duration = Duration::from_secs(3);
 
 /// Interval of the check for lost events.
@@ -124,7 +124,8 @@ const ROUTE_CHANGE_DELAY: Duration = Duration::from_millis(50);
 static SHORTAGE: Throttle = Throttle::new(Duration::from_secs(10));
 
 impl Kernel {
-    /// Loads the object with room for `connections`, and attaches the program to loopback for the self-test.
+    /// Loads the object with room for `connections`, and attaches the program to loopback for the
+    /// self-test.
     ///
     /// # Errors
     /// When this kernel or this process cannot load or attach the program.
@@ -165,11 +166,12 @@ impl Kernel {
         })
     }
 
-    /// Takes a slot for a pair with these tuples. The program forwards no packets until the phase is set.
+    /// Takes a slot for a pair with these tuples. The program forwards no packets until the phase
+    /// is set.
     ///
     /// # Errors
-    /// When a peer is reached through an unsuitable interface, when there is no slot, or when the kernel has no
-    /// memory.
+    /// When a peer is reached through an unsuitable interface, when there is no slot, or when the
+    /// kernel has no memory.
     pub(super) fn enter(
         self: &Arc<Self>,
         tuples: PerSide<Tuple>,
@@ -211,8 +213,8 @@ impl Kernel {
         Ok(slot)
     }
 
-    /// The interface through which each peer is reached, after attaching the program to it. `None` if the program
-    /// cannot be attached.
+    /// The interface through which each peer is reached, after attaching the program to it. `None`
+    /// if the program cannot be attached.
     fn peer_interfaces(&self, tuples: &PerSide<Tuple>) -> [(Side, io::Result<Option<u32>>); 2] {
         Side::BOTH.map(|side| {
             let Tuple { local, peer } = tuples[side];
@@ -246,14 +248,15 @@ impl Kernel {
         self.globals().entries.store_seq_cst(entries.live.len() as u64);
     }
 
-    /// Keeps the entries of a connection that has ended for a while, because its last packets may be late or
-    /// repeated. Between two peers on this host no packet is, unless an acknowledgement was clamped.
+    /// Keeps the entries of a connection that has ended for a while, because its last packets may
+    /// be late or repeated. Between two peers on this host no packet is, unless an acknowledgement
+    /// was clamped.
     pub(super) fn linger(&self, slot: Slot) {
         let splice = slot.read();
         let mut directions = splice.directions.iter().map(|(_, direction)| direction);
         if directions.any(|it| it.out_ifindex != LOOPBACK || it.clamped_acks != 0) {
-            // Both peers have acknowledged everything. Every further packet is for the other peer, and none for a
-            // local socket.
+            // Both peers have acknowledged everything. Every further packet is for the other peer,
+            // and none for a local socket.
             Side::BOTH.into_iter().for_each(|side| slot.set_drained(side));
             if slot.advance(Phase::Joined, Phase::Lingering) {
                 lock(&self.lingering).push_back((Instant::now() + LINGER, slot));
@@ -307,8 +310,8 @@ impl Kernel {
         figures
     }
 
-    /// Runs the datapath's background work: wakes connections that are ending, removes lingering entries, follows
-    /// route changes and forwards the program's log. Never returns.
+    /// Runs the datapath's background work: wakes connections that are ending, removes lingering
+    /// entries, follows route changes and forwards the program's log. Never returns.
     pub(crate) async fn handle_events(&self) -> Infallible {
         tokio::join!(self.wake(), self.check(), self.follow_routes(), self.log.follow()).0
     }
@@ -426,7 +429,8 @@ impl OffloadCounters for Kernel {
         let direction = &words.directions[side];
         let snd_una = direction.side.sender.snd_una.load_seq_cst();
         let acknowledged = snd_una.saturating_sub(direction.counted_from.load_seq_cst());
-        // The FIN occupies a number and is no byte. The program sets the bit before the FIN can be acknowledged.
+        // The FIN occupies a number and is no byte. The program sets the bit before the FIN can be
+        // acknowledged.
         let has_fin = words.endings.load_seq_cst() & ending::of(ending::FIN, side) != 0
             && direction.fin_end_seq.load_seq_cst() == snd_una as u32;
         acknowledged.saturating_sub(u64::from(has_fin))

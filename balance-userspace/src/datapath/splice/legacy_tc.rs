@@ -1,10 +1,10 @@
-//! Attaches the program as a tc filter, on kernels without TCX (before Linux 6.6). Such a filter stays when its
-//! process is killed.
+//! Attaches the program as a tc filter, on kernels without TCX (before Linux 6.6). Such a filter
+//! stays when its process is killed.
 //!
-//! The filters of a process have a handle that no other process uses: the process holds an abstract socket with
-//! the handle in its name, which the kernel frees with the process. Invariant: a process removes the filters of
-//! another process only if no process holds their handle. Names of abstract sockets belong to a network namespace,
-//! as interfaces do.
+//! The filters of a process have a handle that no other process uses: the process holds an abstract
+//! socket with the handle in its name, which the kernel frees with the process. Invariant: a
+//! process removes the filters of another process only if no process holds their handle. Names of
+//! abstract sockets belong to a network namespace, as interfaces do.
 
 use std::{
     io,
@@ -42,8 +42,8 @@ pub(super) struct FilterHandle {
 }
 
 impl FilterHandle {
-    /// Removes the filters of killed processes, whose packets would keep the processors busy, and takes a handle.
-    /// `None` on a kernel with TCX.
+    /// Removes the filters of killed processes, whose packets would keep the processors busy, and
+    /// takes a handle. `None` on a kernel with TCX.
     ///
     /// # Errors
     /// When the interfaces or a socket are not accessible.
@@ -55,7 +55,8 @@ impl FilterHandle {
         Self::take().map(Some)
     }
 
-    /// Takes a handle that no process holds. Processes in different PID namespaces may have the same number.
+    /// Takes a handle that no process holds. Processes in different PID namespaces may have the
+    /// same number.
     fn take() -> io::Result<Self> {
         (process::id()..)
             .find_map(|handle| match hold(handle) {
@@ -75,8 +76,8 @@ impl FilterHandle {
         program: &mut SchedClassifier,
         interface: &str,
     ) -> Result<SchedClassifierLinkId, LoadError> {
-        // A filter needs a qdisc, which stays when the process exits. It is added only where the program is attached,
-        // and only if it does not exist.
+        // A filter needs a qdisc, which stays when the process exits. It is added only where the
+        // program is attached, and only if it does not exist.
         let _ = tc::qdisc_add_clsact(interface);
         let handle = TcHandle::from(self.handle);
         let options = TcAttachOptions::Netlink(NlOptions { handle, ..NlOptions::default() });

@@ -1,10 +1,10 @@
 //! The splice datapath: a BPF program on tc ingress joins two TCP connections at packet level.
 //!
-//! TCP splicing, not splice(2): the peers exchange windows, acknowledgements and FINs with each other, and no byte
-//! is copied or queued here.
+//! TCP splicing, not splice(2): the peers exchange windows, acknowledgements and FINs with each
+//! other, and no byte is copied or queued here.
 //!
-//! Invariant: a connection is joined at a moment when user space holds no byte of it, or is left to the next
-//! datapath unchanged.
+//! Invariant: a connection is joined at a moment when user space holds no byte of it, or is left to
+//! the next datapath unchanged.
 
 mod attach;
 mod carry;
@@ -42,8 +42,8 @@ use super::{
 };
 use crate::io::{ring, stream::SocketOptions};
 
-/// Loads the program for at most `connections` at a time, and runs the self-test. Returns the time that the test
-/// took.
+/// Loads the program for at most `connections` at a time, and runs the self-test. Returns the time
+/// that the test took.
 ///
 /// # Errors
 /// When this kernel or this process cannot run the program.

@@ -1,7 +1,8 @@
-//! The maximum segment size (MSS) that each peer is offered, so that its segments fit the path of the other peer.
+//! The maximum segment size (MSS) that each peer is offered, so that its segments fit the path of
+//! the other peer.
 //!
-//! The program never splits a segment, so the MSS is set when a connection begins. Invariant: no peer is offered
-//! a larger MSS than the kernel would have offered.
+//! The program never splits a segment, so the MSS is set when a connection begins. Invariant: no
+//! peer is offered a larger MSS than the kernel would have offered.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -13,7 +14,8 @@ const TIMESTAMPS: u32 = 12;
 /// The largest value that the kernel accepts (include/net/tcp.h, MAX_TCP_WINDOW).
 const MAX_MSS: u32 = 32767;
 
-/// The largest segment that a client and its path take, in bytes with options. `None` if the backend needs no limit.
+/// The largest segment that a client and its path take, in bytes with options. `None` if the
+/// backend needs no limit.
 pub(crate) fn for_backend(client: &Stream) -> Option<u32> {
     // Without the bytes of the options.
     let now = sys::send_mss(client).ok().filter(|&now| now <= MAX_MSS)?;
@@ -23,8 +25,8 @@ pub(crate) fn for_backend(client: &Stream) -> Option<u32> {
     (agreed.path_mtu <= MAX_MSS && segment <= MAX_MSS).then_some(segment)
 }
 
-/// The largest segment that the paths to all of these backends take, in bytes with options. `None` if clients need
-/// no limit. Without a limit, clients on this host would send much larger segments.
+/// The largest segment that the paths to all of these backends take, in bytes with options. `None`
+/// if clients need no limit. Without a limit, clients on this host would send much larger segments.
 pub(crate) fn for_clients(backends: impl Iterator<Item = SocketAddr>) -> Option<u32> {
     backends.filter_map(largest_to).min().filter(|&segment| segment <= MAX_MSS)
 }

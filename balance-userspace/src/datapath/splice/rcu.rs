@@ -1,13 +1,15 @@
-//! Waits for RCU grace periods, so that packets that had passed the hook have arrived at their sockets.
+//! Waits for RCU grace periods, so that packets that had passed the hook have arrived at their
+//! sockets.
 //!
 //! A grace period ends when every processor has left the read-side critical section that it was in
-//! (Documentation/RCU/whatisRCU.rst). The kernel takes a packet from the hook to its socket in one such section.
-//! So the packets that had passed the hook when the wait began have arrived when it ends, however long a processor
-//! was delayed, or they sit in the socket backlog until the lock is released. This does not hold for packets that
-//! netfilter has given to user space (NFQUEUE), or for fragments that are being reassembled.
+//! (Documentation/RCU/whatisRCU.rst). The kernel takes a packet from the hook to its socket in one
+//! such section. So the packets that had passed the hook when the wait began have arrived when it
+//! ends, however long a processor was delayed, or they sit in the socket backlog until the lock is
+//! released. This does not hold for packets that netfilter has given to user space (NFQUEUE), or
+//! for fragments that are being reassembled.
 //!
-//! Invariants: a wait ends with the first period that began after it. All waiters share one thread, and the thread
-//! exists only while there are waiters.
+//! Invariants: a wait ends with the first period that began after it. All waiters share one thread,
+//! and the thread exists only while there are waiters.
 
 use std::{
     mem,
@@ -20,7 +22,8 @@ use tokio::{sync::oneshot, time::sleep};
 
 use crate::sys;
 
-/// The wait on a kernel that does not report grace periods (with `nohz_full`): about the length of a period.
+/// The wait on a kernel that does not report grace periods (with `nohz_full`): about the length of
+/// a period.
 const FALLBACK: Duration = Duration::from_millis(20);
 
 /// The grace periods of the kernel.

@@ -1,9 +1,9 @@
-//! Reads the kernel's routes over netlink: the interface through which an address is reached, notifications of
-//! changes, and the filters of an interface.
+//! Reads the kernel's routes over netlink: the interface through which an address is reached,
+//! notifications of changes, and the filters of an interface.
 //!
-//! Invariant: nothing is cached. Each request goes to the kernel. The kernel queues the answer before the call that
-//! sends the request returns (net/netlink/af_netlink.c, netlink_unicast_kernel), and queues the next part of a list
-//! with each part that is read.
+//! Invariant: nothing is cached. Each request goes to the kernel. The kernel queues the answer
+//! before the call that sends the request returns (net/netlink/af_netlink.c,
+//! netlink_unicast_kernel), and queues the next part of a list with each part that is read.
 
 use std::{
     io,
@@ -27,7 +27,8 @@ pub(super) struct Routes {
     socket: Mutex<Socket>,
 }
 
-/// Bytes of the longest answer, or of the longest part of a list (net/netlink/af_netlink.c, netlink_dump).
+/// Bytes of the longest answer, or of the longest part of a list (net/netlink/af_netlink.c,
+/// netlink_dump).
 const MAX_ANSWER: usize = 32 << 10;
 
 impl Routes {
@@ -35,8 +36,8 @@ impl Routes {
         Ok(Self { socket: Mutex::new(connect()?) })
     }
 
-    /// The index of the interface through which packets leave from one address to another: that of loopback for
-    /// an address of this host.
+    /// The index of the interface through which packets leave from one address to another: that of
+    /// loopback for an address of this host.
     ///
     /// # Errors
     /// When there is no route.
@@ -65,8 +66,8 @@ impl Routes {
         }
     }
 
-    /// The name of an interface whose packets begin with an Ethernet header, as those of loopback do. `None` for
-    /// another interface.
+    /// The name of an interface whose packets begin with an Ethernet header, as those of loopback
+    /// do. `None` for another interface.
     ///
     /// # Errors
     /// When the interface is gone.
@@ -141,7 +142,8 @@ fn list(request: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
     }
 }
 
-/// The parent of ingress filters (include/uapi/linux/pkt_sched.h, TC_H_CLSACT and TC_H_MIN_INGRESS).
+/// The parent of ingress filters (include/uapi/linux/pkt_sched.h, TC_H_CLSACT and
+/// TC_H_MIN_INGRESS).
 const INGRESS: u32 = 0xffff_fff2;
 
 /// Whether a filter runs a BPF program with this name.
@@ -195,7 +197,8 @@ pub(crate) fn read_part(
     Ok(false)
 }
 
-/// The error in the kernel's answer. netlink-packet-core's own `to_io` overflows for the smallest number.
+/// The error in the kernel's answer. netlink-packet-core's own `to_io` overflows for the smallest
+/// number.
 fn refused(code: i32) -> io::Error {
     io::Error::from_raw_os_error(code.saturating_neg())
 }
@@ -233,7 +236,8 @@ impl RouteChanges {
         Ok(Self(socket))
     }
 
-    /// Discards all notifications. A notification for which the kernel had no room counts as discarded.
+    /// Discards all notifications. A notification for which the kernel had no room counts as
+    /// discarded.
     pub(super) fn clear(&self) {
         let mut message = Vec::with_capacity(MAX_ANSWER);
         loop {

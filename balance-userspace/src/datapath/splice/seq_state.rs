@@ -1,4 +1,5 @@
-//! The state of the two local sockets: whether their connections can be joined, and by which numbers.
+//! The state of the two local sockets: whether their connections can be joined, and by which
+//! numbers.
 //!
 //! Invariant: nothing here changes the behaviour of a socket. Sockets are only read.
 
@@ -77,13 +78,13 @@ impl TimestampClock {
         Ok(Self { first: sys::timestamp_clock(stream)?, offset: Cell::default() })
     }
 
-    /// The offset that is added to CLOCK_MONOTONIC, in whole milliseconds, to get the clock (include/net/tcp.h,
-    /// tcp_clock_ts).
+    /// The offset that is added to CLOCK_MONOTONIC, in whole milliseconds, to get the clock
+    /// (include/net/tcp.h, tcp_clock_ts).
     ///
-    /// Exact if one of the two readings falls into an even millisecond and the other into an odd one. Otherwise
-    /// at most one too low, which Linux accepts (TCP_PAWS_WINDOW). A stricter peer may reject a packet as old,
-    /// and the packet is sent again (RFC 7323, 5). A wait for another millisecond would let so many bytes arrive
-    /// here that the connection could not be joined.
+    /// Exact if one of the two readings falls into an even millisecond and the other into an odd
+    /// one. Otherwise at most one too low, which Linux accepts (TCP_PAWS_WINDOW). A stricter peer
+    /// may reject a packet as old, and the packet is sent again (RFC 7323, 5). A wait for another
+    /// millisecond would let so many bytes arrive here that the connection could not be joined.
     ///
     /// # Errors
     /// When the connection is gone.

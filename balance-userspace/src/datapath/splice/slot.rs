@@ -49,8 +49,8 @@ impl Slot {
         self.tuples[side].arriving()
     }
 
-    /// Fills the slot, including the phase. Until the phase leaves `Local`, the program writes only what it
-    /// counts of packets. A count that is lost here is counted again with the next packet.
+    /// Fills the slot, including the phase. Until the phase leaves `Local`, the program writes only
+    /// what it counts of packets. A count that is lost here is counted again with the next packet.
     pub(super) fn fill(&self, splice: Splice) {
         splice.store_relaxed(self.words());
     }
@@ -60,15 +60,15 @@ impl Slot {
         self.words().phase.store_seq_cst(phase);
     }
 
-    /// Changes the phase, and returns whether it has. The phase stays if the program has given the connection
-    /// back to the local sockets because a new one began between the same addresses.
+    /// Changes the phase, and returns whether it has. The phase stays if the program has given the
+    /// connection back to the local sockets because a new one began between the same addresses.
     pub(super) fn advance(&self, from: Phase, to: Phase) -> bool {
         self.words().phase.compare_exchange_seq_cst(from, to)
     }
 
-    /// A number behind every packet that the program has let through to a side's local socket. 0 if the program
-    /// has seen none. Once the phase has left `Local`, the number includes all such packets, and may
-    /// include forwarded packets.
+    /// A number behind every packet that the program has let through to a side's local socket. 0 if
+    /// the program has seen none. Once the phase has left `Local`, the number includes all such
+    /// packets, and may include forwarded packets.
     pub(super) fn local_max_seq(&self, side: Side) -> u32 {
         self.side(side).local_max_seq.load_seq_cst()
     }
@@ -78,15 +78,15 @@ impl Slot {
         self.side(side).local_max_seq.store_seq_cst(0);
     }
 
-    /// The sequence number of a packet of a side's peer that the program could not have forwarded, if it has
-    /// seen one.
+    /// The sequence number of a packet of a side's peer that the program could not have forwarded,
+    /// if it has seen one.
     pub(super) fn unforwardable_seq(&self, side: Side) -> Option<u32> {
         let seq = self.direction(side).unforwardable_seq.load_seq_cst();
         (seq != 0).then_some(seq)
     }
 
-    /// Tells the program the numbers of a side's local socket, which the packets must be near: RCV.NXT and
-    /// SND.NXT.
+    /// Tells the program the numbers of a side's local socket, which the packets must be near:
+    /// RCV.NXT and SND.NXT.
     pub(super) fn set_local_numbers(&self, side: Side, rcv_nxt: u32, snd_nxt: u32) {
         let words = self.side(side);
         words.cutover_seq.store_seq_cst(rcv_nxt);
@@ -113,29 +113,33 @@ impl Slot {
         self.raise_cutover(side, cutover, cutover.wrapping_add(delta));
     }
 
-    /// Moves the cut-over of a side, and the SND.NXT that the other side's local socket will then have.
+    /// Moves the cut-over of a side, and the SND.NXT that the other side's local socket will then
+    /// have.
     pub(super) fn raise_cutover(&self, side: Side, cutover: u32, other_snd_nxt: u32) {
         let words = self.side(side);
         words.cutover_seq.store_seq_cst(cutover);
         self.side(!side).local_snd_nxt.store_seq_cst(other_snd_nxt);
-        // User space passes on what the local socket has received, and the other peer acknowledges it.
+        // User space passes on what the local socket has received, and the other peer acknowledges
+        // it.
         raise(&words.sender.snd_nxt, cutover);
     }
 
-    /// Counts everything that a side's peer has sent as delivered, because the other peer has no time left to
-    /// acknowledge it.
+    /// Counts everything that a side's peer has sent as delivered, because the other peer has no
+    /// time left to acknowledge it.
     pub(super) fn count_delivered(&self, side: Side) {
         let sender = &self.side(side).sender;
         let snd_nxt = sender.snd_nxt.load_seq_cst();
         sender.snd_una.update_seq_cst(|seen| Some(SenderState::acknowledge(seen, snd_nxt)));
     }
 
-    /// Takes one sequence number out of the byte count of a side: the FIN that the local socket has passed on.
+    /// Takes one sequence number out of the byte count of a side: the FIN that the local socket has
+    /// passed on.
     pub(super) fn discount_fin(&self, side: Side) {
         self.direction(side).counted_from.as_atomic().fetch_add(1, SeqCst);
     }
 
-    /// Sets the right edge of the window that a local socket, which is silent now, has offered to its peer.
+    /// Sets the right edge of the window that a local socket, which is silent now, has offered to
+    /// its peer.
     pub(super) fn close_window(&self, side: Side, right_edge: u32) {
         let sender = &self.side(side).sender;
         raise(&sender.window_right_edge, right_edge);
@@ -177,18 +181,20 @@ impl Slot {
         self.endings() & ending::of(bit, side) != 0
     }
 
-    /// Whether the other peer has acknowledged the FIN of a side's peer. It has received everything then, on
-    /// whichever datapath.
+    /// Whether the other peer has acknowledged the FIN of a side's peer. It has received everything
+    /// then, on whichever datapath.
     pub(super) fn is_fin_acked(&self, side: Side) -> bool {
         self.has_ending(ending::FIN_ACKED, side)
     }
 
-    /// The side whose peer has reset the connection, if the program has seen it. `side` if both have.
+    /// The side whose peer has reset the connection, if the program has seen it. `side` if both
+    /// have.
     pub(super) fn reset_by(&self, side: Side) -> Option<Side> {
         [side, !side].into_iter().find(|&side| self.has_ending(ending::RESET, side))
     }
 
-    /// Whether a side's peer has sent a RST with an unexpected number in the window since the last call.
+    /// Whether a side's peer has sent a RST with an unexpected number in the window since the last
+    /// call.
     pub(super) fn take_rst_in_window(&self, side: Side) -> bool {
         let bit = ending::of(ending::RST_IN_WINDOW, side);
         // Usually there is none, and the word need not be written.
@@ -218,8 +224,8 @@ impl Slot {
         }
     }
 
-    /// The evidence about a connection that the peer of the side `reset` has reset. A FIN counts once it was
-    /// forwarded: a peer that answers a FIN with a RST does not acknowledge the FIN.
+    /// The evidence about a connection that the peer of the side `reset` has reset. A FIN counts
+    /// once it was forwarded: a peer that answers a FIN with a RST does not acknowledge the FIN.
     pub(super) fn evidence(&self, reset: Side) -> ResetEvidence {
         let LocalEnd { next, acknowledged, .. } = self.local_end(reset);
         ResetEvidence {

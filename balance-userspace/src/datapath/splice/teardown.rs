@@ -1,14 +1,15 @@
 //! The end of a spliced connection, by balance or by its peers.
 //!
-//! The local sockets do not know the sequence numbers that the peers have exchanged. Their sequence numbers are
-//! stale, so they must not transmit. Invariant: they transmit nothing, except for a RST to a peer that may still
-//! wait for bytes of the local socket. Every other packet to a peer comes from a new socket with the sequence
-//! numbers that the peer expects.
+//! The local sockets do not know the sequence numbers that the peers have exchanged. Their sequence
+//! numbers are stale, so they must not transmit. Invariant: they transmit nothing, except for a RST
+//! to a peer that may still wait for bytes of the local socket. Every other packet to a peer comes
+//! from a new socket with the sequence numbers that the peer expects.
 //!
-//! A peer accepts a RST only with the number that it expects. A RST that the other peer sent has another number if
-//! bytes before it were lost. The number may be far beyond the peer's window, because the other peer was offered
-//! the window of the local socket before the join. The last acknowledgement of the peer is the number that the peer
-//! expects. If the peer has received more by then, it soon acknowledges that, and the kernel answers with a RST.
+//! A peer accepts a RST only with the number that it expects. A RST that the other peer sent has
+//! another number if bytes before it were lost. The number may be far beyond the peer's window,
+//! because the other peer was offered the window of the local socket before the join. The last
+//! acknowledgement of the peer is the number that the peer expects. If the peer has received more
+//! by then, it soon acknowledges that, and the kernel answers with a RST.
 
 use std::{
     cell::Cell,
@@ -34,8 +35,8 @@ use crate::{
     sys,
 };
 
-/// Closes both connections without a packet, because the peers have ended them with each other. A new connection
-/// between the same addresses finds no leftover of them.
+/// Closes both connections without a packet, because the peers have ended them with each other. A
+/// new connection between the same addresses finds no leftover of them.
 pub(super) fn close_silently(pair: &Pair) {
     for side in Side::BOTH {
         let stream = &**pair.stream(side);
@@ -68,14 +69,14 @@ pub(super) fn reset(slot: Slot, pair: &Pair) {
     let has_reset = |side: Side| endings & ending::of(ending::RESET, side) != 0;
     for side in Side::BOTH {
         let stream = &**pair.stream(side);
-        // A local socket whose bytes the peer may still wait for has the right number, and sends a RST when it is
-        // disconnected or closed.
+        // A local socket whose bytes the peer may still wait for has the right number, and sends a
+        // RST when it is disconnected or closed.
         if slot.is_drained(side) {
             let _ = sys::enter_repair(stream);
         }
         if has_reset(side) {
-            // The peer may connect again at once, so the addresses must be free before packets pass to the
-            // local sockets.
+            // The peer may connect again at once, so the addresses must be free before packets pass
+            // to the local sockets.
             let _ = sys::disconnect(stream);
         }
     }
@@ -88,11 +89,12 @@ pub(super) fn reset(slot: Slot, pair: &Pair) {
     transmit(slot, pair, finals, |socket| socket.set_linger(Some(Duration::ZERO)));
 }
 
-/// Gives the local socket of a side the numbers that both peers have acknowledged. The socket must be silent, and
-/// stays silent. To a peer that is alive, a probe with these numbers is old, and the peer answers it. A peer that
-/// has lost the connection answers with a RST whose number is valid.
+/// Gives the local socket of a side the numbers that both peers have acknowledged. The socket must
+/// be silent, and stays silent. To a peer that is alive, a probe with these numbers is old, and the
+/// peer answers it. A peer that has lost the connection answers with a RST whose number is valid.
 ///
-/// `holds_port` says whether the call was made before for this socket: such a socket keeps its port.
+/// `holds_port` says whether the call was made before for this socket: such a socket keeps its
+/// port.
 ///
 /// # Errors
 /// When the kernel refuses. The connection must be given up then.
@@ -126,7 +128,8 @@ pub(super) fn renumber(
     })
 }
 
-/// The clock of the timestamps that a side's peer receives. `None` if the connection has no timestamps.
+/// The clock of the timestamps that a side's peer receives. `None` if the connection has no
+/// timestamps.
 fn clock(slot: &Slot, stream: &Stream, side: Side) -> io::Result<Option<u32>> {
     match slot.has_timestamps(side) {
         false => Ok(None),
@@ -145,8 +148,8 @@ struct FinalState {
     clock: Option<u32>,
 }
 
-/// Makes a new socket for each peer with its final state. `send` makes the socket send the packet, at once or when
-/// it is closed here.
+/// Makes a new socket for each peer with its final state. `send` makes the socket send the packet,
+/// at once or when it is closed here.
 fn transmit(
     slot: Slot,
     pair: &Pair,

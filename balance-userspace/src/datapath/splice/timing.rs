@@ -1,7 +1,7 @@
 //! Measures the program's time for a packet, by the kernel's clock (BPF_PROG_TEST_RUN).
 //!
-//! Invariant: two runs restore the packet. The packet that the program makes of it belongs to the other side of the
-//! same splice, so the program can process one packet any number of times.
+//! Invariant: two runs restore the packet. The packet that the program makes of it belongs to the
+//! other side of the same splice, so the program can process one packet any number of times.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -91,7 +91,8 @@ fn nanoseconds_for_a_packet() {
     }
 }
 
-/// A frame with a segment that has timestamps. The IPv4 checksum, which the program only updates, is wrong.
+/// A frame with a segment that has timestamps. The IPv4 checksum, which the program only updates,
+/// is wrong.
 fn packet(tuple: Tuple, payload: usize) -> Vec<u8> {
     let (tcp, mut frame) = (32 + payload, vec![0; 12]);
     match (tuple.peer, tuple.local) {
@@ -113,7 +114,8 @@ fn packet(tuple: Tuple, payload: usize) -> Vec<u8> {
     }
     frame.extend(tuple.peer.port().to_be_bytes());
     frame.extend(tuple.local.port().to_be_bytes());
-    // Sequence and acknowledgement number; header of eight words; ACK; window; no urgent data; timestamps.
+    // Sequence and acknowledgement number; header of eight words; ACK; window; no urgent data;
+    // timestamps.
     frame.extend([0, 0, 0, 1, 0, 0, 0, 1, 8 << 4, 0x10, 1, 0, 0, 0, 0, 0]);
     frame.extend([1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 1]);
     frame.resize(frame.len() + payload, 7);

@@ -1,7 +1,7 @@
 //! Access to the memory that user space shares with the splice program.
 //!
-//! Invariant: every access reads or writes a whole word atomically, because the program and other threads
-//! access the same words.
+//! Invariant: every access reads or writes a whole word atomically, because the program and other
+//! threads access the same words.
 
 use balance_ebpf::splice::{Globals, SpliceWords};
 
@@ -9,8 +9,8 @@ use crate::datapath::offload::mapped::Mapped;
 
 /// The words of the splice in a slot.
 pub(super) fn splice_words(array: &Mapped<SpliceWords>, slot: u32) -> &SpliceWords {
-    // SAFETY: within the mapping, which the reference borrows. All fields are words, which are changed as a
-    // whole and for which any bits are a value.
+    // SAFETY: within the mapping, which the reference borrows. All fields are words, which are
+    // changed as a whole and for which any bits are a value.
     unsafe { array.get(slot).as_ref() }
 }
 
