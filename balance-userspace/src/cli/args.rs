@@ -1,5 +1,5 @@
-//! The command line of an instance. clap parses the options; [`operand`](crate::cli::operand) parses
-//! the operands later.
+//! The command line of an instance. clap parses the options; [`operand`](crate::cli::operand)
+//! parses the operands later.
 //!
 //! Invariant: parsing looks up no name and opens no file.
 
@@ -141,8 +141,8 @@ pub struct Args {
     #[arg(value_name = "PORT", required = true)]
     pub port: String,
 
-    /// Server as HOST[:PORT[:MAXCONNECTIONS]], with an IPv6 address in brackets; `!` ends a group; `%`
-    /// ends a group in which a hash of the client's address chooses the server
+    /// Server as HOST[:PORT[:MAXCONNECTIONS]], with an IPv6 address in brackets; `!` ends a group;
+    /// `%` ends a group in which a hash of the client's address chooses the server
     #[arg(value_name = "SERVER")]
     pub channels: Vec<String>,
 }

@@ -1,7 +1,7 @@
 //! Completion of command lines. A shell runs the program to get the candidates at the cursor.
 //!
-//! Invariants: completion reads the run directory and /proc, and connects to no process. Only instances
-//! whose process is alive are candidates. An invalid command line has no candidates.
+//! Invariants: completion reads the run directory and /proc, and connects to no process. Only
+//! instances whose process is alive are candidates. An invalid command line has no candidates.
 
 use std::{
     collections::BTreeSet,
@@ -48,7 +48,8 @@ pub fn print_candidates() -> bool {
     is_request
 }
 
-/// Writes the script that registers the completion with a shell. Returns false for an unknown shell.
+/// Writes the script that registers the completion with a shell. Returns false for an unknown
+/// shell.
 ///
 /// # Errors
 /// When the script cannot be written.

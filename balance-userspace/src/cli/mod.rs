@@ -1,5 +1,5 @@
-//! The command line: the arguments of one instance ([`Args`]), compatible with the classic, or a verb
-//! that acts on all instances of a configuration file ([`Verb`]).
+//! The command line: the arguments of one instance ([`Args`]), compatible with the classic, or a
+//! verb that acts on all instances of a configuration file ([`Verb`]).
 //!
 //! Invariant: help, manual pages and completions come from [`command`], so they cannot differ.
 

@@ -1,8 +1,8 @@
-//! Parser of the operands on the command line: the listen port, and groups of channels. A channel is
-//! written `HOST[:PORT[:MAXC]]`. `!` or `%` ends a group.
+//! Parser of the operands on the command line: the listen port, and groups of channels. A channel
+//! is written `HOST[:PORT[:MAXC]]`. `!` or `%` ends a group.
 //!
-//! Pure: the caller passes a function that looks up service names. Invariant: every parsed group has
-//! a channel, and every port is from 1 to 65535.
+//! Pure: the caller passes a function that looks up service names. Invariant: every parsed group
+//! has a channel, and every port is from 1 to 65535.
 
 use std::net::Ipv6Addr;
 
@@ -108,8 +108,8 @@ pub fn channel(
     Ok(ChannelSpec { host: host.to_owned(), port, max })
 }
 
-/// Parses a channel from a host and a port. A port behind the host, as in `HOST:PORT`, overrides the
-/// other one, as in the classic; the other one may then be anything.
+/// Parses a channel from a host and a port. A port behind the host, as in `HOST:PORT`, overrides
+/// the other one, as in the classic; the other one may then be anything.
 ///
 /// # Errors
 /// [`StartError::Usage`].

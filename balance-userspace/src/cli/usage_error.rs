@@ -70,8 +70,8 @@ pub(super) fn quoted(word: &str) -> String {
     }
 }
 
-/// Returns an argument as clap displays it in the form that is on the command line: the long option,
-/// or the short one. A positional argument is its name.
+/// Returns an argument as clap displays it in the form that is on the command line: the long
+/// option, or the short one. A positional argument is its name.
 fn as_typed(arg: &str, command: &Command, line: &[OsString]) -> String {
     let name = arg.split([' ', '=']).next().unwrap_or(arg);
     let Some(long) = name.strip_prefix("--") else {

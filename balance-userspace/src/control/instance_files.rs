@@ -1,13 +1,13 @@
 //! The files of an instance in the run directory: its lock, its control socket and its pid file.
 //!
-//! Invariants: no process replaces a live instance. The kernel releases the lock with the process, so
-//! the lock says whether an instance is alive. Only the holder of the lock creates, replaces or
+//! Invariants: no process replaces a live instance. The kernel releases the lock with the process,
+//! so the lock says whether an instance is alive. Only the holder of the lock creates, replaces or
 //! removes the socket and the pid file. The holder releases the lock last, so a process that waits
 //! for the lock can claim the files at once.
 //!
-//! Under a supervisor, the supervisor holds the lock while the processes of the instance change. The
-//! path of the socket leads to the old process until the new process serves, and from then on to the
-//! new one. So the path always leads to a process.
+//! Under a supervisor, the supervisor holds the lock while the processes of the instance change.
+//! The path of the socket leads to the old process until the new process serves, and from then on
+//! to the new one. So the path always leads to a process.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -67,8 +67,9 @@ const CANNOT_CREATE: u8 = 73;
 /// Clients that may wait for an accept on the control socket.
 const BACKLOG: i32 = 128;
 
-/// Creates a Unix socket at a path. Only its owner and root can connect to it, from the start: changing
-/// its mode later would be unsafe, because the owner of the directory could replace the file.
+/// Creates a Unix socket at a path. Only its owner and root can connect to it, from the start:
+/// changing its mode later would be unsafe, because the owner of the directory could replace the
+/// file.
 pub(crate) fn private_socket(kind: Type, path: &Path) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, kind, None)?;
     // bind creates the file with the mode of the socket (net/unix/af_unix.c, unix_bind_bsd).
@@ -78,8 +79,8 @@ pub(crate) fn private_socket(kind: Type, path: &Path) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The files of one instance in the run directory. Drop removes all files except the lock file, as far
-/// as the process has the permission, and then releases the lock.
+/// The files of one instance in the run directory. Drop removes all files except the lock file, as
+/// far as the process has the permission, and then releases the lock.
 #[derive(Debug)]
 pub(crate) struct InstanceFiles {
     paths: Paths,
@@ -112,7 +113,8 @@ impl InstanceFiles {
         Ok(files)
     }
 
-    /// Whether these paths lead to these files. Through links, one directory can have several paths.
+    /// Whether these paths lead to these files. Through links, one directory can have several
+    /// paths.
     pub(crate) fn are_at(&self, paths: &Paths) -> bool {
         let is_same_lock = || {
             let (own, other) = (self.lock.metadata()?, fs::metadata(&paths.lock)?);
@@ -121,8 +123,8 @@ impl InstanceFiles {
         self.paths == *paths || is_same_lock().unwrap_or(false)
     }
 
-    /// Creates a listening control socket; it belongs to `owner`, if given. Clients find the previous
-    /// socket until [`InstanceFiles::publish`].
+    /// Creates a listening control socket; it belongs to `owner`, if given. Clients find the
+    /// previous socket until [`InstanceFiles::publish`].
     ///
     /// # Errors
     /// [`InstanceFilesError::Create`].
@@ -143,8 +145,8 @@ impl InstanceFiles {
         listen().map_err(create_error(path))
     }
 
-    /// Moves the newest socket to its final path, in place of the previous socket, and writes the pid
-    /// file of the process that serves it.
+    /// Moves the newest socket to its final path, in place of the previous socket, and writes the
+    /// pid file of the process that serves it.
     ///
     /// # Errors
     /// [`InstanceFilesError::Create`].
@@ -179,8 +181,8 @@ fn create_error(path: &Path) -> impl Fn(io::Error) -> InstanceFilesError {
     move |source| InstanceFilesError::Create { path: path.to_owned(), source }
 }
 
-/// Locks a file. Returns false if an instance holds the lock. A check by [`is_held`] holds a shared lock
-/// for a moment; then this function tries again.
+/// Locks a file. Returns false if an instance holds the lock. A check by [`is_held`] holds a shared
+/// lock for a moment; then this function tries again.
 fn lock_file(file: &File) -> io::Result<bool> {
     for _ in 0..LOCK_ATTEMPTS {
         match file.try_lock() {
@@ -204,8 +206,8 @@ const LOCK_ATTEMPTS: usize = 1000;
 /// Pause between two attempts.
 const LOCK_RETRY_PAUSE: Duration = Duration::from_millis(1);
 
-/// The control socket of a process, and the files that the process holds itself. Under a supervisor the
-/// supervisor holds the files.
+/// The control socket of a process, and the files that the process holds itself. Under a supervisor
+/// the supervisor holds the files.
 #[derive(Debug)]
 pub struct ControlEndpoint {
     listener: Option<UnixListener>,

@@ -1,7 +1,7 @@
 //! Control of running processes: the control socket, and the commands of `-c` and `-i`.
 //!
-//! Invariant: only the handler in [`server`] changes the table, whole and under the table's lock. The
-//! client sends commands and renders replies.
+//! Invariant: a command changes the table in the handler in [`server`] only, whole and under the
+//! table's lock. The client sends commands and renders replies.
 
 pub mod client;
 pub mod instance_files;

@@ -1,9 +1,9 @@
 //! The run directory, and the paths of an instance or a supervisor in it.
 //!
-//! Invariants: after [`RunDir::prepare`] only root and the owner of the directory can create files in
-//! it. The owner is the user of this process, root, or the user to whom root has given the directory.
-//! A path is made of the port and the literal text of `-b`; two different texts never give the same
-//! path. Only `prepare` accesses the file system.
+//! Invariants: after [`RunDir::prepare`] only root and the owner of the directory can create files
+//! in it. The owner is the user of this process, root, or the user to whom root has given the
+//! directory. A path is made of the port and the literal text of `-b`; two different texts never
+//! give the same path. Only `prepare` accesses the file system.
 
 use std::{
     env,
@@ -36,8 +36,8 @@ const STICKY: u32 = 0o1000;
 /// The reason why the run directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RunDirError {
-    /// The user is not root and has no login session, and `--run-dir` is missing. The user can solve
-    /// this.
+    /// The user is not root and has no login session, and `--run-dir` is missing. The user can
+    /// solve this.
     #[error("no run directory: XDG_RUNTIME_DIR is not set, name a directory by --run-dir")]
     Nowhere,
     /// The path of the socket does not fit into a socket address. The user can solve this.
@@ -120,7 +120,8 @@ impl RunDir {
         let session = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         let service = env::var("RUNTIME_DIRECTORY").ok();
         let root = sys::effective_user() == 0;
-        // A service manager has created RUNTIME_DIRECTORY. Use the first of several (systemd.exec(5)).
+        // A service manager has created RUNTIME_DIRECTORY. Use the first of several
+        // (systemd.exec(5)).
         let service = service.as_deref().filter(|_| !root).and_then(|list| list.split(':').next());
         Self::choose(given.or(service.map(Path::new)), root, session.as_deref())
     }
@@ -190,9 +191,9 @@ impl RunDir {
         Ok(paths)
     }
 
-    /// Creates the directory if it is missing, and ensures that no other user can write to it. The mode
-    /// of balance's own directory is corrected: the classic left it writable for all users. The mode
-    /// of a given directory is not changed, because the directory may be /tmp.
+    /// Creates the directory if it is missing, and ensures that no other user can write to it. The
+    /// mode of balance's own directory is corrected: the classic left it writable for all users.
+    /// The mode of a given directory is not changed, because the directory may be /tmp.
     ///
     /// # Errors
     /// All except [`RunDirError::Nowhere`] and [`RunDirError::TooLong`].
@@ -218,7 +219,8 @@ impl RunDir {
         let found = dir.metadata().map_err(system("read the metadata of"))?;
         let user = sys::effective_user();
         let unsafe_for = |reason: String| RunDirError::Unsafe { path: self.path.clone(), reason };
-        // If the system's directory has another owner, root has given it to the user of the service.
+        // If the system's directory has another owner, root has given it to the user of the
+        // service.
         let is_given = user == 0 && self.path == Path::new(SYSTEM);
         if found.uid() != user && found.uid() != 0 && !is_given {
             return Err(unsafe_for(format!("it belongs to user {}", found.uid())));
@@ -235,8 +237,8 @@ impl RunDir {
     }
 }
 
-/// Returns the port and `-b` of the instance whose pid file has this name. Without `-b` the address is
-/// [`ALL_ADDRESSES`].
+/// Returns the port and `-b` of the instance whose pid file has this name. Without `-b` the address
+/// is [`ALL_ADDRESSES`].
 pub fn instance_of(pid_file: &str) -> Option<(u16, String)> {
     let name = pid_file.strip_prefix("balance.")?.strip_suffix(".pid")?;
     let (port, bind) = name.split_once('.')?;

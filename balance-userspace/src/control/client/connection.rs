@@ -40,8 +40,8 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Finds an instance and connects to it. Without `run_dir`, looks in the user's own run directory
-    /// first, then in the system's.
+    /// Finds an instance and connects to it. Without `run_dir`, looks in the user's own run
+    /// directory first, then in the system's.
     pub(super) fn find(
         run_dir: Option<&Path>,
         bind: Option<&str>,
@@ -128,8 +128,8 @@ impl Connection {
         if is_trusted { Ok(client) } else { Err(ClientError::ForeignUser(user)) }
     }
 
-    /// Whether the run directory is the system's and belongs to this user. Only root can have given it
-    /// to the user.
+    /// Whether the run directory is the system's and belongs to this user. Only root can have given
+    /// it to the user.
     fn is_owner(&self, user: u32) -> bool {
         let dir = self.paths.socket.parent().filter(|dir| *dir == RunDir::system().path());
         dir.and_then(|dir| fs::symlink_metadata(dir).ok()).is_some_and(|found| found.uid() == user)

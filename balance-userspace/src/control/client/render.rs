@@ -1,7 +1,8 @@
 //! Renders a reply as text for people and scripts.
 //!
 //! Pure. Invariants: the text of a command of the classic is the classic's, to the byte. Every line
-//! ends with a newline. No line contains a control character, even if another process made the reply.
+//! ends with a newline. No line contains a control character, even if another process made the
+//! reply.
 
 use std::fmt;
 

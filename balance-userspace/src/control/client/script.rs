@@ -21,7 +21,8 @@ pub(crate) trait Transport {
     /// Sends a command and waits for the reply.
     fn ask(&mut self, command: InstanceCommand) -> Result<InstanceReply, ClientError>;
 
-    /// Waits for the end of the instance after [`InstanceCommand::Kill`]. Returns false on a timeout.
+    /// Waits for the end of the instance after [`InstanceCommand::Kill`]. Returns false on a
+    /// timeout.
     fn wait_until_ended(&mut self) -> bool;
 }
 

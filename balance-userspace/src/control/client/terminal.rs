@@ -68,8 +68,8 @@ impl Highlighter for CommandCompleter {}
 impl Validator for CommandCompleter {}
 impl Helper for CommandCompleter {}
 
-/// Returns the start of the last word, and the commands that it can become. Only the first word of a
-/// command has candidates.
+/// Returns the start of the last word, and the commands that it can become. Only the first word of
+/// a command has candidates.
 fn candidates(typed: &str) -> (usize, Vec<String>) {
     let text = command::split(typed).last().unwrap_or_default();
     let word = text.trim_ascii_start();

@@ -74,9 +74,9 @@ pub enum InstanceCommand {
     /// Reset all connections of a channel. Answered by [`InstanceReply::Connections`].
     Drop(ChannelId),
     /// Take other arguments while running: other servers, and other values of the options that can
-    /// change ([`Args::can_reload_to`](crate::cli::args::Args::can_reload_to)). Open connections continue.
-    /// Arguments equal to the active ones change nothing, even when other commands have changed the
-    /// table since. The arguments are taken whole, or rejected whole by
+    /// change ([`Args::can_reload_to`](crate::cli::args::Args::can_reload_to)). Open connections
+    /// continue. Arguments equal to the active ones change nothing, even when other commands have
+    /// changed the table since. The arguments are taken whole, or rejected whole by
     /// [`InstanceReply::Incompatible`] or [`InstanceReply::InvalidAddress`].
     Configure {
         /// All arguments of the instance as on its command line, without the program's name.

@@ -4,9 +4,9 @@
 //! answer a [`Handshake`] and reject requests by a [`SocketReply`].
 //!
 //! Invariant: every request names its version. A side that gets another version refuses the request
-//! and never guesses. The `version` of a request and [`SocketReply::Mismatch`] are the same in every
-//! version, so any two versions can detect each other. Replies carry no text for people: the client
-//! renders replies.
+//! and never guesses. The `version` of a request and [`SocketReply::Mismatch`] are the same in
+//! every version, so any two versions can detect each other. Replies carry no text for people: the
+//! client renders replies.
 
 mod instance;
 mod rows;

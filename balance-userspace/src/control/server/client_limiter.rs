@@ -1,7 +1,7 @@
 //! Limits of control clients: how many are served at a time, and how many wait for a drain.
 //!
-//! Invariant: a client holds a permit while balance reads from or writes to it, and none while
-//! its command waits. So waiting clients keep no other client out. A limit of their own bounds them.
+//! Invariant: a client holds a permit while balance reads from or writes to it, and none while its
+//! command waits. So waiting clients keep no other client out. A limit of their own bounds them.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! Reconfiguration: a running instance takes other arguments.
 //!
 //! Invariants: every check comes before the first change, and nothing waits between the first and
-//! the last change. So a client that disconnects leaves no change half done. One reconfiguration runs
-//! at a time, so the table and the settings always match the active arguments.
+//! the last change. So a client that disconnects leaves no change half done. One reconfiguration
+//! runs at a time, so the table and the settings always match the active arguments.
 
 use std::{net::SocketAddr, sync::Arc};
 

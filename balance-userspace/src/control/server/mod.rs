@@ -1,5 +1,5 @@
-//! The serving side of a control socket: reads requests, hands each command to a [`Handler`], writes
-//! replies.
+//! The serving side of a control socket: reads requests, hands each command to a [`Handler`],
+//! writes replies.
 //!
 //! Invariants: only root and the owner of the process may send commands. A client that is silent,
 //! endless or sends garbage holds a permit for a moment and costs nothing else.
