@@ -178,7 +178,7 @@ fn run_on(tools: &Tools, kernel: Kernel, programs: &Programs, plan: &Plan<'_>) -
     let tally = boot::run(tools, &image, kernel.version(), &plan.arguments(), plan.limit)
         .with_context(on)?;
     eprintln!("{}: {tally}; {} s", on(), started.elapsed().as_secs());
-    let (chosen, expected) = (tally.taken().unwrap_or("no datapath"), kernel.datapath());
+    let (chosen, expected) = (tally.chosen_datapath().unwrap_or("no datapath"), kernel.datapath());
     ensure!(chosen == expected, "{}: auto chooses {chosen}, not {expected}", on());
     Ok(())
 }

@@ -41,12 +41,12 @@ pub(crate) fn run(tests: Vec<Test>) -> Result<Vec<(Duration, String)>> {
         for _ in 0..LANES {
             scope.spawn(|| {
                 while let Some(mut test) = next(lock()) {
-                    let begun = Instant::now();
+                    let started = Instant::now();
                     let (output, passed) = run_one(&mut test);
                     let mut shared = lock();
                     eprintln!("{output}");
                     match passed {
-                        true => shared.passed.push((begun.elapsed(), test.name)),
+                        true => shared.passed.push((started.elapsed(), test.name)),
                         false => shared.failed.push(output),
                     }
                 }

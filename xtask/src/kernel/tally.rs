@@ -5,13 +5,13 @@
 use std::{collections::BTreeSet, fmt};
 
 /// The prefix of the init process's line about the datapath that balance chooses.
-const TAKES: &str = "guest: auto takes ";
+const AUTO_PREFIX: &str = "guest: auto takes ";
 
 /// Numbers of tests by result.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     /// The datapath that `auto` chooses, with the reason.
-    takes: Option<String>,
+    chosen: Option<String>,
     passed: usize,
     failed: usize,
     skipped: usize,
@@ -22,8 +22,8 @@ pub(super) struct Tally {
 impl Tally {
     /// Processes a line of the console.
     pub(super) fn count(&mut self, line: &str) {
-        if let Some(takes) = line.strip_prefix(TAKES) {
-            self.takes = Some(takes.to_owned());
+        if let Some(chosen) = line.strip_prefix(AUTO_PREFIX) {
+            self.chosen = Some(chosen.to_owned());
         // The test harness may have printed the start of the line.
         } else if let Some((_, skipped)) = line.split_once("skipped: ") {
             let name = skipped.split_once(": ").map_or(skipped, |(name, _)| name);
@@ -43,8 +43,8 @@ impl Tally {
     }
 
     /// Returns the datapath that `auto` chooses.
-    pub(super) fn taken(&self) -> Option<&str> {
-        self.takes.as_deref()?.split(':').next()
+    pub(super) fn chosen_datapath(&self) -> Option<&str> {
+        self.chosen.as_deref()?.split(':').next()
     }
 
     /// Returns true if a test has passed.
@@ -57,8 +57,8 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { passed, failed, skipped, .. } = self;
         write!(f, "{passed} tests passed, {failed} failed, {skipped} skipped")?;
-        match &self.takes {
-            Some(takes) => write!(f, "; auto takes {takes}"),
+        match &self.chosen {
+            Some(chosen) => write!(f, "; auto takes {chosen}"),
             None => Ok(()),
         }
     }
@@ -84,7 +84,7 @@ guest: integrity passed in 49 s
 test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.13s
 ");
         assert!(tally.has_passed());
-        assert_eq!(tally.taken(), Some("relay"));
+        assert_eq!(tally.chosen_datapath(), Some("relay"));
         assert_eq!(
             tally.to_string(),
             "5 tests passed, 1 failed, 0 skipped; auto takes relay: no splice"
