@@ -14,7 +14,10 @@ use crate::control::{
         render::{self, ReplyFormat},
         rpc::ClientError,
     },
-    protocol::{InstanceCommand, InstanceReply, Request, SocketReply, VERSION},
+    protocol::{
+        InstanceCommand, InstanceReply, Request, SocketReply, SupervisorCommand, SupervisorReply,
+        VERSION,
+    },
     server::{Incoming, read_request},
 };
 
@@ -35,16 +38,27 @@ pub fn shell_command(data: &[u8]) {
     }
 }
 
-fn assert_request_round_trip(command: InstanceCommand) {
+fn assert_request_round_trip<C>(command: C)
+where
+    C: Serialize + DeserializeOwned + PartialEq + Debug,
+{
     let request = Request { version: VERSION, command };
     let line = serde_json::to_vec(&request).expect("all fields have a JSON form");
     assert!(!line.contains(&b'\n'));
     assert_eq!(read_request(&line), Ok(Incoming::Command(request.command)));
 }
 
-/// A request from a client of the control socket.
+/// A request from a client of the control socket of an instance or a supervisor.
 pub fn control_request(data: &[u8]) {
-    match read_request(data) {
+    request_of::<InstanceCommand>(data);
+    request_of::<SupervisorCommand>(data);
+}
+
+fn request_of<C>(data: &[u8])
+where
+    C: Serialize + DeserializeOwned + PartialEq + Debug,
+{
+    match read_request::<C>(data) {
         Ok(Incoming::Hello) => {}
         Ok(Incoming::Command(command)) => assert_request_round_trip(command),
         Err(reply) => {
@@ -67,6 +81,9 @@ fn assert_reply_round_trip<R: Serialize + DeserializeOwned + PartialEq + Debug>(
 /// A reply to a client, perhaps from a program of another user. The rendered text consists of whole
 /// lines and is safe on a terminal.
 pub fn control_reply(data: &[u8]) {
+    if let Ok(reply) = serde_json::from_slice::<SupervisorReply>(data) {
+        assert_reply_round_trip(&reply);
+    }
     let Ok(reply) = serde_json::from_slice::<InstanceReply>(data) else { return };
     assert_reply_round_trip(&reply);
     for format in reply_formats() {

@@ -15,6 +15,10 @@ use proptest::{
 };
 
 use super::{PROPERTIES, Property};
+use crate::control::{
+    protocol::{InstanceCommand, InstanceReply, SupervisorCommand, SupervisorReply},
+    server::read_request,
+};
 
 /// A folder of the fuzz workspace.
 fn folder(name: &str) -> PathBuf {
@@ -141,4 +145,22 @@ fn every_property_has_a_test_a_fuzz_target_and_seeds() {
     let fuzzers = names().map(|name| name + ".rs").collect::<BTreeSet<_>>();
     assert_eq!(names_in(&folder("fuzz_targets")), fuzzers);
     assert_eq!(names_in(&folder("seeds")), names().collect());
+}
+
+/// Seeds for requests that the server rejects.
+const REJECTED: [&str; 4] = ["deep", "escape", "other-version", "unknown"];
+
+#[test]
+fn seeds_of_the_control_protocol_are_of_the_current_version() {
+    for (file, seed) in seeds("control_request") {
+        let instance = read_request::<InstanceCommand>(&seed).is_ok();
+        let parses = instance || read_request::<SupervisorCommand>(&seed).is_ok();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        assert_eq!(parses, !REJECTED.contains(&name), "{}", file.display());
+    }
+    for (file, seed) in seeds("control_reply") {
+        let instance = serde_json::from_slice::<InstanceReply>(&seed).is_ok();
+        let parses = instance || serde_json::from_slice::<SupervisorReply>(&seed).is_ok();
+        assert!(parses, "{}", file.display());
+    }
 }
