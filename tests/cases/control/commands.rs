@@ -317,7 +317,7 @@ fn waiting_drains_block_no_other_command() {
     for stream in waiting {
         let mut reply = String::new();
         BufReader::new(stream).read_line(&mut reply).expect("the reply");
-        assert_eq!(reply, "{\"left\":0}\n");
+        assert_eq!(reply, "{\"connections\":0}\n");
     }
 }
 
@@ -438,7 +438,7 @@ fn a_run_directory_that_others_can_write_to_is_refused() {
     let outcome = run(&mut command, TIMEOUT);
     assert_eq!(outcome.status.code(), Some(CANNOT_CREATE), "{outcome:?}");
     assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
-    assert!(outcome.stderr.contains("others can write to it"), "{outcome:?}");
+    assert!(outcome.stderr.contains("other users can write to it"), "{outcome:?}");
     let mode = fs::metadata(dir.path()).expect("the directory").permissions().mode();
     assert_eq!(mode & 0o7777, 0o1777);
 }

@@ -381,7 +381,7 @@ fn a_waiting_drain_keeps_no_request_in_memory() {
     for stream in waiting {
         let mut reply = String::new();
         BufReader::new(stream).read_line(&mut reply).expect("the reply");
-        assert_eq!(reply, "{\"left\":0}\n");
+        assert_eq!(reply, "{\"connections\":0}\n");
     }
 }
 
