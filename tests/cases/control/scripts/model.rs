@@ -40,7 +40,7 @@ pub(crate) struct Model<'h> {
 
 /// How the script continues after a command.
 enum Next {
-    Next,
+    Continue,
     /// Skips the rest of the line.
     Failed,
     Quit,
@@ -108,15 +108,15 @@ impl<'h> Model<'h> {
         for say in line {
             let (text, then) = self.execute(&say.meaning);
             *output += &text;
-            if !matches!(then, Next::Next) {
+            if !matches!(then, Next::Continue) {
                 return then;
             }
         }
-        Next::Next
+        Next::Continue
     }
 
     fn execute(&mut self, meaning: &Meaning) -> (String, Next) {
-        let well = |text: String| (text, Next::Next);
+        let well = |text: String| (text, Next::Continue);
         let result = match meaning {
             Meaning::Nothing => return well(String::new()),
             Meaning::Quit => return (String::new(), Next::Quit),
