@@ -53,7 +53,8 @@ impl WordValue for bool {
 
     #[inline(always)]
     fn from_bits(bits: u32) -> Self {
-        bits != 0
+        // Without a branch, see `Side::from_bit`.
+        bits & 1 != 0
     }
 
     #[inline(always)]

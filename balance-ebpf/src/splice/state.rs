@@ -7,6 +7,7 @@ use crate::shared::{WordValue, shared_struct};
 
 /// How far the join of a connection has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Phase {
     /// The local sockets own the connection.
     #[default]
@@ -27,12 +28,9 @@ impl WordValue for Phase {
     /// Only the lowest two bits count.
     #[inline(always)]
     fn from_bits(bits: u32) -> Self {
-        match bits & 3 {
-            0 => Self::Local,
-            1 => Self::Opening,
-            2 => Self::Joined,
-            _ => Self::Lingering,
-        }
+        // Without a branch, see `Side::from_bit`.
+        // SAFETY: 0 to 3 are the values of the enum.
+        unsafe { core::mem::transmute(bits & 3) }
     }
 
     #[inline(always)]
@@ -43,6 +41,7 @@ impl WordValue for Phase {
 
 /// Whether the timestamps of a side's peer are translated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Timestamps {
     /// The connections have no timestamps.
     #[default]
@@ -51,18 +50,19 @@ pub enum Timestamps {
     DeltaUnknown = 1,
     /// [`SideState::ts_delta`] is set.
     DeltaKnown = 2,
+    /// Never written. Two bits have four values.
+    Unused = 3,
 }
 
 impl WordValue for Timestamps {
     type Bits = u8;
 
+    /// Only the lowest two bits count.
     #[inline(always)]
     fn from_bits(bits: u8) -> Self {
-        match bits {
-            0 => Self::Off,
-            1 => Self::DeltaUnknown,
-            _ => Self::DeltaKnown,
-        }
+        // Without a branch, see `Side::from_bit`.
+        // SAFETY: 0 to 3 are the values of the enum.
+        unsafe { core::mem::transmute(bits & 3) }
     }
 
     #[inline(always)]

@@ -50,7 +50,7 @@ pub(crate) fn translate_header(
     }
     let mut rewrite = OptionRewrite {
         ts_state: match this.timestamps {
-            Timestamps::Off => TsDelta::None,
+            Timestamps::Off | Timestamps::Unused => TsDelta::None,
             Timestamps::DeltaUnknown if accepted => TsDelta::Unknown,
             Timestamps::DeltaUnknown => TsDelta::Untrusted,
             Timestamps::DeltaKnown => TsDelta::Known,
