@@ -19,7 +19,7 @@ pub fn kernel_entries(process: u32, datapath: Datapath) -> Result<usize, String>
     match datapath {
         Datapath::Relay => Ok(0),
         Datapath::Sockmap | Datapath::Handover => entries::<u64>(map(process, "SLOTS")?),
-        Datapath::Splice => entries::<[u8; 40]>(map(process, "PLACES")?),
+        Datapath::Splice => entries::<[u8; 40]>(map(process, "TUPLES")?),
     }
 }
 
@@ -47,7 +47,7 @@ impl FillerEntries {
                 Filled::Slots(slots, count)
             }
             Datapath::Splice => {
-                let mut places = open(map(process, "PLACES")?)?;
+                let mut places = open(map(process, "TUPLES")?)?;
                 let count = fill(&mut places, place)?;
                 Filled::Places(places, count)
             }

@@ -270,7 +270,7 @@ impl Network {
     /// # Errors
     /// When the namespace cannot be created.
     pub fn add_off_path_host(&mut self) -> io::Result<()> {
-        const DEVICE: &str = "to-off_path_host";
+        const DEVICE: &str = "to-off-path";
 
         if self.topology == Topology::SingleHost {
             return Ok(());
@@ -278,7 +278,7 @@ impl Network {
         let (host, device) = (host()?, if self.switch.is_some() { "eth0" } else { DEVICE });
         if let Some(switch) = &self.switch {
             let address = HostAddress(Peer::Client.address(self.topology).0, 9);
-            plug(switch, &host, "off_path_host", &address, self.family);
+            plug(switch, &host, "off-path", &address, self.family);
         } else {
             host.ip(&format!(
                 "link add eth0 {PEER_INDEX} type veth peer name {DEVICE} netns {}",
