@@ -66,7 +66,7 @@ fn a_failure_has_the_command_that_repeats_its_run() {
         (Limit::Time(Duration::from_secs(3)), "--seconds 3"),
     ] {
         let run = Run { target, seed: SEED, limit };
-        let failures = run.go(&|_| panic!("made to")).expect_err("a run that fails");
+        let failures = run.execute(&|_| panic!("made to")).expect_err("a run that fails");
         let [failure] = &failures[..] else { panic!("not one failure: {failures:#?}") };
         let text = failure.to_string();
         assert!(text.starts_with("on relay, seed 3571: "), "{text}");
@@ -81,7 +81,7 @@ fn run(name: &str) {
     if target.needs_kernel() && !kernel_works() {
         return;
     }
-    match (Run { target, seed: SEED, limit: Limit::Count(SCENARIOS) }).go(&|_| {}) {
+    match (Run { target, seed: SEED, limit: Limit::Count(SCENARIOS) }).execute(&|_| {}) {
         Ok(Some(statistics)) => note(&format!("{target}, seed {SEED}: {statistics}")),
         Ok(None) => {}
         Err(failures) => {

@@ -75,7 +75,7 @@ fn main() -> ExitCode {
         }
         println!("{target}: seed {seed}");
         let shown = Shown::new(limit);
-        let outcome = Run { target, seed, limit }.go(&|statistics| shown.show(statistics));
+        let outcome = Run { target, seed, limit }.execute(&|statistics| shown.show(statistics));
         shown.bar.finish_and_clear();
         match outcome {
             Ok(Some(statistics)) => println!("{statistics}\nnothing was wrong\n"),

@@ -56,7 +56,7 @@ impl BackendListener {
 
     /// Accepts a connection that arrives within `long`.
     pub(super) fn accept(&self, long: Duration) -> Option<TcpStream> {
-        if !self.is_called(long) {
+        if !self.wait_for_connection(long) {
             return None;
         }
         match self.listener.as_ref()?.accept() {
@@ -67,7 +67,7 @@ impl BackendListener {
     }
 
     /// Waits up to `long` for a connection to arrive.
-    pub(super) fn is_called(&self, long: Duration) -> bool {
+    pub(super) fn wait_for_connection(&self, long: Duration) -> bool {
         let Some(listener) = &self.listener else { return false };
         let mut listeners = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
         // An interrupted wait returns no events.

@@ -162,7 +162,7 @@ impl Lane {
         before: usize,
         waiting: &mut Waiting<'_>,
     ) -> Option<TcpStream> {
-        let (mut listener, mut dies) = match plan.reception {
+        let (mut index, mut dies) = match plan.reception {
             Reception::AllDown => return None,
             Reception::Served => (before, false),
             Reception::Failover => (before + 1, false),
@@ -172,12 +172,12 @@ impl Lane {
         loop {
             // Checked before the accept, so that a connection that has already arrived counts.
             let is_last = waiting.is_over(self, first);
-            let called = self.listeners.get(listener)?;
-            if dies && called.is_called(POLL_INTERVAL) {
-                self.listeners[listener].close();
+            let listener = self.listeners.get(index)?;
+            if dies && listener.wait_for_connection(POLL_INTERVAL) {
+                self.listeners[index].close();
                 // If the close came early enough, the connect has failed.
-                (listener, dies, first) = (1, false, false);
-            } else if !dies && let Some(stream) = called.accept(POLL_INTERVAL) {
+                (index, dies, first) = (1, false, false);
+            } else if !dies && let Some(stream) = listener.accept(POLL_INTERVAL) {
                 return Some(stream);
             }
             if is_last {

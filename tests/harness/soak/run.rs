@@ -160,7 +160,7 @@ impl Run {
     ///
     /// # Errors
     /// The failed scenarios, or another failure of the run.
-    pub fn go(
+    pub fn execute(
         &self,
         progress: &(dyn Fn(&Statistics) + Sync),
     ) -> Result<Option<Statistics>, Vec<Failure>> {
@@ -199,10 +199,10 @@ impl Run {
             })
             .collect();
         let (balance, _port) = environment.start(self.target, &listeners);
-        self.within(&environment, balance, listeners, progress)
+        self.run_scenarios(&environment, balance, listeners, progress)
     }
 
-    fn within(
+    fn run_scenarios(
         &self,
         environment: &Environment,
         mut balance: Balance,
@@ -226,12 +226,12 @@ impl Run {
             backends: environment.host(Peer::Server),
             is_over: &is_over,
         };
-        let doors_of = |listeners: &[BackendListener; 2]| {
+        let ports_of = |listeners: &[BackendListener; 2]| {
             listeners.each_ref().map(|listener| listener.address().port())
         };
         let ports = Ports {
             listen_address: listen_address.port(),
-            listeners: listeners.iter().flat_map(doors_of).collect(),
+            listeners: listeners.iter().flat_map(ports_of).collect(),
         };
         let lanes = find_lanes(listeners, environment.clients(), &context, process);
         // By now the program has created what it creates once, such as the filter on an interface.
@@ -254,7 +254,7 @@ impl Run {
                         let plan = Plan::new(self.seed, number);
                         let result = lane.run_scenario(&plan, context);
                         let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-                        results.tell(self, plan, result);
+                        results.add(self, plan, result);
                         results.statistics.time = start.elapsed();
                         progress(&results.statistics);
                         if !results.failures.is_empty() {
@@ -333,7 +333,7 @@ impl Run {
 
 impl Results {
     /// Adds a finished scenario.
-    fn tell(&mut self, run: &Run, plan: Plan, result: ScenarioResult) {
+    fn add(&mut self, run: &Run, plan: Plan, result: ScenarioResult) {
         self.statistics.add(&plan, &result);
         let ScenarioResult { client, backends, address, .. } = &result;
         let violations = find_violations(&plan, client, backends);
