@@ -95,7 +95,7 @@ fn copy(to: &mut TcpHeader, from: &TcpHeader) {
 /// `None` if the packet is not TCP, or has a form that no splice has.
 #[inline(always)]
 pub(crate) fn read_tuple(skb: *mut __sk_buff, scratch: &mut Scratch) -> Option<u32> {
-    // SAFETY: the context is the skb that the kernel runs us on.
+    // SAFETY: the context is the skb that the kernel runs the program on.
     let (protocol, len) = unsafe { ((*skb).protocol, (*skb).len) };
     scratch.unforwardable = 0;
     // An IPv6 header; or an IPv4 header and, usually, the fixed part of the TCP header.

@@ -424,8 +424,8 @@ impl OffloadCounters for Kernel {
         DatapathName::Splice
     }
 
-    fn bytes(&self, way: u32) -> u64 {
-        let (words, side) = (self.words(way / 2), Side::from_bit(way));
+    fn bytes(&self, slot: u32) -> u64 {
+        let (words, side) = (self.words(slot / 2), Side::from_bit(slot));
         let direction = &words.directions[side];
         let snd_una = direction.side.sender.snd_una.load_seq_cst();
         let acknowledged = snd_una.saturating_sub(direction.counted_from.load_seq_cst());
@@ -436,8 +436,8 @@ impl OffloadCounters for Kernel {
         acknowledged.saturating_sub(u64::from(has_fin))
     }
 
-    fn is_moving(&self, way: u32) -> bool {
-        self.words(way / 2).phase.load_seq_cst() == Phase::Joined
+    fn is_moving(&self, slot: u32) -> bool {
+        self.words(slot / 2).phase.load_seq_cst() == Phase::Joined
     }
 }
 
