@@ -24,7 +24,7 @@ use tests::{
 const BUSY: usize = 12;
 
 /// How long a client waits for data before it sends again. After a crash a spliced connection
-/// breaks only when a peer next sends (README, Limits).
+/// breaks only when a peer next sends (docs/limits.md).
 const WAIT: Duration = Duration::from_millis(200);
 
 /// Sends and reads until the connection ends; returns whether the connection broke.
