@@ -429,7 +429,7 @@ fn clients_that_do_not_fit_the_memory_wait() {
     let builder = Builder::new(Datapath::Relay).quiet().control_group(&group);
     let balance = builder.channel(server.address()).start();
     let mut crowd: Vec<_> = (0..3000).map(|_| connect(balance.address())).collect();
-    let is_wait_message = |message: &str| message.ends_with(", waiting");
+    let is_wait_message = |message: &str| message.ends_with("new clients wait");
     eventually(TIMEOUT, "the program logs that clients wait", || {
         let messages: Vec<_> = balance.events().into_iter().map(|e| e.message).collect();
         if messages.iter().any(|message| is_wait_message(message)) {
