@@ -7,8 +7,8 @@ mod side;
 mod word;
 
 pub use side::{PerSide, Side};
-pub(crate) use word::shared_struct;
 pub use word::{Shared, Word, WordValue};
+pub(crate) use word::{shared_struct, word_enum};
 
 /// Slots in the maps of the object as compiled. User space sets the real number when it loads the
 /// object.

@@ -63,6 +63,45 @@ impl WordValue for bool {
     }
 }
 
+/// Makes an enum with the values 0 to 3 a value of a word. Only the lowest two bits count.
+///
+/// The conversion has no branch, see [`Side::from_bit`](super::Side::from_bit).
+macro_rules! word_enum {
+    ($type:ident: $bits:ident = [$($variant:ident),*]) => {
+        // All variants, with the values 0 to 3, in the size of the word.
+        const _: () = {
+            const fn bits(value: $type) -> $bits {
+                match value {
+                    $($type::$variant => value as $bits,)*
+                }
+            }
+            let mut number = 0;
+            $(
+                assert!(bits($type::$variant) == number);
+                number += 1;
+            )*
+            assert!(number == 4 && size_of::<$type>() == size_of::<$bits>());
+        };
+
+        impl $crate::shared::WordValue for $type {
+            type Bits = $bits;
+
+            #[inline(always)]
+            fn from_bits(bits: $bits) -> Self {
+                // SAFETY: 0 to 3 are the values of the enum, which has the size of the word.
+                unsafe { core::mem::transmute(bits & 3) }
+            }
+
+            #[inline(always)]
+            fn to_bits(self) -> $bits {
+                self as $bits
+            }
+        }
+    };
+}
+
+pub(crate) use word_enum;
+
 /// One word in shared memory.
 #[repr(transparent)]
 pub struct Word<T: WordValue>(UnsafeCell<T::Bits>);

@@ -16,7 +16,7 @@
 
 use core::cell::UnsafeCell;
 
-use crate::shared::{Word, WordValue};
+use crate::shared::{Word, word_enum};
 
 /// `state` while the program redirects.
 pub const KERNEL: u64 = 0;
@@ -40,6 +40,7 @@ pub const fn passed(state: u64) -> Option<u64> {
 
 /// Why the program gave a flow up. User space then resets the connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Fault {
     /// There is no fault.
     #[default]
@@ -52,25 +53,7 @@ pub enum Fault {
     Trim = 3,
 }
 
-impl WordValue for Fault {
-    type Bits = u32;
-
-    /// Only the lowest two bits count.
-    #[inline(always)]
-    fn from_bits(bits: u32) -> Self {
-        match bits & 3 {
-            0 => Self::None,
-            1 => Self::Gap,
-            2 => Self::Shape,
-            _ => Self::Trim,
-        }
-    }
-
-    #[inline(always)]
-    fn to_bits(self) -> u32 {
-        self as u32
-    }
-}
+word_enum!(Fault: u32 = [None, Gap, Shape, Trim]);
 
 /// One direction of a connection in shared memory: the bytes that arrive on a source and leave on
 /// its target.

@@ -3,7 +3,7 @@
 //! Invariant: the sender state only moves forward once packets are forwarded.
 
 use super::seq::is_after;
-use crate::shared::{WordValue, shared_struct};
+use crate::shared::{shared_struct, word_enum};
 
 /// How far the join of a connection has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,22 +22,7 @@ pub enum Phase {
     Lingering = 3,
 }
 
-impl WordValue for Phase {
-    type Bits = u32;
-
-    /// Only the lowest two bits count.
-    #[inline(always)]
-    fn from_bits(bits: u32) -> Self {
-        // Without a branch, see `Side::from_bit`.
-        // SAFETY: 0 to 3 are the values of the enum.
-        unsafe { core::mem::transmute(bits & 3) }
-    }
-
-    #[inline(always)]
-    fn to_bits(self) -> u32 {
-        self as u32
-    }
-}
+word_enum!(Phase: u32 = [Local, Opening, Joined, Lingering]);
 
 /// Whether the timestamps of a side's peer are translated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,22 +39,7 @@ pub enum Timestamps {
     Unused = 3,
 }
 
-impl WordValue for Timestamps {
-    type Bits = u8;
-
-    /// Only the lowest two bits count.
-    #[inline(always)]
-    fn from_bits(bits: u8) -> Self {
-        // Without a branch, see `Side::from_bit`.
-        // SAFETY: 0 to 3 are the values of the enum.
-        unsafe { core::mem::transmute(bits & 3) }
-    }
-
-    #[inline(always)]
-    fn to_bits(self) -> u8 {
-        self as u8
-    }
-}
+word_enum!(Timestamps: u8 = [Off, DeltaUnknown, DeltaKnown, Unused]);
 
 shared_struct! {
     /// One side: the translation of its peer's packets, and the state of its local socket.
@@ -165,6 +135,7 @@ pub const fn extended(number: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shared::WordValue as _;
     use core::mem::size_of;
     use proptest::prelude::*;
 
