@@ -96,7 +96,7 @@ fn to_start(location: &ServiceLocation) -> Result<Option<Conf>, StartError> {
     match find(location) {
         Ok((running, table)) if table.stopping => {
             print("balance is stopping: waiting for its end");
-            let waited = stop::wait_for_end(running, 0);
+            let waited = stop::wait_for_end(running);
             waited?;
         }
         Ok((running, _)) => {

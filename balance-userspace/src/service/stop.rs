@@ -42,7 +42,8 @@ pub(super) fn stop(location: &ServiceLocation) -> u8 {
             Err(error) if is_absence(&error) => {}
             Err(error) => return Err(error),
         }
-        wait_for_end(running, open)
+        wait_for_end(running)?;
+        Ok(open)
     });
     match stopped {
         Ok(open) => {
@@ -57,17 +58,13 @@ pub(super) fn stop(location: &ServiceLocation) -> u8 {
     }
 }
 
-/// Waits until a stopping supervisor has ended. Returns the largest number of open connections,
-/// starting with `open`.
-pub(super) fn wait_for_end(mut running: RunningSupervisor, open: u64) -> Result<u64, ClientError> {
+/// Waits until a stopping supervisor has ended. The counts in its status are up to one second old, so
+/// they are good for the progress only.
+pub(super) fn wait_for_end(mut running: RunningSupervisor) -> Result<(), ClientError> {
     let progress = Progress::begin();
-    let mut most = open;
     loop {
         match running.table() {
-            Ok(table) => {
-                most = most.max(self::open(&table));
-                progress.show(&table);
-            }
+            Ok(table) => progress.show(&table),
             Err(error) if is_absence(&error) => break,
             // The supervisor accepts no more requests.
             Err(ClientError::Refused(_)) => {}
@@ -76,7 +73,7 @@ pub(super) fn wait_for_end(mut running: RunningSupervisor, open: u64) -> Result<
         sleep(POLL_INTERVAL);
     }
     running.wait_for_end();
-    Ok(most)
+    Ok(())
 }
 
 /// Restarts a supervisor in the foreground. The process stays the same, as its service manager
