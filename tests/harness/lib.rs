@@ -74,5 +74,8 @@ use std::{ops::Range, time::Duration};
 /// The length of writes where the length does not matter: whole chunks.
 pub const WHOLE_CHUNKS: Range<usize> = 65_536..65_537;
 
+/// The user id of the unprivileged user `nobody`.
+pub const NOBODY: u32 = 65534;
+
 /// How long one socket operation may take before it counts as a hang.
 pub const TIMEOUT: Duration = Duration::from_secs(30);

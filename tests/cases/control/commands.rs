@@ -22,13 +22,10 @@ use nix::{
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 use tests::{
-    Backend, Balance, Builder, ChannelRow, ClientCounter, DaemonGuard, Datapath, End, Link,
+    Backend, Balance, Builder, ChannelRow, ClientCounter, DaemonGuard, Datapath, End, Link, NOBODY,
     ReservedPort, RunDir, TIMEOUT, WHOLE_CHUNKS, ask, binary, both_ways, connect, end_of,
     eventually, exchange, listen, note, on_each_datapath, reset, run, skip, visit,
 };
-
-/// The user id of `nobody`.
-const NOBODY: u32 = 65534;
 
 const DATA: i32 = 65;
 const SYSTEM: i32 = 71;

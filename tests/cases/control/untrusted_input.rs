@@ -22,12 +22,9 @@ use std::{
 
 use nix::{libc, unistd::Uid};
 use tests::{
-    Backend, Balance, Builder, KillOnDrop, Link, Outcome, Process, ReservedPort, RunDir, Service,
-    TIMEOUT, ask, binary, eventually, run, skip,
+    Backend, Balance, Builder, KillOnDrop, Link, NOBODY, Outcome, Process, ReservedPort, RunDir,
+    Service, TIMEOUT, ask, binary, eventually, run, skip,
 };
-
-/// The user id of `nobody`.
-const NOBODY: u32 = 65534;
 
 /// Clients served at a time.
 const PERMITS: usize = 64;

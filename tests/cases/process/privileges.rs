@@ -11,13 +11,10 @@ use std::{
 
 use nix::sys::signal::Signal;
 use tests::{
-    Backend, Builder, Datapath, Family, KillOnDrop, Link, Network, ReservedPort, RunDir, Service,
-    TIMEOUT, Topology, WHOLE_CHUNKS, ask, binary, both_ways, connect, eventually, exchange, finish,
-    has_tcx, is_listening, kernel_works, run, skip,
+    Backend, Builder, Datapath, Family, KillOnDrop, Link, NOBODY, Network, ReservedPort, RunDir,
+    Service, TIMEOUT, Topology, WHOLE_CHUNKS, ask, binary, both_ways, connect, eventually,
+    exchange, finish, has_tcx, is_listening, kernel_works, run, skip,
 };
-
-/// The user id of `nobody`.
-const NOBODY: u32 = 65534;
 
 #[test]
 fn without_privileges_the_relay_serves_and_the_log_says_why() {
@@ -131,16 +128,15 @@ fn with_the_capabilities_of_the_unit_every_datapath_serves() {
         assert_eq!(ask(port.address()).expect("an answer"), "A");
         let mut status = Command::new(binary());
         status.args(["status", "--json", "--run-dir"]).arg(&run_dir).arg("--config").arg(&config);
-        eventually(TIMEOUT, "status shows the datapath", || {
+        eventually(TIMEOUT, "status shows the datapath and no connection", || {
             let outcome = run(&mut status, TIMEOUT);
-            let is_so = outcome.stdout.contains(&format!("\"datapath\": \"{datapath}\""));
+            let has = |field: &str| outcome.stdout.contains(field);
+            let is_so = has(&format!("\"datapath\": \"{datapath}\"")) && has("\"connections\": 0");
             if is_so { Ok(()) } else { Err(format!("{outcome:?}")) }
         });
         let mut stop = Command::new(binary());
         stop.args(["stop", "--run-dir"]).arg(&run_dir).arg("--config").arg(&config);
-        // It may have waited for the connection above.
-        let outcome = run(&mut stop, TIMEOUT);
-        assert!(outcome.stdout.starts_with("balance is stopped"), "{outcome:?}");
+        assert_eq!(run(&mut stop, TIMEOUT).stdout, "balance is stopped\n");
         assert_eq!(finish(&mut child.0, TIMEOUT, "the service").code(), Some(0));
         fs::remove_dir_all(&run_dir).expect("removing a folder");
     }
