@@ -117,9 +117,10 @@ async fn carry_joined(
             teardown::close_silently(pair);
             kernel.linger(slot);
         }
-        ConnectionEnd::ResetAfterEnd(_) | ConnectionEnd::Failed(_) => teardown::reset(slot, pair),
-        ConnectionEnd::Aborted if pair.abort.is_orderly() => teardown::end(slot, pair),
-        ConnectionEnd::Aborted => teardown::reset(slot, pair),
+        ConnectionEnd::Aborted if pair.abort.is_orderly() => teardown::end(&slot, pair),
+        ConnectionEnd::ResetAfterEnd(_) | ConnectionEnd::Failed(_) | ConnectionEnd::Aborted => {
+            teardown::reset(&slot, pair).await;
+        }
     }
     ConnectionReport { datapath: DatapathName::Splice, end }
 }

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use balance_ebpf::splice::ending;
+use balance_ebpf::splice::{Phase, ending};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tracing::debug;
 
@@ -47,46 +47,57 @@ pub(super) fn close_silently(pair: &Pair) {
 }
 
 /// Sends each peer a FIN, unless it has already received one.
-pub(super) fn end(slot: Slot, pair: &Pair) {
-    let finals = PerSide::from_fn(|side| {
-        let end = slot.local_end(side);
-        let clock = clock(&slot, pair.stream(side), side).ok().flatten();
-        let tuple = slot.tuples[side];
-        (!end.has_ended).then_some(FinalState {
-            tuple,
-            next: end.next,
-            received: end.received,
-            clock,
-        })
-    });
+pub(super) fn end(slot: &Slot, pair: &Pair) {
+    let clocks = PerSide::from_fn(|side| clock(slot, pair.stream(side), side).ok().flatten());
     close_silently(pair);
-    transmit(slot, pair, finals, |socket| socket.shutdown(Shutdown::Write));
+    slot.set_phase(Phase::Local);
+    let finals = PerSide::from_fn(|side| {
+        let LocalEnd { next, received, has_ended, .. } = slot.local_end(side);
+        let (tuple, clock) = (slot.tuples[side], clocks[side]);
+        (!has_ended).then_some(FinalState { tuple, next, received, clock })
+    });
+    transmit(&finals, |socket| socket.shutdown(Shutdown::Write));
 }
 
 /// Resets both peers, except for a peer that has itself sent a RST.
-pub(super) fn reset(slot: Slot, pair: &Pair) {
-    let endings = slot.endings();
-    let has_reset = |side: Side| endings & ending::of(ending::RESET, side) != 0;
+pub(super) async fn reset(slot: &Slot, pair: &Pair) {
     for side in Side::BOTH {
         let stream = &**pair.stream(side);
         // A local socket whose bytes the peer may still wait for has the right number, and sends a
-        // RST when it is disconnected or closed.
+        // RST.
         if slot.is_drained(side) {
             let _ = sys::enter_repair(stream);
         }
-        if has_reset(side) {
-            // The peer may connect again at once, so the addresses must be free before packets pass
-            // to the local sockets.
-            let _ = sys::disconnect(stream);
-        }
+        let _ = sys::disconnect(stream);
     }
-    let finals = PerSide::from_fn(|side| {
-        let LocalEnd { acknowledged, received, .. } = slot.local_end(side);
-        // A receiver ignores the timestamp of a RST (RFC 7323, 3.2).
-        let (tuple, clock) = (slot.tuples[side], None);
-        (!has_reset(side)).then_some(FinalState { tuple, next: acknowledged, received, clock })
+    // The addresses are free now. From here on the kernel answers a packet of a peer with a RST
+    // that has the right number.
+    slot.set_phase(Phase::Local);
+    let ends = PerSide::from_fn(|side| {
+        (!slot.has_ending(ending::RESET, side)).then(|| slot.local_end(side))
     });
-    transmit(slot, pair, finals, |socket| socket.set_linger(Some(Duration::ZERO)));
+    reset_peers(slot, &ends);
+    let is_behind = |end: LocalEnd| end.acknowledged != end.next;
+    if ends.iter().any(|(_, end)| end.is_some_and(is_behind)) {
+        // On another processor the program may have forwarded an acknowledgement meanwhile, whose
+        // sender ignored the RST.
+        slot.kernel.grace_periods.wait().await;
+        let later = PerSide::from_fn(|side| {
+            let (before, now) = (ends[side]?, slot.local_end(side));
+            (now.acknowledged != before.acknowledged).then_some(now)
+        });
+        reset_peers(slot, &later);
+    }
+}
+
+/// Sends a RST to the peer of each side that has an end of its connection here.
+fn reset_peers(slot: &Slot, ends: &PerSide<Option<LocalEnd>>) {
+    let finals = PerSide::from_fn(|side| {
+        let LocalEnd { acknowledged: next, received, .. } = ends[side]?;
+        // A receiver ignores the timestamp of a RST (RFC 7323, 3.2).
+        Some(FinalState { tuple: slot.tuples[side], next, received, clock: None })
+    });
+    transmit(&finals, |socket| socket.set_linger(Some(Duration::ZERO)));
 }
 
 /// Gives the local socket of a side the numbers that both peers have acknowledged. The socket must
@@ -149,20 +160,11 @@ struct FinalState {
 }
 
 /// Makes a new socket for each peer with its final state. `send` makes the socket send the packet,
-/// at once or when it is closed here.
-fn transmit(
-    slot: Slot,
-    pair: &Pair,
-    finals: PerSide<Option<FinalState>>,
-    send: impl Fn(&Socket) -> io::Result<()>,
-) {
-    // From now on the kernel handles the peers' answers.
-    drop(slot);
-    for side in Side::BOTH {
-        let Some(FinalState { tuple, next, received, clock }) = &finals[side] else { continue };
+/// at once or when it is closed here. The addresses must be free.
+fn transmit(finals: &PerSide<Option<FinalState>>, send: impl Fn(&Socket) -> io::Result<()>) {
+    for (_, last) in finals.iter() {
+        let Some(FinalState { tuple, next, received, clock }) = last else { continue };
         let transmit = || {
-            // Frees the addresses.
-            sys::disconnect(&**pair.stream(side))?;
             let socket = Socket::new(Domain::for_address(tuple.local), Type::STREAM, None)?;
             let connect = || {
                 socket.bind(&tuple.local.into())?;
