@@ -416,20 +416,19 @@ impl JoinedPair {
     }
 
     /// The reset that the program has seen, if any, preferring the source of `direction`. A peer
-    /// that answers a probe with a RST may have been reset itself by a RST that is being
-    /// challenged.
+    /// that answers a packet with a RST may have been reset itself, by a RST of the other peer that
+    /// is challenged or still to be challenged.
     pub(super) fn reset(&self, direction: &Direction) -> Option<SideError> {
-        let side = match (self.slot.reset_by(direction.from()), self.challenge.suspect()) {
-            (None, _) => return None,
-            (Some(_), Some(suspect)) => {
-                // The suspect's RST came behind everything that it had sent, and the other peer was
-                // probed.
-                self.slot.count_delivered(suspect);
-                suspect
-            }
-            (Some(side), None) => side,
+        let side = self.slot.reset_by(direction.from())?;
+        let first = match self.challenge.suspect() {
+            None if self.slot.has_ending(ending::RST_IN_WINDOW, !side) => Some(!side),
+            suspect => suspect,
         };
-        Some(direction.error_of(side, io::ErrorKind::ConnectionReset.into()))
+        if let Some(suspect) = first {
+            // The suspect's RST came behind everything that it had sent.
+            self.slot.count_delivered(suspect);
+        }
+        Some(direction.error_of(first.unwrap_or(side), io::ErrorKind::ConnectionReset.into()))
     }
 
     /// Whether the local sockets only hold their addresses: they neither send nor receive.
