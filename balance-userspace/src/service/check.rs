@@ -2,16 +2,14 @@
 //!
 //! Invariant: a check binds no port, changes nothing and needs no privileges.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    net::IpAddr,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
 use tokio::task::spawn_blocking;
 
-use super::conf::{self, Conf, Line};
+use super::{
+    conf::{self, Conf, Line, Mistake},
+    conf_files::{self, ConfFiles},
+};
 use crate::{
     cli::operand,
     error::StartError,
@@ -20,38 +18,43 @@ use crate::{
     sys::privileges,
 };
 
-/// Reads and parses a file.
+/// Reads and parses a file, and the files that it includes.
 ///
 /// # Errors
 /// [`StartError::Unreadable`].
 pub(super) fn read(file: &Path) -> Result<Conf, StartError> {
-    let bytes = fs::read(file)
+    let text = conf_files::text(file)
         .map_err(|source| StartError::Unreadable { path: file.to_owned(), source })?;
-    Ok(conf::read(&String::from_utf8_lossy(&bytes), &resolve::service))
+    Ok(conf::read(file, &text, &resolve::service, &ConfFiles))
 }
 
-/// Looks up the names in these lines, and host names only if `hosts` is set. Returns the problems
-/// as `FILE:LINE: REASON`. Blocks.
-pub(super) fn lines(lines: &[Line], file: &Path, hosts: bool) -> Vec<String> {
+/// Looks up the names in these lines, and host names only if `hosts` is set. Blocks.
+pub(super) fn lines(lines: &[Line], hosts: bool) -> Vec<Mistake> {
     let wrong = lines.iter().flat_map(|line| {
         let wrong = wrong_on(line, hosts).into_iter();
-        wrong.map(|what| format!("{}:{}: {what}", file.display(), line.number))
+        wrong.map(|what| Mistake { position: line.position.clone(), what })
     });
     wrong.collect()
 }
 
+/// The mistakes of the parser and of [`lines`], in the order of the text.
+pub(super) fn all(conf: &Conf, hosts: bool) -> Vec<Mistake> {
+    let mut mistakes = lines(&conf.lines, hosts);
+    mistakes.extend_from_slice(&conf.mistakes);
+    mistakes.sort_by_key(|mistake| mistake.position.ordinal);
+    mistakes
+}
+
 /// Checks all lines concurrently without blocking the runtime.
-pub(super) async fn all_lines(lines: Vec<Line>, file: PathBuf) -> Vec<String> {
-    let checks: Vec<_> = lines
-        .into_iter()
-        .map(|line| {
-            let file = file.clone();
-            spawn_blocking(move || self::lines(&[line], &file, true))
-        })
-        .collect();
+pub(super) async fn all_lines(lines: Vec<Line>) -> Vec<String> {
+    let check = |line| spawn_blocking(move || self::lines(&[line], true));
+    let checks: Vec<_> = lines.into_iter().map(check).collect();
     let mut wrong = Vec::new();
     for check in checks {
-        wrong.extend(check.await.unwrap_or_else(|e| vec![e.to_string()]));
+        match check.await {
+            Ok(mistakes) => wrong.extend(mistakes.iter().map(Mistake::to_string)),
+            Err(error) => wrong.push(error.to_string()),
+        }
     }
     wrong
 }
@@ -87,6 +90,10 @@ fn wrong_on(line: &Line, hosts: bool) -> BTreeSet<String> {
 mod tests {
     use super::*;
 
+    fn found(conf: &Conf) -> Vec<String> {
+        all(conf, true).iter().map(Mistake::to_string).collect()
+    }
+
     #[test]
     fn a_server_that_is_the_listener_is_reported_with_its_line() {
         for (line, server) in [
@@ -96,8 +103,8 @@ mod tests {
             ("-B 127.0.0.2 25 127.0.0.3", "127.0.0.3:25"),
             ("-b 127.0.0.1 25 localhost", ":25"),
         ] {
-            let conf = conf::read(&format!("{line}\n"), &|_| None);
-            let wrong = lines(&conf.lines, Path::new("x"), true);
+            let conf = conf::read(Path::new("x"), line, &|_| None, &ConfFiles);
+            let wrong = found(&conf);
             assert_eq!(wrong.len(), 1, "{line}: {wrong:?}");
             assert!(wrong[0].starts_with("x:1: server "), "{wrong:?}");
             assert!(wrong[0].contains(&format!("{server} is the listener ")), "{wrong:?}");
@@ -107,8 +114,8 @@ mod tests {
     #[test]
     fn an_unresolvable_name_is_reported_once_with_its_line() {
         let text = "25 127.0.0.1:26\n\n26 nosuchhost.invalid nosuchhost.invalid:7 ! [::1]:25\n";
-        let conf = conf::read(text, &|_| None);
-        let wrong = lines(&conf.lines, Path::new("x/balance.conf"), true);
+        let conf = conf::read(Path::new("x/balance.conf"), text, &|_| None, &ConfFiles);
+        let wrong = found(&conf);
         assert_eq!(wrong.len(), 1, "{wrong:?}");
         assert!(
             wrong[0].starts_with("x/balance.conf:3: cannot resolve [nosuchhost.invalid]"),

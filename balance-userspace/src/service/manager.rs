@@ -38,7 +38,7 @@ fn has_unit() -> bool {
 /// Starts the unit. systemctl prints its own errors.
 pub(super) fn start(location: &ServiceLocation) -> Result<u8, StartError> {
     let conf = check::read(&location.config)?;
-    let wrong = conf.wrong(&location.config);
+    let wrong = conf.wrong();
     let mut systemctl = Command::new("systemctl");
     let status = systemctl.args(["start", UNIT]).stdin(Stdio::null()).status();
     let started = status.map_err(|source| StartError::System { act: "run systemctl", source })?;

@@ -8,6 +8,7 @@ pub mod spawn_config;
 
 mod backoff;
 mod check;
+mod conf_files;
 mod event;
 mod instance_rpc;
 mod manager;

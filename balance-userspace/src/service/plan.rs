@@ -47,11 +47,16 @@ pub(crate) fn plan<'a>(running: impl Iterator<Item = &'a Line>, wanted: Vec<Line
 
 #[cfg(test)]
 mod tests {
-    use super::{super::conf, *};
+    use std::path::Path;
+
+    use super::{
+        super::conf::{self, NoFiles},
+        *,
+    };
     use proptest::prelude::*;
 
     fn lines(text: &str) -> Vec<Line> {
-        conf::read(text, &|_| None).lines
+        conf::read(Path::new("x"), text, &|_| None, &NoFiles).lines
     }
 
     fn planned(old: &str, new: &str) -> (Vec<String>, Vec<(String, Step)>) {

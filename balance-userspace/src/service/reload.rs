@@ -88,7 +88,7 @@ impl Supervisor {
         let file = self.settings.file.clone();
         let conf = match check::read(&file) {
             Ok(conf) if conf.mistakes.is_empty() => conf,
-            Ok(conf) => return self.end_reload(SupervisorReply::InvalidFile(conf.wrong(&file))),
+            Ok(conf) => return self.end_reload(SupervisorReply::InvalidFile(conf.wrong())),
             Err(error) => {
                 return self.end_reload(SupervisorReply::InvalidFile(vec![error.to_string()]));
             }
@@ -98,7 +98,7 @@ impl Supervisor {
         let changed: Vec<Line> = changed.map(|(line, _)| line).collect();
         let events = self.sender();
         tokio::spawn(async move {
-            let wrong = check::all_lines(changed, file).await;
+            let wrong = check::all_lines(changed).await;
             let checked = if wrong.is_empty() { Ok(conf.lines) } else { Err(wrong) };
             let _ = events.send(Event::Checked(checked));
         });
@@ -197,7 +197,7 @@ impl Supervisor {
     ) -> Option<StepResult> {
         match (step, reply) {
             (Step::Keep, _) => {
-                self.instances[i].line.number = line.number;
+                self.instances[i].line.position = line.position.clone();
                 None
             }
             (Step::Configure, Some(Ok(InstanceReply::Done | InstanceReply::Already))) => {
@@ -205,8 +205,7 @@ impl Supervisor {
                 Some(StepResult::Changed("changed"))
             }
             (Step::Configure, Some(Ok(InstanceReply::InvalidAddress(why)) | Err(why))) => {
-                let file = self.settings.file.display();
-                Some(StepResult::Failed(format!("{file}:{}: {why}", line.number)))
+                Some(StepResult::Failed(format!("{}: {why}", line.position)))
             }
             // A process that rejects the new arguments is replaced too.
             (Step::Configure | Step::Replace | Step::Start, _) => {
@@ -277,12 +276,11 @@ impl Supervisor {
 
     /// Records and logs why an instance keeps its old line.
     fn refuse(&mut self, i: usize, line: &Line, why: &str, code: u8) {
-        let file = self.settings.file.display();
         let goes_on = match self.instances[i].process {
             Some(_) => "; the old process serves on, with the old line",
             None => "",
         };
-        let why = format!("{file}:{}: {why}{goes_on}", line.number);
+        let why = format!("{}: {why}{goes_on}", line.position);
         error!(instance = %line.name, reason = why, exit_code = code, "instance not replaced");
         if let Some(reload) = &mut self.reload {
             reload.refused.insert(line.name.clone(), (why, code));

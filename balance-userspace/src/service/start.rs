@@ -107,7 +107,8 @@ fn to_start(location: &ServiceLocation) -> Result<Option<Conf>, StartError> {
         Err(error) if is_absence(&error) => {}
         Err(error) => return Err(error.into()),
     }
-    check::read(&location.config).map(Some)
+    // The positions in the file must stay valid in the supervisor, which has another directory.
+    check::read(&absolute(&location.config)).map(Some)
 }
 
 /// Finds the running supervisor.
@@ -140,7 +141,7 @@ fn is_locked(location: &ServiceLocation) -> bool {
 }
 
 fn detached(location: &ServiceLocation, conf: Conf) -> Result<u8, StartError> {
-    conf.wrong(&location.config).iter().for_each(|wrong| print_error(wrong));
+    conf.wrong().iter().for_each(|wrong| print_error(wrong));
     if conf.lines.is_empty() && !conf.mistakes.is_empty() {
         return Ok(WRONG);
     }

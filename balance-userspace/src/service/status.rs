@@ -93,7 +93,7 @@ fn stopped(config: &Path) -> StatusReport {
         running: false,
         pid: None,
         instances: instances.collect(),
-        wrong: conf.wrong(config),
+        wrong: conf.wrong(),
     }
 }
 

@@ -134,7 +134,7 @@ impl Supervisor {
         let (sender, events) = mpsc::unbounded_channel();
         let notify_socket = notify_socket.path().to_owned();
         let spawn_context = SpawnContext { notify_socket, events: sender };
-        let wrong = conf.wrong(&settings.file);
+        let wrong = conf.wrong();
         Self {
             settings,
             instances: conf.lines.into_iter().map(ManagedInstance::new).collect(),
@@ -429,10 +429,9 @@ impl Supervisor {
 
     /// Records and logs why an instance has no process, and schedules the next try.
     fn failed(&mut self, i: usize, why: &str, code: u8, served: Option<Duration>) {
-        let file = self.settings.file.display();
         let instance = &mut self.instances[i];
         let wait = instance.backoff.after(served);
-        let why = format!("{file}:{}: {why}", instance.line.number);
+        let why = format!("{}: {why}", instance.line.position);
         if self.ready_notifier.is_some() {
             print_error(&why);
         }

@@ -40,9 +40,8 @@ pub fn run(verb: &Verb) -> Result<u8, StartError> {
 
 fn check_file(file: &Path, no_dns: bool) -> Result<u8, StartError> {
     let conf = check::read(file)?;
-    let mut wrong = conf.wrong(file);
-    wrong.extend(check::lines(&conf.lines, file, !no_dns));
-    wrong.iter().for_each(|wrong| print_error(wrong));
+    let wrong = check::all(&conf, !no_dns);
+    wrong.iter().for_each(|wrong| print_error(&wrong.to_string()));
     if !wrong.is_empty() {
         return Ok(WRONG);
     }
@@ -53,10 +52,9 @@ fn check_file(file: &Path, no_dns: bool) -> Result<u8, StartError> {
 fn restart(location: &ServiceLocation) -> Result<u8, StartError> {
     // Check before the stop: a broken file would keep the service down.
     let conf = check::read(&location.config)?;
-    let mut wrong = conf.wrong(&location.config);
-    wrong.extend(check::lines(&conf.lines, &location.config, true));
+    let wrong = check::all(&conf, true);
     if !wrong.is_empty() {
-        wrong.iter().for_each(|wrong| print_error(wrong));
+        wrong.iter().for_each(|wrong| print_error(&wrong.to_string()));
         print("balance is not restarted");
         return Ok(WRONG);
     }

@@ -2,7 +2,11 @@
 //!
 //! Invariant: the formatted form of every parsed value parses to the same value.
 
-use std::{ffi::OsString, os::unix::ffi::OsStringExt as _};
+use std::{
+    ffi::OsString,
+    os::unix::ffi::OsStringExt as _,
+    path::{Path, PathBuf},
+};
 
 use super::{assert_one_line, split_arguments};
 use crate::{
@@ -12,10 +16,13 @@ use crate::{
     },
     selection::Method,
     service::{
-        conf::{self, Line},
+        conf::{self, Conf, Line},
         plan::{self, Step},
     },
 };
+
+/// The path of the main file.
+const MAIN: &str = "x";
 
 fn services(name: &str) -> Option<u16> {
     (name == "smtp").then_some(25)
@@ -75,11 +82,13 @@ pub fn command_line(data: &[u8]) {
     }
 }
 
-/// Two configuration files with a zero byte between them. Their formatted lines parse to the same
+/// Two configuration files with a zero byte between them. `include` in one of them includes the
+/// other one. Their formatted lines parse to the same
 /// lines. The plan of a reload has the right step for each line.
 pub fn configuration(data: &[u8]) {
-    let mut files = data.splitn(2, |&byte| byte == 0).map(parse_file);
+    let mut files = data.splitn(2, |&byte| byte == 0).map(String::from_utf8_lossy);
     let (old, new) = (files.next().unwrap_or_default(), files.next().unwrap_or_default());
+    let (old, new) = (parse_file(&old, &new), parse_file(&new, &old));
     let steps = |old: &[Line], new: &[Line]| {
         let plan = plan::plan(old.iter(), new.to_vec());
         let is_removed = |line: &&Line| new.iter().all(|other| other.name != line.name);
@@ -93,19 +102,40 @@ pub fn configuration(data: &[u8]) {
     steps(&old, &new);
 }
 
-fn parse_file(data: &[u8]) -> Vec<Line> {
-    let text = String::from_utf8_lossy(data);
-    let conf = conf::read(&text, &services);
-    assert!(conf.lines.len() + conf.mistakes.len() <= text.lines().count());
+/// Every pattern of `include` names this file.
+struct OtherFile<'a>(&'a str);
+
+impl conf::Files for OtherFile<'_> {
+    fn find(&self, _: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
+        Ok(vec![pattern.into()])
+    }
+
+    fn text(&self, _: &Path) -> Result<String, String> {
+        Ok(self.0.to_owned())
+    }
+
+    fn identity(&self, file: &Path) -> PathBuf {
+        if file == MAIN { MAIN.into() } else { "other".into() }
+    }
+}
+
+fn parse(text: &str, other: &str) -> Conf {
+    conf::read(Path::new(MAIN), text, &services, &OtherFile(other))
+}
+
+fn parse_file(text: &str, other: &str) -> Vec<Line> {
+    let conf = parse(text, other);
+    let lines_of_other = other.lines().count().max(1);
+    assert!(conf.lines.len() + conf.mistakes.len() <= text.lines().count() * lines_of_other);
     conf.mistakes.iter().for_each(|mistake| assert_one_line(&mistake.what));
-    assert!(conf.mistakes.is_sorted_by_key(|mistake| mistake.number));
-    assert!(conf.lines.is_sorted_by_key(|line| line.number));
+    assert!(conf.mistakes.is_sorted_by_key(|mistake| mistake.position.ordinal));
+    assert!(conf.lines.is_sorted_by_key(|line| line.position.ordinal));
     let quoted = conf.lines.iter().map(|line| {
         let words = line.words.iter().map(String::as_str);
         // The parser rejects zero bytes, which can be neither quoted nor passed to a process.
         shlex::try_join(words).expect("the parser rejects zero bytes") + "\n"
     });
-    let reparsed = conf::read(&quoted.collect::<String>(), &services);
+    let reparsed = parse(&quoted.collect::<String>(), "");
     assert_eq!(reparsed.mistakes, []);
     let key = |line: &Line| (line.name.clone(), line.words.clone());
     assert!(reparsed.lines.iter().map(key).eq(conf.lines.iter().map(key)));

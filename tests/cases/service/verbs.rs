@@ -689,6 +689,51 @@ fn in_the_foreground_restart_keeps_the_supervisor_process() {
     assert_eq!(finish(&mut child, TIMEOUT, "the supervisor").code(), Some(0));
 }
 
+/// The arguments of a process, without the name of the program.
+fn arguments(pid: Option<i32>) -> String {
+    let pid = pid.expect("a process");
+    let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("a running process");
+    let words: Vec<_> = line.trim_end_matches('\0').split('\0').skip(1).collect();
+    words.join(" ")
+}
+
+#[test]
+fn start_and_reload_read_included_files() {
+    let (a, b) = (Backend::greeter("A"), Backend::greeter("B"));
+    let (one, two) = (ReservedPort::new(), ReservedPort::new());
+    let service = Service::new(&format!(
+        "default -b 127.0.0.1 -t 7\nset both {} {}\n{} @both\ninclude conf.d/*.conf\n",
+        a.address(),
+        b.address(),
+        one.port(),
+    ));
+    let folder = service.file().with_file_name("conf.d");
+    std::fs::create_dir(&folder).expect("creating a folder");
+    assert_eq!(service.run_ok(&["start"]), "balance is started: 1 instance\n");
+    let rows = service.status();
+    let options = "--bind=127.0.0.1 --connect-timeout=7";
+    let servers = format!("{} {}", a.address(), b.address());
+    assert_eq!(arguments(rows[0].pid), format!("{options} {} {servers}", one.port()));
+
+    let included = folder.join("two.conf");
+    let write = |text: String| std::fs::write(&included, text).expect("writing a file");
+    write(format!("-T 9 {} @both\n", two.port()));
+    let started = format!("{}: started\nbalance is reloaded\n", name(&two));
+    assert_eq!(service.run_ok(&["reload"]), started);
+    assert_eq!(ask(two.address()).expect("an answer"), "A");
+
+    write(format!("\n{} @both !\n", two.port()));
+    let reload = service.run(&["reload"]);
+    assert_eq!(reload.stdout, format!("{}: changed\nbalance is reloaded\n", name(&two)));
+    write(format!("\n{} @neither\n", two.port()));
+    let reload = service.run(&["reload"]);
+    assert_eq!(reload.status.code(), Some(78), "{reload:?}");
+    let mistake = format!("{}:2: @neither: no line above defines this set\n", included.display());
+    assert_eq!(reload.stderr, mistake + "balance is not reloaded\n");
+    assert_eq!(ask(two.address()).expect("an answer"), "B");
+    service.run_ok(&["stop"]);
+}
+
 #[test]
 fn check_binds_nothing_and_names_the_line_of_a_mistake() {
     let taken = tests::listen(([127, 0, 0, 1], 0).into());
@@ -713,8 +758,8 @@ fn check_binds_nothing_and_names_the_line_of_a_mistake() {
     assert_eq!((code, &*out), (Some(78), ""), "{err}");
     let lines: Vec<_> = err.lines().collect();
     assert_eq!(lines.len(), 2, "{err}");
-    assert!(lines[0].starts_with("F:3: server :: the host is missing"), "{err}");
-    assert!(lines[1].starts_with("F:2: cannot resolve [a.invalid]"), "{err}");
+    assert!(lines[0].starts_with("F:2: cannot resolve [a.invalid]"), "{err}");
+    assert!(lines[1].starts_with("F:3: server :: the host is missing"), "{err}");
     assert_eq!(check("25 a.invalid\n", &["check", "--no-dns"]), fine);
     let (code, _, err) = check("25 127.0.0.1:26\n26 127.0.0.1:25 --run-dir here\n", &["check"]);
     assert_eq!((code, &*err), (Some(78), "F:2: --run-dir must be an absolute path here\n"));
