@@ -12,12 +12,12 @@ use balance_userspace::{
     cli::{
         self, Invocation,
         args::{Args, Mode},
-        completion, operand,
+        completion,
     },
-    control::client,
+    control::client::{self, InstanceTarget},
     error::{StartError, one_line},
     instance::server::{self, Started},
-    io::{inherited::InheritedListeners, resolve},
+    io::inherited::InheritedListeners,
     logging::{self, Sink},
     notify,
     service::{self, spawn_config::SpawnConfig},
@@ -49,13 +49,14 @@ fn run() -> Result<ExitCode, StartError> {
         Invocation::Verb(verb) => return service::run(&verb).map(ExitCode::from),
         Invocation::Instance(args) => args,
     };
-    let (dir, bind) = (args.run_dir.as_deref(), args.bind.as_deref());
-    let port = || operand::listen_port(&args.port, &resolve::service);
+    let target = InstanceTarget {
+        run_dir: args.run_dir.as_deref(),
+        bind: args.bind.as_deref(),
+        operand: &args.port,
+    };
     match args.mode() {
-        Mode::Command(line) => {
-            Ok(client::run_commands(dir, bind, port()?, line, args.strict).into())
-        }
-        Mode::Shell => Ok(client::shell(dir, bind, port()?).into()),
+        Mode::Command(line) => client::run_commands(&target, line, args.strict).map(ExitCode::from),
+        Mode::Shell => client::shell(&target).map(ExitCode::from),
         Mode::Serve => match SpawnConfig::from_env()? {
             Some(config) => serve_supervised(&args, &config),
             None if args.foreground || notify::is_enabled() => {

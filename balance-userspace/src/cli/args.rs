@@ -30,6 +30,10 @@ pub struct Args {
     #[arg(short = '6', long = "ipv6")]
     pub ipv6: bool,
 
+    /// Name of this instance, for -c, -i, the log and JSON
+    #[arg(long, value_name = "NAME", value_parser = values::name)]
+    pub name: Option<String>,
+
     /// Connect to servers from this source address
     #[arg(short = 'B', long = "source", value_name = "HOST", value_parser = values::host)]
     pub source: Option<String>,
@@ -137,12 +141,14 @@ pub struct Args {
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 
-    /// Port to listen on, a number or the name of a service
+    /// Port to listen on, a number or the name of a service; with -c and -i also the name of an
+    /// instance
     #[arg(value_name = "PORT", required = true)]
     pub port: String,
 
-    /// Server as HOST[:PORT[:MAXCONNECTIONS]], with an IPv6 address in brackets; `!` ends a group;
-    /// `%` ends a group in which a hash of the client's address chooses the server
+    /// Server as HOST[:PORT[:MAX]][,KEY=VALUE]..., with an IPv6 address in brackets; keys are name,
+    /// its name in commands, and max, connections at a time; `!` ends a group; `%` ends a group in
+    /// which a hash of the client's address chooses the server
     #[arg(value_name = "SERVER")]
     pub channels: Vec<String>,
 }
@@ -216,6 +222,7 @@ impl Args {
     pub fn can_reload_to(&self, other: &Self) -> bool {
         let changed = Self {
             channels: other.channels.clone(),
+            name: other.name.clone(),
             hash_failover: other.hash_failover,
             autodisable: other.autodisable,
             connect_timeout: other.connect_timeout,
@@ -255,6 +262,7 @@ mod tests {
     fn example(id: &str) -> (&'static str, bool) {
         match id {
             "channels" => ("25 a", true),
+            "name" => ("25 --name smtp", true),
             "hash_failover" => ("25 -H", true),
             "autodisable" => ("25 -a", true),
             "connect_timeout" => ("25 -t 7", true),

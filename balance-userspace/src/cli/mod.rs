@@ -6,7 +6,9 @@
 pub mod args;
 pub mod completion;
 pub mod exit_status;
+pub mod name;
 pub mod operand;
+mod server_settings;
 pub(crate) mod usage_error;
 mod values;
 

@@ -1,18 +1,18 @@
 //! Parser of the operands on the command line: the listen port, and groups of channels. A channel
-//! is written `HOST[:PORT[:MAXC]]`. `!` or `%` ends a group.
+//! is written `HOST[:PORT[:MAX]][,KEY=VALUE]...`. `!` or `%` ends a group.
 //!
-//! Pure: the caller passes a function that looks up service names. Invariant: every parsed group
-//! has a channel, and every port is from 1 to 65535.
+//! Pure: the caller passes a function that looks up service names. Invariants: every parsed group
+//! has a channel, every port is from 1 to 65535, and no given name is the name of another channel.
 
 use std::net::Ipv6Addr;
 
-use super::usage_error::quoted;
+use super::{server_settings, usage_error::quoted};
 use crate::{
     error::{StartError, one_line},
-    selection::Method,
+    selection::{Method, ServerName, names},
 };
 
-/// A channel as written: the server, and its maximum of connections.
+/// A channel as written: the server and its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChannelSpec {
     /// Name or address.
@@ -21,6 +21,15 @@ pub struct ChannelSpec {
     pub port: u16,
     /// Connections at a time; 0 means no limit.
     pub max: u32,
+    /// The name of the server, if one is given.
+    pub name: Option<String>,
+}
+
+impl ChannelSpec {
+    /// The parts of the server's name.
+    pub fn server_name(&self) -> ServerName {
+        ServerName { host: self.host.clone(), port: self.port, given: self.name.clone() }
+    }
 }
 
 /// A group as written.
@@ -72,7 +81,12 @@ pub fn groups(
     if !channels.is_empty() {
         groups.push(GroupSpec { method: Method::RoundRobin, channels });
     }
-    Ok(groups)
+    let channels = groups.iter().flat_map(|group| &group.channels);
+    let names: Vec<_> = channels.map(ChannelSpec::server_name).collect();
+    match names::first_clash(&names) {
+        Some(name) => Err(usage(format!("name={name}: another server has this name"))),
+        None => Ok(groups),
+    }
 }
 
 /// Parses one channel.
@@ -84,28 +98,55 @@ pub fn channel(
     default_port: u16,
     services: Services<'_>,
 ) -> Result<ChannelSpec, StartError> {
-    let invalid = |why: String| match text.parse::<Ipv6Addr>() {
-        Ok(_) => usage(format!("server {text}: [{text}] is how an IPv6 address is written here")),
-        Err(_) => usage(format!("server {}: {why}", quoted(text))),
+    let invalid = |why: String| usage(format!("server {}: {why}", quoted(text)));
+    let (address, settings) = match text.split_once(',') {
+        Some((address, settings)) => (address, Some(settings)),
+        None => (text, None),
     };
-    let (host, rest) = split_host(text).map_err(|why| invalid(why.to_owned()))?;
-    if host.is_empty() {
-        return Err(invalid("the host is missing".to_owned()));
+    let mut given = Vec::new();
+    let mut spec = address_of(address, default_port, services, &mut given).map_err(|why| {
+        // A zone, as in fe80::1%eth0, is part of the address.
+        let is_ipv6 = address.split('%').next().is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok());
+        if is_ipv6 {
+            invalid(format!("[{address}] is how an IPv6 address is written here"))
+        } else {
+            invalid(why)
+        }
+    })?;
+    if let Some(settings) = settings {
+        server_settings::apply(&mut spec, settings, &given).map_err(invalid)?;
     }
-    // Text behind a third colon is ignored, as in the classic.
-    let mut fields = rest.split(':');
+    Ok(spec)
+}
+
+/// Parses `HOST[:PORT[:MAX]]`, and records the settings in it.
+fn address_of(
+    text: &str,
+    default_port: u16,
+    services: Services<'_>,
+    given: &mut Vec<&str>,
+) -> Result<ChannelSpec, String> {
+    let (host, rest) = split_host(text)?;
+    if host.is_empty() {
+        return Err("the host is missing".to_owned());
+    }
+    let mut fields = rest.splitn(3, ':');
     let port = match fields.next().unwrap_or_default() {
         "" => default_port,
-        field => port(field, services)
-            .map_err(|why| invalid(format!("port {}: {why}", quoted(field))))?,
+        field => port(field, services).map_err(|why| format!("port {}: {why}", quoted(field)))?,
     };
     let max = match fields.next().unwrap_or_default() {
         "" => 0,
-        field => decimal(field).ok_or_else(|| {
-            invalid(format!("{}: expected a number of connections", quoted(field)))
-        })?,
+        field => {
+            given.push(server_settings::MAX);
+            server_settings::connections(field)
+                .map_err(|why| format!("{}: {why}", quoted(field)))?
+        }
     };
-    Ok(ChannelSpec { host: host.to_owned(), port, max })
+    match fields.next() {
+        Some(field) => Err(format!("{}: unexpected field, expected HOST:PORT:MAX", quoted(field))),
+        None => Ok(ChannelSpec { host: host.to_owned(), port, max, name: None }),
+    }
 }
 
 /// Parses a channel from a host and a port. A port behind the host, as in `HOST:PORT`, overrides
@@ -174,7 +215,7 @@ mod tests {
     }
 
     fn spec(host: &str, port: u16, max: u32) -> ChannelSpec {
-        ChannelSpec { host: host.to_owned(), port, max }
+        ChannelSpec { host: host.to_owned(), port, max, name: None }
     }
 
     #[test]
@@ -185,9 +226,32 @@ mod tests {
         assert_eq!(one("mx:smtp"), spec("mx", 25, 0));
         assert_eq!(one("mx::16"), spec("mx", 2500, 16));
         assert_eq!(one("mx:25:"), spec("mx", 25, 0));
-        assert_eq!(one("mx:25:2:9"), spec("mx", 25, 2));
         assert_eq!(one("[::1]"), spec("::1", 2500, 0));
         assert_eq!(one("[::1]:25:3"), spec("::1", 25, 3));
+    }
+
+    #[test]
+    fn settings_follow_the_address() {
+        let named = |spec, name: &str| ChannelSpec { name: Some(name.to_owned()), ..spec };
+        assert_eq!(one("mx,max=7"), spec("mx", 2500, 7));
+        assert_eq!(one("mx:25,max=7,name=a"), named(spec("mx", 25, 7), "a"));
+        assert_eq!(one("mx:25:3,name=a.b"), named(spec("mx", 25, 3), "a.b"));
+        assert_eq!(one("[::1],name=a"), named(spec("::1", 2500, 0), "a"));
+        assert_eq!(one("[::1]:25:,max=0"), spec("::1", 25, 0));
+    }
+
+    #[test]
+    fn a_given_name_is_the_name_of_one_server() {
+        for line in ["a,name=x b,name=x", "a,name=x ! b,name=x", "a b,name=a"] {
+            let e = parse(line).unwrap_err();
+            assert_eq!(e.exit_code(), 64, "{line}");
+            assert!(e.to_string().ends_with(": another server has this name"), "{e}");
+        }
+        for line in
+            ["a a", "a:1 a:2 ! a:1", "a,name=x b,name=y", "a,name=b b,name=a", "a:1 a:2,name=a"]
+        {
+            parse(line).unwrap();
+        }
     }
 
     #[test]
@@ -222,6 +286,22 @@ mod tests {
             "mx:25:-1",
             "mx:25:x",
             "mx:25:99999999999",
+            "mx:25:1:3",
+            "mx:25:1:",
+            "mx::::",
+            "mx,",
+            "mx,max",
+            "mx,max=",
+            "mx,max=-1",
+            "mx,max=+1",
+            "mx,Max=1",
+            "mx,weight=1",
+            "mx,name=",
+            "mx,name=1.2",
+            "mx,max=1,max=1",
+            "mx:25:1,max=1",
+            "mx,name=a,name=b",
+            ",name=a",
         ] {
             let e = parse(text).unwrap_err();
             assert_eq!(e.exit_code(), 64, "{text}");
@@ -256,9 +336,25 @@ mod tests {
                  service",
             ),
             ("mx:25:x", "server mx:25:x: x: expected a number of connections"),
+            ("a:25:1:3", "server a:25:1:3: 3: unexpected field, expected HOST:PORT:MAX"),
+            (
+                "2001:db8::1:25:9,name=a",
+                "server 2001:db8::1:25:9,name=a: [2001:db8::1:25:9] is how an IPv6 address is \
+                 written here",
+            ),
+            (
+                "fe80::1%eth0",
+                "server fe80::1%eth0: [fe80::1%eth0] is how an IPv6 address is written here",
+            ),
+            ("mx,max", "server mx,max: max: expected KEY=VALUE"),
+            ("mx,max=x", "server mx,max=x: max=x: expected a number of connections"),
+            ("mx,weight=2", "server mx,weight=2: unknown key weight, known are name, max"),
+            ("mx:25:1,max=2", "server mx:25:1,max=2: max is given twice"),
         ] {
             assert_eq!(channel(text, 25, &services).unwrap_err().to_string(), expected);
         }
+        let e = channel("mx,name=7", 25, &services).unwrap_err().to_string();
+        assert!(e.starts_with("server mx,name=7: name=7: expected a name of letters, "), "{e}");
         for (text, quoted) in [("0", "0"), ("nosuch", "nosuch"), ("", "''"), ("2 5", "'2 5'")] {
             let expected = format!(
                 "port {quoted}: expected a number from 1 to 65535 or the name of a service"

@@ -5,6 +5,8 @@
 
 use std::{num::NonZeroUsize, ops::RangeInclusive};
 
+use super::name;
+
 /// The longest time that an option takes, in seconds: a year.
 pub(super) const MAX_SECONDS: u32 = 31_536_000;
 
@@ -44,6 +46,11 @@ pub(super) fn host(text: &str) -> Result<String, String> {
 /// Parses the name of a user. The name is looked up later.
 pub(super) fn user(text: &str) -> Result<String, String> {
     non_empty(text, "expected the name of a user")
+}
+
+/// Parses the name of an instance.
+pub(super) fn name(text: &str) -> Result<String, String> {
+    if name::is_valid(text) { Ok(text.to_owned()) } else { Err(name::EXPECTED.to_owned()) }
 }
 
 fn non_empty(text: &str, expected: &str) -> Result<String, String> {

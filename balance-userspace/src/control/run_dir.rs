@@ -3,11 +3,11 @@
 //! Invariants: after [`RunDir::prepare`] only root and the owner of the directory can create files
 //! in it. The owner is the user of this process, root, or the user to whom root has given the
 //! directory. A path is made of the port and the literal text of `-b`; two different texts never
-//! give the same path. Only `prepare` accesses the file system.
+//! give the same path. Only `prepare` and `instances` access the file system.
 
 use std::{
     env,
-    fs::{DirBuilder, OpenOptions, Permissions},
+    fs::{self, DirBuilder, OpenOptions, Permissions},
     io,
     os::unix::{
         ffi::OsStrExt as _,
@@ -163,6 +163,16 @@ impl RunDir {
         self.paths(&name(bind, port))
     }
 
+    /// Port and `-b` of each instance that has a pid file here. Without `-b` the address is
+    /// [`ALL_ADDRESSES`].
+    pub fn instances(&self) -> Vec<(u16, String)> {
+        let files = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let names = files.map(|file| file.file_name());
+        let mut found: Vec<_> = names.filter_map(|name| instance_of(name.to_str()?)).collect();
+        found.sort();
+        found
+    }
+
     /// The paths of the supervisor of a configuration file, given by an absolute path.
     ///
     /// # Errors
@@ -253,7 +263,7 @@ fn name(bind: Option<&str>, port: u16) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{ffi::OsStr, fs};
+    use std::ffi::OsStr;
 
     use proptest::prelude::*;
 

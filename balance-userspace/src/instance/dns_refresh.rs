@@ -23,7 +23,7 @@ use crate::{
     error::StartError,
     instance::{settings::Settings, table::Table, timer::sleep_for},
     io::resolve,
-    selection::{ChannelKey, Effect, ServerName},
+    selection::{ChannelKey, Effect, HostName},
 };
 
 /// The shortest time between two rounds, however many connects fail.
@@ -47,7 +47,7 @@ pub(crate) async fn watch(
 /// Resolves each host once for all channels with that host. `failing` holds the hosts that did not
 /// resolve in the last round.
 async fn round(table: &Arc<Table>, failing: &mut BTreeSet<String>) {
-    let mut hosts: BTreeMap<String, Vec<(ChannelKey, ServerName)>> = BTreeMap::new();
+    let mut hosts: BTreeMap<String, Vec<(ChannelKey, HostName)>> = BTreeMap::new();
     for (key, name) in table.lock().selector.named_channels() {
         hosts.entry(name.host.clone()).or_default().push((key, name));
     }

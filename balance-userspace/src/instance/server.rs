@@ -107,7 +107,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     // with.
     logging::start_writer();
     let address = listener::local_address(&listeners[0]);
-    let name = datapath.name();
+    let datapath_name = datapath.name();
     let lifecycle = Lifecycle::new(endpoint, parent_death_pipe)?;
     let sockets = listeners.len().max(workers);
     let Workers { threads, start_signals, accepting } = spawn_workers(listeners, workers)?;
@@ -146,8 +146,8 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
         info!("-M has no effect: there is no shared memory to map");
     }
     info!(
-        listener = %address.map_or_else(|| port.to_string(), |a| a.to_string()),
-        groups = describe_groups(&context), datapath = %name, reason, "ready"
+        name = args.name, listener = %address.map_or_else(|| port.to_string(), |a| a.to_string()),
+        groups = describe_groups(&context), datapath = %datapath_name, reason, "ready"
     );
     if let Some(ready_notifier) = ready_notifier {
         ready_notifier

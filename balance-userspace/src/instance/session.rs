@@ -50,13 +50,17 @@ pub(crate) async fn serve(
             return outcome;
         }
     };
-    lease.connected(server);
+    // Before the datapath takes the socket. Fails only if the connection has ended.
+    lease.connected(server, backend.local().ok());
     let session = &lease.session;
     let (traffic, abort) = (Arc::clone(&session.traffic), Arc::clone(&session.abort));
     let report = context.datapath.carry(Pair { client, backend, traffic, abort }, pool).await;
     let (sent, rcvd) = session.traffic.read();
+    let channel = lease.attempt().key;
     debug!(
-        client = %address, server = %server, datapath = %report.datapath,
+        client = %address, server = %server,
+        server_name = context.table.server_name(channel).as_deref(),
+        source = session.target().source.map(tracing::field::display), datapath = %report.datapath,
         sent, rcvd, offloaded = session.traffic.offloaded(), end = %report.end, "session"
     );
     Outcome::Served { sent, rcvd, clean: report.end.is_in_order() }
@@ -105,9 +109,11 @@ async fn find_backend(
             Err(error) => {
                 let client = lease.session.client;
                 let (position, policy) = context.table.find(channel);
+                let server_name = context.table.server_name(channel);
+                let server_name = server_name.as_deref();
                 let (group, channel) = position.map(|id| (id.group, id.channel)).unzip();
                 let server = error.address;
-                debug!(%client, group, channel, %server, %error, "connect failed");
+                debug!(%client, group, channel, %server, server_name, %error, "connect failed");
                 context.re_resolve.notify_one();
                 if let Some(id) = position.filter(|_| policy.autodisable) {
                     warn!(target: NOTICE, "connection failed group {} channel {}", id.group, id.channel);

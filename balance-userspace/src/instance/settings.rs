@@ -23,8 +23,10 @@ pub(crate) struct IdleLimits {
 }
 
 /// The current settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
+    /// The name of the instance (`--name`).
+    pub(crate) name: Option<String>,
     /// The time limit of a connect (`-t`).
     pub(crate) connect_limit: Duration,
     /// The idle limits (`-T`, `--half-close-timeout`).
@@ -41,6 +43,7 @@ impl Settings {
     pub(crate) fn of(args: &Args) -> Self {
         let seconds = |n: u32| Duration::from_secs(n.into());
         Self {
+            name: args.name.clone(),
             connect_limit: seconds(args.connect_timeout),
             idle_limits: IdleLimits {
                 idle: args.idle_timeout.map(seconds),

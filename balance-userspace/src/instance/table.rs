@@ -42,6 +42,8 @@ pub(crate) struct Session {
 #[derive(Clone, Copy)]
 pub(crate) struct SessionTarget {
     pub(crate) channel: ChannelKey,
+    /// The local address towards the server, once connected.
+    pub(crate) source: Option<SocketAddr>,
     /// The server's address, once connected.
     pub(crate) backend: Option<SocketAddr>,
     /// The byte count at the last inspection that saw it change, and the time of that inspection.
@@ -77,6 +79,11 @@ impl Table {
         lock(&self.inner)
     }
 
+    /// The name of the server of a channel, for logs; `None` if the channel is gone.
+    pub(crate) fn server_name(&self, channel: ChannelKey) -> Option<Arc<str>> {
+        self.lock().selector.by_key(channel).map(|channel| Arc::clone(&channel.name))
+    }
+
     /// The position of a channel, and the policy of selection.
     pub(crate) fn find(&self, channel: ChannelKey) -> (Option<ChannelId>, Policy) {
         let inner = self.lock();
@@ -99,6 +106,7 @@ impl Table {
             abort: Arc::new(abort),
             target: Mutex::new(SessionTarget {
                 channel: attempt.key,
+                source: None,
                 backend: None,
                 last_change: (0, now),
             }),
@@ -170,9 +178,10 @@ impl ChannelLease {
         }
     }
 
-    /// The attempt has connected to `backend`.
-    pub(crate) fn connected(&self, backend: SocketAddr) {
+    /// The attempt has connected to `backend` from the local address `source`.
+    pub(crate) fn connected(&self, backend: SocketAddr, source: Option<SocketAddr>) {
         let mut target = lock(&self.session.target);
+        target.source = source;
         target.backend = Some(backend);
         target.last_change.1 = Instant::now();
     }
@@ -201,7 +210,7 @@ mod tests {
     use crate::selection::{ChannelConfig, GroupConfig, Method, ResolvedServer};
 
     fn table(channels: usize) -> Arc<Table> {
-        let server = ResolvedServer { addresses: Vec::new(), name: None };
+        let server = ResolvedServer::default();
         let channels = vec![ChannelConfig { server, max: 1 }; channels];
         let groups = vec![GroupConfig { method: Method::RoundRobin, channels }];
         Table::new(Selector::new(groups, Policy::default()))

@@ -10,7 +10,7 @@ use dns_lookup::{AddrInfoHints, SockType, getaddrinfo};
 use crate::{
     cli::operand::{ChannelSpec, GroupSpec},
     error::{StartError, one_line},
-    selection::{ChannelConfig, GroupConfig, ResolvedServer, ServerName},
+    selection::{ChannelConfig, GroupConfig, HostName, ResolvedServer},
 };
 
 /// All addresses of a host, without duplicates, in the resolver's order of preference.
@@ -30,15 +30,16 @@ pub fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, StartError> {
     if found.is_empty() { Err(unresolved("it has no address".to_owned())) } else { Ok(found) }
 }
 
-/// The addresses of a channel's server, and its name unless the operand is a literal address.
+/// The addresses of a channel's server, its host name unless the operand is a literal address, and
+/// the parts of its name.
 ///
 /// # Errors
 /// [`StartError::Unresolved`].
 pub fn server(spec: &ChannelSpec) -> Result<ResolvedServer, StartError> {
     let addresses = addresses(&spec.host, spec.port)?;
     let literal = spec.host.parse::<IpAddr>().is_ok();
-    let name = (!literal).then(|| ServerName { host: spec.host.clone(), port: spec.port });
-    Ok(ResolvedServer { addresses, name })
+    let host_name = (!literal).then(|| HostName { host: spec.host.clone(), port: spec.port });
+    Ok(ResolvedServer { addresses, host_name, name: spec.server_name() })
 }
 
 /// The groups of the command line, with the current addresses of their servers.

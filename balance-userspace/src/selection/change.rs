@@ -8,7 +8,10 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, time::SystemTime};
 
-use super::{Channel, ChannelId, ChannelKey, Group, Method, ResolvedServer, Selector, ServerName};
+use super::{
+    Channel, ChannelId, ChannelKey, ChannelRef, Group, HostName, Method, ResolvedServer, Selector,
+    ServerName, names,
+};
 
 /// The reason why a change is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +24,10 @@ pub enum ChangeError {
     NotDisabled,
     /// The index of the group is not below [`MAX_GROUPS`].
     TooManyGroups,
+    /// Several channels have the name.
+    AmbiguousName,
+    /// Another channel has the given name.
+    NameInUse,
 }
 
 /// Whether an accepted change made a difference.
@@ -43,6 +50,33 @@ impl Selector {
     pub fn channel(&self, id: ChannelId) -> Result<&Channel, ChangeError> {
         let group = self.groups.get(id.group).ok_or(ChangeError::NoSuchGroup)?;
         group.channels.get(id.channel).ok_or(ChangeError::NoSuchChannel)
+    }
+
+    /// Returns the position of the channel that a command names.
+    ///
+    /// # Errors
+    /// [`ChangeError::NoSuchChannel`] for an unknown name, [`ChangeError::AmbiguousName`]. A
+    /// position is not checked.
+    pub fn find(&self, channel: &ChannelRef) -> Result<ChannelId, ChangeError> {
+        let name = match channel {
+            ChannelRef::Id(id) => return Ok(*id),
+            ChannelRef::Name(name) => name,
+        };
+        let channels = self.groups.iter().flat_map(|group| &group.channels);
+        let mut found = channels.filter(|channel| *channel.name == **name);
+        match (found.next().and_then(|channel| self.position(channel.key)), found.next()) {
+            (_, Some(_)) => Err(ChangeError::AmbiguousName),
+            (id, None) => id.ok_or(ChangeError::NoSuchChannel),
+        }
+    }
+
+    /// Checks that a new name of a channel, or of a new channel, is free.
+    fn check_name(&self, name: &ServerName, id: Option<ChannelId>) -> Result<(), ChangeError> {
+        let replaced = id.and_then(|id| self.channel(id).ok()).map(|channel| channel.key);
+        let channels = self.groups.iter().flat_map(|group| &group.channels);
+        let others = channels.filter(|channel| Some(channel.key) != replaced);
+        let all = others.map(|channel| &channel.name_parts).chain([name]);
+        names::first_clash(all).map_or(Ok(()), |_| Err(ChangeError::NameInUse))
     }
 
     fn channel_mut(&mut self, id: ChannelId) -> Result<&mut Channel, ChangeError> {
@@ -78,36 +112,47 @@ impl Selector {
     /// Adds a disabled channel to a group, and creates the group if necessary.
     ///
     /// # Errors
-    /// [`ChangeError::TooManyGroups`].
+    /// [`ChangeError::TooManyGroups`], [`ChangeError::NameInUse`].
     pub fn create(
         &mut self,
         group: usize,
         server: ResolvedServer,
     ) -> Result<ChannelId, ChangeError> {
+        self.check_name(&server.name, None)?;
         self.group_or_new(group)?;
         let key = self.keys.next();
-        Ok(self.push(group, Channel { enabled: false, ..Channel::new(key, server, 0) }))
+        let id = self.push(group, Channel { enabled: false, ..Channel::new(key, server, 0) });
+        self.update_names();
+        Ok(id)
     }
 
-    /// Gives a disabled channel another server.
+    /// Gives a disabled channel another server. A given name stays, unless the server has another.
     ///
     /// # Errors
-    /// [`ChangeError::NoSuchGroup`], [`ChangeError::NoSuchChannel`], [`ChangeError::NotDisabled`].
+    /// [`ChangeError::NoSuchGroup`], [`ChangeError::NoSuchChannel`], [`ChangeError::NotDisabled`],
+    /// [`ChangeError::NameInUse`].
     pub fn assign(&mut self, id: ChannelId, server: ResolvedServer) -> Result<(), ChangeError> {
-        let channel = self.channel_mut(id)?;
+        let channel = self.channel(id)?;
         if channel.enabled {
             return Err(ChangeError::NotDisabled);
         }
-        channel.addresses = server.addresses.into();
-        channel.name = server.name;
+        let ResolvedServer { addresses, host_name, name } = server;
+        let given = name.given.or_else(|| channel.name_parts.given.clone());
+        let name_parts = ServerName { given, ..name };
+        self.check_name(&name_parts, Some(id))?;
+        let channel = self.channel_mut(id)?;
+        channel.addresses = addresses.into();
+        channel.host_name = host_name;
+        channel.name_parts = name_parts;
         channel.unresolved_since = None;
+        self.update_names();
         Ok(())
     }
 
     /// Returns every channel that is configured by host name, with the name.
-    pub fn named_channels(&self) -> Vec<(ChannelKey, ServerName)> {
+    pub fn named_channels(&self) -> Vec<(ChannelKey, HostName)> {
         let channels = self.groups.iter().flat_map(|group| &group.channels);
-        channels.filter_map(|channel| Some((channel.key, channel.name.clone()?))).collect()
+        channels.filter_map(|channel| Some((channel.key, channel.host_name.clone()?))).collect()
     }
 
     /// Gives a channel the current addresses of its name.
@@ -117,7 +162,7 @@ impl Selector {
     pub fn resolved(
         &mut self,
         key: ChannelKey,
-        name: &ServerName,
+        name: &HostName,
         addresses: Vec<SocketAddr>,
     ) -> Effect {
         let Some(channel) = self.named_mut(key, name) else { return Effect::Unchanged };
@@ -130,16 +175,16 @@ impl Selector {
     }
 
     /// Records that the name of a channel does not resolve. The channel keeps its addresses.
-    pub fn unresolved(&mut self, key: ChannelKey, name: &ServerName, now: SystemTime) {
+    pub fn unresolved(&mut self, key: ChannelKey, name: &HostName, now: SystemTime) {
         if let Some(channel) = self.named_mut(key, name) {
             channel.unresolved_since.get_or_insert(now);
         }
     }
 
     /// Returns the channel if it still has this name.
-    fn named_mut(&mut self, key: ChannelKey, name: &ServerName) -> Option<&mut Channel> {
+    fn named_mut(&mut self, key: ChannelKey, name: &HostName) -> Option<&mut Channel> {
         let channel = self.channel_mut(self.position(key)?).ok()?;
-        (channel.name.as_ref() == Some(name)).then_some(channel)
+        (channel.host_name.as_ref() == Some(name)).then_some(channel)
     }
 
     /// Sets the maximum of concurrent connections of a channel; 0 means no limit.
@@ -183,15 +228,15 @@ mod tests {
     }
 
     fn literal(port: u16) -> ResolvedServer {
-        ResolvedServer { addresses: address(port), name: None }
+        ResolvedServer { addresses: address(port), ..ResolvedServer::default() }
     }
 
     fn of(method: Method, channels: Vec<ChannelConfig>) -> Selector {
         Selector::new(vec![GroupConfig { method, channels }], Policy::default())
     }
 
-    fn name(host: &str) -> ServerName {
-        ServerName { host: host.to_owned(), port: 1 }
+    fn name(host: &str) -> HostName {
+        HostName { host: host.to_owned(), port: 1 }
     }
 
     #[test]
@@ -245,7 +290,11 @@ mod tests {
         let mut selector = Selector::default();
         let ports =
             |ports: &[u16]| ports.iter().flat_map(|&port| address(port)).collect::<Vec<_>>();
-        let mx1 = ResolvedServer { addresses: ports(&[1, 2, 3]), name: Some(name("mx1")) };
+        let mx1 = ResolvedServer {
+            addresses: ports(&[1, 2, 3]),
+            host_name: Some(name("mx1")),
+            ..ResolvedServer::default()
+        };
         let id = selector.create(0, mx1).unwrap();
         let key = selector.channel(id).unwrap().key;
         assert_eq!(selector.resolved(key, &name("mx1"), ports(&[3, 1, 2])), Effect::Unchanged);
@@ -258,7 +307,11 @@ mod tests {
     #[test]
     fn a_resolved_name_is_ignored_after_its_channel_got_another_server() {
         let mut selector = Selector::default();
-        let mx1 = ResolvedServer { addresses: address(1), name: Some(name("mx1")) };
+        let mx1 = ResolvedServer {
+            addresses: address(1),
+            host_name: Some(name("mx1")),
+            ..ResolvedServer::default()
+        };
         let id = selector.create(0, mx1).unwrap();
         selector.create(0, literal(9)).unwrap();
         let key = selector.channel(id).unwrap().key;
@@ -279,7 +332,14 @@ mod tests {
         assert_eq!(*selector.channel(id).unwrap().addresses, *address(3));
         assert_eq!(selector.named_channels(), []);
         selector
-            .assign(id, ResolvedServer { addresses: address(4), name: Some(name("mx2")) })
+            .assign(
+                id,
+                ResolvedServer {
+                    addresses: address(4),
+                    host_name: Some(name("mx2")),
+                    ..ResolvedServer::default()
+                },
+            )
             .unwrap();
         assert_eq!(selector.named_channels(), [(key, name("mx2"))]);
     }

@@ -3,9 +3,12 @@
 //! Invariant: a [`ChannelKey`] is never used for a second channel, so it names the same channel
 //! however the table changes.
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{fmt, net::SocketAddr, sync::Arc, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
+
+use super::ServerName;
+use crate::error::one_line;
 
 /// The position of a channel in the groups, as the control commands name it.
 ///
@@ -16,6 +19,32 @@ pub struct ChannelId {
     pub group: usize,
     /// Index in the group, from 0.
     pub channel: usize,
+}
+
+/// A channel as a control command names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ChannelRef {
+    /// By position.
+    Id(ChannelId),
+    /// By the name of the server.
+    Name(String),
+}
+
+impl From<ChannelId> for ChannelRef {
+    fn from(id: ChannelId) -> Self {
+        Self::Id(id)
+    }
+}
+
+impl fmt::Display for ChannelRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(ChannelId { group, channel }) => write!(f, "{group}.{channel}"),
+            // A command socket carries any text.
+            Self::Name(name) => f.write_str(&one_line(name)),
+        }
+    }
 }
 
 /// The permanent identity of a channel, whatever its position.
@@ -33,9 +62,9 @@ impl ChannelKeys {
     }
 }
 
-/// A server that is configured by host name.
+/// The host name of a server that is configured by host name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ServerName {
+pub struct HostName {
     /// Host name for the resolver.
     pub host: String,
     /// TCP port.
@@ -43,12 +72,14 @@ pub struct ServerName {
 }
 
 /// A server with its resolved addresses.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResolvedServer {
     /// At least one address.
     pub addresses: Vec<SocketAddr>,
     /// The host name; `None` if the configuration has an address.
-    pub name: Option<ServerName>,
+    pub host_name: Option<HostName>,
+    /// The parts of the server's name.
+    pub name: ServerName,
 }
 
 /// A channel with its counters.
@@ -60,7 +91,11 @@ pub struct Channel {
     pub addresses: Arc<[SocketAddr]>,
     /// The host name, which is resolved again from time to time; `None` if the configuration has an
     /// address.
-    pub name: Option<ServerName>,
+    pub host_name: Option<HostName>,
+    /// The parts of the server's name.
+    pub(super) name_parts: ServerName,
+    /// The name of the server in this instance.
+    pub name: Arc<str>,
     /// Time of the first failure since the name last resolved.
     pub unresolved_since: Option<SystemTime>,
     /// Maximum of concurrent connections; 0 means no limit.
@@ -82,13 +117,15 @@ impl Channel {
     /// Makes an enabled channel without connections.
     pub(super) fn new(
         key: ChannelKey,
-        ResolvedServer { addresses, name }: ResolvedServer,
+        ResolvedServer { addresses, host_name, name }: ResolvedServer,
         max: u32,
     ) -> Self {
         Self {
             key,
             addresses: addresses.into(),
-            name,
+            host_name,
+            name_parts: name,
+            name: "".into(),
             unresolved_since: None,
             max,
             enabled: true,

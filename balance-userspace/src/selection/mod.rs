@@ -13,6 +13,7 @@ mod change;
 mod channel;
 mod hash;
 mod method;
+pub mod names;
 #[cfg(test)]
 mod properties;
 mod replace;
@@ -25,9 +26,10 @@ use std::{
 
 pub use change::{ChangeError, Effect, MAX_GROUPS};
 use channel::ChannelKeys;
-pub use channel::{Channel, ChannelId, ChannelKey, ResolvedServer, ServerName};
+pub use channel::{Channel, ChannelId, ChannelKey, ChannelRef, HostName, ResolvedServer};
 pub use hash::client_hash;
 pub use method::Method;
+pub use names::ServerName;
 use replace::RetiredChannel;
 pub use replace::{ChannelDiff, ServerIdentity};
 
@@ -171,12 +173,17 @@ impl Selector {
         self.positions.get(&key).copied()
     }
 
+    /// The channel of this key, also a retired one.
+    pub fn by_key(&self, key: ChannelKey) -> Option<&Channel> {
+        match self.position(key) {
+            Some(id) => Some(&self.groups[id.group].channels[id.channel]),
+            None => self.retired.get(&key).map(|retired| &retired.channel),
+        }
+    }
+
     /// Number of connections of a channel, also of a retired one.
     pub fn current(&self, key: ChannelKey) -> u32 {
-        match self.position(key) {
-            Some(id) => self.groups[id.group].channels[id.channel].current,
-            None => self.retired.get(&key).map_or(0, |retired| retired.channel.current),
-        }
+        self.by_key(key).map_or(0, |channel| channel.current)
     }
 
     /// Starts the first attempt for a client; `None` if no channel is usable.
@@ -298,6 +305,16 @@ impl Selector {
         update(channel);
         if channel.current == 0 {
             self.retired.remove(&key);
+        }
+    }
+
+    /// Gives every channel its name among the present ones.
+    fn update_names(&mut self) {
+        let channels = self.groups.iter().flat_map(|group| &group.channels);
+        let names = names::all(channels.map(|channel| &channel.name_parts));
+        let channels = self.groups.iter_mut().flat_map(|group| &mut group.channels);
+        for (channel, name) in channels.zip(names) {
+            channel.name = name.into();
         }
     }
 

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn channel(max: u32) -> ChannelConfig {
-    ChannelConfig { server: ResolvedServer { addresses: Vec::new(), name: None }, max }
+    ChannelConfig { server: ResolvedServer::default(), max }
 }
 
 fn group(method: Method, maxima: &[u32]) -> GroupConfig {
@@ -193,7 +193,7 @@ fn policies() -> impl Strategy<Value = Policy> {
 fn group_lists(min: usize) -> impl Strategy<Value = Vec<GroupConfig>> {
     let config = (0u16..5, 0u32..4).prop_map(|(port, max)| {
         let addresses = vec![([127, 0, 0, 1], port).into()];
-        ChannelConfig { server: ResolvedServer { addresses, name: None }, max }
+        ChannelConfig { server: ResolvedServer { addresses, ..ResolvedServer::default() }, max }
     });
     let group =
         (any::<bool>(), prop::collection::vec(config, min..5)).prop_map(|(hash, channels)| {

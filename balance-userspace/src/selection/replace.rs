@@ -13,31 +13,31 @@ use std::{
     net::SocketAddr,
 };
 
-use super::{Channel, ChannelConfig, ChannelKey, Group, GroupConfig, Policy, Selector, ServerName};
+use super::{Channel, ChannelConfig, ChannelKey, Group, GroupConfig, HostName, Policy, Selector};
 
 /// The identity of a server within a group: the server as it is configured.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ServerIdentity {
     /// The host name.
-    Name(ServerName),
+    Name(HostName),
     /// The addresses, if the configuration has no name.
     Addresses(Vec<SocketAddr>),
 }
 
 impl ServerIdentity {
-    fn of(name: Option<&ServerName>, addresses: &[SocketAddr]) -> Self {
+    fn of(name: Option<&HostName>, addresses: &[SocketAddr]) -> Self {
         name.map_or_else(|| Self::Addresses(addresses.to_vec()), |name| Self::Name(name.clone()))
     }
 
     fn of_channel(channel: &Channel) -> Self {
-        Self::of(channel.name.as_ref(), &channel.addresses)
+        Self::of(channel.host_name.as_ref(), &channel.addresses)
     }
 }
 
 impl fmt::Display for ServerIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Name(ServerName { host, port }) => write!(f, "{host}:{port}"),
+            Self::Name(HostName { host, port }) => write!(f, "{host}:{port}"),
             Self::Addresses(addresses) => {
                 let texts: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
                 f.write_str(&texts.join(","))
@@ -76,10 +76,11 @@ impl Selector {
         for (index, group) in groups.into_iter().enumerate() {
             self.groups.push(Group::new(group.method, Vec::new()));
             for ChannelConfig { server, max } in group.channels {
-                let identity = ServerIdentity::of(server.name.as_ref(), &server.addresses);
+                let identity = ServerIdentity::of(server.host_name.as_ref(), &server.addresses);
                 let channel = match unplaced.take(index, &identity) {
                     Some(channel) => Channel {
                         addresses: server.addresses.into(),
+                        name_parts: server.name,
                         unresolved_since: None,
                         max,
                         ..channel
@@ -92,6 +93,7 @@ impl Selector {
                 self.push(index, channel);
             }
         }
+        self.update_names();
         for (group, order) in self.groups.iter_mut().zip(orders) {
             // Round robin continues with the same channel, or with the next one that is still
             // there.
@@ -159,8 +161,12 @@ mod tests {
     fn group(channels: &str, at: u16) -> GroupConfig {
         let channels = channels.split_whitespace().map(|text| {
             let (host, max) = text.split_once(':').unwrap_or((text, "0"));
-            let name = ServerName { host: host.to_owned(), port: 25 };
-            let server = ResolvedServer { addresses: address(at), name: Some(name) };
+            let name = HostName { host: host.to_owned(), port: 25 };
+            let server = ResolvedServer {
+                addresses: address(at),
+                host_name: Some(name),
+                ..ResolvedServer::default()
+            };
             ChannelConfig { server, max: max.parse().unwrap() }
         });
         GroupConfig { method: Method::RoundRobin, channels: channels.collect() }
@@ -191,7 +197,7 @@ mod tests {
     /// Name of the server of an attempt, and position of its channel.
     fn at(selector: &Selector, attempt: &Attempt) -> (String, usize, usize) {
         let id = selector.position(attempt.key).unwrap();
-        let name = selector.channel(id).unwrap().name.clone().unwrap();
+        let name = selector.channel(id).unwrap().host_name.clone().unwrap();
         (name.host, id.group, id.channel)
     }
 
@@ -237,7 +243,7 @@ mod tests {
     #[test]
     fn servers_match_by_name_or_without_a_name_by_address() {
         let literal = |port| ChannelConfig {
-            server: ResolvedServer { addresses: address(port), name: None },
+            server: ResolvedServer { addresses: address(port), ..ResolvedServer::default() },
             max: 0,
         };
         let list = |channels| vec![GroupConfig { method: Method::RoundRobin, channels }];

@@ -56,10 +56,15 @@ pub fn channel_arguments(data: &[u8]) {
 }
 
 fn format_group(group: &GroupSpec) -> Vec<String> {
-    let channel = |ChannelSpec { host, port, max }: &ChannelSpec| {
+    let channel = |ChannelSpec { host, port, max, name }: &ChannelSpec| {
         assert!(*port != 0 && !host.is_empty());
         let in_brackets = host.contains(':') || host.starts_with('[');
-        if in_brackets { format!("[{host}]:{port}:{max}") } else { format!("{host}:{port}:{max}") }
+        let name = name.as_ref().map(|name| format!(",name={name}")).unwrap_or_default();
+        if in_brackets {
+            format!("[{host}]:{port}:{max}{name}")
+        } else {
+            format!("{host}:{port},max={max}{name}")
+        }
     };
     let end = match group.method {
         Method::RoundRobin => "!",

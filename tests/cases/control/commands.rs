@@ -77,6 +77,7 @@ fn sessions_are_listed_and_dropped_on_both_sides(datapath: Datapath) {
         let expected = [
             client.local_addr().expect("getsockname").to_string(),
             "0.0".into(),
+            server.peer_addr().expect("getpeername").to_string(),
             server.local_addr().expect("getsockname").to_string(),
             shown.to_string(),
             shown.to_string(),
@@ -85,7 +86,7 @@ fn sessions_are_listed_and_dropped_on_both_sides(datapath: Datapath) {
         let text = dir.run_ok(address, "sessions");
         let mut lines = text.lines().skip(1).map(|line| {
             let mut words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
-            words.remove(3);
+            words.remove(4);
             words
         });
         match (lines.next(), lines.next()) {
@@ -486,12 +487,19 @@ fn a_failed_command_changes_nothing_and_only_strict_exits_with_an_error() {
         ("disable -1", "no such channel -1"),
         ("disable 1.0", "no such channel 1.0"),
         ("enable 99999999999999999999", "no such channel"),
-        ("disable 0.x", "syntax error"),
-        ("disable 0.1.0", "syntax error"),
-        ("maxc 0.1x 7", "syntax error"),
+        ("disable 0.x", "no such channel 0.x"),
+        ("disable 0.1.0", "no such channel 0.1.0"),
+        ("disable x", "no such channel x"),
+        ("disable 127.0.0.1", "no such channel 127.0.0.1"),
+        ("enable 1x", "no such channel 1x"),
+        ("maxc 0.1x 7", "unknown channel"),
+        ("maxc 0 7x", "syntax error"),
+        ("mrtg-bytes x", "unknown channel"),
+        ("disable 0 1", "syntax error"),
+        ("show x", "syntax error"),
         ("reset 2", "no such channel 2"),
         ("drop 2", "no such channel 2"),
-        ("drop x", "syntax error"),
+        ("drop x", "no such channel x"),
         ("drain 2 1", "no such channel 2"),
         ("drain 0 x", "syntax error"),
         ("drain 0 -1", "syntax error"),

@@ -30,7 +30,7 @@ fn file_names_are_offered_for_options_that_take_a_file() {
 #[test]
 fn control_commands_follow_c() {
     assert_eq!(offers(&["-c", "d"]), ["disable", "drain", "drop"]);
-    assert_eq!(offers(&["-c", "s"]), ["show", "sessions", "stats"]);
+    assert_eq!(offers(&["-c", "s"]), ["show", "servers", "sessions", "stats"]);
 }
 
 #[test]

@@ -1,16 +1,15 @@
 //! Parser of control commands: from the text that a user types to a request.
 //!
 //! Pure. Invariants: every command of the classic keeps its meaning, with these exceptions: `kill`
-//! has no abbreviation, `G.N` names a channel of another group, any other word with a dot behind
-//! digits is an error, and so is a negative maximum. Words behind the arguments of a command are
-//! ignored, as in the classic.
+//! has no abbreviation, and `G.N` or a name stands for a channel of any group. A word where a number
+//! belongs, a negative maximum and a word that the command does not use are errors.
 
 use super::{
     command_table,
     render::{ChannelLabel, ReplyFormat},
 };
 use crate::control::protocol::InstanceCommand;
-use crate::selection::ChannelId;
+use crate::selection::{ChannelId, ChannelRef, names};
 
 /// A command that has been read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +38,7 @@ pub enum ParsedCommand {
 /// A mistake of the user, in the words of the classic. Nothing is sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    /// The command is unknown, or an argument is missing or malformed.
+    /// The command is unknown, or an argument is missing, malformed or not used.
     #[error("syntax error")]
     Syntax,
     /// A number is out of range.
@@ -56,16 +55,9 @@ pub enum CommandError {
     UnknownGroup,
 }
 
-/// Splits a line into commands, at each `;` before a blank or the end of the line.
+/// Splits a line into commands, at each `;`.
 pub fn split(line: &str) -> impl Iterator<Item = &str> {
-    let mut rest = Some(line);
-    std::iter::from_fn(move || {
-        let text = rest?;
-        let ends = |i: usize| text[i + 1..].bytes().next().is_none_or(|b| b.is_ascii_whitespace());
-        let end = text.match_indices(';').map(|(i, _)| i).find(|i| ends(*i));
-        rest = end.map(|i| &text[i + 1..]);
-        Some(end.map_or(text, |i| &text[..i]))
-    })
+    line.split(';')
 }
 
 /// Parses one command; `group` is the current group.
@@ -87,59 +79,54 @@ pub(super) struct Arguments<'a> {
 }
 
 impl Arguments<'_> {
+    /// The number of words.
+    pub(super) fn count(&self) -> usize {
+        self.words.len()
+    }
+
     /// The word at `index`.
     pub(super) fn word(&self, index: usize) -> Result<&str, CommandError> {
         self.words.get(index).copied().ok_or(CommandError::Syntax)
     }
 
-    /// The number that the word at `index` begins with.
+    /// The number at `index`.
     pub(super) fn number(&self, index: usize) -> Result<i64, CommandError> {
-        self.word(index).map(leading_number)
+        number(self.word(index)?).ok_or(CommandError::Syntax)
     }
 
     /// The channel as the user named it.
     pub(super) fn label(&self, index: usize) -> Result<ChannelLabel, CommandError> {
-        ChannelLabel::parse(self.word(index)?)
+        Ok(ChannelLabel::parse(self.word(index)?))
     }
 
-    /// A channel as in the classic: `G.N`, or the number that the word begins with.
-    pub(super) fn channel(&self, index: usize) -> Result<(ChannelId, ChannelLabel), CommandError> {
+    /// A channel by number, by `G.N` or by name.
+    pub(super) fn channel(&self, index: usize) -> Result<(ChannelRef, ChannelLabel), CommandError> {
         let label = self.label(index)?;
-        label.id(self.group).map(|id| (id, label)).ok_or(CommandError::NoSuchChannel(label))
+        match label.channel(self.group) {
+            Some(channel) => Ok((channel, label)),
+            None => Err(CommandError::NoSuchChannel(label)),
+        }
     }
 
     /// A channel of a command that reports [`CommandError::UnknownChannel`].
-    pub(super) fn known_channel(&self, index: usize) -> Result<ChannelId, CommandError> {
-        self.label(index)?.id(self.group).ok_or(CommandError::UnknownChannel)
+    pub(super) fn known_channel(&self, index: usize) -> Result<ChannelRef, CommandError> {
+        self.label(index)?.channel(self.group).ok_or(CommandError::UnknownChannel)
     }
 
-    /// A channel of a command that the classic lacks. A word that is no number is an error, and not
-    /// channel 0.
-    pub(super) fn strict_channel(
-        &self,
-        index: usize,
-    ) -> Result<(ChannelId, ChannelLabel), CommandError> {
-        let word = self.word(index)?;
-        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        if !word.split('.').all(is_number) || word.split('.').count() > 2 {
-            return Err(CommandError::Syntax);
-        }
-        self.channel(index)
-    }
-
-    /// A channel as group and number in two words, or as `G.N` in one word.
-    pub(super) fn graphed_channel(&self) -> Result<ChannelId, CommandError> {
+    /// A channel as group and number in two words, or as `G.N` or by name in one word.
+    pub(super) fn graphed_channel(&self) -> Result<ChannelRef, CommandError> {
         let (group, channel) = match self.words {
             [] => return Err(CommandError::Syntax),
-            [word] => match ChannelLabel::parse(word)? {
-                ChannelLabel { group: Some(group), channel } => (group, channel),
-                ChannelLabel { group: None, .. } => return Err(CommandError::Syntax),
+            [word] => match ChannelLabel::parse(word) {
+                ChannelLabel::Number { group: Some(group), channel } => (group, channel),
+                ChannelLabel::Number { group: None, .. } => return Err(CommandError::Syntax),
+                ChannelLabel::Name(name) => return Ok(ChannelRef::Name(name)),
             },
-            [group, channel, ..] => (leading_number(group), leading_number(channel)),
+            [..] => (self.number(0)?, self.number(1)?),
         };
         let group = usize::try_from(group).map_err(|_| CommandError::UnknownGroup)?;
         let channel = usize::try_from(channel).map_err(|_| CommandError::UnknownChannel)?;
-        Ok(ChannelId { group, channel })
+        Ok(ChannelId { group, channel }.into())
     }
 
     /// The number of seconds at `index`, if there is a word.
@@ -160,38 +147,37 @@ impl Arguments<'_> {
 }
 
 impl ChannelLabel {
-    fn parse(word: &str) -> Result<Self, CommandError> {
-        let Some((group, channel)) = word.split_once('.').filter(|(group, _)| is_number(group))
-        else {
-            return Ok(Self { group: None, channel: leading_number(word) });
-        };
-        // A typing mistake behind the dot must not turn the group number into a channel number.
-        if channel.is_empty() || !channel.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(CommandError::Syntax);
+    fn parse(word: &str) -> Self {
+        if !names::is_position(word) {
+            return Self::Name(word.to_owned());
         }
-        Ok(Self { group: Some(leading_number(group)), channel: leading_number(channel) })
+        let (group, channel) = match word.split_once('.') {
+            Some((group, channel)) => (number(group), channel),
+            None => (None, word),
+        };
+        Self::Number { group, channel: number(channel).unwrap_or_default() }
     }
 
     /// The channel with this label, if the numbers are not negative.
-    fn id(self, current: usize) -> Option<ChannelId> {
-        let group = self.group.map_or(Some(current), |group| usize::try_from(group).ok())?;
-        Some(ChannelId { group, channel: usize::try_from(self.channel).ok()? })
+    fn channel(&self, current: usize) -> Option<ChannelRef> {
+        let (group, channel) = match self {
+            Self::Number { group, channel } => (*group, *channel),
+            Self::Name(name) => return Some(ChannelRef::Name(name.clone())),
+        };
+        let group = group.map_or(Some(current), |group| usize::try_from(group).ok())?;
+        Some(ChannelId { group, channel: usize::try_from(channel).ok()? }.into())
     }
 }
 
-fn is_number(text: &str) -> bool {
-    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
-    !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
-}
-
-/// The number that a word begins with, as atoi(3) reads it; 0 if it begins with none.
-fn leading_number(word: &str) -> i64 {
+/// Reads a number with an optional sign. A number that is too large becomes the largest.
+fn number(word: &str) -> Option<i64> {
     let (sign, digits) = match word.strip_prefix('-') {
         Some(digits) => (-1, digits),
         None => (1, word.strip_prefix('+').unwrap_or(word)),
     };
-    let digits = digits.bytes().take_while(u8::is_ascii_digit);
-    sign * digits.fold(0_i64, |n, b| n.saturating_mul(10).saturating_add(i64::from(b - b'0')))
+    let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    let magnitude = |n: i64, b| n.saturating_mul(10).saturating_add(i64::from(b - b'0'));
+    is_number.then(|| sign * digits.bytes().fold(0, magnitude))
 }
 
 #[cfg(test)]

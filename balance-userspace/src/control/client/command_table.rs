@@ -33,7 +33,7 @@ pub struct CommandSpec {
 }
 
 /// All commands, in the order of the help.
-pub static COMMANDS: [CommandSpec; 21] = [
+pub static COMMANDS: [CommandSpec; 25] = [
     CommandSpec {
         name: "create",
         shortest: "c",
@@ -134,7 +134,7 @@ pub static COMMANDS: [CommandSpec; 21] = [
         help: &["print bytes received and sent, for MRTG"],
         parser: |args| {
             let id = args.graphed_channel()?;
-            request(InstanceCommand::Channel(id), ReplyFormat::MrtgBytes(id))
+            request(InstanceCommand::Channel(id), ReplyFormat::MrtgBytes)
         },
     },
     CommandSpec {
@@ -144,7 +144,7 @@ pub static COMMANDS: [CommandSpec; 21] = [
         help: &["print the number of connections, for MRTG"],
         parser: |args| {
             let id = args.graphed_channel()?;
-            request(InstanceCommand::Channel(id), ReplyFormat::MrtgConns(id))
+            request(InstanceCommand::Channel(id), ReplyFormat::MrtgConns)
         },
     },
     CommandSpec {
@@ -188,9 +188,23 @@ pub static COMMANDS: [CommandSpec; 21] = [
     CommandSpec {
         name: "show",
         shortest: "s",
-        arguments: "--json",
+        arguments: JSON,
         help: &["print all channels as JSON"],
         parser: |_| request(InstanceCommand::Show, ReplyFormat::TableJson),
+    },
+    CommandSpec {
+        name: "servers",
+        shortest: "ser",
+        arguments: "",
+        help: &["print all channels with the names of their", "servers"],
+        parser: |_| request(InstanceCommand::Show, ReplyFormat::Servers),
+    },
+    CommandSpec {
+        name: "servers",
+        shortest: "ser",
+        arguments: JSON,
+        help: &["the same as JSON"],
+        parser: |_| request(InstanceCommand::Show, ReplyFormat::ServersJson),
     },
     CommandSpec {
         name: "sessions",
@@ -200,11 +214,25 @@ pub static COMMANDS: [CommandSpec; 21] = [
         parser: |_| request(InstanceCommand::Sessions, ReplyFormat::Sessions),
     },
     CommandSpec {
+        name: "sessions",
+        shortest: "se",
+        arguments: JSON,
+        help: &["the same as JSON"],
+        parser: |_| request(InstanceCommand::Sessions, ReplyFormat::SessionsJson),
+    },
+    CommandSpec {
         name: "stats",
         shortest: "st",
         arguments: "",
         help: &["print totals since the start"],
         parser: |_| request(InstanceCommand::Stats, ReplyFormat::Stats),
+    },
+    CommandSpec {
+        name: "stats",
+        shortest: "st",
+        arguments: JSON,
+        help: &["the same as JSON"],
+        parser: |_| request(InstanceCommand::Stats, ReplyFormat::StatsJson),
     },
     CommandSpec {
         name: "drain",
@@ -217,7 +245,7 @@ pub static COMMANDS: [CommandSpec; 21] = [
             CONTINUE,
         ],
         parser: |args| {
-            let (id, label) = args.strict_channel(0)?;
+            let (id, label) = args.channel(0)?;
             let seconds = args.optional_seconds(1, MAX_DRAIN_SECONDS)?;
             request(InstanceCommand::Drain { id, seconds }, ReplyFormat::Drain(label))
         },
@@ -231,21 +259,24 @@ pub static COMMANDS: [CommandSpec; 21] = [
             "sides; an enabled channel takes new ones",
         ],
         parser: |args| {
-            let (id, label) = args.strict_channel(0)?;
+            let (id, label) = args.channel(0)?;
             request(InstanceCommand::Drop(id), ReplyFormat::Drop(label))
         },
     },
 ];
+
+/// The option for JSON.
+const JSON: &str = "--json";
 
 const CONTINUE: &str = "(open connections continue)";
 const KEEP_SERVER: &str = "(open connections keep their server)";
 
 /// Notes on all commands, for `help` and the manual.
 pub const NOTES: &str = "\
-<channel> is a number in the current group, or <group>.<number> in any group.
-Every command but kill can be abbreviated. Separate several commands on a line
-by a semicolon and a blank. A command that fails ends the line. A command whose
-help does not mention open connections does not affect them.
+<channel> is a number in the current group, or <group>.<number> or the name of
+the server in any group. Every command but kill can be abbreviated. A semicolon
+separates several commands on a line. A command that fails ends the line.
+A command whose help does not mention open connections does not affect them.
 ";
 
 /// The output of `version`. Scripts compare it.
@@ -274,6 +305,9 @@ impl CommandSpec {
 
     /// Reads the arguments of this command.
     pub(super) fn parse(&self, args: &Arguments<'_>) -> Result<ParsedCommand, CommandError> {
+        if args.count() > self.arguments.split_whitespace().count() {
+            return Err(CommandError::Syntax);
+        }
         (self.parser)(args)
     }
 }
@@ -354,6 +388,7 @@ mod tests {
             ("ha", "hash"),
             ("rr", "rr"),
             ("se", "sessions"),
+            ("ser", "servers"),
             ("st", "stats"),
             ("dr", "drain"),
             ("dro", "drop"),

@@ -5,8 +5,12 @@ use proptest::prelude::*;
 use super::*;
 use crate::control::client::command_table::GROUPS;
 
-fn id(group: usize, channel: usize) -> ChannelId {
-    ChannelId { group, channel }
+fn id(group: usize, channel: usize) -> ChannelRef {
+    ChannelId { group, channel }.into()
+}
+
+fn named(name: &str) -> ChannelRef {
+    ChannelRef::Name(name.to_owned())
 }
 
 /// The command in the request for this text, in group 3.
@@ -30,7 +34,7 @@ fn kill_has_no_abbreviation() {
 }
 
 #[test]
-fn unknown_words_and_missing_arguments_are_syntax_errors() {
+fn unknown_words_and_missing_malformed_or_unused_arguments_are_syntax_errors() {
     for text in [
         "bogus",
         "showx",
@@ -40,7 +44,6 @@ fn unknown_words_and_missing_arguments_are_syntax_errors() {
         "exit",
         "1",
         "-",
-        "show;version",
         "disable",
         "enable",
         "reset",
@@ -57,18 +60,24 @@ fn unknown_words_and_missing_arguments_are_syntax_errors() {
         "mrtg-conns",
         "drain",
         "drop",
-        "drop x",
-        "disable 1.x",
-        "disable 1.",
-        "enable 1.2x",
-        "reset 1.-1",
-        "maxc 1.2.3 4",
-        "assign 1.+2 h 25",
-        "mrtg-bytes 1.x",
-        "drop 1.x",
-        "drop 1.2.3",
-        "drop -1",
         "drain 1 x",
+        "group abc",
+        "group 1x",
+        "maxc 1 16more",
+        "maxc 1 x",
+        "mrtg-bytes 0 x",
+        "mrtg-bytes x 0",
+        "show x",
+        "show x --json",
+        "show --json x",
+        "quit now",
+        "hash 1",
+        "disable 1 2",
+        "drop 1 2",
+        "create h 1 more",
+        "assign 1 h 25 more",
+        "mrtg-bytes 0 1 2",
+        "drain 1 60 more",
     ] {
         assert_eq!(wrong(text), "syntax error", "{text}");
     }
@@ -77,7 +86,7 @@ fn unknown_words_and_missing_arguments_are_syntax_errors() {
 #[test]
 fn a_number_out_of_range_is_reported_in_the_words_of_each_command() {
     assert_eq!(wrong("disable -1"), "no such channel -1");
-    assert_eq!(wrong("enable -7x"), "no such channel -7");
+    assert_eq!(wrong("drop -1"), "no such channel -1");
     assert_eq!(wrong("reset -1.2"), "no such channel -1.2");
     assert_eq!(wrong("maxc -1 1"), "unknown channel");
     assert_eq!(wrong("maxc 0 -1"), "value out of range");
@@ -92,12 +101,15 @@ fn a_number_out_of_range_is_reported_in_the_words_of_each_command() {
 }
 
 #[test]
-fn a_number_is_the_digits_at_the_start_of_a_word() {
-    assert_eq!(sent("disable x"), InstanceCommand::Disable(id(3, 0)));
-    assert_eq!(sent("disable 2x"), InstanceCommand::Disable(id(3, 2)));
+fn a_word_that_is_no_number_is_a_name() {
+    for name in ["x", "2x", "mx1", "1.x", "1.", "1.2.3", "127.0.0.1", "[::1]:25", "-", "1.-1"] {
+        assert_eq!(sent(&format!("disable {name}")), InstanceCommand::Disable(named(name)));
+        assert_eq!(sent(&format!("drop {name}")), InstanceCommand::Drop(named(name)));
+        let max = InstanceCommand::SetMax { id: named(name), max: 7 };
+        assert_eq!(sent(&format!("maxc {name} 7")), max);
+        assert_eq!(sent(&format!("mrtg-bytes {name}")), InstanceCommand::Channel(named(name)));
+    }
     assert_eq!(sent("disable +2"), InstanceCommand::Disable(id(3, 2)));
-    assert_eq!(sent("maxc 1 16more"), InstanceCommand::SetMax { id: id(3, 1), max: 16 });
-    assert_eq!(parse("group abc", 3), Ok(ParsedCommand::Group(0)));
     assert_eq!(parse("g 31", 3), Ok(ParsedCommand::Group(31)));
 }
 
@@ -110,19 +122,17 @@ fn a_dot_names_a_channel_of_another_group() {
     assert_eq!(sent("mrtg-bytes 1.2"), InstanceCommand::Channel(id(1, 2)));
     assert_eq!(sent("mrtg-bytes 1 2"), InstanceCommand::Channel(id(1, 2)));
     let Ok(ParsedCommand::Request { format, .. }) = parse("disable 1.2", 3) else { panic!() };
-    assert_eq!(format, ReplyFormat::Disable(ChannelLabel { group: Some(1), channel: 2 }));
+    assert_eq!(format, ReplyFormat::Disable(ChannelLabel::Number { group: Some(1), channel: 2 }));
 }
 
 #[test]
-fn words_behind_the_arguments_are_ignored() {
-    assert_eq!(sent("show x --json"), InstanceCommand::Show);
+fn words_are_separated_by_blanks_and_tabs() {
     let json =
         ParsedCommand::Request { command: InstanceCommand::Show, format: ReplyFormat::TableJson };
     assert_eq!(parse("s --json", 0), Ok(json));
-    assert_eq!(parse("quit now", 0), Ok(ParsedCommand::Quit));
     let create =
         InstanceCommand::Create { group: 3, host: "h:55".to_owned(), port: "99".to_owned() };
-    assert_eq!(sent("create\th:55  99 more"), create);
+    assert_eq!(sent("create\th:55  99"), create);
     for text in ["", " ", "\t", "\n"] {
         assert_eq!(parse(text, 0), Ok(ParsedCommand::Empty));
     }
@@ -131,12 +141,12 @@ fn words_behind_the_arguments_are_ignored() {
 }
 
 #[test]
-fn a_semicolon_separates_before_a_blank_or_the_end() {
+fn a_semicolon_separates() {
     let parts = |line| split(line).collect::<Vec<_>>();
     assert_eq!(parts("group 2; disable 1"), ["group 2", " disable 1"]);
     assert_eq!(parts("show;"), ["show", ""]);
-    assert_eq!(parts("show;version"), ["show;version"]);
-    assert_eq!(parts("a;;\tb"), ["a;", "\tb"]);
+    assert_eq!(parts("show;version"), ["show", "version"]);
+    assert_eq!(parts("a;;\tb"), ["a", "", "\tb"]);
     assert_eq!(parts(""), [""]);
 }
 
@@ -163,13 +173,13 @@ proptest! {
     #[test]
     fn a_number_reads_as_itself(n in any::<i64>()) {
         prop_assume!(n != i64::MIN);
-        prop_assert_eq!(leading_number(&n.to_string()), n);
-        prop_assert_eq!(leading_number(&format!("{n}.x")), n);
+        prop_assert_eq!(number(&n.to_string()), Some(n));
+        prop_assert_eq!(number(&format!("{n}.x")), None);
     }
 
     #[test]
     fn a_displayed_command_parses_as_itself(
-        text in r"((dis|en|res|dro|drain|assign|create|hash|rr|maxc|show|stats|kill)( [0-9.]{1,4}){0,3})",
+        text in r"((dis|en|res|dro|drain|assign|create|hash|rr|maxc|show|stats|kill)( [0-9.a]{1,4}){0,3})",
         group in 0..GROUPS,
     ) {
         if let Ok(ParsedCommand::Request { command, .. }) = parse(&text, group) {

@@ -36,6 +36,7 @@ pub(crate) struct Connection {
     /// Whether the process may belong to any user.
     any_user: bool,
     pid: u32,
+    name: Option<String>,
     client: Option<ControlClient>,
 }
 
@@ -75,9 +76,10 @@ impl Connection {
 
     /// Connects to the process with these paths.
     pub(super) fn at(paths: Paths, any_user: bool) -> Result<Self, ClientError> {
-        let mut connection = Self { paths, any_user, pid: 0, client: None };
+        let mut connection = Self { paths, any_user, pid: 0, name: None, client: None };
         let client = connection.connect()?;
         connection.pid = client.pid();
+        connection.name = client.name().map(str::to_owned);
         connection.client = Some(client);
         Ok(connection)
     }
@@ -85,6 +87,11 @@ impl Connection {
     /// Process id of the process.
     pub(crate) fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Name of the instance at the time of the connect.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     /// Sends a command and waits for the reply.

@@ -82,7 +82,11 @@ impl FakeInstance {
         Self::with_handshake(name, move |incoming| match incoming {
             Incoming::Hello => {
                 let version = env!("CARGO_PKG_VERSION").to_owned();
-                FakeReply::json(SocketReply::Hello { pid: PID, version })
+                FakeReply::json(SocketReply::Hello {
+                    pid: PID,
+                    version,
+                    name: Some("smtp".to_owned()),
+                })
             }
             Incoming::Command(command) => respond(command),
         })

@@ -7,12 +7,14 @@ pub mod command_table;
 pub(crate) mod connection;
 #[cfg(test)]
 pub(super) mod fake;
+mod json;
 mod one_shot;
 pub mod render;
 pub mod rpc;
 pub(crate) mod script;
 mod shell;
 pub(crate) mod table;
+mod target;
 mod terminal;
 
-pub use self::{one_shot::run_commands, shell::shell};
+pub use self::{one_shot::run_commands, shell::shell, target::InstanceTarget};

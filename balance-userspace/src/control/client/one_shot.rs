@@ -2,30 +2,31 @@
 //!
 //! Invariant: without `--strict`, a failed command gives exit code 0, as in the classic.
 
-use std::{
-    io::{self, Write},
-    path::Path,
-};
+use std::io::{self, Write};
 
 use super::{
-    connection::Connection,
+    InstanceTarget,
     rpc::ClientError,
     script::{self, ScriptOutcome, Transport},
 };
+use crate::error::StartError;
 
-/// Runs a line of commands on the instance with this port and bind address, beginning in group 0.
-/// Returns the exit code: 1 if `strict` is set and a command fails.
+/// Runs a line of commands on an instance, beginning in group 0. Returns the exit code: 1 if
+/// `strict` is set and a command fails.
+///
+/// # Errors
+/// [`StartError::Usage`] when the operand is neither a port nor a name.
 pub fn run_commands(
-    run_dir: Option<&Path>,
-    bind: Option<&str>,
-    port: u16,
+    target: &InstanceTarget<'_>,
     line: &str,
     strict: bool,
-) -> u8 {
+) -> Result<u8, StartError> {
+    let parsed = target.parse()?;
     let out = &mut io::stdout();
-    let code = Connection::find(run_dir, bind, port)
+    let code = target
+        .connect(parsed)
         .and_then(|mut connection| run_line(line, strict, &mut connection, out));
-    code.unwrap_or_else(|e| e.report(out, &mut io::stderr()))
+    Ok(code.unwrap_or_else(|e| e.report(out, &mut io::stderr())))
 }
 
 pub(super) fn run_line(

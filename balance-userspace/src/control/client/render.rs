@@ -6,27 +6,30 @@
 
 use std::fmt;
 
-use super::table;
-use crate::control::protocol::InstanceReply;
-use crate::{
-    error::one_line,
-    selection::{ChannelId, Method},
-};
+use super::{json, table};
+use crate::control::protocol::{ChannelRow, InstanceReply};
+use crate::{error::one_line, selection::Method};
 
-/// The number or `G.N` by which the user named a channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ChannelLabel {
-    /// The group, if the user named it.
-    pub group: Option<i64>,
-    /// Number in the group.
-    pub channel: i64,
+/// The word by which the user named a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChannelLabel {
+    /// A number, or `G.N`.
+    Number {
+        /// The group, if the user named it.
+        group: Option<i64>,
+        /// Number in the group.
+        channel: i64,
+    },
+    /// The name of the server.
+    Name(String),
 }
 
 impl fmt::Display for ChannelLabel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.group {
-            Some(group) => write!(f, "{group}.{}", self.channel),
-            None => write!(f, "{}", self.channel),
+        match self {
+            Self::Number { group: Some(group), channel } => write!(f, "{group}.{channel}"),
+            Self::Number { group: None, channel } => write!(f, "{channel}"),
+            Self::Name(name) => f.write_str(&one_line(name)),
         }
     }
 }
@@ -38,10 +41,18 @@ pub enum ReplyFormat {
     Table,
     /// `show --json`.
     TableJson,
+    /// `servers`.
+    Servers,
+    /// `servers --json`.
+    ServersJson,
     /// `sessions`.
     Sessions,
+    /// `sessions --json`.
+    SessionsJson,
     /// `stats`.
     Stats,
+    /// `stats --json`.
+    StatsJson,
     /// `enable`.
     Enable(ChannelLabel),
     /// `disable`.
@@ -67,9 +78,9 @@ pub enum ReplyFormat {
         method: Method,
     },
     /// `mrtg-bytes`.
-    MrtgBytes(ChannelId),
+    MrtgBytes,
     /// `mrtg-conns`.
-    MrtgConns(ChannelId),
+    MrtgConns,
     /// `drain`.
     Drain(ChannelLabel),
     /// `drop`.
@@ -94,7 +105,11 @@ pub fn render(format: &ReplyFormat, reply: &InstanceReply) -> Option<Rendered> {
     let lines = |text: String| Some(Rendered { text, failed: false });
     match (format, reply) {
         (ReplyFormat::Table, InstanceReply::Table(rows)) => lines(table::channels(rows)),
-        (ReplyFormat::TableJson, InstanceReply::Table(rows)) => lines(table::channels_json(rows)),
+        (ReplyFormat::TableJson, InstanceReply::Table(rows)) => lines(json::channels(rows)),
+        (ReplyFormat::Servers, InstanceReply::Table(rows)) => lines(table::servers(rows)),
+        (ReplyFormat::ServersJson, InstanceReply::Table(rows)) => lines(json::servers(rows)),
+        (ReplyFormat::SessionsJson, InstanceReply::Sessions(rows)) => lines(json::sessions(rows)),
+        (ReplyFormat::StatsJson, InstanceReply::Stats(stats)) => lines(json::stats(stats)),
         (ReplyFormat::Sessions, InstanceReply::Sessions(rows)) => lines(table::sessions(rows)),
         (ReplyFormat::Stats, InstanceReply::Stats(stats)) => lines(table::stats(stats)),
         (ReplyFormat::Enable(n), InstanceReply::Done) => line(format!("channel {n} enabled")),
@@ -122,11 +137,11 @@ pub fn render(format: &ReplyFormat, reply: &InstanceReply) -> Option<Rendered> {
             };
             line(format!("group {group} set to {method}"))
         }
-        (ReplyFormat::MrtgBytes(id), InstanceReply::Channel(row)) => {
-            lines(graph(*id, &row.rcvd.to_string(), &row.sent.to_string()))
+        (ReplyFormat::MrtgBytes, InstanceReply::Channel(row)) => {
+            lines(graph(row, &row.rcvd.to_string(), &row.sent.to_string()))
         }
-        (ReplyFormat::MrtgConns(id), InstanceReply::Channel(row)) => {
-            lines(graph(*id, &row.total.to_string(), "UNKNOWN"))
+        (ReplyFormat::MrtgConns, InstanceReply::Channel(row)) => {
+            lines(graph(row, &row.total.to_string(), "UNKNOWN"))
         }
         (ReplyFormat::Drain(n), InstanceReply::Connections(0)) => {
             line(format!("channel {n} drained"))
@@ -151,11 +166,24 @@ fn failure(format: &ReplyFormat, reply: &InstanceReply) -> Option<String> {
         ) => format!("no such channel {n}"),
         (InstanceReply::NoSuchGroup, Create) => "no channel slots available".to_owned(),
         (InstanceReply::NoSuchGroup, ReplyFormat::Method { .. }) => "value out of range".to_owned(),
-        (InstanceReply::NoSuchGroup, MrtgBytes(_) | MrtgConns(_)) => "unknown group".to_owned(),
-        (InstanceReply::NoSuchChannel, MrtgBytes(_) | MrtgConns(_))
+        (InstanceReply::NoSuchGroup, MrtgBytes | MrtgConns) => "unknown group".to_owned(),
+        (InstanceReply::NoSuchChannel, MrtgBytes | MrtgConns)
         | (InstanceReply::NoSuchGroup | InstanceReply::NoSuchChannel, Assign | SetMax { .. }) => {
             "unknown channel".to_owned()
         }
+        (
+            InstanceReply::AmbiguousName,
+            Enable(_)
+            | Disable(_)
+            | Reset(_)
+            | Drain { .. }
+            | Drop(_)
+            | Assign
+            | SetMax { .. }
+            | MrtgBytes
+            | MrtgConns,
+        ) => "several servers have this name, use <group>.<number>".to_owned(),
+        (InstanceReply::NameInUse, Create | Assign) => "another server has this name".to_owned(),
         (InstanceReply::NotDisabled, Assign) => {
             "channel must be disabled to assign new address".to_owned()
         }
@@ -172,8 +200,8 @@ fn failure(format: &ReplyFormat, reply: &InstanceReply) -> Option<String> {
 }
 
 /// Formats two values, an unknown uptime and a name, for MRTG.
-fn graph(id: ChannelId, first: &str, second: &str) -> String {
-    format!("{first}\n{second}\nUNKNOWN\ngroup {} channel {}\n", id.group, id.channel)
+fn graph(row: &ChannelRow, first: &str, second: &str) -> String {
+    format!("{first}\n{second}\nUNKNOWN\ngroup {} channel {}\n", row.group, row.channel)
 }
 
 fn connections(n: u32) -> String {

@@ -7,12 +7,14 @@ use crate::control::{
     client::command::{self, ParsedCommand},
     protocol::{ChannelRow, CounterRow, SessionRow, Stats},
 };
+use crate::selection::ChannelId;
 
 fn row(group: usize, channel: usize, address: &str) -> ChannelRow {
     ChannelRow {
         group,
         method: Method::RoundRobin,
         channel,
+        name: "mx".to_owned(),
         enabled: true,
         address: address.parse().unwrap(),
         unresolved_since: None,
@@ -70,7 +72,7 @@ fn the_table_as_json_has_a_version_and_all_columns() {
     let text = rendered("show --json", InstanceReply::Table(vec![row(2, 1, "[::1]:25")]));
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     let expected = serde_json::json!({"version": 1, "channels": [{
-        "group": 2, "channel": 1, "method": "round_robin", "enabled": true, "address": "::1",
+        "group": 2, "channel": 1, "name": "mx", "method": "round_robin", "enabled": true, "address": "::1",
         "port": 25, "unresolved_since": null, "current": 0, "total": 0, "max": 0, "sent": 0, "rcvd": 0,
     }]});
     assert_eq!(json, expected);
@@ -82,6 +84,8 @@ fn connections_are_printed_in_columns() {
     let one = SessionRow {
         client: "192.0.2.7:50000".parse().unwrap(),
         id: Some(ChannelId { group: 0, channel: 12 }),
+        server: Some("mx".to_owned()),
+        source: Some("127.0.0.1:1234".parse().unwrap()),
         backend: Some("127.0.0.1:25".parse().unwrap()),
         age_ms: 3_723_000,
         sent: 1234,
@@ -90,6 +94,7 @@ fn connections_are_printed_in_columns() {
     };
     let connecting = SessionRow {
         client: "[::1]:1".parse().unwrap(),
+        source: None,
         backend: None,
         age_ms: 1_250,
         datapath: None,
@@ -97,15 +102,40 @@ fn connections_are_printed_in_columns() {
     };
     let gone = SessionRow { id: None, age_ms: 60_000, ..one.clone() };
     let expected = "\
-client           channel  backend         age  sent  rcvd  datapath
-192.0.2.7:50000     0.12  127.0.0.1:25  1h02m  1234     5  sockmap
-[::1]:1             0.12  -              1.2s  1234     5  -
-192.0.2.7:50000        -  127.0.0.1:25  1m00s  1234     5  sockmap
+client           channel  source          backend         age  sent  rcvd  datapath
+192.0.2.7:50000     0.12  127.0.0.1:1234  127.0.0.1:25  1h02m  1234     5  sockmap
+[::1]:1             0.12  -               -              1.2s  1234     5  -
+192.0.2.7:50000        -  127.0.0.1:1234  127.0.0.1:25  1m00s  1234     5  sockmap
 ";
     assert_eq!(
         rendered("sessions", InstanceReply::Sessions(vec![one, connecting, gone])),
         expected
     );
+}
+
+#[test]
+fn servers_are_printed_with_their_names() {
+    let rows = vec![
+        ChannelRow { total: 2, rcvd: 30, ..row(0, 0, "127.0.1.1:2500") },
+        ChannelRow { name: "b".into(), current: 3, max: 3, ..row(0, 1, "[::1]:25") },
+        ChannelRow { name: "\u{1b}".into(), enabled: false, ..row(1, 0, "127.0.0.1:1") },
+    ];
+    let expected = "\
+name    channel  address         state     connections  total  max  sent  rcvd
+mx          0.0  127.0.1.1:2500  enabled             0      2    -     0    30
+b           0.1  [::1]:25        full                3      0    3     0     0
+\\u{1b}      1.0  127.0.0.1:1     disabled            0      0    -     0     0
+";
+    assert_eq!(rendered("servers", InstanceReply::Table(rows.clone())), expected);
+    let text = rendered("servers --json", InstanceReply::Table(rows));
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["version"], 1);
+    let expected = serde_json::json!({
+        "name": "b", "group": 0, "channel": 1, "address": "[::1]:25", "state": "full",
+        "connections": 3, "total": 0, "max": 3, "sent": 0, "rcvd": 0,
+    });
+    assert_eq!(json["servers"][1], expected);
+    assert_eq!(json["servers"][0]["max"], serde_json::Value::Null);
 }
 
 #[test]
@@ -189,6 +219,7 @@ proptest! {
 fn no_reply_prints_a_control_character() {
     let nasty = "\u{1b}[2J\n".to_owned();
     let stats = Stats {
+        name: Some(nasty.clone()),
         datapath: nasty.clone(),
         address: None,
         open: 0,

@@ -27,12 +27,32 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest wait for any other reply.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The reason why a request has no reply. The texts of the first four are those of the classic.
+/// The reason why a request has no reply. The texts of [`Self::NoMaster`] to
+/// [`Self::UnknownProtocol`] are those of the classic.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
+    /// No process listens on the socket, and no instance has the name.
+    #[error("{0}: no service and no running instance has this name")]
+    NoSuchInstance(String),
+    /// Several instances have the name.
+    #[error("several instances have the name {name}: {}", found.join(", "))]
+    AmbiguousInstance {
+        /// The name.
+        name: String,
+        /// Port and address of each.
+        found: Vec<String>,
+    },
     /// No process listens on the socket.
     #[error("no master process, exiting.")]
     NoMaster,
+    /// No process listens on the socket, but instances listen on the port with another `-b`.
+    #[error("no master process, exiting.")]
+    OtherBind {
+        /// The port.
+        port: u16,
+        /// The texts of `-b` of these instances.
+        others: Vec<String>,
+    },
     /// The process with this id has ended.
     #[error("no master process with pid {0}, exiting.")]
     Gone(u32),
@@ -87,7 +107,12 @@ impl ClientError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Release(_) | Self::UnknownProtocol | Self::Unreadable => 65,
-            Self::NoMaster | Self::Gone(_) | Self::Timeout => 69,
+            Self::AmbiguousInstance { .. } => 64,
+            Self::NoSuchInstance(_)
+            | Self::NoMaster
+            | Self::OtherBind { .. }
+            | Self::Gone(_)
+            | Self::Timeout => 69,
             Self::Refused(_) | Self::Connect { .. } | Self::Socket(_) => 71,
             Self::Input(_) | Self::Output(_) => 74,
             Self::ForeignUser(_) => 77,
@@ -103,6 +128,13 @@ impl ClientError {
             Self::NoMaster | Self::Gone(_) | Self::Release(_) | Self::UnknownProtocol => {
                 writeln!(out, "{text}")
             }
+            Self::OtherBind { port, others } => {
+                let others: Vec<_> = others.iter().map(|bind| format!("-b {bind}")).collect();
+                let hint = one_line(&others.join(" or "));
+                writeln!(out, "{text}").and_then(|()| {
+                    writeln!(err, "balance: an instance runs on port {port} with {hint}")
+                })
+            }
             Self::Output(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
             _ => writeln!(err, "balance: {text}"),
         };
@@ -116,6 +148,7 @@ impl ClientError {
 pub struct ControlClient {
     stream: BufReader<UnixStream>,
     pid: u32,
+    name: Option<String>,
 }
 
 impl ControlClient {
@@ -126,13 +159,13 @@ impl ControlClient {
     /// [`ClientError::UnknownProtocol`], [`ClientError::Refused`], [`ClientError::Timeout`],
     /// [`ClientError::Connect`].
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
-        let mut client =
-            Self { stream: BufReader::new(open(path).map_err(connect_error(path))?), pid: 0 };
+        let stream = BufReader::new(open(path).map_err(connect_error(path))?);
+        let mut client = Self { stream, pid: 0, name: None };
         let line = client
             .exchange(Handshake::Hello, Some(CONNECT_TIMEOUT))
             .map_err(connect_error(path))?;
         match serde_json::from_slice(&line) {
-            Ok(SocketReply::Hello { pid, .. }) => Ok(Self { pid, ..client }),
+            Ok(SocketReply::Hello { pid, name, .. }) => Ok(Self { pid, name, ..client }),
             Ok(SocketReply::Mismatch { version }) => Err(ClientError::Release(version)),
             Ok(SocketReply::Refused(why)) => Err(ClientError::Refused(why)),
             _ => Err(ClientError::UnknownProtocol),
@@ -142,6 +175,11 @@ impl ControlClient {
     /// Process id, as reported by the process.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Name of the instance, as reported by the process.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     /// The user of the process, as reported by the kernel.

@@ -5,9 +5,12 @@ use std::{fs, os::unix::net::UnixListener};
 use super::*;
 use crate::control::client::fake::{FakeInstance, FakeReply, PID, ScratchDir};
 use crate::control::protocol::{InstanceCommand, InstanceReply};
-use crate::{selection::ChannelId, sys};
+use crate::{
+    selection::{ChannelId, ChannelRef},
+    sys,
+};
 
-const FIRST: ChannelId = ChannelId { group: 0, channel: 0 };
+const FIRST: ChannelRef = ChannelRef::Id(ChannelId { group: 0, channel: 0 });
 
 fn refusal(fake: &FakeInstance) -> ClientError {
     ControlClient::connect(&fake.dir.paths().socket).unwrap_err()

@@ -46,7 +46,10 @@ fn commands_run_in_order_in_the_chosen_group() {
     let (outcome, group, out) = run_script("group 2; disable 1; version", &mut transport);
     assert!(matches!(outcome, Ok(ScriptOutcome::Continue { failed: false })));
     assert_eq!(group, 2);
-    assert_eq!(transport.commands, [InstanceCommand::Disable(ChannelId { group: 2, channel: 1 })]);
+    assert_eq!(
+        transport.commands,
+        [InstanceCommand::Disable(ChannelId { group: 2, channel: 1 }.into())]
+    );
     assert_eq!(out, format!("channel 1 disabled\n{}", command_table::VERSION));
 }
 

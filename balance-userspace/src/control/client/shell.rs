@@ -3,17 +3,16 @@
 //! Invariant: the output is the same for a terminal and for a pipe, apart from line editing. A pipe
 //! gets prompts too, and nothing is buffered.
 
-use std::{
-    io::{self, BufRead, IsTerminal as _, Read as _, Write},
-    path::Path,
-};
+use std::io::{self, BufRead, IsTerminal as _, Read as _, Write};
 
 use super::{
+    InstanceTarget,
     connection::Connection,
     rpc::ClientError,
     script::{self, ScriptOutcome, print},
     terminal::Terminal,
 };
+use crate::error::StartError;
 
 /// Longest line in bytes. A longer line is split.
 const MAX_LINE: u64 = 65_536;
@@ -28,18 +27,21 @@ pub(super) trait LineSource {
     ) -> Result<Option<String>, ClientError>;
 }
 
-/// Runs the shell on the instance with this port and bind address until the user leaves it. Returns
-/// the exit code.
-pub fn shell(run_dir: Option<&Path>, bind: Option<&str>, port: u16) -> u8 {
+/// Runs the shell on an instance until the user leaves it. Returns the exit code.
+///
+/// # Errors
+/// [`StartError::Usage`] when the operand is neither a port nor a name.
+pub fn shell(target: &InstanceTarget<'_>) -> Result<u8, StartError> {
+    let parsed = target.parse()?;
     let out = &mut io::stdout();
-    let code = Connection::find(run_dir, bind, port).and_then(|mut connection| {
+    let code = target.connect(parsed).and_then(|mut connection| {
         let mut lines: Box<dyn LineSource> = match editor() {
             Some(terminal) => Box::new(terminal),
             None => Box::new(PlainLines(io::stdin().lock())),
         };
         run_shell(&mut connection, &mut *lines, out)
     });
-    code.unwrap_or_else(|e| e.report(out, &mut io::stderr()))
+    Ok(code.unwrap_or_else(|e| e.report(out, &mut io::stderr())))
 }
 
 /// The line editor, if standard input and output are a terminal that supports it.

@@ -10,7 +10,7 @@ use crate::control::{
     },
     protocol::{InstanceCommand, InstanceReply},
 };
-use crate::selection::ChannelId;
+use crate::selection::{ChannelId, ChannelRef};
 
 const BANNER: &str = "\nbalance 3.57 interactive command shell\nPID of master process is 4711\n\n";
 
@@ -36,7 +36,9 @@ fn run_once(dir: &ScratchDir, line: &str, strict: bool) -> (u8, String) {
 fn obliging_instance(name: &str) -> FakeInstance {
     FakeInstance::new(name, |command| {
         FakeReply::json(match command {
-            InstanceCommand::Disable(ChannelId { channel: 9, .. }) => InstanceReply::NoSuchChannel,
+            InstanceCommand::Disable(ChannelRef::Id(ChannelId { channel: 9, .. })) => {
+                InstanceReply::NoSuchChannel
+            }
             InstanceCommand::Create { .. } => {
                 InstanceReply::Created(ChannelId { group: 5, channel: 0 })
             }
@@ -56,7 +58,7 @@ fn prompts_and_replies_are_those_of_the_classic() {
                     balance[0] no such channel 9\nbalance[0] balance[5] channel created\n\
                     balance[5] balance[5] channel 0 enabled\nbalance[5] ";
     assert_eq!((code, out, err.as_str()), (0, format!("{BANNER}{expected}"), ""));
-    let enable = InstanceCommand::Enable(ChannelId { group: 5, channel: 0 });
+    let enable = InstanceCommand::Enable(ChannelId { group: 5, channel: 0 }.into());
     assert_eq!(fake.commands().last(), Some(&enable));
 }
 

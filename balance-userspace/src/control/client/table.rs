@@ -1,17 +1,12 @@
-//! Tables: channels in the form of the classic and as JSON, connections, totals.
+//! Tables: channels in the form of the classic, servers with their names, connections, totals.
 //!
-//! Pure. Invariants: the columns of the channel table have the widths of the classic; a wider value
-//! widens its row only. The JSON has its own version, which rises when a reader would misread it.
+//! Pure. Invariant: the columns of the channel table have the widths of the classic; a wider value
+//! widens its row only.
 
-use std::{fmt::Write as _, net::IpAddr};
-
-use serde::Serialize;
+use std::fmt::Write as _;
 
 use crate::control::protocol::{ChannelRow, SessionRow, Stats};
 use crate::{error::one_line, selection::Method};
-
-/// Version of the output of [`channels_json`].
-const JSON_VERSION: u32 = 1;
 
 const HEADER: &str =
     "GRP Type  #   S       ip-address  port    c      totalc maxc        sent        rcvd\n";
@@ -36,63 +31,48 @@ pub(super) fn channels(rows: &[ChannelRow]) -> String {
     })
 }
 
-/// The output of `show --json`.
-#[derive(Serialize)]
-struct JsonTable {
-    version: u32,
-    channels: Vec<JsonChannel>,
+/// The output of `servers`.
+pub(super) fn servers(rows: &[ChannelRow]) -> String {
+    let header =
+        ["name", "channel", "address", "state", "connections", "total", "max", "sent", "rcvd"];
+    let mut lines = vec![header.map(str::to_owned)];
+    lines.extend(rows.iter().map(|row| {
+        [
+            one_line(&row.name),
+            format!("{}.{}", row.group, row.channel),
+            row.address.to_string(),
+            state(row).to_owned(),
+            row.current.to_string(),
+            row.total.to_string(),
+            if row.max == 0 { "-".to_owned() } else { row.max.to_string() },
+            row.sent.to_string(),
+            row.rcvd.to_string(),
+        ]
+    }));
+    columns(&lines, [false, true, false, false, true, true, true, true, true])
 }
 
-#[derive(Serialize)]
-struct JsonChannel {
-    group: usize,
-    channel: usize,
-    method: Method,
-    enabled: bool,
-    address: IpAddr,
-    port: u16,
-    unresolved_since: Option<u64>,
-    current: u32,
-    total: u64,
-    max: u32,
-    sent: u64,
-    rcvd: u64,
-}
-
-/// The output of `show --json`.
-pub(super) fn channels_json(rows: &[ChannelRow]) -> String {
-    let channels = rows
-        .iter()
-        .map(|row| JsonChannel {
-            group: row.group,
-            channel: row.channel,
-            method: row.method,
-            enabled: row.enabled,
-            address: row.address.ip(),
-            port: row.address.port(),
-            unresolved_since: row.unresolved_since,
-            current: row.current,
-            total: row.total,
-            max: row.max,
-            sent: row.sent,
-            rcvd: row.rcvd,
-        })
-        .collect();
-    let json = JsonTable { version: JSON_VERSION, channels };
-    let text = serde_json::to_string_pretty(&json).expect("JSON can represent every field");
-    text + "\n"
+/// Whether a server takes new connections.
+pub(super) fn state(row: &ChannelRow) -> &'static str {
+    match row.enabled {
+        false => "disabled",
+        true if row.max > 0 && row.current >= row.max => "full",
+        true => "enabled",
+    }
 }
 
 /// The output of `sessions`.
 pub(super) fn sessions(rows: &[SessionRow]) -> String {
     let none = || "-".to_owned();
     let mut lines = vec![
-        ["client", "channel", "backend", "age", "sent", "rcvd", "datapath"].map(str::to_owned),
+        ["client", "channel", "source", "backend", "age", "sent", "rcvd", "datapath"]
+            .map(str::to_owned),
     ];
     lines.extend(rows.iter().map(|row| {
         [
             row.client.to_string(),
             row.id.map_or_else(none, |id| format!("{}.{}", id.group, id.channel)),
+            row.source.map_or_else(none, |source| source.to_string()),
             row.backend.map_or_else(none, |backend| backend.to_string()),
             age(row.age_ms),
             row.sent.to_string(),
@@ -100,7 +80,7 @@ pub(super) fn sessions(rows: &[SessionRow]) -> String {
             row.datapath.as_deref().map_or_else(none, one_line),
         ]
     }));
-    columns(&lines, [false, true, false, true, true, true, false])
+    columns(&lines, [false, true, false, false, true, true, true, false])
 }
 
 /// Formats cells in columns that are as wide as their widest cell. `right` marks right-aligned

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{ChannelRow, ControlCommand, ControlReply, SessionRow, Stats};
 use crate::{
     error::one_line,
-    selection::{ChannelId, Method},
+    selection::{ChannelId, ChannelRef, Method},
 };
 
 /// A command for an instance.
@@ -24,13 +24,13 @@ pub enum InstanceCommand {
     /// Totals since the start. Answered by [`InstanceReply::Stats`].
     Stats,
     /// One channel, for graphs. Answered by [`InstanceReply::Channel`].
-    Channel(ChannelId),
+    Channel(ChannelRef),
     /// Let a channel take new connections. Open connections continue.
-    Enable(ChannelId),
+    Enable(ChannelRef),
     /// Let a channel take no new connections. Open connections continue.
-    Disable(ChannelId),
+    Disable(ChannelRef),
     /// Set the attempts and bytes of a channel to zero.
-    Reset(ChannelId),
+    Reset(ChannelRef),
     /// Add a channel, disabled, to a group. Answered by [`InstanceReply::Created`].
     Create {
         /// Number of the group; the group may be new.
@@ -43,7 +43,7 @@ pub enum InstanceCommand {
     /// Give a disabled channel another address. Open connections keep their server.
     Assign {
         /// The channel.
-        id: ChannelId,
+        id: ChannelRef,
         /// Name or address.
         host: String,
         /// Port or name of a service.
@@ -52,7 +52,7 @@ pub enum InstanceCommand {
     /// Set the maximum of a channel's connections. Open connections continue.
     SetMax {
         /// The channel.
-        id: ChannelId,
+        id: ChannelRef,
         /// Connections at a time, 0 for no limit.
         max: u32,
     },
@@ -67,12 +67,12 @@ pub enum InstanceCommand {
     /// [`InstanceReply::Connections`].
     Drain {
         /// The channel.
-        id: ChannelId,
+        id: ChannelRef,
         /// The longest wait in seconds; none for no limit.
         seconds: Option<u64>,
     },
     /// Reset all connections of a channel. Answered by [`InstanceReply::Connections`].
-    Drop(ChannelId),
+    Drop(ChannelRef),
     /// Take other arguments while running: other servers, and other values of the options that can
     /// change ([`Args::can_reload_to`](crate::cli::args::Args::can_reload_to)). Open connections
     /// continue. Arguments equal to the active ones change nothing, even when other commands have
@@ -96,28 +96,27 @@ impl ControlCommand for InstanceCommand {
 
 impl fmt::Display for InstanceCommand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dotted = |ChannelId { group, channel }: &ChannelId| format!("{group}.{channel}");
         match self {
             Self::Show => f.write_str("show"),
             Self::Sessions => f.write_str("sessions"),
             Self::Stats => f.write_str("stats"),
-            Self::Channel(id) => write!(f, "mrtg-bytes {}", dotted(id)),
-            Self::Enable(id) => write!(f, "enable {}", dotted(id)),
-            Self::Disable(id) => write!(f, "disable {}", dotted(id)),
-            Self::Reset(id) => write!(f, "reset {}", dotted(id)),
+            Self::Channel(id) => write!(f, "mrtg-bytes {id}"),
+            Self::Enable(id) => write!(f, "enable {id}"),
+            Self::Disable(id) => write!(f, "disable {id}"),
+            Self::Reset(id) => write!(f, "reset {id}"),
             // A command socket carries any text.
             Self::Create { group, host, port } => {
                 write!(f, "group {group}; create {} {}", one_line(host), one_line(port))
             }
             Self::Assign { id, host, port } => {
-                write!(f, "assign {} {} {}", dotted(id), one_line(host), one_line(port))
+                write!(f, "assign {id} {} {}", one_line(host), one_line(port))
             }
-            Self::SetMax { id, max } => write!(f, "maxc {} {max}", dotted(id)),
+            Self::SetMax { id, max } => write!(f, "maxc {id} {max}"),
             Self::SetMethod { group, method: Method::Hash } => write!(f, "group {group}; hash"),
             Self::SetMethod { group, method: Method::RoundRobin } => write!(f, "group {group}; rr"),
-            Self::Drain { id, seconds: Some(s) } => write!(f, "drain {} {s}", dotted(id)),
-            Self::Drain { id, seconds: None } => write!(f, "drain {}", dotted(id)),
-            Self::Drop(id) => write!(f, "drop {}", dotted(id)),
+            Self::Drain { id, seconds: Some(s) } => write!(f, "drain {id} {s}"),
+            Self::Drain { id, seconds: None } => write!(f, "drain {id}"),
+            Self::Drop(id) => write!(f, "drop {id}"),
             Self::Configure { words } => write!(f, "configure {}", one_line(&words.join(" "))),
             Self::Kill => f.write_str("kill"),
         }
@@ -149,6 +148,10 @@ pub enum InstanceReply {
     NoSuchGroup,
     /// The group has no such channel.
     NoSuchChannel,
+    /// Several channels have the name.
+    AmbiguousName,
+    /// Another channel has the given name.
+    NameInUse,
     /// Only a disabled channel can be assigned.
     NotDisabled,
     /// Too many clients wait for a drain; nothing was changed.

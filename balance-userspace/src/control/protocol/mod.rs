@@ -81,6 +81,9 @@ pub enum SocketReply {
         pid: u32,
         /// The product's version.
         version: String,
+        /// The name of the instance (`--name`).
+        #[serde(default)]
+        name: Option<String>,
     },
     /// The request is rejected; the reason. [`InstanceReply::Refused`] and
     /// [`SupervisorReply::Refused`] have the same form, so a client reads this one as theirs.

@@ -17,6 +17,9 @@ pub struct ChannelRow {
     pub method: Method,
     /// Number in the group.
     pub channel: usize,
+    /// The name of the server.
+    #[serde(default)]
+    pub name: String,
     /// Whether the channel takes new connections.
     pub enabled: bool,
     /// The first of the server's addresses.
@@ -38,6 +41,9 @@ pub struct ChannelRow {
 /// Totals of an instance since its start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
+    /// The name of the instance (`--name`).
+    #[serde(default)]
+    pub name: Option<String>,
     /// The datapath of new connections.
     pub datapath: String,
     /// The listen address.
@@ -82,6 +88,12 @@ pub struct SessionRow {
     pub client: SocketAddr,
     /// The channel; none if it was removed meanwhile.
     pub id: Option<ChannelId>,
+    /// The name of the server, also of a removed one.
+    #[serde(default)]
+    pub server: Option<String>,
+    /// The local address towards the server, once connected.
+    #[serde(default)]
+    pub source: Option<SocketAddr>,
     /// The server's address, once connected.
     pub backend: Option<SocketAddr>,
     /// Time since the accept, in milliseconds.

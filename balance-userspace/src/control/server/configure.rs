@@ -85,6 +85,7 @@ fn changes(old: &Args, new: &Args, diff: &ChannelDiff) -> String {
         }
     };
     let both = [old, new];
+    option("--name", both.map(|args| args.name.clone().unwrap_or_else(|| "none".to_owned())));
     option("-H", both.map(|args| on(args.hash_failover)));
     option("-a", both.map(|args| on(args.autodisable)));
     option("-t", both.map(|args| args.connect_timeout.to_string()));
@@ -114,7 +115,7 @@ fn on(flag: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::selection::ServerName;
+    use crate::selection::HostName;
 
     fn args(words: &str) -> Args {
         read(words.split(' ').map(str::to_owned).collect()).unwrap()
@@ -135,6 +136,7 @@ mod tests {
         let old = args("25 a");
         for (words, expected) in [
             ("25 a", ""),
+            ("25 a --name smtp", "--name smtp (was none)"),
             ("25 a -H", "-H on (was off)"),
             ("25 a -a", "-a on (was off)"),
             ("25 a -t 7", "-t 7 (was 5)"),
@@ -156,7 +158,7 @@ mod tests {
     #[test]
     fn added_and_removed_servers_are_logged() {
         let (old, new) = (args("25 a"), args("25 127.0.0.1"));
-        let name = ServerName { host: "a".to_owned(), port: 25 };
+        let name = HostName { host: "a".to_owned(), port: 25 };
         let diff = ChannelDiff {
             added: vec![(0, ServerIdentity::Addresses(vec![([127, 0, 0, 1], 25).into()]))],
             removed: vec![(1, ServerIdentity::Name(name))],

@@ -26,7 +26,9 @@ use crate::{
     },
     io::{loops, resolve},
     logging,
-    selection::{ChangeError, Channel, ChannelId, ChannelKey, Effect, Method, ResolvedServer},
+    selection::{
+        ChangeError, Channel, ChannelId, ChannelKey, ChannelRef, Effect, Method, ResolvedServer,
+    },
 };
 
 /// Interval at which a drain checks its channel.
@@ -37,6 +39,10 @@ impl Handler for Arc<Context> {
 
     async fn handle(&self, permit: &mut ClientPermit, command: InstanceCommand) -> InstanceReply {
         handle(self, permit, command).await
+    }
+
+    fn name(&self) -> Option<String> {
+        self.settings.borrow().name.clone()
     }
 
     async fn stopped(&self) {
@@ -62,13 +68,19 @@ async fn handle(
         InstanceCommand::Show => InstanceReply::Table(rows(&context.table.lock())),
         InstanceCommand::Sessions => InstanceReply::Sessions(sessions(context)),
         InstanceCommand::Stats => InstanceReply::Stats(stats(context)),
-        InstanceCommand::Channel(id) => channel(&context.table.lock(), id),
-        InstanceCommand::Enable(id) => changed(context.table.lock().selector.set_enabled(id, true)),
-        InstanceCommand::Disable(id) => {
-            changed(context.table.lock().selector.set_enabled(id, false))
+        InstanceCommand::Channel(named) => {
+            at(context, &named, |inner, id| Ok(channel(inner, id))).unwrap_or_else(failure)
         }
-        InstanceCommand::Reset(id) => done(context.table.lock().reset(id)),
-        InstanceCommand::SetMax { id, max } => done(context.table.lock().selector.set_max(id, max)),
+        InstanceCommand::Enable(named) => {
+            changed(at(context, &named, |inner, id| inner.selector.set_enabled(id, true)))
+        }
+        InstanceCommand::Disable(named) => {
+            changed(at(context, &named, |inner, id| inner.selector.set_enabled(id, false)))
+        }
+        InstanceCommand::Reset(named) => done(at(context, &named, Inner::reset)),
+        InstanceCommand::SetMax { id: named, max } => {
+            done(at(context, &named, |inner, id| inner.selector.set_max(id, max)))
+        }
         InstanceCommand::SetMethod { group, method } => {
             done(context.table.lock().selector.set_method(group, method))
         }
@@ -81,29 +93,50 @@ async fn handle(
                 Err(reason) => invalid_address(reason),
             }
         }
-        InstanceCommand::Assign { id, host, port } => {
+        InstanceCommand::Assign { id: named, host, port } => {
             // Check the channel first: its error matters more than one of the name.
-            match context.table.lock().selector.channel(id) {
+            let found = at(context, &named, |inner, id| {
+                inner.selector.channel(id).map(|channel| (channel.key, channel.enabled))
+            });
+            let channel = match found {
                 Err(error) => return failure(error),
-                Ok(channel) if channel.enabled => return InstanceReply::NotDisabled,
-                Ok(_) => {}
-            }
+                Ok((_, true)) => return InstanceReply::NotDisabled,
+                Ok((channel, false)) => channel,
+            };
             match resolve_server(context, host, port).await {
-                Ok(server) => done(context.table.lock().selector.assign(id, server)),
+                Ok(server) => {
+                    let selector = &mut context.table.lock().selector;
+                    // By key: other commands may have moved the channel meanwhile.
+                    let id = selector.position(channel).ok_or(ChangeError::NoSuchChannel);
+                    done(id.and_then(|id| selector.assign(id, server)))
+                }
                 Err(reason) => invalid_address(reason),
             }
         }
-        InstanceCommand::Drain { id, seconds } => {
-            let drained = permit.release_during(drain(context, id, seconds)).await;
+        InstanceCommand::Drain { id: named, seconds } => {
+            let drained = permit.release_during(drain(context, named, seconds)).await;
             drained.unwrap_or(InstanceReply::TooManyDrains)
         }
-        InstanceCommand::Drop(id) => drop_sessions(&context.table.lock(), id),
+        InstanceCommand::Drop(named) => {
+            at(context, &named, |inner, id| Ok(drop_sessions(inner, id))).unwrap_or_else(failure)
+        }
         InstanceCommand::Configure { words } => configure::configure(context, words).await,
         InstanceCommand::Kill => {
             context.stop.cancel();
             InstanceReply::Done
         }
     }
+}
+
+/// Finds a channel and acts on it, under one lock.
+fn at<T>(
+    context: &Context,
+    channel: &ChannelRef,
+    act: impl FnOnce(&mut Inner, ChannelId) -> Result<T, ChangeError>,
+) -> Result<T, ChangeError> {
+    let mut inner = context.table.lock();
+    let id = inner.selector.find(channel)?;
+    act(&mut inner, id)
 }
 
 /// Logs the reason and returns it. The client prints the classic's bare "invalid address".
@@ -131,14 +164,14 @@ async fn resolve_server(
     }
 }
 
-async fn drain(context: &Arc<Context>, id: ChannelId, seconds: Option<u64>) -> InstanceReply {
-    let channel = {
-        let selector = &mut context.table.lock().selector;
-        let disabled = selector.set_enabled(id, false);
-        match disabled.and_then(|_| selector.channel(id)) {
-            Ok(channel) => channel.key,
-            Err(error) => return failure(error),
-        }
+async fn drain(context: &Arc<Context>, named: ChannelRef, seconds: Option<u64>) -> InstanceReply {
+    let found = at(context, &named, |inner, id| {
+        inner.selector.set_enabled(id, false)?;
+        inner.selector.channel(id).map(|channel| channel.key)
+    });
+    let channel = match found {
+        Ok(channel) => channel,
+        Err(error) => return failure(error),
     };
     let end = seconds.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
     loop {
@@ -203,6 +236,7 @@ fn row(id: ChannelId, method: Method, channel: &Channel, (sent, rcvd): (u64, u64
         method,
         channel: id.channel,
         enabled: channel.enabled,
+        name: channel.name.to_string(),
         address: channel.addresses[0],
         unresolved_since: channel.unresolved_since.map(|since| {
             since.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
@@ -225,6 +259,7 @@ fn stats(context: &Context) -> Stats {
     let datapath = context.datapath.name().to_string();
     let (address, log_lines_lost) = (context.address, logging::lost());
     Stats {
+        name: context.settings.borrow().name.clone(),
         datapath,
         address,
         open,
@@ -241,17 +276,23 @@ fn stats(context: &Context) -> Stats {
 fn sessions(context: &Context) -> Vec<SessionRow> {
     let mut live: Vec<_> = {
         let inner = context.table.lock();
-        let id = |session: &Arc<Session>| inner.selector.position(session.target().channel);
-        inner.sessions().map(|session| (Arc::clone(session), id(session))).collect()
+        let found = |session: &Arc<Session>| {
+            let key = session.target().channel;
+            let name = inner.selector.by_key(key).map(|channel| Arc::clone(&channel.name));
+            (Arc::clone(session), inner.selector.position(key), name)
+        };
+        inner.sessions().map(found).collect()
     };
-    live.sort_by_key(|(session, _)| session.since);
+    live.sort_by_key(|(session, ..)| session.since);
     live.iter()
-        .map(|(session, id)| {
+        .map(|(session, id, name)| {
             let (target, (sent, rcvd)) = (session.target(), session.traffic.read());
             let datapath = session.traffic.datapath();
             SessionRow {
                 client: session.client,
                 id: *id,
+                server: name.as_ref().map(ToString::to_string),
+                source: target.source,
                 backend: target.backend,
                 age_ms: u64::try_from(session.since.elapsed().as_millis()).unwrap_or(u64::MAX),
                 sent,
@@ -279,5 +320,7 @@ fn failure(error: ChangeError) -> InstanceReply {
         ChangeError::NoSuchGroup | ChangeError::TooManyGroups => InstanceReply::NoSuchGroup,
         ChangeError::NoSuchChannel => InstanceReply::NoSuchChannel,
         ChangeError::NotDisabled => InstanceReply::NotDisabled,
+        ChangeError::AmbiguousName => InstanceReply::AmbiguousName,
+        ChangeError::NameInUse => InstanceReply::NameInUse,
     }
 }

@@ -46,6 +46,11 @@ pub(crate) trait Handler: Clone + Send + Sync + 'static {
         command: Self::Command,
     ) -> impl Future<Output = <Self::Command as ControlCommand>::Reply> + Send;
 
+    /// The name of the instance (`--name`).
+    fn name(&self) -> Option<String> {
+        None
+    }
+
     /// Waits until the socket is to be closed.
     fn stopped(&self) -> impl Future<Output = ()> + Send;
 }
@@ -114,7 +119,7 @@ async fn serve_client<H: Handler>(
         // A command may wait for long; free the memory before.
         drop(line);
         let (mut reply, is_refusal) = match request {
-            Ok(Incoming::Hello) => (serde_json::to_vec(&hello())?, false),
+            Ok(Incoming::Hello) => (serde_json::to_vec(&hello(handler.name()))?, false),
             Ok(Incoming::Command(command)) => tokio::select! {
                 reply = handler.handle(&mut permit, command) => {
                     (serde_json::to_vec(&reply)?, reply.is_refusal())
@@ -132,8 +137,9 @@ async fn serve_client<H: Handler>(
     }
 }
 
-fn hello() -> SocketReply {
-    SocketReply::Hello { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned() }
+fn hello(name: Option<String>) -> SocketReply {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    SocketReply::Hello { pid: std::process::id(), version, name }
 }
 
 /// A request that can be read.

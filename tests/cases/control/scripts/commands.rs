@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use proptest::prelude::*;
 
-/// A channel as typed: `3`, `1.3`, or a word that begins with a number or with none.
+/// A channel as typed: `3`, `1.3`, or a word that is neither and the name of no server.
 #[derive(Clone, Debug)]
 pub(crate) struct ChannelName {
     pub(crate) word: String,
@@ -19,17 +19,16 @@ pub(crate) struct ChannelName {
 /// How a channel is spelled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Spelling {
-    Exact,
-    /// The old commands do not accept it.
-    Loose,
-    /// No command accepts it.
-    Slip,
+    /// A number, or group and number.
+    Position,
+    /// The name of a server.
+    Name,
 }
 
 impl ChannelName {
-    /// The meaning of a command with this channel.
-    fn meaning(self, meaning: impl FnOnce(ChannelName) -> Meaning) -> Meaning {
-        if self.spelling == Spelling::Slip { Meaning::Wrong } else { meaning(self) }
+    /// Whether the word is read as a name.
+    pub(crate) fn is_name(&self) -> bool {
+        self.spelling == Spelling::Name
     }
 }
 
@@ -60,7 +59,8 @@ pub(crate) enum Meaning {
     Drop(ChannelName),
     Create(Option<TargetAddress>),
     Assign(ChannelName, Option<TargetAddress>),
-    Max(ChannelName, i64),
+    /// A maximum that is no number is `None`.
+    Max(ChannelName, Option<i64>),
     Hash(bool),
     Bytes(i64, i64),
     Connections(i64, i64),
@@ -88,15 +88,15 @@ fn typed_command(server: SocketAddr) -> impl Strategy<Value = TypedCommand> {
     prop_oneof![
         12 => on_a_channel(),
         4 => (typed("group", 1), 0_i64..5).prop_map(|(c, g)| words(&[&c, &g.to_string()], Meaning::Group(g))),
-        1 => (typed("group", 1), prop::sample::select(vec![("31", 31), ("x", 0), ("32", 32), ("-1", -1), ("1x", 1)]))
+        1 => (typed("group", 1), prop::sample::select(vec![("31", 31), ("32", 32), ("-1", -1)]))
             .prop_map(|(c, (word, g))| words(&[&c, word], Meaning::Group(g))),
         3 => (typed("create", 1), host(server))
             .prop_map(|(c, (words_of, to))| words(&[&c, &words_of.0, &words_of.1], Meaning::Create(to))),
         3 => (typed("assign", 1), channel_name(), host(server)).prop_map(|(c, channel_name, (at, to))| {
-            words(&[&c, &channel_name.word.clone(), &at.0, &at.1], channel_name.meaning(|channel_name| Meaning::Assign(channel_name, to)))
+            words(&[&c, &channel_name.word.clone(), &at.0, &at.1], Meaning::Assign(channel_name, to))
         }),
         3 => (typed("maxc", 1), channel_name(), maximum()).prop_map(|(c, channel_name, (word, max))| {
-            words(&[&c, &channel_name.word.clone(), word], channel_name.meaning(|channel_name| Meaning::Max(channel_name, max)))
+            words(&[&c, &channel_name.word.clone(), word], Meaning::Max(channel_name, max))
         }),
         1 => typed("hash", 2).prop_map(|c| words(&[&c], Meaning::Hash(true))),
         1 => Just(words(&["rr"], Meaning::Hash(false))),
@@ -106,7 +106,7 @@ fn typed_command(server: SocketAddr) -> impl Strategy<Value = TypedCommand> {
             .prop_map(|(c, (at, (g, n)))| words(&[&c, &at], Meaning::Connections(g, n))),
         2 => typed("show", 1).prop_map(|c| words(&[&c], Meaning::Show)),
         1 => typed("sessions", 2).prop_map(|c| words(&[&c], Meaning::Sessions)),
-        1 => typed("version", 1).prop_map(|c| words(&[&c, "and", "more"], Meaning::Version)),
+        1 => typed("version", 1).prop_map(|c| words(&[&c], Meaning::Version)),
         1 => prop::sample::select(vec!["?", "h", "help"]).prop_map(|c| words(&[c], Meaning::Help)),
         1 => prop::sample::select(vec!["", " ", "\t "]).prop_map(|c| words(&[c], Meaning::Nothing)),
         1 => wrong(),
@@ -127,15 +127,14 @@ impl<S: Strategy<Value = TypedCommand> + 'static> Quit for S {}
 fn on_a_channel() -> impl Strategy<Value = TypedCommand> {
     let named = |full, shortest, meaning: fn(ChannelName) -> Meaning| {
         (typed(full, shortest), channel_name()).prop_map(move |(c, channel_name)| {
-            words(&[&c, &channel_name.word.clone()], channel_name.meaning(meaning))
+            words(&[&c, &channel_name.word.clone()], meaning(channel_name))
         })
     };
     let exact =
         |full, shortest, tail: &'static [&'static str], meaning: fn(ChannelName) -> Meaning| {
             (typed(full, shortest), channel_name()).prop_map(move |(c, channel_name)| {
                 let all = [&[c.as_str(), &channel_name.word], tail].concat();
-                let is_exact = channel_name.spelling == Spelling::Exact;
-                words(&all, if is_exact { meaning(channel_name.clone()) } else { Meaning::Wrong })
+                words(&all, meaning(channel_name.clone()))
             })
         };
     prop_oneof![
@@ -158,17 +157,18 @@ fn words(all: &[&str], meaning: Meaning) -> TypedCommand {
 
 fn channel_name() -> impl Strategy<Value = ChannelName> {
     let unusual = prop::sample::select(vec![
-        ("x", None, 0, Spelling::Loose),
-        ("1x", None, 1, Spelling::Loose),
-        ("-1", None, -1, Spelling::Loose),
-        ("+1", None, 1, Spelling::Loose),
-        ("01", None, 1, Spelling::Exact),
-        ("1.x", None, 1, Spelling::Slip),
-        ("x.1", None, 0, Spelling::Loose),
-        ("-1.0", Some(-1), 0, Spelling::Loose),
-        ("0.1x", Some(0), 1, Spelling::Slip),
-        ("9999999999999999999999", None, i64::MAX, Spelling::Exact),
-        ("\u{664}", None, 0, Spelling::Loose),
+        ("x", None, 0, Spelling::Name),
+        ("1x", None, 0, Spelling::Name),
+        ("-1", None, -1, Spelling::Position),
+        ("+1", None, 1, Spelling::Position),
+        ("01", None, 1, Spelling::Position),
+        ("1.x", None, 0, Spelling::Name),
+        ("x.1", None, 0, Spelling::Name),
+        ("-1.0", Some(-1), 0, Spelling::Position),
+        ("0.1x", None, 0, Spelling::Name),
+        ("0.1.0", None, 0, Spelling::Name),
+        ("9999999999999999999999", None, i64::MAX, Spelling::Position),
+        ("\u{664}", None, 0, Spelling::Name),
     ])
     .prop_map(|(word, group, channel, spelling)| ChannelName {
         word: word.into(),
@@ -177,24 +177,24 @@ fn channel_name() -> impl Strategy<Value = ChannelName> {
         spelling,
     });
     prop_oneof![
-        6 => (0_i64..4).prop_map(|n| ChannelName { word: n.to_string(), group: None, channel: n, spelling: Spelling::Exact }),
+        6 => (0_i64..4).prop_map(|n| ChannelName { word: n.to_string(), group: None, channel: n, spelling: Spelling::Position }),
         4 => (0_i64..4, 0_i64..3).prop_map(|(g, n)| {
-            ChannelName { word: format!("{g}.{n}"), group: Some(g), channel: n, spelling: Spelling::Exact }
+            ChannelName { word: format!("{g}.{n}"), group: Some(g), channel: n, spelling: Spelling::Position }
         }),
         2 => unusual,
     ]
 }
 
-fn maximum() -> impl Strategy<Value = (&'static str, i64)> {
+fn maximum() -> impl Strategy<Value = (&'static str, Option<i64>)> {
     prop::sample::select(vec![
-        ("0", 0),
-        ("1", 1),
-        ("50x", 50),
-        ("many", 0),
-        ("-3", -3),
-        ("4294967295", 4_294_967_295),
-        ("4294967296", 4_294_967_296),
-        ("12345", 12_345),
+        ("0", Some(0)),
+        ("1", Some(1)),
+        ("50x", None),
+        ("many", None),
+        ("-3", Some(-3)),
+        ("4294967295", Some(4_294_967_295)),
+        ("4294967296", Some(4_294_967_296)),
+        ("12345", Some(12_345)),
     ])
 }
 
@@ -203,7 +203,7 @@ fn graphed() -> impl Strategy<Value = (String, (i64, i64))> {
     prop_oneof![
         4 => (0_i64..5, 0_i64..3).prop_map(|(g, n)| (format!("{g} {n}"), (g, n))),
         2 => (0_i64..5, 0_i64..3).prop_map(|(g, n)| (format!("{g}.{n}"), (g, n))),
-        1 => prop::sample::select(vec![("-1 0", (-1, 0)), ("x y", (0, 0)), ("0 -1", (0, -1)), ("99 0", (99, 0))])
+        1 => prop::sample::select(vec![("-1 0", (-1, 0)), ("0 -1", (0, -1)), ("99 0", (99, 0))])
             .prop_map(|(word, at)| (word.to_owned(), at)),
     ]
 }
@@ -220,6 +220,9 @@ fn host(server: SocketAddr) -> impl Strategy<Value = ((String, String), Option<T
         ("127.0.0.1:", "99", at(four, 99)),
         ("127.0.0.1:55", "nosuchservice", at(four, 55)),
         ("127.0.0.1::3", "99", at(four, 99)),
+        ("127.0.0.1:55,max=3", "99", at(four, 55)),
+        ("127.0.0.1:55:1:2", "99", None),
+        ("127.0.0.1,weight=1", "99", None),
         ("[::1]", "443", at(six, 443)),
         ("[::1]:55", "443", at(six, 55)),
         ("127.0.0.1", "0", None),
@@ -261,8 +264,12 @@ fn wrong() -> impl Strategy<Value = TypedCommand> {
         "drop",
         "drain 0 x",
         "drain 0 -1",
-        "drop 0x",
-        "drain 1.2.3",
+        "group x",
+        "group 1x",
+        "version and more",
+        "show x",
+        "disable 0 1",
+        "mrtg-bytes x y",
         ";;x",
     ])
     .prop_map(|text| words(&[text], Meaning::Wrong));

@@ -84,8 +84,16 @@ impl Line {
         if self.has(Kind::Print) {
             return if unreadable { vec![0, USAGE] } else { vec![0] };
         }
-        if unreadable || !matches!(self.port, Port::Good) {
+        if unreadable {
             return vec![USAGE];
+        }
+        match &self.port {
+            Port::Good => {}
+            // An instance may have this name.
+            Port::Bad(text) if text == "25abc" && self.is_command() => {
+                return vec![USAGE, UNAVAILABLE];
+            }
+            _ => return vec![USAGE],
         }
         let operands = || self.after.iter().map(|p| p.kind).filter(|kind| is_operand(*kind));
         if self.is_command() {
@@ -234,8 +242,10 @@ fn option() -> impl Strategy<Value = Piece> {
 
 fn operand() -> impl Strategy<Value = Piece> {
     // Not the listen address itself without a port, which would be the listener.
-    const GOOD: [&str; 8] = [
+    const GOOD: [&str; 10] = [
         "127.0.0.2",
+        "127.0.0.2,max=3",
+        "[::1]:9,max=3",
         "127.0.0.2:",
         "127.0.0.1:9",
         "127.0.0.1:9:3",
@@ -258,8 +268,10 @@ fn operand() -> impl Strategy<Value = Piece> {
     let fixed = |kind, words: &'static [&'static str]| {
         prop::sample::select(words).prop_map(move |word| piece(kind, &[word]))
     };
-    // Text after a third colon is ignored, as the classic does.
-    let good = garbage().prop_map(|text| piece(Kind::Channel, &[&format!("127.0.0.1:9:5:{text}")]));
+    let fourth =
+        garbage().prop_map(|text| piece(Kind::BadChannel, &[&format!("127.0.0.1:9:5:{text}")]));
+    let settings = garbage()
+        .prop_map(|text| piece(Kind::BadChannel, &[&format!("127.0.0.1:9,weight{text}=1")]));
     let bad = (prop::sample::select(vec![":", "127.0.0.1:~", "127.0.0.1:9:~"]), garbage())
         .prop_map(|(start, text)| piece(Kind::BadChannel, &[&format!("{start}{text}")]));
     let open = garbage()
@@ -268,7 +280,8 @@ fn operand() -> impl Strategy<Value = Piece> {
     let nowhere = (64_usize..5000).prop_map(|len| piece(Kind::Unresolvable, &[&"x".repeat(len)]));
     prop_oneof![
         10 => fixed(Kind::Channel, &GOOD),
-        2 => good,
+        1 => fourth,
+        1 => settings,
         4 => fixed(Kind::Separator, &["!", "%"]),
         1 => fixed(Kind::BadChannel, &BAD),
         1 => bad,

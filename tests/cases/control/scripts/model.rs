@@ -12,7 +12,7 @@ const GROUPS: i64 = 32;
 const VERSION: &str = "  This is balance 3.57\n  MAXGROUPS=32\n  MAXCHANNELS=64\n";
 const HEADER: &str =
     "GRP Type  #   S       ip-address  port    c      totalc maxc        sent        rcvd\n";
-const SESSIONS: &str = "client  channel  backend  age  sent  rcvd  datapath\n";
+const SESSIONS: &str = "client  channel  source  backend  age  sent  rcvd  datapath\n";
 
 #[derive(Clone, Copy, Debug)]
 struct Channel {
@@ -151,7 +151,8 @@ impl<'h> Model<'h> {
                 .map(|_| format!("channel {} dropped 0 connections", name.label())),
             Meaning::Create(to) => self.create(to.as_ref()),
             Meaning::Assign(name, to) => self.assign(name, to.as_ref()),
-            Meaning::Max(name, max) => self.set_max(name, *max),
+            Meaning::Max(_, None) => Err("syntax error".to_owned()),
+            Meaning::Max(name, Some(max)) => self.set_max(name, *max),
             Meaning::Hash(hash) => {
                 self.group().hash = *hash;
                 let method = if *hash { "hash" } else { "round robin" };
@@ -209,6 +210,9 @@ impl<'h> Model<'h> {
     }
 
     fn find(&mut self, name: &ChannelName) -> Option<&mut Channel> {
+        if name.is_name() {
+            return None;
+        }
         let group = usize::try_from(name.group.unwrap_or(self.current)).ok()?;
         let channel = usize::try_from(name.channel).ok()?;
         self.groups.get_mut(group)?.channels.get_mut(channel)
@@ -236,6 +240,7 @@ impl ChannelName {
     /// The channel as the output repeats it.
     fn label(&self) -> String {
         match self.group {
+            _ if self.is_name() => self.word.clone(),
             Some(group) => format!("{group}.{}", self.channel),
             None => self.channel.to_string(),
         }
