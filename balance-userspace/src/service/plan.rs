@@ -69,7 +69,8 @@ mod tests {
     fn each_line_gets_the_smallest_sufficient_step() {
         use Step::{Configure, Keep, Replace, Start};
         let old = "25 a b\n-b ::1 25 a\n26 a\n27 a\n28 a";
-        let new = "29 a\n27 a -t 2\n25 a   b # the same\n26 a b ! c %\n-b ::1 25 a --workers 1";
+        let new =
+            "29 a\n27 a -t 2\n25 a   b # the same\n26 a b ! c %\n-b ::1 25 a --offload-after 1";
         let (remove, steps) = planned(old, new);
         assert_eq!(remove, ["28"]);
         let expected = [

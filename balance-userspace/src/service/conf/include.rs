@@ -6,8 +6,6 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::one_line;
-
 /// The most files of which each includes the next one.
 const MAX_DEPTH: usize = 8;
 
@@ -67,7 +65,7 @@ impl<'a> Including<'a> {
     pub(super) fn find(&self, including: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
         let folder = including.parent().unwrap_or(Path::new(""));
         let found = self.files.find(folder, pattern);
-        found.map_err(|why| one_line(&format!("include {pattern}: {why}")))
+        found.map_err(|why| format!("include {pattern}: {why}"))
     }
 
     /// Returns the text of an included file, which becomes the file that is read now.
@@ -75,7 +73,7 @@ impl<'a> Including<'a> {
     /// # Errors
     /// The mistake: the file cannot be read, or is already being read.
     pub(super) fn enter(&mut self, file: &Path) -> Result<String, String> {
-        let mistake = |why: &str| one_line(&format!("include {}: {why}", file.display()));
+        let mistake = |why: &str| format!("include {}: {why}", file.display());
         let identity = self.files.identity(file);
         if self.open.contains(&identity) {
             return Err(mistake("the file includes itself"));

@@ -8,12 +8,14 @@
 //! - A mistake in one line does not affect other lines, except that no line runs without a default
 //!   that was meant for the line.
 //! - No two parsed lines have the same instance name.
+//! - All parsed lines have the same process-wide settings.
 //! - Lines and mistakes are in the order of the text, as if each included file stood in the place of
 //!   its `include` line.
 
 mod arguments;
 mod defaults;
 mod include;
+mod process_settings;
 mod sets;
 mod words;
 
@@ -24,15 +26,19 @@ use clap::CommandFactory as _;
 pub use include::Files;
 #[cfg(test)]
 pub(crate) use include::NoFiles;
+pub use process_settings::ProcessSettings;
 
 use self::{
     defaults::Defaults,
     include::Including,
     sets::{Sets, is_reference},
 };
-use crate::cli::{
-    args::Args,
-    operand::{self, Services},
+use crate::{
+    cli::{
+        args::Args,
+        operand::{self, Services},
+    },
+    error::one_line,
 };
 
 /// The identity of an instance: its port and the literal text of `-b`.
@@ -225,6 +231,9 @@ impl Reader<'_> {
         if let Some(first) = self.conf.lines.iter().find(|other| other.name == name) {
             return Err(format!("{name} is already at {}", first.position));
         }
+        if let Some(first) = self.conf.lines.first() {
+            process_settings::check(&args, first)?;
+        }
         // Without its defaults an instance might run as another user.
         if !defaults.has_mistake {
             self.conf.lines.push(Line { position: position.clone(), name, words: effective, args });
@@ -239,7 +248,7 @@ impl Reader<'_> {
     }
 
     fn mistake(&mut self, position: Position, what: String) {
-        self.conf.mistakes.push(Mistake { position, what });
+        self.conf.mistakes.push(Mistake { position, what: one_line(&what) });
     }
 }
 
