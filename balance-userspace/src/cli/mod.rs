@@ -69,17 +69,36 @@ pub enum Verb {
     },
     /// Check a configuration file; this opens no port and needs no privileges
     #[command(long_flag = "check-config")]
-    Check {
-        /// The configuration file [default: the value of --config]
-        #[arg(value_name = "FILE", conflicts_with = "config")]
-        file: Option<PathBuf>,
-        /// The configuration file
-        #[arg(long, value_name = "FILE", default_value = CONFIG)]
-        config: PathBuf,
-        /// Do not resolve the names of servers
-        #[arg(long)]
-        no_dns: bool,
-    },
+    Check(CheckOptions),
+}
+
+/// The options of the verb `check`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CheckOptions {
+    /// The configuration file [default: the value of --config]
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    pub file: Option<PathBuf>,
+
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = CONFIG)]
+    pub config: PathBuf,
+
+    /// Check also whether this directory can have the control sockets; this creates nothing
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+
+    /// Do not resolve the names of servers
+    #[arg(long)]
+    pub no_dns: bool,
+
+    /// Exit with code 78 on a warning too
+    #[arg(long)]
+    pub strict: bool,
+
+    /// Print the instances with all their arguments, as a file without `default`, `set` and
+    /// `include`
+    #[arg(long)]
+    pub print: bool,
 }
 
 /// The configuration file of a verb, and the run directory of its instances.
@@ -204,7 +223,7 @@ mod tests {
         for line in ["check a", "--check-config a"] {
             assert!(matches!(
                 read(line),
-                Ok(Invocation::Verb(Verb::Check { file: Some(file), .. })) if file == *"a"
+                Ok(Invocation::Verb(Verb::Check(CheckOptions { file: Some(file), .. }))) if file == *"a"
             ));
         }
     }

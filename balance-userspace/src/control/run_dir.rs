@@ -3,17 +3,23 @@
 //! Invariants: after [`RunDir::prepare`] only root and the owner of the directory can create files
 //! in it. The owner is the user of this process, root, or the user to whom root has given the
 //! directory. A path is made of the port and the literal text of `-b`; two different texts never
-//! give the same path. Only `prepare` and `instances` access the file system.
+//! give the same path. Only `prepare`, `examine` and
+//! `instances` access the file system.
 
 use std::{
     env,
-    fs::{self, DirBuilder, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions},
     io,
     os::unix::{
         ffi::OsStrExt as _,
         fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     },
     path::{Path, PathBuf},
+};
+
+use nix::{
+    fcntl::{AT_FDCWD, AtFlags},
+    unistd::{AccessFlags, faccessat},
 };
 
 use crate::sys;
@@ -216,17 +222,55 @@ impl RunDir {
             Err(e) => return Err(system("create")(e)),
         }
         // Use the descriptor from here on: the directory at the path could be replaced meanwhile.
+        let dir = self.open()?;
+        if let Some(closed) =
+            self.correction(&dir.metadata().map_err(system("read the metadata of"))?)?
+        {
+            dir.set_permissions(closed).map_err(system("change the mode of"))?;
+        }
+        Ok(())
+    }
+
+    /// Checks whether this user can create files in the directory once [`RunDir::prepare`] has run.
+    /// Changes nothing.
+    ///
+    /// # Errors
+    /// Those of `prepare`, and [`RunDirError::System`] when the user may not create files.
+    pub fn examine(&self) -> Result<(), RunDirError> {
+        let system = |act| {
+            move |source: io::Error| RunDirError::System { act, path: self.path.clone(), source }
+        };
+        let can_create_in = |dir: &Path| {
+            let access = AccessFlags::W_OK | AccessFlags::X_OK;
+            faccessat(AT_FDCWD, dir, access, AtFlags::AT_EACCESS).map_err(io::Error::from)
+        };
+        match self.open() {
+            Ok(dir) => {
+                self.correction(&dir.metadata().map_err(system("read the metadata of"))?)?;
+                can_create_in(&self.path).map_err(system("create files in"))
+            }
+            Err(RunDirError::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+                can_create_in(parent.unwrap_or(Path::new("."))).map_err(system("create"))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open(&self) -> Result<File, RunDirError> {
         let open = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
             .open(&self.path);
-        let dir = match open {
-            Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
-                return Err(RunDirError::NotADirectory { path: self.path.clone() });
-            }
-            open => open.map_err(system("open"))?,
-        };
-        let found = dir.metadata().map_err(system("read the metadata of"))?;
+        open.map_err(|source| match source.kind() {
+            io::ErrorKind::NotADirectory => RunDirError::NotADirectory { path: self.path.clone() },
+            _ => RunDirError::System { act: "open", path: self.path.clone(), source },
+        })
+    }
+
+    /// The mode that the directory needs so that no other user can write to it; `None` if its mode
+    /// is right.
+    fn correction(&self, found: &Metadata) -> Result<Option<Permissions>, RunDirError> {
         let user = sys::effective_user();
         let unsafe_for = |reason: String| RunDirError::Unsafe { path: self.path.clone(), reason };
         // If the system's directory has another owner, root has given it to the user of the
@@ -240,10 +284,9 @@ impl RunDir {
             if !self.is_own || found.uid() != user {
                 return Err(unsafe_for(format!("other users can write to it, mode {mode:04o}")));
             }
-            let closed = Permissions::from_mode(mode & !(WRITABLE_BY_OTHERS | STICKY));
-            dir.set_permissions(closed).map_err(system("change the mode of"))?;
+            return Ok(Some(Permissions::from_mode(mode & !(WRITABLE_BY_OTHERS | STICKY))));
         }
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -349,6 +392,24 @@ mod tests {
         fs::set_permissions(&given.0, Permissions::from_mode(0o755)).unwrap();
         dir.prepare().unwrap();
         assert!(RunDir::choose(Some(Path::new(SYSTEM)), true, None).unwrap().is_own);
+    }
+
+    #[test]
+    fn an_examination_finds_the_same_and_changes_nothing() {
+        let parent = ScratchDir::new("examine");
+        let path = parent.0.join("balance");
+        let dir = RunDir { path: path.clone(), mode: 0o700, is_own: true };
+        dir.examine().unwrap();
+        assert!(!path.exists());
+        dir.prepare().unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o777)).unwrap();
+        dir.examine().unwrap();
+        assert_eq!(mode(&path), 0o777);
+        let e = RunDir { is_own: false, ..dir }.examine().unwrap_err();
+        assert!(e.to_string().contains("other users can write to it"), "{e}");
+        let missing = RunDir { path: parent.0.join("a/b"), mode: 0o755, is_own: true };
+        let e = missing.examine().unwrap_err();
+        assert!(matches!(e, RunDirError::System { act: "create", .. }), "{e}");
     }
 
     #[test]

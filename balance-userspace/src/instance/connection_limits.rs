@@ -83,6 +83,12 @@ impl Descriptors {
     }
 }
 
+/// An upper bound of the connections of a process that starts with the limits of this process.
+pub(crate) fn most() -> usize {
+    let limit = sys::open_file_limit().ok().and_then(|limit| usize::try_from(limit).ok());
+    Descriptors(limit.unwrap_or(usize::MAX)).max_connections()
+}
+
 /// An upper bound of the connections, known before the process opens anything.
 pub(crate) fn upper_bound(requested: Option<usize>, files: Descriptors, memory: &Memory) -> usize {
     files.max_connections().min(by_memory(memory)).min(requested.unwrap_or(MAX_CONNECTIONS))

@@ -8,6 +8,7 @@ pub mod spawn_config;
 
 mod backoff;
 mod check;
+mod check_verb;
 mod conf_files;
 mod event;
 mod instance_rpc;
@@ -24,5 +25,6 @@ mod status;
 mod stop;
 mod supervisor;
 mod verbs;
+mod warnings;
 
 pub use verbs::run;

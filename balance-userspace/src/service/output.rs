@@ -45,6 +45,11 @@ pub(super) fn print(lines: &str) {
     let _ = stdout().write_all(text.as_bytes());
 }
 
+/// Prints a line of a configuration file on standard output, byte for byte. Ignores write errors.
+pub(super) fn print_unchanged(line: &str) {
+    let _ = stdout().write_all(format!("{line}\n").as_bytes());
+}
+
 /// Prints one line on standard error, without control characters. Ignores write errors.
 pub(super) fn print_error(line: &str) {
     let _ = stderr().write_all(format!("{}\n", one_line(line)).as_bytes());

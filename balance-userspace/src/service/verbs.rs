@@ -1,12 +1,10 @@
-//! Dispatch of the verbs, and the verbs `check`, `restart` and `reload`.
+//! Dispatch of the verbs, and the verbs `restart` and `reload`.
 //!
 //! Invariant: `restart` stops nothing if the file has a mistake.
 
-use std::path::Path;
-
 use super::{
-    check,
-    output::{NOT_RUNNING, WRONG, plural, print, print_error, report},
+    check, check_verb,
+    output::{NOT_RUNNING, WRONG, print, print_error, report},
     running::{RunningSupervisor, is_absence},
     start, status, stop,
 };
@@ -32,21 +30,8 @@ pub fn run(verb: &Verb) -> Result<u8, StartError> {
         Verb::Restart { location } => restart(location),
         Verb::Reload { location } => Ok(reload(location)),
         Verb::Status { location, json } => Ok(status::status(location, *json)),
-        Verb::Check { file, config, no_dns } => {
-            check_file(file.as_deref().unwrap_or(config), *no_dns)
-        }
+        Verb::Check(options) => check_verb::check(options),
     }
-}
-
-fn check_file(file: &Path, no_dns: bool) -> Result<u8, StartError> {
-    let conf = check::read(file)?;
-    let wrong = check::all(&conf, !no_dns);
-    wrong.iter().for_each(|wrong| print_error(&wrong.to_string()));
-    if !wrong.is_empty() {
-        return Ok(WRONG);
-    }
-    print(&format!("{}: {}, nothing wrong", file.display(), plural(conf.lines.len(), "instance")));
-    Ok(0)
 }
 
 fn restart(location: &ServiceLocation) -> Result<u8, StartError> {

@@ -18,6 +18,11 @@ pub(crate) fn raise_open_file_limit() -> io::Result<u64> {
     Ok(hard)
 }
 
+/// The hard limit of open files (RLIMIT_NOFILE).
+pub(crate) fn open_file_limit() -> io::Result<u64> {
+    Ok(getrlimit(Resource::RLIMIT_NOFILE)?.1)
+}
+
 /// Removes the limit of locked memory (RLIMIT_MEMLOCK). Kernels before 5.11 charge BPF maps to that
 /// limit.
 pub(crate) fn lift_locked_memory_limit() {

@@ -135,11 +135,7 @@ fn parse_file(text: &str, other: &str) -> Vec<Line> {
     conf.mistakes.iter().for_each(|mistake| assert_one_line(&mistake.what));
     assert!(conf.mistakes.is_sorted_by_key(|mistake| mistake.position.ordinal));
     assert!(conf.lines.is_sorted_by_key(|line| line.position.ordinal));
-    let quoted = conf.lines.iter().map(|line| {
-        let words = line.words.iter().map(String::as_str);
-        // The parser rejects zero bytes, which can be neither quoted nor passed to a process.
-        shlex::try_join(words).expect("the parser rejects zero bytes") + "\n"
-    });
+    let quoted = conf.lines.iter().map(|line| line.quoted() + "\n");
     let reparsed = parse(&quoted.collect::<String>(), "");
     assert_eq!(reparsed.mistakes, []);
     let key = |line: &Line| (line.name.clone(), line.words.clone());

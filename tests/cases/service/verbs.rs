@@ -709,7 +709,7 @@ fn start_and_reload_read_included_files() {
     std::fs::create_dir(&folder).expect("creating a folder");
     assert_eq!(service.run_ok(&["start"]), "balance is started: 1 instance\n");
     let rows = service.status();
-    let options = "--bind=127.0.0.1 --connect-timeout=7";
+    let options = "--bind 127.0.0.1 --connect-timeout 7";
     let servers = format!("{} {}", a.address(), b.address());
     assert_eq!(arguments(rows[0].pid), format!("{options} {} {servers}", one.port()));
 
@@ -730,6 +730,72 @@ fn start_and_reload_read_included_files() {
     assert_eq!(reload.stderr, mistake + "balance is not reloaded\n");
     assert_eq!(ask(two.address()).expect("an answer"), "B");
     service.run_ok(&["stop"]);
+}
+
+#[test]
+fn check_warns_and_prints_the_file_as_understood() {
+    let service = Service::new(
+        "default -t 7 --name x\nset s 127.0.0.1:1 ! '127.0.0.1:2'\n25 @s %\ninclude more\n",
+    );
+    let file = service.file().display().to_string();
+    let more = service.file().with_file_name("more");
+    std::fs::write(&more, "\n26 -t 8\n27 --max-connections 1000000000 --name y @s\n")
+        .expect("writing a file");
+    let check = |words: &[&str]| {
+        let mut command = Command::new(binary());
+        command.arg("check").args(words).arg(service.file());
+        run(&mut command, TIMEOUT)
+    };
+    let outcome = check(&[]);
+    assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
+    assert_eq!(outcome.stdout, format!("{file}: 3 instances, 3 warnings\n"));
+    let more = more.display();
+    let lines: Vec<_> = outcome.stderr.lines().collect();
+    let empty = format!("{more}:2: warning: port 26 has no servers: balance closes every client");
+    let twice = format!("{more}:2: warning: --name x: the instance at {file}:3 has this name too");
+    assert_eq!(lines[..2], [&*empty, &*twice]);
+    let limit = format!("{more}:3: warning: --max-connections 1000000000: the limit of open files");
+    assert!(lines.len() == 3 && lines[2].starts_with(&limit), "{lines:?}");
+    let strict = check(&["--strict"]);
+    assert_eq!((strict.status.code(), &*strict.stdout), (Some(78), ""), "{strict:?}");
+
+    let printed = check(&["--print"]);
+    assert_eq!(printed.status.code(), Some(0), "{printed:?}");
+    let (t, x) = ("--connect-timeout 7", "--name x");
+    let servers = "127.0.0.1:1 ! 127.0.0.1:2";
+    let expected = [
+        format!("{t} {x} 25 {servers} %\n"),
+        format!("{x} 26 -t 8\n"),
+        format!("{t} 27 --max-connections 1000000000 --name y {servers}\n"),
+    ];
+    assert_eq!(printed.stdout, expected.concat());
+    service.write(&printed.stdout);
+    assert_eq!(check(&["--print"]).stdout, printed.stdout);
+    service.write("25 127.0.0.1:1\n26 :\n");
+    let wrong = check(&["--print"]);
+    assert_eq!((wrong.status.code(), &*wrong.stdout), (Some(78), ""), "{wrong:?}");
+}
+
+#[test]
+fn check_examines_the_run_directory_as_start_does() {
+    let service = Service::new("25 127.0.0.1:1\n-b 127.0.0.1 26 127.0.0.1:1\n");
+    let check = |dir: &std::path::Path| {
+        let mut command = Command::new(binary());
+        run(command.args(["check", "--run-dir"]).arg(dir).arg(service.file()), TIMEOUT)
+    };
+    assert_eq!(check(&service.run_dir()).status.code(), Some(0));
+    assert!(!service.run_dir().exists());
+    let no_parent = check(&service.run_dir().join("a"));
+    assert_eq!(no_parent.status.code(), Some(71), "{no_parent:?}");
+    let why = format!("cannot create the run directory {}/a: ", service.run_dir().display());
+    assert!(no_parent.stderr.starts_with(&why), "{no_parent:?}");
+    let no_folder = check(&service.file());
+    assert_eq!(no_folder.status.code(), Some(69), "{no_folder:?}");
+    let long = check(&service.file().with_file_name("l".repeat(100)));
+    assert_eq!(long.status.code(), Some(78), "{long:?}");
+    let first =
+        format!("{}:1: the path of the control socket is too long", service.file().display());
+    assert!(long.stderr.starts_with(&first), "{long:?}");
 }
 
 #[test]

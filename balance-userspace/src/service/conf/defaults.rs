@@ -14,8 +14,8 @@ use crate::cli::args::Args;
 /// The default options for the lines below.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Defaults {
-    /// The argument for each option, by the identity that clap gives to the option.
-    options: BTreeMap<String, String>,
+    /// The words of each option, by the identity that clap gives to the option.
+    options: BTreeMap<String, Vec<String>>,
     /// Whether a line with defaults has a mistake.
     pub(super) has_mistake: bool,
 }
@@ -36,7 +36,7 @@ impl Defaults {
         Ok(())
     }
 
-    fn options(words: &[String]) -> Result<Vec<(String, String)>, String> {
+    fn options(words: &[String]) -> Result<Vec<(String, Vec<String>)>, String> {
         // Not `mut_arg`: it would change the order of the operands.
         let mut command = Args::command().mut_args(|arg| arg.required(false));
         let matches = arguments::matches(&mut command, words)?;
@@ -51,7 +51,7 @@ impl Defaults {
     /// The arguments for a line with these arguments of its own.
     pub(super) fn apply(&self, own: &ArgMatches) -> impl Iterator<Item = String> {
         let is_own = |id: &str| own.value_source(id) == Some(ValueSource::CommandLine);
-        self.options.iter().filter(move |(id, _)| !is_own(id)).map(|(_, word)| word.clone())
+        self.options.iter().filter(move |(id, _)| !is_own(id)).flat_map(|(_, words)| words.clone())
     }
 }
 
@@ -62,14 +62,20 @@ fn given<'a>(command: &'a Command, matches: &'a ArgMatches) -> impl Iterator<Ite
     command.get_arguments().filter(is_given)
 }
 
-/// An option as one word, with its identity.
-fn argument(arg: &Arg, matches: &ArgMatches) -> Option<(String, String)> {
+/// The words of an option, with its identity.
+fn argument(arg: &Arg, matches: &ArgMatches) -> Option<(String, Vec<String>)> {
     let (id, long) = (arg.get_id().as_str(), arg.get_long()?);
     if !arg.get_action().takes_values() {
-        return Some((id.to_owned(), format!("--{long}")));
+        return Some((id.to_owned(), vec![format!("--{long}")]));
     }
     let value: OsString = matches.get_raw(id)?.next_back()?.to_owned();
-    Some((id.to_owned(), format!("--{long}={}", value.to_string_lossy())))
+    let value = value.to_string_lossy().into_owned();
+    // A value that begins with a dash would be another option.
+    let words = match value.starts_with('-') {
+        true => vec![format!("--{long}={value}")],
+        false => vec![format!("--{long}"), value],
+    };
+    Some((id.to_owned(), words))
 }
 
 #[cfg(test)]
@@ -91,9 +97,10 @@ mod tests {
     fn the_last_default_counts_unless_the_line_has_the_option() {
         assert_eq!(
             applied(&["-t5 -T 7", "-at 6"], "25 a"),
-            "--autodisable --connect-timeout=6 --idle-timeout=7"
+            "--autodisable --connect-timeout 6 --idle-timeout 7"
         );
-        assert_eq!(applied(&["-t 5 -T 7"], "25 a -T 8"), "--connect-timeout=5");
+        assert_eq!(applied(&["-t 5 -T 7"], "25 a -T 8"), "--connect-timeout 5");
+        assert_eq!(applied(&["--user=-x"], "25 a"), "--user=-x");
         assert_eq!(applied(&["-t 5"], "25 -ft6 a"), "");
         assert_eq!(applied(&["-t 5", ""], "25 a"), "");
         assert_eq!(applied(&["--user x -b ::1"], "25"), applied(&["-b ::1", "--user x"], "25"));

@@ -98,6 +98,20 @@ pub struct Line {
     pub args: Args,
 }
 
+impl Line {
+    /// The arguments as a line of a configuration file, without its end. The line parses to the
+    /// same arguments.
+    pub fn quoted(&self) -> String {
+        let quoted = |word: &String| match word.as_str() {
+            // A shell may need quotes here, the parser does not.
+            "!" | "%" => word.clone(),
+            // The parser rejects zero bytes, which can be neither quoted nor passed to a process.
+            word => shlex::try_quote(word).map(String::from).unwrap_or_default(),
+        };
+        self.words.iter().map(quoted).collect::<Vec<_>>().join(" ")
+    }
+}
+
 /// A mistake in a line. Displayed as `FILE:LINE: REASON`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
@@ -339,7 +353,7 @@ mod tests {
             [
                 "x:1 25 a",
                 "x:3 --hash-failover 26 a -t 6",
-                "x:8 --connect-timeout=7 --hash-failover 27 b c:7 % d b c:7",
+                "x:8 --connect-timeout 7 --hash-failover 27 b c:7 % d b c:7",
                 "x:10 28 set default include -t 8",
             ]
         );
@@ -379,11 +393,11 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "d/main:2 --connect-timeout=5 25 a",
-                "d/c/one:3 --autodisable --connect-timeout=5 28 b",
-                "d/c/two:2 --connect-timeout=5 29 x",
-                "d/main:4 --connect-timeout=5 26 x",
-                "d/main:6 --connect-timeout=5 27 a",
+                "d/main:2 --connect-timeout 5 25 a",
+                "d/c/one:3 --autodisable --connect-timeout 5 28 b",
+                "d/c/two:2 --connect-timeout 5 29 x",
+                "d/main:4 --connect-timeout 5 26 x",
+                "d/main:6 --connect-timeout 5 27 a",
             ]
         );
         assert_eq!(
@@ -485,6 +499,21 @@ mod tests {
             let conf = read(&text);
             prop_assert!(conf.lines.len() + conf.mistakes.len() <= text.lines().count());
             prop_assert!(conf.mistakes.iter().all(|mistake| !mistake.what.contains('\n')));
+        }
+
+        #[test]
+        fn quoted_lines_are_parsed_back_without_defaults_and_sets(
+            defaults in prop::collection::vec("(-t [1-9]|-T [1-9]|-a|--name a[a-c]|-B '[a-z# ]{1,4}')", 0..4),
+            set in prop::collection::vec("[a-z]{1,3}(:[1-9])?|!|%|'[a-z #\"!]{1,4}'|[a-z]\\\\[ '#]", 1..4),
+            ports in prop::collection::vec("[1-9]{1,3}( -t [1-9]| --name=b)?( @s)?( [a-z]{1,3})?", 0..5),
+        ) {
+            let text = format!("default {}\nset s {}\n{}", defaults.join(" "), set.join(" "), ports.join("\n"));
+            let conf = read(&text);
+            let printed: String = conf.lines.iter().map(|line| line.quoted() + "\n").collect();
+            let again = read(&printed);
+            prop_assert_eq!(again.wrong(), Vec::<String>::new());
+            let key = |line: &Line| (line.name.clone(), line.words.clone(), line.args.clone());
+            prop_assert!(again.lines.iter().map(key).eq(conf.lines.iter().map(key)), "{}", text);
         }
 
         #[test]

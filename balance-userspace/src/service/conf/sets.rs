@@ -8,7 +8,10 @@
 use std::collections::HashMap;
 
 use super::Position;
-use crate::cli::operand::{self, Services};
+use crate::cli::{
+    name,
+    operand::{self, Services},
+};
 
 /// The first character of a reference to a set. No host name begins with this character.
 const REFERENCE: char = '@';
@@ -49,11 +52,8 @@ impl Sets {
         let [name, servers @ ..] = words else {
             return Err("set takes a name and servers".to_owned());
         };
-        let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if name.is_empty() || !name.chars().all(is_plain) {
-            return Err(format!(
-                "set '{name}': expected a name of letters, digits, dots, dashes and underscores"
-            ));
+        if !name::is_valid(name) {
+            return Err(format!("set '{name}': {}", name::EXPECTED));
         }
         if let Some(first) = self.0.get(name) {
             return Err(format!("set {name} is already defined at {}", first.position));
