@@ -95,6 +95,8 @@ fn the_package_installs_and_purges_without_leftovers() {
 
     // The installed configuration has no instance.
     root.ends_with(STOPPED, "service balance status");
+    root.ends_with(0, "balance check --strict");
+    root.ends_with(0, "test -z \"$(balance check --print)\"");
     root.ends_with(0, "update-rc.d balance defaults");
     root.ends_with(0, "ls /etc/rc2.d/S*balance /etc/rc0.d/K*balance");
     root.ends_with(0, "service balance stop");
@@ -103,6 +105,10 @@ fn the_package_installs_and_purges_without_leftovers() {
     root.ends_with(0, "service balance stop");
     root.ends_with(STOPPED, "service balance status");
     root.ends_with(0, "service balance start");
+
+    root.write("/etc/balance/conf.d/one.conf", "2526 127.0.0.1:9\n");
+    root.ends_with(0, "service balance reload");
+    root.ends_with(0, "balance status | grep -q '^2526 *running'");
 
     // Also removes the files of another configuration.
     root.write("/etc/balance/other.conf", "2525 127.0.0.1:9\n");
