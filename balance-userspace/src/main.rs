@@ -12,12 +12,12 @@ use balance_userspace::{
     cli::{
         self, Invocation,
         args::{Args, Mode},
-        completion,
+        completion, mistaken_port,
     },
     control::client::{self, InstanceTarget},
     error::{StartError, one_line},
     instance::server::{self, Started},
-    io::inherited::InheritedListeners,
+    io::{inherited::InheritedListeners, resolve},
     logging::{self, Sink},
     notify,
     service::{self, spawn_config::SpawnConfig},
@@ -58,6 +58,7 @@ fn run() -> Result<ExitCode, StartError> {
         Mode::Command(line) => client::run_commands(&target, line, args.strict).map(ExitCode::from),
         Mode::Shell => client::shell(&target).map(ExitCode::from),
         Mode::Serve => match SpawnConfig::from_env()? {
+            None if let Err(error) = mistaken_port::check(&args, &resolve::service) => Err(error),
             Some(config) => serve_supervised(&args, &config),
             None if args.foreground || notify::is_enabled() => {
                 // SAFETY: the only call in this process, which has opened nothing yet.

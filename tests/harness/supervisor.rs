@@ -47,6 +47,7 @@ impl Service {
     /// Writes a configuration file with this text; starts nothing.
     pub fn new(text: &str) -> Self {
         let service = Self { dir: tempfile::tempdir().expect("a temporary folder") };
+        fs::create_dir(service.run_dir()).expect("a run directory");
         service.write(text);
         service
     }

@@ -43,19 +43,19 @@ pub struct Args {
     pub foreground: bool,
 
     /// Give up a connect to a server after this time
-    #[arg(short = 't', long = "connect-timeout", value_name = "SECONDS", default_value = "5",
+    #[arg(short = 't', long = "connect-timeout", value_name = "TIME", default_value = "5",
           allow_negative_numbers = true,
           value_parser = values::seconds(1..=86_400))]
     pub connect_timeout: u32,
 
     /// Close a connection on which no byte has moved for this time [default: never]
-    #[arg(short = 'T', long = "idle-timeout", value_name = "SECONDS",
+    #[arg(short = 'T', long = "idle-timeout", value_name = "TIME",
           allow_negative_numbers = true,
           value_parser = values::seconds(1..=u32::MAX))]
     pub idle_timeout: Option<u32>,
 
     /// Close a half-closed connection on which no byte has moved for this time; 0 means never
-    #[arg(long, value_name = "SECONDS", default_value = "3600",
+    #[arg(long, value_name = "TIME", default_value = "3600",
           allow_negative_numbers = true,
           value_parser = values::seconds(0..=values::MAX_SECONDS))]
     pub half_close_timeout: u32,
@@ -116,14 +116,14 @@ pub struct Args {
     pub max_connections: Option<NonZeroUsize>,
 
     /// Let connections continue for this time after SIGTERM; SIGINT resets them at once
-    #[arg(long, value_name = "SECONDS", default_value = "30",
+    #[arg(long, value_name = "TIME", default_value = "30",
           allow_negative_numbers = true,
           value_parser = values::seconds(0..=values::MAX_SECONDS))]
     pub grace: u32,
 
     /// Resolve the servers' names again at this interval; 0 means only when all known addresses of
     /// a server have failed
-    #[arg(long, value_name = "SECONDS", default_value = "300",
+    #[arg(long, value_name = "TIME", default_value = "300",
           allow_negative_numbers = true,
           value_parser = values::seconds(0..=values::MAX_SECONDS))]
     pub resolve_interval: u32,

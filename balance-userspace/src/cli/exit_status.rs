@@ -14,7 +14,7 @@ pub const EXIT_STATUS: [(u8, &str); 16] = [
         65,
         "the name of a server or of -B does not resolve; -c, -i: the instance has another release",
     ),
-    (66, "the configuration file cannot be read"),
+    (66, "the configuration file cannot be read; -c, -i: there is no such --run-dir"),
     (67, "the user of --user does not exist"),
     (
         69,

@@ -6,9 +6,12 @@
 pub mod args;
 pub mod completion;
 pub mod exit_status;
+pub mod mistaken_port;
 pub mod name;
 pub mod operand;
 mod server_settings;
+pub(crate) mod similar;
+pub mod time;
 pub(crate) mod usage_error;
 mod values;
 
@@ -207,6 +210,13 @@ mod tests {
     fn the_last_of_a_repeated_option_counts() {
         assert_eq!(serve("-c show -c version 25").mode(), Mode::Command("version"));
         assert_eq!(serve("-t 3 -t 4 25").connect_timeout, 4);
+    }
+
+    #[test]
+    fn times_have_units() {
+        let args = serve("-t 5s -T 30m --half-close-timeout 2h --grace 1d 25");
+        assert_eq!((args.connect_timeout, args.idle_timeout), (5, Some(1800)));
+        assert_eq!((args.half_close_timeout, args.grace), (7200, 86_400));
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub(super) fn verb_first(verb: &str) -> String {
 }
 
 /// Returns a word as it is, in quotes if it is empty or has blanks.
-pub(super) fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     if word.is_empty() || word.contains(char::is_whitespace) {
         format!("'{word}'")
     } else {
@@ -138,21 +138,42 @@ mod tests {
             ("-x|25", "-x: unknown option"),
             ("-fx|25", "-x: unknown option"),
             ("--foregruond|25", "--foregruond: unknown option, did you mean --foreground?"),
-            ("-T|5m|25", "-T 5m: expected a number of seconds from 1 to 4294967295"),
-            ("-T5m|25", "-T 5m: expected a number of seconds from 1 to 4294967295"),
-            ("-fT5m|25", "-T 5m: expected a number of seconds from 1 to 4294967295"),
             (
-                "--idle-timeout|5m|25",
-                "--idle-timeout 5m: expected a number of seconds from 1 to 4294967295",
+                "-T|5x|25",
+                "-T 5x: expected a time from 1 to 4294967295 seconds, such as 30, 30s, 5m, 2h or 1d",
             ),
             (
-                "--idle-timeout=5m|25",
-                "--idle-timeout 5m: expected a number of seconds from 1 to 4294967295",
+                "-T5x|25",
+                "-T 5x: expected a time from 1 to 4294967295 seconds, such as 30, 30s, 5m, 2h or 1d",
             ),
-            ("-T|0|25", "-T 0: expected a number of seconds from 1 to 4294967295"),
-            ("-T||25", "-T '': expected a number of seconds from 1 to 4294967295"),
-            ("-t|0|25", "-t 0: expected a number of seconds from 1 to 86400"),
-            ("-t|1 s|25", "-t '1 s': expected a number of seconds from 1 to 86400"),
+            (
+                "-fT5x|25",
+                "-T 5x: expected a time from 1 to 4294967295 seconds, such as 30, 30s, 5m, 2h or 1d",
+            ),
+            (
+                "--idle-timeout|5x|25",
+                "--idle-timeout 5x: expected a time from 1 to 4294967295 seconds, such as 30, 30s, 5m, 2h or 1d",
+            ),
+            (
+                "--idle-timeout=5x|25",
+                "--idle-timeout 5x: expected a time from 1 to 4294967295 seconds, such as 30, 30s, 5m, 2h or 1d",
+            ),
+            (
+                "-T|0|25",
+                "-T 0: expected a time from 1 to 4294967295 seconds, such as 30, 30s, 5m, 2h or 1d",
+            ),
+            (
+                "-T||25",
+                "-T '': expected a time from 1 to 4294967295 seconds, such as 30, 30s, 5m, 2h or 1d",
+            ),
+            (
+                "-t|0|25",
+                "-t 0: expected a time from 1 to 86400 seconds, such as 30, 30s, 5m, 2h or 1d",
+            ),
+            (
+                "-t|1 s|25",
+                "-t '1 s': expected a time from 1 to 86400 seconds, such as 30, 30s, 5m, 2h or 1d",
+            ),
             ("25|-t", "-t: a value is missing"),
             ("25|-c", "-c: a value is missing"),
             ("25|--datapath", "--datapath: expected auto, splice, sockmap or relay"),
@@ -167,7 +188,10 @@ mod tests {
                 "--max-connections|0|25",
                 "--max-connections 0: expected a number of connections, 1 or more",
             ),
-            ("--grace|-1|25", "--grace -1: expected a number of seconds from 0 to 31536000"),
+            (
+                "--grace|-1|25",
+                "--grace -1: expected a time from 0 to 31536000 seconds, such as 30, 30s, 5m, 2h or 1d",
+            ),
             ("-b||25", "-b '': expected a host name or an address"),
             ("--source||25", "--source '': expected a host name or an address"),
             ("--user||25", "--user '': expected the name of a user"),

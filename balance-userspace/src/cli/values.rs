@@ -1,20 +1,26 @@
 //! Parsers of option values. Each error says which value is expected.
 //!
 //! Invariant: an error text fits behind the option and the rejected value, as in
-//! `-T 5m: expected a number of seconds`.
+//! `-T 5x: expected a time`.
 
 use std::{num::NonZeroUsize, ops::RangeInclusive};
 
-use super::name;
+use super::{name, time};
 
 /// The longest time that an option takes, in seconds: a year.
 pub(super) const MAX_SECONDS: u32 = 31_536_000;
 
-/// Parses a number of seconds in a range.
+/// Parses a time to seconds in a range.
 pub(super) fn seconds(
     range: RangeInclusive<u32>,
 ) -> impl Fn(&str) -> Result<u32, String> + Clone + Send + Sync + 'static {
-    number("a number of seconds", range)
+    move |text| {
+        let parsed = time::seconds(text).and_then(|seconds| u32::try_from(seconds).ok());
+        parsed.filter(|seconds| range.contains(seconds)).ok_or_else(|| {
+            let (least, most) = (range.start(), range.end());
+            format!("expected a time from {least} to {most} seconds, such as 30, 30s, 5m, 2h or 1d")
+        })
+    }
 }
 
 /// Parses a number in a range. `noun` says what the number is.

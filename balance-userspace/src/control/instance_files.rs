@@ -284,6 +284,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let [real, other, link] = ["real", "other", "link"].map(|name| folder.path().join(name));
         fs::create_dir(&real).unwrap();
+        fs::create_dir(&other).unwrap();
         std::os::unix::fs::symlink(folder.path(), &link).unwrap();
         let paths = |path: &Path| RunDir::locate(Some(path)).unwrap().instance(None, 25).unwrap();
         let files =

@@ -3,8 +3,7 @@
 //! Invariants: after [`RunDir::prepare`] only root and the owner of the directory can create files
 //! in it. The owner is the user of this process, root, or the user to whom root has given the
 //! directory. A path is made of the port and the literal text of `-b`; two different texts never
-//! give the same path. Only `prepare`, `examine` and
-//! `instances` access the file system.
+//! give the same path. Only `locate`, `prepare`, `examine` and `instances` access the file system.
 
 use std::{
     env,
@@ -53,6 +52,12 @@ pub enum RunDirError {
         /// The path.
         path: PathBuf,
     },
+    /// The given directory does not exist. The user can solve this.
+    #[error("--run-dir {}: no such directory", path.display())]
+    Missing {
+        /// The path.
+        path: PathBuf,
+    },
     /// The path is not a directory; links are not followed.
     #[error("the run directory {} is not a directory", path.display())]
     NotADirectory {
@@ -84,6 +89,7 @@ impl RunDirError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::TooLong { .. } => 64,
+            Self::Missing { .. } => 66,
             Self::Nowhere | Self::NotADirectory { .. } => 69,
             Self::System { .. } => 71,
             Self::Unsafe { .. } => 77,
@@ -121,8 +127,17 @@ impl RunDir {
     /// this process.
     ///
     /// # Errors
-    /// [`RunDirError::Nowhere`].
+    /// [`RunDirError::Nowhere`]; [`RunDirError::Missing`] for a given directory, unless balance
+    /// creates it.
     pub fn locate(given: Option<&Path>) -> Result<Self, RunDirError> {
+        let is_missing = |path: &Path| {
+            let found = fs::symlink_metadata(path);
+            path != Path::new(SYSTEM)
+                && found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        };
+        if let Some(path) = given.filter(|path| is_missing(path)) {
+            return Err(RunDirError::Missing { path: path.to_owned() });
+        }
         let session = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         let service = env::var("RUNTIME_DIRECTORY").ok();
         let root = sys::effective_user() == 0;

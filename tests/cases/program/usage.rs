@@ -11,8 +11,10 @@ use tests::{Balance, Builder, Namespace, Outcome, ReservedPort, binary, listen, 
 
 const USAGE: i32 = 64;
 const DATA: i32 = 65;
+const NO_INPUT: i32 = 66;
 const UNAVAILABLE: i32 = 69;
 const SYSTEM: i32 = 71;
+const CANNOT_CREATE: i32 = 73;
 
 #[test]
 fn bad_ports_are_usage_errors() {
@@ -78,6 +80,31 @@ fn bad_options_are_usage_errors() {
         assert_refused(USAGE, &[&port, "127.0.0.1:9", option, value], value);
     }
     assert_refused(USAGE, &[&port, "127.0.0.1:9", "-t"], "-t");
+}
+
+#[test]
+fn frequent_mistakes_get_the_line_that_corrects_them() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let missing = folder.path().join("missing").display().to_string();
+    for (words, line) in [
+        (&["25", "a:25:1:3"][..], "server a:25:1:3: 3: unexpected field, expected HOST:PORT:MAX"),
+        (&["25", "2001:db8::1"], "[2001:db8::1] is how an IPv6 address is written here"),
+        (&["25", "a,name=x", "b,name=x"], "name=x: another server has this name"),
+        (&["25", "a,nme=x"], "server a,nme=x: unknown key nme, known are name, max"),
+        (&["25", "--name", "7"], "--name 7: expected a name of letters, digits"),
+        (
+            &["-t", "5x", "25"],
+            "expected a time from 1 to 86400 seconds, such as 30, 30s, 5m, 2h or 1d",
+        ),
+        (&["relaod"], "relaod: neither a port nor a verb, did you mean reload?"),
+        (&["192.0.2.7", "25"], "to listen on an address: balance -b 192.0.2.7 25"),
+    ] {
+        assert_refused(USAGE, words, line);
+    }
+    let line = format!("--run-dir {missing}: no such directory");
+    assert_refused(CANNOT_CREATE, &["-f", "--run-dir", &missing, "2525", "127.0.0.1:9"], &line);
+    assert_refused(NO_INPUT, &["--run-dir", &missing, "-c", "show", "2525"], &line);
+    assert!(!Path::new(&missing).exists());
 }
 
 #[test]

@@ -463,6 +463,9 @@ fn an_instance_moves_to_another_run_directory() {
         let name = format!("balance.{}.127.0.0.1.sock", one.port());
         service.run_dir().with_file_name(dir).join(name)
     };
+    for dir in ["here", "there"] {
+        fs::create_dir(service.run_dir().with_file_name(dir)).expect("a run directory");
+    }
     service.write(&text("here", ""));
     service.run_ok(&["start"]);
     let mut stream = open(&one);

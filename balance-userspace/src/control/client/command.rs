@@ -8,6 +8,7 @@ use super::{
     command_table,
     render::{ChannelLabel, ReplyFormat},
 };
+use crate::cli::time;
 use crate::control::protocol::InstanceCommand;
 use crate::selection::{ChannelId, ChannelRef, names};
 
@@ -71,6 +72,17 @@ pub fn parse(text: &str, group: usize) -> Result<ParsedCommand, CommandError> {
     command.parse(&Arguments { words, group })
 }
 
+/// A line that helps to correct a mistake in a command.
+pub(super) fn hint(text: &str, error: &CommandError) -> Option<String> {
+    let name = text.split_ascii_whitespace().next()?;
+    match error {
+        CommandError::Syntax | CommandError::OutOfRange => Some(command_table::hint(name)),
+        CommandError::NoSuchChannel(_)
+        | CommandError::UnknownChannel
+        | CommandError::UnknownGroup => None,
+    }
+}
+
 /// The words behind the name of a command, and the current group.
 pub(super) struct Arguments<'a> {
     words: &'a [&'a str],
@@ -129,19 +141,17 @@ impl Arguments<'_> {
         Ok(ChannelId { group, channel }.into())
     }
 
-    /// The number of seconds at `index`, if there is a word.
+    /// The time at `index` in seconds, if there is a word.
     pub(super) fn optional_seconds(
         &self,
         index: usize,
         max: u64,
     ) -> Result<Option<u64>, CommandError> {
         let Some(word) = self.words.get(index) else { return Ok(None) };
-        if !word.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(CommandError::Syntax);
-        }
-        match word.parse() {
-            Ok(seconds) if seconds <= max => Ok(Some(seconds)),
-            _ => Err(CommandError::OutOfRange),
+        match time::seconds(word) {
+            Some(seconds) if seconds <= max => Ok(Some(seconds)),
+            Some(_) => Err(CommandError::OutOfRange),
+            None => Err(CommandError::Syntax),
         }
     }
 }

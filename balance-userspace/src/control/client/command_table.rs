@@ -10,7 +10,12 @@ use super::{
     command::{Arguments, CommandError, ParsedCommand},
     render::ReplyFormat,
 };
-use crate::{control::protocol::InstanceCommand, selection::Method};
+use crate::{
+    cli::{similar, usage_error::quoted},
+    control::protocol::InstanceCommand,
+    error::one_line,
+    selection::Method,
+};
 
 /// Groups that `group` can change to, as in the classic. Further groups are reached as `G.N`.
 pub const GROUPS: usize = 32;
@@ -237,11 +242,11 @@ pub static COMMANDS: [CommandSpec; 25] = [
     CommandSpec {
         name: "drain",
         shortest: "dr",
-        arguments: "<channel> [<seconds>]",
+        arguments: "<channel> [<time>]",
         help: &[
             "disable the channel, wait until it has no",
-            "connection, at most for <seconds>, and print",
-            "how many are left",
+            "connection, at most for <time> (60, 60s, 5m),",
+            "and print how many are left",
             CONTINUE,
         ],
         parser: |args| {
@@ -324,6 +329,19 @@ pub(super) fn find(word: &str, argument: Option<&str>) -> Option<&'static Comman
         command.is_form() && command.name == plain.name && argument == Some(command.arguments)
     });
     Some(form.unwrap_or(plain))
+}
+
+/// A line that helps to correct a command that begins with this word.
+pub(super) fn hint(word: &str) -> String {
+    if let Some(command) = find(word, None) {
+        let has_json = COMMANDS.iter().any(|form| form.is_form() && form.name == command.name);
+        let option = if has_json { " [--json]" } else { "" };
+        return format!("usage: {}{option}", command.usage());
+    }
+    let similar = similar::closest(word, commands().map(|command| command.name));
+    let hint = similar
+        .map_or("help lists the commands".to_owned(), |name| format!("did you mean {name}?"));
+    format!("{}: unknown command, {hint}", quoted(&one_line(word)))
 }
 
 /// The output of `help`.

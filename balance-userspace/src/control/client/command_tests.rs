@@ -61,6 +61,7 @@ fn unknown_words_and_missing_malformed_or_unused_arguments_are_syntax_errors() {
         "drain",
         "drop",
         "drain 1 x",
+        "drain 1 -5",
         "group abc",
         "group 1x",
         "maxc 1 16more",
@@ -138,6 +139,7 @@ fn words_are_separated_by_blanks_and_tabs() {
     }
     assert_eq!(sent("drain 2"), InstanceCommand::Drain { id: id(3, 2), seconds: None });
     assert_eq!(sent("drain 2 60"), InstanceCommand::Drain { id: id(3, 2), seconds: Some(60) });
+    assert_eq!(sent("drain 2 5m"), InstanceCommand::Drain { id: id(3, 2), seconds: Some(300) });
 }
 
 #[test]

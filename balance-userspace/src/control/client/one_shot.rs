@@ -11,6 +11,9 @@ use super::{
 };
 use crate::error::StartError;
 
+/// The hint on the exit code of a failed command.
+const FAILED: &str = "balance: the command failed; exit code 0 as in 3.57, 1 with --strict";
+
 /// Runs a line of commands on an instance, beginning in group 0. Returns the exit code: 1 if
 /// `strict` is set and a command fails.
 ///
@@ -22,11 +25,11 @@ pub fn run_commands(
     strict: bool,
 ) -> Result<u8, StartError> {
     let parsed = target.parse()?;
-    let out = &mut io::stdout();
+    let (out, err) = (&mut io::stdout(), &mut io::stderr());
     let code = target
         .connect(parsed)
-        .and_then(|mut connection| run_line(line, strict, &mut connection, out));
-    Ok(code.unwrap_or_else(|e| e.report(out, &mut io::stderr())))
+        .and_then(|mut connection| run_line(line, strict, &mut connection, out, err));
+    Ok(code.unwrap_or_else(|e| e.report(out, err)))
 }
 
 pub(super) fn run_line(
@@ -34,9 +37,16 @@ pub(super) fn run_line(
     strict: bool,
     transport: &mut dyn Transport,
     out: &mut dyn Write,
+    err: &mut dyn Write,
 ) -> Result<u8, ClientError> {
-    Ok(match script::run(line, &mut 0, transport, out)? {
-        ScriptOutcome::Continue { failed } => u8::from(failed && strict),
+    Ok(match script::run(line, &mut 0, transport, out, err)? {
+        ScriptOutcome::Continue { failed } => {
+            if failed && !strict {
+                // A hint that cannot be written is not missed.
+                let _ = writeln!(err, "{FAILED}");
+            }
+            u8::from(failed && strict)
+        }
         ScriptOutcome::Exit(code) => code,
     })
 }

@@ -38,15 +38,17 @@ pub(super) enum ScriptOutcome {
     Exit(u8),
 }
 
-/// Runs a line of commands. `group` is the current group before and after it.
+/// Runs a line of commands. `group` is the current group before and after it. `err` gets hints on
+/// mistakes; the texts on `out` are those of the classic.
 pub(super) fn run(
     line: &str,
     group: &mut usize,
     transport: &mut dyn Transport,
     out: &mut dyn Write,
+    err: &mut dyn Write,
 ) -> Result<ScriptOutcome, ClientError> {
     for text in command::split(line) {
-        let outcome = run_one(text, group, transport, out)?;
+        let outcome = run_one(text, group, transport, out, err)?;
         if outcome != (ScriptOutcome::Continue { failed: false }) {
             return Ok(outcome);
         }
@@ -59,12 +61,17 @@ fn run_one(
     group: &mut usize,
     transport: &mut dyn Transport,
     out: &mut dyn Write,
+    err: &mut dyn Write,
 ) -> Result<ScriptOutcome, ClientError> {
     let mut failed = false;
     match command::parse(text, *group) {
         Err(error) => {
             failed = true;
             print(out, &format!("{error}\n"))?;
+            if let Some(hint) = command::hint(text, &error) {
+                // A hint that cannot be written is not missed.
+                let _ = writeln!(err, "balance: {hint}");
+            }
         }
         Ok(ParsedCommand::Empty) => {}
         Ok(ParsedCommand::Quit) => return Ok(ScriptOutcome::Exit(0)),

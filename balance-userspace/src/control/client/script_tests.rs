@@ -36,7 +36,7 @@ fn run_script(
     transport: &mut ScriptedTransport,
 ) -> (Result<ScriptOutcome, ClientError>, usize, String) {
     let (mut group, mut out) = (0, Vec::new());
-    let outcome = run(line, &mut group, transport, &mut out);
+    let outcome = run(line, &mut group, transport, &mut out, &mut Vec::new());
     (outcome, group, String::from_utf8(out).unwrap())
 }
 

@@ -33,15 +33,15 @@ pub(super) trait LineSource {
 /// [`StartError::Usage`] when the operand is neither a port nor a name.
 pub fn shell(target: &InstanceTarget<'_>) -> Result<u8, StartError> {
     let parsed = target.parse()?;
-    let out = &mut io::stdout();
+    let (out, err) = (&mut io::stdout(), &mut io::stderr());
     let code = target.connect(parsed).and_then(|mut connection| {
         let mut lines: Box<dyn LineSource> = match editor() {
             Some(terminal) => Box::new(terminal),
             None => Box::new(PlainLines(io::stdin().lock())),
         };
-        run_shell(&mut connection, &mut *lines, out)
+        run_shell(&mut connection, &mut *lines, out, err)
     });
-    Ok(code.unwrap_or_else(|e| e.report(out, &mut io::stderr())))
+    Ok(code.unwrap_or_else(|e| e.report(out, err)))
 }
 
 /// The line editor, if standard input and output are a terminal that supports it.
@@ -55,6 +55,7 @@ fn run_shell(
     connection: &mut Connection,
     lines: &mut dyn LineSource,
     out: &mut dyn Write,
+    err: &mut dyn Write,
 ) -> Result<u8, ClientError> {
     let pid = connection.pid();
     print(
@@ -66,7 +67,7 @@ fn run_shell(
         // The user may take an hour to type, so keep no connection open meanwhile.
         connection.close();
         let Some(line) = lines.next_line(&format!("balance[{group}] "), out)? else { return Ok(0) };
-        if let ScriptOutcome::Exit(code) = script::run(&line, &mut group, connection, out)? {
+        if let ScriptOutcome::Exit(code) = script::run(&line, &mut group, connection, out, err)? {
             return Ok(code);
         }
     }

@@ -18,7 +18,7 @@ const BANNER: &str = "\nbalance 3.57 interactive command shell\nPID of master pr
 fn run_input(fake: &FakeInstance, input: &str) -> (u8, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let code = Connection::find(Some(&fake.dir.0), None, PORT).and_then(|mut connection| {
-        run_shell(&mut connection, &mut PlainLines(input.as_bytes()), &mut out)
+        run_shell(&mut connection, &mut PlainLines(input.as_bytes()), &mut out, &mut err)
     });
     let code = code.unwrap_or_else(|e| e.report(&mut out, &mut err));
     (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
@@ -28,7 +28,7 @@ fn run_input(fake: &FakeInstance, input: &str) -> (u8, String, String) {
 fn run_once(dir: &ScratchDir, line: &str, strict: bool) -> (u8, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let code = Connection::find(Some(&dir.0), None, PORT)
-        .and_then(|mut connection| run_line(line, strict, &mut connection, &mut out));
+        .and_then(|mut connection| run_line(line, strict, &mut connection, &mut out, &mut err));
     let code = code.unwrap_or_else(|e| e.report(&mut out, &mut err));
     (code, String::from_utf8(out).unwrap() + &String::from_utf8(err).unwrap())
 }
@@ -57,7 +57,10 @@ fn prompts_and_replies_are_those_of_the_classic() {
     let expected = "balance[0] syntax error\nbalance[0] syntax error\n\
                     balance[0] no such channel 9\nbalance[0] balance[5] channel created\n\
                     balance[5] balance[5] channel 0 enabled\nbalance[5] ";
-    assert_eq!((code, out, err.as_str()), (0, format!("{BANNER}{expected}"), ""));
+    assert_eq!((code, out), (0, format!("{BANNER}{expected}")));
+    let hints = "balance: bogus: unknown command, help lists the commands\n\
+                 balance: usage: disable <channel>\n";
+    assert_eq!(err, hints);
     let enable = InstanceCommand::Enable(ChannelId { group: 5, channel: 0 }.into());
     assert_eq!(fake.commands().last(), Some(&enable));
 }
@@ -76,7 +79,10 @@ fn input_that_is_not_utf8_is_a_syntax_error() {
     let mut connection = Connection::find(Some(&fake.dir.0), None, PORT).unwrap();
     let mut out = Vec::new();
     let input: &[u8] = b"\xff\xfe\0\nquit\n";
-    assert_eq!(run_shell(&mut connection, &mut PlainLines(input), &mut out).unwrap(), 0);
+    assert_eq!(
+        run_shell(&mut connection, &mut PlainLines(input), &mut out, &mut Vec::new()).unwrap(),
+        0
+    );
     let expected = format!("{BANNER}balance[0] syntax error\nbalance[0] ");
     assert_eq!(String::from_utf8(out).unwrap(), expected);
 }
@@ -100,7 +106,8 @@ fn the_end_of_the_instance_ends_the_shell() {
         let (code, out, err) = run_input(&fake, "disable 0\nhelpless\ndisable 1\nversion\n");
         let expected = "balance[0] channel 0 disabled\nbalance[0] syntax error\n\
                         balance[0] no master process with pid 4711, exiting.\n";
-        assert_eq!((code, out, err.as_str()), (69, format!("{BANNER}{expected}"), ""));
+        assert_eq!((code, out), (69, format!("{BANNER}{expected}")));
+        assert_eq!(err, "balance: helpless: unknown command, help lists the commands\n");
     }
 }
 
@@ -108,9 +115,18 @@ fn the_end_of_the_instance_ends_the_shell() {
 fn one_line_gives_exit_code_0_unless_the_caller_is_strict() {
     let fake = obliging_instance("once-strict");
     let dir = &fake.dir;
-    assert_eq!(run_once(dir, "disable 9", false), (0, "no such channel 9\n".to_owned()));
+    let hint = "balance: the command failed; exit code 0 as in 3.57, 1 with --strict";
+    assert_eq!(run_once(dir, "disable 9", false), (0, format!("no such channel 9\n{hint}\n")));
     assert_eq!(run_once(dir, "disable 9", true), (1, "no such channel 9\n".to_owned()));
-    assert_eq!(run_once(dir, "bogus", true), (1, "syntax error\n".to_owned()));
+    for (line, printed, hint) in [
+        ("shwo", "syntax error", "shwo: unknown command, did you mean show?"),
+        ("create h", "syntax error", "usage: create <host> <port>"),
+        ("maxc 0 -5", "value out of range", "usage: maxc <channel> <maxc>"),
+        ("show x", "syntax error", "usage: show [--json]"),
+        ("drain 0 5x", "syntax error", "usage: drain <channel> [<time>]"),
+    ] {
+        assert_eq!(run_once(dir, line, true), (1, format!("{printed}\nbalance: {hint}\n")));
+    }
     assert_eq!(run_once(dir, "disable 1", true), (0, "channel 1 disabled\n".to_owned()));
     assert_eq!(run_once(dir, "quit", true), (0, String::new()));
     assert_eq!(run_once(dir, " \t\n", true), (0, String::new()));
@@ -127,8 +143,10 @@ fn without_an_instance_every_command_reports_it() {
     for line in ["quit", "version", "", "show"] {
         assert_eq!(run_once(&dir, line, false), (69, "no master process, exiting.\n".to_owned()));
     }
-    let e = run_once(&ScratchDir(dir.0.join("missing")), "show", false);
-    assert_eq!(e, (69, "no master process, exiting.\n".to_owned()));
+    let missing = dir.0.join("missing");
+    let (code, text) = run_once(&ScratchDir(missing.clone()), "show", false);
+    let expected = format!("balance: --run-dir {}: no such directory\n", missing.display());
+    assert_eq!((code, text), (66, expected));
 }
 
 #[test]

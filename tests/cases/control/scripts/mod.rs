@@ -65,18 +65,29 @@ fn any_script_has_the_output_and_effects_of_the_model() {
             let mut command = dir.command(address, &commands::text(line));
             let outcome = run(command.arg("--strict"), TIMEOUT);
             let (output, code) = model.once(line);
-            assert_eq!((&*outcome.stdout, &*outcome.stderr), (&*output, ""), "{line:?}");
+            assert_eq!(outcome.stdout, output, "{line:?}");
+            assert_only_hints(&outcome);
             assert_eq!(outcome.status.code(), Some(code), "{line:?}: {outcome:?}");
         } else {
             let outcome = shell(&dir, address.port(), &script);
             let output = model.shell(&script);
-            assert_eq!((&*outcome.stdout, &*outcome.stderr), (&*output, ""));
+            assert_eq!(outcome.stdout, output);
+            assert_only_hints(&outcome);
             assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
         }
         assert_eq!(dir.run_ok(address, "show"), model.show());
         let log = balance.log();
         assert!(!log.iter().any(|line| line.contains("panicked")), "{log:#?}");
     });
+}
+
+/// Asserts that standard error has hints for syntax errors, and nothing else.
+fn assert_only_hints(outcome: &Outcome) {
+    let mistakes = ["syntax error", "value out of range"];
+    let printed = |text: &str| outcome.stdout.matches(text).count();
+    let expected: usize = mistakes.iter().map(|text| printed(text)).sum();
+    let hints = outcome.stderr.lines().filter(|line| line.starts_with("balance: ")).count();
+    assert_eq!((hints, outcome.stderr.lines().count()), (expected, expected), "{outcome:?}");
 }
 
 /// Generates the cases; panics with the smallest failing case.
