@@ -103,7 +103,8 @@ pub fn control_reply(data: &[u8]) {
 /// The reply formats of all commands.
 fn reply_formats() -> impl Iterator<Item = ReplyFormat> {
     let lines = command_table::COMMANDS.iter().flat_map(|command| {
-        [format!("{} 0 1 2", command.name), format!("{} --json", command.name)]
+        // A command takes its own number of arguments only.
+        ["", " 0", " 0 1", " 0 1 2", " --json"].map(|words| format!("{}{words}", command.name))
     });
     lines.filter_map(|line| match command::parse(&line, 0) {
         Ok(ParsedCommand::Request { format, .. }) => Some(format),

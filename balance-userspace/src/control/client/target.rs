@@ -63,24 +63,25 @@ impl<'a> InstanceTarget<'a> {
     }
 
     fn by_name(&self, name: &str) -> Result<Connection, ClientError> {
-        let mut matches = Vec::new();
+        let (mut matches, mut unreadable) = (Vec::new(), None);
         for dir in self.dirs()? {
             for (port, bind) in dir.instances() {
                 if self.bind.is_some_and(|wanted| wanted != bind) {
                     continue;
                 }
                 let paths = dir.instance(Some(&bind), port)?;
-                // An instance that does not answer cannot have the name.
-                let Ok(connection) = Connection::at(paths, self.run_dir.is_some()) else {
-                    continue;
-                };
-                if connection.name() == Some(name) {
-                    matches.push((connection, describe(port, &bind)));
+                match Connection::at(paths, self.run_dir.is_some()) {
+                    Ok(connection) if connection.name() == Some(name) => {
+                        matches.push((connection, describe(port, &bind)));
+                    }
+                    Ok(_) | Err(ClientError::NoMaster | ClientError::Gone(_)) => {}
+                    // This instance may have the name.
+                    Err(error) => unreadable = Some(error),
                 }
             }
         }
         match matches.len() {
-            0 => Err(ClientError::NoSuchInstance(name.to_owned())),
+            0 => Err(unreadable.unwrap_or_else(|| ClientError::NoSuchInstance(name.to_owned()))),
             1 => Ok(matches.remove(0).0),
             _ => {
                 let found = matches.into_iter().map(|(_, at)| at).collect();
