@@ -69,8 +69,9 @@ fn sessions_are_listed_and_dropped_on_both_sides(datapath: Datapath) {
     let (mut client, mut server) = link.pair();
     let mut shown = 1;
     eventually(TIMEOUT, "the connection is listed", || {
-        if datapath == Datapath::Splice {
-            // Splice takes a connection over only after some bytes.
+        if datapath == Datapath::Splice && dir.carriers(address) != ["splice"] {
+            // Splice takes a connection over only after some bytes. A spliced byte counts once it
+            // is acknowledged, so no further byte may follow.
             exchange(&mut client, &mut server);
             shown += 1;
         }
