@@ -103,16 +103,16 @@ pub fn channel(
         Some((address, settings)) => (address, Some(settings)),
         None => (text, None),
     };
+    // A zone, as in fe80::1%eth0, is part of the address.
+    let ipv6 = address.split('%').next().and_then(|ip| ip.parse::<Ipv6Addr>().ok());
+    let in_brackets = || invalid(format!("[{address}] is how an IPv6 address is written here"));
+    // HOST::MAX reads as an address too, so only the prefixes in use are taken for one.
+    if ipv6.is_some_and(|ip| matches!(ip.segments()[0], 0x2000..=0x3fff | 0xfc00..=0xfebf)) {
+        return Err(in_brackets());
+    }
     let mut given = Vec::new();
-    let mut spec = address_of(address, default_port, services, &mut given).map_err(|why| {
-        // A zone, as in fe80::1%eth0, is part of the address.
-        let is_ipv6 = address.split('%').next().is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok());
-        if is_ipv6 {
-            invalid(format!("[{address}] is how an IPv6 address is written here"))
-        } else {
-            invalid(why)
-        }
-    })?;
+    let mut spec = address_of(address, default_port, services, &mut given)
+        .map_err(|why| if ipv6.is_some() { in_brackets() } else { invalid(why) })?;
     if let Some(settings) = settings {
         server_settings::apply(&mut spec, settings, &given).map_err(invalid)?;
     }
@@ -225,6 +225,7 @@ mod tests {
         assert_eq!(one("mx:25"), spec("mx", 25, 0));
         assert_eq!(one("mx:smtp"), spec("mx", 25, 0));
         assert_eq!(one("mx::16"), spec("mx", 2500, 16));
+        assert_eq!(one("cafe::16"), spec("cafe", 2500, 16));
         assert_eq!(one("mx:25:"), spec("mx", 25, 0));
         assert_eq!(one("[::1]"), spec("::1", 2500, 0));
         assert_eq!(one("[::1]:25:3"), spec("::1", 25, 3));
@@ -346,6 +347,8 @@ mod tests {
                 "fe80::1%eth0",
                 "server fe80::1%eth0: [fe80::1%eth0] is how an IPv6 address is written here",
             ),
+            ("fd00::16", "server fd00::16: [fd00::16] is how an IPv6 address is written here"),
+            ("2001:25::", "server 2001:25::: [2001:25::] is how an IPv6 address is written here"),
             ("mx,max", "server mx,max: max: expected KEY=VALUE"),
             ("mx,max=x", "server mx,max=x: max=x: expected a number of connections"),
             ("mx,weight=2", "server mx,weight=2: unknown key weight, known are name, max"),
