@@ -65,6 +65,13 @@ pub(crate) fn build(tests: &[&str]) -> Result<Programs> {
     })
 }
 
+/// Builds a program of the package `tests` and returns its path.
+pub(crate) fn build_program(name: &str) -> Result<PathBuf> {
+    let mut build = workspace::cargo();
+    exec::exec(build.args(["build", "--workspace"]).args(FEATURES).args(["--bin", name]))?;
+    Ok(workspace::target().join("debug").join(name))
+}
+
 /// Builds all tests of the workspace.
 pub(crate) fn build_all() -> Result<Vec<Executable>> {
     let mut built = cargo(&[])?;

@@ -3,12 +3,12 @@
 //! Invariant: a kernel passes only if its machine reports success. A machine fails if it stops
 //! early, exceeds its time, runs no test or uses another datapath than expected.
 
-mod boot;
-mod download;
-mod image;
-mod modules;
+pub(crate) mod boot;
+pub(crate) mod download;
+pub(crate) mod image;
+pub(crate) mod modules;
 mod tally;
-mod tools;
+pub(crate) mod tools;
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +18,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use self::tools::Tools;
+use self::{boot::Machine, tally::Tally, tools::Tools};
 use crate::{
     executables::{self, Programs},
     skip::skip,
@@ -50,6 +50,9 @@ const CI_TESTS: [&str; 5] = [
     "load/soak_runs::on_",
 ];
 
+/// Memory of a machine.
+const MEMORY_MIB: u32 = 1536;
+
 /// A kernel, identified by the first numbers of its version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kernel {
@@ -68,7 +71,7 @@ impl Kernel {
     /// the splice program.
     const IN_CI: [Self; 2] = [Self::Bullseye, Self::Bookworm];
 
-    fn version(self) -> &'static str {
+    pub(crate) fn version(self) -> &'static str {
         match self {
             Self::Bullseye => "5.10",
             Self::Bookworm => "6.1",
@@ -145,7 +148,7 @@ pub(crate) fn set_up() -> Result<()> {
 }
 
 /// Downloads the kernels and the virtual machine programs.
-fn make_ready(kernels: &[Kernel]) -> Result<Tools> {
+pub(crate) fn make_ready(kernels: &[Kernel]) -> Result<Tools> {
     // The machines run the balance that was built for this architecture.
     ensure!(env::consts::ARCH == "x86_64", "kernels are available for x86_64 only");
     let tools = Tools::fetch().context("the programs for virtual machines")?;
@@ -175,8 +178,17 @@ fn run_on(tools: &Tools, kernel: Kernel, programs: &Programs, plan: &Plan<'_>) -
     let tree = download::fetched(kernel).context("the kernel has been removed").with_context(on)?;
     let dir = download::directory(kernel).join("machine");
     let image = image::make(tools, &dir, &tree, programs).with_context(on)?;
-    let tally = boot::run(tools, &image, kernel.version(), &plan.arguments(), plan.limit)
-        .with_context(on)?;
+    let machine = Machine {
+        image: &image,
+        name: kernel.version(),
+        memory_mib: MEMORY_MIB,
+        options: format!("-- {}", plan.arguments().join(" ")),
+        limit: plan.limit,
+    };
+    let mut tally = Tally::default();
+    let outcome = boot::run(tools, &machine, |line| tally.count(line));
+    outcome.with_context(|| format!("{}: {tally}", on()))?;
+    ensure!(tally.has_passed(), "{}: no test has passed: {tally}", on());
     eprintln!("{}: {tally}; {} s", on(), started.elapsed().as_secs());
     let (chosen, expected) = (tally.chosen_datapath().unwrap_or("no datapath"), kernel.datapath());
     ensure!(chosen == expected, "{}: auto chooses {chosen}, not {expected}", on());

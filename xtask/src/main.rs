@@ -35,6 +35,7 @@ mod setup;
 mod skip;
 mod soak;
 mod steps;
+mod systemd;
 mod test;
 mod test_programs;
 mod toolchain;

@@ -16,6 +16,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use self::apt::Apt;
+pub(crate) use self::apt::mirror;
 use crate::exec::exec;
 
 /// Directories that link to the same name in `usr`, as on every system since Debian 12.

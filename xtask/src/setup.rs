@@ -14,7 +14,7 @@ use crate::{
     exec::exec,
     kernel, packager,
     root::Root,
-    test_programs,
+    systemd, test_programs,
     toolchain::{self, Compiler, Toolchain},
 };
 
@@ -22,7 +22,7 @@ use crate::{
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Also install what the tests need: other programs to talk to through balance, the tools that
-    /// build and check the package, and other kernels to run balance on.
+    /// build and check the package, other kernels, and Debian systems to run the package in.
     #[arg(long)]
     pub(crate) tests: bool,
 }
@@ -42,6 +42,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         packager::install()?;
         base_system::make()?;
         kernel::set_up()?;
+        systemd::set_up()?;
     }
     Ok(())
 }

@@ -3,7 +3,10 @@
 //! Invariants: the steps run in one sequence and all must succeed. Nothing is retried. The time of
 //! each step is shown.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result};
 
@@ -17,6 +20,7 @@ use crate::{
     root::Root,
     setup,
     steps::Steps,
+    systemd::{self, Debian},
     workspace,
 };
 
@@ -33,9 +37,21 @@ pub(crate) struct Options {
     /// With `--kernel`, run the tests on every datapath that works there
     #[arg(long, requires = "kernels")]
     all_datapaths: bool,
+    /// Instead, go through the life of the package under the systemd of this Debian release in a
+    /// virtual machine. May be given several times
+    #[arg(
+        long,
+        value_enum,
+        value_name = "RELEASE",
+        num_args = 0..=1,
+        default_missing_value = "12",
+        conflicts_with_all = ["lint", "kernels"]
+    )]
+    systemd: Vec<Debian>,
     /// Instead of all tests, run those that these arguments of `cargo test` select, for example
     /// `--test NAME` or a part of the test names. With `--kernel`: test executables, each as `NAME`
-    /// or as `NAME/PART` with a part of the test names, and `-PART` for tests to skip
+    /// or as `NAME/PART` with a part of the test names, and `-PART` for tests to skip. With
+    /// `--systemd`: steps
     #[arg(last = true, value_name = "CARGO_TEST_ARGS")]
     args: Vec<String>,
 }
@@ -53,6 +69,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         setup::run(&setup::Options { tests: false })?;
         build::program()?;
         return kernel::test(&options.kernels, options.all_datapaths, &options.args);
+    }
+    if !options.systemd.is_empty() {
+        setup::run(&setup::Options { tests: false })?;
+        build::program()?;
+        return systemd::test(&options.systemd, dist::package()?, &options.args);
     }
     let mut steps = Steps::default();
     let outcome = match options.args.is_empty() {
@@ -74,10 +95,13 @@ fn all_steps(lint: bool, steps: &mut Steps) -> Result<()> {
     }
     let tests = steps.run("build tests", executables::build_all)?;
     steps.run("test set-up", || set_up.map_or(Ok(()), BackgroundCommand::finish))?;
-    let environment = steps.run("package", packaged)?;
+    let package = steps.run("package", dist::package)?;
+    let environment = environment(&package)?;
     let times = steps.run("tests", || lanes::run(in_lanes(tests, &environment)))?;
     // Nothing else runs at the same time: an emulated machine uses all processors.
-    let outcome = steps.run("tests on other kernels", kernel::ci_test);
+    let kernels = steps.run("tests on other kernels", kernel::ci_test);
+    let outcome =
+        kernels.and_then(|()| steps.run("package under systemd", || systemd::ci_test(package)));
     eprintln!("slowest test executables:");
     for (time, name) in times.iter().take(SLOWEST) {
         eprintln!("{name:<32} {:>8.0}", time.as_secs_f64());
@@ -92,7 +116,8 @@ fn selected_tests(options: &Options, steps: &mut Steps) -> Result<()> {
     if options.lint {
         steps.run("lints", self::lint)?;
     }
-    let environment = steps.run("package", packaged)?;
+    let package = steps.run("package", dist::package)?;
+    let environment = environment(&package)?;
     steps.run("tests", || {
         let mut tests = cargo_test();
         as_root(tests.envs(environment).args(&options.args))?;
@@ -108,10 +133,10 @@ fn lint() -> Result<()> {
     build_ebpf::lint()
 }
 
-/// Makes the package. Returns environment variables with the paths of the package and of the system
-/// to install the package in.
-fn packaged() -> Result<Vec<(&'static str, PathBuf)>> {
-    let mut environment = vec![("BALANCE_DEB", dist::package()?)];
+/// Returns environment variables with the paths of the package and of the system to install the
+/// package in.
+fn environment(package: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
+    let mut environment = vec![("BALANCE_DEB", package.to_owned())];
     environment.extend(base_system::make()?.map(|archive| ("BALANCE_BASE_SYSTEM", archive)));
     Ok(environment)
 }

@@ -62,9 +62,14 @@ pub(crate) fn dist() -> PathBuf {
     target().join("dist")
 }
 
-/// Returns the archive of a minimal system in which the package is tested.
-pub(crate) fn base_system(release: &str) -> PathBuf {
-    target().join(format!("base-system/{release}.tar"))
+/// Returns an archive of a minimal system in which the package is tested.
+pub(crate) fn base_system(name: &str) -> PathBuf {
+    target().join("base-system").join(name)
+}
+
+/// Returns the directory of virtual machine images with the service manager.
+pub(crate) fn systemd() -> PathBuf {
+    target().join("systemd")
 }
 
 /// Returns the directory of kernels and virtual machine images.

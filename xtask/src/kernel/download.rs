@@ -19,15 +19,15 @@ use crate::{
 const NEWEST: &str = "linux-image-cloud-amd64";
 
 /// The unpacked packages of a kernel.
-pub(super) struct Tree {
+pub(crate) struct Tree {
     root: PathBuf,
     /// The release that uname(1) prints.
-    pub(super) release: String,
+    pub(crate) release: String,
 }
 
 impl Tree {
     /// Returns the kernel image, whose path differs between Debian releases.
-    pub(super) fn kernel(&self) -> Result<PathBuf> {
+    pub(crate) fn kernel(&self) -> Result<PathBuf> {
         let modules = self.modules();
         let candidates = [
             self.root.join("boot").join(format!("vmlinuz-{}", self.release)),
@@ -38,12 +38,12 @@ impl Tree {
     }
 
     /// Returns the directory of the modules.
-    pub(super) fn modules(&self) -> PathBuf {
+    pub(crate) fn modules(&self) -> PathBuf {
         self.root.join("lib/modules").join(&self.release)
     }
 
     /// Returns the root directory for depmod(8) and modprobe(8).
-    pub(super) fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
@@ -58,7 +58,7 @@ impl Tree {
 }
 
 /// Returns the kernel if it has been downloaded.
-pub(super) fn fetched(kernel: Kernel) -> Option<Tree> {
+pub(crate) fn fetched(kernel: Kernel) -> Option<Tree> {
     Tree::at(packages::unpacked(&directory(kernel))?).ok()
 }
 

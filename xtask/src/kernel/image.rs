@@ -34,9 +34,9 @@ const FILES: [(&str, &str); 5] = [
 const MOUNTED: [&str; 5] = ["dev", "proc", "sys", "run", "tmp"];
 
 /// A boot image.
-pub(super) struct Image {
-    pub(super) kernel: PathBuf,
-    pub(super) initramfs: PathBuf,
+pub(crate) struct Image {
+    pub(crate) kernel: PathBuf,
+    pub(crate) initramfs: PathBuf,
 }
 
 /// Makes the image in a directory.
@@ -76,7 +76,7 @@ fn find(tool: &str) -> Result<PathBuf> {
         .with_context(|| format!("tests in a machine of their own need {tool}"))
 }
 
-fn copy(file: &Path, target: &Path) -> Result<()> {
+pub(crate) fn copy(file: &Path, target: &Path) -> Result<()> {
     let created = target.parent().map_or(Ok(()), fs::create_dir_all);
     created
         .and_then(|()| fs::copy(file, target).map(drop))
@@ -91,8 +91,8 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     Ok(words.map(PathBuf::from).collect())
 }
 
-/// Packs a directory into an initramfs.
-fn pack(tools: &Tools, root: &Path, initramfs: &Path) -> Result<()> {
+/// Packs a directory into an initramfs. All files belong to root.
+pub(crate) fn pack(tools: &Tools, root: &Path, initramfs: &Path) -> Result<()> {
     let file = fs::File::create(initramfs).with_context(|| initramfs.display().to_string())?;
     let mut find =
         Command::new("find").arg(".").current_dir(root).stdout(Stdio::piped()).spawn()?;

@@ -1,25 +1,62 @@
-//! The kernel modules that the tests need, in loading order.
+//! The kernel modules that the tests need.
 //!
-//! Invariant: a module follows all modules that it depends on.
+//! Invariant: a module comes with all modules that it depends on, which precede the module.
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Stdio,
 };
 
 use anyhow::{Context as _, Result};
 
-use super::{download::Tree, tools::Tools};
+use super::{download::Tree, image::copy as copy_file, tools::Tools};
 use crate::exec::{exec, output};
 
 /// Network devices, the hooks of the splice datapath before 6.6, and a source of random numbers: a
 /// machine without one may block.
 const WANTED: [&str; 6] = ["veth", "tun", "bridge", "sch_ingress", "cls_bpf", "virtio_rng"];
 
+/// What depmod(8) reads in addition to the modules.
+const LISTS: [&str; 3] = ["modules.builtin", "modules.builtin.modinfo", "modules.order"];
+
 /// Copies the modules into a directory. The names sort in loading order.
 pub(super) fn copy(tools: &Tools, tree: &Tree, into: &Path) -> Result<()> {
-    exec(tools.command("depmod")?.arg("-b").arg(tree.root()).arg(&tree.release))?;
+    for (i, module) in needed(tools, tree)?.iter().enumerate() {
+        let name = module.file_name().unwrap_or_default().to_string_lossy();
+        let target = into.join(format!("{i:02}-{}", name.trim_end_matches(".xz")));
+        if name.ends_with(".xz") {
+            unpack(tools, module, &target)?;
+        } else {
+            fs::copy(module, &target).with_context(|| module.display().to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies the modules to their places in a system with modprobe(8).
+pub(crate) fn install(tools: &Tools, tree: &Tree, root: &Path) -> Result<()> {
+    // As in the system, for depmod.
+    symlink("usr/lib", root.join("lib")).context("lib")?;
+    let folder = root.join("usr/lib/modules").join(&tree.release);
+    for module in needed(tools, tree)? {
+        let place = module.strip_prefix(tree.modules()).context("a module elsewhere")?;
+        copy_file(&module, &folder.join(place))?;
+    }
+    for list in LISTS {
+        copy_file(&tree.modules().join(list), &folder.join(list))?;
+    }
+    depmod(tools, root, &tree.release)
+}
+
+fn depmod(tools: &Tools, root: &Path, release: &str) -> Result<()> {
+    exec(tools.command("depmod")?.arg("-b").arg(root).arg(release))
+}
+
+/// Returns the files of the modules in loading order.
+fn needed(tools: &Tools, tree: &Tree) -> Result<Vec<PathBuf>> {
+    depmod(tools, tree.root(), &tree.release)?;
     let mut modules: Vec<PathBuf> = Vec::new();
     for wanted in WANTED {
         let mut modprobe = tools.command("modprobe")?;
@@ -33,16 +70,7 @@ pub(super) fn copy(tools: &Tools, tree: &Tree, into: &Path) -> Result<()> {
             }
         }
     }
-    for (i, module) in modules.iter().enumerate() {
-        let name = module.file_name().unwrap_or_default().to_string_lossy();
-        let target = into.join(format!("{i:02}-{}", name.trim_end_matches(".xz")));
-        if name.ends_with(".xz") {
-            unpack(tools, module, &target)?;
-        } else {
-            fs::copy(module, &target).with_context(|| module.display().to_string())?;
-        }
-    }
-    Ok(())
+    Ok(modules)
 }
 
 /// Decompresses a module, because not every kernel loads compressed modules.

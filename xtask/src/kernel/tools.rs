@@ -29,7 +29,7 @@ const PROGRAMS: [&str; 2] = ["usr/bin", "usr/sbin"];
 const FIRMWARE: [&str; 2] = ["usr/share/qemu", "usr/share/seabios"];
 
 /// The downloaded programs.
-pub(super) struct Tools {
+pub(crate) struct Tools {
     root: PathBuf,
 }
 
@@ -45,7 +45,7 @@ impl Tools {
     }
 
     /// Returns a command for one of the programs.
-    pub(super) fn command(&self, program: &str) -> Result<Command> {
+    pub(crate) fn command(&self, program: &str) -> Result<Command> {
         let mut files = PROGRAMS.iter().map(|folder| self.root.join(folder).join(program));
         let file = files.find(|file| file.exists());
         let file = file.with_context(|| format!("{} has no {program}", self.root.display()))?;
@@ -56,7 +56,7 @@ impl Tools {
     }
 
     /// Returns a command for the emulator.
-    pub(super) fn qemu(&self) -> Result<Command> {
+    pub(crate) fn qemu(&self) -> Result<Command> {
         let mut qemu = self.command("qemu-system-x86_64")?;
         qemu.env("QEMU_MODULE_DIR", self.root.join(LIBRARIES).join("qemu"));
         for folder in FIRMWARE {

@@ -107,7 +107,7 @@ fn packages(simulation: &str) -> Vec<Package> {
 
 /// Returns the mirror of this system's Debian packages or, for a security suite, of its security
 /// updates.
-fn mirror(suite: &str) -> Result<String> {
+pub(crate) fn mirror(suite: &str) -> Result<String> {
     let mut apt = Command::new("apt-get");
     apt.args(["indextargets", "--format", "$(RELEASE) $(REPO_URI)"]);
     apt.args(["Created-By: Packages", "Origin: Debian", "Component: main"]);
