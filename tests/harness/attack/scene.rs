@@ -197,7 +197,7 @@ impl Scene {
         let carried = victim.carried.map(|bytes| bytes.to_string());
         soon(|| {
             let row = self.row(victim).ok_or("no session")?;
-            if row[4..6] == carried { Ok(()) } else { Err(format!("{carried:?} passed: {row:?}")) }
+            if row[5..7] == carried { Ok(()) } else { Err(format!("{carried:?} passed: {row:?}")) }
         })
     }
 
