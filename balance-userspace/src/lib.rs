@@ -12,6 +12,7 @@ pub mod instance;
 pub mod io;
 pub mod logging;
 pub mod notify;
+pub mod process;
 pub mod selection;
 pub mod service;
 pub mod sys;

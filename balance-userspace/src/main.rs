@@ -16,11 +16,15 @@ use balance_userspace::{
     },
     control::client::{self, InstanceTarget},
     error::{StartError, one_line},
-    instance::server::{self, Started},
     io::{inherited::InheritedListeners, resolve},
     logging::{self, Sink},
     notify,
-    service::{self, spawn_config::SpawnConfig},
+    process::{
+        protocol::SpawnConfig,
+        start::{self, Started},
+        supervision::Supervision,
+    },
+    service,
     sys::{
         daemon::{self, Forked},
         signals,
@@ -41,6 +45,9 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<ExitCode, StartError> {
+    if let Some(config) = SpawnConfig::from_env()? {
+        return Ok(serve_supervised(&config));
+    }
     let args = match cli::parse(std::env::args_os())? {
         Invocation::Print(text) => {
             let written = stdout().write_all(text.as_bytes()).is_ok();
@@ -57,45 +64,48 @@ fn run() -> Result<ExitCode, StartError> {
     match args.mode() {
         Mode::Command(line) => client::run_commands(&target, line, args.strict).map(ExitCode::from),
         Mode::Shell => client::shell(&target).map(ExitCode::from),
-        Mode::Serve => match SpawnConfig::from_env()? {
-            None if let Err(error) = mistaken_port::check(&args, &resolve::service) => Err(error),
-            Some(config) => serve_supervised(&args, &config),
-            None if args.foreground || notify::is_enabled() => {
-                // SAFETY: the only call in this process, which has opened nothing yet.
-                let inherited_listeners = unsafe { InheritedListeners::from_service_manager() }?;
-                logging::init(Sink::Foreground, args.log_format, args.debug);
-                serve(&args, Started { inherited_listeners, ..Started::default() })
-            }
-            // SAFETY: the process has one thread: so far it has only read arguments and variables.
-            None => match unsafe { daemon::detach() }? {
-                Forked::Parent(code) => Ok(code.into()),
-                Forked::Daemon(ready_notifier) => {
-                    logging::init(Sink::Background, args.log_format, args.debug);
-                    let ready_notifier = Some(ready_notifier);
-                    server::serve(&args, Started { ready_notifier, ..Started::default() })?;
-                    Ok(ExitCode::SUCCESS)
-                }
-            },
-        },
+        Mode::Serve => {
+            mistaken_port::check(&args, &resolve::service)?;
+            serve_one(&args)
+        }
     }
 }
 
-/// Serves as an instance of a supervisor. The supervisor reports the failure, so none is printed
+/// Serves one instance, in the foreground or in the background.
+fn serve_one(args: &Args) -> Result<ExitCode, StartError> {
+    if args.foreground || notify::is_enabled() {
+        // SAFETY: the only call in this process, which has opened nothing yet.
+        let inherited_listeners = unsafe { InheritedListeners::from_service_manager() }?;
+        logging::init(Sink::Foreground, args.log_format, args.debug);
+        return serve(args, Started { inherited_listeners, ..Started::default() });
+    }
+    // SAFETY: the process has one thread: so far it has only read arguments and variables.
+    match unsafe { daemon::detach() }? {
+        Forked::Parent(code) => Ok(code.into()),
+        Forked::Daemon(ready_notifier) => {
+            logging::init(Sink::Background, args.log_format, args.debug);
+            let ready_notifier = Some(ready_notifier);
+            start::serve(args, Started { ready_notifier, ..Started::default() })?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Serves the instances of a supervisor. The supervisor reports the failure, so none is printed
 /// here.
-fn serve_supervised(args: &Args, config: &SpawnConfig) -> Result<ExitCode, StartError> {
-    // SAFETY: the only call in this process, which has opened nothing yet. The supervisor has set
-    // the number of listeners.
-    let (inherited_listeners, supervision) =
-        unsafe { InheritedListeners::from_supervisor(config.listeners, config.listened) };
-    logging::init(config.sink(), config.log_format(args.log_format), args.debug);
-    let started =
-        Started { inherited_listeners, supervision: Some(supervision), ready_notifier: None };
-    serve(args, started).or_else(|error| Ok(error.exit_code().into()))
+fn serve_supervised(config: &SpawnConfig) -> ExitCode {
+    // SAFETY: the only call in this process, which has opened nothing yet. A supervisor has started
+    // it.
+    let supervision = unsafe { Supervision::from_supervisor() };
+    match start::serve_supervised(config, supervision) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.exit_code().into(),
+    }
 }
 
 /// Serves, and notifies the waiting process of a failure.
 fn serve(args: &Args, started: Started) -> Result<ExitCode, StartError> {
-    server::serve(args, started).map(|()| ExitCode::SUCCESS).inspect_err(|error| {
+    start::serve(args, started).map(|()| ExitCode::SUCCESS).inspect_err(|error| {
         notify::failed(&one_line(&error.to_string()));
     })
 }

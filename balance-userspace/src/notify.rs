@@ -23,9 +23,6 @@ use sd_notify::NotifyState;
 /// know.
 pub(crate) const CONNECTIONS: &str = "X_BALANCE_CONNECTIONS";
 
-/// The variable for: the process no longer accepts, and its listeners and names are free.
-pub(crate) const RELEASED: &str = "X_BALANCE_RELEASED";
-
 /// The extra time that one message requests.
 pub(crate) const EXTENSION: Duration = Duration::from_secs(10);
 
@@ -70,12 +67,6 @@ pub(crate) fn ready() {
     send_reliably(&[NotifyState::Ready]);
 }
 
-/// Reports that the process no longer accepts, and that another process may take its addresses and
-/// names.
-pub(crate) fn released() {
-    send_reliably(&[NotifyState::Custom(&format!("{RELEASED}=1"))]);
-}
-
 /// Sends a message that must not be lost: waits up to [`SEND_TIMEOUT`] if the receiver's queue is
 /// full.
 fn send_reliably(state: &[NotifyState<'_>]) {
@@ -84,6 +75,11 @@ fn send_reliably(state: &[NotifyState<'_>]) {
         send(state);
         let _ = socket.set_nonblocking(true);
     }
+}
+
+/// Reports that the process works, to a manager that watches it (WatchdogSec).
+pub(crate) fn watchdog() {
+    send(&[NotifyState::Watchdog]);
 }
 
 /// Requests [`EXTENSION`] to start. Repeat this before the time is over.

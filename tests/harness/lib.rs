@@ -19,7 +19,6 @@ mod command;
 mod data;
 mod datapath;
 mod debian_package;
-mod held_notifications;
 mod link;
 mod log_sinks;
 mod maps;
@@ -49,7 +48,6 @@ pub use command::{
 pub use data::{Digest, Pattern, Receiver, receive_all, receive_exactly, send};
 pub use datapath::{Datapath, has_tcx, kernel_unavailable, kernel_works};
 pub use debian_package::{package, unpacked};
-pub use held_notifications::HeldNotifications;
 pub use link::{Link, both_ways, exchange};
 pub use log_sinks::{Syslog, full_pipe};
 pub use maps::{FillerEntries, kernel_entries};

@@ -108,8 +108,6 @@ pub struct Paths {
     pub pid: PathBuf,
     /// The lock file. The instance or its supervisor holds the lock as long as the instance runs.
     pub lock: PathBuf,
-    /// The socket for notifications from instances to their supervisor.
-    pub notify_socket: PathBuf,
 }
 
 /// A run directory.
@@ -214,7 +212,6 @@ impl RunDir {
             next: with("next"),
             pid: with("pid"),
             lock: with("lock"),
-            notify_socket: with("in"),
         };
         if paths.socket.as_os_str().as_bytes().len() > MAX_SOCKET_PATH {
             return Err(RunDirError::TooLong { path: paths.socket });

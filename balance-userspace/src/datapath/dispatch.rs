@@ -12,7 +12,7 @@ use super::{
     relay::{self, buffers::BufferPool},
     sockmap, splice,
 };
-use crate::{io::stream::Stream, sys::privileges::Capability};
+use crate::{cli::args::Args, io::stream::Stream, sys::privileges::Capability};
 
 /// The datapath of new connections.
 #[derive(Clone)]
@@ -34,6 +34,20 @@ impl Datapath {
             Self::Relay { .. } => DatapathName::Relay,
             Self::Sockmap { .. } => DatapathName::Sockmap,
             Self::Splice { .. } => DatapathName::Splice,
+        }
+    }
+
+    /// The same datapath with the options of an instance (`-p`, `--offload-after`).
+    pub(crate) fn of_instance(&self, args: &Args) -> Self {
+        let after = args.offload_after;
+        match self {
+            _ if args.dump => Self::Relay { dump: true },
+            Self::Relay { .. } => Self::Relay { dump: false },
+            Self::Sockmap { kernel, .. } => Self::Sockmap { kernel: Arc::clone(kernel), after },
+            Self::Splice { kernel, next, .. } => {
+                let (kernel, next) = (Arc::clone(kernel), Box::new(next.of_instance(args)));
+                Self::Splice { kernel, after, next }
+            }
         }
     }
 

@@ -86,7 +86,7 @@ async fn find_backend(
         match context.connector.connect(&addresses, limit, mss).await {
             Ok((stream, server)) => return Ok((lease, stream, server)),
             Err(error) if error.is_shortage() => {
-                waiting.get_or_insert_with(|| context.shortage.enter());
+                waiting.get_or_insert_with(|| context.shared.shortage.enter());
                 if !wait(client, &error).await {
                     return Err(Outcome::Left);
                 }

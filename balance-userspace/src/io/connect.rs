@@ -37,7 +37,7 @@ pub(crate) struct Connector {
     source: Option<IpAddr>,
     pub(crate) loops: Arc<LoopDetector>,
     /// Permits for attempts beyond the first of each client.
-    extra: Semaphore,
+    extra: Arc<Semaphore>,
 }
 
 /// Attempts beyond the first of each client that a process makes at the same time, because channels
@@ -78,15 +78,15 @@ impl ConnectError {
 
 impl Connector {
     /// A connector whose sockets have these options and the local address `source`, if there is
-    /// one. It makes at most `extra` attempts at the same time beyond the first of each client
-    /// ([`extra_attempts`]).
+    /// one. An attempt beyond the first of a client takes a permit of `extra`, which has
+    /// [`extra_attempts`] permits for all connectors of the process.
     pub(crate) fn new(
         options: SocketOptions,
         source: Option<IpAddr>,
         loops: Arc<LoopDetector>,
-        extra: usize,
+        extra: Arc<Semaphore>,
     ) -> Self {
-        Self { options, source, loops, extra: Semaphore::new(extra) }
+        Self { options, source, loops, extra }
     }
 
     /// Connects to the first address that answers within `limit`. Announces the maximum segment

@@ -4,8 +4,6 @@
 
 use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
-use tokio::task::spawn_blocking;
-
 use super::{
     conf::{self, Conf, Line, Mistake},
     conf_files::{self, ConfFiles},
@@ -13,7 +11,7 @@ use super::{
 use crate::{
     cli::operand,
     error::StartError,
-    instance::server,
+    instance::start,
     io::{listener, loops, resolve},
     sys::privileges,
 };
@@ -45,20 +43,6 @@ pub(super) fn all(conf: &Conf, hosts: bool) -> Vec<Mistake> {
     mistakes
 }
 
-/// Checks all lines concurrently without blocking the runtime.
-pub(super) async fn all_lines(lines: Vec<Line>) -> Vec<String> {
-    let check = |line| spawn_blocking(move || self::lines(&[line], true));
-    let checks: Vec<_> = lines.into_iter().map(check).collect();
-    let mut wrong = Vec::new();
-    for check in checks {
-        match check.await {
-            Ok(mistakes) => wrong.extend(mistakes.iter().map(Mistake::to_string)),
-            Err(error) => wrong.push(error.to_string()),
-        }
-    }
-    wrong
-}
-
 /// Returns the problems of a line, each once.
 fn wrong_on(line: &Line, hosts: bool) -> BTreeSet<String> {
     let Line { args, name, .. } = line;
@@ -69,12 +53,12 @@ fn wrong_on(line: &Line, hosts: bool) -> BTreeSet<String> {
     collect(args.user.as_deref().map_or(Ok(()), |user| privileges::find(user).map(drop)));
     let source = args.source.as_ref();
     if hosts || source.is_some_and(|source| source.parse::<IpAddr>().is_ok()) {
-        collect(server::source_address(args).map(drop));
+        collect(start::source_address(args).map(drop));
     }
     if !hosts {
         return wrong;
     }
-    let listener = server::listen_address(args).map(|ip| listener::bind_address(ip, name.port));
+    let listener = start::listen_address(args).map(|ip| listener::bind_address(ip, name.port));
     let own = listener.as_ref().ok().copied();
     collect(listener.map(drop));
     // The parser has accepted the channels already.

@@ -17,7 +17,7 @@ use crate::{
     cli::CheckOptions,
     control::run_dir::{RunDir, RunDirError},
     error::StartError,
-    instance::connection_limits,
+    process::connection_limits,
 };
 
 /// Checks a file, and returns the exit code.

@@ -1,13 +1,14 @@
-//! One instance of a supervisor: a line of the file with its listeners, its files and its
-//! processes.
+//! One instance of a supervisor: a line of the file with its listeners and its files.
 //!
 //! Invariants:
-//! - An instance has at most one running process and one successor that is not ready yet.
-//! - The published control socket leads to a running process.
-//! - Listeners and files outlive the processes. The supervisor releases them together when the
-//!   instance is to have no process.
+//! - Listeners, files and control socket outlive the server processes. The supervisor releases them
+//!   together when the instance is to serve no more.
+//! - The pid file has the pid of a process that serves the instance.
 
-use std::{os::unix::net::UnixListener, time::Instant};
+use std::{
+    os::{fd::OwnedFd, unix::net::UnixListener},
+    time::Instant,
+};
 
 use nix::unistd::{Gid, Uid};
 use socket2::Socket;
@@ -16,7 +17,7 @@ use tracing::error;
 use super::{
     backoff::Backoff,
     conf::{InstanceName, Line},
-    process::Process,
+    generation::Generation,
 };
 use crate::{
     control::{
@@ -25,58 +26,56 @@ use crate::{
         run_dir::{Paths, RunDir, RunDirError},
     },
     io::inherited::InheritedListeners,
+    process::protocol::Request,
 };
 
-/// Why an instance has no process.
+/// What an instance does.
 #[derive(Debug)]
-pub(super) enum Inactive {
-    /// The instance failed; time of the next try.
-    RetryAt(Instant),
+pub(super) enum State {
+    /// The server process has not replied yet.
+    Starting,
+    /// The server process accepts.
+    Serving,
+    /// The instance cannot serve: why, the exit code that belongs to the reason, and the time of
+    /// the next try.
+    Failed { why: String, code: u8, retry: Instant },
     /// An operator stopped the instance.
     Stopped,
 }
 
-/// A new process that replaces the current one as soon as it is ready.
-pub(super) struct Successor {
-    /// The line whose arguments the process has.
-    pub(super) line: Line,
-    pub(super) process: Process,
-    /// The new files of the instance; `None` if the instance keeps its files.
-    pub(super) names: Option<InstanceFiles>,
+/// The control socket of an instance and its files in the run directory.
+pub(super) struct Control {
+    pub(super) files: InstanceFiles,
+    pub(super) listener: UnixListener,
 }
 
 /// A line of the file with its state.
 pub(super) struct ManagedInstance {
     pub(super) line: Line,
+    /// The number of the instance in the messages to server processes.
+    pub(super) id: u64,
+    pub(super) state: State,
     /// The bound listeners; empty if the instance has none now.
     pub(super) listeners: Vec<Socket>,
     /// The listeners came from the service manager and must be given back instead of closed.
     pub(super) is_inherited: bool,
-    /// The files in the run directory; `None` while the instance is to have no process.
-    pub(super) names: Option<InstanceFiles>,
-    pub(super) process: Option<Process>,
-    pub(super) successor: Option<Successor>,
-    pub(super) inactive: Option<Inactive>,
-    /// The reason for [`Self::inactive`].
-    pub(super) why: String,
-    /// The exit code that belongs to the reason.
-    pub(super) code: u8,
+    pub(super) control: Option<Control>,
     pub(super) backoff: Backoff,
+    /// The process that the user started has printed why the instance cannot serve.
+    pub(super) has_been_told: bool,
 }
 
 impl ManagedInstance {
-    pub(super) fn new(line: Line) -> Self {
+    pub(super) fn new(line: Line, id: u64) -> Self {
         Self {
             line,
+            id,
+            state: State::Starting,
             listeners: Vec::new(),
             is_inherited: false,
-            names: None,
-            process: None,
-            successor: None,
-            inactive: None,
-            why: String::new(),
-            code: 0,
+            control: None,
             backoff: Backoff::default(),
+            has_been_told: false,
         }
     }
 
@@ -84,102 +83,92 @@ impl ManagedInstance {
         &self.line.name
     }
 
-    pub(super) fn state(&self) -> InstanceState {
-        match (&self.process, &self.inactive) {
-            (Some(process), _) if process.is_draining => InstanceState::Draining,
-            (Some(process), Some(Inactive::Stopped)) if process.serving.is_some() => {
-                InstanceState::Draining
-            }
-            (Some(process), _) if process.serving.is_some() => InstanceState::Running,
-            (Some(_), _) | (None, None) => InstanceState::Starting,
-            (None, Some(_)) if self.successor.is_some() => InstanceState::Starting,
-            (None, Some(Inactive::RetryAt(_))) => InstanceState::Failed,
-            (None, Some(Inactive::Stopped)) => InstanceState::Stopped,
-        }
-    }
-
     pub(super) fn is_starting(&self) -> bool {
-        self.state() == InstanceState::Starting
+        matches!(self.state, State::Starting)
     }
 
-    pub(super) fn has_failed(&self) -> bool {
-        self.state() == InstanceState::Failed
+    /// Whether the instance neither serves nor starts.
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.state, State::Failed { .. } | State::Stopped)
     }
 
-    /// The processes that have not ended.
-    pub(super) fn processes(&self) -> impl Iterator<Item = &Process> {
-        self.process.iter().chain(self.successor.iter().map(|next| &next.process))
-    }
-
-    /// Time of the next try, if the instance has failed.
-    pub(super) fn next_try(&self) -> Option<Instant> {
-        match self.inactive {
-            Some(Inactive::RetryAt(until)) if self.successor.is_none() => Some(until),
+    /// Why the instance cannot serve, and the exit code.
+    pub(super) fn failure(&self) -> Option<(&str, u8)> {
+        match &self.state {
+            State::Failed { why, code, .. } => Some((why, *code)),
             _ => None,
         }
     }
 
-    /// Makes a control socket for a new process of `line`. Also returns the files that the line
-    /// needs, unless the instance has them already.
-    pub(super) fn control_socket(
-        &self,
+    /// Time of the next try, if the instance has failed.
+    pub(super) fn next_try(&self) -> Option<Instant> {
+        match self.state {
+            State::Failed { retry, .. } => Some(retry),
+            _ => None,
+        }
+    }
+
+    /// Whether a server process is to serve the instance.
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.listeners.is_empty() && matches!(self.state, State::Starting | State::Serving)
+    }
+
+    /// Asks a server process to serve the instance with the arguments of `line` as number `id`.
+    pub(super) fn serve(&self, generation: &mut Generation, id: u64, line: &Line) {
+        let Some(control) = &self.control else { return };
+        let listeners = self.listeners.iter().map(Socket::try_clone);
+        let fds = listeners.map(|listener| listener.map(OwnedFd::from));
+        let fds = fds.chain([control.listener.try_clone().map(OwnedFd::from)]);
+        match fds.collect::<Result<Vec<_>, _>>() {
+            Ok(fds) => {
+                generation.awaited.insert(id);
+                generation.names.insert(id, line.name.to_string());
+                let request = Request::Serve {
+                    id,
+                    words: line.words.clone(),
+                    listeners: self.listeners.len(),
+                    may_have_clients: true,
+                };
+                generation.send(request, fds);
+            }
+            Err(error) => error!(instance = %line.name, %error, "cannot pass listeners on"),
+        }
+    }
+
+    /// Claims the files of `line`, and creates its control socket, unless the instance has them.
+    pub(super) fn claim(
+        &mut self,
         dir: &RunDir,
         line: &Line,
         owner: Option<(Uid, Gid)>,
-    ) -> Result<(UnixListener, Option<InstanceFiles>), InstanceFilesError> {
+    ) -> Result<(), InstanceFilesError> {
         let dir = dir_of(line, dir)?;
         let paths = dir.instance(line.name.bind.as_deref(), line.name.port)?;
-        if let Some(names) = self.names.as_ref().filter(|names| names.are_at(&paths)) {
-            return Ok((names.socket(owner)?, None));
+        if self.control.as_ref().is_some_and(|control| control.files.are_at(&paths)) {
+            return Ok(());
         }
-        let names = InstanceFiles::claim(&dir, paths)?;
-        Ok((names.socket(owner)?, Some(names)))
+        let files = InstanceFiles::claim(&dir, paths)?;
+        let listener = files.socket(owner)?;
+        self.control = Some(Control { files, listener });
+        Ok(())
     }
 
-    /// Publishes the control socket and the pid of the running process.
-    pub(super) fn publish(&self) {
-        let (Some(process), Some(names)) = (&self.process, &self.names) else { return };
-        if let Err(error) = names.publish(process.pid) {
+    /// Publishes the control socket and the pid of the process that serves.
+    pub(super) fn publish(&self, pid: u32) {
+        let Some(Control { files, .. }) = &self.control else { return };
+        if let Err(error) = files.publish(pid) {
             error!(instance = %self.line.name, %error, "cannot publish the control socket");
         }
     }
 
-    /// Closes the listeners, or gives them back if they are inherited.
-    pub(super) fn release_listeners(&mut self, inherited_listeners: &mut InheritedListeners) {
+    /// Closes the listeners, or gives them back if they are inherited, and removes the files.
+    pub(super) fn release(&mut self, inherited_listeners: &mut InheritedListeners) {
         if self.is_inherited {
             inherited_listeners.give_back(&mut self.listeners);
         }
         self.listeners.clear();
         self.is_inherited = false;
-    }
-
-    /// Releases the listeners if an operator has asked the process to drain and there is no
-    /// successor. Otherwise clients would wait in a backlog that no process accepts from.
-    pub(super) fn release_if_draining(&mut self, inherited_listeners: &mut InheritedListeners) {
-        let Some(process) = self.process.as_ref().filter(|process| process.is_draining) else {
-            return;
-        };
-        if self.successor.is_some() {
-            return;
-        }
-        let is_released = process.released.is_cancelled();
-        self.release_listeners(inherited_listeners);
-        if is_released {
-            self.names = None;
-        }
-    }
-
-    /// Releases the listeners and the files.
-    pub(super) fn release(&mut self, inherited_listeners: &mut InheritedListeners) {
-        self.release_listeners(inherited_listeners);
-        self.names = None;
-    }
-
-    /// Releases the listeners and the files unless there is a successor.
-    pub(super) fn release_unless_replaced(&mut self, inherited_listeners: &mut InheritedListeners) {
-        if self.successor.is_none() {
-            self.release(inherited_listeners);
-        }
+        self.control = None;
     }
 
     /// Paths of the files of the instance.
@@ -187,15 +176,33 @@ impl ManagedInstance {
         dir_of(&self.line, dir)?.instance(self.line.name.bind.as_deref(), self.line.name.port)
     }
 
-    pub(super) fn row(&self, dir: &RunDir) -> InstanceRow {
-        let process = self.process.as_ref();
+    /// The instance as `status` shows it. `generation` is the process that serves it.
+    pub(super) fn row(&self, dir: &RunDir, generation: Option<&Generation>) -> InstanceRow {
+        let status = generation.and_then(|process| process.status.get(&self.id));
+        let is_known = generation.is_some_and(|process| process.names.contains_key(&self.id));
+        let is_ending = matches!(self.state, State::Stopped) && is_known;
+        let is_served = matches!(self.state, State::Starting | State::Serving) || is_ending;
+        let process = generation.filter(|_| is_served);
+        let text = match &self.state {
+            State::Failed { why, .. } => why.clone(),
+            State::Stopped => "stopped on request".to_owned(),
+            State::Starting | State::Serving => {
+                status.map(|status| status.text.clone()).unwrap_or_default()
+            }
+        };
         InstanceRow {
             name: self.line.name.to_string(),
-            state: self.state(),
+            state: match self.state {
+                State::Starting => InstanceState::Starting,
+                State::Serving => InstanceState::Running,
+                State::Failed { .. } => InstanceState::Failed,
+                State::Stopped if is_ending => InstanceState::Draining,
+                State::Stopped => InstanceState::Stopped,
+            },
             pid: process.map(|process| process.pid),
             socket: self.paths(dir).ok().map(|paths| paths.socket),
-            connections: process.map_or(0, |process| process.connections),
-            status: process.map_or(&self.why, |process| &process.status).clone(),
+            connections: status.map_or(0, |status| status.open),
+            status: text,
         }
     }
 }

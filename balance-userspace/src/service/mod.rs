@@ -4,25 +4,23 @@
 //! names.
 
 pub mod conf;
-pub mod spawn_config;
 
 mod backoff;
 mod check;
 mod check_verb;
 mod conf_files;
 mod event;
-mod instance_rpc;
+mod generation;
 mod manager;
 mod member;
-pub(crate) mod notify_socket;
 mod output;
 pub(crate) mod plan;
-mod process;
 mod reload;
 mod running;
 mod start;
 mod status;
 mod stop;
+mod successor;
 mod supervisor;
 mod verbs;
 mod warnings;

@@ -2,347 +2,353 @@
 //!
 //! Order:
 //!
-//! - Read the file, and look up every name in it. This changes nothing.
-//! - Send new arguments to the processes that can take them. Drain the processes of removed lines,
-//!   and wait until they have closed their listeners.
-//! - Start processes for the other lines.
+//! 1. Read the file. A mistake changes nothing.
+//! 2. Stop accepting for the instances of removed lines, and send new arguments to instances that
+//!    can take them.
+//! 3. When the removed instances have closed their listeners, start the other lines. An instance
+//!    that cannot take its new arguments is served twice for a moment: by the old arguments until
+//!    the new ones serve.
 //!
-//! When a new process replaces an old one, both accept from the same listeners for a while:
-//!
-//! 1. The new process starts. The old process continues to serve and keeps the published control
-//!    socket.
-//! 2. The new process reports that it is ready, and becomes the process of the instance.
-//! 3. Its control socket atomically replaces the socket of the old process
-//!    ([`InstanceFiles::publish`]).
-//! 4. The supervisor asks the old process to drain. The old process closes its listeners, reports
-//!    it, and ends with its last connection.
+//! A change of an option that belongs to the process needs a new process
+//! ([`successor`](super::successor)).
 //!
 //! Invariants:
-//! - A new process that ends before step 2 changes nothing.
-//! - An old process that is not ready is asked to drain before the new one starts, and is never
-//!   published.
-//! - The supervisor holds the lock of the instance throughout, so no process waits for another.
-//! - A reload ends when each of its new processes is ready or has failed, and each drained process
-//!   has closed its listeners.
-//!
-//! [`InstanceFiles::publish`]: crate::control::instance_files::InstanceFiles::publish
+//! - A change that fails leaves its instance as it was.
+//! - A reload ends when each of its changes is complete or has failed.
 
-use std::{collections::HashMap, io, process::ExitStatus, time::Instant};
+use std::collections::{HashMap, HashSet};
 
 use tokio::sync::oneshot;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::{
     backoff::Backoff,
     check,
-    conf::{InstanceName, Line},
-    event::Event,
-    instance_rpc,
-    member::{Inactive, ManagedInstance, Successor},
+    conf::{InstanceName, Line, Mistake},
+    generation::Generation,
+    member::{ManagedInstance, State},
     plan::{Plan, Step, plan},
-    process::{Process, exit_reason},
     supervisor::Supervisor,
 };
 use crate::{
-    control::protocol::{InstanceReply, InstanceState, SupervisorReply},
+    cli::args::Args,
+    control::protocol::SupervisorReply,
     notify,
+    process::protocol::{Configured, Request},
 };
 
 /// Exit code for a name that does not resolve: EX_DATAERR of sysexits(3).
 const UNRESOLVED: u8 = 65;
 
+/// Exit code of changes that a crash of the server process has lost: EX_TEMPFAIL of sysexits(3).
+const LOST: u8 = 75;
+
 /// A reload in progress.
+#[derive(Default)]
 pub(super) struct Reload {
     /// Receives the result; `None` if a signal started the reload.
     reply: Option<oneshot::Sender<SupervisorReply>>,
-    /// The result for each instance, in order; `None` before the first change.
-    steps: Option<Vec<(InstanceName, StepResult)>>,
-    /// Replacements that failed before they were ready: reason and exit code of each instance.
-    refused: HashMap<InstanceName, (String, u8)>,
-}
-
-/// The result of a reload for one instance.
-enum StepResult {
-    /// The change is complete.
-    Changed(&'static str),
-    /// The change is complete when the new process is ready.
-    Started(&'static str),
-    /// The change failed.
-    Failed(String),
+    /// Removed instances that still accept.
+    removing: HashSet<u64>,
+    /// Instances that are to take new arguments.
+    configuring: HashMap<u64, Line>,
+    /// Lines to start once nothing is removed any more.
+    starting: Vec<(Line, Step)>,
+    /// Lines whose instance is started again, by the new number.
+    replacing: HashMap<u64, Line>,
+    /// A new process is to take over.
+    has_successor: bool,
+    /// The instances whose change is complete once they serve, and what changes.
+    started: Vec<(InstanceName, &'static str)>,
+    /// The complete changes.
+    changed: Vec<String>,
+    /// The changes that failed: reason and exit code.
+    failed: Vec<(String, u8)>,
 }
 
 impl Supervisor {
-    /// Begins a reload, or queues it behind the current one. Never waits: slow results arrive as
-    /// events.
-    pub(super) fn begin_reload(&mut self, reply: Option<oneshot::Sender<SupervisorReply>>) {
+    /// Begins a reload, or queues it behind the current one.
+    pub(super) async fn begin_reload(&mut self, reply: Option<oneshot::Sender<SupervisorReply>>) {
         if self.reload.is_some() {
             self.queued_reloads.push_back(reply);
             return;
         }
         notify::reloading();
-        self.reload = Some(Reload { reply, steps: None, refused: HashMap::new() });
+        self.reload = Some(Reload { reply, ..Reload::default() });
         if self.stopping.is_some() {
             self.give_up_reload();
             return;
         }
         let file = self.settings.file.clone();
-        let conf = match check::read(&file) {
-            Ok(conf) if conf.mistakes.is_empty() => conf,
+        let lines = match check::read(&file) {
+            Ok(conf) if conf.mistakes.is_empty() => conf.lines,
             Ok(conf) => return self.end_reload(SupervisorReply::InvalidFile(conf.wrong())),
             Err(error) => {
                 return self.end_reload(SupervisorReply::InvalidFile(vec![error.to_string()]));
             }
         };
-        let plan = self.plan(conf.lines.clone());
-        let changed = plan.steps.into_iter().filter(|(_, step)| *step != Step::Keep);
-        let changed: Vec<Line> = changed.map(|(line, _)| line).collect();
-        let events = self.sender();
-        tokio::spawn(async move {
-            let wrong = check::all_lines(changed).await;
-            let checked = if wrong.is_empty() { Ok(conf.lines) } else { Err(wrong) };
-            let _ = events.send(Event::Checked(checked));
-        });
-    }
-
-    /// Plans the changes for new lines. An instance that does not run always gets a new process.
-    fn plan(&self, lines: Vec<Line>) -> Plan {
-        let mut plan = plan(self.instances.iter().map(|instance| &instance.line), lines);
-        for (line, step) in &mut plan.steps {
-            let Some(instance) = self.instances.iter().find(|i| *i.name() == line.name) else {
-                continue;
-            };
-            let is_unchanged_start = *step == Step::Keep && instance.is_starting();
-            if instance.state() != InstanceState::Running && !is_unchanged_start {
-                *step = Step::Replace;
-            }
-        }
-        plan
-    }
-
-    /// Sends new arguments to running processes, and drains the processes of removed lines.
-    pub(super) fn configure_processes(&mut self, lines: Vec<Line>) {
-        if self.stopping.is_some() {
-            self.give_up_reload();
-            return;
-        }
-        let plan = self.plan(lines);
-        let mut left = Vec::new();
-        for name in &plan.remove {
-            let Some(i) = self.instances.iter().position(|i| i.name() == name) else { continue };
-            let mut instance = self.instances.remove(i);
-            instance.release(&mut self.inherited_listeners);
-            left.extend(instance.process.map(|process| self.drain(name.clone(), process)));
-        }
-        let configure = plan.steps.iter().filter(|(_, step)| *step == Step::Configure);
-        let requests = configure.filter_map(|(line, _)| {
-            let instance = self.instances.iter().find(|i| *i.name() == line.name)?;
-            Some((line.name.clone(), instance.paths(&self.settings.dir), line.words.clone()))
-        });
-        let requests = requests.collect();
-        let events = self.sender();
-        tokio::spawn(async move {
-            let replies = instance_rpc::configure_all(requests).await;
-            for process in left {
-                process.cancelled().await;
-            }
-            let _ = events.send(Event::Configured(plan, replies));
-        });
-    }
-
-    /// Finishes the plan after the replies of the running processes: starts new processes.
-    pub(super) async fn start_processes(
-        &mut self,
-        plan: Plan,
-        replies: HashMap<InstanceName, Result<InstanceReply, String>>,
-    ) {
-        if self.stopping.is_some() {
-            self.give_up_reload();
-            return;
+        let plan = plan(self.instances.iter().map(|instance| &instance.line), lines.clone());
+        let changed = plan.steps.iter().filter(|(_, step)| *step != Step::Keep);
+        let changed: Vec<Line> = changed.map(|(line, _)| line.clone()).collect();
+        let wrong = check::lines(&changed, false);
+        if !wrong.is_empty() {
+            let wrong = wrong.iter().map(Mistake::to_string).collect();
+            return self.end_reload(SupervisorReply::InvalidFile(wrong));
         }
         self.wrong.clear();
-        let mut steps: Vec<_> =
-            plan.remove.into_iter().map(|name| (name, StepResult::Changed("stopped"))).collect();
-        let mut order = Vec::new();
+        self.apply(plan);
+    }
+
+    /// Removes instances, sends new arguments, and notes which lines to start.
+    fn apply(&mut self, plan: Plan) {
+        let Some(mut reload) = self.reload.take() else { return };
+        for name in &plan.remove {
+            let Some(i) = self.instances.iter().position(|it| it.name() == name) else { continue };
+            let mut instance = self.instances.remove(i);
+            instance.release(&mut self.inherited_listeners);
+            if let Some(process) = &self.current
+                && matches!(instance.state, State::Serving | State::Starting)
+            {
+                process.send(Request::Remove { id: instance.id }, Vec::new());
+                reload.removing.insert(instance.id);
+            }
+            reload.changed.push(format!("{name}: stopped"));
+        }
+        let order: Vec<_> = plan.steps.iter().map(|(line, _)| line.name.clone()).collect();
+        let is_other_process = |line: &Line| {
+            let first = self.current.as_ref().and_then(|process| process.config.args().ok());
+            first.is_some_and(|args| !has_same_process(&args, &line.args))
+        };
+        reload.has_successor = plan.steps.first().is_some_and(|(line, _)| is_other_process(line));
         for (line, step) in plan.steps {
-            let name = line.name.clone();
-            order.push(name.clone());
-            let done = match self.instances.iter().position(|i| *i.name() == name) {
-                None => {
-                    self.instances.push(ManagedInstance::new(line));
-                    self.start(self.instances.len() - 1).await;
-                    StepResult::Started("started")
+            let instance = self.instances.iter_mut().find(|it| *it.name() == line.name);
+            match (step, instance) {
+                (Step::Keep, Some(instance)) if !instance.is_idle() && !reload.has_successor => {
+                    instance.line.position = line.position.clone();
                 }
-                Some(i) => match self.apply_step(i, line, step, replies.get(&name)).await {
-                    Some(done) => done,
-                    None => continue,
-                },
-            };
-            steps.push((name, done));
+                (Step::Configure, Some(instance))
+                    if matches!(instance.state, State::Serving) && !reload.has_successor =>
+                {
+                    if let Some(process) = &self.current {
+                        let (id, words) = (instance.id, line.words.clone());
+                        process.send(Request::Configure { id, words }, Vec::new());
+                        reload.configuring.insert(id, line);
+                    }
+                }
+                _ => reload.starting.push((line, step)),
+            }
         }
         let position =
             |instance: &ManagedInstance| order.iter().position(|name| name == instance.name());
         self.instances.sort_by_key(position);
-        if let Some(reload) = &mut self.reload {
-            reload.steps = Some(steps);
-        }
+        self.reload = Some(reload);
     }
 
-    /// Applies one step to an instance; `None` if the step changes nothing.
-    async fn apply_step(
-        &mut self,
-        i: usize,
-        line: Line,
-        step: Step,
-        reply: Option<&Result<InstanceReply, String>>,
-    ) -> Option<StepResult> {
-        match (step, reply) {
-            (Step::Keep, _) => {
-                self.instances[i].line.position = line.position.clone();
-                None
-            }
-            (Step::Configure, Some(Ok(InstanceReply::Done | InstanceReply::Already))) => {
-                self.instances[i].line = line;
-                Some(StepResult::Changed("changed"))
-            }
-            (Step::Configure, Some(Ok(InstanceReply::InvalidAddress(why)) | Err(why))) => {
-                Some(StepResult::Failed(format!("{}: {why}", line.position)))
-            }
-            // A process that rejects the new arguments is replaced too.
-            (Step::Configure | Step::Replace | Step::Start, _) => {
-                let did = if self.instances[i].inactive.is_none() { "replaced" } else { "started" };
-                self.replace(i, line).await;
-                Some(StepResult::Started(did))
-            }
+    /// Starts the lines that waited for the end of removed instances.
+    pub(super) async fn continue_reload(&mut self) {
+        let Some(reload) = &mut self.reload else { return };
+        if !reload.removing.is_empty() || reload.starting.is_empty() || self.stopping.is_some() {
+            return;
         }
-    }
-
-    /// Starts a process for a changed line. A process that serves continues until the new one is
-    /// ready.
-    async fn replace(&mut self, i: usize, line: Line) {
-        let serves = |process: &Process| process.serving.is_some() && !process.is_draining;
-        if self.instances[i].process.as_ref().is_some_and(serves) {
-            match self.spawn(i, &line).await {
-                Ok((process, names)) => {
-                    info!(instance = %line.name, pid = process.pid, "replacement process started");
-                    self.instances[i].successor = Some(Successor { line, process, names });
+        let starting = std::mem::take(&mut reload.starting);
+        if reload.has_successor {
+            return self.replace_process(starting).await;
+        }
+        for (line, _) in starting {
+            let name = line.name.clone();
+            let position = self.instances.iter().position(|it| *it.name() == name);
+            let what = match position {
+                Some(i) if matches!(self.instances[i].state, State::Serving) => {
+                    self.replace(i, line).await;
+                    continue;
                 }
-                Err(why) => self.refuse(i, &line, &why.to_string(), why.exit_code()),
+                Some(i) => {
+                    let instance = &mut self.instances[i];
+                    if instance.is_starting()
+                        && let Some(process) = &self.current
+                    {
+                        process.send(Request::Remove { id: instance.id }, Vec::new());
+                    }
+                    (instance.line, instance.backoff) = (line, Backoff::default());
+                    self.start(i).await;
+                    "started"
+                }
+                None => {
+                    let id = self.next_id();
+                    self.instances.push(ManagedInstance::new(line, id));
+                    self.start(self.instances.len() - 1).await;
+                    "started"
+                }
+            };
+            if let Some(reload) = &mut self.reload {
+                reload.started.push((name, what));
             }
-            return;
-        }
-        let instance = &mut self.instances[i];
-        (instance.line, instance.backoff) = (line, Backoff::default());
-        if let Some(process) = instance.process.take() {
-            // The process is draining, or is not ready and thus not published. The new process
-            // replaces its socket.
-            let name = instance.name().clone();
-            let _ = self.drain(name, process);
-        }
-        self.start(i).await;
-    }
-
-    /// Makes a ready successor the process of its instance, and drains the old process.
-    pub(super) fn take_over(&mut self, i: usize) {
-        let instance = &mut self.instances[i];
-        let Some(Successor { line, process, names }) = instance.successor.take() else { return };
-        let name = line.name.clone();
-        info!(instance = %name, pid = process.pid, "replacement process took over");
-        (instance.line, instance.backoff, instance.inactive) = (line, Backoff::default(), None);
-        let old = instance.process.replace(process);
-        let before = names.and_then(|names| instance.names.replace(names));
-        instance.publish();
-        // Remove the old files after the new ones are published, so clients always find a process.
-        drop(before);
-        if let Some(old) = old {
-            let _ = self.drain(name, old);
         }
     }
 
-    /// Handles the end of a successor that was not ready.
-    pub(super) fn successor_ended(&mut self, i: usize, status: &io::Result<ExitStatus>) {
-        let instance = &mut self.instances[i];
-        let Some(Successor { line, process, .. }) = instance.successor.take() else { return };
-        if self.stopping.is_some() {
-            return;
+    /// Serves an instance with arguments that it cannot take while it runs.
+    async fn replace(&mut self, i: usize, line: Line) {
+        let prepared = self.prepare_line(i, &line).await;
+        let id = self.next_id();
+        let Some(reload) = &mut self.reload else { return };
+        match (prepared, &mut self.current) {
+            (Ok(()), Some(process)) => {
+                self.instances[i].serve(process, id, &line);
+                reload.replacing.insert(id, line);
+            }
+            (Ok(()), None) => self.instances[i].line = line,
+            (Err(error), _) => {
+                let why = format!("{}: {error}", line.position);
+                reload.failed.push((why, error.exit_code()));
+            }
         }
-        match (&instance.process, &mut instance.inactive) {
-            (None, Some(Inactive::RetryAt(again))) => *again = Instant::now(),
-            (None, _) => instance.release(&mut self.inherited_listeners),
-            (Some(_), _) => instance.release_if_draining(&mut self.inherited_listeners),
-        }
-        let (why, code) = exit_reason(process, status);
-        self.refuse(i, &line, &why, code);
     }
 
-    /// Records and logs why an instance keeps its old line.
-    fn refuse(&mut self, i: usize, line: &Line, why: &str, code: u8) {
-        let goes_on = match self.instances[i].process {
-            Some(_) => "; the old process serves on, with the old line",
-            None => "",
+    /// Starts a new process with other options.
+    async fn replace_process(&mut self, starting: Vec<(Line, Step)>) {
+        let lines: Vec<Line> = starting.into_iter().map(|(line, _)| line).collect();
+        for line in &lines {
+            if !self.instances.iter().any(|it| *it.name() == line.name) {
+                let id = self.next_id();
+                self.instances.push(ManagedInstance::new(line.clone(), id));
+            }
+        }
+        let names: Vec<_> = lines.iter().map(|line| (line.name.clone(), "replaced")).collect();
+        match self.start_successor(lines).await {
+            Ok(()) => {
+                if let Some(reload) = &mut self.reload {
+                    reload.started = names;
+                }
+            }
+            Err(error) => self.successor_refused(&error.to_string(), error.exit_code()),
+        }
+    }
+
+    /// An instance serves with its new arguments. Returns whether it was replaced.
+    pub(super) fn replacement_served(&mut self, id: u64) -> bool {
+        let Some(reload) = &mut self.reload else { return false };
+        let Some(line) = reload.replacing.remove(&id) else { return false };
+        let (Some(process), Some(instance)) =
+            (&self.current, self.instances.iter_mut().find(|it| *it.name() == line.name))
+        else {
+            return true;
         };
-        let why = format!("{}: {why}{goes_on}", line.position);
-        error!(instance = %line.name, reason = why, exit_code = code, "instance not replaced");
-        if let Some(reload) = &mut self.reload {
-            reload.refused.insert(line.name.clone(), (why, code));
+        process.send(Request::Remove { id: instance.id }, Vec::new());
+        reload.removing.insert(instance.id);
+        reload.changed.push(format!("{}: replaced", line.name));
+        (instance.id, instance.line) = (id, line);
+        instance.publish(process.pid);
+        true
+    }
+
+    /// An instance cannot serve with its new arguments. Returns whether it was to be replaced.
+    pub(super) fn replacement_failed(&mut self, id: u64, reason: &str, code: u8) -> bool {
+        let Some(reload) = &mut self.reload else { return false };
+        let Some(line) = reload.replacing.remove(&id) else { return false };
+        let why = format!("{}: {reason}; the instance serves on as before", line.position);
+        warn!(instance = %line.name, reason = why, "instance not replaced");
+        reload.failed.push((why, code));
+        true
+    }
+
+    /// An instance has replied to its new arguments.
+    pub(super) fn configured(&mut self, id: u64, outcome: Configured) {
+        let Some(reload) = &mut self.reload else { return };
+        let Some(line) = reload.configuring.remove(&id) else { return };
+        match outcome {
+            Configured::Done => {
+                reload.changed.push(format!("{}: changed", line.name));
+                if let Some(instance) = self.instances.iter_mut().find(|it| it.id == id) {
+                    instance.line = line;
+                }
+            }
+            Configured::Unresolved(why) => {
+                reload.failed.push((format!("{}: {why}", line.position), UNRESOLVED));
+            }
+            Configured::Incompatible => reload.starting.push((line, Step::Replace)),
         }
     }
 
-    /// Ends the reload when its new processes are ready or have failed, and its drained processes
-    /// have closed their listeners.
-    pub(super) fn finish_reload(&mut self) {
-        let Some(Reload { steps: Some(steps), .. }) = &self.reload else { return };
-        if self.stopping.is_some() {
+    /// A removed instance no longer accepts.
+    pub(super) fn removed(&mut self, id: u64) {
+        if let Some(reload) = &mut self.reload {
+            reload.removing.remove(&id);
+        }
+    }
+
+    /// The new process has taken over.
+    pub(super) fn successor_served(&mut self) {
+        if let Some(reload) = &mut self.reload {
+            reload.has_successor = false;
+        }
+    }
+
+    /// The new process has not taken over.
+    pub(super) fn successor_refused(&mut self, why: &str, code: u8) {
+        if let Some(reload) = &mut self.reload {
+            reload.has_successor = false;
+            reload.started.clear();
+            reload.failed.push((format!("{why}; the old process serves on"), code));
+        }
+    }
+
+    /// The server process has ended in the middle of a reload. Its successor gets the lines as they
+    /// were.
+    pub(super) fn reload_lost(&mut self) {
+        let Some(reload) = &mut self.reload else { return };
+        reload.removing.clear();
+        let lost = reload.configuring.drain().chain(reload.replacing.drain());
+        reload.failed.extend(lost.map(|(_, line)| {
+            (format!("{}: the server process ended during the reload", line.name), LOST)
+        }));
+    }
+
+    /// Ends the reload when each change is complete or has failed.
+    pub(super) async fn finish_reload(&mut self) {
+        if self.stopping.is_some() && self.reload.is_some() {
             self.give_up_reload();
             return;
         }
-        let is_started = |name: &InstanceName| {
-            steps
-                .iter()
-                .any(|(other, done)| other == name && matches!(done, StepResult::Started(_)))
-        };
+        self.continue_reload().await;
+        let Some(reload) = &self.reload else { return };
         let is_open = |instance: &ManagedInstance| {
-            is_started(instance.name()) && (instance.is_starting() || instance.successor.is_some())
+            instance.is_starting() && reload.started.iter().any(|(name, _)| name == instance.name())
         };
-        let is_listening = |process: &Process| !process.released.is_cancelled();
-        if self.instances.iter().any(is_open)
-            || self.draining.iter().any(|l| is_listening(&l.process))
+        if !reload.removing.is_empty()
+            || !reload.configuring.is_empty()
+            || !reload.starting.is_empty()
+            || !reload.replacing.is_empty()
+            || reload.has_successor
+            || self.draining.iter().any(Generation::is_releasing)
+            || self.instances.iter().any(is_open)
         {
             return;
         }
         let Some(mut reload) = self.reload.take() else { return };
-        let (mut changed, mut failed, mut code) = (Vec::new(), Vec::new(), 0);
-        for (name, done) in reload.steps.take().unwrap_or_default() {
-            let instance = self.instances.iter().find(|instance| *instance.name() == name);
-            let instance = instance.filter(|instance| instance.has_failed());
-            let outcome = match (done, reload.refused.remove(&name), instance) {
-                (StepResult::Failed(why), ..) => Err((why, UNRESOLVED)),
-                (StepResult::Changed(what), ..) => Ok(what),
-                (StepResult::Started(_), Some(refused), _) => Err(refused),
-                (StepResult::Started(_), None, Some(failed)) => {
-                    Err((failed.why.clone(), failed.code))
-                }
-                (StepResult::Started(what), None, None) => Ok(what),
-            };
-            match outcome {
-                Ok(what) => changed.push(format!("{name}: {what}")),
-                Err((why, exit_code)) => {
-                    failed.push(why);
-                    code = if code == 0 { exit_code } else { code };
-                }
+        for (name, what) in reload.started.drain(..) {
+            let instance = self.instances.iter().find(|it| *it.name() == name);
+            match instance.and_then(ManagedInstance::failure) {
+                Some((why, code)) => reload.failed.push((why.to_owned(), code)),
+                None => reload.changed.push(format!("{name}: {what}")),
             }
         }
+        let (changed, code) = (std::mem::take(&mut reload.changed), reload.failed.first());
+        let reply = match code.map(|(_, code)| *code) {
+            None => SupervisorReply::Reloaded(changed),
+            Some(code) => {
+                let failed = reload.failed.drain(..).map(|(why, _)| why).collect();
+                SupervisorReply::PartlyReloaded { changed, failed, code }
+            }
+        };
         self.reload = Some(reload);
-        self.end_reload(match failed.is_empty() {
-            true => SupervisorReply::Reloaded(changed),
-            false => SupervisorReply::PartlyReloaded { changed, failed, code },
-        });
+        self.end_reload(reply);
     }
 
     fn give_up_reload(&mut self) {
         self.end_reload(SupervisorReply::Refused("balance is stopping".to_owned()));
     }
 
-    pub(super) fn end_reload(&mut self, reply: SupervisorReply) {
+    fn end_reload(&mut self, reply: SupervisorReply) {
         match &reply {
             SupervisorReply::Reloaded(changed) => info!(changed = changed.join("; "), "reloaded"),
             SupervisorReply::PartlyReloaded { changed, failed, .. } => {
@@ -362,7 +368,16 @@ impl Supervisor {
             let _ = sender.send(reply);
         }
         if let Some(next) = self.queued_reloads.pop_front() {
-            self.begin_reload(next);
+            self.again(next.unwrap_or_else(|| oneshot::channel().0));
         }
     }
+}
+
+/// Whether instances with these arguments can share a process.
+fn has_same_process(one: &Args, other: &Args) -> bool {
+    one.workers == other.workers
+        && one.user == other.user
+        && one.datapath == other.datapath
+        && one.debug == other.debug
+        && one.log_format == other.log_format
 }

@@ -23,7 +23,6 @@ use super::{
     conf::Conf,
     event::Event,
     manager,
-    notify_socket::NotifySocket,
     output::{WRONG, plural, print, print_error},
     running::{RunningSupervisor, absolute, is_absence},
     stop,
@@ -191,15 +190,13 @@ fn supervise(
     let dir = dir?;
     let file = absolute(&location.config);
     let paths = dir.supervisor(&file).map_err(InstanceFilesError::from)?;
-    let socket_path = paths.notify_socket.clone();
     let mut claim = ControlEndpoint::claim(&dir, paths, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let after = runtime.map_err(failed("create the runtime"))?.block_on(async {
-        let notify_socket = NotifySocket::bind(&socket_path).map_err(failed("create the notification socket"))?;
         let mut signals = Signals::catch().map_err(failed("install signal handlers"))?;
         let json = form == LogFormat::Json;
         let settings = SupervisorSettings { file, dir, background: ready_notifier.is_some(), json };
-        let supervisor = Supervisor::new(settings, conf, inherited_listeners, &notify_socket, ready_notifier);
+        let supervisor = Supervisor::new(settings, conf, inherited_listeners, ready_notifier);
         let sender = supervisor.sender();
         let control = claim.take_listener().map(|listener| {
             let answers = SupervisorHandler(sender.clone());
@@ -215,7 +212,6 @@ fn supervise(
         };
         select! {
             after = supervisor.run(&mut signals) => after,
-            () = forward_notifications(&notify_socket, &sender) => unreachable!("this future never completes"),
             () = listen => unreachable!("this future never completes"),
         }
     })?;
@@ -223,19 +219,6 @@ fn supervise(
     match after {
         (StopAction::Exit(code), _) => Ok(code),
         (StopAction::Restart, inherited_listeners) => Err(re_exec(inherited_listeners)),
-    }
-}
-
-/// Forwards the notifications of instances to the supervisor. Never returns.
-async fn forward_notifications(notify_socket: &NotifySocket, sender: &UnboundedSender<Event>) {
-    loop {
-        match notify_socket.next().await {
-            Ok((pid, notification)) => drop(sender.send(Event::Notified(pid, notification))),
-            Err(error) => {
-                error!(%error, "cannot read notifications of instances");
-                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-            }
-        }
     }
 }
 

@@ -1,17 +1,18 @@
-//! The supervisor: runs one process for each line of a configuration file.
+//! The supervisor: owns the listeners of all lines of a configuration file, and keeps a server
+//! process that serves them.
 //!
 //! Invariants:
 //! - An event of one instance does not affect the other instances.
-//! - The listeners and files of an instance belong to the supervisor, so a replacement of its
-//!   process refuses no client. The supervisor closes the listeners of an instance that fails to
-//!   start, so clients connect to another host.
-//! - A running process drains only after its successor is ready.
+//! - The listeners and files of an instance belong to the supervisor, so a replacement of the
+//!   server process refuses no client. The supervisor closes the listeners of an instance that
+//!   fails to start, so clients connect to another host.
+//! - The running process drains only after its successor serves.
 //! - A file with a mistake changes no running instance.
 //! - Reloads run one after the other.
 
 use std::{
     collections::VecDeque,
-    io,
+    io, mem,
     path::PathBuf,
     process::ExitStatus,
     time::{Duration, Instant},
@@ -25,33 +26,33 @@ use tokio::{
         oneshot,
     },
     task::spawn_blocking,
-    time::{sleep, sleep_until, timeout},
+    time::{sleep, sleep_until},
 };
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    conf::{Conf, InstanceName, Line},
+    backoff::Backoff,
+    conf::{Conf, Line},
     event::Event,
-    member::{Inactive, ManagedInstance},
-    notify_socket::{Notification, NotifySocket},
+    generation::Generation,
+    member::{ManagedInstance, State},
     output::{WRONG, plural, print_error},
-    process::{Process, SpawnContext, exit_reason},
     reload::Reload,
-    spawn_config::SpawnConfig,
+    successor::Successor,
 };
 use crate::{
     control::{
-        instance_files::InstanceFiles,
-        protocol::{
-            InstanceRow, InstanceState, SupervisorCommand, SupervisorReply, SupervisorStatus,
-        },
+        protocol::{SupervisorCommand, SupervisorReply, SupervisorStatus},
         run_dir::RunDir,
     },
     error::StartError,
-    instance::server,
+    instance,
     io::{inherited::InheritedListeners, listener},
     notify,
+    process::{
+        self,
+        protocol::{self, SpawnConfig},
+    },
     sys::{
         self,
         daemon::ReadyNotifier,
@@ -60,8 +61,8 @@ use crate::{
     },
 };
 
-/// Interval between status messages to the service manager.
-const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval between pings of the server process, and between messages to the service manager.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Exit code of a background supervisor that is stopped before it has tried to start every
 /// instance: EX_UNAVAILABLE of sysexits(3).
@@ -88,25 +89,25 @@ pub(super) enum StopAction {
     Restart,
 }
 
-/// A process that serves its last connections and belongs to no instance any more.
-pub(super) struct DrainingProcess {
-    name: InstanceName,
-    pub(super) process: Process,
-}
-
-/// Maximum time from the drain request until the process has closed its listeners.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// The supervisor.
 pub(super) struct Supervisor {
     pub(super) settings: SupervisorSettings,
     pub(super) instances: Vec<ManagedInstance>,
-    pub(super) draining: Vec<DrainingProcess>,
+    /// The process that serves the instances.
+    pub(super) current: Option<Generation>,
+    /// A process that replaces the current one as soon as it serves.
+    pub(super) next: Option<Successor>,
+    /// Processes that serve their last connections.
+    pub(super) draining: Vec<Generation>,
+    /// When a process that has ended is to be replaced.
+    respawn: Option<Instant>,
+    backoff: Backoff,
     /// Mistakes of the file, each as `FILE:LINE: REASON`.
     pub(super) wrong: Vec<String>,
     pub(super) inherited_listeners: InheritedListeners,
-    spawn_context: SpawnContext,
     events: UnboundedReceiver<Event>,
+    sender: UnboundedSender<Event>,
+    last_id: u64,
     /// Start time on the monotonic clock, which tells a restarted supervisor from the one before.
     began: u64,
     /// Reports to the starting process once every instance has been tried.
@@ -128,21 +129,27 @@ impl Supervisor {
         settings: SupervisorSettings,
         conf: Conf,
         inherited_listeners: InheritedListeners,
-        notify_socket: &NotifySocket,
         ready_notifier: Option<ReadyNotifier>,
     ) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
-        let notify_socket = notify_socket.path().to_owned();
-        let spawn_context = SpawnContext { notify_socket, events: sender };
         let wrong = conf.wrong();
+        let instances: Vec<_> = conf.lines.into_iter().zip(1..).collect();
         Self {
             settings,
-            instances: conf.lines.into_iter().map(ManagedInstance::new).collect(),
+            last_id: instances.len() as u64,
+            instances: instances
+                .into_iter()
+                .map(|(line, id)| ManagedInstance::new(line, id))
+                .collect(),
+            current: None,
+            next: None,
             draining: Vec::new(),
+            respawn: None,
+            backoff: Backoff::default(),
             wrong,
             inherited_listeners,
-            spawn_context,
             events,
+            sender,
             began: sys::monotonic(),
             ready_notifier,
             is_started: false,
@@ -155,7 +162,13 @@ impl Supervisor {
 
     /// Returns a sender for events.
     pub(super) fn sender(&self) -> UnboundedSender<Event> {
-        self.spawn_context.events.clone()
+        self.sender.clone()
+    }
+
+    /// A number for an instance that no process knows yet.
+    pub(super) fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
     }
 
     /// Starts all instances and supervises them until the supervisor is stopped and every process
@@ -171,11 +184,13 @@ impl Supervisor {
             error!(reason = wrong, "invalid configuration line");
         }
         for i in 0..self.instances.len() {
-            self.start(i).await;
+            self.prepare(i).await;
         }
+        self.respawn();
+        let mut tick = tokio::time::interval(INTERVAL);
         loop {
             self.report_started()?;
-            self.finish_reload();
+            self.finish_reload().await;
             if let Some(after) = self.stopping
                 && self.processes().next().is_none()
             {
@@ -184,15 +199,15 @@ impl Supervisor {
             self.report_status();
             let retry = self.next_try();
             select! {
-                event = self.events.recv() => match event {
-                    Some(event) => self.handle(event).await,
-                    None => unreachable!("spawn_context holds a sender"),
-                },
+                event = self.events.recv() => {
+                    self.handle(event.expect("the supervisor holds a sender")).await;
+                }
                 action = signals.next() => self.signalled(action),
                 () = sleep_until(retry.unwrap_or_else(Instant::now).into()), if retry.is_some() => {
                     self.try_again().await;
                 }
-                () = sleep(STATUS_INTERVAL), if notify::is_enabled() => {}
+                _ = tick.tick() => self.watch(),
+                () = sleep(INTERVAL), if notify::is_enabled() => {}
             }
         }
     }
@@ -208,19 +223,19 @@ impl Supervisor {
     async fn handle(&mut self, event: Event) {
         match event {
             Event::Exited(pid, status) => self.on_exit(pid, &status),
-            Event::DrainOverdue(pid) => self.on_drain_overdue(pid),
-            Event::Notified(pid, notification) => self.on_notification(pid, &notification),
-            Event::Command(command, reply) => self.on_command(command, reply),
-            Event::Checked(Ok(lines)) => self.configure_processes(lines),
-            Event::Checked(Err(wrong)) => self.end_reload(SupervisorReply::InvalidFile(wrong)),
-            Event::Configured(plan, replies) => self.start_processes(plan, replies).await,
+            Event::Process(pid, event) => self.on_event(pid, event),
+            Event::Command(command, reply) => self.on_command(command, reply).await,
         }
     }
 
-    fn on_command(&mut self, command: SupervisorCommand, reply: oneshot::Sender<SupervisorReply>) {
+    async fn on_command(
+        &mut self,
+        command: SupervisorCommand,
+        reply: oneshot::Sender<SupervisorReply>,
+    ) {
         let answer = match command {
             SupervisorCommand::Instances => SupervisorReply::Instances(self.table()),
-            SupervisorCommand::Reload => return self.begin_reload(Some(reply)),
+            SupervisorCommand::Reload => return self.begin_reload(Some(reply)).await,
             SupervisorCommand::Stop => self.stop_by_command(StopAction::Exit(0)),
             SupervisorCommand::Restart => self.stop_by_command(StopAction::Restart),
         };
@@ -232,8 +247,13 @@ impl Supervisor {
         match action {
             SignalAction::Drain => self.stop(Signal::SIGTERM, StopAction::Exit(0)),
             SignalAction::Abort => self.stop(Signal::SIGINT, StopAction::Exit(0)),
-            SignalAction::Reload => self.begin_reload(None),
+            SignalAction::Reload => self.again(oneshot::channel().0),
         }
+    }
+
+    /// Reloads after the other events that have arrived.
+    pub(super) fn again(&self, reply: oneshot::Sender<SupervisorReply>) {
+        let _ = self.sender.send(Event::Command(SupervisorCommand::Reload, reply));
     }
 
     /// Stops by command. A second command does not abort connections, unlike a second signal.
@@ -249,13 +269,14 @@ impl Supervisor {
     fn stop(&mut self, signal: Signal, after: StopAction) {
         info!(open = self.connections(), "stopping");
         self.stopping = Some(after);
+        self.respawn = None;
         if after == StopAction::Restart {
             // For the service manager the process continues.
             notify::reloading();
         }
         for instance in &mut self.instances {
-            instance.release_listeners(&mut self.inherited_listeners);
-            instance.inactive = Some(Inactive::Stopped);
+            instance.release(&mut self.inherited_listeners);
+            instance.state = State::Stopped;
         }
         self.processes().for_each(|process| process.signal(signal));
     }
@@ -271,8 +292,8 @@ impl Supervisor {
         let serving = self.serving();
         let all = self.instances.len() + self.wrong.len();
         info!(serving, instances = all, file = %self.settings.file.display(), "supervisor started");
-        let failed = self.instances.iter().find(|instance| instance.has_failed());
-        let failed = failed.map(|instance| instance.code);
+        let failed = self.instances.iter().find_map(ManagedInstance::failure);
+        let failed = failed.map(|(_, code)| code);
         if serving == 0 && all > 0 {
             // No instance serves: stop. The exit code tells the service manager whether to restart:
             // it does not restart if the only problem is a mistake in the file.
@@ -293,16 +314,17 @@ impl Supervisor {
     }
 
     fn serving(&self) -> usize {
-        self.instances.iter().filter(|instance| instance.state() == InstanceState::Running).count()
+        let serves = |instance: &&ManagedInstance| matches!(instance.state, State::Serving);
+        self.instances.iter().filter(serves).count()
     }
 
     fn connections(&self) -> u64 {
-        self.processes().map(|process| process.connections).sum()
+        self.processes().map(|process| process.open).sum()
     }
 
-    fn processes(&self) -> impl Iterator<Item = &Process> {
-        let draining = self.draining.iter().map(|drained| &drained.process);
-        self.instances.iter().flat_map(ManagedInstance::processes).chain(draining)
+    pub(super) fn processes(&self) -> impl Iterator<Item = &Generation> {
+        let next = self.next.iter().map(|next| &next.process);
+        self.current.iter().chain(next).chain(&self.draining)
     }
 
     /// Sends the current status to the service manager if it has changed.
@@ -332,15 +354,8 @@ impl Supervisor {
 
     fn table(&self) -> SupervisorStatus {
         let dir = &self.settings.dir;
-        let rows = self.instances.iter().map(|instance| instance.row(dir));
-        let draining = self.draining.iter().map(|drained| InstanceRow {
-            name: drained.name.to_string(),
-            state: InstanceState::Draining,
-            pid: Some(drained.process.pid),
-            socket: None,
-            connections: drained.process.connections,
-            status: drained.process.status.clone(),
-        });
+        let rows = self.instances.iter().map(|instance| instance.row(dir, self.current.as_ref()));
+        let draining = self.processes().flat_map(|it| it.draining_rows(&self.instances));
         SupervisorStatus {
             foreground: !self.settings.background,
             began: self.began,
@@ -351,51 +366,56 @@ impl Supervisor {
         }
     }
 
-    /// Time of the next retry of any instance.
+    /// Time of the next retry of any instance, or of the server process.
     fn next_try(&self) -> Option<Instant> {
-        self.instances.iter().filter_map(ManagedInstance::next_try).min()
+        let instances = self.instances.iter().filter_map(ManagedInstance::next_try);
+        instances.chain(self.respawn).min()
     }
 
     async fn try_again(&mut self) {
         let now = Instant::now();
         for i in 0..self.instances.len() {
-            if self.instances[i].next_try().is_some_and(|until| until <= now) {
+            if self.instances[i].next_try().is_some_and(|at| at <= now) {
                 self.start(i).await;
             }
         }
-    }
-
-    /// Starts the process of an instance, with its present listeners or with new ones.
-    pub(super) async fn start(&mut self, i: usize) {
-        let line = self.instances[i].line.clone();
-        let started = self.spawn(i, &line).await;
-        let instance = &mut self.instances[i];
-        match started {
-            Ok((process, names)) => {
-                info!(instance = %instance.line.name, pid = process.pid, "instance started");
-                instance.process = Some(process);
-                instance.names = names.or(instance.names.take());
-                instance.inactive = None;
-            }
-            Err(why) => self.failed(i, &why.to_string(), why.exit_code(), None),
+        if self.respawn.is_some_and(|at| at <= now) {
+            self.respawn();
         }
     }
 
-    /// Spawns a process for an instance with the arguments of `line`, which may be a new line.
-    ///
-    /// Also returns the files that the instance needs for the process, unless it has them already.
-    /// The control socket is not published yet.
-    pub(super) async fn spawn(
-        &mut self,
-        i: usize,
-        line: &Line,
-    ) -> Result<(Process, Option<InstanceFiles>), StartError> {
+    /// Binds the listeners of an instance and creates its control socket, and asks the server
+    /// process to serve it.
+    pub(super) async fn start(&mut self, i: usize) {
+        self.instances[i].state = State::Starting;
+        self.instances[i].id = self.next_id();
+        self.prepare(i).await;
+        let instance = &mut self.instances[i];
+        if !instance.is_wanted() {
+            return;
+        }
+        match &mut self.current {
+            Some(process) => instance.serve(process, instance.id, &instance.line),
+            None => self.respawn(),
+        }
+    }
+
+    /// Binds the listeners of an instance and creates its control socket, unless it has them.
+    async fn prepare(&mut self, i: usize) {
+        let line = self.instances[i].line.clone();
+        if let Err(why) = self.prepare_line(i, &line).await {
+            self.failed(i, &why.to_string(), why.exit_code());
+        }
+    }
+
+    /// Does the same with the arguments of `line`, which may be a new line.
+    pub(super) async fn prepare_line(&mut self, i: usize, line: &Line) -> Result<(), StartError> {
         let instance = &mut self.instances[i];
         let (args, is_bound) = (line.args.clone(), !instance.listeners.is_empty());
         let look_up = spawn_blocking(move || {
             let user = args.user.as_deref().map(privileges::find).transpose()?;
             // Bound listeners stay, even if the name has another address now.
-            let address = if is_bound { None } else { server::listen_address(&args)? };
+            let address = if is_bound { None } else { instance::start::listen_address(&args)? };
             Ok::<_, StartError>((address, user))
         });
         let lookup_failed = |e: tokio::task::JoinError| StartError::System {
@@ -409,30 +429,57 @@ impl Supervisor {
                 self.inherited_listeners.take(listener::bind_address(address, port));
             instance.is_inherited = !instance.listeners.is_empty();
             if !instance.is_inherited {
-                instance.listeners = listener::bind(address, port, server::workers(&line.args))?;
+                let workers = process::start::workers(&line.args);
+                instance.listeners = listener::bind(address, port, workers)?;
             }
         }
         let owner = user.map(|user| (user.uid, user.gid));
-        let control = instance.control_socket(&self.settings.dir, line, owner);
-        let (control, names) = control?;
-        let config = SpawnConfig {
-            listeners: instance.listeners.len(),
-            listened: instance.is_inherited,
-            background: self.settings.background,
-            json: self.settings.json,
-        };
-        let process =
-            Process::spawn(line, &instance.listeners, control, &config, &self.spawn_context)
-                .map_err(|source| StartError::System { act: "start a process", source })?;
-        Ok((process, names))
+        instance.claim(&self.settings.dir, line, owner)?;
+        Ok(())
     }
 
-    /// Records and logs why an instance has no process, and schedules the next try.
-    fn failed(&mut self, i: usize, why: &str, code: u8, served: Option<Duration>) {
+    /// Spawns a server process for all instances that are to be served.
+    fn respawn(&mut self) {
+        self.respawn = None;
+        let wanted = |instance: &&ManagedInstance| instance.is_wanted();
+        if self.stopping.is_some() || !self.instances.iter().any(|it| wanted(&it)) {
+            return;
+        }
+        let mut process = match Generation::spawn(self.config(), &self.sender) {
+            Ok(process) => process,
+            Err(error) => return self.no_process(&format!("cannot start a process: {error}"), 71),
+        };
+        info!(pid = process.pid, "server process started");
+        for instance in self.instances.iter_mut().filter(|instance| instance.is_wanted()) {
+            instance.state = State::Starting;
+            instance.serve(&mut process, instance.id, &instance.line);
+        }
+        self.current = Some(process);
+    }
+
+    /// The settings of a server process for the present lines.
+    pub(super) fn config(&self) -> SpawnConfig {
+        config(self.instances.iter().map(|instance| &instance.line), &self.settings)
+    }
+
+    /// Records that there is no server process, and schedules the next try.
+    fn no_process(&mut self, why: &str, code: u8) {
+        let wait = self.backoff.after(None);
+        self.respawn = Some(Instant::now() + wait);
+        error!(reason = why, exit_code = code, retry_seconds = wait.as_secs(), "no server process");
+        for i in 0..self.instances.len() {
+            if self.instances[i].is_wanted() {
+                self.failed(i, why, code);
+            }
+        }
+    }
+
+    /// Records and logs why an instance cannot serve, and schedules the next try.
+    pub(super) fn failed(&mut self, i: usize, why: &str, code: u8) {
         let instance = &mut self.instances[i];
-        let wait = instance.backoff.after(served);
+        let wait = instance.backoff.after(None);
         let why = format!("{}: {why}", instance.line.position);
-        if self.ready_notifier.is_some() {
+        if self.ready_notifier.is_some() && !mem::replace(&mut instance.has_been_told, true) {
             print_error(&why);
         }
         error!(
@@ -442,100 +489,150 @@ impl Supervisor {
             retry_seconds = wait.as_secs(),
             "instance failed"
         );
-        instance.process = None;
-        instance.inactive = Some(Inactive::RetryAt(Instant::now() + wait));
-        (instance.why, instance.code) = (why, code);
-        match &instance.names {
-            // The successor takes the listeners and files.
-            _ if instance.successor.is_some() => {}
-            Some(names) if served.is_some() => names.clear(),
-            // Refused clients can connect to another host.
-            _ => instance.release(&mut self.inherited_listeners),
-        }
+        instance.state = State::Failed { why, code, retry: Instant::now() + wait };
+        // Refused clients can connect to another host.
+        instance.release(&mut self.inherited_listeners);
     }
 
     fn on_exit(&mut self, pid: u32, status: &io::Result<ExitStatus>) {
-        if let Some(i) = self.draining.iter().position(|drained| drained.process.pid == pid) {
-            let drained = self.draining.remove(i);
-            drained.process.released.cancel();
-            info!(instance = %drained.name, pid, "drained process ended");
+        if let Some(i) = self.draining.iter().position(|process| process.pid == pid) {
+            self.draining.remove(i);
+            info!(pid, "drained process ended");
             return;
         }
-        let is_successor = |instance: &ManagedInstance| {
-            instance.successor.as_ref().is_some_and(|next| next.process.pid == pid)
-        };
-        if let Some(i) = self.instances.iter().position(is_successor) {
-            self.successor_ended(i, status);
+        if let Some(next) = self.next.take_if(|next| next.process.pid == pid) {
+            let (why, code) = exit_reason(&next.process, status);
+            self.next_failed(&why, code);
             return;
         }
-        let is_current =
-            |instance: &ManagedInstance| instance.process.as_ref().is_some_and(|p| p.pid == pid);
-        let Some(i) = self.instances.iter().position(is_current) else { return };
-        let instance = &mut self.instances[i];
-        let Some(process) = instance.process.take() else { return };
-        process.released.cancel();
-        let is_orderly = status.as_ref().is_ok_and(ExitStatus::success);
-        if self.stopping.is_some() || is_orderly {
-            info!(instance = %instance.line.name, pid, "instance stopped");
-            instance.inactive = Some(Inactive::Stopped);
-            instance.why = "stopped on request".to_owned();
-            instance.release_unless_replaced(&mut self.inherited_listeners);
+        let Some(process) = self.current.take_if(|process| process.pid == pid) else { return };
+        let (why, code) = exit_reason(&process, status);
+        if self.stopping.is_some() {
+            info!(pid, "server process stopped");
             return;
         }
-        let served = process.serving.map(|since| since.elapsed());
-        let (why, code) = exit_reason(process, status);
-        self.failed(i, &why, code, served);
-    }
-
-    fn on_notification(&mut self, pid: u32, notification: &Notification) {
-        let is_sender = |process: &&mut Process| process.pid == pid;
-        let drained = self.draining.iter_mut().map(|drained| &mut drained.process).find(is_sender);
-        if let Some(process) = drained {
-            process.apply(notification);
-            return;
-        }
-        let of =
-            |instance: &ManagedInstance| instance.processes().any(|process| process.pid == pid);
-        let Some(i) = self.instances.iter().position(of) else { return };
-        let instance = &mut self.instances[i];
-        if let Some(next) = instance.successor.as_mut().filter(|next| next.process.pid == pid) {
-            next.process.apply(notification);
-            if next.process.serving.is_some() && self.stopping.is_none() {
-                self.take_over(i);
+        match process.serving_since {
+            Some(since) => {
+                let wait = self.backoff.after(Some(since.elapsed()));
+                self.respawn = Some(Instant::now() + wait);
+                let retry_seconds = wait.as_secs();
+                error!(pid, reason = why, retry_seconds, "server process ended, starting another");
+                if wait.is_zero() {
+                    self.respawn();
+                }
             }
-            return;
+            None => self.no_process(&why, code),
         }
-        let Some(process) = &mut instance.process else { return };
-        let served = process.serving.is_some();
-        process.apply(notification);
-        if !served && process.serving.is_some() {
-            instance.publish();
-        }
-        instance.release_if_draining(&mut self.inherited_listeners);
+        self.reload_lost();
     }
 
-    /// Asks a process to drain and detaches it from its instance. The token is cancelled when the
-    /// process has closed its listeners.
-    pub(super) fn drain(&mut self, name: InstanceName, mut process: Process) -> CancellationToken {
-        process.request_drain();
-        let (pid, released) = (process.pid, process.released.clone());
-        let (has_released, events) = (released.clone(), self.sender());
-        tokio::spawn(async move {
-            if timeout(DRAIN_TIMEOUT, has_released.cancelled()).await.is_err() {
-                let _ = events.send(Event::DrainOverdue(pid));
+    fn on_event(&mut self, pid: u32, event: protocol::Event) {
+        let next = self.next.iter_mut().map(|next| &mut next.process);
+        let mut all = self.current.iter_mut().chain(next).chain(&mut self.draining);
+        let Some(process) = all.find(|process| process.pid == pid) else { return };
+        process.apply(&event);
+        if self.stopping.is_some() {
+            return;
+        }
+        if self.next.as_ref().is_some_and(|next| next.process.pid == pid) {
+            self.on_event_of_next(&event);
+        } else if self.current.as_ref().is_some_and(|process| process.pid == pid) {
+            self.on_event_of_current(event);
+        }
+    }
+
+    fn on_event_of_current(&mut self, event: protocol::Event) {
+        match event {
+            protocol::Event::Served { id } => {
+                if self.replacement_served(id) {
+                    return;
+                }
+                let pid = self.current.as_ref().map_or(0, |process| process.pid);
+                if let Some(instance) = self.instances.iter_mut().find(|it| it.id == id) {
+                    info!(instance = %instance.line.name, pid, "instance started");
+                    instance.state = State::Serving;
+                    instance.backoff = Backoff::default();
+                    instance.publish(pid);
+                }
             }
-        });
-        self.draining.push(DrainingProcess { name, process });
-        released
+            protocol::Event::Failed { id, reason, exit_code } => {
+                if self.replacement_failed(id, &reason, exit_code) {
+                    return;
+                }
+                if let Some(i) = self.instances.iter().position(|it| it.id == id) {
+                    self.failed(i, &reason, exit_code);
+                }
+            }
+            protocol::Event::Configured { id, outcome } => self.configured(id, outcome),
+            protocol::Event::Released { id, by_command } => {
+                self.removed(id);
+                let Some(instance) = self.instances.iter_mut().find(|it| it.id == id) else {
+                    return;
+                };
+                if by_command {
+                    info!(instance = %instance.line.name, "instance stopped");
+                    instance.release(&mut self.inherited_listeners);
+                    instance.state = State::Stopped;
+                } else if let Some(mut process) = self.current.take() {
+                    // A signal from outside has stopped the process.
+                    warn!(pid = process.pid, "server process stops by itself, starting another");
+                    process.draining_since = Some(Instant::now());
+                    self.draining.push(process);
+                    self.respawn();
+                    self.reload_lost();
+                }
+            }
+            protocol::Event::Pong => notify::watchdog(),
+            protocol::Event::Ended { .. }
+            | protocol::Event::Status { .. }
+            | protocol::Event::CannotStart { .. } => {}
+        }
     }
 
-    fn on_drain_overdue(&mut self, pid: u32) {
-        let Some(drained) = self.draining.iter().find(|drained| drained.process.pid == pid) else {
+    /// Asks the server process for a sign of life, and replaces a process that gives none.
+    fn watch(&mut self) {
+        let Some(process) = &mut self.current else { return notify::watchdog() };
+        if process.is_hung() && self.stopping.is_none() {
+            let seconds = process.silent_for().map(|silent| silent.as_secs());
+            error!(pid = process.pid, seconds, "server process hangs, replacing it");
+            process.signal(Signal::SIGKILL);
             return;
-        };
-        warn!(instance = %drained.name, pid, "process does not drain, sending SIGTERM");
-        drained.process.signal(Signal::SIGTERM);
-        // The reload waits no longer for this process.
-        drained.process.released.cancel();
+        }
+        process.ping();
+    }
+}
+
+/// The settings of a server process for these lines.
+pub(super) fn config<'a>(
+    lines: impl Iterator<Item = &'a Line> + Clone,
+    settings: &SupervisorSettings,
+) -> SpawnConfig {
+    let mut limits = lines.clone().map(|line| line.args.max_connections);
+    let limits = limits.try_fold(0usize, |sum, limit| Some(sum.saturating_add(limit?.get())));
+    let count = lines.clone().count();
+    let first = lines.clone().next();
+    SpawnConfig {
+        words: first.map(|line| line.words.clone()).unwrap_or_default(),
+        file: settings.file.clone(),
+        instances: count,
+        listeners: lines.map(|line| process::start::workers(&line.args)).sum(),
+        max_connections: limits,
+        background: settings.background,
+        json: settings.json,
+    }
+}
+
+/// Returns why a process has ended, and the exit code to report.
+pub(super) fn exit_reason(process: &Generation, status: &io::Result<ExitStatus>) -> (String, u8) {
+    if let Some(failure) = &process.failure {
+        return failure.clone();
+    }
+    match status {
+        Ok(status) => {
+            let code = status.code().and_then(|code| u8::try_from(code).ok());
+            // EX_SOFTWARE of sysexits(3) if a signal ended the process.
+            (format!("the process ended: {status}"), code.unwrap_or(70))
+        }
+        Err(e) => (format!("cannot wait for the process: {e}"), 71),
     }
 }

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Parses the arguments, checks them, and applies all of their changes or none.
-pub(super) async fn configure(context: &Arc<Context>, words: Vec<String>) -> InstanceReply {
+pub(crate) async fn configure(context: &Arc<Context>, words: Vec<String>) -> InstanceReply {
     let mut active_args = context.active_args.lock().await;
     let args = match read(words) {
         Ok(args) => args,

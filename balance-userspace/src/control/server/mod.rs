@@ -5,7 +5,7 @@
 //! endless or sends garbage holds a permit for a moment and costs nothing else.
 
 pub(crate) mod client_limiter;
-mod configure;
+pub(crate) mod configure;
 mod handler;
 
 use std::{io, os::unix::net::UnixListener as StdListener, time::Duration};

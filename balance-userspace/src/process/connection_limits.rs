@@ -95,15 +95,17 @@ pub(crate) fn upper_bound(requested: Option<usize>, files: Descriptors, memory: 
 }
 
 /// The number of connections that the limits allow. Call this once everything is open that stays
-/// open.
+/// open, but for `late` descriptors.
 pub(crate) fn connections(
     requested: Option<usize>,
     files: Descriptors,
     memory: &Memory,
     workers: usize,
     listeners: usize,
+    late: usize,
 ) -> usize {
-    let by_files = files.connections(sys::open_descriptors(files.0), workers, listeners);
+    let open = sys::open_descriptors(files.0) + late;
+    let by_files = files.connections(open, workers, listeners);
     let allowed = by_files.min(by_memory(memory)).min(MAX_CONNECTIONS);
     let Some(requested) = requested else { return allowed };
     if requested > by_files {

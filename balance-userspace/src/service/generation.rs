@@ -1,0 +1,218 @@
+//! A generation: one server process that serves all instances.
+//!
+//! Invariants:
+//! - The process inherits its end of the channel and no other descriptor.
+//! - Only the task in [`Generation::spawn`] waits for the process.
+//! - Sending a request never waits for the process.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use command_fds::{CommandFdExt as _, FdMapping};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{process::Command, sync::mpsc::UnboundedSender};
+
+use super::{event::Event, member::ManagedInstance};
+use crate::{
+    control::protocol::{InstanceRow, InstanceState},
+    process::{
+        protocol::{self, InstanceStatus, Request, SpawnConfig, VARIABLE},
+        supervision::{self, Sender},
+    },
+};
+
+/// A process that does not reply for this time is hung.
+const HUNG: Duration = Duration::from_secs(10);
+
+/// The longest wait for a process that is to release its listeners.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A server process whose end is not known yet.
+pub(super) struct Generation {
+    pub(super) pid: u32,
+    /// The options of the process.
+    pub(super) config: SpawnConfig,
+    sender: Sender,
+    /// When the process served its first instance.
+    pub(super) serving_since: Option<Instant>,
+    /// Instances without a reply to their start.
+    pub(super) awaited: HashSet<u64>,
+    /// Instances that accept.
+    pub(super) accepting: HashSet<u64>,
+    /// The last status of each instance.
+    pub(super) status: HashMap<u64, InstanceStatus>,
+    /// Open connections of all instances.
+    pub(super) open: u64,
+    /// The reason why the process ends, if it has reported one.
+    pub(super) failure: Option<(String, u8)>,
+    /// When the process was asked to drain.
+    pub(super) draining_since: Option<Instant>,
+    /// The name of each instance that the process serves or starts.
+    pub(super) names: BTreeMap<u64, String>,
+    /// When the last reply to a ping came, and whether one is awaited.
+    last_reply: Instant,
+    is_pinged: bool,
+}
+
+impl Generation {
+    /// Spawns a server process. Its events arrive as [`Event::Process`], its end as
+    /// [`Event::Exited`].
+    pub(super) fn spawn(config: SpawnConfig, events: &UnboundedSender<Event>) -> io::Result<Self> {
+        let (own, other) = UnixStream::pair()?;
+        let fds = vec![FdMapping { parent_fd: other.into(), child_fd: supervision::FD }];
+        // The same program, even if an upgrade has replaced the file.
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg0("balance")
+            .args([protocol::COMMAND, "--config"])
+            .arg(&config.file)
+            .env(VARIABLE, config.to_json())
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("LISTEN_PID")
+            .env_remove("LISTEN_FDS")
+            .env_remove("LISTEN_FDNAMES")
+            .env_remove("WATCHDOG_USEC")
+            .stdin(Stdio::null());
+        if config.background {
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+        }
+        command.fd_mappings(fds).map_err(io::Error::other)?;
+        let mut child = command.spawn()?;
+        // The command holds the other end.
+        drop(command);
+        let pid = child.id().ok_or(io::ErrorKind::NotFound)?;
+        let (mut receiver, sender) = supervision::split(own)?;
+        let events = events.clone();
+        tokio::spawn(async move {
+            // All messages come before the end, which closes the channel.
+            while let Ok(Some(event)) = receiver.next().await {
+                let _ = events.send(Event::Process(pid, event));
+            }
+            let status = child.wait().await;
+            // The supervisor may be gone already.
+            let _ = events.send(Event::Exited(pid, status));
+        });
+        Ok(Self {
+            pid,
+            config,
+            sender,
+            serving_since: None,
+            awaited: HashSet::new(),
+            accepting: HashSet::new(),
+            status: HashMap::new(),
+            open: 0,
+            failure: None,
+            draining_since: None,
+            names: BTreeMap::new(),
+            last_reply: Instant::now(),
+            is_pinged: false,
+        })
+    }
+
+    /// Sends a request with descriptors.
+    pub(super) fn send(&self, request: Request, fds: Vec<OwnedFd>) {
+        self.sender.send(&request, fds);
+    }
+
+    /// Asks the process to accept no more, and to end with its last connection.
+    pub(super) fn drain(&mut self) {
+        self.draining_since = Some(Instant::now());
+        self.send(Request::Drain, Vec::new());
+    }
+
+    /// Updates the state from an event of the process.
+    pub(super) fn apply(&mut self, event: &protocol::Event) {
+        match event {
+            protocol::Event::Served { id } => {
+                self.awaited.remove(id);
+                self.accepting.insert(*id);
+                self.serving_since.get_or_insert_with(Instant::now);
+            }
+            protocol::Event::Failed { id, .. } => {
+                self.awaited.remove(id);
+                self.names.remove(id);
+            }
+            protocol::Event::Released { id, .. } => {
+                self.accepting.remove(id);
+            }
+            protocol::Event::Ended { id } => {
+                self.names.remove(id);
+            }
+            protocol::Event::Status { open, instances } => {
+                self.open = *open;
+                self.status = instances.iter().map(|it| (it.id, it.clone())).collect();
+            }
+            protocol::Event::CannotStart { reason, exit_code } => {
+                self.failure = Some((reason.clone(), *exit_code));
+            }
+            protocol::Event::Pong => {
+                self.is_pinged = false;
+                self.last_reply = Instant::now();
+            }
+            protocol::Event::Configured { .. } => {}
+        }
+    }
+
+    /// Whether the process has been asked to drain, and still accepts. A process that does not
+    /// release its listeners in time is waited for no longer.
+    pub(super) fn is_releasing(&self) -> bool {
+        let since = self.draining_since;
+        !self.accepting.is_empty() && since.is_some_and(|since| since.elapsed() < DRAIN_TIMEOUT)
+    }
+
+    /// The instances of the process that are not in `instances`, as `status` shows them.
+    pub(super) fn draining_rows(&self, instances: &[ManagedInstance]) -> Vec<InstanceRow> {
+        let is_current = |id: u64| {
+            self.draining_since.is_none() && instances.iter().any(|instance| instance.id == id)
+        };
+        let rows = self.names.iter().filter(|(id, _)| !is_current(**id));
+        let rows = rows.map(|(id, name)| {
+            let status = self.status.get(id);
+            InstanceRow {
+                name: name.clone(),
+                state: InstanceState::Draining,
+                pid: Some(self.pid),
+                socket: None,
+                connections: status.map_or(0, |status| status.open),
+                status: status.map(|status| status.text.clone()).unwrap_or_default(),
+            }
+        });
+        rows.collect()
+    }
+
+    /// Asks for a sign of life, unless one is awaited.
+    pub(super) fn ping(&mut self) {
+        if !self.is_pinged {
+            self.is_pinged = true;
+            self.last_reply = Instant::now();
+            self.send(Request::Ping, Vec::new());
+        }
+    }
+
+    /// Whether the process has not replied for too long.
+    pub(super) fn is_hung(&self) -> bool {
+        self.is_pinged && self.serving_since.is_some() && self.last_reply.elapsed() >= HUNG
+    }
+
+    /// How long the process has not replied.
+    pub(super) fn silent_for(&self) -> Option<Duration> {
+        self.is_pinged.then(|| self.last_reply.elapsed())
+    }
+
+    /// Sends a signal to the process.
+    pub(super) fn signal(&self, signal: Signal) {
+        // Only the task in `spawn` waits for the process, so its pid is not reused, or its exit
+        // event is already on the way.
+        if let Ok(pid) = i32::try_from(self.pid) {
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+    }
+}
