@@ -146,13 +146,18 @@ impl InstanceFiles {
     }
 
     /// Moves the newest socket to its final path, in place of the previous socket, and writes the
-    /// pid file of the process that serves it.
+    /// pid file of the process that serves it. Call this again when another process serves the same
+    /// socket.
     ///
     /// # Errors
     /// [`InstanceFilesError::Create`].
     pub(crate) fn publish(&self, pid: u32) -> Result<(), InstanceFilesError> {
         let Paths { next, socket, pid: pid_file, .. } = &self.paths;
-        fs::rename(next, socket).map_err(create_error(socket))?;
+        match fs::rename(next, socket) {
+            // The socket is at its path already.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && socket.exists() => {}
+            renamed => renamed.map_err(create_error(socket))?,
+        }
         let write = || {
             let mut file =
                 OpenOptions::new().create_new(true).write(true).mode(0o644).open(next)?;
@@ -333,6 +338,10 @@ mod tests {
         assert_ne!(inode(), before);
         drop(first);
         assert!(connects());
+        let before = inode();
+        files.publish(9).unwrap();
+        assert_eq!((inode(), fs::read_to_string(&pid).unwrap()), (before, "9\n".to_owned()));
+        files.publish(8).unwrap();
         assert_eq!(fs::read_to_string(&pid).unwrap(), "8\n");
         drop((second, files));
         assert!([socket, pid, next].iter().all(|path| !path.exists()));

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 /// A process that has served this long ran well.
-const HEALTHY_RUN: Duration = Duration::from_secs(60);
+const HEALTHY_RUN: Duration = Duration::from_secs(5);
 
 /// The first delay after a failure; each further delay is twice as long.
 const MIN_WAIT: Duration = Duration::from_secs(1);

@@ -29,8 +29,11 @@ use crate::{
     },
 };
 
-/// A process that does not reply for this time is hung.
+/// A process that serves and does not reply for this time is hung.
 const HUNG: Duration = Duration::from_secs(10);
+
+/// The same for a process that starts: it loads the datapath before it replies.
+const HUNG_AT_START: Duration = Duration::from_secs(60);
 
 /// The longest wait for a process that is to release its listeners.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -199,7 +202,8 @@ impl Generation {
 
     /// Whether the process has not replied for too long.
     pub(super) fn is_hung(&self) -> bool {
-        self.is_pinged && self.serving_since.is_some() && self.last_reply.elapsed() >= HUNG
+        let limit = if self.serving_since.is_some() { HUNG } else { HUNG_AT_START };
+        self.is_pinged && self.last_reply.elapsed() >= limit
     }
 
     /// How long the process has not replied.

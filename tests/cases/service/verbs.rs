@@ -178,6 +178,9 @@ fn a_crashed_process_is_restarted_and_no_client_refused() {
     let after =
         service.status_when("both run", |rows| rows.iter().all(|row| row.state == "running"));
     assert!(after.iter().all(|row| row.pid == after[0].pid && row.pid != before[0].pid));
+    let pid_file = service.run_dir().join(format!("balance.{}.127.0.0.1.pid", one.port()));
+    let pid = after[0].pid.expect("a process");
+    assert_eq!(std::fs::read_to_string(pid_file).expect("a pid file"), format!("{pid}\n"));
     service.run_ok(&["stop"]);
 }
 
@@ -804,4 +807,19 @@ fn check_binds_nothing_and_names_the_line_of_a_mistake() {
     let missing = run(Command::new(binary()).args(["check", "/no/such/file"]), TIMEOUT);
     assert_eq!(missing.status.code(), Some(66), "{missing:?}");
     assert!(missing.stderr.starts_with("balance: cannot read /no/such/file: "), "{missing:?}");
+}
+
+#[test]
+fn a_process_that_hangs_is_replaced() {
+    let a = Backend::echo("A");
+    let one = ReservedPort::new();
+    let service = Service::new(&line(&one, &[&a]));
+    service.run_ok(&["start"]);
+    let hung = service.status()[0].pid.expect("a process");
+    signal(hung, Signal::SIGSTOP);
+    service.status_when("another process serves", |rows| {
+        rows[0].state == "running" && rows[0].pid.is_some_and(|pid| pid != hung)
+    });
+    assert_echoes(&mut open(&one));
+    service.run_ok(&["stop"]);
 }
