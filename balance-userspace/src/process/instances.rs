@@ -73,6 +73,11 @@ impl Instances {
         self.running.is_empty()
     }
 
+    /// Whether every instance has been told to stop accepting.
+    pub(crate) fn all_stop(&self) -> bool {
+        self.running.values().all(|context| context.stop.is_cancelled())
+    }
+
     /// Stops accepting for all instances. No further instance can be served.
     pub(crate) fn stop(&mut self) {
         self.running.values().for_each(|context| context.stop.cancel());

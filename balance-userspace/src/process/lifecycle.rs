@@ -121,6 +121,10 @@ impl Process {
                 self.stop(None);
                 return;
             }
+            if self.supervisor.is_none() && !self.is_stopping && self.instances.all_stop() {
+                // By `kill`.
+                self.stop(None);
+            }
             self.status.send_if_due(&self.instances, self.is_stopping);
             select! {
                 action = signals.next() => {
@@ -161,7 +165,10 @@ impl Process {
                         limit.set(sleep_for(Some(grace)));
                     }
                 },
-                prepared = self.prepared.recv() => if let Some((id, prepared)) = prepared {
+                prepared = self.prepared.recv() => if let Some((id, mut prepared)) = prepared {
+                    if self.status.is_removed(id) {
+                        prepared = Err(StartError::Usage("the instance was removed".to_owned()));
+                    }
                     let event = requests::serve(&mut self.instances, id, prepared).await;
                     self.status.send(&event);
                 },
@@ -214,7 +221,8 @@ impl Process {
             Request::Serve { id, words, listeners, may_have_clients } => {
                 let fds = self.supervisor.as_mut().map(|it| it.take(listeners + 1));
                 let Some(Ok(fds)) = fds else {
-                    return error!("a request of the supervisor has no descriptors");
+                    let reason = "no descriptor left for the listeners".to_owned();
+                    return self.status.send(&Event::Failed { id, reason, exit_code: 71 });
                 };
                 let (look_ups, sender) = (Arc::clone(&self.look_ups), self.prepared_sender.clone());
                 tokio::spawn(async move {

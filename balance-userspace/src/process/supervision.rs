@@ -179,6 +179,7 @@ impl Receiver {
     /// When the message came with fewer.
     pub(crate) fn take(&mut self, count: usize) -> io::Result<Vec<OwnedFd>> {
         if self.fds.len() < count {
+            self.fds.clear();
             return Err(io::Error::other("descriptors of a message are missing"));
         }
         Ok(self.fds.drain(..count).collect())
@@ -197,7 +198,8 @@ fn receive(
         let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
         let message = recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
         let mut received = Vec::new();
-        for control in message.cmsgs()? {
+        // Without free descriptors the kernel cuts the list off. The message then lacks them.
+        for control in message.cmsgs().into_iter().flatten() {
             if let ControlMessageOwned::ScmRights(fds) = control {
                 received.extend(fds);
             }

@@ -136,6 +136,9 @@ impl Acceptor {
             match self.listener.accept().await {
                 Ok(socket) => self.admit(socket).await,
                 Err(_) if self.context.stop.is_cancelled() => break,
+                // The instance is served twice for a moment, and the other one stops to accept
+                // from the same listener.
+                Err(e) if e.raw_os_error() == Some(libc::ECANCELED) => {}
                 // The client disconnected before its accept.
                 Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(e) => {

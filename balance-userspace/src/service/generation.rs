@@ -29,14 +29,14 @@ use crate::{
     },
 };
 
-/// A process that serves and does not reply for this time is hung.
-const HUNG: Duration = Duration::from_secs(10);
+/// A process that serves and does not reply for this number of seconds is hung.
+const HUNG: u32 = 10;
 
 /// The same for a process that starts: it loads the datapath before it replies.
-const HUNG_AT_START: Duration = Duration::from_secs(60);
+const HUNG_AT_START: u32 = 60;
 
 /// The longest wait for a process that is to release its listeners.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A server process whose end is not known yet.
 pub(super) struct Generation {
@@ -60,8 +60,8 @@ pub(super) struct Generation {
     pub(super) draining_since: Option<Instant>,
     /// The name of each instance that the process serves or starts.
     pub(super) names: BTreeMap<u64, String>,
-    /// When the last reply to a ping came, and whether one is awaited.
-    last_reply: Instant,
+    /// For how many calls of [`Generation::ping`] a reply has been awaited.
+    silent: u32,
     is_pinged: bool,
 }
 
@@ -115,7 +115,7 @@ impl Generation {
             failure: None,
             draining_since: None,
             names: BTreeMap::new(),
-            last_reply: Instant::now(),
+            silent: 0,
             is_pinged: false,
         })
     }
@@ -157,8 +157,7 @@ impl Generation {
                 self.failure = Some((reason.clone(), *exit_code));
             }
             protocol::Event::Pong => {
-                self.is_pinged = false;
-                self.last_reply = Instant::now();
+                (self.is_pinged, self.silent) = (false, 0);
             }
             protocol::Event::Configured { .. } => {}
         }
@@ -191,11 +190,13 @@ impl Generation {
         rows.collect()
     }
 
-    /// Asks for a sign of life, unless one is awaited.
+    /// Asks for a sign of life, unless one is awaited. To be called once a second: the calls are
+    /// counted, not the time, so that a pause of the supervisor is not taken for one of the process.
     pub(super) fn ping(&mut self) {
-        if !self.is_pinged {
+        if self.is_pinged {
+            self.silent += 1;
+        } else {
             self.is_pinged = true;
-            self.last_reply = Instant::now();
             self.send(Request::Ping, Vec::new());
         }
     }
@@ -203,12 +204,12 @@ impl Generation {
     /// Whether the process has not replied for too long.
     pub(super) fn is_hung(&self) -> bool {
         let limit = if self.serving_since.is_some() { HUNG } else { HUNG_AT_START };
-        self.is_pinged && self.last_reply.elapsed() >= limit
+        self.is_pinged && self.silent >= limit
     }
 
-    /// How long the process has not replied.
-    pub(super) fn silent_for(&self) -> Option<Duration> {
-        self.is_pinged.then(|| self.last_reply.elapsed())
+    /// Whether the process serves an instance, or starts to.
+    pub(super) fn knows(&self, id: u64) -> bool {
+        self.accepting.contains(&id) || self.awaited.contains(&id)
     }
 
     /// Sends a signal to the process.

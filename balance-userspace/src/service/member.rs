@@ -6,6 +6,7 @@
 //! - The pid file has the pid of a process that serves the instance.
 
 use std::{
+    io,
     os::{fd::OwnedFd, unix::net::UnixListener},
     time::Instant,
 };
@@ -60,6 +61,8 @@ pub(super) struct ManagedInstance {
     /// The listeners came from the service manager and must be given back instead of closed.
     pub(super) is_inherited: bool,
     pub(super) control: Option<Control>,
+    /// The same in another run directory, until the instance serves there.
+    pub(super) next_control: Option<Control>,
     pub(super) backoff: Backoff,
     /// The process that the user started has printed why the instance cannot serve.
     pub(super) has_been_told: bool,
@@ -74,6 +77,7 @@ impl ManagedInstance {
             listeners: Vec::new(),
             is_inherited: false,
             control: None,
+            next_control: None,
             backoff: Backoff::default(),
             has_been_told: false,
         }
@@ -114,25 +118,31 @@ impl ManagedInstance {
     }
 
     /// Asks a server process to serve the instance with the arguments of `line` as number `id`.
-    pub(super) fn serve(&self, generation: &mut Generation, id: u64, line: &Line) {
-        let Some(control) = &self.control else { return };
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub(super) fn serve(
+        &self,
+        generation: &mut Generation,
+        id: u64,
+        line: &Line,
+    ) -> io::Result<()> {
+        let control = self.next_control.as_ref().or(self.control.as_ref());
+        let control = control.ok_or(io::ErrorKind::NotFound)?;
         let listeners = self.listeners.iter().map(Socket::try_clone);
         let fds = listeners.map(|listener| listener.map(OwnedFd::from));
         let fds = fds.chain([control.listener.try_clone().map(OwnedFd::from)]);
-        match fds.collect::<Result<Vec<_>, _>>() {
-            Ok(fds) => {
-                generation.awaited.insert(id);
-                generation.names.insert(id, line.name.to_string());
-                let request = Request::Serve {
-                    id,
-                    words: line.words.clone(),
-                    listeners: self.listeners.len(),
-                    may_have_clients: true,
-                };
-                generation.send(request, fds);
-            }
-            Err(error) => error!(instance = %line.name, %error, "cannot pass listeners on"),
-        }
+        let fds = fds.collect::<io::Result<Vec<_>>>()?;
+        generation.awaited.insert(id);
+        generation.names.insert(id, line.name.to_string());
+        let request = Request::Serve {
+            id,
+            words: line.words.clone(),
+            listeners: self.listeners.len(),
+            may_have_clients: true,
+        };
+        generation.send(request, fds);
+        Ok(())
     }
 
     /// Claims the files of `line`, and creates its control socket, unless the instance has them.
@@ -149,12 +159,23 @@ impl ManagedInstance {
         }
         let files = InstanceFiles::claim(&dir, paths)?;
         let listener = files.socket(owner)?;
-        self.control = Some(Control { files, listener });
+        let control = Some(Control { files, listener });
+        match self.control {
+            // The instance keeps its files until it serves with the new line.
+            Some(_) => self.next_control = control,
+            None => self.control = control,
+        }
         Ok(())
     }
 
     /// Publishes the control socket and the pid of the process that serves.
-    pub(super) fn publish(&self, pid: u32) {
+    pub(super) fn publish(&mut self, pid: u32) {
+        if let Some(next) = self.next_control.take() {
+            // The old files are removed after the new ones are published.
+            let old = self.control.replace(next);
+            self.publish(pid);
+            return drop(old);
+        }
         let Some(Control { files, .. }) = &self.control else { return };
         if let Err(error) = files.publish(pid) {
             error!(instance = %self.line.name, %error, "cannot publish the control socket");
@@ -168,7 +189,7 @@ impl ManagedInstance {
         }
         self.listeners.clear();
         self.is_inherited = false;
-        self.control = None;
+        (self.control, self.next_control) = (None, None);
     }
 
     /// Paths of the files of the instance.

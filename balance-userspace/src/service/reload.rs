@@ -16,7 +16,7 @@
 //! - A change that fails leaves its instance as it was.
 //! - A reload ends when each of its changes is complete or has failed.
 
-use std::collections::{HashMap, HashSet};
+use std::{collections::HashMap, time::Instant};
 
 use tokio::sync::oneshot;
 use tracing::{info, warn};
@@ -25,10 +25,10 @@ use super::{
     backoff::Backoff,
     check,
     conf::{InstanceName, Line, Mistake},
-    generation::Generation,
+    generation::{DRAIN_TIMEOUT, Generation},
     member::{ManagedInstance, State},
     plan::{Plan, Step, plan},
-    supervisor::Supervisor,
+    supervisor::{PASS_ON, Supervisor, cannot_pass_on, config},
 };
 use crate::{
     cli::args::Args,
@@ -49,7 +49,7 @@ pub(super) struct Reload {
     /// Receives the result; `None` if a signal started the reload.
     reply: Option<oneshot::Sender<SupervisorReply>>,
     /// Removed instances that still accept.
-    removing: HashSet<u64>,
+    removing: HashMap<u64, Instant>,
     /// Instances that are to take new arguments.
     configuring: HashMap<u64, Line>,
     /// Lines to start once nothing is removed any more.
@@ -110,7 +110,9 @@ impl Supervisor {
                 && matches!(instance.state, State::Serving | State::Starting)
             {
                 process.send(Request::Remove { id: instance.id }, Vec::new());
-                reload.removing.insert(instance.id);
+                if process.knows(instance.id) {
+                    reload.removing.insert(instance.id, Instant::now());
+                }
             }
             reload.changed.push(format!("{name}: stopped"));
         }
@@ -119,7 +121,12 @@ impl Supervisor {
             let first = self.current.as_ref().and_then(|process| process.config.args().ok());
             first.is_some_and(|args| !has_same_process(&args, &line.args))
         };
-        reload.has_successor = plan.steps.first().is_some_and(|(line, _)| is_other_process(line));
+        let wanted =
+            config(plan.steps.iter().map(|(line, _)| line), &self.settings).max_connections;
+        let limit = self.current.as_ref().and_then(|process| process.config.max_connections);
+        let is_too_small = limit.is_some_and(|limit| wanted.is_none_or(|wanted| wanted > limit));
+        let is_other = plan.steps.first().is_some_and(|(line, _)| is_other_process(line));
+        reload.has_successor = !plan.steps.is_empty() && (is_other || is_too_small);
         for (line, step) in plan.steps {
             let instance = self.instances.iter_mut().find(|it| *it.name() == line.name);
             match (step, instance) {
@@ -129,7 +136,13 @@ impl Supervisor {
                 (Step::Configure, Some(instance))
                     if matches!(instance.state, State::Serving) && !reload.has_successor =>
                 {
-                    if let Some(process) = &self.current {
+                    let Some(process) = &self.current else {
+                        // The next process gets the new line.
+                        reload.changed.push(format!("{}: changed", line.name));
+                        instance.line = line;
+                        continue;
+                    };
+                    {
                         let (id, words) = (instance.id, line.words.clone());
                         process.send(Request::Configure { id, words }, Vec::new());
                         reload.configuring.insert(id, line);
@@ -192,10 +205,13 @@ impl Supervisor {
         let id = self.next_id();
         let Some(reload) = &mut self.reload else { return };
         match (prepared, &mut self.current) {
-            (Ok(()), Some(process)) => {
-                self.instances[i].serve(process, id, &line);
-                reload.replacing.insert(id, line);
-            }
+            (Ok(()), Some(process)) => match self.instances[i].serve(process, id, &line) {
+                Ok(()) => drop(reload.replacing.insert(id, line)),
+                Err(error) => {
+                    let why = format!("{}: {}", line.position, cannot_pass_on(&error));
+                    reload.failed.push((why, PASS_ON));
+                }
+            },
             (Ok(()), None) => self.instances[i].line = line,
             (Err(error), _) => {
                 let why = format!("{}: {error}", line.position);
@@ -233,8 +249,15 @@ impl Supervisor {
         else {
             return true;
         };
+        if !matches!(instance.state, State::Serving) {
+            process.send(Request::Remove { id }, Vec::new());
+            reload.failed.push((format!("{}: stopped during the reload", line.name), LOST));
+            return true;
+        }
         process.send(Request::Remove { id: instance.id }, Vec::new());
-        reload.removing.insert(instance.id);
+        if process.knows(instance.id) {
+            reload.removing.insert(instance.id, Instant::now());
+        }
         reload.changed.push(format!("{}: replaced", line.name));
         (instance.id, instance.line) = (id, line);
         instance.publish(process.pid);
@@ -245,6 +268,9 @@ impl Supervisor {
     pub(super) fn replacement_failed(&mut self, id: u64, reason: &str, code: u8) -> bool {
         let Some(reload) = &mut self.reload else { return false };
         let Some(line) = reload.replacing.remove(&id) else { return false };
+        if let Some(instance) = self.instances.iter_mut().find(|it| *it.name() == line.name) {
+            instance.next_control = None;
+        }
         let why = format!("{}: {reason}; the instance serves on as before", line.position);
         warn!(instance = %line.name, reason = why, "instance not replaced");
         reload.failed.push((why, code));
@@ -273,6 +299,9 @@ impl Supervisor {
     pub(super) fn removed(&mut self, id: u64) {
         if let Some(reload) = &mut self.reload {
             reload.removing.remove(&id);
+            if let Some(line) = reload.configuring.remove(&id) {
+                reload.failed.push((format!("{}: stopped during the reload", line.name), LOST));
+            }
         }
     }
 
@@ -289,6 +318,14 @@ impl Supervisor {
             reload.has_successor = false;
             reload.started.clear();
             reload.failed.push((format!("{why}; the old process serves on"), code));
+        }
+        for i in 0..self.instances.len() {
+            let instance = &mut self.instances[i];
+            instance.next_control = None;
+            let id = instance.id;
+            if instance.is_starting() && !self.current.as_ref().is_some_and(|it| it.knows(id)) {
+                self.failed(i, why, code);
+            }
         }
     }
 
@@ -308,6 +345,9 @@ impl Supervisor {
         if self.stopping.is_some() && self.reload.is_some() {
             self.give_up_reload();
             return;
+        }
+        if let Some(reload) = &mut self.reload {
+            reload.removing.retain(|_, since| since.elapsed() < DRAIN_TIMEOUT);
         }
         self.continue_reload().await;
         let Some(reload) = &self.reload else { return };

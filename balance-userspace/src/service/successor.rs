@@ -19,7 +19,10 @@ use super::{
     member::State,
     supervisor::{Supervisor, config},
 };
-use crate::{error::StartError, process::protocol};
+use crate::{
+    error::StartError,
+    process::protocol::{self, Request},
+};
 
 /// A new process, and the instances that it has been asked to serve.
 pub(super) struct Successor {
@@ -41,13 +44,19 @@ impl Supervisor {
         for line in lines {
             let position = self.instances.iter().position(|it| it.line.name == line.name);
             let Some(i) = position else { continue };
-            if matches!(self.instances[i].state, State::Stopped) {
-                continue;
-            }
+            let is_idle = self.instances[i].is_idle();
             match self.prepare_line(i, &line).await {
-                Ok(()) => prepared.push((i, line)),
-                // An instance that has failed before is tried again later.
-                Err(_) if self.instances[i].failure().is_some() => {}
+                Ok(()) => {
+                    if is_idle {
+                        self.instances[i].state = State::Starting;
+                    }
+                    prepared.push((i, line));
+                }
+                // An instance that does not serve is tried again later.
+                Err(error) if is_idle => {
+                    self.instances[i].line = line;
+                    self.failed(i, &error.to_string(), error.exit_code());
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -57,7 +66,8 @@ impl Supervisor {
         let mut next = Successor { process, lines: HashMap::new(), failed: HashMap::new() };
         for (i, line) in prepared {
             let id = self.next_id();
-            self.instances[i].serve(&mut next.process, id, &line);
+            let served = self.instances[i].serve(&mut next.process, id, &line);
+            served.map_err(|source| StartError::System { act: "pass listeners on", source })?;
             next.lines.insert(id, line);
         }
         self.next = Some(next);
@@ -103,6 +113,7 @@ impl Supervisor {
     fn take_over(&mut self) {
         let Some(Successor { process, lines, mut failed }) = self.next.take() else { return };
         info!(pid = process.pid, "new server process took over");
+        self.respawn = None;
         let pid = process.pid;
         let old = self.current.replace(process);
         for (id, line) in lines {
@@ -114,6 +125,17 @@ impl Supervisor {
             (instance.id, instance.line) = (id, line);
             match failure {
                 Some((why, code)) => self.failed(i, &why, code),
+                // A command has stopped the instance meanwhile.
+                None if instance.listeners.is_empty() || instance.control.is_none() => {
+                    if let Some(process) = &self.current {
+                        process.send(Request::Remove { id }, Vec::new());
+                    }
+                    instance.state = State::Stopped;
+                }
+                None if !self.current.as_ref().is_some_and(|it| it.accepting.contains(&id)) => {
+                    instance.release(&mut self.inherited_listeners);
+                    instance.state = State::Stopped;
+                }
                 None => {
                     instance.state = State::Serving;
                     instance.publish(pid);

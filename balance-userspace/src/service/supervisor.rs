@@ -26,7 +26,7 @@ use tokio::{
         oneshot,
     },
     task::spawn_blocking,
-    time::{sleep, sleep_until},
+    time::{MissedTickBehavior, sleep, sleep_until},
 };
 use tracing::{error, info, warn};
 
@@ -68,6 +68,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// instance: EX_UNAVAILABLE of sysexits(3).
 const STOPPED_EARLY: u8 = 69;
 
+/// Exit code of a process that hangs: EX_SOFTWARE of sysexits(3).
+const HANGS: u8 = 70;
+
 /// The settings of a supervisor.
 pub(super) struct SupervisorSettings {
     /// Absolute path of the configuration file.
@@ -100,7 +103,7 @@ pub(super) struct Supervisor {
     /// Processes that serve their last connections.
     pub(super) draining: Vec<Generation>,
     /// When a process that has ended is to be replaced.
-    respawn: Option<Instant>,
+    pub(super) respawn: Option<Instant>,
     backoff: Backoff,
     /// Mistakes of the file, each as `FILE:LINE: REASON`.
     pub(super) wrong: Vec<String>,
@@ -188,6 +191,7 @@ impl Supervisor {
         }
         self.respawn();
         let mut tick = tokio::time::interval(INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.report_started()?;
             self.finish_reload().await;
@@ -199,6 +203,8 @@ impl Supervisor {
             self.report_status();
             let retry = self.next_try();
             select! {
+                // A reply that has arrived counts before a process is found to hang.
+                biased;
                 event = self.events.recv() => {
                     self.handle(event.expect("the supervisor holds a sender")).await;
                 }
@@ -395,7 +401,11 @@ impl Supervisor {
             return;
         }
         match &mut self.current {
-            Some(process) => instance.serve(process, instance.id, &instance.line),
+            Some(process) => {
+                if let Err(error) = instance.serve(process, instance.id, &instance.line) {
+                    self.failed(i, &cannot_pass_on(&error), PASS_ON);
+                }
+            }
             None => self.respawn(),
         }
     }
@@ -450,11 +460,19 @@ impl Supervisor {
             Err(error) => return self.no_process(&format!("cannot start a process: {error}"), 71),
         };
         info!(pid = process.pid, "server process started");
-        for instance in self.instances.iter_mut().filter(|instance| instance.is_wanted()) {
-            instance.state = State::Starting;
-            instance.serve(&mut process, instance.id, &instance.line);
+        for i in 0..self.instances.len() {
+            let instance = &mut self.instances[i];
+            if instance.is_wanted() {
+                instance.state = State::Starting;
+                if let Err(error) = instance.serve(&mut process, instance.id, &instance.line) {
+                    self.failed(i, &cannot_pass_on(&error), PASS_ON);
+                }
+            }
         }
-        self.current = Some(process);
+        if let Some(mut old) = self.current.replace(process) {
+            old.drain();
+            self.draining.push(old);
+        }
     }
 
     /// The settings of a server process for the present lines.
@@ -521,6 +539,10 @@ impl Supervisor {
                     self.respawn();
                 }
             }
+            // The new process serves the same listeners.
+            None if self.next.is_some() => {
+                self.respawn = Some(Instant::now() + self.backoff.after(None));
+            }
             None => self.no_process(&why, code),
         }
         self.reload_lost();
@@ -556,6 +578,7 @@ impl Supervisor {
                 }
             }
             protocol::Event::Failed { id, reason, exit_code } => {
+                self.removed(id);
                 if self.replacement_failed(id, &reason, exit_code) {
                     return;
                 }
@@ -589,17 +612,33 @@ impl Supervisor {
         }
     }
 
-    /// Asks the server process for a sign of life, and replaces a process that gives none.
+    /// Asks the server processes for a sign of life, and ends a process that gives none.
     fn watch(&mut self) {
-        let Some(process) = &mut self.current else { return notify::watchdog() };
-        if process.is_hung() && self.stopping.is_none() {
-            let seconds = process.silent_for().map(|silent| silent.as_secs());
-            error!(pid = process.pid, seconds, "server process hangs, replacing it");
-            process.signal(Signal::SIGKILL);
-            return;
+        if self.current.is_none() {
+            notify::watchdog();
         }
-        process.ping();
+        if let Some(next) = &mut self.next {
+            next.process.ping();
+            if next.process.is_hung() {
+                self.next_failed("the new process hangs", HANGS);
+            }
+        }
+        for process in self.current.iter_mut().chain(&mut self.draining) {
+            process.ping();
+            if process.is_hung() {
+                error!(pid = process.pid, "server process hangs, killing it");
+                process.signal(Signal::SIGKILL);
+            }
+        }
     }
+}
+
+/// Exit code of an instance whose listeners cannot be passed on: EX_OSERR of sysexits(3).
+pub(super) const PASS_ON: u8 = 71;
+
+/// Why listeners cannot be passed on.
+pub(super) fn cannot_pass_on(error: &io::Error) -> String {
+    format!("cannot pass listeners to the server process: {error}")
 }
 
 /// The settings of a server process for these lines.
