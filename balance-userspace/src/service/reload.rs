@@ -19,7 +19,7 @@
 use std::{collections::HashMap, time::Instant};
 
 use tokio::sync::oneshot;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{
     backoff::Backoff,
@@ -272,7 +272,7 @@ impl Supervisor {
             instance.next_control = None;
         }
         let why = format!("{}: {reason}; the instance serves on as before", line.position);
-        warn!(instance = %line.name, reason = why, "instance not replaced");
+        error!(instance = %line.name, reason = why, "instance not replaced");
         reload.failed.push((why, code));
         true
     }
