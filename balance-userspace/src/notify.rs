@@ -1,4 +1,4 @@
-//! Notifications to the service manager, or to the supervisor of `service`, by sd_notify(3).
+//! Notifications to the service manager, by sd_notify(3).
 //!
 //! Invariants: without NOTIFY_SOCKET nothing is sent, and a receiver that has gone is no failure.
 //! The socket is connected once, at the start, because the process may later run as a user that may
@@ -18,10 +18,6 @@ use std::{
 };
 
 use sd_notify::NotifyState;
-
-/// The variable with the number of connections. Service managers ignore variables that they do not
-/// know.
-pub(crate) const CONNECTIONS: &str = "X_BALANCE_CONNECTIONS";
 
 /// The extra time that one message requests.
 pub(crate) const EXTENSION: Duration = Duration::from_secs(10);
@@ -105,10 +101,9 @@ fn extend() -> NotifyState<'static> {
     NotifyState::ExtendTimeoutUsec(u32::try_from(EXTENSION.as_micros()).unwrap_or(u32::MAX))
 }
 
-/// Reports a status text for people, and the number of open connections.
-pub(crate) fn status(text: &str, connections: usize) {
-    let connections = format!("{CONNECTIONS}={connections}");
-    send(&[NotifyState::Status(text), NotifyState::Custom(&connections)]);
+/// Reports a status text for people.
+pub(crate) fn status(text: &str) {
+    send(&[NotifyState::Status(text)]);
 }
 
 /// Reports why the process ends.

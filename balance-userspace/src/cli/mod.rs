@@ -143,6 +143,19 @@ pub fn command() -> clap::Command {
         .subcommand_value_name("VERB")
 }
 
+/// Parses the arguments of an instance, without the program name.
+///
+/// # Errors
+/// [`StartError::Usage`], also for the arguments of a verb.
+pub(crate) fn parse_instance(words: Vec<String>) -> Result<Args, StartError> {
+    match parse(std::iter::once("balance".to_owned()).chain(words).map(Into::into))? {
+        Invocation::Instance(args) => Ok(*args),
+        Invocation::Verb(_) | Invocation::Print(_) => {
+            Err(usage("the arguments are not those of an instance"))
+        }
+    }
+}
+
 /// Parses a command line, program name first.
 ///
 /// # Errors

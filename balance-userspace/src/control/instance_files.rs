@@ -5,9 +5,8 @@
 //! removes the socket and the pid file. The holder releases the lock last, so a process that waits
 //! for the lock can claim the files at once.
 //!
-//! Under a supervisor, the supervisor holds the lock while the processes of the instance change.
-//! The path of the socket leads to the old process until the new process serves, and from then on
-//! to the new one. So the path always leads to a process.
+//! Under a supervisor, the supervisor holds the lock and the listening socket, which it passes to
+//! each process of the instance. So a client can connect while the processes change.
 
 use std::{
     fs::{self, File, OpenOptions},

@@ -11,6 +11,7 @@ use tracing::info;
 
 use crate::{
     cli::{args::Args, operand},
+    datapath::Datapath,
     error::{self, StartError},
     instance::{
         context::Context,
@@ -23,6 +24,7 @@ use crate::{
         listener,
         loops::{self, LoopDetector},
         resolve,
+        stream::SocketOptions,
     },
     selection::{self, GroupConfig, Method, Selector},
 };
@@ -46,34 +48,41 @@ pub(crate) fn resolve(args: &Args, bind: Option<IpAddr>) -> Result<Servers, Star
     Ok(Servers { port, groups, source: source_address(args)? })
 }
 
-/// Makes the state of an instance, and lets the kernel queue its clients. `may_have_clients` says
-/// that clients may have connected before.
-///
-/// # Errors
-/// When the listeners cannot listen.
+impl Servers {
+    /// The options of the listeners, which their clients' sockets inherit: `options`, and a segment
+    /// size that fits the paths to the servers.
+    pub(crate) fn client_options(
+        &self,
+        args: &Args,
+        options: SocketOptions,
+        datapath: &Datapath,
+    ) -> SocketOptions {
+        let addresses = selection::addresses(&self.groups).copied();
+        options.with_mss(datapath.of_instance(args).mss_for_clients(addresses))
+    }
+}
+
+/// Makes the state of an instance whose listeners listen. `accepted_options` are set on each
+/// accepted socket, for listeners that may have had clients before they got these options.
 pub(crate) fn start(
     args: &Args,
     servers: Servers,
     listeners: &[Socket],
-    may_have_clients: bool,
+    accepted_options: Option<SocketOptions>,
     shared: &Arc<Shared>,
-) -> Result<Arc<Context>, StartError> {
+) -> Arc<Context> {
     let Servers { groups, source, .. } = servers;
     let selector = Selector::new(groups, settings::policy(args));
     let datapath = shared.datapath.of_instance(args);
-    let backends = selector.groups().iter().flat_map(|group| &group.channels);
-    let backends = backends.flat_map(|channel| channel.addresses.iter().copied());
-    let for_clients = shared.options.with_mss(datapath.mss_for_clients(backends));
-    listener::listen(listeners, for_clients)?;
     let address = listener::local_address(&listeners[0]);
     let max_connections = args
         .max_connections
         .map_or(shared.max_connections, |wanted| wanted.get().min(shared.max_connections));
     let extra_attempts = Arc::clone(&shared.extra_attempts);
-    Ok(Arc::new(Context {
+    Arc::new(Context {
         table: Table::new(selector),
         datapath,
-        accepted_options: may_have_clients.then_some(for_clients),
+        accepted_options,
         connector: Connector::new(
             shared.options,
             source,
@@ -90,7 +99,7 @@ pub(crate) fn start(
         stop: CancellationToken::new(),
         abort: shared.abort.child_token(),
         shared: Arc::clone(shared),
-    }))
+    })
 }
 
 /// Logs that an instance serves. `reason` is why its datapath was chosen.

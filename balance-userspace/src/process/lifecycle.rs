@@ -167,6 +167,7 @@ impl Process {
                 },
                 prepared = self.prepared.recv() => if let Some((id, mut prepared)) = prepared {
                     if self.status.is_removed(id) {
+                        self.status.forget(id);
                         prepared = Err(StartError::Usage("the instance was removed".to_owned()));
                     }
                     let event = requests::serve(&mut self.instances, id, prepared).await;
@@ -212,7 +213,10 @@ impl Process {
                 let by_command = !self.is_stopping && !self.status.is_removed(id);
                 self.status.send(&Event::Released { id, by_command });
             }
-            InstanceEvent::Ended(id) => self.status.send(&Event::Ended { id }),
+            InstanceEvent::Ended(id) => {
+                self.status.forget(id);
+                self.status.send(&Event::Ended { id });
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use super::{
     start::no_worker,
 };
 use crate::{
-    cli::{self, Invocation, args::Args},
+    cli::{self, args::Args},
     control::{instance_files::ControlEndpoint, protocol::InstanceReply, server::configure},
     error::{StartError, one_line},
     instance::{self, context::Context, start::Servers},
@@ -43,7 +43,7 @@ pub(super) async fn prepare(
 ) -> Result<Prepared, StartError> {
     let control = fds.pop().expect("the caller has taken one more than the listeners").into();
     let listeners: Vec<Socket> = fds.into_iter().map(Into::into).collect();
-    let args = parse(words)?;
+    let args = cli::parse_instance(words)?;
     // The name of the address may resolve to another address by now.
     let bind = listener::local_address(&listeners[0]).map(|address| address.ip());
     let permit = look_ups.acquire().await;
@@ -69,8 +69,10 @@ pub(super) async fn serve(
     let served = async {
         let Prepared { args, servers, listeners, control, may_have_clients } = prepared?;
         let shared = Arc::clone(&instances.shared);
-        let context =
-            instance::start::start(&args, servers, &listeners, may_have_clients, &shared)?;
+        let for_clients = servers.client_options(&args, shared.options, &shared.datapath);
+        listener::listen(&listeners, for_clients)?;
+        let options = may_have_clients.then_some(for_clients);
+        let context = instance::start::start(&args, servers, &listeners, options, &shared);
         let endpoint = Some(ControlEndpoint::supervised(control));
         let served = instances.serve(id, listeners, Arc::clone(&context), endpoint).await;
         served.map_err(no_worker)?;
@@ -82,15 +84,6 @@ pub(super) async fn serve(
         Err(error) => {
             let (reason, exit_code) = (one_line(&error.to_string()), error.exit_code());
             Event::Failed { id, reason, exit_code }
-        }
-    }
-}
-
-fn parse(words: Vec<String>) -> Result<Args, StartError> {
-    match cli::parse(std::iter::once("balance".to_owned()).chain(words).map(Into::into))? {
-        Invocation::Instance(args) => Ok(*args),
-        Invocation::Verb(_) | Invocation::Print(_) => {
-            Err(StartError::Usage("the arguments are not those of an instance".to_owned()))
         }
     }
 }

@@ -58,14 +58,17 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     } else {
         inherited_listeners.take_all(listener::bind_address(bind, port))?
     };
-    listener::listen(&listeners, loaded.options)?;
+    // Another user may not set all options.
+    let for_clients = servers.client_options(args, loaded.options, &loaded.choice.datapath);
+    listener::listen(&listeners, for_clients)?;
     let endpoint = create_control_endpoint(args, port, user.as_ref())?;
     notify::start();
     loaded.become_user(user.as_ref())?;
     let lifecycle = Lifecycle::new()?;
     let reason = loaded.choice.reason.clone();
     let (shared, workers, threads) = loaded.start(args, listeners.len(), 0)?;
-    let context = instance::start::start(args, servers, &listeners, may_have_clients, &shared)?;
+    let accepted_options = may_have_clients.then_some(for_clients);
+    let context = instance::start::start(args, servers, &listeners, accepted_options, &shared);
     let mut instances = Instances::new(shared, workers);
     let serve = instances.serve(0, listeners, Arc::clone(&context), endpoint);
     lifecycle.block_on(serve).map_err(no_worker)?;

@@ -18,7 +18,7 @@ use crate::{instance::context::Context, notify};
 /// Time between two updates.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The channel to whoever is told the status, and the last status.
+/// The status that was sent last, and its receiver.
 pub(crate) struct Status {
     supervisor: Option<Sender>,
     last: Option<Event>,
@@ -41,6 +41,11 @@ impl Status {
 
     pub(crate) fn set_removed(&mut self, id: u64) {
         self.removed.insert(id);
+    }
+
+    /// The supervisor will not name the instance again.
+    pub(crate) fn forget(&mut self, id: u64) {
+        self.removed.remove(&id);
     }
 
     pub(crate) fn is_removed(&self, id: u64) -> bool {
@@ -105,7 +110,7 @@ impl Status {
             None => return,
         };
         if text != self.last_text {
-            notify::status(&text, open);
+            notify::status(&text);
             self.last_text = text;
         }
     }

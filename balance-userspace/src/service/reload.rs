@@ -24,7 +24,7 @@ use tracing::{error, info, warn};
 use super::{
     backoff::Backoff,
     check,
-    conf::{InstanceName, Line, Mistake},
+    conf::{InstanceName, Line, Mistake, ProcessSettings},
     generation::{DRAIN_TIMEOUT, Generation},
     member::{ManagedInstance, State},
     plan::{Plan, Step, plan},
@@ -46,14 +46,14 @@ const LOST: u8 = 75;
 /// A reload in progress.
 #[derive(Default)]
 pub(super) struct Reload {
-    /// Receives the result; `None` if a signal started the reload.
+    /// Receives the result. After a signal no task waits for it.
     reply: Option<oneshot::Sender<SupervisorReply>>,
     /// Removed instances that still accept.
     removing: HashMap<u64, Instant>,
     /// Instances that are to take new arguments.
     configuring: HashMap<u64, Line>,
     /// Lines to start once nothing is removed any more.
-    starting: Vec<(Line, Step)>,
+    starting: Vec<Line>,
     /// Lines whose instance is started again, by the new number.
     replacing: HashMap<u64, Line>,
     /// A new process is to take over.
@@ -68,13 +68,13 @@ pub(super) struct Reload {
 
 impl Supervisor {
     /// Begins a reload, or queues it behind the current one.
-    pub(super) async fn begin_reload(&mut self, reply: Option<oneshot::Sender<SupervisorReply>>) {
+    pub(super) async fn begin_reload(&mut self, reply: oneshot::Sender<SupervisorReply>) {
         if self.reload.is_some() {
             self.queued_reloads.push_back(reply);
             return;
         }
         notify::reloading();
-        self.reload = Some(Reload { reply, ..Reload::default() });
+        self.reload = Some(Reload { reply: Some(reply), ..Reload::default() });
         if self.stopping.is_some() {
             self.give_up_reload();
             return;
@@ -119,7 +119,7 @@ impl Supervisor {
         let order: Vec<_> = plan.steps.iter().map(|(line, _)| line.name.clone()).collect();
         let is_other_process = |line: &Line| {
             let first = self.current.as_ref().and_then(|process| process.config.args().ok());
-            first.is_some_and(|args| !has_same_process(&args, &line.args))
+            first.is_some_and(|args| process_options(&args) != process_options(&line.args))
         };
         let wanted =
             config(plan.steps.iter().map(|(line, _)| line), &self.settings).max_connections;
@@ -142,13 +142,11 @@ impl Supervisor {
                         instance.line = line;
                         continue;
                     };
-                    {
-                        let (id, words) = (instance.id, line.words.clone());
-                        process.send(Request::Configure { id, words }, Vec::new());
-                        reload.configuring.insert(id, line);
-                    }
+                    let (id, words) = (instance.id, line.words.clone());
+                    process.send(Request::Configure { id, words }, Vec::new());
+                    reload.configuring.insert(id, line);
                 }
-                _ => reload.starting.push((line, step)),
+                _ => reload.starting.push(line),
             }
         }
         let position =
@@ -167,7 +165,7 @@ impl Supervisor {
         if reload.has_successor {
             return self.replace_process(starting).await;
         }
-        for (line, _) in starting {
+        for line in starting {
             let name = line.name.clone();
             let position = self.instances.iter().position(|it| *it.name() == name);
             let what = match position {
@@ -221,8 +219,7 @@ impl Supervisor {
     }
 
     /// Starts a new process with other options.
-    async fn replace_process(&mut self, starting: Vec<(Line, Step)>) {
-        let lines: Vec<Line> = starting.into_iter().map(|(line, _)| line).collect();
+    async fn replace_process(&mut self, lines: Vec<Line>) {
         for line in &lines {
             if !self.instances.iter().any(|it| *it.name() == line.name) {
                 let id = self.next_id();
@@ -291,7 +288,7 @@ impl Supervisor {
             Configured::Unresolved(why) => {
                 reload.failed.push((format!("{}: {why}", line.position), UNRESOLVED));
             }
-            Configured::Incompatible => reload.starting.push((line, Step::Replace)),
+            Configured::Incompatible => reload.starting.push(line),
         }
     }
 
@@ -408,16 +405,12 @@ impl Supervisor {
             let _ = sender.send(reply);
         }
         if let Some(next) = self.queued_reloads.pop_front() {
-            self.again(next.unwrap_or_else(|| oneshot::channel().0));
+            self.again(next);
         }
     }
 }
 
-/// Whether instances with these arguments can share a process.
-fn has_same_process(one: &Args, other: &Args) -> bool {
-    one.workers == other.workers
-        && one.user == other.user
-        && one.datapath == other.datapath
-        && one.debug == other.debug
-        && one.log_format == other.log_format
+/// The settings that only another process can change. The run directory belongs to the supervisor.
+fn process_options(args: &Args) -> ProcessSettings {
+    ProcessSettings { run_dir: None, ..ProcessSettings::of(args) }
 }

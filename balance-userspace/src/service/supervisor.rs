@@ -26,7 +26,7 @@ use tokio::{
         oneshot,
     },
     task::spawn_blocking,
-    time::{MissedTickBehavior, sleep, sleep_until},
+    time::{MissedTickBehavior, sleep_until},
 };
 use tracing::{error, info, warn};
 
@@ -120,8 +120,8 @@ pub(super) struct Supervisor {
     pub(super) stopping: Option<StopAction>,
     /// The current reload.
     pub(super) reload: Option<Reload>,
-    /// Reloads that wait for the current one. `None`: no reply is expected.
-    pub(super) queued_reloads: VecDeque<Option<oneshot::Sender<SupervisorReply>>>,
+    /// Reloads that wait for the current one.
+    pub(super) queued_reloads: VecDeque<oneshot::Sender<SupervisorReply>>,
     /// The last status text sent to the service manager.
     pub(super) last_status: String,
 }
@@ -212,8 +212,8 @@ impl Supervisor {
                 () = sleep_until(retry.unwrap_or_else(Instant::now).into()), if retry.is_some() => {
                     self.try_again().await;
                 }
+                // Each tick also sends the status to the service manager.
                 _ = tick.tick() => self.watch(),
-                () = sleep(INTERVAL), if notify::is_enabled() => {}
             }
         }
     }
@@ -241,7 +241,7 @@ impl Supervisor {
     ) {
         let answer = match command {
             SupervisorCommand::Instances => SupervisorReply::Instances(self.table()),
-            SupervisorCommand::Reload => return self.begin_reload(Some(reply)).await,
+            SupervisorCommand::Reload => return self.begin_reload(reply).await,
             SupervisorCommand::Stop => self.stop_by_command(StopAction::Exit(0)),
             SupervisorCommand::Restart => self.stop_by_command(StopAction::Restart),
         };
@@ -353,7 +353,7 @@ impl Supervisor {
             }
         };
         if text != self.last_status {
-            notify::status(&text, open);
+            notify::status(&text);
             self.last_status = text;
         }
     }
@@ -451,8 +451,7 @@ impl Supervisor {
     /// Spawns a server process for all instances that are to be served.
     fn respawn(&mut self) {
         self.respawn = None;
-        let wanted = |instance: &&ManagedInstance| instance.is_wanted();
-        if self.stopping.is_some() || !self.instances.iter().any(|it| wanted(&it)) {
+        if self.stopping.is_some() || !self.instances.iter().any(ManagedInstance::is_wanted) {
             return;
         }
         let mut process = match Generation::spawn(self.config(), &self.sender) {

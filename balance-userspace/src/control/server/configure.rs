@@ -12,7 +12,7 @@ use tracing::info;
 use super::handler::invalid_address;
 use crate::control::protocol::InstanceReply;
 use crate::{
-    cli::{self, Invocation, args::Args, operand},
+    cli::{self, args::Args, operand},
     error::StartError,
     instance::{
         context::Context,
@@ -25,9 +25,9 @@ use crate::{
 /// Parses the arguments, checks them, and applies all of their changes or none.
 pub(crate) async fn configure(context: &Arc<Context>, words: Vec<String>) -> InstanceReply {
     let mut active_args = context.active_args.lock().await;
-    let args = match read(words) {
+    let args = match cli::parse_instance(words) {
         Ok(args) => args,
-        Err(reason) => return incompatible(reason),
+        Err(error) => return incompatible(error.to_string()),
     };
     if args == *active_args {
         return InstanceReply::Already;
@@ -56,16 +56,6 @@ pub(crate) async fn configure(context: &Arc<Context>, words: Vec<String>) -> Ins
 fn incompatible(reason: String) -> InstanceReply {
     info!(reason, "configuration rejected");
     InstanceReply::Incompatible(reason)
-}
-
-fn read(words: Vec<String>) -> Result<Args, String> {
-    match cli::parse(std::iter::once("balance".to_owned()).chain(words).map(Into::into)) {
-        Ok(Invocation::Instance(args)) => Ok(*args),
-        Ok(Invocation::Verb(_) | Invocation::Print(_)) => {
-            Err("the arguments are not those of an instance".to_owned())
-        }
-        Err(error) => Err(error.to_string()),
-    }
 }
 
 /// Resolves the groups of a command line, as at the start. Blocks.
@@ -118,7 +108,7 @@ mod tests {
     use crate::selection::HostName;
 
     fn args(words: &str) -> Args {
-        read(words.split(' ').map(str::to_owned).collect()).unwrap()
+        cli::parse_instance(words.split(' ').map(str::to_owned).collect()).unwrap()
     }
 
     #[test]
@@ -127,7 +117,7 @@ mod tests {
             ["-t", "25 -t", "25 -t 0", "--help", "--version", "start", "25 -x", "-t 5 check"]
         {
             let words = words.split(' ').map(str::to_owned).collect();
-            assert!(!read(words).unwrap_err().contains('\n'));
+            assert!(!cli::parse_instance(words).unwrap_err().to_string().contains('\n'));
         }
     }
 
