@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tests::soak::{Act, Ending, Plan, Script};
+use tests::soak::{Act, Ending, Plan, Reception, Script};
 
 proptest! {
     #[test]
@@ -42,6 +42,16 @@ proptest! {
         for Script { read_pauses, .. } in [client, backend] {
             prop_assert!(read_pauses.is_sorted_by_key(|pause| pause.after), "{read_pauses:?}");
         }
+    }
+}
+
+#[test]
+fn no_side_stops_reading_while_all_servers_are_down() {
+    let plans = (0..20_000).map(|number| Plan::new(1, number));
+    let down: Vec<_> = plans.filter(|plan| plan.reception == Reception::AllDown).collect();
+    assert!(down.len() > 200, "{}", down.len());
+    for plan in down {
+        assert!(!plan.client.stalls() && !plan.backend.stalls(), "{plan}");
     }
 }
 

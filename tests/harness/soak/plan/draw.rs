@@ -31,12 +31,13 @@ pub(super) fn plan(seed: u64, number: u64) -> Plan {
     draw.ends();
     draw.read_pauses();
     draw.breaks();
-    let [mut client, backend] = draw.sides;
+    let [mut client, mut backend] = draw.sides;
     if reception == Reception::AllDown {
         // Without a backend the time of a break is unknown, and no bytes arrive that could stay
         // unread.
         client.breaks = None;
         client.read_pauses.clear();
+        backend.read_pauses.clear();
     }
     Plan { seed, number, reception, client, backend }
 }
