@@ -65,6 +65,9 @@ pub enum StartError {
     /// The user of `--user` does not exist. The user's mistake.
     #[error("there is no user {0}")]
     NoUser(String),
+    /// The group of `--control-group` does not exist. The user's mistake.
+    #[error("there is no group {0}")]
+    NoGroup(String),
     /// The process cannot change to the user of `--user`.
     #[error("cannot become user {user}: {source}")]
     Become {
@@ -117,7 +120,7 @@ impl StartError {
             Self::EmptyGroup(_) | Self::Unavailable { .. } => 69,
             Self::Listen { .. } | Self::Source { .. } | Self::System { .. } => 71,
             Self::Control { exit_code, .. } => *exit_code,
-            Self::NoUser(_) => 67,
+            Self::NoUser(_) | Self::NoGroup(_) => 67,
             Self::Forbidden { .. } | Self::Become { .. } => 77,
         }
     }

@@ -24,6 +24,7 @@ mod log_sinks;
 mod maps;
 mod net;
 mod network;
+mod other_user;
 mod port;
 mod process_stats;
 mod program;
@@ -55,6 +56,7 @@ pub use net::{End, accept, ask, connect, end_of, listen, listen_small, reset, sm
 pub use network::{
     Cable, Family, LinkConditions, LinkFaults, Namespace, Network, Packet, Peer, Switch, Topology,
 };
+pub use other_user::{OtherUser, open_for_all};
 pub use port::ReservedPort;
 pub use process_stats::{KernelMemory, Process, is_listening};
 pub use program::{Balance, Builder, Event, Session, StopSummary, binary};

@@ -57,6 +57,12 @@ impl Service {
         fs::write(self.file(), text).expect("writing a temporary file");
     }
 
+    /// Lets every user read the configuration file and enter the run directory.
+    pub fn open_for_all(&self) {
+        crate::open_for_all(self.dir.path());
+        crate::open_for_all(&self.run_dir());
+    }
+
     /// Path of the configuration file.
     pub fn file(&self) -> PathBuf {
         self.dir.path().join("balance.conf")

@@ -133,6 +133,11 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
 
+    /// Let the members of this group connect to the control sockets and read: show, servers, sessions,
+    /// stats, status; only root and the owner may change [default: no group may connect]
+    #[arg(long, value_name = "GROUP", value_parser = values::group)]
+    pub control_group: Option<String>,
+
     /// Switch to this user after the start, and keep only the capabilities that the datapath needs
     #[arg(long, value_name = "NAME", value_parser = values::user)]
     pub user: Option<String>,
@@ -285,6 +290,7 @@ mod tests {
             "workers" => ("25 --workers 7", false),
             "max_connections" => ("25 --max-connections 7", false),
             "run_dir" => ("25 --run-dir /", false),
+            "control_group" => ("25 --control-group adm", false),
             "user" => ("25 --user nobody", false),
             "log_format" => ("25 --log-format json", false),
             "port" => ("26", false),

@@ -15,16 +15,19 @@ pub const EXIT_STATUS: [(u8, &str); 16] = [
         "the name of a server or of -B does not resolve; -c, -i: the instance has another release",
     ),
     (66, "the configuration file cannot be read; -c, -i: there is no such --run-dir"),
-    (67, "the user of --user does not exist"),
+    (67, "the user of --user or the group of --control-group does not exist"),
     (
         69,
         "a group is empty, or the --datapath does not work here; -c, -i: no instance runs or answers",
     ),
     (70, "a signal killed an instance during its start"),
-    (71, "a system call failed, such as listen; -c, -i: the instance refuses this user"),
+    (71, "a system call failed, such as listen; -c, -i: the instance refuses the request"),
     (73, "the control socket cannot be created in the --run-dir, or other users can write to it"),
     (74, "input or output failed"),
-    (77, "the --datapath or --user is not permitted; -c, -i: the socket belongs to another user"),
+    (
+        77,
+        "--datapath, --user or --control-group is not permitted, or the user may not control balance",
+    ),
     (78, "the configuration file has a mistake"),
     (150, "status: an instance does not serve, or the supervisor is stopping"),
 ];

@@ -54,6 +54,11 @@ pub(super) fn user(text: &str) -> Result<String, String> {
     non_empty(text, "expected the name of a user")
 }
 
+/// Parses the name or number of a group. The group is looked up later.
+pub(super) fn group(text: &str) -> Result<String, String> {
+    non_empty(text, "expected the name or number of a group")
+}
+
 /// Parses the name of an instance.
 pub(super) fn name(text: &str) -> Result<String, String> {
     if name::is_valid(text) { Ok(text.to_owned()) } else { Err(name::EXPECTED.to_owned()) }

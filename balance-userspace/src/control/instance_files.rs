@@ -24,13 +24,13 @@ use std::{
 };
 
 use nix::{
-    sys::stat::{Mode, fchmod},
+    sys::stat::{Mode, fchmod, umask},
     unistd::{Gid, Uid},
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::run_dir::{Paths, RunDir, RunDirError};
-use crate::error::StartError;
+use crate::{cli::args::Args, error::StartError, sys::privileges};
 
 /// The reason why an instance has no control socket.
 #[derive(Debug, thiserror::Error)]
@@ -52,13 +52,30 @@ pub enum InstanceFilesError {
         /// The system's error.
         source: io::Error,
     },
+    /// The process may not give the socket to the group of `--control-group`.
+    #[error("cannot give {} to the group {group} of --control-group: {source}", path.display())]
+    Group {
+        /// The socket.
+        path: PathBuf,
+        /// The number of the group.
+        group: Gid,
+        /// The system's error.
+        source: io::Error,
+    },
 }
 
 impl From<InstanceFilesError> for StartError {
     fn from(error: InstanceFilesError) -> Self {
-        Self::Control { message: error.to_string(), exit_code: CANNOT_CREATE }
+        let exit_code = match error {
+            InstanceFilesError::Group { .. } => NO_PERMISSION,
+            _ => CANNOT_CREATE,
+        };
+        Self::Control { message: error.to_string(), exit_code }
     }
 }
+
+/// EX_NOPERM of sysexits(3).
+const NO_PERMISSION: u8 = 77;
 
 /// EX_CANTCREAT of sysexits(3).
 const CANNOT_CREATE: u8 = 73;
@@ -66,14 +83,44 @@ const CANNOT_CREATE: u8 = 73;
 /// Clients that may wait for an accept on the control socket.
 const BACKLOG: i32 = 128;
 
-/// Creates a Unix socket at a path. Only its owner and root can connect to it, from the start:
-/// changing its mode later would be unsafe, because the owner of the directory could replace the
-/// file.
-pub(crate) fn private_socket(kind: Type, path: &Path) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::UNIX, kind, None)?;
-    // bind creates the file with the mode of the socket (net/unix/af_unix.c, unix_bind_bsd).
-    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    socket.bind(&SockAddr::unix(path)?)?;
+/// Who may connect to a control socket, beside root.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SocketAccess {
+    /// The user and the group of a process that will switch to this user; none for those of this
+    /// process.
+    pub(crate) owner: Option<(Uid, Gid)>,
+    /// The group whose members may connect; none for the owner alone.
+    pub(crate) group: Option<Gid>,
+}
+
+impl SocketAccess {
+    /// Looks up `--user` and `--control-group`. Blocks.
+    ///
+    /// # Errors
+    /// [`StartError::NoUser`], [`StartError::NoGroup`], [`StartError::System`].
+    pub(crate) fn of(args: &Args) -> Result<Self, StartError> {
+        let user = args.user.as_deref().map(privileges::find).transpose()?;
+        let group = args.control_group.as_deref().map(privileges::find_group).transpose()?;
+        Ok(Self { owner: user.map(|user| (user.uid, user.gid)), group })
+    }
+
+    fn mode(self) -> Mode {
+        let owner = Mode::S_IRUSR | Mode::S_IWUSR;
+        if self.group.is_some() { owner | Mode::S_IRGRP | Mode::S_IWGRP } else { owner }
+    }
+}
+
+/// Creates a Unix socket at a path with a mode, from the start: changing the mode later would be
+/// unsafe, because the owner of the directory could replace the file.
+fn bind_socket(path: &Path, mode: Mode) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // bind creates the file with the mode of the socket (net/unix/af_unix.c, unix_bind_bsd), less
+    // the umask. Every other file of balance is created with a mode that needs no umask.
+    fchmod(&socket, mode)?;
+    let before = umask(Mode::empty());
+    let bound = socket.bind(&SockAddr::unix(path)?);
+    umask(before);
+    bound?;
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
@@ -122,26 +169,35 @@ impl InstanceFiles {
         self.paths == *paths || is_same_lock().unwrap_or(false)
     }
 
-    /// Creates a listening control socket; it belongs to `owner`, if given. Clients find the
-    /// previous socket until [`InstanceFiles::publish`].
+    /// Creates a listening control socket. Clients find the previous socket until
+    /// [`InstanceFiles::publish`].
     ///
     /// # Errors
-    /// [`InstanceFilesError::Create`].
-    pub(crate) fn socket(
-        &self,
-        owner: Option<(Uid, Gid)>,
-    ) -> Result<UnixListener, InstanceFilesError> {
+    /// [`InstanceFilesError::Create`], [`InstanceFilesError::Group`].
+    pub(crate) fn socket(&self, access: SocketAccess) -> Result<UnixListener, InstanceFilesError> {
         let path = &self.paths.next;
-        let listen = || {
+        let bind = || {
             let _ = fs::remove_file(path);
-            let socket = private_socket(Type::STREAM, path)?;
-            if let Some((user, group)) = owner {
+            let socket = bind_socket(path, access.mode())?;
+            if let Some((user, group)) = access.owner {
                 lchown(path, Some(user.as_raw()), Some(group.as_raw()))?;
             }
-            socket.listen(BACKLOG)?;
-            Ok(OwnedFd::from(socket).into())
+            Ok(socket)
         };
-        listen().map_err(create_error(path))
+        let socket = bind().map_err(create_error(path))?;
+        if let Some(group) = access.group {
+            lchown(path, None, Some(group.as_raw())).map_err(|source| {
+                InstanceFilesError::Group { path: path.clone(), group, source }
+            })?;
+        }
+        // Nobody can connect before.
+        socket.listen(BACKLOG).map_err(create_error(path))?;
+        Ok(OwnedFd::from(socket).into())
+    }
+
+    /// Removes a socket that is not published.
+    pub(crate) fn discard(&self) {
+        let _ = fs::remove_file(&self.paths.next);
     }
 
     /// Moves the newest socket to its final path, in place of the previous socket, and writes the
@@ -219,18 +275,17 @@ pub struct ControlEndpoint {
 }
 
 impl ControlEndpoint {
-    /// Claims the files at these paths for this process. `owner` is the user that the process will
-    /// switch to.
+    /// Claims the files at these paths for this process.
     ///
     /// # Errors
     /// When the directory cannot be used or another instance is alive.
     pub(crate) fn claim(
         dir: &RunDir,
         paths: Paths,
-        owner: Option<(Uid, Gid)>,
+        access: SocketAccess,
     ) -> Result<Self, InstanceFilesError> {
         let files = InstanceFiles::claim(dir, paths)?;
-        let listener = files.socket(owner)?;
+        let listener = files.socket(access)?;
         files.publish(std::process::id())?;
         Ok(Self { listener: Some(listener), _files: Some(files) })
     }
@@ -269,7 +324,7 @@ mod tests {
         let paths = || dir.instance(Some("127.0.0.1"), 25).unwrap();
         let inode = || fs::metadata(paths().socket).unwrap().ino();
 
-        let claim = |paths| ControlEndpoint::claim(&dir, paths, None);
+        let claim = |paths| ControlEndpoint::claim(&dir, paths, SocketAccess::default());
         let first = claim(paths()).unwrap();
         let (socket, pid) = (inode(), fs::read(paths().pid).unwrap());
         let refusal = claim(paths()).unwrap_err();
@@ -311,7 +366,8 @@ mod tests {
                     is_held(&paths());
                 }
             });
-            let claims = (0..1000).map(|_| ControlEndpoint::claim(&dir, paths(), None).map(drop));
+            let access = SocketAccess::default();
+            let claims = (0..1000).map(|_| ControlEndpoint::claim(&dir, paths(), access).map(drop));
             let failed = claims.filter_map(Result::err).next();
             is_over.store(true, Relaxed);
             assert!(failed.is_none(), "{failed:?}");
@@ -325,13 +381,13 @@ mod tests {
         let files = InstanceFiles::claim(&dir, dir.instance(None, 25).unwrap()).unwrap();
         let Paths { socket, pid, next, .. } = files.paths.clone();
         let connects = || UnixStream::connect(&socket).is_ok();
-        let first = files.socket(None).unwrap();
+        let first = files.socket(SocketAccess::default()).unwrap();
         assert!(!connects());
         files.publish(7).unwrap();
         let inode = || fs::metadata(&socket).unwrap().ino();
         let before = inode();
         assert!(connects());
-        let second = files.socket(None).unwrap();
+        let second = files.socket(SocketAccess::default()).unwrap();
         assert_eq!(inode(), before);
         files.publish(8).unwrap();
         assert_ne!(inode(), before);

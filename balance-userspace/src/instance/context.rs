@@ -33,6 +33,8 @@ pub(crate) struct Context {
     pub(crate) totals: Arc<Totals>,
     /// The address of the listener; `None` if the kernel did not report it.
     pub(crate) address: Option<SocketAddr>,
+    /// The control socket has a group whose members may read.
+    pub(crate) has_readers: bool,
     /// Notified when all addresses of a channel have failed.
     pub(crate) re_resolve: Notify,
     /// Cancelled when the instance stops accepting.

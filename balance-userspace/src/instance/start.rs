@@ -95,6 +95,7 @@ pub(crate) fn start(
         max_connections,
         totals: Arc::default(),
         address,
+        has_readers: args.control_group.is_some(),
         re_resolve: Notify::new(),
         stop: CancellationToken::new(),
         abort: shared.abort.child_token(),

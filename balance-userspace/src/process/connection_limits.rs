@@ -75,6 +75,7 @@ impl Descriptors {
         let reserved = workers * DESCRIPTORS_PER_WORKER
             + listeners * self.accepts(listeners)
             + control.served
+            + control.reading
             + control.waiting
             + self.extra_attempts()
             + DESCRIPTORS_FOR_LOOK_UPS
@@ -147,10 +148,11 @@ mod tests {
             let files = Descriptors(limit);
             for (workers, listeners) in [(1, 1), (2, 2), (4, 1), (1, 4)] {
                 let connections = files.connections(open, workers, listeners);
-                let ClientLimits { served, waiting } = files.control_clients();
+                let ClientLimits { served, reading, waiting } = files.control_clients();
                 assert!(connections >= 1 && served >= 2 && waiting >= 2, "{limit}");
                 assert!(files.accepts(listeners) >= 1);
-                let all = open + connections * 2 + served + waiting + DESCRIPTORS_FOR_LOOK_UPS;
+                let clients = served + reading + waiting;
+                let all = open + connections * 2 + clients + DESCRIPTORS_FOR_LOOK_UPS;
                 assert!(connections == 1 || all <= limit, "{limit}: {all}");
                 assert!(connections <= files.max_connections());
             }

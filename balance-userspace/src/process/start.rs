@@ -20,7 +20,10 @@ use super::{
 };
 use crate::{
     cli::args::Args,
-    control::{instance_files::ControlEndpoint, run_dir::RunDir},
+    control::{
+        instance_files::{ControlEndpoint, SocketAccess},
+        run_dir::RunDir,
+    },
     datapath::Choice,
     error::{StartError, one_line},
     instance::{self, shared::Shared, shortage::Shortage},
@@ -51,6 +54,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     let servers = instance::start::resolve(args, bind)?;
     let port = servers.port;
     let user = args.user.as_deref().map(privileges::find).transpose()?;
+    let access = SocketAccess::of(args)?;
     let mut loaded = Loaded::load(args, args.max_connections.map(Into::into))?;
     let may_have_clients = !inherited_listeners.is_empty();
     let listeners = if inherited_listeners.is_empty() {
@@ -61,7 +65,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     // Another user may not set all options.
     let for_clients = servers.client_options(args, loaded.options, &loaded.choice.datapath);
     listener::listen(&listeners, for_clients)?;
-    let endpoint = create_control_endpoint(args, port, user.as_ref())?;
+    let endpoint = create_control_endpoint(args, port, access)?;
     notify::start();
     loaded.become_user(user.as_ref())?;
     let lifecycle = Lifecycle::new()?;
@@ -195,21 +199,20 @@ pub(super) fn no_worker(source: std::io::Error) -> StartError {
     StartError::System { act: "give a listener to the workers", source }
 }
 
-/// Creates the control socket. If that fails the instance serves without one, unless `--run-dir`
-/// was given.
+/// Creates the control socket. If that fails the instance serves without one, unless `--run-dir` or
+/// `--control-group` was given.
 fn create_control_endpoint(
     args: &Args,
     port: u16,
-    user: Option<&User>,
+    access: SocketAccess,
 ) -> Result<Option<ControlEndpoint>, StartError> {
     let given = args.run_dir.as_deref();
-    let owner = user.map(|user| (user.uid, user.gid));
     let claimed = RunDir::locate(given).map_err(Into::into).and_then(|dir| {
-        ControlEndpoint::claim(&dir, dir.instance(args.bind.as_deref(), port)?, owner)
+        ControlEndpoint::claim(&dir, dir.instance(args.bind.as_deref(), port)?, access)
     });
     match claimed {
         Ok(endpoint) => Ok(Some(endpoint)),
-        Err(error) if given.is_some() => Err(error.into()),
+        Err(error) if given.is_some() || access.group.is_some() => Err(error.into()),
         Err(error) => {
             warn!(%error, "cannot create the control socket, commands are unavailable");
             Ok(None)

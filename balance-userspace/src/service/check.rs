@@ -51,6 +51,8 @@ fn wrong_on(line: &Line, hosts: bool) -> BTreeSet<String> {
         wrong.extend(result.err().map(|error| error.to_string()));
     };
     collect(args.user.as_deref().map_or(Ok(()), |user| privileges::find(user).map(drop)));
+    let group = args.control_group.as_deref();
+    collect(group.map_or(Ok(()), |group| privileges::find_group(group).map(drop)));
     let source = args.source.as_ref();
     if hosts || source.is_some_and(|source| source.parse::<IpAddr>().is_ok()) {
         collect(start::source_address(args).map(drop));

@@ -8,10 +8,10 @@
 use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixListener},
+    sync::Arc,
     time::Instant,
 };
 
-use nix::unistd::{Gid, Uid};
 use socket2::Socket;
 use tracing::error;
 
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     control::{
-        instance_files::{InstanceFiles, InstanceFilesError},
+        instance_files::{InstanceFiles, InstanceFilesError, SocketAccess},
         protocol::{InstanceRow, InstanceState},
         run_dir::{Paths, RunDir, RunDirError},
     },
@@ -46,8 +46,9 @@ pub(super) enum State {
 
 /// The control socket of an instance and its files in the run directory.
 pub(super) struct Control {
-    pub(super) files: InstanceFiles,
+    pub(super) files: Arc<InstanceFiles>,
     pub(super) listener: UnixListener,
+    access: SocketAccess,
 }
 
 /// A line of the file with its state.
@@ -61,7 +62,7 @@ pub(super) struct ManagedInstance {
     /// The listeners came from the service manager and must be given back instead of closed.
     pub(super) is_inherited: bool,
     pub(super) control: Option<Control>,
-    /// The same in another run directory, until the instance serves there.
+    /// The same in another run directory or for another group, until the instance serves there.
     pub(super) next_control: Option<Control>,
     pub(super) backoff: Backoff,
     /// The process that the user started has printed why the instance cannot serve.
@@ -150,22 +151,33 @@ impl ManagedInstance {
         &mut self,
         dir: &RunDir,
         line: &Line,
-        owner: Option<(Uid, Gid)>,
+        access: SocketAccess,
     ) -> Result<(), InstanceFilesError> {
         let dir = dir_of(line, dir)?;
         let paths = dir.instance(line.name.bind.as_deref(), line.name.port)?;
-        if self.control.as_ref().is_some_and(|control| control.files.are_at(&paths)) {
+        let own = self.control.as_ref().filter(|control| control.files.are_at(&paths));
+        if own.is_some_and(|control| control.access == access) {
             return Ok(());
         }
-        let files = InstanceFiles::claim(&dir, paths)?;
-        let listener = files.socket(owner)?;
-        let control = Some(Control { files, listener });
+        let files = match own {
+            Some(control) => Arc::clone(&control.files),
+            None => Arc::new(InstanceFiles::claim(&dir, paths)?),
+        };
+        let listener = files.socket(access)?;
+        let control = Some(Control { files, listener, access });
         match self.control {
             // The instance keeps its files until it serves with the new line.
             Some(_) => self.next_control = control,
             None => self.control = control,
         }
         Ok(())
+    }
+
+    /// Gives up the control socket for a new line.
+    pub(super) fn discard_next_control(&mut self) {
+        if let Some(next) = self.next_control.take() {
+            next.files.discard();
+        }
     }
 
     /// Publishes the control socket and the pid of the process that serves.

@@ -266,7 +266,7 @@ impl Supervisor {
         let Some(reload) = &mut self.reload else { return false };
         let Some(line) = reload.replacing.remove(&id) else { return false };
         if let Some(instance) = self.instances.iter_mut().find(|it| *it.name() == line.name) {
-            instance.next_control = None;
+            instance.discard_next_control();
         }
         let why = format!("{}: {reason}; the instance serves on as before", line.position);
         error!(instance = %line.name, reason = why, "instance not replaced");
@@ -318,7 +318,7 @@ impl Supervisor {
         }
         for i in 0..self.instances.len() {
             let instance = &mut self.instances[i];
-            instance.next_control = None;
+            instance.discard_next_control();
             let id = instance.id;
             if instance.is_starting() && !self.current.as_ref().is_some_and(|it| it.knows(id)) {
                 self.failed(i, why, code);
@@ -410,7 +410,8 @@ impl Supervisor {
     }
 }
 
-/// The settings that only another process can change. The run directory belongs to the supervisor.
+/// The settings that only another process can change. The run directory and the control sockets
+/// belong to the supervisor.
 fn process_options(args: &Args) -> ProcessSettings {
-    ProcessSettings { run_dir: None, ..ProcessSettings::of(args) }
+    ProcessSettings { run_dir: None, control_group: None, ..ProcessSettings::of(args) }
 }

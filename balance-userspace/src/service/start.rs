@@ -12,11 +12,12 @@ use std::{
 };
 
 use command_fds::{CommandFdExt as _, FdMapping};
+use nix::unistd::Gid;
 use tokio::{
     select,
     sync::{mpsc::UnboundedSender, oneshot},
 };
-use tracing::error;
+use tracing::{error, warn};
 
 use super::{
     check,
@@ -32,7 +33,7 @@ use crate::{
     cli::{ServiceLocation, args::LogFormat},
     control::{
         client::rpc::ClientError,
-        instance_files::{self, ControlEndpoint, InstanceFilesError},
+        instance_files::{self, ControlEndpoint, InstanceFilesError, SocketAccess},
         protocol::{SupervisorCommand, SupervisorReply, SupervisorStatus},
         run_dir::RunDir,
         server::{
@@ -47,6 +48,7 @@ use crate::{
     sys::{
         self,
         daemon::{self, Forked, ReadyNotifier},
+        privileges,
         signals::Signals,
     },
 };
@@ -190,7 +192,8 @@ fn supervise(
     let dir = dir?;
     let file = absolute(&location.config);
     let paths = dir.supervisor(&file).map_err(InstanceFilesError::from)?;
-    let mut claim = ControlEndpoint::claim(&dir, paths, None)?;
+    let access = SocketAccess { group: control_group(&conf), ..SocketAccess::default() };
+    let mut claim = ControlEndpoint::claim(&dir, paths, access)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let after = runtime.map_err(failed("create the runtime"))?.block_on(async {
         let mut signals = Signals::catch().map_err(failed("install signal handlers"))?;
@@ -199,7 +202,8 @@ fn supervise(
         let supervisor = Supervisor::new(settings, conf, inherited_listeners, ready_notifier);
         let sender = supervisor.sender();
         let control = claim.take_listener().map(|listener| {
-            let answers = SupervisorHandler(sender.clone());
+            let has_readers = access.group.is_some();
+            let answers = SupervisorHandler { events: sender.clone(), has_readers };
             async move { server::serve(listener, answers, ClientLimits::default()).await }
         });
         let listen = async {
@@ -220,6 +224,14 @@ fn supervise(
         (StopAction::Exit(code), _) => Ok(code),
         (StopAction::Restart, inherited_listeners) => Err(re_exec(inherited_listeners)),
     }
+}
+
+/// The group of the supervisor's control socket. Each line reports a group that does not exist.
+fn control_group(conf: &Conf) -> Option<Gid> {
+    let group = conf.process_settings()?.control_group?;
+    privileges::find_group(&group)
+        .inspect_err(|error| warn!(%error, "control socket without a group"))
+        .ok()
 }
 
 /// Executes the program that is now on the disk in this process, and passes on the listeners of the
@@ -252,7 +264,10 @@ fn re_exec(inherited_listeners: InheritedListeners) -> StartError {
 
 /// Handles requests on the control socket: forwards each command to the supervisor as an event.
 #[derive(Clone)]
-struct SupervisorHandler(UnboundedSender<Event>);
+struct SupervisorHandler {
+    events: UnboundedSender<Event>,
+    has_readers: bool,
+}
 
 impl Handler for SupervisorHandler {
     type Command = SupervisorCommand;
@@ -260,10 +275,14 @@ impl Handler for SupervisorHandler {
     async fn handle(&self, _: &mut ClientPermit, command: SupervisorCommand) -> SupervisorReply {
         let (reply, answer) = oneshot::channel();
         let gone = || SupervisorReply::Refused("balance is stopping".to_owned());
-        if self.0.send(Event::Command(command, reply)).is_err() {
+        if self.events.send(Event::Command(command, reply)).is_err() {
             return gone();
         }
         answer.await.unwrap_or_else(|_| gone())
+    }
+
+    fn has_readers(&self) -> bool {
+        self.has_readers
     }
 
     async fn stopped(&self) {

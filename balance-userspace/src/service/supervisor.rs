@@ -42,6 +42,7 @@ use super::{
 };
 use crate::{
     control::{
+        instance_files::SocketAccess,
         protocol::{SupervisorCommand, SupervisorReply, SupervisorStatus},
         run_dir::RunDir,
     },
@@ -56,7 +57,6 @@ use crate::{
     sys::{
         self,
         daemon::ReadyNotifier,
-        privileges,
         signals::{SignalAction, Signals},
     },
 };
@@ -423,16 +423,16 @@ impl Supervisor {
         let instance = &mut self.instances[i];
         let (args, is_bound) = (line.args.clone(), !instance.listeners.is_empty());
         let look_up = spawn_blocking(move || {
-            let user = args.user.as_deref().map(privileges::find).transpose()?;
+            let access = SocketAccess::of(&args)?;
             // Bound listeners stay, even if the name has another address now.
             let address = if is_bound { None } else { instance::start::listen_address(&args)? };
-            Ok::<_, StartError>((address, user))
+            Ok::<_, StartError>((address, access))
         });
         let lookup_failed = |e: tokio::task::JoinError| StartError::System {
             act: "look up an address",
             source: e.into(),
         };
-        let (address, user) = look_up.await.map_err(lookup_failed)??;
+        let (address, access) = look_up.await.map_err(lookup_failed)??;
         if !is_bound {
             let port = line.name.port;
             instance.listeners =
@@ -443,8 +443,7 @@ impl Supervisor {
                 instance.listeners = listener::bind(address, port, workers)?;
             }
         }
-        let owner = user.map(|user| (user.uid, user.gid));
-        instance.claim(&self.settings.dir, line, owner)?;
+        instance.claim(&self.settings.dir, line, access)?;
         Ok(())
     }
 

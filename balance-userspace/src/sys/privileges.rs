@@ -1,4 +1,4 @@
-//! The user and the capabilities of the process.
+//! The user and the capabilities of the process, and look-ups of users and groups.
 //!
 //! Invariants: after [`become_user`] the process has the capabilities that its datapath needs and
 //! no others, and can regain none. The change is made while the process has one thread, because
@@ -10,7 +10,7 @@ pub(crate) use caps::Capability;
 use caps::{CapSet, CapsHashSet};
 use nix::{
     sys::prctl,
-    unistd::{self, Uid, User},
+    unistd::{self, Gid, Group, Uid, User},
 };
 
 use crate::error::StartError;
@@ -22,6 +22,21 @@ use crate::error::StartError;
 pub(crate) fn find(name: &str) -> Result<User, StartError> {
     let system = |e: nix::Error| StartError::System { act: "look up a user", source: e.into() };
     User::from_name(name).map_err(system)?.ok_or_else(|| StartError::NoUser(name.to_owned()))
+}
+
+/// Looks up a group by name or number. As for chown(1), a number needs no entry in the database, and
+/// a group whose name is a number goes first.
+///
+/// # Errors
+/// [`StartError::NoGroup`]; [`StartError::System`] if the group database cannot be read.
+pub(crate) fn find_group(text: &str) -> Result<Gid, StartError> {
+    let system = |e: nix::Error| StartError::System { act: "look up a group", source: e.into() };
+    if let Some(group) = Group::from_name(text).map_err(system)? {
+        return Ok(group.gid);
+    }
+    // The largest number means "unchanged" in chown(2).
+    let number = text.parse().ok().filter(|&number| number != u32::MAX);
+    number.map(Gid::from_raw).ok_or_else(|| StartError::NoGroup(text.to_owned()))
 }
 
 /// Changes the process to `user` with the capabilities `keep`. A process that already runs as that
@@ -77,4 +92,22 @@ fn read(which: CapSet) -> io::Result<CapsHashSet> {
 
 fn set(which: CapSet, capabilities: &CapsHashSet) -> io::Result<()> {
     caps::set(None, which, capabilities).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_has_a_name_or_a_number() {
+        assert_eq!(find_group("root").unwrap(), Gid::from_raw(0));
+        assert_eq!(find_group("4711000").unwrap(), Gid::from_raw(4_711_000));
+        for text in ["nosuchgroup", "-1", "4294967295", ""] {
+            let error = find_group(text).unwrap_err();
+            assert_eq!(
+                (error.to_string(), error.exit_code()),
+                (format!("there is no group {text}"), 67)
+            );
+        }
+    }
 }

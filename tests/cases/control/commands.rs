@@ -8,10 +8,9 @@ use std::{
     os::unix::{
         fs::{MetadataExt as _, PermissionsExt as _},
         net::UnixStream,
-        process::{CommandExt as _, ExitStatusExt as _},
+        process::ExitStatusExt as _,
     },
     path::Path,
-    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -23,13 +22,14 @@ use nix::{
 use socket2::{Domain, SockAddr, Socket, Type};
 use tests::{
     Backend, Balance, Builder, ChannelRow, ClientCounter, DaemonGuard, Datapath, End, Link, NOBODY,
-    ReservedPort, RunDir, TIMEOUT, WHOLE_CHUNKS, ask, binary, both_ways, connect, end_of,
-    eventually, exchange, listen, note, on_each_datapath, reset, run, skip, visit,
+    OtherUser, ReservedPort, RunDir, TIMEOUT, WHOLE_CHUNKS, ask, both_ways, connect, end_of,
+    eventually, exchange, listen, note, on_each_datapath, open_for_all, reset, run, skip, visit,
 };
 
 const DATA: i32 = 65;
 const SYSTEM: i32 = 71;
 const CANNOT_CREATE: i32 = 73;
+const NO_PERMISSION: i32 = 77;
 
 fn connections_and_bytes_are_shown_while_they_run_and_after(datapath: Datapath) {
     let dir = RunDir::new();
@@ -827,33 +827,23 @@ fn after_a_kill_the_next_instance_replaces_the_stale_socket() {
 
 #[test]
 fn another_user_cannot_control_the_program() {
-    if !Uid::effective().is_root() {
-        return skip("becoming another user needs root");
-    }
+    let Some(nobody) = OtherUser::new(NOBODY, &[]) else { return };
     let (dir, balance, _servers) = greeters();
     let address = balance.address();
-    let copy = tempfile::tempdir().expect("a temporary folder");
-    for folder in [copy.path(), dir.path()] {
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("chmod");
-    }
-    let program = copy.path().join("balance");
-    // A copy by this process could be inherited by a child of another test between fork and exec;
-    // the copy would then be open for writing and could not be executed (ETXTBSY).
-    let mut install = Command::new("install");
-    let outcome = run(install.args(["-m", "755"]).args([&binary(), &program]), TIMEOUT);
-    assert!(outcome.status.success(), "{outcome:?}");
+    open_for_all(dir.path());
     let before = dir.show(address);
     let socket = dir.file(address, "sock");
     assert_eq!(fs::metadata(&socket).expect("a socket").permissions().mode() & 0o777, 0o600);
     // The second mode would let the user connect.
-    for mode in [0o600, 0o666] {
+    for (mode, may) in [(0o600, "connect to "), (0o666, "use the running balance\n")] {
         fs::set_permissions(&socket, fs::Permissions::from_mode(mode)).expect("chmod");
         for line in ["show", "disable 0", "kill"] {
-            let mut command = dir.command_of(&program, address, line);
-            let outcome = run(command.uid(NOBODY).gid(NOBODY), TIMEOUT);
-            assert_eq!(outcome.status.code(), Some(SYSTEM), "{line}: {outcome:?}");
+            let outcome = nobody.run(&dir.command(address, line));
+            assert_eq!(outcome.status.code(), Some(NO_PERMISSION), "{line}: {outcome:?}");
             assert_eq!(outcome.stdout, "", "{line}");
             assert_eq!(outcome.stderr.lines().count(), 1, "{line}: {outcome:?}");
+            let why = format!("balance: permission denied: only root may {may}");
+            assert!(outcome.stderr.starts_with(&why), "{line}: {outcome:?}");
             assert_eq!(dir.show(address), before, "{line}");
         }
     }

@@ -3,5 +3,6 @@
 mod commands;
 mod names;
 mod reconfigure;
+mod rights;
 mod scripts;
 mod untrusted_input;

@@ -22,8 +22,8 @@ use std::{
 
 use nix::{libc, unistd::Uid};
 use tests::{
-    Backend, Balance, Builder, KillOnDrop, Link, NOBODY, Outcome, Process, ReservedPort, RunDir,
-    Service, TIMEOUT, ask, binary, eventually, run, skip,
+    Backend, Balance, Builder, KillOnDrop, Link, NOBODY, OtherUser, Outcome, Process, ReservedPort,
+    RunDir, Service, TIMEOUT, ask, binary, eventually, run, skip,
 };
 
 /// Clients served at a time.
@@ -293,7 +293,7 @@ fn another_user_is_refused_by_mode_and_by_user_id(target: &impl ControlSocket) {
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
     set_mode(&socket, 0o666);
     let reply = as_nobody(target).expect("a reply");
-    assert_eq!(reply, "{\"refused\":\"only root and the owner of balance may control it\"}\n");
+    assert_eq!(reply, "{\"denied\":{\"owner\":0,\"may_read\":false}}\n");
     target.assert_answers();
 }
 
@@ -441,14 +441,12 @@ fn assert_serves_without_socket(
 
 #[test]
 fn the_default_run_directory_of_a_session_is_private_or_not_used() {
-    if !Uid::effective().is_root() {
-        return skip("becoming another user needs root");
-    }
     let session = tempfile::tempdir().expect("a temporary folder");
     set_mode(session.path(), 0o755);
     let own = session.path().join("balance");
     fs::create_dir(&own).expect("mkdir");
-    let (program, _copy) = program_for_all();
+    let Some(nobody) = OtherUser::new(NOBODY, &[]) else { return };
+    let program = nobody.program();
     let start = || {
         let builder = Builder::auto().quiet().binary(&program).user(NOBODY);
         let (mut command, port, address) = builder.operand("127.0.0.1:9").command();
@@ -469,17 +467,4 @@ fn the_default_run_directory_of_a_session_is_private_or_not_used() {
         other => Err(format!("{other:?}")),
     });
     assert_eq!(fs::metadata(&own).expect("the directory").permissions().mode() & 0o7777, 0o755);
-}
-
-/// A copy of the program that every user can run.
-fn program_for_all() -> (PathBuf, tempfile::TempDir) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    set_mode(folder.path(), 0o755);
-    let program = folder.path().join("balance");
-    // A copy by this process could be inherited by a child of another test between fork and exec;
-    // the copy would then be open for writing and could not be executed (ETXTBSY).
-    let mut install = Command::new("install");
-    let outcome = run(install.args(["-m", "755"]).args([&binary(), &program]), TIMEOUT);
-    assert!(outcome.status.success(), "{outcome:?}");
-    (program, folder)
 }

@@ -9,6 +9,7 @@ pub(crate) mod connection;
 pub(super) mod fake;
 mod json;
 mod one_shot;
+mod permission;
 pub mod render;
 pub mod rpc;
 pub(crate) mod script;

@@ -11,10 +11,7 @@ use super::{
 };
 use crate::error::StartError;
 
-/// The hint on the exit code of a failed command.
-const FAILED: &str = "balance: the command failed; exit code 0 as in 3.57, 1 with --strict";
-
-/// Runs a line of commands on an instance, beginning in group 0. Returns the exit code: 1 if
+/// Runs a line of commands on an instance, beginning in group 0. Returns the exit code: not 0 if
 /// `strict` is set and a command fails.
 ///
 /// # Errors
@@ -40,12 +37,12 @@ pub(super) fn run_line(
     err: &mut dyn Write,
 ) -> Result<u8, ClientError> {
     Ok(match script::run(line, &mut 0, transport, out, err)? {
-        ScriptOutcome::Continue { failed } => {
-            if failed && !strict {
-                // A hint that cannot be written is not missed.
-                let _ = writeln!(err, "{FAILED}");
-            }
-            u8::from(failed && strict)
+        ScriptOutcome::Continue { code } if strict || code == 0 => code,
+        ScriptOutcome::Continue { code } => {
+            let hint = "the command failed; exit code 0 as in 3.57";
+            // A hint that cannot be written is not missed.
+            let _ = writeln!(err, "balance: {hint}, {code} with --strict");
+            0
         }
         ScriptOutcome::Exit(code) => code,
     })

@@ -15,6 +15,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use serde::Serialize;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::permission;
 use crate::control::{
     protocol::{ControlCommand, Handshake, REPLY_LIMIT, Request, SocketReply, VERSION},
     run_dir::RunDirError,
@@ -65,6 +66,21 @@ pub enum ClientError {
     /// The process refuses the request; the reason.
     #[error("the running balance refuses the request: {0}")]
     Refused(String),
+    /// The user may not give this command.
+    #[error("permission denied: only {} may {} the running balance", permission::root_and(*owner),
+            if *may_read { "change" } else { "use" })]
+    Denied {
+        /// The user who may, beside root.
+        owner: u32,
+        /// Whether the user may read.
+        may_read: bool,
+    },
+    /// The user may not connect.
+    #[error("permission denied: {}", permission::to_connect(.0))]
+    NoAccess(
+        /// The socket.
+        PathBuf,
+    ),
     /// The process belongs to this user, and clients do not trust other users.
     #[error("the control socket belongs to user {0}; name its directory by --run-dir to use it")]
     ForeignUser(u32),
@@ -74,7 +90,7 @@ pub enum ClientError {
     /// The reply does not fit the request. The process may be of another release.
     #[error("cannot read the reply: the running balance may be of another release")]
     Unreadable,
-    /// The connect failed, in most cases for lack of permission.
+    /// The connect failed.
     #[error("cannot connect to {}: {source}", path.display())]
     Connect {
         /// The socket.
@@ -115,7 +131,7 @@ impl ClientError {
             | Self::Timeout => 69,
             Self::Refused(_) | Self::Connect { .. } | Self::Socket(_) => 71,
             Self::Input(_) | Self::Output(_) => 74,
-            Self::ForeignUser(_) => 77,
+            Self::Denied { .. } | Self::NoAccess(_) | Self::ForeignUser(_) => 77,
             Self::RunDir(e) => e.exit_code(),
         }
     }
@@ -156,8 +172,8 @@ impl ControlClient {
     ///
     /// # Errors
     /// [`ClientError::NoMaster`] when no process accepts the connection, [`ClientError::Release`],
-    /// [`ClientError::UnknownProtocol`], [`ClientError::Refused`], [`ClientError::Timeout`],
-    /// [`ClientError::Connect`].
+    /// [`ClientError::UnknownProtocol`], [`ClientError::Refused`], [`ClientError::Denied`],
+    /// [`ClientError::Timeout`], [`ClientError::NoAccess`], [`ClientError::Connect`].
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
         let stream = BufReader::new(open(path).map_err(connect_error(path))?);
         let mut client = Self { stream, pid: 0, name: None };
@@ -168,6 +184,9 @@ impl ControlClient {
             Ok(SocketReply::Hello { pid, name, .. }) => Ok(Self { pid, name, ..client }),
             Ok(SocketReply::Mismatch { version }) => Err(ClientError::Release(version)),
             Ok(SocketReply::Refused(why)) => Err(ClientError::Refused(why)),
+            Ok(SocketReply::Denied { owner, may_read }) => {
+                Err(ClientError::Denied { owner, may_read })
+            }
             _ => Err(ClientError::UnknownProtocol),
         }
     }
@@ -196,6 +215,7 @@ impl ControlClient {
     /// # Errors
     /// [`ClientError::Gone`] when the process ends before its reply, [`ClientError::Timeout`],
     /// [`ClientError::Release`], [`ClientError::Unreadable`], [`ClientError::Socket`].
+    /// [`ClientError::Denied`] is the reply to this request, so the connection can be used again.
     pub fn ask<C: ControlCommand>(&mut self, command: C) -> Result<C::Reply, ClientError> {
         let wait = if command.has_no_time_limit() { None } else { Some(REPLY_TIMEOUT) };
         let line = self.exchange(command, wait).map_err(|e| match e.kind() {
@@ -205,6 +225,7 @@ impl ControlClient {
         })?;
         serde_json::from_slice(&line).map_err(|_| match serde_json::from_slice(&line) {
             Ok(SocketReply::Mismatch { version }) => ClientError::Release(version),
+            Ok(SocketReply::Denied { owner, may_read }) => ClientError::Denied { owner, may_read },
             _ => ClientError::Unreadable,
         })
     }
@@ -214,11 +235,15 @@ impl ControlClient {
         let mut line = serde_json::to_vec(&Request { version: VERSION, command })?;
         line.push(b'\n');
         self.stream.get_ref().set_read_timeout(wait)?;
-        self.stream.get_mut().write_all(&line)?;
+        let broken = match self.stream.get_mut().write_all(&line) {
+            Err(error) if !is_broken(error.kind()) => return Err(error),
+            written => written.err(),
+        };
         line.clear();
+        // A process that refuses a client replies before it has read the request.
         (&mut self.stream).take(REPLY_LIMIT as u64).read_until(b'\n', &mut line)?;
         if line.is_empty() {
-            return Err(ErrorKind::UnexpectedEof.into());
+            return Err(broken.unwrap_or_else(|| ErrorKind::UnexpectedEof.into()));
         }
         Ok(line)
     }
@@ -240,6 +265,7 @@ fn connect_error(path: &Path) -> impl Fn(io::Error) -> ClientError {
             ClientError::NoMaster
         }
         kind if is_broken(kind) => ClientError::NoMaster,
+        ErrorKind::PermissionDenied => ClientError::NoAccess(path.to_owned()),
         kind if is_timeout(kind) => ClientError::Timeout,
         _ => ClientError::Connect { path: path.to_owned(), source },
     }

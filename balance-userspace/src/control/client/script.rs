@@ -13,6 +13,9 @@ use super::{
 use crate::control::protocol::{InstanceCommand, InstanceReply};
 use crate::error::one_line;
 
+/// Exit code of a command that failed, with `--strict`.
+const FAILED: u8 = 1;
+
 /// EX_UNAVAILABLE of sysexits(3): balance did not end.
 const UNAVAILABLE: u8 = 69;
 
@@ -31,8 +34,8 @@ pub(crate) trait Transport {
 pub(super) enum ScriptOutcome {
     /// The client continues with another line.
     Continue {
-        /// Whether a command failed.
-        failed: bool,
+        /// The exit code of the failed command with `--strict`; 0 if no command failed.
+        code: u8,
     },
     /// The client ends with this exit code.
     Exit(u8),
@@ -49,11 +52,11 @@ pub(super) fn run(
 ) -> Result<ScriptOutcome, ClientError> {
     for text in command::split(line) {
         let outcome = run_one(text, group, transport, out, err)?;
-        if outcome != (ScriptOutcome::Continue { failed: false }) {
+        if outcome != (ScriptOutcome::Continue { code: 0 }) {
             return Ok(outcome);
         }
     }
-    Ok(ScriptOutcome::Continue { failed: false })
+    Ok(ScriptOutcome::Continue { code: 0 })
 }
 
 fn run_one(
@@ -63,10 +66,10 @@ fn run_one(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> Result<ScriptOutcome, ClientError> {
-    let mut failed = false;
+    let mut code = 0;
     match command::parse(text, *group) {
         Err(error) => {
-            failed = true;
+            code = FAILED;
             print(out, &format!("{error}\n"))?;
             if let Some(hint) = command::hint(text, &error) {
                 // A hint that cannot be written is not missed.
@@ -78,15 +81,26 @@ fn run_one(
         Ok(ParsedCommand::Help) => print(out, &command_table::help())?,
         Ok(ParsedCommand::Version) => print(out, command_table::VERSION)?,
         Ok(ParsedCommand::Group(chosen)) => *group = chosen,
-        Ok(ParsedCommand::Kill) => return kill(transport, out),
-        Ok(ParsedCommand::Request { command, format }) => {
-            let reply = transport.ask(command)?;
-            let rendered = render::render(&format, &reply).ok_or(ClientError::Unreadable)?;
-            failed = rendered.failed;
-            print(out, &rendered.text)?;
-        }
+        Ok(ParsedCommand::Kill) => match kill(transport, out) {
+            Err(error @ ClientError::Denied { may_read: true, .. }) => {
+                code = error.report(out, err);
+            }
+            ended => return ended,
+        },
+        Ok(ParsedCommand::Request { command, format }) => match transport.ask(command) {
+            Ok(reply) => {
+                let rendered = render::render(&format, &reply).ok_or(ClientError::Unreadable)?;
+                code = if rendered.failed { FAILED } else { 0 };
+                print(out, &rendered.text)?;
+            }
+            // The other commands of the user are not refused.
+            Err(error @ ClientError::Denied { may_read: true, .. }) => {
+                code = error.report(out, err);
+            }
+            Err(error) => return Err(error),
+        },
     }
-    Ok(ScriptOutcome::Continue { failed })
+    Ok(ScriptOutcome::Continue { code })
 }
 
 fn kill(transport: &mut dyn Transport, out: &mut dyn Write) -> Result<ScriptOutcome, ClientError> {
@@ -95,7 +109,7 @@ fn kill(transport: &mut dyn Transport, out: &mut dyn Write) -> Result<ScriptOutc
         Ok(InstanceReply::Done | InstanceReply::Already) | Err(ClientError::Gone(_)) => {}
         Ok(InstanceReply::Refused(reason)) => {
             print(out, &format!("{}\n", one_line(&reason)))?;
-            return Ok(ScriptOutcome::Continue { failed: true });
+            return Ok(ScriptOutcome::Continue { code: FAILED });
         }
         Ok(_) => return Err(ClientError::Unreadable),
         Err(e) => return Err(e),

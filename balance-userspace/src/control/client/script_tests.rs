@@ -44,7 +44,7 @@ fn run_script(
 fn commands_run_in_order_in_the_chosen_group() {
     let mut transport = ScriptedTransport::new(Vec::new());
     let (outcome, group, out) = run_script("group 2; disable 1; version", &mut transport);
-    assert!(matches!(outcome, Ok(ScriptOutcome::Continue { failed: false })));
+    assert!(matches!(outcome, Ok(ScriptOutcome::Continue { code: 0 })));
     assert_eq!(group, 2);
     assert_eq!(
         transport.commands,
@@ -57,7 +57,7 @@ fn commands_run_in_order_in_the_chosen_group() {
 fn a_failed_command_ends_the_line() {
     let mut transport = ScriptedTransport::new(Vec::new());
     let (outcome, group, out) = run_script("group 99; disable 1", &mut transport);
-    assert!(matches!(outcome, Ok(ScriptOutcome::Continue { failed: true })));
+    assert!(matches!(outcome, Ok(ScriptOutcome::Continue { code: 1 })));
     assert_eq!((group, out.as_str()), (0, "value out of range\n"));
     let mut transport = ScriptedTransport::new(vec![Ok(InstanceReply::NoSuchChannel)]);
     let (_, _, out) = run_script("drop 9; disable 1", &mut transport);

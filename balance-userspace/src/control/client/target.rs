@@ -97,8 +97,9 @@ impl<'a> InstanceTarget<'a> {
             let any_user = self.run_dir.is_some();
             let on_port = dir.instances().into_iter().filter(move |(at, _)| *at == port);
             on_port.filter(move |(port, bind)| {
-                let paths = dir.instance(Some(bind), *port);
-                paths.is_ok_and(|paths| Connection::at(paths, any_user).is_ok())
+                let Ok(paths) = dir.instance(Some(bind), *port) else { return false };
+                let found = Connection::at(paths, any_user);
+                matches!(found, Ok(_) | Err(ClientError::NoAccess(_) | ClientError::Denied { .. }))
             })
         });
         let others: Vec<_> = instances.map(|(_, bind)| bind).collect();

@@ -92,6 +92,23 @@ impl ControlCommand for InstanceCommand {
     fn has_no_time_limit(&self) -> bool {
         matches!(self, Self::Drain { .. })
     }
+
+    fn is_read_only(&self) -> bool {
+        match self {
+            Self::Show | Self::Sessions | Self::Stats | Self::Channel(_) => true,
+            Self::Enable(_)
+            | Self::Disable(_)
+            | Self::Reset(_)
+            | Self::Create { .. }
+            | Self::Assign { .. }
+            | Self::SetMax { .. }
+            | Self::SetMethod { .. }
+            | Self::Drain { .. }
+            | Self::Drop(_)
+            | Self::Configure { .. }
+            | Self::Kill => false,
+        }
+    }
 }
 
 impl fmt::Display for InstanceCommand {
@@ -167,5 +184,35 @@ pub enum InstanceReply {
 impl ControlReply for InstanceReply {
     fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_command_reads_or_changes() {
+        let id = || ChannelRef::Id(ChannelId { group: 0, channel: 0 });
+        let (host, port) = (String::new, String::new);
+        for (command, reads) in [
+            (InstanceCommand::Show, true),
+            (InstanceCommand::Sessions, true),
+            (InstanceCommand::Stats, true),
+            (InstanceCommand::Channel(id()), true),
+            (InstanceCommand::Enable(id()), false),
+            (InstanceCommand::Disable(id()), false),
+            (InstanceCommand::Reset(id()), false),
+            (InstanceCommand::Create { group: 0, host: host(), port: port() }, false),
+            (InstanceCommand::Assign { id: id(), host: host(), port: port() }, false),
+            (InstanceCommand::SetMax { id: id(), max: 1 }, false),
+            (InstanceCommand::SetMethod { group: 0, method: Method::Hash }, false),
+            (InstanceCommand::Drain { id: id(), seconds: Some(0) }, false),
+            (InstanceCommand::Drop(id()), false),
+            (InstanceCommand::Configure { words: Vec::new() }, false),
+            (InstanceCommand::Kill, false),
+        ] {
+            assert_eq!(command.is_read_only(), reads, "{command}");
+        }
     }
 }

@@ -39,6 +39,9 @@ pub trait ControlCommand: Serialize + DeserializeOwned + Send + 'static {
     /// Whether the command may run for as long as the user lets it, so the client waits without a
     /// limit.
     fn has_no_time_limit(&self) -> bool;
+
+    /// Whether the command only reads. Clients that may not change anything may give it.
+    fn is_read_only(&self) -> bool;
 }
 
 /// A reply to a command.
@@ -88,6 +91,13 @@ pub enum SocketReply {
     /// The request is rejected; the reason. [`InstanceReply::Refused`] and
     /// [`SupervisorReply::Refused`] have the same form, so a client reads this one as theirs.
     Refused(String),
+    /// The user of the client may not give this command.
+    Denied {
+        /// The user who may, beside root.
+        owner: u32,
+        /// Whether the client may read.
+        may_read: bool,
+    },
     /// The request is of another version.
     Mismatch {
         /// [`VERSION`] of the running process.

@@ -28,6 +28,13 @@ impl ControlCommand for SupervisorCommand {
     fn has_no_time_limit(&self) -> bool {
         matches!(self, Self::Reload)
     }
+
+    fn is_read_only(&self) -> bool {
+        match self {
+            Self::Instances => true,
+            Self::Reload | Self::Stop | Self::Restart => false,
+        }
+    }
 }
 
 /// The reply of a supervisor. `Stop` and `Restart` are answered by `Done` or `Already`.
@@ -60,5 +67,22 @@ pub enum SupervisorReply {
 impl ControlReply for SupervisorReply {
     fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_command_reads_or_changes() {
+        for (command, reads) in [
+            (SupervisorCommand::Instances, true),
+            (SupervisorCommand::Reload, false),
+            (SupervisorCommand::Stop, false),
+            (SupervisorCommand::Restart, false),
+        ] {
+            assert_eq!(command.is_read_only(), reads, "{command:?}");
+        }
     }
 }

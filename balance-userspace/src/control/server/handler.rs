@@ -45,6 +45,10 @@ impl Handler for Arc<Context> {
         self.settings.borrow().name.clone()
     }
 
+    fn has_readers(&self) -> bool {
+        self.has_readers
+    }
+
     async fn stopped(&self) {
         self.stop.cancelled().await;
     }

@@ -1,14 +1,19 @@
 //! The serving side of a control socket: reads requests, hands each command to a [`Handler`],
 //! writes replies.
 //!
-//! Invariants: only root and the owner of the process may send commands. A client that is silent,
-//! endless or sends garbage holds a permit for a moment and costs nothing else.
+//! Invariants: a client may do what [`rights`] says, by the user that the kernel reports. A client
+//! that is silent, endless or sends garbage holds a permit for a moment and costs nothing else.
 
 pub(crate) mod client_limiter;
 pub(crate) mod configure;
 mod handler;
+mod rights;
 
-use std::{io, os::unix::net::UnixListener as StdListener, time::Duration};
+use std::{
+    io,
+    os::unix::net::UnixListener as StdListener,
+    time::{Duration, Instant},
+};
 
 use serde::de::DeserializeOwned;
 use tokio::{
@@ -18,14 +23,15 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{
-    protocol::{
-        ControlCommand, ControlReply as _, Handshake, Preamble, REQUEST_LIMIT, Request,
-        SocketReply, VERSION,
-    },
-    server::client_limiter::{ClientLimiter, ClientLimits, ClientPermit},
+use self::{
+    client_limiter::{ClientLimiter, ClientLimits, ClientPermit},
+    rights::{AccessRule, Rights},
 };
-use crate::{error::one_line, sys};
+use super::protocol::{
+    ControlCommand, ControlReply as _, Handshake, Preamble, REQUEST_LIMIT, Request, SocketReply,
+    VERSION,
+};
+use crate::{error::one_line, sys, throttle::Throttle};
 
 /// The longest time a client may take to send a request or to read its reply. Silent clients keep
 /// others out for no longer than this, so it is short.
@@ -33,6 +39,9 @@ const IO_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Pause after an accept failed on a resource shortage.
 const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Limits the log lines that refused clients cause.
+static REFUSALS: Throttle = Throttle::new(Duration::from_secs(10));
 
 /// Carries out the commands that arrive on a control socket.
 pub(crate) trait Handler: Clone + Send + Sync + 'static {
@@ -51,6 +60,9 @@ pub(crate) trait Handler: Clone + Send + Sync + 'static {
         None
     }
 
+    /// Whether the socket has a group whose members may read (`--control-group`).
+    fn has_readers(&self) -> bool;
+
     /// Waits until the socket is to be closed.
     fn stopped(&self) -> impl Future<Output = ()> + Send;
 }
@@ -66,8 +78,13 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let listener = UnixListener::from_std(listener)?;
     let limiter = ClientLimiter::new(limits);
+    let rule = AccessRule { owner: sys::effective_user(), has_readers: handler.has_readers() };
+    let mut spare = None;
     loop {
-        let permit = limiter.acquire().await;
+        let permit = match spare.take() {
+            Some(permit) => permit,
+            None => limiter.acquire().await,
+        };
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
@@ -79,12 +96,33 @@ pub(crate) async fn serve(
             },
             () = handler.stopped() => return Ok(()),
         };
+        // The client is gone if the kernel reports no user.
+        let Ok(user) = stream.peer_cred().map(|peer| peer.uid()) else { continue };
+        let permit = if rule.rights(user) == Rights::Change {
+            permit
+        } else {
+            spare = Some(permit);
+            let Some(permit) = limiter.try_acquire_reading() else {
+                refuse(&stream);
+                continue;
+            };
+            permit
+        };
         let handler = handler.clone();
         tokio::spawn(async move {
             // A client that breaks off needs no handling.
-            let _ = serve_client(stream, &handler, permit).await;
+            let _ = serve_client(stream, &handler, permit, rule, user).await;
         });
     }
+}
+
+/// Tells a client that too many others are served.
+fn refuse(stream: &UnixStream) {
+    let reply = SocketReply::Refused("too many clients, try again".to_owned());
+    let mut line = serde_json::to_vec(&reply).unwrap_or_default();
+    line.push(b'\n');
+    // A new socket has room.
+    let _ = stream.try_write(&line);
 }
 
 /// Serves the requests of one client until the client ends.
@@ -92,12 +130,10 @@ async fn serve_client<H: Handler>(
     stream: UnixStream,
     handler: &H,
     mut permit: ClientPermit,
+    rule: AccessRule,
+    user: u32,
 ) -> io::Result<()> {
-    let user = stream.peer_cred()?.uid();
-    let is_authorized = user == 0 || user == sys::effective_user();
-    if !is_authorized {
-        warn!(user, "control client refused");
-    }
+    let rights = rule.rights(user);
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read);
     loop {
@@ -107,14 +143,18 @@ async fn serve_client<H: Handler>(
         if read == 0 {
             return Ok(());
         }
-        let request = if !is_authorized {
-            let reason = "only root and the owner of balance may control it";
-            Err(SocketReply::Refused(reason.to_owned()))
+        let request = if rights == Rights::Nothing {
+            Err(denied(rule, user))
         } else if line.last() != Some(&b'\n') {
             let reason = "the request is too long or was cut off";
             Err(SocketReply::Refused(reason.to_owned()))
         } else {
-            read_request::<H::Command>(&line)
+            match read_request::<H::Command>(&line) {
+                Ok(Incoming::Command(command)) if !rights.allow(&command) => {
+                    Err(denied(rule, user))
+                }
+                request => request,
+            }
         };
         // A command may wait for long; free the memory before.
         drop(line);
@@ -127,6 +167,10 @@ async fn serve_client<H: Handler>(
                 // The client no longer waits for the end of its drain.
                 () = closed(&mut lines) => return Ok(()),
             },
+            // A client that may read may read on.
+            Err(refusal @ SocketReply::Denied { may_read, .. }) => {
+                (serde_json::to_vec(&refusal)?, !may_read)
+            }
             Err(refusal) => (serde_json::to_vec(&refusal)?, true),
         };
         reply.push(b'\n');
@@ -135,6 +179,14 @@ async fn serve_client<H: Handler>(
             return Ok(());
         }
     }
+}
+
+/// The reply to a command that the client may not give.
+fn denied(AccessRule { owner, has_readers }: AccessRule, user: u32) -> SocketReply {
+    if let Some(suppressed) = REFUSALS.pass(Instant::now()) {
+        warn!(user, suppressed, "control client refused");
+    }
+    SocketReply::Denied { owner, may_read: has_readers }
 }
 
 fn hello(name: Option<String>) -> SocketReply {

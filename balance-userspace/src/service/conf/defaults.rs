@@ -48,6 +48,14 @@ impl Defaults {
         Ok(given(&command, &matches).filter_map(|arg| argument(arg, &matches)).collect())
     }
 
+    /// The arguments of a line that has no option of its own; `None` if a default has a mistake.
+    pub(super) fn args(&self) -> Option<Args> {
+        let words: Vec<_> =
+            self.options.values().flatten().cloned().chain(["1".to_owned()]).collect();
+        let matches = arguments::matches(&mut Args::command(), &words).ok();
+        matches.filter(|_| !self.has_mistake).and_then(|matches| arguments::args(&matches).ok())
+    }
+
     /// The arguments for a line with these arguments of its own.
     pub(super) fn apply(&self, own: &ArgMatches) -> impl Iterator<Item = String> {
         let is_own = |id: &str| own.value_source(id) == Some(ValueSource::CommandLine);

@@ -134,6 +134,8 @@ pub struct Conf {
     pub lines: Vec<Line>,
     /// The mistakes, in the order of the text.
     pub mistakes: Vec<Mistake>,
+    /// The process-wide settings of the defaults at the end of the file, for a file without lines.
+    defaults: Option<ProcessSettings>,
 }
 
 impl Conf {
@@ -153,7 +155,8 @@ pub fn read(file: &Path, text: &str, services: Services<'_>, files: &dyn Files) 
         ordinal: 0,
         conf: Conf::default(),
     };
-    reader.file(file, text, Defaults::default());
+    let defaults = reader.file(file, text, Defaults::default());
+    reader.conf.defaults = defaults.args().map(|args| ProcessSettings::of(&args));
     reader.conf
 }
 
@@ -169,8 +172,8 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Parses a file, with the defaults of the including file.
-    fn file(&mut self, file: &Path, text: &str, mut defaults: Defaults) {
+    /// Parses a file, with the defaults of the including file. Returns the defaults at its end.
+    fn file(&mut self, file: &Path, text: &str, mut defaults: Defaults) -> Defaults {
         let file: Arc<Path> = file.into();
         for (number, text) in words::logical_lines(text) {
             let position = self.position(&file, number);
@@ -180,6 +183,7 @@ impl Reader<'_> {
                 self.mistake(position, what);
             }
         }
+        defaults
     }
 
     fn line(

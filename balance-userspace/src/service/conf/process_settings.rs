@@ -16,6 +16,8 @@ pub struct ProcessSettings {
     pub workers: Option<u16>,
     /// The user after the start.
     pub user: Option<String>,
+    /// The group that may read through the control sockets.
+    pub control_group: Option<String>,
     /// The datapath.
     pub datapath: Datapath,
     /// The run directory; `None` for the directory of the supervisor.
@@ -32,6 +34,7 @@ impl ProcessSettings {
         Self {
             workers: args.workers,
             user: args.user.clone(),
+            control_group: args.control_group.clone(),
             datapath: args.datapath,
             run_dir: args.run_dir.clone(),
             debug: args.debug,
@@ -41,13 +44,14 @@ impl ProcessSettings {
 
     /// The options as words, in a fixed order. An option without a value is `None` if the option is
     /// missing.
-    fn options(&self) -> [(&'static str, Option<String>); 6] {
+    fn options(&self) -> [(&'static str, Option<String>); 7] {
         let name = |value: Option<clap::builder::PossibleValue>| {
             value.map(|value| value.get_name().to_owned())
         };
         [
             ("--workers", self.workers.map(|workers| workers.to_string())),
             ("--user", self.user.clone()),
+            ("--control-group", self.control_group.clone()),
             ("--datapath", name(self.datapath.to_possible_value())),
             ("--run-dir", self.run_dir.as_ref().map(|dir| dir.display().to_string())),
             ("--debug", self.debug.then(String::new)),
@@ -57,9 +61,11 @@ impl ProcessSettings {
 }
 
 impl Conf {
-    /// The process-wide settings; `None` without lines.
+    /// The process-wide settings of the lines. Without lines they are those of the defaults at the end
+    /// of the file, and `None` if a default has a mistake.
     pub fn process_settings(&self) -> Option<ProcessSettings> {
-        self.lines.first().map(|line| ProcessSettings::of(&line.args))
+        let first = self.lines.first().map(|line| ProcessSettings::of(&line.args));
+        first.or_else(|| self.defaults.clone())
     }
 }
 
@@ -103,6 +109,7 @@ mod tests {
             ("--workers 3", "--workers 2", "--workers 3 here and --workers 2 at x:1"),
             ("", "--workers 2", "no --workers here and --workers 2 at x:1"),
             ("--user y", "", "--user y here and no --user at x:1"),
+            ("", "--control-group y", "no --control-group here and --control-group y at x:1"),
             ("", "--datapath relay", "--datapath auto here and --datapath relay at x:1"),
             ("--run-dir /a", "--run-dir /b", "--run-dir /a here and --run-dir /b at x:1"),
             ("-d", "", "--debug here and no --debug at x:1"),
@@ -121,6 +128,9 @@ mod tests {
         assert_eq!(conf.wrong(), [""; 0]);
         let settings = conf.process_settings().unwrap();
         assert!(settings.debug && settings.workers == Some(2) && settings.user.is_none());
-        assert_eq!(parsed("").process_settings(), None);
+        let of_defaults = |text: &str| parsed(text).process_settings();
+        let group = |text: &str| of_defaults(text).and_then(|settings| settings.control_group);
+        assert_eq!(group("default --control-group adm\n"), Some("adm".to_owned()));
+        assert_eq!((group(""), of_defaults("default -x")), (None, None));
     }
 }
