@@ -4,7 +4,7 @@
 //! sysexits(3), the codes of `status` and `reload` those of LSB for init scripts.
 
 /// Exit codes in ascending order, each with its meaning.
-pub const EXIT_STATUS: [(u8, &str); 16] = [
+pub const EXIT_STATUS: [(u8, &str); 17] = [
     (0, "success, also if a command of -c fails without --strict"),
     (1, "a command of -c failed, with --strict"),
     (3, "status: no supervisor runs"),
@@ -20,10 +20,11 @@ pub const EXIT_STATUS: [(u8, &str); 16] = [
         69,
         "a group is empty, or the --datapath does not work here; -c, -i: no instance runs or answers",
     ),
-    (70, "a signal killed an instance during its start"),
+    (70, "a signal ended a process during its start, or the process hangs"),
     (71, "a system call failed, such as listen; -c, -i: the instance refuses the request"),
     (73, "the control socket cannot be created in the --run-dir, or other users can write to it"),
     (74, "input or output failed"),
+    (75, "reload: an instance or the server process ended meanwhile"),
     (
         77,
         "--datapath, --user or --control-group is not permitted, or the user may not control balance",
