@@ -84,7 +84,7 @@ impl Descriptors {
     }
 }
 
-/// An upper bound of the connections of a process that starts with the limits of this process.
+/// An upper bound of the connections of a process that inherits the limits of this process.
 pub(crate) fn most() -> usize {
     let limit = sys::open_file_limit().ok().and_then(|limit| usize::try_from(limit).ok());
     Descriptors(limit.unwrap_or(usize::MAX)).max_connections()
@@ -95,8 +95,8 @@ pub(crate) fn upper_bound(requested: Option<usize>, files: Descriptors, memory: 
     files.max_connections().min(by_memory(memory)).min(requested.unwrap_or(MAX_CONNECTIONS))
 }
 
-/// The number of connections that the limits allow. Call this once everything is open that stays
-/// open, but for `late` descriptors.
+/// The number of connections that the limits allow. Call this when all permanent descriptors are
+/// open, except for `late` ones.
 pub(crate) fn connections(
     requested: Option<usize>,
     files: Descriptors,

@@ -73,7 +73,7 @@ impl Instances {
         self.running.is_empty()
     }
 
-    /// Whether every instance has been told to stop accepting.
+    /// Whether every instance has stopped accepting, or is about to.
     pub(crate) fn all_stop(&self) -> bool {
         self.running.values().all(|context| context.stop.is_cancelled())
     }

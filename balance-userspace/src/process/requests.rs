@@ -41,7 +41,7 @@ pub(super) async fn prepare(
     may_have_clients: bool,
     look_ups: Arc<Semaphore>,
 ) -> Result<Prepared, StartError> {
-    let control = fds.pop().expect("the caller has taken one more than the listeners").into();
+    let control = fds.pop().expect("the descriptors end with the control socket").into();
     let listeners: Vec<Socket> = fds.into_iter().map(Into::into).collect();
     let args = cli::parse_instance(words)?;
     // The name of the address may resolve to another address by now.
@@ -76,7 +76,7 @@ pub(super) async fn serve(
         let endpoint = Some(ControlEndpoint::supervised(control));
         let served = instances.serve(id, listeners, Arc::clone(&context), endpoint).await;
         served.map_err(no_worker)?;
-        instance::start::log_ready(&context, &args, "the choice of the process");
+        instance::start::log_ready(&context, &args, "datapath of the server process");
         Ok::<_, StartError>(())
     };
     match served.await {

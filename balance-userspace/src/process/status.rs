@@ -43,7 +43,7 @@ impl Status {
         self.removed.insert(id);
     }
 
-    /// The supervisor will not name the instance again.
+    /// Forgets a removed instance, which no further request names.
     pub(crate) fn forget(&mut self, id: u64) {
         self.removed.remove(&id);
     }
@@ -68,12 +68,12 @@ impl Status {
         }
     }
 
-    /// The supervisor is gone.
+    /// Stops sending to the supervisor, which has ended.
     pub(crate) fn forget_supervisor(&mut self) {
         self.supervisor = None;
     }
 
-    /// Waits until the supervisor has been sent everything.
+    /// Waits until all messages to the supervisor are written.
     pub(crate) async fn flush(self) {
         if let Some(supervisor) = self.supervisor {
             supervisor.flush(INTERVAL).await;

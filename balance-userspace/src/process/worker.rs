@@ -37,13 +37,13 @@ static SHORTAGE: Throttle = Throttle::new(Duration::from_secs(10));
 static CONNECTION_LIMIT: Throttle = Throttle::new(Duration::from_secs(10));
 static MEMORY: Throttle = Throttle::new(Duration::from_secs(10));
 
-/// What a worker is asked to do.
+/// A task for a worker.
 pub(crate) enum Job {
     /// Serve the clients of these listeners for an instance.
     Serve {
         listeners: Vec<Socket>,
         context: Arc<Context>,
-        /// Told whether the worker serves.
+        /// Receives `Ok` if the worker serves.
         started: oneshot::Sender<io::Result<()>>,
         /// Dropped when the worker no longer accepts for the instance.
         is_accepting: Sender<()>,
@@ -74,7 +74,7 @@ pub(crate) async fn run(mut jobs: UnboundedReceiver<Job>) {
                     Err(error) => drop(started.send(Err(error))),
                 }
             }
-            // The sender may wait no longer.
+            // The sender may be gone.
             Job::Ping(reply) => drop(reply.send(())),
         }
     }
@@ -136,8 +136,8 @@ impl Acceptor {
             match self.listener.accept().await {
                 Ok(socket) => self.admit(socket).await,
                 Err(_) if self.context.stop.is_cancelled() => break,
-                // The instance is served twice for a moment, and the other one stops to accept
-                // from the same listener.
+                // An instance that is being replaced is served twice, from the same listener. When
+                // the old one stops, the accepts of both are cancelled.
                 Err(e) if e.raw_os_error() == Some(libc::ECANCELED) => {}
                 // The client disconnected before its accept.
                 Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}

@@ -14,9 +14,9 @@ pub(crate) enum Step {
     Keep,
     /// The instance is new.
     Start,
-    /// The running process can take the new arguments.
+    /// The running instance can take the new arguments.
     Configure,
-    /// The new arguments need a new process.
+    /// The instance is served a second time with the new arguments, then the first is removed.
     Replace,
 }
 

@@ -147,12 +147,12 @@ impl Row {
     }
 
     fn of(row: InstanceRow) -> Self {
-        let rests = matches!(row.state, InstanceState::Failed | InstanceState::Stopped);
+        let is_down = matches!(row.state, InstanceState::Failed | InstanceState::Stopped);
         let known = Self {
             state: row.state,
             pid: row.pid,
             connections: row.connections,
-            why: Some(row.status).filter(|status| rests && !status.is_empty()),
+            why: Some(row.status).filter(|status| is_down && !status.is_empty()),
             ..Self::stopped(row.name)
         };
         let Some(socket) = row.socket.filter(|_| row.state == InstanceState::Running) else {

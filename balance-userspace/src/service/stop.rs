@@ -58,8 +58,7 @@ pub(super) fn stop(location: &ServiceLocation) -> u8 {
     }
 }
 
-/// Waits until a stopping supervisor has ended. The counts in its status are up to one second old, so
-/// they are good for the progress only.
+/// Waits until a stopping supervisor has ended, and shows the progress.
 pub(super) fn wait_for_end(mut running: RunningSupervisor) -> Result<(), ClientError> {
     let progress = Progress::begin();
     loop {
