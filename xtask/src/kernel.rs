@@ -24,8 +24,8 @@ use crate::{
     skip::skip,
 };
 
-/// The test executables of a full run: what every datapath must do, and what only hosts and
-/// networks of a test's own show.
+/// The test executables of a full run: the tests of every datapath, and the tests with hosts and
+/// networks of their own.
 const TESTS: [&str; 12] = [
     "datapaths/integrity::",
     "datapaths/closing::",

@@ -1,4 +1,4 @@
-//! Chooses the datapath of the instance: the one of the command line, or the best that works here.
+//! Chooses the datapath of the process: that of the command line, or the best that works here.
 //!
 //! Invariant: a kernel datapath is chosen only after it has passed its self-test. The reason of the
 //! choice names every datapath that failed, and its error.
@@ -28,7 +28,7 @@ impl Choice {
             return Ok(Self::relay(args, "-p shows the bytes, so they pass through user space"));
         }
         match args.datapath {
-            args::Datapath::Relay => Ok(Self::relay(args, "asked for")),
+            args::Datapath::Relay => Ok(Self::relay(args, "--datapath relay")),
             args::Datapath::Sockmap => {
                 Self::sockmap(args, connections).map_err(|e| e.into_start_error("sockmap"))
             }

@@ -21,7 +21,7 @@ pub(crate) struct Listener {
     poller: Poller,
 }
 
-/// The means by which a listener waits.
+/// How a listener waits for clients.
 enum Poller {
     Ring,
     Epoll { ready: AsyncFd<Registered<Rc<Socket>>>, stop: CancellationToken },
@@ -37,8 +37,7 @@ impl Listener {
         let poller = if ring::can_cancel() {
             Poller::Ring
         } else {
-            // A ring does not wait on a non-blocking listener, but on this kernel no ring is asked
-            // to.
+            // Epoll waits for clients. `accept` itself must not block.
             socket.set_nonblocking(true)?;
             let ready = epoll::register(Rc::clone(&socket), tokio::io::Interest::READABLE)?;
             Poller::Epoll { ready, stop: CancellationToken::new() }

@@ -37,7 +37,7 @@ pub(super) fn copy(tools: &Tools, tree: &Tree, into: &Path) -> Result<()> {
 
 /// Copies the modules to their places in a system with modprobe(8).
 pub(crate) fn install(tools: &Tools, tree: &Tree, root: &Path) -> Result<()> {
-    // As in the system, for depmod.
+    // depmod reads /lib/modules, which is below /usr in Debian.
     symlink("usr/lib", root.join("lib")).context("lib")?;
     let folder = root.join("usr/lib/modules").join(&tree.release);
     for module in needed(tools, tree)? {

@@ -129,13 +129,13 @@ impl SpliceRef {
         self.this.side.drained.store_relaxed(true);
     }
 
-    /// The sequence number that a packet had from its sender, the other peer, if this side's peer
-    /// was sent it as `seq`. `None` if no such packet is in flight.
+    /// Translates `seq` of a packet that was forwarded to this side's peer to the sequence number
+    /// that the other peer sent. `None` if no such packet is in flight.
     #[inline(always)]
     pub(crate) fn in_flight(&self, seq: u32) -> Option<u32> {
         let (this, other) = (&self.this.side, &self.other.side);
         if !this.drained.load_relaxed() && is_after(this.local_snd_nxt.load_relaxed(), seq) {
-            // The local socket has sent it, and repeats it.
+            // The local socket has sent this packet, and retransmits it.
             return None;
         }
         let seq = seq.wrapping_sub(other.seq_delta.load_relaxed());

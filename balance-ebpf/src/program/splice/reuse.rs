@@ -27,7 +27,7 @@ mod state {
 }
 
 /// How often a packet is reinjected while user space holds the lock of the old socket. The socket
-/// processes its reset only after that.
+/// processes its reset when the lock is released.
 const MAX_REINJECTIONS: u32 = 32;
 
 /// The local socket that a packet would reach.

@@ -61,8 +61,8 @@ fn sums_up(skb: *mut __sk_buff, scratch: &Scratch, end: u32, sum: u32) -> bool {
     rest.at >= rest.end && fold(rest.sum) == u16::MAX
 }
 
-/// One turn of `sums_up`, called by the helper: 0 to continue, 1 to stop.
-unsafe extern "C" fn add_chunk(_turn: u64, rest: *mut c_void) -> i64 {
+/// One iteration of `sums_up`, called by the helper: 0 to continue, 1 to stop.
+unsafe extern "C" fn add_chunk(_iteration: u64, rest: *mut c_void) -> i64 {
     // SAFETY: `sums_up` passes a `Rest`, and waits.
     let rest = unsafe { &mut *rest.cast::<Rest>() };
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {

@@ -40,7 +40,7 @@ pub(super) fn run_line(
         ScriptOutcome::Continue { code } if strict || code == 0 => code,
         ScriptOutcome::Continue { code } => {
             let hint = "the command failed; exit code 0 as in 3.57";
-            // A hint that cannot be written is not missed.
+            // The exit code does not depend on the hint.
             let _ = writeln!(err, "balance: {hint}, {code} with --strict");
             0
         }

@@ -243,13 +243,13 @@ impl Kernel {
         self.slots.give_back(slot.number);
     }
 
-    /// Tells the program how many connections have entries.
+    /// Writes the number of connections with entries to the program's memory.
     fn publish_count(&self, entries: &Entries) {
         self.globals().entries.store_seq_cst(entries.live.len() as u64);
     }
 
     /// Keeps the entries of a connection that has ended for a while, because its last packets may
-    /// be late or repeated. Between two peers on this host no packet is, unless an acknowledgement
+    /// be late or repeated. Between two peers on this host this happens only if an acknowledgement
     /// was clamped.
     pub(super) fn linger(&self, slot: Slot) {
         let splice = slot.read();
