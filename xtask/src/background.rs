@@ -1,4 +1,4 @@
-//! A command that runs in the background while a task goes on with other steps.
+//! A command that runs in the background while a task continues with other steps.
 //!
 //! Invariants: the output of the command goes to a log file and is shown as one block when the
 //! command ends; the command does not outlive the task.

@@ -35,7 +35,7 @@ const MEMORY: usize = 1024;
 /// The prefix of the line with libFuzzer's number of executions.
 const EXECUTIONS: &str = "stat::number_of_executed_units:";
 
-/// Look for input that makes balance panic or misunderstand.
+/// Search for input that violates a property of a parser.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// The fuzz target, one of tests/fuzz/fuzz_targets [default: all, one after the other]

@@ -23,7 +23,7 @@ pub(crate) enum Root {
 }
 
 impl Root {
-    /// Finds a way, which may prompt for a password on a terminal.
+    /// Finds out how, and may prompt for a password on a terminal.
     pub(crate) fn find() -> Self {
         match Self::find_silently() {
             Self::Never if stdin().is_terminal() && which::which("sudo").is_ok() => Self::Sudo,

@@ -37,8 +37,8 @@ pub(crate) struct Options {
     /// With `--kernel`, run the tests on every datapath that works there
     #[arg(long, requires = "kernels")]
     all_datapaths: bool,
-    /// Instead, go through the life of the package under the systemd of this Debian release in a
-    /// virtual machine. May be given several times
+    /// Instead, test the package from install to purge under the systemd of this Debian release in
+    /// a virtual machine. May be given several times
     #[arg(
         long,
         value_enum,

@@ -1,4 +1,4 @@
-//! What a word in the place of the port was probably meant as: a verb, or an address.
+//! The likely meaning of a word in place of the port: a verb, or an address.
 //!
 //! Pure, apart from the look-up of services. Invariant: the exit code stays that of a usage error.
 

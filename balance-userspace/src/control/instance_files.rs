@@ -86,8 +86,8 @@ const BACKLOG: i32 = 128;
 /// Who may connect to a control socket, beside root.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SocketAccess {
-    /// The user and the group of a process that will switch to this user; none for those of this
-    /// process.
+    /// The user and the group that the serving process switches to; `None` if it keeps the user of
+    /// this process.
     pub(crate) owner: Option<(Uid, Gid)>,
     /// The group whose members may connect; none for the owner alone.
     pub(crate) group: Option<Gid>,

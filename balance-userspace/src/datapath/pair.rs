@@ -58,7 +58,7 @@ pub(crate) struct Pair {
 pub(crate) enum Run<P> {
     /// The connection has ended.
     Ended(ConnectionEnd),
-    /// The run was paused: the connection goes on.
+    /// The run was paused: the connection continues.
     Paused(P),
 }
 

@@ -1,4 +1,4 @@
-//! Running in the background as a daemon whose start the user's process observes.
+//! Runs the program as a daemon. The process that the user started waits for the start.
 //!
 //! Invariant: the process that the user started ends as soon as the daemon is ready or has ended.
 //! Its exit code is the code that a ready daemon reports, or the exit code of the ended daemon.

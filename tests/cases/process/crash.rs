@@ -105,7 +105,9 @@ fn a_transfer_between_hosts_that_is_cut_off_does_not_look_complete(datapath: Dat
 
 fn cut_off(datapath: Datapath, link: impl FnOnce(Builder) -> Link) {
     if datapath == Datapath::Splice && !has_tcx() {
-        return skip("before Linux 6.6 a spliced connection goes on until another program starts");
+        return skip(
+            "before Linux 6.6 a spliced connection continues until another program starts",
+        );
     }
     let dir = RunDir::new();
     let mut link = link(dir.use_in(Builder::new(datapath)));

@@ -96,7 +96,7 @@ impl PacketGenerator {
         self.walk
     }
 
-    /// Adds the next packets of a kind, for each of the known pairs in next_pair. `right` has the next
+    /// Adds the next packets of a kind, for each of the known pairs in order. `right` has the next
     /// sequence number and acknowledgement of each pair.
     pub fn add(
         &mut self,

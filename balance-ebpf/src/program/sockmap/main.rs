@@ -234,16 +234,16 @@ fn is_clear(ctx: &SkBuffContext, other: &Words) -> bool {
     }
 }
 
-/// A packet, and its length after the cuts. Holds nothing that changes from turn to turn, otherwise
-/// the verifier would go through all turns.
+/// A packet, and its length after the cuts. Holds nothing that changes between iterations, otherwise
+/// the verifier would follow each iteration.
 #[repr(C)]
 struct Trim {
     skb: *mut __sk_buff,
     fresh: u64,
 }
 
-/// One turn of `trim`, called by the helper: 0 to continue, 1 to stop.
-unsafe extern "C" fn cut(_turn: u64, trim: *mut Trim) -> i64 {
+/// One iteration of `trim`, called by the helper: 0 to continue, 1 to stop.
+unsafe extern "C" fn cut(_iteration: u64, trim: *mut Trim) -> i64 {
     // SAFETY: the helper passes on the pointer that `trim` gave it.
     unsafe {
         let skb = (*trim).skb;

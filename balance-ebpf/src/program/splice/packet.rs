@@ -109,7 +109,7 @@ pub(crate) fn read_tuple(skb: *mut __sk_buff, scratch: &mut Scratch) -> Option<u
         if ip[2].to_ne_bytes()[1] != TCP || fragment & 0x1fff != 0 || size < 20 {
             return None;
         }
-        // Options of the IP header belong to the sender's netscratch.
+        // Options of the IP header belong to the sender's network.
         scratch.unforwardable = fragment & 0x2000 | u32::from(size != 20);
         scratch.ip = [ip[0], ip[1], ip[2]];
         scratch.tuple.source = [ip[3], 0, 0, 0];

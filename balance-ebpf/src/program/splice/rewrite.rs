@@ -106,8 +106,8 @@ fn rewrite_other_options(scratch: &mut Scratch) -> u32 {
     }
 }
 
-/// One turn of `rewrite_other_options`, called by the helper: 0 to continue, 1 to stop.
-unsafe extern "C" fn rewrite_option(_turn: u64, _: *mut c_void) -> i64 {
+/// One iteration of `rewrite_other_options`, called by the helper: 0 to continue, 1 to stop.
+unsafe extern "C" fn rewrite_option(_iteration: u64, _: *mut c_void) -> i64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return 1;
     };

@@ -170,7 +170,7 @@ impl Endpoint {
         self.first_out.wrapping_add(position as u32)
     }
 
-    /// Position of the right right_edge of the send window.
+    /// Position of the right edge of the send window.
     pub(super) fn send_window_edge(&self) -> usize {
         self.acknowledged + self.send_window
     }
@@ -180,13 +180,13 @@ impl Endpoint {
         self.max_send_window
     }
 
-    /// Position up to which the offered window may reach before a byte is read that has not been
-    /// sent yet.
+    /// An upper bound of [`offered_edge`](Self::offered_edge) until the application reads a byte
+    /// beyond the present edge.
     pub(super) fn max_offered_edge(&self) -> usize {
         self.right_edge + self.max_receive_window()
     }
 
-    /// Position of the right right_edge of the offered window.
+    /// Position of the right edge of the offered window.
     pub(super) fn offered_edge(&self) -> usize {
         self.right_edge
     }
@@ -230,7 +230,7 @@ impl Endpoint {
         self.received[from..self.read].to_vec()
     }
 
-    /// The window field to send. The right right_edge never moves back.
+    /// The window field to send. The right edge never moves back.
     fn window(&mut self) -> u16 {
         let (next, unit) = (self.arrived(), 1 << self.config.scale);
         let free = self.config.receive_buffer.saturating_sub(self.received.len() - self.read);

@@ -1,4 +1,4 @@
-//! Texts that name who may use a control socket.
+//! Messages that name the users of a control socket.
 //!
 //! Invariant: a user or a group without a name is named by its number.
 
@@ -18,7 +18,7 @@ pub(super) fn root_and(user: u32) -> String {
     enumerate(user, None)
 }
 
-/// Who may connect to a socket to which the user of this process may not.
+/// Names the users of a socket to which the user of this process may not connect.
 pub(super) fn to_connect(socket: &Path) -> String {
     let found = fs::symlink_metadata(socket).ok().filter(|found| found.file_type().is_socket());
     match found {

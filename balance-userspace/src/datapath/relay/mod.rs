@@ -46,7 +46,7 @@ pub(crate) async fn carry(pair: &Pair, pool: &BufferPool, dump: bool) -> Connect
 }
 
 /// Carries a pair until it ends or both directions together have moved `buffers` buffers. `None`:
-/// the pair goes on, user space holds no byte of it, neither side has ended, and another datapath
+/// the pair continues, user space holds no byte of it, neither side has ended, and another datapath
 /// may take it.
 pub(crate) async fn carry_first(
     pair: &Pair,

@@ -1,6 +1,6 @@
 //! Waits for the receiver of bytes whose sender has failed.
 //!
-//! Invariant: a wait goes on while the receiver acknowledges bytes, and ends [`STALL_TIME`] after
+//! Invariant: a wait continues while the receiver acknowledges bytes, and ends [`STALL_TIME`] after
 //! the last progress.
 
 use std::{

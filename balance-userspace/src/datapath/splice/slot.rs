@@ -37,7 +37,7 @@ pub(super) struct LocalEnd {
     pub(super) acknowledged: u32,
     /// The number behind everything that the peer has sent.
     pub(super) received: u32,
-    /// The number up to which the other peer has acknowledged that.
+    /// The number up to which the other peer has acknowledged these bytes.
     pub(super) delivered: u32,
     /// The FIN towards the peer was already forwarded.
     pub(super) has_ended: bool,

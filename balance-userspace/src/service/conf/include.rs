@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// The most files of which each includes the next one.
+/// The maximum depth of nested `include` lines.
 const MAX_DEPTH: usize = 8;
 
 /// Access to configuration files.

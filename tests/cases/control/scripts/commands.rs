@@ -208,7 +208,7 @@ fn graphed() -> impl Strategy<Value = (String, (i64, i64))> {
     ]
 }
 
-/// TargetAddress and port as typed, and the resulting address.
+/// Address and port as typed, and the resulting address.
 fn host(server: SocketAddr) -> impl Strategy<Value = ((String, String), Option<TargetAddress>)> {
     let four = server.ip();
     let six = std::net::Ipv6Addr::LOCALHOST.into();
@@ -233,7 +233,7 @@ fn host(server: SocketAddr) -> impl Strategy<Value = ((String, String), Option<T
         ("[::1", "9", None),
         ("[::1]", "nosuchservice", None),
         (":", "9", None),
-        // Too long for a channel_name, so no channel_name server is asked.
+        // Too long for a host name, so no name server is asked.
         ("xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", "9", None),
     ];
     let others = others.map(|(host, port, to)| ((host.to_owned(), port.to_owned()), to));

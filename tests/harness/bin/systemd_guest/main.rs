@@ -1,5 +1,5 @@
-//! Goes through the life of the installed package under Debian's systemd, as a unit of a virtual
-//! machine (`cargo xtask test --systemd`). Each step reads the journal and `systemctl status`.
+//! Tests the package from install to purge under Debian's systemd, as a unit of a virtual machine
+//! (`cargo xtask test --systemd`). Each step reads the journal and `systemctl status`.
 //!
 //! Arguments: names of steps to run instead of all.
 //!

@@ -84,7 +84,7 @@ fn reload(scenario: &mut Scenario) {
     UNIT.wait_for_journal(&["reloaded", "Reloaded balance.service"]);
 }
 
-/// Reloads a file with a mistake. The reload fails, and the service goes on unchanged.
+/// Reloads a file with a mistake. The reload fails, and the service continues unchanged.
 fn wrong_file(scenario: &mut Scenario) {
     let pid = UNIT.main_pid();
     scenario.write_file(&FIRST, "nosuchport\n");
