@@ -101,7 +101,7 @@ pub(super) fn restart_in_place(
                 seen = Instant::now();
             }
             Err(error) if is_absence(&error) && seen.elapsed() > RESTART_TIMEOUT => {
-                print_error("balance has stopped and does not come back: its log says why");
+                print_error("balance has stopped and has not started again: see its log");
                 return UNAVAILABLE;
             }
             Err(_) => {}
@@ -112,7 +112,7 @@ pub(super) fn restart_in_place(
     let code = print_failures(&table);
     match code {
         0 => print(&format!("balance is restarted{}", waited(most, begun))),
-        _ => print("balance is restarted, but not all of it serves"),
+        _ => print("balance is restarted, but not all instances serve"),
     }
     code
 }

@@ -79,7 +79,7 @@ impl<'a> Including<'a> {
             return Err(mistake("the file includes itself"));
         }
         if self.open.len() > MAX_DEPTH {
-            return Err(mistake(&format!("more than {MAX_DEPTH} files include each other")));
+            return Err(mistake(&format!("includes are nested more than {MAX_DEPTH} deep")));
         }
         let text = self.files.text(file).map_err(|why| mistake(&why))?;
         self.open.push(identity);

@@ -4,13 +4,14 @@
 //! Pure: the caller provides the look-up of service names and the access to files.
 //!
 //! Invariants:
-//! - A line means the same as on the command line, with the defaults in front and the sets replaced.
+//! - A line means the same as on the command line, with the defaults in front and the sets
+//!   replaced.
 //! - A mistake in one line does not affect other lines, except that no line runs without a default
 //!   that was meant for the line.
 //! - No two parsed lines have the same instance name.
 //! - All parsed lines have the same process-wide settings.
-//! - Lines and mistakes are in the order of the text, as if each included file stood in the place of
-//!   its `include` line.
+//! - Lines and mistakes are in the order of the text, as if each included file stood in the place
+//!   of its `include` line.
 
 mod arguments;
 mod defaults;
@@ -446,7 +447,7 @@ mod tests {
         ];
         let (lines, mistakes) = read_all(&endless);
         assert_eq!(lines, [""; 0]);
-        assert_eq!(mistakes, ["8:1: include 9: more than 8 files include each other"]);
+        assert_eq!(mistakes, ["8:1: include 9: includes are nested more than 8 deep"]);
     }
 
     #[test]

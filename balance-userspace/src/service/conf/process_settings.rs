@@ -61,8 +61,8 @@ impl ProcessSettings {
 }
 
 impl Conf {
-    /// The process-wide settings of the lines. Without lines they are those of the defaults at the end
-    /// of the file, and `None` if a default has a mistake.
+    /// The process-wide settings of the lines. Without lines they are those of the defaults at the
+    /// end of the file, and `None` if a default has a mistake.
     pub fn process_settings(&self) -> Option<ProcessSettings> {
         let first = self.lines.first().map(|line| ProcessSettings::of(&line.args));
         first.or_else(|| self.defaults.clone())
