@@ -3,7 +3,8 @@
 //!
 //! Each scenario gets two charts, one of the main figure and one of CPU time, as SVG and as PNG.
 //!
-//! Invariant: bars start at zero, and the error bar reaches from the smallest to the largest sample.
+//! Invariant: bars start at zero, and the error bar reaches from the smallest to the largest
+//! sample.
 
 mod layout;
 mod raster;

@@ -48,8 +48,8 @@ impl Network {
         Self { client: host(), middle: host(), server: host() }
     }
 
-    /// Makes a namespace for each host. If `forwards`, the kernel forwards packets in the middle, and
-    /// the client reaches the server without a proxy.
+    /// Makes a namespace for each host. If `forwards`, the kernel forwards packets in the middle,
+    /// and the client reaches the server without a proxy.
     ///
     /// # Errors
     ///

@@ -44,8 +44,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a process. Standard error goes to the file `log`; lines on standard output are reports,
-    /// see [`Self::receive`].
+    /// Starts a process. Standard error goes to the file `log`; lines on standard output are
+    /// reports, see [`Self::receive`].
     pub(crate) fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
         let stderr =
             File::create(log).with_context(|| format!("cannot create {}", log.display()))?;

@@ -28,8 +28,8 @@ impl Summary {
         Some(Self { median, min, max, samples: samples.to_vec() })
     }
 
-    /// Returns this median divided by the median of `other`, or `None` if this median is negative or
-    /// the other is not positive.
+    /// Returns this median divided by the median of `other`, or `None` if this median is negative
+    /// or the other is not positive.
     pub(crate) fn ratio_to(&self, other: &Self) -> Option<f64> {
         (self.median >= 0.0 && other.median > 0.0).then(|| self.median / other.median)
     }

@@ -1,7 +1,7 @@
 //! `attack`: builds balance and the attack harness, and executes the harness.
 //!
-//! Invariant: `HarnessArgs::drive_program` installs what the harness needs, and nothing else that only
-//! the tests need.
+//! Invariant: `HarnessArgs::drive_program` installs what the harness needs, and nothing else that
+//! only the tests need.
 
 use anyhow::Result;
 

@@ -1,8 +1,8 @@
-//! Minimal Debian systems that debootstrap makes once: one into which the tests install the package,
-//! and one for each release whose service manager runs in a virtual machine.
+//! Minimal Debian systems that debootstrap makes once: one into which the tests install the
+//! package, and one for each release whose service manager runs in a virtual machine.
 //!
-//! Invariants: the first has the release of this machine, because the program needs the libraries of
-//! the machine that built it. An existing archive is complete.
+//! Invariants: the first has the release of this machine, because the program needs the libraries
+//! of the machine that built it. An existing archive is complete.
 
 use std::{
     ffi::OsString,

@@ -1,8 +1,8 @@
 //! `build-ebpf`: builds the BPF programs as object files that balance-userspace embeds.
 //!
 //! Invariants: an object file is newer than its sources, because balance-userspace embeds no other.
-//! An object file is written only if its content changes or it is too old, because each write causes
-//! a rebuild of balance-userspace.
+//! An object file is written only if its content changes or it is too old, because each write
+//! causes a rebuild of balance-userspace.
 
 use std::{env, fs, io, path::Path, process::Command, time::SystemTime};
 

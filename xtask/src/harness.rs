@@ -34,8 +34,8 @@ impl HarnessArgs {
         Ok(workspace::program().with_file_name(name))
     }
 
-    /// Builds the program and a harness of the package `tests`, installs what the harness needs, and
-    /// executes the harness.
+    /// Builds the program and a harness of the package `tests`, installs what the harness needs,
+    /// and executes the harness.
     pub(crate) fn drive_program(&self, name: &str, without_root: &str) -> Result<()> {
         let harness = Self::build("tests", name)?;
         if !self.asks_for_help() {
@@ -46,8 +46,8 @@ impl HarnessArgs {
         self.execute(harness, &[], without_root)
     }
 
-    /// Executes the harness with the arguments `ours` before the passed ones. Without root and sudo,
-    /// the warning `without_root` says what the harness cannot do.
+    /// Executes the harness with the arguments `ours` before the passed ones. Without root and
+    /// sudo, the warning `without_root` says what the harness cannot do.
     pub(crate) fn execute(
         &self,
         harness: PathBuf,

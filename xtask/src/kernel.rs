@@ -67,8 +67,8 @@ pub(crate) enum Kernel {
 }
 
 impl Kernel {
-    /// The kernels of a CI run: one that supports only the relay, and one with the oldest way to attach
-    /// the splice program.
+    /// The kernels of a CI run: one that supports only the relay, and one with the oldest way to
+    /// attach the splice program.
     const IN_CI: [Self; 2] = [Self::Bullseye, Self::Bookworm];
 
     pub(crate) fn version(self) -> &'static str {
@@ -88,7 +88,8 @@ impl Kernel {
         }
     }
 
-    /// Returns the suites of Debian with the kernel and its dependencies. The newest version is used.
+    /// Returns the suites of Debian with the kernel and its dependencies. The newest version is
+    /// used.
     fn suites(self) -> &'static [&'static str] {
         match self {
             Self::Bullseye => &["bullseye", "bullseye-security"],

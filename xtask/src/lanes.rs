@@ -1,7 +1,7 @@
 //! Runs test executables, a few at a time, because most of them wait more than they compute.
 //!
-//! Invariants: the output of an executable is shown as one block when the executable ends. After the
-//! first failure no executable is started, and the failures are shown last.
+//! Invariants: the output of an executable is shown as one block when the executable ends. After
+//! the first failure no executable is started, and the failures are shown last.
 
 use std::{
     collections::VecDeque,

@@ -1,8 +1,8 @@
 //! Packages of a Debian release, downloaded by apt and unpacked into a directory of their own.
 //!
-//! Invariants: apt verifies the downloads with Debian's keys. The packages of this system are neither
-//! used nor changed. A directory with the completion mark is complete and is used until it is
-//! removed.
+//! Invariants: apt verifies the downloads with Debian's keys. The packages of this system are
+//! neither used nor changed. A directory with the completion mark is complete and is used until it
+//! is removed.
 
 mod apt;
 
@@ -47,8 +47,8 @@ pub(crate) fn unpacked(directory: &Path) -> Option<PathBuf> {
 }
 
 impl Packages {
-    /// Resolves packages and their dependencies to the newest version in any of the suites. Clears the
-    /// directory for the unpacked packages.
+    /// Resolves packages and their dependencies to the newest version in any of the suites. Clears
+    /// the directory for the unpacked packages.
     pub(crate) fn resolve(directory: &Path, suites: &[&str], names: &[&str]) -> Result<Self> {
         let (first, state) = (names.first().context("no package")?, directory.join("apt"));
         let _ = fs::remove_dir_all(directory);

@@ -1,7 +1,7 @@
 //! `soak`: builds balance and the soak harness, and executes the harness.
 //!
-//! Invariant: `HarnessArgs::drive_program` installs what the harness needs, and nothing else that only
-//! the tests need.
+//! Invariant: `HarnessArgs::drive_program` installs what the harness needs, and nothing else that
+//! only the tests need.
 
 use anyhow::Result;
 

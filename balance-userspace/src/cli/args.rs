@@ -133,8 +133,8 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
 
-    /// Let the members of this group connect to the control sockets and read: show, servers, sessions,
-    /// stats, status; only root and the owner may change [default: no group may connect]
+    /// Let the members of this group connect to the control sockets and read: show, servers,
+    /// sessions, stats, status; only root and the owner may change [default: no group may connect]
     #[arg(long, value_name = "GROUP", value_parser = values::group)]
     pub control_group: Option<String>,
 

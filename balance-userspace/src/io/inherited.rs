@@ -1,7 +1,8 @@
 //! Listeners that the process inherits from a service manager (sd_listen_fds(3)).
 //!
-//! Invariants: an inherited listener serves only at the address that the command line names. The process that passed it on may keep its own descriptor of the
-//! same socket, so a listener is never shut down.
+//! Invariants: an inherited listener serves only at the address that the command line names. The
+//! process that passed it on may keep its own descriptor of the same socket, so a listener is never
+//! shut down.
 
 use std::{
     io,

@@ -24,8 +24,8 @@ pub(crate) fn find(name: &str) -> Result<User, StartError> {
     User::from_name(name).map_err(system)?.ok_or_else(|| StartError::NoUser(name.to_owned()))
 }
 
-/// Looks up a group by name or number. As for chown(1), a number needs no entry in the database, and
-/// a group whose name is a number goes first.
+/// Looks up a group by name or number. As for chown(1), a number needs no entry in the database,
+/// and a group whose name is a number goes first.
 ///
 /// # Errors
 /// [`StartError::NoGroup`]; [`StartError::System`] if the group database cannot be read.

@@ -21,7 +21,8 @@ use crate::{
 
 const WIDTH: i32 = 960;
 const MARGIN: i32 = 20;
-/// The left edge of the bars and the length of the longest bar. The value is printed beside the bar.
+/// The left edge of the bars and the length of the longest bar. The value is printed beside the
+/// bar.
 const BARS: i32 = 170;
 const LONGEST: f64 = 500.0;
 const ROW: i32 = 24;

@@ -2,8 +2,8 @@
 //!
 //! The client cannot run out of ports. With short connections the server closes first, so the
 //! sockets in TIME_WAIT belong to the listening ports of the server and of the proxy, and the
-//! ephemeral ports of the connecting side are free at once. Held connections end with a reset, so no
-//! TIME_WAIT socket remains in the memory that is measured next.
+//! ephemeral ports of the connecting side are free at once. Held connections end with a reset, so
+//! no TIME_WAIT socket remains in the memory that is measured next.
 //!
 //! Invariant: a failed connection is counted and replaced after a pause, so a proxy that refuses
 //! every connection is not flooded.
@@ -44,7 +44,8 @@ struct Connections<'a> {
     plan: &'a Plan,
     poll: Poll,
     slots: Vec<Slot>,
-    /// Paused slots and the end of their pause. All pauses are equal, so the first slot is due first.
+    /// Paused slots and the end of their pause. All pauses are equal, so the first slot is due
+    /// first.
     paused: VecDeque<(Instant, usize)>,
     pause: Duration,
     /// Number of slots that have completed an exchange.

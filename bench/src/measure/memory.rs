@@ -70,7 +70,8 @@ pub(super) fn measure(
     let worked = (cpu::seconds()? - worked) / start.elapsed().as_secs_f64();
     client.check_running()?;
     running.check_running()?;
-    // Both sides of the proxy end with resets, so no socket is in TIME_WAIT for the next measurement.
+    // Both sides of the proxy end with resets, so no socket is in TIME_WAIT for the next
+    // measurement.
     server.kill();
     client.kill();
 

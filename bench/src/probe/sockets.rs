@@ -1,6 +1,7 @@
 //! Sockets in /proc/net: listening ports and TIME_WAIT.
 //!
-//! Invariant: the check for a listener does not connect, so a proxy sees no client outside the load.
+//! Invariant: the check for a listener does not connect, so a proxy sees no client outside the
+//! load.
 
 use anyhow::Result;
 

@@ -115,8 +115,8 @@ impl Program {
             Self::Pen => {
                 let connections = config.connections.to_string();
                 let mut command = Command::new(find("pen")?);
-                // `-b 1`: retry a dead server after one second, as haproxy does. `-c` is the number of
-                // clients that pen remembers by address; here all clients have one address.
+                // `-b 1`: retry a dead server after one second, as haproxy does. `-c` is the number
+                // of clients that pen remembers by address; here all clients have one address.
                 command.args(["-f", "-r", "-b", "1", "-x", &connections, "-q", "4096"]);
                 command.arg(listen.to_string()).args(backends);
                 command

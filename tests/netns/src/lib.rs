@@ -1,8 +1,8 @@
 //! Unnamed network namespaces, for the tests and the benchmarks.
 //!
-//! Invariants: a namespace is kept alive by the descriptor in [`Namespace`] and by the processes and
-//! sockets inside, so nothing of it is left when the run ends, however the run ends. A thread that
-//! enters a namespace was created for that and ends there.
+//! Invariants: a namespace is kept alive by the descriptor in [`Namespace`] and by the processes
+//! and sockets inside, so nothing of it is left when the run ends, however the run ends. A thread
+//! that enters a namespace was created for that and ends there.
 
 use std::{
     env,
@@ -45,8 +45,8 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// Runs `act` in the namespace, on a thread of its own. Sockets and processes that `act` creates
-    /// stay in the namespace.
+    /// Runs `act` in the namespace, on a thread of its own. Sockets and processes that `act`
+    /// creates stay in the namespace.
     pub fn enter<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         let inside = || {
             setns(&self.0, CloneFlags::CLONE_NEWNET).expect("entering a namespace");
@@ -60,8 +60,8 @@ impl Namespace {
     pub fn enter_command(&self, command: &mut Command) {
         let file = Arc::clone(&self.0);
         let enter = move || Ok(setns(&file, CloneFlags::CLONE_NEWNET)?);
-        // SAFETY: between fork and exec, `enter` is one system call on a descriptor that the closure
-        // keeps open. The call neither allocates nor takes locks.
+        // SAFETY: between fork and exec, `enter` is one system call on a descriptor that the
+        // closure keeps open. The call neither allocates nor takes locks.
         unsafe {
             command.pre_exec(enter);
         }

@@ -1,7 +1,7 @@
 //! The programs that make and run virtual machines, independent of this system's packages.
 //!
-//! Invariant: a program runs with the libraries and the dynamic loader that were downloaded with it,
-//! so the programs need only the kernel of this system.
+//! Invariant: a program runs with the libraries and the dynamic loader that were downloaded with
+//! it, so the programs need only the kernel of this system.
 
 use std::{path::PathBuf, process::Command};
 

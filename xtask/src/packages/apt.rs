@@ -1,7 +1,7 @@
 //! Apt with its own sources, package lists and state.
 //!
-//! Invariant: only the mirror comes from this system's apt. Nothing of this system's apt changes, and
-//! no package counts as installed.
+//! Invariant: only the mirror comes from this system's apt. Nothing of this system's apt changes,
+//! and no package counts as installed.
 
 use std::{
     fs,

@@ -1,4 +1,5 @@
-//! The packages that a machine installs: the package under test, and the same with a higher version.
+//! The packages that a machine installs: the package under test, and the same with a higher
+//! version.
 //!
 //! Invariant: the two differ only in the version of the package.
 

@@ -234,8 +234,8 @@ fn is_clear(ctx: &SkBuffContext, other: &Words) -> bool {
     }
 }
 
-/// A packet, and its length after the cuts. Holds nothing that changes between iterations, otherwise
-/// the verifier would follow each iteration.
+/// A packet, and its length after the cuts. Holds nothing that changes between iterations,
+/// otherwise the verifier would follow each iteration.
 #[repr(C)]
 struct Trim {
     skb: *mut __sk_buff,

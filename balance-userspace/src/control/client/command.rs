@@ -1,8 +1,8 @@
 //! Parser of control commands: from the text that a user types to a request.
 //!
 //! Pure. Invariants: every command of the classic keeps its meaning, with these exceptions: `kill`
-//! has no abbreviation, and `G.N` or a name stands for a channel of any group. A word where a number
-//! belongs, a negative maximum and a word that the command does not use are errors.
+//! has no abbreviation, and `G.N` or a name stands for a channel of any group. A word where a
+//! number belongs, a negative maximum and a word that the command does not use are errors.
 
 use super::{
     command_table,

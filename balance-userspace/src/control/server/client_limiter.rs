@@ -78,7 +78,8 @@ impl ClientLimiter {
     }
 }
 
-/// Waits for a permit of the semaphore. `None` only if the semaphore is closed, which never happens.
+/// Waits for a permit of the semaphore. `None` only if the semaphore is closed, which never
+/// happens.
 async fn permit(semaphore: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
     Arc::clone(semaphore).acquire_owned().await.ok()
 }

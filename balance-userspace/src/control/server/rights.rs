@@ -1,7 +1,7 @@
 //! What a control client may do, by the user of its process.
 //!
-//! Pure. Invariant: only root and the owner of the serving process may change anything, whatever the
-//! mode of the socket is.
+//! Pure. Invariant: only root and the owner of the serving process may change anything, whatever
+//! the mode of the socket is.
 
 use crate::control::protocol::ControlCommand;
 

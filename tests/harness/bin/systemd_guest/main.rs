@@ -3,8 +3,8 @@
 //!
 //! Arguments: names of steps to run instead of all.
 //!
-//! Invariants: the steps run in one sequence. After the first failure no step runs. The last line is
-//! `guest: passed` only if every step has passed.
+//! Invariants: the steps run in one sequence. After the first failure no step runs. The last line
+//! is `guest: passed` only if every step has passed.
 
 #![expect(clippy::print_stdout, reason = "standard output is the machine's console")]
 
