@@ -41,6 +41,8 @@ pub struct InstanceStatus {
     pub connections: u64,
     /// Reason why the instance does not run.
     pub why: Option<String>,
+    /// What control commands have changed.
+    pub differences: Vec<String>,
 }
 
 impl Service {
@@ -100,11 +102,15 @@ impl Service {
         command.spawn().expect("starting balance")
     }
 
+    /// The output of `status --json`.
+    pub fn status_json(&self) -> Value {
+        let outcome = self.run(&["status", "--json"]);
+        serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {outcome:?}"))
+    }
+
     /// The rows of `status --json`.
     pub fn status(&self) -> Vec<InstanceStatus> {
-        let outcome = self.run(&["status", "--json"]);
-        let json: Value = serde_json::from_str(&outcome.stdout)
-            .unwrap_or_else(|error| panic!("{error}: {outcome:?}"));
+        let json = self.status_json();
         let rows = json["instances"].as_array().expect("instances");
         rows.iter().map(InstanceStatus::of).collect()
     }
@@ -181,6 +187,9 @@ impl InstanceStatus {
             channels: number("channels_up").zip(number("channels")),
             connections: number("connections").expect("a number"),
             why: text("why"),
+            differences: row["differences"].as_array().map_or_else(Vec::new, |texts| {
+                texts.iter().map(|text| text.as_str().expect("a text").to_owned()).collect()
+            }),
         }
     }
 }

@@ -4,10 +4,11 @@
 //! sysexits(3), the codes of `status` and `reload` those of LSB for init scripts.
 
 /// Exit codes in ascending order, each with its meaning.
-pub const EXIT_STATUS: [(u8, &str); 17] = [
+pub const EXIT_STATUS: [(u8, &str); 18] = [
     (0, "success, also if a command of -c fails without --strict"),
-    (1, "a command of -c failed, with --strict"),
+    (1, "a command of -c failed, with --strict; status: a server process hangs"),
     (3, "status: no supervisor runs"),
+    (4, "status: the supervisor does not answer"),
     (7, "reload: no supervisor runs"),
     (64, "the command line is wrong, or a server is the listener itself"),
     (

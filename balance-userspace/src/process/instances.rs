@@ -15,6 +15,7 @@ use super::workers::{Served, Workers};
 use crate::{
     control::{self, instance_files::ControlEndpoint},
     instance::{context::Context, dns_refresh, idle, shared::Shared},
+    selection::Differences,
 };
 
 /// What happens to an instance.
@@ -71,6 +72,13 @@ impl Instances {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.running.is_empty()
+    }
+
+    /// The differences of each instance that differs from its arguments.
+    pub(crate) fn differences(&self) -> Vec<(u64, Differences)> {
+        let all =
+            self.iter().map(|(id, context)| (id, context.table.lock().selector.differences()));
+        all.filter(|(_, differences)| !differences.is_empty()).collect()
     }
 
     /// Whether every instance has stopped accepting, or is about to.

@@ -252,6 +252,10 @@ impl Process {
                 }
             }
             Request::Drain => self.stop(None),
+            Request::Differences => {
+                let instances = self.instances.differences();
+                self.status.send(&Event::Differences { instances });
+            }
             Request::Ping => {
                 let (workers, sender) = (self.instances.workers(), self.status.sender());
                 tokio::spawn(async move {

@@ -12,6 +12,7 @@ use crate::{
     cli::args::{Args, LogFormat},
     error::StartError,
     logging::Sink,
+    selection::Differences,
 };
 
 /// The first argument of a server process.
@@ -106,6 +107,8 @@ pub(crate) enum Request {
     /// Stop accepting for all instances, and end with the last connection. Answered by
     /// [`Event::Released`] for each.
     Drain,
+    /// Compare all instances with their lines. Answered by [`Event::Differences`].
+    Differences,
     /// Reply by [`Event::Pong`] once every worker has replied.
     Ping,
 }
@@ -126,6 +129,8 @@ pub(crate) enum Event {
     Ended { id: u64 },
     /// The state of the process: sent whenever it changes, at most once a second.
     Status { open: u64, instances: Vec<InstanceStatus> },
+    /// The reply to [`Request::Differences`]: the instances that differ from their lines.
+    Differences { instances: Vec<(u64, Differences)> },
     /// The process cannot start.
     CannotStart { reason: String, exit_code: u8 },
     /// The reply to [`Request::Ping`].
@@ -148,6 +153,9 @@ pub(crate) enum Configured {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct InstanceStatus {
     pub(crate) id: u64,
+    /// The name (`--name`).
+    #[serde(default)]
+    pub(crate) name: Option<String>,
     /// Open connections.
     pub(crate) open: u64,
     /// A line for people.

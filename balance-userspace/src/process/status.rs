@@ -119,6 +119,7 @@ impl Status {
     pub(crate) fn send_all(&mut self, instances: &Instances) {
         let status = |(id, context): (u64, &Arc<Context>)| InstanceStatus {
             id,
+            name: context.settings.borrow().name.clone(),
             open: context.open() as u64,
             text: line(context),
         };

@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 /// The method by which a group picks a channel for a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
     /// Channels in turn (`!`).
+    #[default]
     RoundRobin,
     /// By a hash of the client's address (`%`).
     Hash,

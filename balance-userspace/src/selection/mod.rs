@@ -11,6 +11,7 @@
 
 mod change;
 mod channel;
+mod difference;
 mod hash;
 mod method;
 pub mod names;
@@ -27,6 +28,8 @@ use std::{
 pub use change::{ChangeError, Effect, MAX_GROUPS};
 use channel::ChannelKeys;
 pub use channel::{Channel, ChannelId, ChannelKey, ChannelRef, HostName, ResolvedServer};
+use difference::ConfiguredGroup;
+pub use difference::Differences;
 pub use hash::client_hash;
 pub use method::Method;
 pub use names::ServerName;
@@ -142,6 +145,8 @@ pub struct Policy {
 #[derive(Debug, Default)]
 pub struct Selector {
     groups: Vec<Group>,
+    /// The groups as last configured.
+    configured: Vec<ConfiguredGroup>,
     /// Group and index of each channel.
     positions: HashMap<ChannelKey, ChannelId>,
     /// Channels that are in no group any more but still have connections.

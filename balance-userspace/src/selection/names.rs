@@ -17,7 +17,8 @@ pub struct ServerName {
 }
 
 impl ServerName {
-    fn with_port(&self) -> String {
+    /// Host and port.
+    pub(super) fn with_port(&self) -> String {
         let Self { host, port, .. } = self;
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }

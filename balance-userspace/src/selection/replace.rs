@@ -13,7 +13,10 @@ use std::{
     net::SocketAddr,
 };
 
-use super::{Channel, ChannelConfig, ChannelKey, Group, GroupConfig, HostName, Policy, Selector};
+use super::{
+    Channel, ChannelConfig, ChannelKey, ConfiguredGroup, Group, GroupConfig, HostName, Policy,
+    Selector,
+};
 
 /// The identity of a server within a group: the server as it is configured.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,6 +76,7 @@ impl Selector {
         let mut unplaced = self.take_all_channels();
         let mut diff = ChannelDiff::default();
         self.policy = policy;
+        self.configured = groups.iter().map(ConfiguredGroup::of).collect();
         for (index, group) in groups.into_iter().enumerate() {
             self.groups.push(Group::new(group.method, Vec::new()));
             for ChannelConfig { server, max } in group.channels {

@@ -19,6 +19,7 @@ use nix::{
     unistd::Pid,
 };
 use tokio::{process::Command, sync::mpsc::UnboundedSender};
+use tracing::{info, warn};
 
 use super::{event::Event, member::ManagedInstance};
 use crate::{
@@ -29,7 +30,10 @@ use crate::{
     },
 };
 
-/// A process that serves and does not reply for this number of seconds is hung.
+/// A process that serves and does not reply for this number of seconds is shown as hung.
+const SILENT: u32 = 3;
+
+/// A process that serves and does not reply for this number of seconds is killed.
 const HUNG: u32 = 10;
 
 /// The same for a process that starts: it loads the datapath before it replies.
@@ -157,9 +161,12 @@ impl Generation {
                 self.failure = Some((reason.clone(), *exit_code));
             }
             protocol::Event::Pong => {
+                if self.is_silent() {
+                    info!(pid = self.pid, "server process replies again");
+                }
                 (self.is_pinged, self.silent) = (false, 0);
             }
-            protocol::Event::Configured { .. } => {}
+            protocol::Event::Configured { .. } | protocol::Event::Differences { .. } => {}
         }
     }
 
@@ -180,6 +187,8 @@ impl Generation {
             let status = self.status.get(id);
             InstanceRow {
                 name: name.clone(),
+                given_name: status.and_then(|status| status.name.clone()),
+                words: Vec::new(),
                 state: InstanceState::Draining,
                 pid: Some(self.pid),
                 socket: None,
@@ -195,10 +204,23 @@ impl Generation {
     pub(super) fn ping(&mut self) {
         if self.is_pinged {
             self.silent += 1;
+            if self.silent == SILENT && self.is_silent() {
+                warn!(pid = self.pid, seconds = SILENT, "server process does not reply");
+            }
         } else {
             self.is_pinged = true;
             self.send(Request::Ping, Vec::new());
         }
+    }
+
+    /// Whether a process that serves has not replied for seconds.
+    pub(super) fn is_silent(&self) -> bool {
+        self.serving_since.is_some() && self.is_pinged && self.silent >= SILENT
+    }
+
+    /// For how many seconds a reply has been awaited.
+    pub(super) fn silent_seconds(&self) -> u32 {
+        self.silent
     }
 
     /// Whether the process has not replied for too long.

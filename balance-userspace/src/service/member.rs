@@ -88,6 +88,11 @@ impl ManagedInstance {
         &self.line.name
     }
 
+    /// The name for people: `--name`, or port and address.
+    pub(super) fn label(&self) -> String {
+        self.line.label()
+    }
+
     pub(super) fn is_starting(&self) -> bool {
         matches!(self.state, State::Starting)
     }
@@ -216,17 +221,25 @@ impl ManagedInstance {
         let is_ending = matches!(self.state, State::Stopped) && is_known;
         let is_served = matches!(self.state, State::Starting | State::Serving) || is_ending;
         let process = generation.filter(|_| is_served);
+        let hung = process.filter(|process| process.is_silent());
         let text = match &self.state {
             State::Failed { why, .. } => why.clone(),
             State::Stopped => "stopped on request".to_owned(),
-            State::Starting | State::Serving => {
-                status.map(|status| status.text.clone()).unwrap_or_default()
-            }
+            State::Starting | State::Serving => match hung {
+                Some(process) => {
+                    let (pid, seconds) = (process.pid, process.silent_seconds());
+                    format!("server process {pid} has not replied for {seconds} s")
+                }
+                None => status.map(|status| status.text.clone()).unwrap_or_default(),
+            },
         };
         InstanceRow {
             name: self.line.name.to_string(),
+            given_name: self.line.args.name.clone(),
+            words: self.line.words.clone(),
             state: match self.state {
                 State::Starting => InstanceState::Starting,
+                State::Serving if hung.is_some() => InstanceState::Hung,
                 State::Serving => InstanceState::Running,
                 State::Failed { .. } => InstanceState::Failed,
                 State::Stopped if is_ending => InstanceState::Draining,

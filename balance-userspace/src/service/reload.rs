@@ -28,6 +28,7 @@ use super::{
     generation::{DRAIN_TIMEOUT, Generation},
     member::{ManagedInstance, State},
     plan::{Plan, Step, plan},
+    reload_differences::ReloadDifferences,
     supervisor::{PASS_ON, Supervisor, cannot_pass_on, config},
 };
 use crate::{
@@ -35,6 +36,7 @@ use crate::{
     control::protocol::SupervisorReply,
     notify,
     process::protocol::{Configured, Request},
+    selection::Differences,
 };
 
 /// Exit code for a name that does not resolve: EX_DATAERR of sysexits(3).
@@ -60,6 +62,8 @@ pub(super) struct Reload {
     has_successor: bool,
     /// The instances whose change is complete once they serve, and what changes.
     started: Vec<(InstanceName, &'static str)>,
+    /// What control commands have changed.
+    differences: ReloadDifferences,
     /// The complete changes.
     changed: Vec<String>,
     /// The changes that failed: reason and exit code.
@@ -96,6 +100,9 @@ impl Supervisor {
             return self.end_reload(SupervisorReply::InvalidFile(wrong));
         }
         self.wrong.clear();
+        if let Some(reload) = &mut self.reload {
+            reload.differences.ask(self.current.as_ref(), &self.instances);
+        }
         self.apply(plan);
     }
 
@@ -105,6 +112,7 @@ impl Supervisor {
         for name in &plan.remove {
             let Some(i) = self.instances.iter().position(|it| it.name() == name) else { continue };
             let mut instance = self.instances.remove(i);
+            let label = instance.label();
             instance.release(&mut self.inherited_listeners);
             if let Some(process) = &self.current
                 && matches!(instance.state, State::Serving | State::Starting)
@@ -114,7 +122,7 @@ impl Supervisor {
                     reload.removing.insert(instance.id, Instant::now());
                 }
             }
-            reload.changed.push(format!("{name}: stopped"));
+            reload.changed.push(format!("{label}: stopped"));
         }
         let order: Vec<_> = plan.steps.iter().map(|(line, _)| line.name.clone()).collect();
         let is_other_process = |line: &Line| {
@@ -138,7 +146,7 @@ impl Supervisor {
                 {
                     let Some(process) = &self.current else {
                         // The next process gets the new line.
-                        reload.changed.push(format!("{}: changed", line.name));
+                        reload.changed.push(format!("{}: changed", line.label()));
                         instance.line = line;
                         continue;
                     };
@@ -248,14 +256,14 @@ impl Supervisor {
         };
         if !matches!(instance.state, State::Serving) {
             process.send(Request::Remove { id }, Vec::new());
-            reload.failed.push((format!("{}: stopped during the reload", line.name), LOST));
+            reload.failed.push((format!("{}: stopped during the reload", line.label()), LOST));
             return true;
         }
         process.send(Request::Remove { id: instance.id }, Vec::new());
         if process.knows(instance.id) {
             reload.removing.insert(instance.id, Instant::now());
         }
-        reload.changed.push(format!("{}: replaced", line.name));
+        reload.changed.push(format!("{}: replaced", line.label()));
         (instance.id, instance.line) = (id, line);
         instance.publish(process.pid);
         true
@@ -280,7 +288,7 @@ impl Supervisor {
         let Some(line) = reload.configuring.remove(&id) else { return };
         match outcome {
             Configured::Done => {
-                reload.changed.push(format!("{}: changed", line.name));
+                reload.changed.push(format!("{}: changed", line.label()));
                 if let Some(instance) = self.instances.iter_mut().find(|it| it.id == id) {
                     instance.line = line;
                 }
@@ -297,7 +305,7 @@ impl Supervisor {
         if let Some(reload) = &mut self.reload {
             reload.removing.remove(&id);
             if let Some(line) = reload.configuring.remove(&id) {
-                reload.failed.push((format!("{}: stopped during the reload", line.name), LOST));
+                reload.failed.push((format!("{}: stopped during the reload", line.label()), LOST));
             }
         }
     }
@@ -333,8 +341,24 @@ impl Supervisor {
         reload.removing.clear();
         let lost = reload.configuring.drain().chain(reload.replacing.drain());
         reload.failed.extend(lost.map(|(_, line)| {
-            (format!("{}: the server process ended during the reload", line.name), LOST)
+            (format!("{}: the server process ended during the reload", line.label()), LOST)
         }));
+    }
+
+    /// A process has compared its instances with their lines.
+    pub(super) fn differences_found(&mut self, pid: u32, instances: Vec<(u64, Differences)>) {
+        if let Some(reload) = &mut self.reload {
+            reload.differences.found(pid, instances);
+        }
+    }
+
+    /// Asks for the differences after all changes. Returns whether they are known.
+    fn differences_are_known(&mut self) -> bool {
+        let Some(mut reload) = self.reload.take() else { return true };
+        let pids: Vec<_> = self.processes().map(|process| process.pid).collect();
+        let known = reload.differences.advance(self.current.as_ref(), &pids, &self.instances);
+        self.reload = Some(reload);
+        known
     }
 
     /// Ends the reload when each change is complete or has failed.
@@ -361,20 +385,27 @@ impl Supervisor {
         {
             return;
         }
+        if !self.differences_are_known() {
+            return;
+        }
         let Some(mut reload) = self.reload.take() else { return };
         for (name, what) in reload.started.drain(..) {
             let instance = self.instances.iter().find(|it| *it.name() == name);
             match instance.and_then(ManagedInstance::failure) {
                 Some((why, code)) => reload.failed.push((why.to_owned(), code)),
-                None => reload.changed.push(format!("{name}: {what}")),
+                None => {
+                    let label = instance.map_or_else(|| name.to_string(), ManagedInstance::label);
+                    reload.changed.push(format!("{label}: {what}"));
+                }
             }
         }
         let (changed, code) = (std::mem::take(&mut reload.changed), reload.failed.first());
+        let differences = reload.differences.lines(&self.instances);
         let reply = match code.map(|(_, code)| *code) {
-            None => SupervisorReply::Reloaded(changed),
+            None => SupervisorReply::Reloaded { changed, differences },
             Some(code) => {
                 let failed = reload.failed.drain(..).map(|(why, _)| why).collect();
-                SupervisorReply::PartlyReloaded { changed, failed, code }
+                SupervisorReply::PartlyReloaded { changed, differences, failed, code }
             }
         };
         self.reload = Some(reload);
@@ -387,9 +418,13 @@ impl Supervisor {
 
     fn end_reload(&mut self, reply: SupervisorReply) {
         match &reply {
-            SupervisorReply::Reloaded(changed) => info!(changed = changed.join("; "), "reloaded"),
-            SupervisorReply::PartlyReloaded { changed, failed, .. } => {
-                warn!(changed = changed.join("; "), failed = failed.join("; "), "reloaded in part");
+            SupervisorReply::Reloaded { changed, differences } => {
+                let differences = joined(differences);
+                info!(changed = changed.join("; "), differences, "reloaded");
+            }
+            SupervisorReply::PartlyReloaded { changed, differences, failed, .. } => {
+                let (changed, differences) = (changed.join("; "), joined(differences));
+                warn!(changed, differences, failed = failed.join("; "), "reloaded in part");
             }
             SupervisorReply::InvalidFile(wrong) => {
                 warn!(reason = wrong.join("; "), "not reloaded");
@@ -408,6 +443,11 @@ impl Supervisor {
             self.again(next);
         }
     }
+}
+
+/// The lines in one text; none without a line.
+fn joined(lines: &[String]) -> Option<String> {
+    (!lines.is_empty()).then(|| lines.join("; "))
 }
 
 /// The settings that only another process can change. The run directory and the control sockets

@@ -2,7 +2,10 @@
 //!
 //! Invariant: the absolute path of the configuration file identifies a supervisor.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use crate::{
     cli::ServiceLocation,
@@ -17,7 +20,16 @@ pub(super) struct RunningSupervisor(Connection);
 
 impl RunningSupervisor {
     pub(super) fn find(location: &ServiceLocation) -> Result<Self, ClientError> {
-        Connection::supervisor(location.run_dir.as_deref(), &absolute(&location.config)).map(Self)
+        Self::until(location, None)
+    }
+
+    /// Finds a supervisor, and waits for no reply beyond the deadline.
+    pub(super) fn until(
+        location: &ServiceLocation,
+        deadline: Option<Instant>,
+    ) -> Result<Self, ClientError> {
+        let (run_dir, file) = (location.run_dir.as_deref(), absolute(&location.config));
+        Connection::supervisor(run_dir, &file, deadline).map(Self)
     }
 
     pub(super) fn pid(&self) -> u32 {

@@ -1,27 +1,44 @@
 //! The verb `status`.
 //!
-//! Invariant: the figures of a running instance come from the instance itself, at the time of the
-//! request. Exit codes are those of LSB for init scripts.
+//! Invariants:
+//! - Exit codes are those of LSB for init scripts.
+//! - A supervisor or a process that does not answer is reported within two seconds.
 
-use std::path::Path;
+use std::{
+    collections::HashSet,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 
 use super::{
     check,
+    file_change::{self, FileChange},
     output::{print, print_error, report},
     running::{RunningSupervisor, absolute, is_absence},
+    status_row::Row,
 };
 use crate::{
     cli::ServiceLocation,
     control::{
-        client::{rpc::ControlClient, table::columns},
-        protocol::{InstanceCommand, InstanceReply, InstanceRow, InstanceState},
+        client::{rpc::ClientError, table::columns},
+        protocol::{InstanceState, SupervisorStatus},
     },
+    error::one_line,
 };
+
+/// The longest wait for the supervisor. The answer is due within two seconds of the start.
+const TIMEOUT: Duration = Duration::from_millis(1_800);
+
+/// Exit code when a server process hangs. For LSB its program is dead and has a pid file.
+const HUNG: u8 = 1;
 
 /// Exit code when no supervisor runs.
 const STOPPED: u8 = 3;
+
+/// Exit code when the supervisor does not answer: for LSB the status is unknown.
+const UNKNOWN: u8 = 4;
 
 /// Exit code when the supervisor runs but not all instances do. LSB reserves 150 to 199 for
 /// applications.
@@ -39,39 +56,31 @@ struct StatusReport {
     pid: Option<u32>,
     instances: Vec<Row>,
     wrong: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Row {
-    instance: String,
-    state: InstanceState,
-    pid: Option<u32>,
-    address: Option<String>,
-    datapath: Option<String>,
-    channels_up: Option<usize>,
-    channels: Option<usize>,
-    connections: u64,
-    /// Why the instance does not run.
-    why: Option<String>,
+    /// Whether the file has changed since the supervisor loaded it; none if the file cannot be
+    /// read.
+    file_changed: Option<bool>,
+    /// Why the status is unknown.
+    error: Option<String>,
+    #[serde(skip)]
+    change: Option<FileChange>,
 }
 
 /// Prints the status of the instances of a file, and returns the exit code.
 pub(super) fn status(location: &ServiceLocation, json: bool) -> u8 {
     let config = absolute(&location.config);
-    let found = RunningSupervisor::find(location).and_then(|mut running| {
+    let deadline = Instant::now().checked_add(TIMEOUT);
+    let found = RunningSupervisor::until(location, deadline).and_then(|mut running| {
         let pid = running.pid();
         running.table().map(|table| (pid, table))
     });
     let report = match found {
-        Ok((pid, table)) => StatusReport {
-            version: JSON_VERSION,
-            config: config.display().to_string(),
-            running: true,
-            pid: Some(pid),
-            instances: table.instances.into_iter().map(Row::of).collect(),
-            wrong: table.wrong,
-        },
+        Ok((pid, table)) => running(&config, pid, table),
         Err(error) if is_absence(&error) => stopped(&config),
+        Err(error @ ClientError::Timeout) => StatusReport {
+            running: true,
+            error: Some(one_line(&error.to_string())),
+            ..StatusReport::of(&config)
+        },
         Err(error) => return report(&error),
     };
     if json {
@@ -83,21 +92,51 @@ pub(super) fn status(location: &ServiceLocation, json: bool) -> u8 {
     report.code()
 }
 
+/// The status of a supervisor.
+fn running(config: &Path, pid: u32, table: SupervisorStatus) -> StatusReport {
+    // The user of this verb may be unable to read the file.
+    let file = check::read(config).ok();
+    let change = file.as_ref().map(|file| file_change::of(&table, file));
+    let mut silent = HashSet::new();
+    StatusReport {
+        running: true,
+        pid: Some(pid),
+        instances: table.instances.into_iter().map(|row| Row::of(row, &mut silent)).collect(),
+        wrong: table.wrong,
+        file_changed: change.map(|change| change.is_some()),
+        change: change.flatten(),
+        ..StatusReport::of(config)
+    }
+}
+
 /// The status when no supervisor runs: the lines of the file.
 fn stopped(config: &Path) -> StatusReport {
     let conf = check::read(config).unwrap_or_default();
-    let instances = conf.lines.iter().map(|line| Row::stopped(line.name.to_string()));
+    let row =
+        |line: &super::conf::Line| Row::stopped(line.name.to_string(), line.args.name.clone());
     StatusReport {
-        version: JSON_VERSION,
-        config: config.display().to_string(),
-        running: false,
-        pid: None,
-        instances: instances.collect(),
+        instances: conf.lines.iter().map(row).collect(),
         wrong: conf.wrong(),
+        ..StatusReport::of(config)
     }
 }
 
 impl StatusReport {
+    /// A status without instances.
+    fn of(config: &Path) -> Self {
+        Self {
+            version: JSON_VERSION,
+            config: config.display().to_string(),
+            running: false,
+            pid: None,
+            instances: Vec::new(),
+            wrong: Vec::new(),
+            file_changed: None,
+            error: None,
+            change: None,
+        }
+    }
+
     fn code(&self) -> u8 {
         // Draining instances are no failure.
         let wanted = self.instances.iter().filter(|row| row.state != InstanceState::Draining);
@@ -106,7 +145,10 @@ impl StatusReport {
         // A stopping supervisor has only draining instances, or none that runs.
         let is_idle = wanted.peek().is_none() && !self.instances.is_empty();
         let all = self.wrong.is_empty() && !is_idle && wanted.all(runs);
+        let hangs = self.instances.iter().any(|row| row.state == InstanceState::Hung);
         match self.running {
+            true if self.error.is_some() => UNKNOWN,
+            true if hangs => HUNG,
             true if all => 0,
             true => DEGRADED,
             false => STOPPED,
@@ -114,6 +156,9 @@ impl StatusReport {
     }
 
     fn show(&self) {
+        if let Some(error) = &self.error {
+            return print_error(&format!("balance: {error} ({})", self.config));
+        }
         match self.pid {
             Some(pid) => print(&format!("balance is running (pid {pid}, {})", self.config)),
             None => print(&format!("balance is stopped ({})", self.config)),
@@ -124,76 +169,20 @@ impl StatusReport {
             let mut lines = vec![head.map(str::to_owned)];
             lines.extend(self.instances.iter().map(Row::cells));
             let right = [false, false, true, false, false, true, true];
-            print(columns(&lines, right).trim_end());
+            let table = columns(&lines, right);
+            let notes = [Vec::new()].into_iter().chain(self.instances.iter().map(Row::notes));
+            for (line, notes) in table.lines().zip(notes) {
+                print(line.trim_end());
+                notes.iter().for_each(|note| print(note));
+            }
         }
+        if let Some(change) = self.change {
+            print(change.text());
+        }
+        // One process serves many instances, so many can have the same reason.
+        let mut told = HashSet::new();
         let why = self.instances.iter().filter_map(|row| row.why.as_ref());
+        let why = why.filter(|why| told.insert(*why));
         why.chain(&self.wrong).for_each(|line| print_error(line));
-    }
-}
-
-impl Row {
-    fn stopped(instance: String) -> Self {
-        Self {
-            instance,
-            state: InstanceState::Stopped,
-            pid: None,
-            address: None,
-            datapath: None,
-            channels_up: None,
-            channels: None,
-            connections: 0,
-            why: None,
-        }
-    }
-
-    fn of(row: InstanceRow) -> Self {
-        let is_down = matches!(row.state, InstanceState::Failed | InstanceState::Stopped);
-        let known = Self {
-            state: row.state,
-            pid: row.pid,
-            connections: row.connections,
-            why: Some(row.status).filter(|status| is_down && !status.is_empty()),
-            ..Self::stopped(row.name)
-        };
-        let Some(socket) = row.socket.filter(|_| row.state == InstanceState::Running) else {
-            return known;
-        };
-        known.asked(&socket).unwrap_or(known)
-    }
-
-    /// Adds the figures of the instance itself; `None` if the instance does not reply.
-    fn asked(&self, socket: &Path) -> Option<Self> {
-        let mut client = ControlClient::connect(socket).ok()?;
-        let InstanceReply::Stats(stats) = client.ask(InstanceCommand::Stats).ok()? else {
-            return None;
-        };
-        let InstanceReply::Table(channels) = client.ask(InstanceCommand::Show).ok()? else {
-            return None;
-        };
-        Some(Self {
-            instance: self.instance.clone(),
-            why: self.why.clone(),
-            address: stats.address.map(|address| address.to_string()),
-            datapath: Some(stats.datapath),
-            channels_up: Some(channels.iter().filter(|channel| channel.enabled).count()),
-            channels: Some(channels.len()),
-            connections: stats.open,
-            ..*self
-        })
-    }
-
-    fn cells(&self) -> [String; 7] {
-        let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-        let channels = self.channels_up.zip(self.channels);
-        let has_process = self.pid.is_some();
-        [
-            self.instance.clone(),
-            self.state.to_string(),
-            or_none(self.pid.map(|pid| pid.to_string())),
-            or_none(self.address.clone()),
-            or_none(self.datapath.clone()),
-            or_none(channels.map(|(up, all)| format!("{up} of {all}"))),
-            or_none(has_process.then(|| self.connections.to_string())),
-        ]
     }
 }

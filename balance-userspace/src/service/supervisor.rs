@@ -554,6 +554,9 @@ impl Supervisor {
         if self.stopping.is_some() {
             return;
         }
+        if let protocol::Event::Differences { instances } = event {
+            return self.differences_found(pid, instances);
+        }
         if self.next.as_ref().is_some_and(|next| next.process.pid == pid) {
             self.on_event_of_next(&event);
         } else if self.current.as_ref().is_some_and(|process| process.pid == pid) {
@@ -606,6 +609,7 @@ impl Supervisor {
             protocol::Event::Pong => notify::watchdog(),
             protocol::Event::Ended { .. }
             | protocol::Event::Status { .. }
+            | protocol::Event::Differences { .. }
             | protocol::Event::CannotStart { .. } => {}
         }
     }

@@ -61,17 +61,14 @@ fn reload(location: &ServiceLocation) -> u8 {
     let asked = RunningSupervisor::find(location)
         .and_then(|mut running| running.ask(SupervisorCommand::Reload));
     match asked {
-        Ok(SupervisorReply::Reloaded(changed)) if changed.is_empty() => {
-            print("balance is reloaded: nothing has changed");
+        Ok(SupervisorReply::Reloaded { changed, differences }) => {
+            changed.iter().chain(&differences).for_each(|line| print(line));
+            let nothing = if changed.is_empty() { ": nothing has changed" } else { "" };
+            print(&format!("balance is reloaded{nothing}"));
             0
         }
-        Ok(SupervisorReply::Reloaded(changed)) => {
-            changed.iter().for_each(|line| print(line));
-            print("balance is reloaded");
-            0
-        }
-        Ok(SupervisorReply::PartlyReloaded { changed, failed, code }) => {
-            changed.iter().for_each(|line| print(line));
+        Ok(SupervisorReply::PartlyReloaded { changed, differences, failed, code }) => {
+            changed.iter().chain(&differences).for_each(|line| print(line));
             failed.iter().for_each(|line| print_error(line));
             let how = if changed.is_empty() { "not reloaded" } else { "reloaded in part" };
             print_error(&format!("balance is {how}"));

@@ -87,7 +87,7 @@ pub fn control_reply(data: &[u8]) {
     let Ok(reply) = serde_json::from_slice::<InstanceReply>(data) else { return };
     assert_reply_round_trip(&reply);
     for format in reply_formats() {
-        if let Some(rendered) = render::render(&format, &reply) {
+        if let Some(rendered) = render::render(&format, &reply, Some("\u{1b}[2J\n")) {
             assert!(!rendered.text.is_empty());
             assert_lines(&rendered.text);
         }

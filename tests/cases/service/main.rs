@@ -3,5 +3,6 @@
 mod package;
 mod reload;
 mod service_manager;
+mod status;
 mod transcript;
 mod verbs;

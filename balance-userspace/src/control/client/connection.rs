@@ -37,6 +37,8 @@ pub(crate) struct Connection {
     any_user: bool,
     pid: u32,
     name: Option<String>,
+    /// The end of all waits for the process.
+    deadline: Option<Instant>,
     client: Option<ControlClient>,
 }
 
@@ -48,16 +50,22 @@ impl Connection {
         bind: Option<&str>,
         port: u16,
     ) -> Result<Self, ClientError> {
-        Self::find_by(run_dir, |dir| dir.instance(bind, port))
+        Self::find_by(run_dir, None, |dir| dir.instance(bind, port))
     }
 
     /// Finds the supervisor of a configuration file, given by its absolute path.
-    pub(crate) fn supervisor(run_dir: Option<&Path>, file: &Path) -> Result<Self, ClientError> {
-        Self::find_by(run_dir, |dir| dir.supervisor(file))
+    /// No wait ends after the deadline.
+    pub(crate) fn supervisor(
+        run_dir: Option<&Path>,
+        file: &Path,
+        deadline: Option<Instant>,
+    ) -> Result<Self, ClientError> {
+        Self::find_by(run_dir, deadline, |dir| dir.supervisor(file))
     }
 
     fn find_by(
         run_dir: Option<&Path>,
+        deadline: Option<Instant>,
         paths_in: impl Fn(&RunDir) -> Result<Paths, RunDirError>,
     ) -> Result<Self, ClientError> {
         let own = match RunDir::locate(run_dir) {
@@ -71,12 +79,21 @@ impl Connection {
                 paths = system;
             }
         }
-        Self::at(paths, run_dir.is_some())
+        Self::until(deadline, paths, run_dir.is_some())
     }
 
     /// Connects to the process with these paths.
-    pub(super) fn at(paths: Paths, any_user: bool) -> Result<Self, ClientError> {
-        let mut connection = Self { paths, any_user, pid: 0, name: None, client: None };
+    pub(crate) fn at(paths: Paths, any_user: bool) -> Result<Self, ClientError> {
+        Self::until(None, paths, any_user)
+    }
+
+    /// Does the same. No wait ends after the deadline.
+    pub(crate) fn until(
+        deadline: Option<Instant>,
+        paths: Paths,
+        any_user: bool,
+    ) -> Result<Self, ClientError> {
+        let mut connection = Self { paths, any_user, pid: 0, name: None, deadline, client: None };
         let client = connection.connect()?;
         connection.pid = client.pid();
         connection.name = client.name().map(str::to_owned);
@@ -89,7 +106,7 @@ impl Connection {
         self.pid
     }
 
-    /// Name of the instance at the time of the connect.
+    /// Name of the instance at the time of the last connect.
     pub(super) fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
@@ -122,13 +139,15 @@ impl Connection {
     }
 
     fn connect(&self) -> Result<ControlClient, ClientError> {
-        let client = ControlClient::connect(&self.paths.socket).map_err(|e| match e {
-            // The process died and left its files: name it by its pid file.
-            ClientError::NoMaster if socket_exists(&self.paths) => {
-                self.pid_from_file().map_or(e, ClientError::Gone)
-            }
-            e => e,
-        })?;
+        let client = ControlClient::connect_until(&self.paths.socket, self.deadline).map_err(
+            |e| match e {
+                // The process died and left its files: name it by its pid file.
+                ClientError::NoMaster if socket_exists(&self.paths) => {
+                    self.pid_from_file().map_or(e, ClientError::Gone)
+                }
+                e => e,
+            },
+        )?;
         let user = client.user()?;
         let is_trusted =
             self.any_user || user == 0 || user == sys::effective_user() || self.is_owner(user);
@@ -154,6 +173,7 @@ impl Connection {
                 Ok(client) if client.pid() != self.pid => Err(ClientError::Gone(self.pid)),
                 connected => connected,
             }?;
+            self.name = client.name().map(str::to_owned);
             self.client = Some(client);
         }
         self.client.as_mut().ok_or(ClientError::NoMaster)
@@ -179,6 +199,10 @@ impl Connection {
 impl Transport for Connection {
     fn ask(&mut self, command: InstanceCommand) -> Result<InstanceReply, ClientError> {
         self.request(command)
+    }
+
+    fn instance_name(&self) -> Option<&str> {
+        self.name()
     }
 
     fn wait_until_ended(&mut self) -> bool {

@@ -29,6 +29,7 @@ fn format(content: impl Serialize) -> String {
 
 #[derive(Serialize)]
 struct Channels {
+    name: Option<String>,
     channels: Vec<Channel>,
 }
 
@@ -49,8 +50,8 @@ struct Channel {
     rcvd: u64,
 }
 
-/// The output of `show --json`.
-pub(super) fn channels(rows: &[ChannelRow]) -> String {
+/// The output of `show --json`. `name` is the name of the instance.
+pub(super) fn channels(name: Option<&str>, rows: &[ChannelRow]) -> String {
     let channel = |row: &ChannelRow| Channel {
         group: row.group,
         channel: row.channel,
@@ -66,11 +67,12 @@ pub(super) fn channels(rows: &[ChannelRow]) -> String {
         sent: row.sent,
         rcvd: row.rcvd,
     };
-    format(Channels { channels: rows.iter().map(channel).collect() })
+    format(Channels { name: name.map(one_line), channels: rows.iter().map(channel).collect() })
 }
 
 #[derive(Serialize)]
 struct Servers {
+    name: Option<String>,
     servers: Vec<Server>,
 }
 
@@ -88,8 +90,8 @@ struct Server {
     rcvd: u64,
 }
 
-/// The output of `servers --json`.
-pub(super) fn servers(rows: &[ChannelRow]) -> String {
+/// The output of `servers --json`. `name` is the name of the instance.
+pub(super) fn servers(name: Option<&str>, rows: &[ChannelRow]) -> String {
     let server = |row: &ChannelRow| Server {
         name: one_line(&row.name),
         group: row.group,
@@ -102,11 +104,12 @@ pub(super) fn servers(rows: &[ChannelRow]) -> String {
         sent: row.sent,
         rcvd: row.rcvd,
     };
-    format(Servers { servers: rows.iter().map(server).collect() })
+    format(Servers { name: name.map(one_line), servers: rows.iter().map(server).collect() })
 }
 
 #[derive(Serialize)]
 struct Sessions {
+    name: Option<String>,
     sessions: Vec<Session>,
 }
 
@@ -124,8 +127,8 @@ struct Session {
     datapath: Option<String>,
 }
 
-/// The output of `sessions --json`.
-pub(super) fn sessions(rows: &[SessionRow]) -> String {
+/// The output of `sessions --json`. `name` is the name of the instance.
+pub(super) fn sessions(name: Option<&str>, rows: &[SessionRow]) -> String {
     let session = |row: &SessionRow| Session {
         client: row.client,
         group: row.id.map(|id| id.group),
@@ -138,7 +141,7 @@ pub(super) fn sessions(rows: &[SessionRow]) -> String {
         rcvd: row.rcvd,
         datapath: row.datapath.as_deref().map(one_line),
     };
-    format(Sessions { sessions: rows.iter().map(session).collect() })
+    format(Sessions { name: name.map(one_line), sessions: rows.iter().map(session).collect() })
 }
 
 #[derive(Serialize)]

@@ -96,8 +96,9 @@ pub struct Rendered {
     pub failed: bool,
 }
 
-/// Renders the reply to a command. Returns `None` if the reply does not fit the command.
-pub fn render(format: &ReplyFormat, reply: &InstanceReply) -> Option<Rendered> {
+/// Renders the reply of the instance with this `--name` to a command. Returns `None` if the reply
+/// does not fit the command.
+pub fn render(format: &ReplyFormat, reply: &InstanceReply, name: Option<&str>) -> Option<Rendered> {
     if let Some(text) = failure(format, reply) {
         return Some(Rendered { text: text + "\n", failed: true });
     }
@@ -105,10 +106,12 @@ pub fn render(format: &ReplyFormat, reply: &InstanceReply) -> Option<Rendered> {
     let lines = |text: String| Some(Rendered { text, failed: false });
     match (format, reply) {
         (ReplyFormat::Table, InstanceReply::Table(rows)) => lines(table::channels(rows)),
-        (ReplyFormat::TableJson, InstanceReply::Table(rows)) => lines(json::channels(rows)),
+        (ReplyFormat::TableJson, InstanceReply::Table(rows)) => lines(json::channels(name, rows)),
         (ReplyFormat::Servers, InstanceReply::Table(rows)) => lines(table::servers(rows)),
-        (ReplyFormat::ServersJson, InstanceReply::Table(rows)) => lines(json::servers(rows)),
-        (ReplyFormat::SessionsJson, InstanceReply::Sessions(rows)) => lines(json::sessions(rows)),
+        (ReplyFormat::ServersJson, InstanceReply::Table(rows)) => lines(json::servers(name, rows)),
+        (ReplyFormat::SessionsJson, InstanceReply::Sessions(rows)) => {
+            lines(json::sessions(name, rows))
+        }
         (ReplyFormat::StatsJson, InstanceReply::Stats(stats)) => lines(json::stats(stats)),
         (ReplyFormat::Sessions, InstanceReply::Sessions(rows)) => lines(table::sessions(rows)),
         (ReplyFormat::Stats, InstanceReply::Stats(stats)) => lines(table::stats(stats)),

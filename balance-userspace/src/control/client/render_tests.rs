@@ -7,7 +7,7 @@ use crate::control::{
     client::command::{self, ParsedCommand},
     protocol::{ChannelRow, CounterRow, SessionRow, Stats},
 };
-use crate::selection::ChannelId;
+use crate::selection::{ChannelId, Differences};
 
 fn row(group: usize, channel: usize, address: &str) -> ChannelRow {
     ChannelRow {
@@ -31,7 +31,7 @@ fn rendered(typed: &str, reply: InstanceReply) -> String {
     let Ok(ParsedCommand::Request { format, .. }) = command::parse(typed, 0) else {
         panic!("{typed}")
     };
-    let rendered = render(&format, &reply).unwrap();
+    let rendered = render(&format, &reply, Some("smtp")).unwrap();
     format!("{}{}", if rendered.failed { "!" } else { "" }, rendered.text)
 }
 
@@ -71,7 +71,7 @@ fn larger_values_widen_the_row() {
 fn the_table_as_json_has_a_version_and_all_columns() {
     let text = rendered("show --json", InstanceReply::Table(vec![row(2, 1, "[::1]:25")]));
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let expected = serde_json::json!({"version": 1, "channels": [{
+    let expected = serde_json::json!({"version": 1, "name": "smtp", "channels": [{
         "group": 2, "channel": 1, "name": "mx", "method": "round_robin", "enabled": true, "address": "::1",
         "port": 25, "unresolved_since": null, "current": 0, "total": 0, "max": 0, "sent": 0, "rcvd": 0,
     }]});
@@ -129,7 +129,7 @@ b           0.1  [::1]:25        full                3      0    3     0     0
     assert_eq!(rendered("servers", InstanceReply::Table(rows.clone())), expected);
     let text = rendered("servers --json", InstanceReply::Table(rows));
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(json["version"], 1);
+    assert_eq!((&json["version"], &json["name"]), (&1.into(), &"smtp".into()));
     let expected = serde_json::json!({
         "name": "b", "group": 0, "channel": 1, "address": "[::1]:25", "state": "full",
         "connections": 3, "total": 0, "max": 3, "sent": 0, "rcvd": 0,
@@ -192,9 +192,9 @@ fn graphs_get_four_lines() {
 
 #[test]
 fn a_reply_to_another_command_is_not_rendered() {
-    assert_eq!(render(&ReplyFormat::Table, &InstanceReply::Done), None);
-    assert_eq!(render(&ReplyFormat::Create, &InstanceReply::Connections(0)), None);
-    assert_eq!(render(&ReplyFormat::Assign, &InstanceReply::Table(Vec::new())), None);
+    assert_eq!(render(&ReplyFormat::Table, &InstanceReply::Done, None), None);
+    assert_eq!(render(&ReplyFormat::Create, &InstanceReply::Connections(0), None), None);
+    assert_eq!(render(&ReplyFormat::Assign, &InstanceReply::Table(Vec::new()), None), None);
 }
 
 proptest! {
@@ -230,12 +230,13 @@ fn no_reply_prints_a_control_character() {
         left: 0,
         log_lines_lost: 0,
         counters: vec![CounterRow { name: nasty.clone(), value: 1, reason: Some(nasty.clone()) }],
+        differences: Differences::default(),
     };
     for (format, reply, lines) in [
         (ReplyFormat::Create, InstanceReply::Refused(nasty), 1),
         (ReplyFormat::Stats, InstanceReply::Stats(stats), 9),
     ] {
-        let text = render(&format, &reply).unwrap().text;
+        let text = render(&format, &reply, Some("\u{1b}")).unwrap().text;
         assert_eq!(text.lines().count(), lines, "{text:?}");
         assert!(!text.contains('\u{1b}'), "{text:?}");
     }

@@ -1,6 +1,7 @@
 //! Requests and replies on a control socket, one at a time.
 //!
-//! Invariants: every wait has a timeout, except the wait for the reply to a `drain` or a `reload`.
+//! Invariants: every wait has a timeout, except the wait for the reply to a `drain` or a `reload`. A
+//! client with a deadline does not wait beyond it.
 //! After an error the connection is not used again, because a late reply would answer the wrong
 //! request.
 
@@ -8,7 +9,7 @@ use std::{
     io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sys::socket::{getsockopt, sockopt};
@@ -165,6 +166,8 @@ pub struct ControlClient {
     stream: BufReader<UnixStream>,
     pid: u32,
     name: Option<String>,
+    /// The end of all waits.
+    deadline: Option<Instant>,
 }
 
 impl ControlClient {
@@ -175,8 +178,16 @@ impl ControlClient {
     /// [`ClientError::UnknownProtocol`], [`ClientError::Refused`], [`ClientError::Denied`],
     /// [`ClientError::Timeout`], [`ClientError::NoAccess`], [`ClientError::Connect`].
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
-        let stream = BufReader::new(open(path).map_err(connect_error(path))?);
-        let mut client = Self { stream, pid: 0, name: None };
+        Self::connect_until(path, None)
+    }
+
+    /// Does the same. Neither this wait nor a later one ends after the deadline.
+    ///
+    /// # Errors
+    /// Those of [`ControlClient::connect`].
+    pub fn connect_until(path: &Path, deadline: Option<Instant>) -> Result<Self, ClientError> {
+        let stream = open(path, deadline).map_err(connect_error(path))?;
+        let mut client = Self { stream: BufReader::new(stream), pid: 0, name: None, deadline };
         let line = client
             .exchange(Handshake::Hello, Some(CONNECT_TIMEOUT))
             .map_err(connect_error(path))?;
@@ -234,7 +245,7 @@ impl ControlClient {
     fn exchange(&mut self, command: impl Serialize, wait: Option<Duration>) -> io::Result<Vec<u8>> {
         let mut line = serde_json::to_vec(&Request { version: VERSION, command })?;
         line.push(b'\n');
-        self.stream.get_ref().set_read_timeout(wait)?;
+        self.stream.get_ref().set_read_timeout(limited(wait, self.deadline)?)?;
         let broken = match self.stream.get_mut().write_all(&line) {
             Err(error) if !is_broken(error.kind()) => return Err(error),
             written => written.err(),
@@ -249,11 +260,24 @@ impl ControlClient {
     }
 }
 
-fn open(path: &Path) -> io::Result<UnixStream> {
+/// The shorter of a wait and the time to the deadline.
+///
+/// # Errors
+/// [`ErrorKind::TimedOut`] after the deadline.
+fn limited(wait: Option<Duration>, deadline: Option<Instant>) -> io::Result<Option<Duration>> {
+    let Some(deadline) = deadline else { return Ok(wait) };
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(ErrorKind::TimedOut.into());
+    }
+    Ok(Some(wait.map_or(left, |wait| wait.min(left))))
+}
+
+fn open(path: &Path, deadline: Option<Instant>) -> io::Result<UnixStream> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // The write timeout limits the connect too: unix_stream_connect (net/unix/af_unix.c) waits for
     // space in the listen queue as long as for space to send.
-    socket.set_write_timeout(Some(CONNECT_TIMEOUT))?;
+    socket.set_write_timeout(limited(Some(CONNECT_TIMEOUT), deadline)?)?;
     socket.connect(&SockAddr::unix(path)?)?;
     Ok(OwnedFd::from(socket).into())
 }

@@ -24,6 +24,9 @@ pub(crate) trait Transport {
     /// Sends a command and waits for the reply.
     fn ask(&mut self, command: InstanceCommand) -> Result<InstanceReply, ClientError>;
 
+    /// The name of the instance (`--name`) at the time of the last request.
+    fn instance_name(&self) -> Option<&str>;
+
     /// Waits for the end of the instance after [`InstanceCommand::Kill`]. Returns false on a
     /// timeout.
     fn wait_until_ended(&mut self) -> bool;
@@ -89,7 +92,8 @@ fn run_one(
         },
         Ok(ParsedCommand::Request { command, format }) => match transport.ask(command) {
             Ok(reply) => {
-                let rendered = render::render(&format, &reply).ok_or(ClientError::Unreadable)?;
+                let rendered = render::render(&format, &reply, transport.instance_name());
+                let rendered = rendered.ok_or(ClientError::Unreadable)?;
                 code = if rendered.failed { FAILED } else { 0 };
                 print(out, &rendered.text)?;
             }

@@ -26,6 +26,10 @@ impl Transport for ScriptedTransport {
         self.replies.pop_front().unwrap_or(Ok(InstanceReply::Done))
     }
 
+    fn instance_name(&self) -> Option<&str> {
+        Some("smtp")
+    }
+
     fn wait_until_ended(&mut self) -> bool {
         self.ends
     }

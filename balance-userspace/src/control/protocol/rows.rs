@@ -6,7 +6,7 @@ use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::selection::{ChannelId, Method};
+use crate::selection::{ChannelId, Differences, Method};
 
 /// A channel and its counters, live connections included.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +68,9 @@ pub struct Stats {
     /// The datapath's own counters, in the order of display.
     #[serde(default)]
     pub counters: Vec<CounterRow>,
+    /// The differences of the servers from the configuration.
+    #[serde(default)]
+    pub differences: Differences,
 }
 
 /// A counter of a datapath.
@@ -131,6 +134,8 @@ pub enum InstanceState {
     Starting,
     /// The process serves.
     Running,
+    /// The process has not replied to its supervisor for seconds.
+    Hung,
     /// The process accepts no more clients and waits for its connections to end.
     Draining,
     /// No process; the supervisor will try again.
@@ -144,6 +149,7 @@ impl fmt::Display for InstanceState {
         f.write_str(match self {
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::Hung => "hung",
             Self::Draining => "draining",
             Self::Failed => "failed",
             Self::Stopped => "stopped",
@@ -156,6 +162,12 @@ impl fmt::Display for InstanceState {
 pub struct InstanceRow {
     /// Port, and the address if one was given.
     pub name: String,
+    /// The name (`--name`).
+    #[serde(default)]
+    pub given_name: Option<String>,
+    /// The arguments of the instance; empty if the instance has no line any more.
+    #[serde(default)]
+    pub words: Vec<String>,
     /// The state.
     pub state: InstanceState,
     /// The process id.

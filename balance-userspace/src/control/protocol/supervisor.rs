@@ -43,12 +43,19 @@ impl ControlCommand for SupervisorCommand {
 pub enum SupervisorReply {
     /// The supervisor and all its instances.
     Instances(SupervisorStatus),
-    /// A reload has applied every change; a line for each.
-    Reloaded(Vec<String>),
+    /// A reload has applied every change.
+    Reloaded {
+        /// A line for each change.
+        changed: Vec<String>,
+        /// A line for each instance that control commands have changed.
+        differences: Vec<String>,
+    },
     /// A reload has applied some changes.
     PartlyReloaded {
         /// A line for each applied change.
         changed: Vec<String>,
+        /// A line for each instance that control commands have changed.
+        differences: Vec<String>,
         /// A line for each change that failed.
         failed: Vec<String>,
         /// The exit code for the first failure.

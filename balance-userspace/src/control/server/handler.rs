@@ -274,6 +274,7 @@ fn stats(context: &Context) -> Stats {
         left,
         log_lines_lost,
         counters: counters.collect(),
+        differences: context.table.lock().selector.differences(),
     }
 }
 

@@ -100,6 +100,11 @@ pub struct Line {
 }
 
 impl Line {
+    /// The name for people: `--name`, or port and address.
+    pub fn label(&self) -> String {
+        self.args.name.clone().unwrap_or_else(|| self.name.to_string())
+    }
+
     /// The arguments as a line of a configuration file, without its end. The line parses to the
     /// same arguments.
     pub fn quoted(&self) -> String {
