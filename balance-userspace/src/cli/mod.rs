@@ -61,7 +61,7 @@ pub enum Verb {
         #[command(flatten)]
         location: ServiceLocation,
     },
-    /// Show the state of all instances
+    /// Show the state of all instances, and what differs from the configuration file
     Status {
         /// The instances.
         #[command(flatten)]

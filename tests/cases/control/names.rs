@@ -84,9 +84,11 @@ fn an_instance_is_found_by_its_name() {
     let found = by_operand(&dir, None, "servers", "inbound");
     assert_eq!(found.status.code(), Some(0), "{found:?}");
     assert_eq!(found.stdout, dir.run_ok(one.address(), "servers"));
-    let stats = by_operand(&dir, None, "stats --json", "outbound");
-    let stats: Value = serde_json::from_str(&stats.stdout).expect("JSON");
-    assert_eq!((&stats["version"], &stats["name"]), (&1.into(), &"outbound".into()));
+    for command in ["show", "servers", "sessions", "stats"] {
+        let json = by_operand(&dir, None, &format!("{command} --json"), "outbound");
+        let json: Value = serde_json::from_str(&json.stdout).expect("JSON");
+        assert_eq!((&json["version"], &json["name"]), (&1.into(), &"outbound".into()), "{command}");
+    }
 
     let unknown = by_operand(&dir, None, "show", "nosuch");
     assert_eq!(unknown.status.code(), Some(69), "{unknown:?}");

@@ -752,6 +752,25 @@ fn check_warns_and_prints_the_file_as_understood() {
 }
 
 #[test]
+fn check_adds_the_connections_of_all_lines() {
+    let service =
+        Service::new("25 127.0.0.1:1 --max-connections 30\n26 127.0.0.1:1 --max-connections 30\n");
+    let mut command = Command::new(binary());
+    command.arg("check").arg(service.file());
+    let limited = || Ok(setrlimit(Resource::RLIMIT_NOFILE, 100, 100)?);
+    // SAFETY: setrlimit is one system call: it neither allocates nor takes locks.
+    unsafe { command.pre_exec(limited) };
+    let outcome = run(&mut command, TIMEOUT);
+    let file = service.file().display().to_string();
+    assert_eq!(outcome.stdout, format!("{file}: 2 instances, 1 warning\n"));
+    let expected = format!(
+        "{file}:2: warning: --max-connections: 60 in 2 instances together, the limit of open files \
+         allows at most 50\n"
+    );
+    assert_eq!(outcome.stderr, expected);
+}
+
+#[test]
 fn check_examines_the_run_directory_as_start_does() {
     let service = Service::new("25 127.0.0.1:1\n-b 127.0.0.1 26 127.0.0.1:1\n");
     let check = |dir: &std::path::Path| {
