@@ -33,6 +33,9 @@ use balance_userspace::{
 
 fn main() -> ExitCode {
     signals::reset();
+    if !service::is_continued() {
+        signals::unblock();
+    }
     if completion::print_candidates() {
         return ExitCode::SUCCESS;
     }

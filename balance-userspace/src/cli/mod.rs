@@ -61,6 +61,13 @@ pub enum Verb {
         #[command(flatten)]
         location: ServiceLocation,
     },
+    /// Replace the running program by the program on the disk, without refusing or dropping a
+    /// connection
+    Upgrade {
+        /// The instances.
+        #[command(flatten)]
+        location: ServiceLocation,
+    },
     /// Show the state of all instances, and what differs from the configuration file
     Status {
         /// The instances.

@@ -12,7 +12,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     os::{
-        fd::OwnedFd,
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::{
             fs::{MetadataExt as _, OpenOptionsExt as _, lchown},
             net::UnixListener,
@@ -140,23 +140,31 @@ impl InstanceFiles {
     /// # Errors
     /// When the directory cannot be used or another instance is alive.
     pub(crate) fn claim(dir: &RunDir, paths: Paths) -> Result<Self, InstanceFilesError> {
-        dir.prepare()?;
-        let open = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            // Other users may have had access to the directory before.
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&paths.lock);
-        let lock = open.map_err(create_error(&paths.lock))?;
-        if !lock_file(&lock).map_err(create_error(&paths.lock))? {
-            return Err(InstanceFilesError::Taken { path: paths.lock });
-        }
-        let files = Self { paths, lock };
+        let files = Self::reclaim(dir, paths)?;
         // A killed instance leaves its files behind.
         files.clear();
         Ok(files)
+    }
+
+    /// Claims the files of a process that has ended, and whose control socket another process
+    /// serves.
+    ///
+    /// # Errors
+    /// When the directory cannot be used or another instance is alive.
+    pub(crate) fn reclaim(dir: &RunDir, paths: Paths) -> Result<Self, InstanceFilesError> {
+        dir.prepare()?;
+        let lock = lock_at(&paths.lock)?;
+        Ok(Self { paths, lock })
+    }
+
+    /// The files at these paths, whose lock this process holds already.
+    pub(crate) fn with_lock(paths: Paths, lock: File) -> Self {
+        Self { paths, lock }
+    }
+
+    /// The lock, to pass it on to another program.
+    pub(crate) fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
     }
 
     /// Whether these paths lead to these files. Through links, one directory can have several
@@ -235,6 +243,23 @@ impl Drop for InstanceFiles {
         // Keep the lock file. Two processes could otherwise lock two different files at its path.
         self.clear();
     }
+}
+
+/// Opens and locks a lock file.
+fn lock_at(path: &Path) -> Result<File, InstanceFilesError> {
+    let open = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        // Other users may have had access to the directory before.
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path);
+    let lock = open.map_err(create_error(path))?;
+    if !lock_file(&lock).map_err(create_error(path))? {
+        return Err(InstanceFilesError::Taken { path: path.to_owned() });
+    }
+    Ok(lock)
 }
 
 fn create_error(path: &Path) -> impl Fn(io::Error) -> InstanceFilesError {

@@ -110,6 +110,14 @@ pub struct Paths {
     pub lock: PathBuf,
 }
 
+impl Paths {
+    /// The takeover socket of a supervisor. Another supervisor connects there to its processes when
+    /// the supervisor has ended. The path is as long as that of the control socket.
+    pub fn takeover(&self) -> PathBuf {
+        self.socket.with_extension("over")
+    }
+}
+
 /// A run directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunDir {

@@ -23,6 +23,12 @@ pub struct InheritedListeners {
     listeners: Vec<Socket>,
 }
 
+impl From<Vec<Socket>> for InheritedListeners {
+    fn from(listeners: Vec<Socket>) -> Self {
+        Self { listeners }
+    }
+}
+
 impl InheritedListeners {
     /// Takes the listeners of the service manager (LISTEN_FDS); none if there is no service
     /// manager.
@@ -54,6 +60,11 @@ impl InheritedListeners {
     /// All listeners that are not taken.
     pub(crate) fn into_listeners(self) -> Vec<Socket> {
         self.listeners
+    }
+
+    /// All listeners that are not taken.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Socket> {
+        self.listeners.iter()
     }
 
     /// Whether no listener is left.

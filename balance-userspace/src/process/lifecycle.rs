@@ -4,7 +4,9 @@
 //! Invariant: a failure of one of these duties does not end the process. Only a signal, the end of
 //! its last instance or the supervisor does.
 
-use std::{future::Future, pin::pin, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    future::Future, io, os::fd::OwnedFd, pin::pin, sync::Arc, thread::JoinHandle, time::Duration,
+};
 
 use tokio::{
     runtime::Runtime,
@@ -18,10 +20,11 @@ use tracing::{error, info, warn};
 
 use super::{
     instances::{InstanceEvent, Instances},
-    protocol::{Event, Request},
+    protocol::{Configured, Event, InstanceLine, Request, SpawnConfig},
     requests::{self, Prepared},
     status::Status,
     supervision::{self, Receiver, Supervision},
+    takeover::{Channel, Takeover},
 };
 use crate::{
     error::StartError,
@@ -62,22 +65,24 @@ impl Lifecycle {
         self,
         instances: Instances,
         threads: Vec<JoinHandle<()>>,
-        supervision: Option<Supervision>,
+        supervision: Option<(Supervision, SpawnConfig)>,
     ) {
         let Self { runtime, mut signals } = self;
         runtime.block_on(async {
             let datapath = instances.shared.datapath.clone();
+            let (supervision, config) = supervision.unzip();
             let (receiver, sender) = match supervision.map(Supervision::split).transpose() {
                 Ok(channel) => channel.unzip(),
                 Err(error) => return error!(%error, "cannot use the channel of the supervisor"),
             };
-            let (prepared_sender, prepared) = unbounded_channel();
+            let (sender_of_completed, completed) = unbounded_channel();
             let mut process = Process {
                 look_ups: Arc::new(Semaphore::new(LOOK_UPS)),
-                prepared,
-                prepared_sender,
+                completed,
+                sender_of_completed,
                 instances,
                 supervisor: receiver,
+                takeover: Takeover::new(config),
                 status: Status::new(sender),
                 is_stopping: false,
             };
@@ -97,15 +102,24 @@ impl Lifecycle {
     }
 }
 
+/// The result of a task that carries out a request.
+enum Completed {
+    /// The instance with this number can be served now.
+    Prepared(u64, Box<Result<Prepared, StartError>>),
+    /// The instance with this number has these arguments, or not.
+    Configured(u64, InstanceLine, Configured),
+}
+
 /// A process that serves.
 struct Process {
     instances: Instances,
     /// Permits for threads that resolve names.
     look_ups: Arc<Semaphore>,
-    /// Instances that can be served now.
-    prepared: UnboundedReceiver<(u64, Result<Prepared, StartError>)>,
-    prepared_sender: UnboundedSender<(u64, Result<Prepared, StartError>)>,
+    /// The results of tasks.
+    completed: UnboundedReceiver<Completed>,
+    sender_of_completed: UnboundedSender<Completed>,
     supervisor: Option<Receiver>,
+    takeover: Takeover,
     status: Status,
     /// No instance accepts any more.
     is_stopping: bool,
@@ -137,6 +151,10 @@ impl Process {
                             self.instances.iter().for_each(|(_, it)| it.re_resolve.notify_one());
                             continue;
                         }
+                        SignalAction::Upgrade => {
+                            warn!("only a supervisor can be upgraded, signal ignored");
+                            continue;
+                        }
                     };
                     // `kill` sets no time limit. The first signal after `kill` sets one.
                     if is_limited || grace.is_zero() {
@@ -155,23 +173,11 @@ impl Process {
                 event = self.instances.next() => self.on_event(event),
                 request = next_request(&mut self.supervisor) => match request {
                     Some(request) => self.on_request(request),
-                    None => {
-                        warn!("the supervisor is gone");
-                        self.supervisor = None;
-                        self.status.forget_supervisor();
-                        let grace = self.grace();
-                        self.stop(Some(grace));
-                        is_limited = true;
-                        limit.set(sleep_for(Some(grace)));
-                    }
+                    None => self.on_supervisor_lost(),
                 },
-                prepared = self.prepared.recv() => if let Some((id, mut prepared)) = prepared {
-                    if self.status.is_removed(id) {
-                        self.status.forget(id);
-                        prepared = Err(StartError::Usage("the instance was removed".to_owned()));
-                    }
-                    let event = requests::serve(&mut self.instances, id, prepared).await;
-                    self.status.send(&event);
+                channel = self.takeover.next() => self.on_takeover(channel),
+                completed = self.completed.recv() => if let Some(completed) = completed {
+                    self.on_completed(completed).await;
                 },
                 () = self.status.due() => {}
             }
@@ -195,6 +201,7 @@ impl Process {
             );
         }
         self.instances.stop();
+        self.takeover.release_all();
         // The supervisor reports how many connections are left.
         self.status.make_due();
     }
@@ -210,42 +217,118 @@ impl Process {
     fn on_event(&mut self, event: InstanceEvent) {
         match event {
             InstanceEvent::Released(id) => {
+                self.takeover.release(id);
                 let by_command = !self.is_stopping && !self.status.is_removed(id);
                 self.status.send(&Event::Released { id, by_command });
             }
             InstanceEvent::Ended(id) => {
                 self.status.forget(id);
+                self.takeover.forget(id);
                 self.status.send(&Event::Ended { id });
             }
         }
     }
 
+    /// The supervisor has ended. The process serves on, and waits for another one.
+    fn on_supervisor_lost(&mut self) {
+        self.supervisor = None;
+        self.status.forget_supervisor();
+        if self.takeover.begin() {
+            warn!("the supervisor has ended, serving without one");
+        } else {
+            warn!("the supervisor has ended before it supervised, stopping");
+            self.stop(None);
+        }
+    }
+
+    /// Another supervisor has taken over.
+    fn on_takeover(&mut self, (receiver, sender): Channel) {
+        info!("another supervisor has taken over");
+        self.supervisor = Some(receiver);
+        self.status.set_supervisor(sender);
+        self.send_supervised();
+    }
+
+    fn send_supervised(&self) {
+        if let Some(sender) = self.status.sender()
+            && let Some((event, fds)) = self.takeover.reply(self.is_stopping)
+        {
+            sender.send(&event, fds);
+        }
+    }
+
+    /// Takes the descriptors of a request to serve, and keeps duplicates for another supervisor.
+    fn take_descriptors(
+        &mut self,
+        id: u64,
+        line: &InstanceLine,
+        count: usize,
+    ) -> io::Result<Vec<OwnedFd>> {
+        let none = || io::Error::from(io::ErrorKind::NotFound);
+        let fds = self.supervisor.as_mut().ok_or_else(none)?.take(count)?;
+        self.takeover.keep(id, line.clone(), &fds)?;
+        Ok(fds)
+    }
+
+    async fn on_completed(&mut self, completed: Completed) {
+        let event = match completed {
+            Completed::Prepared(id, prepared) => {
+                let mut prepared = *prepared;
+                if self.status.is_removed(id) {
+                    self.status.forget(id);
+                    prepared = Err(StartError::Usage("the instance was removed".to_owned()));
+                }
+                let event = requests::serve(&mut self.instances, id, prepared).await;
+                if matches!(event, Event::Failed { .. }) {
+                    self.takeover.forget(id);
+                }
+                event
+            }
+            Completed::Configured(id, line, outcome) => {
+                if outcome == Configured::Done {
+                    self.takeover.set_line(id, line);
+                }
+                Event::Configured { id, outcome }
+            }
+        };
+        self.status.send(&event);
+    }
+
     fn on_request(&mut self, request: Request) {
         match request {
-            Request::Serve { id, words, listeners, may_have_clients } => {
-                let fds = self.supervisor.as_mut().map(|it| it.take(listeners + 1));
-                let Some(Ok(fds)) = fds else {
+            Request::Supervise => {
+                let fd = self.supervisor.as_mut().and_then(|it| it.take(1).ok()?.pop());
+                if let Some(fd) = fd
+                    && let Err(error) = self.takeover.set_listener(fd)
+                {
+                    error!(%error, "cannot use the takeover socket");
+                }
+                self.send_supervised();
+            }
+            Request::Serve { id, line, listeners, may_have_clients } => {
+                let Ok(fds) = self.take_descriptors(id, &line, listeners + 1) else {
                     let reason = "no descriptor left for the listeners".to_owned();
                     return self.status.send(&Event::Failed { id, reason, exit_code: 71 });
                 };
-                let (look_ups, sender) = (Arc::clone(&self.look_ups), self.prepared_sender.clone());
+                let (look_ups, sender) =
+                    (Arc::clone(&self.look_ups), self.sender_of_completed.clone());
                 tokio::spawn(async move {
-                    let prepared = requests::prepare(words, fds, may_have_clients, look_ups).await;
-                    let _ = sender.send((id, prepared));
+                    let prepared =
+                        requests::prepare(line.words, fds, may_have_clients, look_ups).await;
+                    let _ = sender.send(Completed::Prepared(id, Box::new(prepared)));
                 });
             }
-            Request::Configure { id, words } => {
+            Request::Configure { id, line } => {
                 let Some(context) = self.instances.get(id).cloned() else { return };
-                let sender = self.status.sender();
+                let sender = self.sender_of_completed.clone();
                 tokio::spawn(async move {
-                    let outcome = requests::configure(&context, words).await;
-                    if let Some(sender) = sender {
-                        sender.send(&Event::Configured { id, outcome }, Vec::new());
-                    }
+                    let outcome = requests::configure(&context, line.words.clone()).await;
+                    let _ = sender.send(Completed::Configured(id, line, outcome));
                 });
             }
             Request::Remove { id } => {
                 self.status.set_removed(id);
+                self.takeover.release(id);
                 if let Some(context) = self.instances.get(id) {
                     context.stop.cancel();
                     self.status.make_due();

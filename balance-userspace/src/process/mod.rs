@@ -11,5 +11,6 @@ mod requests;
 pub mod start;
 mod status;
 pub mod supervision;
+mod takeover;
 mod worker;
 mod workers;

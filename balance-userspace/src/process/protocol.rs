@@ -85,23 +85,43 @@ impl SpawnConfig {
     }
 }
 
+/// An instance as its supervisor describes it: a line of the configuration file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InstanceLine {
+    /// The file of the line.
+    pub(crate) file: PathBuf,
+    /// Number of the line in the file, from 1.
+    pub(crate) number: usize,
+    /// Number of the line among the lines of all files.
+    pub(crate) ordinal: usize,
+    /// The listening port.
+    pub(crate) port: u16,
+    /// The listening address as written.
+    pub(crate) bind: Option<String>,
+    /// The arguments without the program name.
+    pub(crate) words: Vec<String>,
+}
+
 /// A request of the supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Request {
+    /// The sender supervises the process from now on. Its takeover socket comes with the message:
+    /// there the process waits for another supervisor when this one has ended. Answered by
+    /// [`Event::Supervised`].
+    Supervise,
     /// Serve an instance. Its listeners and then its control socket come with the message. Answered
     /// by [`Event::Served`] or [`Event::Failed`].
     Serve {
         id: u64,
-        /// The arguments without the program name.
-        words: Vec<String>,
+        line: InstanceLine,
         /// The number of listeners.
         listeners: usize,
         /// Clients may have connected already.
         may_have_clients: bool,
     },
     /// Give an instance other arguments. Answered by [`Event::Configured`].
-    Configure { id: u64, words: Vec<String> },
+    Configure { id: u64, line: InstanceLine },
     /// Stop accepting for an instance; its connections continue. Answered by [`Event::Released`].
     Remove { id: u64 },
     /// Stop accepting for all instances, and end with the last connection. Answered by
@@ -117,6 +137,17 @@ pub(crate) enum Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Event {
+    /// The process has a supervisor. The listeners and then the control socket of each instance
+    /// come with the message.
+    Supervised {
+        /// The version of the program.
+        version: String,
+        pid: u32,
+        config: SpawnConfig,
+        /// The process accepts for no instance.
+        is_draining: bool,
+        instances: Vec<SupervisedInstance>,
+    },
     /// The instance serves.
     Served { id: u64 },
     /// The instance cannot serve.
@@ -135,6 +166,16 @@ pub(crate) enum Event {
     CannotStart { reason: String, exit_code: u8 },
     /// The reply to [`Request::Ping`].
     Pong,
+}
+
+/// An instance of a process that another supervisor has started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SupervisedInstance {
+    pub(crate) id: u64,
+    pub(crate) line: InstanceLine,
+    /// The number of listeners; 0 if the instance has stopped accepting. It then has no control
+    /// socket either.
+    pub(crate) listeners: usize,
 }
 
 /// The outcome of a reconfiguration.

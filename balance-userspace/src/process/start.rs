@@ -98,7 +98,7 @@ pub fn serve_supervised(
 ) -> Result<(), StartError> {
     match start_supervised(config) {
         Ok((lifecycle, instances, threads)) => {
-            lifecycle.run(instances, threads, Some(supervision));
+            lifecycle.run(instances, threads, Some((supervision, config.clone())));
             Ok(())
         }
         Err(error) => {
@@ -120,8 +120,10 @@ fn start_supervised(config: &SpawnConfig) -> Result<(Lifecycle, Instances, Threa
     loaded.become_user(user.as_ref())?;
     let lifecycle = Lifecycle::new()?;
     info!(datapath = %loaded.choice.datapath.name(), reason = loaded.choice.reason, "process ready");
-    let (shared, workers, threads) =
-        loaded.start(args, config.listeners, config.listeners + config.instances)?;
+    // Listeners and control sockets, each with a duplicate for another supervisor, and the takeover
+    // socket.
+    let late = 2 * (config.listeners + config.instances) + 1;
+    let (shared, workers, threads) = loaded.start(args, config.listeners, late)?;
     Ok((lifecycle, Instances::new(shared, workers), threads))
 }
 

@@ -61,6 +61,13 @@ impl Status {
         self.supervisor.clone()
     }
 
+    /// Another supervisor has taken over. It gets the whole status.
+    pub(crate) fn set_supervisor(&mut self, supervisor: Sender) {
+        self.supervisor = Some(supervisor);
+        self.last = None;
+        self.make_due();
+    }
+
     /// Sends an event to the supervisor, if there is one.
     pub(crate) fn send(&self, event: &Event) {
         if let Some(supervisor) = &self.supervisor {

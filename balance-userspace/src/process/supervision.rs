@@ -71,11 +71,16 @@ impl Supervision {
 /// Splits one end of a channel. Must be called inside a Tokio runtime.
 pub(crate) fn split(stream: StdStream) -> io::Result<(Receiver, Sender)> {
     stream.set_nonblocking(true)?;
-    let (read, write) = UnixStream::from_std(stream)?.into_split();
+    UnixStream::from_std(stream).map(from_stream)
+}
+
+/// Splits one end of a channel.
+pub(crate) fn from_stream(stream: UnixStream) -> (Receiver, Sender) {
+    let (read, write) = stream.into_split();
     let (queue, messages) = unbounded_channel();
     let writer = tokio::spawn(write_all(write, messages));
     let receiver = Receiver { stream: read, bytes: Vec::new(), fds: VecDeque::new() };
-    Ok((receiver, Sender { queue, writer: Arc::new(writer) }))
+    (receiver, Sender { queue, writer: Arc::new(writer) })
 }
 
 /// A message as a line, and its descriptors.

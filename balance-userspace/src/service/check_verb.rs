@@ -9,6 +9,7 @@ use std::path::Path;
 use super::{
     check,
     conf::{Conf, Mistake},
+    handover,
     output::{WRONG, plural, print, print_error, print_unchanged},
     running::absolute,
     warnings,
@@ -22,6 +23,7 @@ use crate::{
 
 /// Checks a file, and returns the exit code.
 pub(super) fn check(options: &CheckOptions) -> Result<u8, StartError> {
+    handover::examine()?;
     let file = options.file.as_ref().unwrap_or(&options.config);
     let conf = check::read(file)?;
     let mut mistakes = check::all(&conf, !options.no_dns);

@@ -7,6 +7,7 @@ use std::{io, process::ExitStatus};
 
 use tokio::sync::oneshot;
 
+use super::upgrade::Refusal;
 use crate::{
     control::protocol::{SupervisorCommand, SupervisorReply},
     process::protocol,
@@ -18,6 +19,8 @@ pub(super) enum Event {
     Exited(u32, io::Result<ExitStatus>),
     /// The server process with this pid has sent a message.
     Process(u32, protocol::Event),
+    /// The program on the disk has checked the file and the state of the supervisor.
+    Checked(Result<(), Refusal>),
     /// A client of the control socket has sent a command.
     Command(SupervisorCommand, oneshot::Sender<SupervisorReply>),
 }

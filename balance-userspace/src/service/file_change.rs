@@ -71,6 +71,7 @@ mod tests {
         // A draining instance without a line.
         let instances = lines.chain([row("24".to_owned(), Vec::new())]).collect();
         SupervisorStatus {
+            version: String::new(),
             foreground: false,
             began: 0,
             settled: true,

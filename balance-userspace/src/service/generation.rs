@@ -2,31 +2,44 @@
 //!
 //! Invariants:
 //! - The process inherits its end of the channel and no other descriptor.
-//! - Only the task in [`Generation::spawn`] waits for the process.
+//! - Only the task in [`Generation::read`] waits for the process.
 //! - Sending a request never waits for the process.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io,
-    os::{fd::OwnedFd, unix::net::UnixStream},
-    process::Stdio,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            net::{UnixListener, UnixStream},
+            process::ExitStatusExt as _,
+        },
+    },
+    process::{ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
 use command_fds::{CommandFdExt as _, FdMapping};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        wait::{WaitStatus, waitpid},
+    },
     unistd::Pid,
 };
-use tokio::{process::Command, sync::mpsc::UnboundedSender};
+use tokio::{
+    process::{Child, Command},
+    sync::mpsc::UnboundedSender,
+    task::spawn_blocking,
+};
 use tracing::{info, warn};
 
-use super::{event::Event, member::ManagedInstance};
+use super::{event::Event, handover, member::ManagedInstance};
 use crate::{
     control::protocol::{InstanceRow, InstanceState},
     process::{
         protocol::{self, InstanceStatus, Request, SpawnConfig, VARIABLE},
-        supervision::{self, Sender},
+        supervision::{self, Receiver, Sender},
     },
 };
 
@@ -45,6 +58,8 @@ pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// A server process whose end is not known yet.
 pub(super) struct Generation {
     pub(super) pid: u32,
+    /// The version of its program; empty until the process has said it.
+    pub(super) version: String,
     /// The options of the process.
     pub(super) config: SpawnConfig,
     sender: Sender,
@@ -70,9 +85,13 @@ pub(super) struct Generation {
 }
 
 impl Generation {
-    /// Spawns a server process. Its events arrive as [`Event::Process`], its end as
-    /// [`Event::Exited`].
-    pub(super) fn spawn(config: SpawnConfig, events: &UnboundedSender<Event>) -> io::Result<Self> {
+    /// Spawns a server process. `takeover` is the takeover socket of this supervisor. The events of
+    /// the process arrive as [`Event::Process`], its end as [`Event::Exited`].
+    pub(super) fn spawn(
+        config: SpawnConfig,
+        takeover: &UnixListener,
+        events: &UnboundedSender<Event>,
+    ) -> io::Result<Self> {
         let (own, other) = UnixStream::pair()?;
         let fds = vec![FdMapping { parent_fd: other.into(), child_fd: supervision::FD }];
         // The same program, even if an upgrade has replaced the file.
@@ -87,28 +106,57 @@ impl Generation {
             .env_remove("LISTEN_FDS")
             .env_remove("LISTEN_FDNAMES")
             .env_remove("WATCHDOG_USEC")
+            .env_remove(handover::VARIABLE)
             .stdin(Stdio::null());
         if config.background {
             command.stdout(Stdio::null()).stderr(Stdio::null());
         }
         command.fd_mappings(fds).map_err(io::Error::other)?;
-        let mut child = command.spawn()?;
+        let takeover = takeover.try_clone()?;
+        let child = command.spawn()?;
         // The command holds the other end.
         drop(command);
         let pid = child.id().ok_or(io::ErrorKind::NotFound)?;
-        let (mut receiver, sender) = supervision::split(own)?;
-        let events = events.clone();
+        let (receiver, sender) = supervision::split(own)?;
+        sender.send(&Request::Supervise, vec![takeover.into()]);
+        let process = Self::new(pid, String::new(), config, sender);
+        process.read(receiver, Some(child), events);
+        Ok(process)
+    }
+
+    /// A process that another supervisor has started.
+    pub(super) fn adopted(pid: u32, version: String, config: SpawnConfig, sender: Sender) -> Self {
+        let serving_since = Some(Instant::now());
+        Self { serving_since, ..Self::new(pid, version, config, sender) }
+    }
+
+    /// Passes the events of the process on. `child` is none for a process that this program has not
+    /// started.
+    pub(super) fn read(
+        &self,
+        mut receiver: Receiver,
+        child: Option<Child>,
+        events: &UnboundedSender<Event>,
+    ) {
+        let (pid, events) = (self.pid, events.clone());
         tokio::spawn(async move {
             // All messages come before the end, which closes the channel.
             while let Ok(Some(event)) = receiver.next().await {
                 let _ = events.send(Event::Process(pid, event));
             }
-            let status = child.wait().await;
+            let status = match child {
+                Some(mut child) => child.wait().await,
+                None => wait(pid).await,
+            };
             // The supervisor may be gone already.
             let _ = events.send(Event::Exited(pid, status));
         });
-        Ok(Self {
+    }
+
+    fn new(pid: u32, version: String, config: SpawnConfig, sender: Sender) -> Self {
+        Self {
             pid,
+            version,
             config,
             sender,
             serving_since: None,
@@ -121,7 +169,7 @@ impl Generation {
             names: BTreeMap::new(),
             silent: 0,
             is_pinged: false,
-        })
+        }
     }
 
     /// Sends a request with descriptors.
@@ -138,6 +186,7 @@ impl Generation {
     /// Updates the state from an event of the process.
     pub(super) fn apply(&mut self, event: &protocol::Event) {
         match event {
+            protocol::Event::Supervised { version, .. } => self.version.clone_from(version),
             protocol::Event::Served { id } => {
                 self.awaited.remove(id);
                 self.accepting.insert(*id);
@@ -236,10 +285,24 @@ impl Generation {
 
     /// Sends a signal to the process.
     pub(super) fn signal(&self, signal: Signal) {
-        // Only the task in `spawn` waits for the process, so its pid is not reused, or its exit
+        // Only the task in `read` waits for the process, so its pid is not reused, or its exit
         // event is already on the way.
         if let Ok(pid) = i32::try_from(self.pid) {
             let _ = kill(Pid::from_raw(pid), signal);
         }
     }
+}
+
+/// Waits for the end of a process whose channel is closed. After an upgrade it is a child of this
+/// process. After the end of its supervisor it is not, and its exit code is unknown.
+async fn wait(pid: u32) -> io::Result<ExitStatus> {
+    let wait = move || match waitpid(
+        Pid::from_raw(i32::try_from(pid).map_err(io::Error::other)?),
+        None,
+    )? {
+        WaitStatus::Signaled(_, signal, _) => Ok(ExitStatus::from_raw(signal as i32)),
+        WaitStatus::Exited(_, code) => Ok(ExitStatus::from_raw(code << 8)),
+        other => Err(io::Error::other(format!("the process is {other:?}"))),
+    };
+    spawn_blocking(wait).await?
 }

@@ -48,7 +48,15 @@ pub(super) enum State {
 pub(super) struct Control {
     pub(super) files: Arc<InstanceFiles>,
     pub(super) listener: UnixListener,
-    access: SocketAccess,
+    pub(super) access: SocketAccess,
+}
+
+impl Control {
+    /// The control socket of another supervisor. A new one takes its place unless only the owner may
+    /// connect to both.
+    pub(super) fn adopted(files: Arc<InstanceFiles>, listener: UnixListener) -> Self {
+        Self { files, listener, access: SocketAccess::default() }
+    }
 }
 
 /// A line of the file with its state.
@@ -143,7 +151,7 @@ impl ManagedInstance {
         generation.names.insert(id, line.name.to_string());
         let request = Request::Serve {
             id,
-            words: line.words.clone(),
+            line: line.into(),
             listeners: self.listeners.len(),
             may_have_clients: true,
         };
@@ -183,6 +191,11 @@ impl ManagedInstance {
         if let Some(next) = self.next_control.take() {
             next.files.discard();
         }
+    }
+
+    /// Claims the files of an instance whose supervisor has ended.
+    pub(super) fn reclaim(&self, dir: &RunDir) -> Result<InstanceFiles, InstanceFilesError> {
+        InstanceFiles::reclaim(&dir_of(&self.line, dir)?, self.paths(dir)?)
     }
 
     /// Publishes the control socket and the pid of the process that serves.

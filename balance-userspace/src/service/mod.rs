@@ -5,6 +5,7 @@
 
 pub mod conf;
 
+mod adoption;
 mod backoff;
 mod check;
 mod check_verb;
@@ -12,6 +13,7 @@ mod conf_files;
 mod event;
 mod file_change;
 mod generation;
+mod handover;
 mod manager;
 mod member;
 mod output;
@@ -24,8 +26,13 @@ mod status;
 mod status_row;
 mod stop;
 mod successor;
+mod supervise;
 mod supervisor;
+mod unsupervised;
+mod upgrade;
+mod upgrade_verb;
 mod verbs;
 mod warnings;
 
+pub use handover::is_continued;
 pub use verbs::run;

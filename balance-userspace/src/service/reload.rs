@@ -58,6 +58,8 @@ pub(super) struct Reload {
     starting: Vec<Line>,
     /// Lines whose instance is started again, by the new number.
     replacing: HashMap<u64, Line>,
+    /// All lines need a new process: the present one is that of another supervisor.
+    is_takeover: bool,
     /// A new process is to take over.
     has_successor: bool,
     /// The instances whose change is complete once they serve, and what changes.
@@ -72,13 +74,25 @@ pub(super) struct Reload {
 
 impl Supervisor {
     /// Begins a reload, or queues it behind the current one.
-    pub(super) async fn begin_reload(&mut self, reply: oneshot::Sender<SupervisorReply>) {
+    pub(super) fn begin_reload(&mut self, reply: oneshot::Sender<SupervisorReply>) {
         if self.reload.is_some() {
             self.queued_reloads.push_back(reply);
             return;
         }
+        if self.stopping.is_none() && Self::is_outdated() {
+            return self.begin_upgrade(reply);
+        }
+        self.read_again(Reload { reply: Some(reply), ..Reload::default() });
+    }
+
+    /// Replaces the processes of another supervisor.
+    pub(super) fn begin_takeover(&mut self) {
+        self.read_again(Reload { is_takeover: true, ..Reload::default() });
+    }
+
+    fn read_again(&mut self, reload: Reload) {
         notify::reloading();
-        self.reload = Some(Reload { reply: Some(reply), ..Reload::default() });
+        self.reload = Some(reload);
         if self.stopping.is_some() {
             self.give_up_reload();
             return;
@@ -134,10 +148,17 @@ impl Supervisor {
         let limit = self.current.as_ref().and_then(|process| process.config.max_connections);
         let is_too_small = limit.is_some_and(|limit| wanted.is_none_or(|wanted| wanted > limit));
         let is_other = plan.steps.first().is_some_and(|(line, _)| is_other_process(line));
-        reload.has_successor = !plan.steps.is_empty() && (is_other || is_too_small);
+        let is_needed = is_other || is_too_small || reload.is_takeover;
+        reload.has_successor = !plan.steps.is_empty() && is_needed;
         for (line, step) in plan.steps {
             let instance = self.instances.iter_mut().find(|it| *it.name() == line.name);
             match (step, instance) {
+                // An upgrade does not start what an operator has stopped.
+                (Step::Keep, Some(instance))
+                    if reload.is_takeover && matches!(instance.state, State::Stopped) =>
+                {
+                    instance.line.position = line.position.clone();
+                }
                 (Step::Keep, Some(instance)) if !instance.is_idle() && !reload.has_successor => {
                     instance.line.position = line.position.clone();
                 }
@@ -150,13 +171,15 @@ impl Supervisor {
                         instance.line = line;
                         continue;
                     };
-                    let (id, words) = (instance.id, line.words.clone());
-                    process.send(Request::Configure { id, words }, Vec::new());
+                    let id = instance.id;
+                    let request = Request::Configure { id, line: (&line).into() };
+                    process.send(request, Vec::new());
                     reload.configuring.insert(id, line);
                 }
                 _ => reload.starting.push(line),
             }
         }
+        reload.has_successor &= !reload.starting.is_empty();
         let position =
             |instance: &ManagedInstance| order.iter().position(|name| name == instance.name());
         self.instances.sort_by_key(position);
@@ -435,8 +458,13 @@ impl Supervisor {
             notify::ready();
         }
         self.last_status.clear();
-        if let Some(Reload { reply: Some(sender), .. }) = self.reload.take() {
-            // The client may be gone.
+        let Some(reload) = self.reload.take() else { return };
+        // The clients may be gone.
+        if reload.is_takeover {
+            self.is_taking_over = false;
+            self.waiting.drain(..).for_each(|sender| drop(sender.send(reply.clone())));
+            self.taken_over = Some(reply);
+        } else if let Some(sender) = reload.reply {
             let _ = sender.send(reply);
         }
         if let Some(next) = self.queued_reloads.pop_front() {

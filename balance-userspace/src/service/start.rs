@@ -1,45 +1,26 @@
-//! The verb `start`, and the set-up of the supervisor's process.
+//! The verb `start`.
 //!
-//! Invariants:
-//! - A file has at most one supervisor, which holds the lock of the file.
-//! - In the background, the starting process ends when every instance has been tried, and prints
-//!   which instances failed.
+//! Invariant: in the background, the starting process ends when every instance has been tried, and
+//! prints which instances failed.
 
 use std::{
-    os::unix::process::CommandExt as _,
     thread,
     time::{Duration, Instant},
 };
 
-use command_fds::{CommandFdExt as _, FdMapping};
-use nix::unistd::Gid;
-use tokio::{
-    select,
-    sync::{mpsc::UnboundedSender, oneshot},
-};
-use tracing::{error, warn};
-
 use super::{
     check,
     conf::Conf,
-    event::Event,
-    manager,
+    handover, manager,
     output::{WRONG, plural, print, print_error},
     running::{RunningSupervisor, absolute, is_absence},
     stop,
-    supervisor::{StopAction, Supervisor, SupervisorSettings},
+    supervise::{Origin, supervise},
 };
 use crate::{
     cli::{ServiceLocation, args::LogFormat},
     control::{
-        client::rpc::ClientError,
-        instance_files::{self, ControlEndpoint, InstanceFilesError, SocketAccess},
-        protocol::{SupervisorCommand, SupervisorReply, SupervisorStatus},
-        run_dir::RunDir,
-        server::{
-            self, Handler,
-            client_limiter::{ClientLimits, ClientPermit},
-        },
+        client::rpc::ClientError, instance_files, protocol::SupervisorStatus, run_dir::RunDir,
     },
     error::StartError,
     io::inherited::{self, InheritedListeners},
@@ -47,9 +28,7 @@ use crate::{
     notify,
     sys::{
         self,
-        daemon::{self, Forked, ReadyNotifier},
-        privileges,
-        signals::Signals,
+        daemon::{self, Forked},
     },
 };
 
@@ -68,6 +47,14 @@ pub(super) fn start(
     let foreground = foreground || notify::is_enabled();
     // Instances must not inherit descriptors of the calling process.
     sys::close_on_exec_from(inherited::FIRST_FD);
+    // SAFETY: the only call in this process, which has opened nothing yet.
+    if let Some(inherited) = unsafe { handover::inherit() }? {
+        let sink = if inherited.background { Sink::Background } else { Sink::Foreground };
+        logging::init(sink, form, false);
+        // The file may have changed since its check. A mistake then changes nothing.
+        let conf = check::read(&location.config).unwrap_or_default();
+        return supervise(location, conf, Origin::Program(inherited), form, None);
+    }
     let inherited_listeners = if foreground {
         // SAFETY: the only call in this process, which has opened nothing yet.
         unsafe { InheritedListeners::from_service_manager() }?
@@ -80,7 +67,7 @@ pub(super) fn start(
     }
     if foreground {
         logging::init(Sink::Foreground, form, false);
-        return supervise(location, conf, inherited_listeners, form, None);
+        return supervise(location, conf, Origin::Start(inherited_listeners), form, None);
     }
     detached(location, conf)
 }
@@ -167,126 +154,10 @@ fn detached(location: &ServiceLocation, conf: Conf) -> Result<u8, StartError> {
             supervise(
                 location,
                 conf,
-                InheritedListeners::default(),
+                Origin::Start(InheritedListeners::default()),
                 LogFormat::Text,
                 Some(ready_notifier),
             )
         }
-    }
-}
-
-/// Runs the supervisor until it stops.
-fn supervise(
-    location: &ServiceLocation,
-    conf: Conf,
-    inherited_listeners: InheritedListeners,
-    form: LogFormat,
-    ready_notifier: Option<ReadyNotifier>,
-) -> Result<u8, StartError> {
-    let failed = |act| move |source| StartError::System { act, source };
-    logging::start_writer();
-    // The supervisor holds the listeners of all instances.
-    sys::raise_open_file_limit().map_err(failed("raise the limit of open files"))?;
-    notify::start();
-    let dir = RunDir::locate(location.run_dir.as_deref()).map_err(InstanceFilesError::from);
-    let dir = dir?;
-    let file = absolute(&location.config);
-    let paths = dir.supervisor(&file).map_err(InstanceFilesError::from)?;
-    let access = SocketAccess { group: control_group(&conf), ..SocketAccess::default() };
-    let mut claim = ControlEndpoint::claim(&dir, paths, access)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let after = runtime.map_err(failed("create the runtime"))?.block_on(async {
-        let mut signals = Signals::catch().map_err(failed("install signal handlers"))?;
-        let json = form == LogFormat::Json;
-        let settings = SupervisorSettings { file, dir, background: ready_notifier.is_some(), json };
-        let supervisor = Supervisor::new(settings, conf, inherited_listeners, ready_notifier);
-        let sender = supervisor.sender();
-        let control = claim.take_listener().map(|listener| {
-            let has_readers = access.group.is_some();
-            let answers = SupervisorHandler { events: sender.clone(), has_readers };
-            async move { server::serve(listener, answers, ClientLimits::default()).await }
-        });
-        let listen = async {
-            if let Some(control) = control
-                && let Err(error) = control.await
-            {
-                error!(%error, "cannot serve the control socket");
-            }
-            std::future::pending::<()>().await;
-        };
-        select! {
-            after = supervisor.run(&mut signals) => after,
-            () = listen => unreachable!("this future never completes"),
-        }
-    })?;
-    drop(claim);
-    match after {
-        (StopAction::Exit(code), _) => Ok(code),
-        (StopAction::Restart, inherited_listeners) => Err(re_exec(inherited_listeners)),
-    }
-}
-
-/// The group of the supervisor's control socket. Each line reports a group that does not exist.
-fn control_group(conf: &Conf) -> Option<Gid> {
-    let group = conf.process_settings()?.control_group?;
-    privileges::find_group(&group)
-        .inspect_err(|error| warn!(%error, "control socket without a group"))
-        .ok()
-}
-
-/// Executes the program that is now on the disk in this process, and passes on the listeners of the
-/// service manager. Returns only on failure.
-fn re_exec(inherited_listeners: InheritedListeners) -> StartError {
-    let failed = |source| StartError::System { act: "restart", source };
-    let program = match std::env::current_exe() {
-        Ok(path) => path,
-        Err(error) => return failed(error),
-    };
-    // The path of the new program after an upgrade: the kernel marks the old one as deleted.
-    let name = program.to_string_lossy();
-    let program = name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned();
-    let listeners = (inherited::FIRST_FD..).zip(inherited_listeners.into_listeners());
-    let listeners: Vec<_> = listeners
-        .map(|(child_fd, socket)| FdMapping { parent_fd: socket.into(), child_fd })
-        .collect();
-    let mut command = std::process::Command::new(program);
-    command.args(std::env::args_os().skip(1));
-    // exec(2) keeps the pid, so LISTEN_PID stays valid.
-    command.env("LISTEN_FDS", listeners.len().to_string());
-    match command.fd_mappings(listeners) {
-        Ok(command) => {
-            logging::flush();
-            failed(command.exec())
-        }
-        Err(error) => failed(std::io::Error::other(error)),
-    }
-}
-
-/// Handles requests on the control socket: forwards each command to the supervisor as an event.
-#[derive(Clone)]
-struct SupervisorHandler {
-    events: UnboundedSender<Event>,
-    has_readers: bool,
-}
-
-impl Handler for SupervisorHandler {
-    type Command = SupervisorCommand;
-
-    async fn handle(&self, _: &mut ClientPermit, command: SupervisorCommand) -> SupervisorReply {
-        let (reply, answer) = oneshot::channel();
-        let gone = || SupervisorReply::Refused("balance is stopping".to_owned());
-        if self.events.send(Event::Command(command, reply)).is_err() {
-            return gone();
-        }
-        answer.await.unwrap_or_else(|_| gone())
-    }
-
-    fn has_readers(&self) -> bool {
-        self.has_readers
-    }
-
-    async fn stopped(&self) {
-        // The supervisor serves requests until its process ends.
-        std::future::pending::<()>().await;
     }
 }

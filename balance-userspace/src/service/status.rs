@@ -18,6 +18,7 @@ use super::{
     output::{print, print_error, report},
     running::{RunningSupervisor, absolute, is_absence},
     status_row::Row,
+    unsupervised,
 };
 use crate::{
     cli::ServiceLocation,
@@ -31,8 +32,9 @@ use crate::{
 /// The longest wait for the supervisor. The answer is due within two seconds of the start.
 const TIMEOUT: Duration = Duration::from_millis(1_800);
 
-/// Exit code when a server process hangs. For LSB its program is dead and has a pid file.
-const HUNG: u8 = 1;
+/// Exit code when a server process hangs, or serves although its supervisor has ended. For LSB a
+/// program is dead and has a pid file.
+const DEAD: u8 = 1;
 
 /// Exit code when no supervisor runs.
 const STOPPED: u8 = 3;
@@ -53,6 +55,8 @@ struct StatusReport {
     version: u32,
     config: String,
     running: bool,
+    /// A server process serves, although the supervisor has ended.
+    unsupervised: bool,
     pid: Option<u32>,
     instances: Vec<Row>,
     wrong: Vec<String>,
@@ -75,7 +79,9 @@ pub(super) fn status(location: &ServiceLocation, json: bool) -> u8 {
     });
     let report = match found {
         Ok((pid, table)) => running(&config, pid, table),
-        Err(error) if is_absence(&error) => stopped(&config),
+        Err(error) if is_absence(&error) => {
+            StatusReport { unsupervised: unsupervised::exists(location), ..stopped(&config) }
+        }
         Err(error @ ClientError::Timeout) => StatusReport {
             running: true,
             error: Some(one_line(&error.to_string())),
@@ -128,6 +134,7 @@ impl StatusReport {
             version: JSON_VERSION,
             config: config.display().to_string(),
             running: false,
+            unsupervised: false,
             pid: None,
             instances: Vec::new(),
             wrong: Vec::new(),
@@ -148,9 +155,10 @@ impl StatusReport {
         let hangs = self.instances.iter().any(|row| row.state == InstanceState::Hung);
         match self.running {
             true if self.error.is_some() => UNKNOWN,
-            true if hangs => HUNG,
+            true if hangs => DEAD,
             true if all => 0,
             true => DEGRADED,
+            false if self.unsupervised => DEAD,
             false => STOPPED,
         }
     }
@@ -161,6 +169,11 @@ impl StatusReport {
         }
         match self.pid {
             Some(pid) => print(&format!("balance is running (pid {pid}, {})", self.config)),
+            None if self.unsupervised => print(&format!(
+                "the supervisor of {} has ended, its server process serves on: balance start \
+                 continues from there",
+                self.config
+            )),
             None => print(&format!("balance is stopped ({})", self.config)),
         }
         if !self.instances.is_empty() {

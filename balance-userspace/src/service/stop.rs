@@ -13,6 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{
     output::{UNAVAILABLE, plural, print, print_error, print_failures, report},
     running::{RunningSupervisor, is_absence},
+    unsupervised,
 };
 use crate::{
     cli::ServiceLocation,
@@ -50,11 +51,29 @@ pub(super) fn stop(location: &ServiceLocation) -> u8 {
             print(&format!("balance is stopped{}", waited(open, begun)));
             0
         }
+        Err(error) if is_absence(&error) && unsupervised::exists(location) => {
+            stop_unsupervised(location, begun)
+        }
         Err(error) if is_absence(&error) => {
             print("balance is not running");
             0
         }
         Err(error) => report(&error),
+    }
+}
+
+/// Stops server processes whose supervisor has ended.
+fn stop_unsupervised(location: &ServiceLocation, begun: Instant) -> u8 {
+    match unsupervised::stop(location) {
+        Ok(_) => {
+            let seconds = begun.elapsed().as_secs_f32();
+            print(&format!("balance is stopped: its supervisor had ended, waited {seconds:.1} s"));
+            0
+        }
+        Err(error) => {
+            print_error(&error.to_string());
+            error.exit_code()
+        }
     }
 }
 

@@ -60,7 +60,7 @@ impl Supervisor {
                 Err(error) => return Err(error),
             }
         }
-        let process = Generation::spawn(config, &self.sender())
+        let process = Generation::spawn(config, self.takeover(), &self.sender())
             .map_err(|source| StartError::System { act: "start a process", source })?;
         info!(pid = process.pid, "new server process started");
         let mut next = Successor { process, lines: HashMap::new(), failed: HashMap::new() };
@@ -146,6 +146,11 @@ impl Supervisor {
             old.drain();
             self.draining.push(old);
         }
+        // After a takeover there can be further processes that accept.
+        self.draining
+            .iter_mut()
+            .filter(|it| it.draining_since.is_none())
+            .for_each(Generation::drain);
         self.successor_served();
     }
 }

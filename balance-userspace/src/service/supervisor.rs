@@ -13,6 +13,7 @@
 use std::{
     collections::VecDeque,
     io, mem,
+    os::unix::net::UnixListener,
     path::PathBuf,
     process::ExitStatus,
     time::{Duration, Instant},
@@ -22,7 +23,7 @@ use nix::sys::signal::Signal;
 use tokio::{
     select,
     sync::{
-        mpsc::{self, UnboundedReceiver, UnboundedSender},
+        mpsc::{UnboundedReceiver, UnboundedSender},
         oneshot,
     },
     task::spawn_blocking,
@@ -35,10 +36,11 @@ use super::{
     conf::{Conf, Line},
     event::Event,
     generation::Generation,
-    member::{ManagedInstance, State},
+    member::{Control, ManagedInstance, State},
     output::{WRONG, plural, print_error},
     reload::Reload,
     successor::Successor,
+    upgrade::Upgrade,
 };
 use crate::{
     control::{
@@ -90,6 +92,8 @@ pub(super) enum StopAction {
     Exit(u8),
     /// Execute the program again.
     Restart,
+    /// Execute the program on the disk, which continues the work.
+    Upgrade,
 }
 
 /// The supervisor.
@@ -110,7 +114,11 @@ pub(super) struct Supervisor {
     pub(super) inherited_listeners: InheritedListeners,
     events: UnboundedReceiver<Event>,
     sender: UnboundedSender<Event>,
-    last_id: u64,
+    pub(super) last_id: u64,
+    /// The files and the control socket of the supervisor.
+    pub(super) own: Control,
+    /// The takeover socket.
+    takeover: UnixListener,
     /// Start time on the monotonic clock, which tells a restarted supervisor from the one before.
     began: u64,
     /// Reports to the starting process once every instance has been tried.
@@ -122,6 +130,13 @@ pub(super) struct Supervisor {
     pub(super) reload: Option<Reload>,
     /// Reloads that wait for the current one.
     pub(super) queued_reloads: VecDeque<oneshot::Sender<SupervisorReply>>,
+    /// An upgrade that has not executed the new program yet.
+    pub(super) upgrade: Option<Upgrade>,
+    /// The processes are those of another supervisor: a new one is to take over.
+    pub(super) is_taking_over: bool,
+    /// The outcome of the takeover, and the clients that wait for it.
+    pub(super) taken_over: Option<SupervisorReply>,
+    pub(super) waiting: Vec<oneshot::Sender<SupervisorReply>>,
     /// The last status text sent to the service manager.
     pub(super) last_status: String,
 }
@@ -133,13 +148,17 @@ impl Supervisor {
         conf: Conf,
         inherited_listeners: InheritedListeners,
         ready_notifier: Option<ReadyNotifier>,
+        own: Control,
+        takeover: UnixListener,
+        (sender, events): (UnboundedSender<Event>, UnboundedReceiver<Event>),
     ) -> Self {
-        let (sender, events) = mpsc::unbounded_channel();
         let wrong = conf.wrong();
         let instances: Vec<_> = conf.lines.into_iter().zip(1..).collect();
         Self {
             settings,
             last_id: instances.len() as u64,
+            own,
+            takeover,
             instances: instances
                 .into_iter()
                 .map(|(line, id)| ManagedInstance::new(line, id))
@@ -159,6 +178,10 @@ impl Supervisor {
             stopping: None,
             reload: None,
             queued_reloads: VecDeque::new(),
+            upgrade: None,
+            is_taking_over: false,
+            taken_over: None,
+            waiting: Vec::new(),
             last_status: String::new(),
         }
     }
@@ -168,21 +191,19 @@ impl Supervisor {
         self.sender.clone()
     }
 
+    /// The takeover socket.
+    pub(super) fn takeover(&self) -> &UnixListener {
+        &self.takeover
+    }
+
     /// A number for an instance that no process knows yet.
     pub(super) fn next_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
     }
 
-    /// Starts all instances and supervises them until the supervisor is stopped and every process
-    /// has ended. Also returns the listeners of the service manager.
-    ///
-    /// # Errors
-    /// [`StartError::System`] when the process cannot detach from the terminal.
-    pub(super) async fn run(
-        mut self,
-        signals: &mut Signals,
-    ) -> Result<(StopAction, InheritedListeners), StartError> {
+    /// Starts all instances.
+    pub(super) async fn start_all(&mut self) {
         for wrong in &self.wrong {
             error!(reason = wrong, "invalid configuration line");
         }
@@ -190,6 +211,14 @@ impl Supervisor {
             self.prepare(i).await;
         }
         self.respawn();
+    }
+
+    /// Supervises the instances until the supervisor is stopped and every process has ended, or
+    /// until the program is to be replaced.
+    ///
+    /// # Errors
+    /// [`StartError::System`] when the process cannot detach from the terminal.
+    pub(super) async fn run(&mut self, signals: &mut Signals) -> Result<StopAction, StartError> {
         let mut tick = tokio::time::interval(INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -198,7 +227,10 @@ impl Supervisor {
             if let Some(after) = self.stopping
                 && self.processes().next().is_none()
             {
-                return Ok((self.stop_action(after), self.inherited_listeners));
+                return Ok(self.stop_action(after));
+            }
+            if self.is_upgrade_due() {
+                return Ok(StopAction::Upgrade);
             }
             self.report_status();
             let retry = self.next_try();
@@ -230,6 +262,7 @@ impl Supervisor {
         match event {
             Event::Exited(pid, status) => self.on_exit(pid, &status),
             Event::Process(pid, event) => self.on_event(pid, event),
+            Event::Checked(result) => self.on_checked(result),
             Event::Command(command, reply) => self.on_command(command, reply).await,
         }
     }
@@ -241,7 +274,13 @@ impl Supervisor {
     ) {
         let answer = match command {
             SupervisorCommand::Instances => SupervisorReply::Instances(self.table()),
-            SupervisorCommand::Reload => return self.begin_reload(reply).await,
+            SupervisorCommand::Reload => return self.begin_reload(reply),
+            SupervisorCommand::Upgrade => return self.begin_upgrade(reply),
+            SupervisorCommand::Takeover => match &self.taken_over {
+                Some(outcome) => outcome.clone(),
+                None if self.is_taking_over => return self.waiting.push(reply),
+                None => SupervisorReply::Refused("nothing was taken over".to_owned()),
+            },
             SupervisorCommand::Stop => self.stop_by_command(StopAction::Exit(0)),
             SupervisorCommand::Restart => self.stop_by_command(StopAction::Restart),
         };
@@ -254,6 +293,7 @@ impl Supervisor {
             SignalAction::Drain => self.stop(Signal::SIGTERM, StopAction::Exit(0)),
             SignalAction::Abort => self.stop(Signal::SIGINT, StopAction::Exit(0)),
             SignalAction::Reload => self.again(oneshot::channel().0),
+            SignalAction::Upgrade => self.begin_upgrade(oneshot::channel().0),
         }
     }
 
@@ -291,7 +331,7 @@ impl Supervisor {
     /// has been tried.
     fn report_started(&mut self) -> Result<(), StartError> {
         let all_tried = self.instances.iter().all(|instance| !instance.is_starting());
-        if self.is_started || !all_tried || self.stopping.is_some() {
+        if self.is_started || !all_tried || self.is_taking_over || self.stopping.is_some() {
             return Ok(());
         }
         self.is_started = true;
@@ -366,6 +406,7 @@ impl Supervisor {
             foreground: !self.settings.background,
             began: self.began,
             settled: self.is_started,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             stopping: self.stopping.is_some(),
             wrong: self.wrong.clone(),
             instances: rows.chain(draining).collect(),
@@ -453,7 +494,7 @@ impl Supervisor {
         if self.stopping.is_some() || !self.instances.iter().any(ManagedInstance::is_wanted) {
             return;
         }
-        let mut process = match Generation::spawn(self.config(), &self.sender) {
+        let mut process = match Generation::spawn(self.config(), &self.takeover, &self.sender) {
             Ok(process) => process,
             Err(error) => return self.no_process(&format!("cannot start a process: {error}"), 71),
         };
@@ -607,7 +648,8 @@ impl Supervisor {
                 }
             }
             protocol::Event::Pong => notify::watchdog(),
-            protocol::Event::Ended { .. }
+            protocol::Event::Supervised { .. }
+            | protocol::Event::Ended { .. }
             | protocol::Event::Status { .. }
             | protocol::Event::Differences { .. }
             | protocol::Event::CannotStart { .. } => {}

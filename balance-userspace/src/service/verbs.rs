@@ -1,19 +1,15 @@
-//! Dispatch of the verbs, and the verbs `restart` and `reload`.
+//! Dispatch of the verbs, and the verb `restart`.
 //!
 //! Invariant: `restart` stops nothing if the file has a mistake.
 
 use super::{
     check, check_verb,
-    output::{NOT_RUNNING, WRONG, print, print_error, report},
+    output::{WRONG, print, print_error, report},
     running::{RunningSupervisor, is_absence},
-    start, status, stop,
+    start, status, stop, upgrade_verb,
 };
 use crate::{
     cli::{ServiceLocation, Verb},
-    control::{
-        client::rpc::ClientError,
-        protocol::{SupervisorCommand, SupervisorReply},
-    },
     error::StartError,
 };
 
@@ -28,7 +24,8 @@ pub fn run(verb: &Verb) -> Result<u8, StartError> {
         }
         Verb::Stop { location } => Ok(stop::stop(location)),
         Verb::Restart { location } => restart(location),
-        Verb::Reload { location } => Ok(reload(location)),
+        Verb::Reload { location } => Ok(upgrade_verb::reload(location)),
+        Verb::Upgrade { location } => Ok(upgrade_verb::upgrade(location)),
         Verb::Status { location, json } => Ok(status::status(location, *json)),
         Verb::Check(options) => check_verb::check(options),
     }
@@ -54,36 +51,5 @@ fn restart(location: &ServiceLocation) -> Result<u8, StartError> {
         },
         Err(error) if is_absence(&error) => start::in_background(location),
         Err(error) => Ok(report(&error)),
-    }
-}
-
-fn reload(location: &ServiceLocation) -> u8 {
-    let asked = RunningSupervisor::find(location)
-        .and_then(|mut running| running.ask(SupervisorCommand::Reload));
-    match asked {
-        Ok(SupervisorReply::Reloaded { changed, differences }) => {
-            changed.iter().chain(&differences).for_each(|line| print(line));
-            let nothing = if changed.is_empty() { ": nothing has changed" } else { "" };
-            print(&format!("balance is reloaded{nothing}"));
-            0
-        }
-        Ok(SupervisorReply::PartlyReloaded { changed, differences, failed, code }) => {
-            changed.iter().chain(&differences).for_each(|line| print(line));
-            failed.iter().for_each(|line| print_error(line));
-            let how = if changed.is_empty() { "not reloaded" } else { "reloaded in part" };
-            print_error(&format!("balance is {how}"));
-            code
-        }
-        Ok(SupervisorReply::InvalidFile(wrong)) => {
-            wrong.iter().for_each(|wrong| print_error(wrong));
-            print_error("balance is not reloaded");
-            WRONG
-        }
-        Ok(_) => report(&ClientError::Unreadable),
-        Err(error) if is_absence(&error) => {
-            print("balance is not running");
-            NOT_RUNNING
-        }
-        Err(error) => report(&error),
     }
 }

@@ -1,18 +1,17 @@
 //! The signals of the process and the actions they request.
 //!
 //! Invariants: signals mean the same to an instance and to the supervisor. A signal without an
-//! action does no harm. Every process of the program first calls [`reset`], whatever its parent has
-//! blocked or ignored.
+//! action does no harm. Every process of the program first calls [`reset`] and [`unblock`], whatever
+//! its parent has blocked or ignored. A program that continues the work of another one unblocks the
+//! signals only when it catches them.
 
 use std::{io, task::Poll};
 
 use nix::sys::signal::{self as sys, SigHandler, SigSet};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Restores the signals that the program relies on. Call this first, while the process has one
-/// thread: new threads inherit the signal mask.
+/// Restores the actions of the signals that the program relies on. Call this first.
 ///
-/// - Blocked signals: all unblocked. Otherwise SIGTERM and SIGINT would never arrive.
 /// - SIGTERM: default action until it is caught, so that every process can be ended.
 /// - SIGCHLD: default action. If it is ignored the kernel reaps children and their exit codes are
 ///   lost.
@@ -26,7 +25,19 @@ pub fn reset() {
         let result = unsafe { sys::signal(signal, SigHandler::SigDfl) };
         debug_assert!(result.is_ok(), "the kernel refuses only an unknown signal");
     }
+}
+
+/// Unblocks all signals. Otherwise SIGTERM and SIGINT would never arrive. Call this while the process
+/// has one thread: new threads inherit the signal mask.
+pub fn unblock() {
     let result = SigSet::empty().thread_set_mask();
+    debug_assert!(result.is_ok(), "the kernel refuses only an unknown operation");
+}
+
+/// Blocks all signals, so that the program that this process executes next gets those that arrive
+/// meanwhile.
+pub(crate) fn block() {
+    let result = SigSet::all().thread_set_mask();
     debug_assert!(result.is_ok(), "the kernel refuses only an unknown operation");
 }
 
@@ -39,11 +50,13 @@ pub(crate) enum SignalAction {
     Abort,
     /// Read the configuration file again, or resolve names again (SIGHUP).
     Reload,
+    /// Execute the program on the disk in place of the supervisor (SIGUSR2).
+    Upgrade,
 }
 
 /// The signals that the process catches.
 pub(crate) struct Signals {
-    caught: [(Signal, SignalAction); 4],
+    caught: [(Signal, SignalAction); 5],
     /// Caught so that the signal does no harm: clients of the classic send it.
     _usr1: Signal,
 }
@@ -56,6 +69,7 @@ impl Signals {
             (signal(SignalKind::interrupt())?, SignalAction::Abort),
             (signal(SignalKind::quit())?, SignalAction::Abort),
             (signal(SignalKind::hangup())?, SignalAction::Reload),
+            (signal(SignalKind::user_defined2())?, SignalAction::Upgrade),
         ];
         Ok(Self { caught, _usr1: signal(SignalKind::user_defined1())? })
     }

@@ -2,6 +2,7 @@
 
 mod package;
 mod reload;
+mod replacement;
 mod service_manager;
 mod status;
 mod transcript;

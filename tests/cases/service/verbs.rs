@@ -570,29 +570,54 @@ fn an_instance_stopped_by_an_operator_is_not_restarted() {
 }
 
 #[test]
-fn when_the_supervisor_is_killed_its_instances_drain_and_another_can_start() {
+fn when_the_supervisor_is_killed_its_process_serves_on_and_can_be_stopped() {
     let a = Backend::echo("A");
     let one = ReservedPort::new();
     let service = Service::new(&line(&one, &[&a]));
     service.run_ok(&["start"]);
     let mut stream = open(&one);
+    let pid = service.status()[0].pid.expect("a process");
     signal(service.supervisor(), Signal::SIGKILL);
-    eventually(TIMEOUT, "the listener is closed", || match is_listening(one.port()) {
-        false => Ok(()),
-        true => Err("not yet".to_owned()),
+    eventually(TIMEOUT, "the supervisor has ended", || match service.run(&["status"]) {
+        outcome if outcome.status.code() == Some(1) => {
+            assert!(outcome.stdout.contains("its server process serves on"), "{outcome:?}");
+            Ok(())
+        }
+        outcome => Err(format!("{outcome:?}")),
     });
     assert_echoes(&mut stream);
-    // The old socket and pid file exist, but no process holds the lock.
-    assert_eq!(service.run(&["status"]).status.code(), Some(3));
-    assert_eq!(service.run_ok(&["stop"]), "balance is not running\n");
-    assert_eq!(service.run_ok(&["start"]), "balance is started: 1 instance\n");
     assert_echoes(&mut open(&one));
     drop(stream);
+    let said = service.run_ok(&["stop"]);
+    assert!(said.starts_with("balance is stopped: its supervisor had ended"), "{said}");
+    assert!(!is_listening(one.port()));
+    assert!(service.processes().is_empty(), "{pid}");
+    assert_eq!(service.run_ok(&["stop"]), "balance is not running\n");
+}
+
+#[test]
+fn an_upgrade_that_is_refused_changes_nothing() {
+    let a = Backend::echo("A");
+    let one = ReservedPort::new();
+    let service = Service::new(&line(&one, &[&a]));
+    assert_eq!(service.run(&["upgrade"]).status.code(), Some(7));
+    service.run_ok(&["start"]);
+    let mut stream = open(&one);
+    let before = (service.supervisor(), service.status());
+    service.write(&(line(&one, &[&a]) + "bad\n"));
+    let outcome = service.run(&["upgrade"]);
+    assert_eq!(outcome.status.code(), Some(78), "{outcome:?}");
+    assert!(outcome.stderr.contains("balance.conf:2: port bad: "), "{outcome:?}");
+    assert!(outcome.stderr.ends_with("balance is not upgraded\n"), "{outcome:?}");
+    assert_eq!((service.supervisor(), service.status()), before);
+    assert_echoes(&mut stream);
+    // It can be tried again.
+    service.write(&line(&one, &[&a]));
+    service.run_ok(&["upgrade"]);
+    assert_ne!(service.status()[0].pid, before.1[0].pid);
+    assert_echoes(&mut stream);
+    drop(stream);
     service.run_ok(&["stop"]);
-    eventually(TIMEOUT, "all have ended", || match service.processes() {
-        none if none.is_empty() => Ok(()),
-        some => Err(format!("{some:?}")),
-    });
 }
 
 #[test]

@@ -112,6 +112,8 @@ pub struct SessionRow {
 /// The state of a supervisor and its instances.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SupervisorStatus {
+    /// The version of the program.
+    pub version: String,
     /// Whether the supervisor runs in the foreground, as under a service manager.
     pub foreground: bool,
     /// Start time in nanoseconds of CLOCK_MONOTONIC. A restart changes it.

@@ -16,6 +16,13 @@ pub enum SupervisorCommand {
     /// [`SupervisorReply::Reloaded`], [`SupervisorReply::PartlyReloaded`] or
     /// [`SupervisorReply::InvalidFile`].
     Reload,
+    /// Execute the program on the disk in place of the supervisor. That ends the connection: the
+    /// client then asks for [`SupervisorCommand::Takeover`]. If the new program cannot be executed
+    /// the answer is [`SupervisorReply::PartlyReloaded`] or [`SupervisorReply::Refused`].
+    Upgrade,
+    /// The outcome of the takeover from the supervisor before. Answered like a reload, or by
+    /// [`SupervisorReply::Refused`].
+    Takeover,
     /// End all instances, each within its grace time, and the supervisor.
     Stop,
     /// End all instances as `Stop` does, and start them in the same supervisor process.
@@ -26,13 +33,13 @@ impl ControlCommand for SupervisorCommand {
     type Reply = SupervisorReply;
 
     fn has_no_time_limit(&self) -> bool {
-        matches!(self, Self::Reload)
+        matches!(self, Self::Reload | Self::Upgrade | Self::Takeover)
     }
 
     fn is_read_only(&self) -> bool {
         match self {
-            Self::Instances => true,
-            Self::Reload | Self::Stop | Self::Restart => false,
+            Self::Instances | Self::Takeover => true,
+            Self::Reload | Self::Upgrade | Self::Stop | Self::Restart => false,
         }
     }
 }
@@ -86,6 +93,8 @@ mod tests {
         for (command, reads) in [
             (SupervisorCommand::Instances, true),
             (SupervisorCommand::Reload, false),
+            (SupervisorCommand::Upgrade, false),
+            (SupervisorCommand::Takeover, true),
             (SupervisorCommand::Stop, false),
             (SupervisorCommand::Restart, false),
         ] {

@@ -1,0 +1,234 @@
+//! The process of a supervisor: its files, its signals and its control socket.
+//!
+//! Invariant: a file has at most one supervisor, which holds the lock of the file.
+
+use std::{fs, os::unix::process::CommandExt as _, sync::Arc};
+
+use command_fds::{CommandFdExt as _, FdMapping};
+use nix::unistd::Gid;
+use tokio::{
+    select,
+    sync::{
+        mpsc::{UnboundedSender, unbounded_channel},
+        oneshot,
+    },
+};
+use tracing::{error, warn};
+
+use super::{
+    adoption,
+    conf::Conf,
+    event::Event,
+    handover::{self, Inherited, Previous},
+    member::Control,
+    running::absolute,
+    supervisor::{StopAction, Supervisor, SupervisorSettings},
+};
+use crate::{
+    cli::{ServiceLocation, args::LogFormat},
+    control::{
+        instance_files::{InstanceFiles, InstanceFilesError, SocketAccess},
+        protocol::{SupervisorCommand, SupervisorReply},
+        run_dir::{Paths, RunDir},
+        server::{
+            self, Handler,
+            client_limiter::{ClientLimits, ClientPermit},
+        },
+    },
+    error::StartError,
+    io::inherited::{self, InheritedListeners},
+    logging, notify,
+    sys::{
+        self,
+        daemon::ReadyNotifier,
+        privileges,
+        signals::{self, Signals},
+    },
+};
+
+/// Runs the supervisor until it stops.
+pub(super) fn supervise(
+    location: &ServiceLocation,
+    conf: Conf,
+    origin: Origin,
+    form: LogFormat,
+    ready_notifier: Option<ReadyNotifier>,
+) -> Result<u8, StartError> {
+    let failed = |act| move |source| StartError::System { act, source };
+    logging::start_writer();
+    // The supervisor holds the listeners of all instances.
+    sys::raise_open_file_limit().map_err(failed("raise the limit of open files"))?;
+    notify::start();
+    let dir = RunDir::locate(location.run_dir.as_deref()).map_err(InstanceFilesError::from);
+    let dir = dir?;
+    let file = absolute(&location.config);
+    let paths = dir.supervisor(&file).map_err(InstanceFilesError::from)?;
+    let takeover_path = paths.takeover();
+    let background = ready_notifier.is_some() || origin.is_in_background();
+    let access = SocketAccess { group: control_group(&conf), ..SocketAccess::default() };
+    let (own, inherited_listeners, previous) = origin.claim(&dir, &paths, access)?;
+    let takeover = own.files.socket(SocketAccess::default())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let (after, inherited_listeners) =
+        runtime.map_err(failed("create the runtime"))?.block_on(async {
+            let mut signals = Signals::catch().map_err(failed("install signal handlers"))?;
+            signals::unblock();
+            let json = form == LogFormat::Json;
+            let settings = SupervisorSettings { file, dir, background, json };
+            let (sender, events) = unbounded_channel();
+            let processes = adoption::adopt_all(&takeover_path, &takeover, &sender).await;
+            fs::rename(&paths.next, &takeover_path)
+                .map_err(failed("publish the takeover socket"))?;
+            let control = own.listener.try_clone().map_err(failed("serve the control socket"))?;
+            let has_readers = access.group.is_some();
+            let answers = SupervisorHandler { events: sender.clone(), has_readers };
+            let events = (sender, events);
+            let mut supervisor = Supervisor::new(
+                settings,
+                conf,
+                inherited_listeners,
+                ready_notifier,
+                own,
+                takeover,
+                events,
+            );
+            match previous {
+                Some(previous) => supervisor.inherit(previous, processes),
+                None => supervisor.adopt(processes),
+            }
+            let listen = async {
+                if let Err(error) = server::serve(control, answers, ClientLimits::default()).await {
+                    error!(%error, "cannot serve the control socket");
+                }
+                std::future::pending::<()>().await;
+            };
+            let after = select! {
+                after = supervise_until(&mut supervisor, &mut signals) => after?,
+                () = listen => unreachable!("this future never completes"),
+            };
+            Ok::<_, StartError>((after, supervisor.inherited_listeners))
+        })?;
+    let _ = fs::remove_file(takeover_path);
+    match after {
+        StopAction::Restart => Err(re_exec(inherited_listeners)),
+        StopAction::Exit(code) => Ok(code),
+        StopAction::Upgrade => unreachable!("an upgrade executes another program or goes on"),
+    }
+}
+
+/// Runs a supervisor until it stops. An upgrade executes another program in this process.
+async fn supervise_until(
+    supervisor: &mut Supervisor,
+    signals: &mut Signals,
+) -> Result<StopAction, StartError> {
+    if supervisor.is_taking_over {
+        supervisor.begin_takeover();
+    } else {
+        supervisor.start_all().await;
+    }
+    loop {
+        match supervisor.run(signals).await? {
+            StopAction::Upgrade => supervisor.execute(),
+            after => return Ok(after),
+        }
+    }
+}
+
+/// Where the state of a supervisor comes from.
+pub(super) enum Origin {
+    /// A start, with the listeners of the service manager.
+    Start(InheritedListeners),
+    /// The program that this process executed before.
+    Program(Inherited),
+}
+
+impl Origin {
+    fn is_in_background(&self) -> bool {
+        matches!(self, Self::Program(inherited) if inherited.background)
+    }
+
+    /// Claims the files of the supervisor.
+    fn claim(
+        self,
+        dir: &RunDir,
+        paths: &Paths,
+        access: SocketAccess,
+    ) -> Result<(Control, InheritedListeners, Option<Previous>), StartError> {
+        match self {
+            Self::Start(listeners) => {
+                let files = Arc::new(InstanceFiles::claim(dir, paths.clone())?);
+                let listener = files.socket(access)?;
+                files.publish(std::process::id())?;
+                Ok((Control { files, listener, access }, listeners, None))
+            }
+            Self::Program(Inherited { lock, control: listener, unused, previous, .. }) => {
+                let files = Arc::new(InstanceFiles::with_lock(paths.clone(), lock));
+                Ok((Control { files, listener, access }, unused.into(), Some(previous)))
+            }
+        }
+    }
+}
+
+/// The group of the supervisor's control socket. Each line reports a group that does not exist.
+fn control_group(conf: &Conf) -> Option<Gid> {
+    let group = conf.process_settings()?.control_group?;
+    privileges::find_group(&group)
+        .inspect_err(|error| warn!(%error, "control socket without a group"))
+        .ok()
+}
+
+/// Executes the program that is now on the disk in this process, and passes on the listeners of the
+/// service manager. Returns only on failure.
+fn re_exec(inherited_listeners: InheritedListeners) -> StartError {
+    let failed = |source| StartError::System { act: "restart", source };
+    let program = match handover::program() {
+        Ok(path) => path,
+        Err(error) => return failed(error),
+    };
+    let listeners = (inherited::FIRST_FD..).zip(inherited_listeners.into_listeners());
+    let listeners: Vec<_> = listeners
+        .map(|(child_fd, socket)| FdMapping { parent_fd: socket.into(), child_fd })
+        .collect();
+    let mut command = std::process::Command::new(program);
+    command.args(std::env::args_os().skip(1));
+    command
+        .env("LISTEN_FDS", listeners.len().to_string())
+        .env("LISTEN_PID", std::process::id().to_string())
+        .env_remove(handover::VARIABLE);
+    match command.fd_mappings(listeners) {
+        Ok(command) => {
+            logging::flush();
+            failed(command.exec())
+        }
+        Err(error) => failed(std::io::Error::other(error)),
+    }
+}
+
+/// Handles requests on the control socket: forwards each command to the supervisor as an event.
+#[derive(Clone)]
+struct SupervisorHandler {
+    events: UnboundedSender<Event>,
+    has_readers: bool,
+}
+
+impl Handler for SupervisorHandler {
+    type Command = SupervisorCommand;
+
+    async fn handle(&self, _: &mut ClientPermit, command: SupervisorCommand) -> SupervisorReply {
+        let (reply, answer) = oneshot::channel();
+        let gone = || SupervisorReply::Refused("balance is stopping".to_owned());
+        if self.events.send(Event::Command(command, reply)).is_err() {
+            return gone();
+        }
+        answer.await.unwrap_or_else(|_| gone())
+    }
+
+    fn has_readers(&self) -> bool {
+        self.has_readers
+    }
+
+    async fn stopped(&self) {
+        // The supervisor serves requests until its process ends.
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,281 @@
+//! An upgrade: the supervisor executes the program that is on the disk now in its place.
+//!
+//! 1. The new program, as a child, checks the file and the state of the supervisor.
+//! 2. The supervisor executes the new program. Pid, listeners, locks and control sockets stay. The
+//!    server process serves on without a supervisor.
+//! 3. The new program takes the processes over ([`adoption`](super::adoption)), and starts a new
+//!    server process ([`successor`](super::successor)). As soon as that serves, the old one drains.
+//!
+//! Invariant: a new program that does not start, or finds a mistake, changes nothing. A process
+//! accepts clients at any time.
+
+use std::{
+    fs,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    path::Path,
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+
+use command_fds::{CommandFdExt as _, FdMapping};
+use nix::{
+    sys::{
+        signal::{Signal, kill},
+        wait::waitpid,
+    },
+    unistd::Pid,
+};
+use tokio::{process::Command, sync::oneshot, task::spawn_blocking, time::timeout};
+use tracing::{error, info, warn};
+
+use super::{
+    adoption::{Adopted, AdoptedInstance},
+    event::Event,
+    handover::{self, Previous},
+    member::{Control, ManagedInstance, State},
+    output::WRONG,
+    supervisor::Supervisor,
+};
+use crate::{
+    control::{instance_files::InstanceFiles, protocol::SupervisorReply},
+    error::one_line,
+    logging, notify,
+    sys::signals,
+};
+
+/// The longest time that the new program may take to check the file.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The descriptor of the state in the program that checks.
+const STATE_FD: i32 = 3;
+
+/// Exit code of a program that cannot be executed: EX_OSERR of sysexits(3).
+const NOT_EXECUTED: u8 = 71;
+
+/// Why an upgrade is refused: a line for each reason, and the exit code.
+pub(super) type Refusal = (Vec<String>, u8);
+
+/// An upgrade that has not executed the new program yet.
+pub(super) struct Upgrade {
+    reply: oneshot::Sender<SupervisorReply>,
+    /// The new program has found no mistake.
+    is_checked: bool,
+}
+
+impl Supervisor {
+    /// Begins an upgrade: has the new program check the file and the state.
+    pub(super) fn begin_upgrade(&mut self, reply: oneshot::Sender<SupervisorReply>) {
+        let refused = |why: &str| SupervisorReply::Refused(why.to_owned());
+        let answer = match () {
+            () if self.stopping.is_some() => refused("balance is stopping"),
+            () if !self.is_started => refused("balance is starting"),
+            () if self.upgrade.is_some() => refused("another upgrade is in progress"),
+            () => {
+                self.upgrade = Some(Upgrade { reply, is_checked: false });
+                let state = handover::write(&handover::state(self).0);
+                let (file, sender) = (self.settings.file.clone(), self.sender());
+                tokio::spawn(async move {
+                    let checked = match state {
+                        Ok(state) => check(&file, state).await,
+                        Err(error) => Err(cannot("write the state", &error)),
+                    };
+                    let _ = sender.send(Event::Checked(checked));
+                });
+                return;
+            }
+        };
+        // The client may be gone.
+        let _ = reply.send(answer);
+    }
+
+    /// The new program has checked the file and the state.
+    pub(super) fn on_checked(&mut self, result: Result<(), Refusal>) {
+        match (result, &mut self.upgrade) {
+            (Ok(()), Some(upgrade)) => upgrade.is_checked = true,
+            (Err(refusal), _) => self.refuse_upgrade(refusal),
+            (Ok(()), None) => {}
+        }
+    }
+
+    /// Gives an upgrade up.
+    pub(super) fn refuse_upgrade(&mut self, (reasons, code): Refusal) {
+        error!(reason = reasons.join("; "), exit_code = code, "not upgraded");
+        if let Some(upgrade) = self.upgrade.take() {
+            let reply = SupervisorReply::PartlyReloaded {
+                changed: Vec::new(),
+                differences: Vec::new(),
+                failed: reasons,
+                code,
+            };
+            let _ = upgrade.reply.send(reply);
+        }
+    }
+
+    /// Whether the new program is to be executed now.
+    pub(super) fn is_upgrade_due(&self) -> bool {
+        let is_idle = self.reload.is_none() && self.next.is_none() && self.stopping.is_none();
+        is_idle && self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_checked)
+    }
+
+    /// Executes the new program. Returns only on failure: the upgrade is then given up.
+    pub(super) fn execute(&mut self) {
+        logging::flush();
+        notify::reloading();
+        signals::block();
+        let error = handover::program().map_or_else(
+            |error| error,
+            |program| {
+                let (state, fds) = handover::state(self);
+                handover::execute(&program, &state, &fds)
+            },
+        );
+        signals::unblock();
+        notify::ready();
+        self.refuse_upgrade(cannot("execute the new program", &error));
+    }
+
+    /// Whether the program on the disk is another one than the program of this process.
+    pub(super) fn is_outdated() -> bool {
+        let identity = |path: &Path| fs::metadata(path).map(|it| (it.dev(), it.ino()));
+        let Ok(program) = handover::program() else { return false };
+        match (identity(Path::new("/proc/self/exe")), identity(&program)) {
+            (Ok(own), Ok(other)) => own != other,
+            _ => false,
+        }
+    }
+
+    /// Continues the work of the program that this process executed before.
+    pub(super) fn inherit(&mut self, previous: Previous, processes: Vec<Adopted>) {
+        self.instances.clear();
+        for it in previous.instances {
+            let mut instance = ManagedInstance::new(it.line, it.id);
+            instance.state = if it.is_stopped { State::Stopped } else { State::Starting };
+            instance.listeners = it.listeners;
+            instance.is_inherited = it.is_inherited;
+            let paths = instance.paths(&self.settings.dir);
+            if let (Some((listener, lock)), Ok(paths)) = (it.control, paths) {
+                let files = Arc::new(InstanceFiles::with_lock(paths, lock));
+                instance.control = Some(Control::adopted(files, listener));
+            }
+            self.instances.push(instance);
+        }
+        for &pid in &previous.processes {
+            if processes.iter().all(|it| it.process.pid != pid) {
+                discard(pid);
+            }
+        }
+        self.supervise(processes, &previous.draining);
+    }
+
+    /// Continues the work of a supervisor that has ended and left its server processes.
+    pub(super) fn adopt(&mut self, mut processes: Vec<Adopted>) {
+        if processes.iter().all(|it| it.process.draining_since.is_some()) {
+            self.draining.extend(processes.into_iter().map(|it| it.process));
+            return;
+        }
+        self.instances.clear();
+        processes.sort_by_key(|it| it.instances.len());
+        let instances = processes.last_mut().map(|it| std::mem::take(&mut it.instances));
+        for it in instances.into_iter().flatten() {
+            self.adopt_instance(it);
+        }
+        self.supervise(processes, &[]);
+    }
+
+    fn adopt_instance(&mut self, it: AdoptedInstance) {
+        let AdoptedInstance { id, line, mut listeners, control } = it;
+        let line = match line.try_into() {
+            Ok(line) => line,
+            Err(error) => {
+                // A line of the file may still use the listeners.
+                warn!(%error, "instance of an older program not taken over");
+                return self.inherited_listeners.give_back(&mut listeners);
+            }
+        };
+        let mut instance = ManagedInstance::new(line, id);
+        instance.listeners = listeners;
+        match instance.reclaim(&self.settings.dir) {
+            Ok(files) => instance.control = Some(Control::adopted(Arc::new(files), control)),
+            Err(error) => {
+                error!(instance = %instance.name(), %error, "cannot use the control socket")
+            }
+        }
+        self.instances.push(instance);
+    }
+
+    /// Supervises processes that other supervisors have started. The last one that is not to drain
+    /// is the current one, until its successor serves.
+    fn supervise(&mut self, processes: Vec<Adopted>, draining: &[u32]) {
+        for Adopted { mut process, .. } in processes {
+            let ids = process.names.keys().chain(self.instances.iter().map(|it| &it.id));
+            self.last_id = ids.copied().max().unwrap_or(0).max(self.last_id);
+            if draining.contains(&process.pid) && process.draining_since.is_none() {
+                process.drain();
+            }
+            if process.draining_since.is_some() {
+                self.draining.push(process);
+            } else if let Some(other) = self.current.replace(process) {
+                self.draining.push(other);
+            }
+        }
+        for instance in &mut self.instances {
+            let id = instance.id;
+            if self.current.as_ref().is_some_and(|it| it.accepting.contains(&id)) {
+                instance.state = State::Serving;
+            }
+        }
+        self.is_taking_over = true;
+    }
+}
+
+/// Has the program on the disk check the file and the state.
+async fn check(file: &Path, state: OwnedFd) -> Result<(), Refusal> {
+    let program = handover::program().map_err(|error| cannot("find the program", &error))?;
+    let mut command = Command::new(&program);
+    command
+        .args(["check", "--no-dns", "--config"])
+        .arg(file)
+        .env(handover::VARIABLE, STATE_FD.to_string())
+        .env_remove("NOTIFY_SOCKET")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let mapping = vec![FdMapping { parent_fd: state, child_fd: STATE_FD }];
+    if let Err(error) = command.fd_mappings(mapping) {
+        return Err(cannot("pass the state on", &error));
+    }
+    let act = || format!("execute {}", program.display());
+    let output = match timeout(CHECK_TIMEOUT, command.output()).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(error)) => return Err(cannot(&act(), &error)),
+        Err(_) => return Err((vec![format!("{} does not end its check", program.display())], 75)),
+    };
+    if output.status.success() {
+        info!(program = %program.display(), "upgrading");
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    let mut reasons: Vec<_> = text
+        .lines()
+        .filter(|line| !line.contains(": warning: "))
+        .map(|line| one_line(line.strip_prefix("balance: ").unwrap_or(line)))
+        .collect();
+    if reasons.is_empty() {
+        reasons.push(format!("{} ended its check: {}", program.display(), output.status));
+    }
+    let code = output.status.code().and_then(|code| u8::try_from(code).ok());
+    Err((reasons, code.filter(|code| *code != 0).unwrap_or(WRONG)))
+}
+
+fn cannot(act: &str, error: &dyn std::fmt::Display) -> Refusal {
+    (vec![format!("cannot {act}: {error}")], NOT_EXECUTED)
+}
+
+/// Ends a process of this supervisor that did not let itself be taken over.
+fn discard(pid: u32) {
+    warn!(pid, "server process does not reply to the new program, killing it");
+    let Ok(pid) = i32::try_from(pid).map(Pid::from_raw) else { return };
+    // Nothing has waited for the process, so its pid is not reused.
+    let _ = kill(pid, Signal::SIGKILL);
+    spawn_blocking(move || waitpid(pid, None));
+}

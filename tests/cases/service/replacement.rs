@@ -1,0 +1,340 @@
+//! Processes of a service are replaced under load: by upgrades, and after each of them was killed.
+//!
+//! 500 clients a second connect, and idle connections stay open. No client is refused. An upgrade
+//! cuts no connection. `REPLACEMENTS` sets the number of each kind.
+
+use std::{
+    env,
+    fs::{self, Permissions},
+    io::{Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
+    process::Command,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+use tests::{
+    Backend, Datapath, Outcome, ReservedPort, Service, SetOnDrop, TIMEOUT, binary, connect,
+    eventually, note, run,
+};
+
+/// Threads with clients.
+const THREADS: u32 = 10;
+
+/// Clients a second of all threads.
+const RATE: u32 = 500;
+
+/// Connections that stay open.
+const IDLE: usize = 50;
+
+/// A process that has served this long is replaced at once when it ends.
+const HEALTHY_RUN: Duration = Duration::from_secs(5);
+
+/// What clients saw.
+#[derive(Debug, Default)]
+struct Seen {
+    visits: usize,
+    /// Errors of connects.
+    refused: Vec<String>,
+    /// Errors after connects.
+    cut: Vec<String>,
+    slowest_connect: Duration,
+    slowest_visit: Duration,
+}
+
+impl Seen {
+    fn add(&mut self, address: SocketAddr) {
+        let begun = Instant::now();
+        self.visits += 1;
+        let mut stream = match TcpStream::connect_timeout(&address, TIMEOUT) {
+            Ok(stream) => stream,
+            Err(error) => return self.refused.push(error.to_string()),
+        };
+        self.slowest_connect = self.slowest_connect.max(begun.elapsed());
+        if let Err(error) = visit(&mut stream) {
+            self.cut.push(error.to_string());
+        }
+        self.slowest_visit = self.slowest_visit.max(begun.elapsed());
+    }
+}
+
+/// Reads the name of the server, sends a line, reads it back, and reads the end.
+fn visit(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.read_exact(&mut [0])?;
+    stream.write_all(b"a line\n")?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back)?;
+    if back == b"a line\n" { Ok(()) } else { Err(std::io::Error::other(format!("got {back:?}"))) }
+}
+
+/// Calls `act` while clients connect, and returns what they saw.
+fn under_load(address: SocketAddr, act: impl FnOnce()) -> Seen {
+    let (over, all) = (AtomicBool::new(false), Mutex::new(Seen::default()));
+    thread::scope(|scope| {
+        for i in 0..THREADS {
+            let (over, all) = (&over, &all);
+            scope.spawn(move || {
+                let mut seen = Seen::default();
+                let interval = Duration::from_secs(1) * THREADS / RATE;
+                let mut next = Instant::now() + interval * i / THREADS;
+                while !over.load(Relaxed) {
+                    thread::sleep(next.saturating_duration_since(Instant::now()));
+                    next += interval;
+                    seen.add(address);
+                }
+                let mut all = all.lock().expect("no panic");
+                all.visits += seen.visits;
+                all.refused.extend(seen.refused);
+                all.cut.extend(seen.cut);
+                all.slowest_connect = all.slowest_connect.max(seen.slowest_connect);
+                all.slowest_visit = all.slowest_visit.max(seen.slowest_visit);
+            });
+        }
+        let _over = SetOnDrop(&over);
+        act();
+    });
+    all.into_inner().expect("no panic")
+}
+
+/// The number of replacements in a test.
+fn replacements(default: usize) -> usize {
+    let given = env::var("REPLACEMENTS").ok().map(|text| text.parse().expect("a number"));
+    given.unwrap_or(default)
+}
+
+fn idle(address: SocketAddr) -> Vec<TcpStream> {
+    let open = (0..IDLE).map(|_| {
+        let mut stream = connect(address);
+        stream.read_exact(&mut [0]).expect("the server's name");
+        stream
+    });
+    open.collect()
+}
+
+fn assert_all_echo(idle: &mut [TcpStream]) {
+    for stream in idle {
+        stream.write_all(b"still here").expect("to the server");
+        let mut back = [0; 10];
+        stream.read_exact(&mut back).expect("from the server");
+        assert_eq!(&back, b"still here");
+    }
+}
+
+fn service(port: &ReservedPort, server: &Backend, datapath: Datapath) -> Service {
+    Service::new(&format!(
+        "--datapath {} -b 127.0.0.1 {} {}\n",
+        datapath.name(),
+        port.port(),
+        server.address()
+    ))
+}
+
+fn kill_process(pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("the process runs");
+}
+
+fn an_upgrade_refuses_and_cuts_nobody(datapath: Datapath) {
+    let (server, port) = (Backend::echo("A"), ReservedPort::new());
+    let service = service(&port, &server, datapath);
+    service.run_ok(&["start"]);
+    let supervisor = service.supervisor();
+    let mut idle = idle(port.address());
+    let count = replacements(4);
+    let mut longest = Duration::ZERO;
+    let seen = under_load(port.address(), || {
+        for _ in 0..count {
+            let before = service.status()[0].pid;
+            let begun = Instant::now();
+            let said = service.run_ok(&["upgrade"]);
+            longest = longest.max(begun.elapsed());
+            assert!(said.starts_with("balance is upgraded: version "), "{said}");
+            let rows = service.status();
+            assert_eq!(rows[0].state, "running");
+            assert_ne!(rows[0].pid, before);
+        }
+    });
+    assert_all_echo(&mut idle);
+    note(&format!(
+        "{count} upgrades on {}, the longest took {longest:?}: {seen:?}",
+        datapath.name()
+    ));
+    assert!(seen.refused.is_empty() && seen.cut.is_empty(), "{seen:?}");
+    assert!(seen.visits > 0);
+    assert_eq!(service.supervisor(), supervisor, "the supervisor keeps its pid");
+    drop(idle);
+    service.status_when("the old processes have ended", |rows| rows.len() == 1);
+    assert!(service.run_ok(&["stop"]).starts_with("balance is stopped"));
+    assert!(service.processes().is_empty());
+}
+
+fn a_killed_supervisor_refuses_and_cuts_nobody(datapath: Datapath) {
+    let (server, port) = (Backend::echo("A"), ReservedPort::new());
+    let service = service(&port, &server, datapath);
+    service.run_ok(&["start"]);
+    let mut idle = idle(port.address());
+    let count = replacements(3);
+    let seen = under_load(port.address(), || {
+        for _ in 0..count {
+            let before = service.status()[0].pid;
+            kill_process(service.supervisor());
+            assert_eq!(service.run(&["status"]).status.code(), Some(1));
+            assert_all_echo(&mut idle);
+            assert_eq!(service.run_ok(&["start"]), "balance is started: 1 instance\n");
+            let rows = service.status();
+            assert_eq!(rows[0].state, "running");
+            assert_ne!(rows[0].pid, before, "another process serves the lines of the file");
+        }
+    });
+    assert_all_echo(&mut idle);
+    note(&format!("{count} kills of the supervisor on {}: {seen:?}", datapath.name()));
+    assert!(seen.refused.is_empty() && seen.cut.is_empty(), "{seen:?}");
+    drop(idle);
+    service.status_when("the old processes have ended", |rows| rows.len() == 1);
+    service.run_ok(&["stop"]);
+    assert!(service.processes().is_empty());
+}
+
+fn a_killed_server_process_refuses_nobody(datapath: Datapath) {
+    let (server, port) = (Backend::echo("A"), ReservedPort::new());
+    let service = service(&port, &server, datapath);
+    service.run_ok(&["start"]);
+    let count = replacements(2);
+    let mut longest = Duration::ZERO;
+    let mut started = Instant::now();
+    let seen = under_load(port.address(), || {
+        for _ in 0..count {
+            thread::sleep(HEALTHY_RUN.saturating_sub(started.elapsed()));
+            let pid = service.status()[0].pid.expect("a process");
+            let begun = Instant::now();
+            kill_process(pid);
+            // The dying process may still accept a client, and then resets its connection.
+            eventually(TIMEOUT, "a client is served", || served(port.address()));
+            longest = longest.max(begun.elapsed());
+            eventually(TIMEOUT, "another process serves", || match &service.status()[0] {
+                row if row.state == "running" && row.pid != Some(pid) => Ok(()),
+                row => Err(format!("{row:?}")),
+            });
+            started = Instant::now();
+        }
+    });
+    note(&format!(
+        "{count} kills of the server process on {}, served again within {longest:?}: {} visits, {} \
+         cut, {seen:?}",
+        datapath.name(),
+        seen.visits,
+        seen.cut.len(),
+        seen = (seen.refused.len(), seen.slowest_connect, seen.slowest_visit),
+    ));
+    assert!(seen.refused.is_empty(), "{seen:?}");
+    service.run_ok(&["stop"]);
+}
+
+fn served(address: SocketAddr) -> Result<(), String> {
+    visit(&mut connect(address)).map_err(|error| error.to_string())
+}
+
+/// A copy of the program, which a test can replace as a package does.
+struct Installed {
+    folder: TempDir,
+}
+
+impl Installed {
+    fn new() -> Self {
+        let installed = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        installed.install(&fs::read(binary()).expect("the program"));
+        installed
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("balance")
+    }
+
+    /// Puts another program in the place of the present one.
+    fn install(&self, program: &[u8]) {
+        let next = self.folder.path().join("balance.new");
+        fs::write(&next, program).expect("writing a temporary file");
+        fs::set_permissions(&next, Permissions::from_mode(0o755)).expect("changing the mode");
+        fs::rename(next, self.path()).expect("renaming a temporary file");
+    }
+
+    fn run(&self, service: &Service, verb: &str) -> Outcome {
+        let command = service.command(&[verb]);
+        let mut own = Command::new(self.path());
+        own.args(command.get_args());
+        run(&mut own, TIMEOUT)
+    }
+}
+
+#[test]
+fn a_reload_upgrades_if_the_program_on_the_disk_is_another_one() {
+    let (server, port) = (Backend::echo("A"), ReservedPort::new());
+    let service = service(&port, &server, Datapath::Relay);
+    let installed = Installed::new();
+    assert_eq!(installed.run(&service, "start").status.code(), Some(0));
+    let (supervisor, before) = (service.supervisor(), service.status()[0].pid);
+    assert_eq!(service.run_ok(&["reload"]), "balance is reloaded: nothing has changed\n");
+    assert_eq!(service.status()[0].pid, before);
+    installed.install(&fs::read(binary()).expect("the program"));
+    let said = service.run_ok(&["reload"]);
+    assert!(said.contains("balance is upgraded: version "), "{said}");
+    assert_ne!(service.status()[0].pid, before);
+    assert_eq!(service.supervisor(), supervisor);
+    // The program is up to date now.
+    assert_eq!(service.run_ok(&["reload"]), "balance is reloaded: nothing has changed\n");
+    // The signal does the same as the verb.
+    let before = service.status()[0].pid;
+    kill(Pid::from_raw(supervisor), Signal::SIGUSR2).expect("the supervisor runs");
+    service.status_when("another process serves", |rows| rows.len() == 1 && rows[0].pid != before);
+    service.run_ok(&["stop"]);
+}
+
+#[test]
+fn a_program_that_does_not_start_changes_nothing() {
+    let (server, port) = (Backend::echo("A"), ReservedPort::new());
+    let service = service(&port, &server, Datapath::Relay);
+    let installed = Installed::new();
+    assert_eq!(installed.run(&service, "start").status.code(), Some(0));
+    let before = (service.supervisor(), service.status());
+    for (program, code, reason) in [
+        (&b"no program"[..], 127, ": not found\n"),
+        (b"#!/bin/sh\necho broken >&2; exit 3\n", 3, "broken\n"),
+        (b"#!/bin/sh\nkill -9 $$\n", 78, "ended its check: signal: 9"),
+    ] {
+        installed.install(program);
+        for verb in ["upgrade", "reload"] {
+            let outcome = service.run(&[verb]);
+            assert_eq!(outcome.status.code(), Some(code), "{outcome:?}");
+            assert!(outcome.stderr.contains(reason), "{outcome:?}");
+        }
+        assert_eq!((service.supervisor(), service.status()), before);
+    }
+    // A program that ends after it has found no mistake takes the supervisor with it, and nothing
+    // else.
+    installed.install(b"#!/bin/sh\n[ \"$1\" = check ]\n");
+    let outcome = service.run(&["upgrade"]);
+    assert_eq!(outcome.status.code(), Some(69), "{outcome:?}");
+    assert!(outcome.stderr.contains("the server process serves on"), "{outcome:?}");
+    served(port.address()).expect("an echo");
+    service.run_ok(&["start"]);
+    service.run_ok(&["stop"]);
+    assert!(service.processes().is_empty());
+}
+
+tests::on_each_datapath! {
+    a_killed_server_process_refuses_nobody,
+    a_killed_supervisor_refuses_and_cuts_nobody,
+    an_upgrade_refuses_and_cuts_nobody,
+}
