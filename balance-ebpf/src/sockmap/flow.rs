@@ -10,8 +10,8 @@
 //! - Bytes reach the target in the order in which they left the source, because user space sends no
 //!   passed byte before the target has written everything that was redirected earlier.
 //! - While a flow is in USER nothing is redirected to its source, except for the moments in which
-//!   the target has yet to write what was redirected before. Otherwise the packets that the socket
-//!   passes up would queue behind packets that it has yet to send, charged to no socket, and its
+//!   the target has not written everything that was redirected before. Otherwise the packets that
+//!   the socket passes up would queue behind its unsent packets, charged to no socket, and its
 //!   window would never close (net/core/skmsg.c, sk_psock_verdict_apply).
 
 use core::cell::UnsafeCell;

@@ -114,7 +114,7 @@ impl ProgramWords for &Words {
 /// A socket: the source of the flow with its number, and the target of the other flow.
 #[derive(Default)]
 struct Socket {
-    /// Packets that the kernel's worker has yet to send, or to pass to user space.
+    /// Packets that the kernel's worker has not sent or passed to user space yet.
     queue: VecDeque<Queued>,
     /// Packets that user space can read.
     readable: VecDeque<u32>,

@@ -77,12 +77,12 @@ pub struct Globals {
 /// LOOPBACK_IFINDEX).
 pub const LOOPBACK: u32 = 1;
 
-/// Upper half of the skb mark of a packet that is already rewritten and comes to the program a
+/// Upper half of the skb mark of a packet that is already rewritten and reaches the program a
 /// second time. The lower half is the index of the interface through which the packet leaves.
 pub const REWRITTEN: u32 = 0xba1a_0000;
 
 /// Upper half of the skb mark of a packet that begins a connection while the old connection's
-/// socket has yet to be reset. The lower half counts how often the packet was reinjected.
+/// socket is not reset yet. The lower half counts how often the packet was reinjected.
 pub const REINJECTED: u32 = 0xba1b_0000;
 
 /// Whether a connection has ended, so that a packet that begins a new one is for the local sockets:

@@ -31,7 +31,7 @@ pub enum Timestamps {
     /// The connections have no timestamps.
     #[default]
     Off = 0,
-    /// The first timestamp of the peer has yet to set [`SideState::ts_delta`].
+    /// The first timestamp of the peer will set [`SideState::ts_delta`].
     DeltaUnknown = 1,
     /// [`SideState::ts_delta`] is set.
     DeltaKnown = 2,

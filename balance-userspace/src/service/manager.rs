@@ -1,7 +1,7 @@
 //! Delegates `start` to systemd if systemd runs and has the packaged unit.
 //!
-//! Invariant: systemd starts the packaged file in the default run directory only. Other files are
-//! not its business.
+//! Invariant: systemd starts the packaged file in the default run directory only. Other files start
+//! without systemd.
 
 use std::{
     path::Path,

@@ -372,7 +372,7 @@ fn find_lanes(
             process.is_connected_with(address),
             "{address} is not found in the kernel's tables"
         );
-        let (lane, mut server) = eventually(TIMEOUT, "the client comes to a backend", || {
+        let (lane, mut server) = eventually(TIMEOUT, "the client reaches a backend", || {
             let mut listeners = listeners.iter().enumerate();
             let called = listeners
                 .find_map(|(i, [listener, _])| Some((i, listener.accept(Duration::ZERO)?)));

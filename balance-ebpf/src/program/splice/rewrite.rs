@@ -220,7 +220,7 @@ pub(crate) fn replace_addresses(
 }
 
 /// Delivers the local socket's part of a packet. The packet has the addresses with which it
-/// arrived, and its TCP header has yet to be written.
+/// arrived, and its TCP header is not written yet.
 #[inline(always)]
 pub(crate) fn deliver_local(
     skb: *mut __sk_buff,

@@ -21,7 +21,7 @@ pub(crate) struct Slots {
 }
 
 struct Inner {
-    /// The free slot pairs, the one that was freed first in front.
+    /// The free slot pairs, in the order in which they were freed.
     free: VecDeque<u32>,
     wakers: Vec<Option<Wakers>>,
 }

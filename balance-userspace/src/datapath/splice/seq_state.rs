@@ -84,7 +84,7 @@ impl TimestampClock {
     /// Exact if one of the two readings falls into an even millisecond and the other into an odd
     /// one. Otherwise at most one too low, which Linux accepts (TCP_PAWS_WINDOW). A stricter peer
     /// may reject a packet as old, and the packet is sent again (RFC 7323, 5). A wait for another
-    /// millisecond would let so many bytes arrive here that the connection could not be joined.
+    /// millisecond would let too many bytes arrive here for a join.
     ///
     /// # Errors
     /// When the connection is gone.
