@@ -6,7 +6,7 @@
 /// Exit codes in ascending order, each with its meaning.
 pub const EXIT_STATUS: [(u8, &str); 18] = [
     (0, "success, also if a command of -c fails without --strict"),
-    (1, "a command of -c failed, with --strict; status: a server process hangs"),
+    (1, "with --strict: a command of -c failed; status: a process hangs or has no supervisor"),
     (3, "status: no supervisor runs"),
     (4, "status: the supervisor does not answer"),
     (7, "reload: no supervisor runs"),
@@ -25,7 +25,7 @@ pub const EXIT_STATUS: [(u8, &str); 18] = [
     (71, "a system call failed, such as listen; -c, -i: the instance refuses the request"),
     (73, "the control socket cannot be created in the --run-dir, or other users can write to it"),
     (74, "input or output failed"),
-    (75, "reload: an instance or the server process ended meanwhile"),
+    (75, "reload, upgrade: a process or an instance failed meanwhile; try again"),
     (
         77,
         "--datapath, --user or --control-group is not permitted, or the user may not control balance",
