@@ -459,7 +459,7 @@ impl<'a> User<'a> {
                 break;
             }
             turn().await;
-            // The send buffer is widened.
+            // The send buffer is enlarged.
             self.world.socket(1 - i, |target| {
                 if target.room == Some(0) {
                     target.room = Some(1);

@@ -46,7 +46,7 @@ pub(crate) struct SessionTarget {
     pub(crate) source: Option<SocketAddr>,
     /// The server's address, once connected.
     pub(crate) backend: Option<SocketAddr>,
-    /// The byte count at the last inspection that saw it change, and the time of that inspection.
+    /// The byte count when an inspection last found a change, and the time of that inspection.
     last_change: (u64, Instant),
 }
 

@@ -119,7 +119,7 @@ impl Stream {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(crate) fn widen_send_buffer(&self, by: usize) -> io::Result<()> {
+    pub(crate) fn enlarge_send_buffer(&self, by: usize) -> io::Result<()> {
         let size = self.socket.send_buffer_size()? + by;
         self.set_send_buffer(i32::try_from(size).unwrap_or(i32::MAX))
     }

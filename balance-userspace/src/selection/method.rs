@@ -1,4 +1,6 @@
 //! The methods by which a group picks a channel.
+//!
+//! Invariant: a new group uses round robin.
 
 use serde::{Deserialize, Serialize};
 

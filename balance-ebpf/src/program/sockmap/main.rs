@@ -194,7 +194,7 @@ fn trim(ctx: &SkBuffContext, position: &mut Position) -> Result<(), Fault> {
 }
 
 /// The sequence number up to which user space has read the source, before the source's first packet
-/// gets its verdict. The bytes that user space has read of that packet are still in it.
+/// gets its verdict. That packet still contains the bytes that user space has read.
 #[inline(always)]
 fn copied_seq(ctx: &SkBuffContext) -> Option<u32> {
     let tcp = source(ctx)?;
@@ -218,7 +218,7 @@ fn source(ctx: &SkBuffContext) -> Option<*mut tcp_sock> {
 }
 
 /// Whether the source has written everything that was redirected to it by `other`, the flow towards
-/// it. Called while user space has that flow: user space sends its own bytes only after that.
+/// it. Called while user space has that flow, which sends its own bytes only afterwards.
 #[inline(always)]
 fn is_clear(ctx: &SkBuffContext, other: &Words) -> bool {
     let Some(tcp) = source(ctx) else {

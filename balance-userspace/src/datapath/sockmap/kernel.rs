@@ -41,8 +41,8 @@ use crate::{
 pub(super) const LIMIT: u32 = 2 << 20;
 
 /// The send buffer of sockets on this datapath, in bytes as the kernel counts them: [`LIMIT`], and
-/// the packets that arrive until the program checks again. If segments are so small that it does
-/// not suffice, user space widens it.
+/// the packets that arrive until the program checks again. User space enlarges the buffer if small
+/// segments need more.
 pub(super) const SEND_BUFFER: i32 = (LIMIT + (3 << 19)) as i32;
 
 /// The kernel's side of the sockmap datapath.

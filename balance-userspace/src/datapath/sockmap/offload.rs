@@ -327,7 +327,7 @@ impl FlowDirection<'_> {
         Ok((!state.closed).then_some(state.written()))
     }
 
-    /// Waits until the target has written every byte that was redirected to it. Widens the target's
+    /// Waits until the target has written every byte that was redirected to it. Enlarges the target's
     /// send buffer if it is too small for the packets, because small segments cost more memory than
     /// they carry bytes.
     async fn wait_written(&self) -> Result<(), SideError> {
@@ -360,7 +360,7 @@ impl FlowDirection<'_> {
             }
             let size = target.send_buffer_size().map_err(target_error)?;
             if sys::send_memory(target).map_err(target_error)? as usize >= size {
-                target.widen_send_buffer(SEND_BUFFER_STEP).map_err(target_error)?;
+                target.enlarge_send_buffer(SEND_BUFFER_STEP).map_err(target_error)?;
             }
         }
         Ok(())

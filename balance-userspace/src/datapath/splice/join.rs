@@ -300,8 +300,8 @@ fn least_max_window(scale: u8) -> u32 {
     (1 << 15) << scale.min(14)
 }
 
-/// Window that a peer must have beyond the bytes that wait for it here, or half of its window if
-/// that is less: a reserve for bytes that arrive during the join.
+/// The reserve for bytes that arrive during a join: a peer must have this much window beyond the
+/// bytes that wait for the peer here, or half of its window if half is less.
 const SPARE: u64 = 64 << 10;
 
 /// Waits a moment until each peer has room for all bytes that wait for it here. Returns whether

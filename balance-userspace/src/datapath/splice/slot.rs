@@ -49,8 +49,8 @@ impl Slot {
         self.tuples[side].arriving()
     }
 
-    /// Fills the slot, including the phase. Until the phase leaves `Local`, the program writes only
-    /// what it counts of packets. A count that is lost here is counted again with the next packet.
+    /// Fills the slot, including the phase. Until the phase leaves `Local`, the program only counts
+    /// packets. A count that is overwritten here is repeated with the next packet.
     pub(super) fn fill(&self, splice: Splice) {
         splice.store_relaxed(self.words());
     }
@@ -73,7 +73,7 @@ impl Slot {
         self.side(side).local_max_seq.load_seq_cst()
     }
 
-    /// Resets that number: the packet that set it was not the peer's.
+    /// Resets [`Self::local_max_seq`], because the packet with this number was not the peer's.
     pub(super) fn reset_local_max_seq(&self, side: Side) {
         self.side(side).local_max_seq.store_seq_cst(0);
     }
@@ -85,8 +85,7 @@ impl Slot {
         (seq != 0).then_some(seq)
     }
 
-    /// Tells the program the numbers of a side's local socket, which the packets must be near:
-    /// RCV.NXT and SND.NXT.
+    /// Sets RCV.NXT and SND.NXT of a side's local socket, which the program compares packets with.
     pub(super) fn set_local_numbers(&self, side: Side, rcv_nxt: u32, snd_nxt: u32) {
         let words = self.side(side);
         words.cutover_seq.store_seq_cst(rcv_nxt);
