@@ -8,8 +8,8 @@
 //!
 //! Invariants:
 //! - A process has at most one supervisor: it accepts on the socket only without one.
-//! - An instance that has been told to stop has no duplicate of a listener here, because a listener
-//!   that nobody accepts from would keep its clients waiting.
+//! - An instance that is stopping has no duplicate of a listener here, because the clients of a
+//!   listener without an acceptor would wait.
 
 use std::{
     collections::BTreeMap,

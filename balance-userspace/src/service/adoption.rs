@@ -1,9 +1,9 @@
-//! Server processes that the supervisor before has left: the supervisor takes them over.
+//! Takes over the server processes of an earlier supervisor.
 //!
-//! The supervisor before has ended, or has executed another program in its place. Its processes wait
-//! at its takeover socket ([`process::takeover`](crate::process)).
+//! That supervisor has ended, or has executed another program in its place. Its processes wait at
+//! its takeover socket ([`process::takeover`](crate::process)).
 //!
-//! Invariant: a process that does not reply is left alone, and does not delay the start.
+//! Invariant: a process that does not reply within [`TIMEOUT`] is ignored.
 
 use std::{io, os::unix::net::UnixListener, path::Path, time::Duration};
 

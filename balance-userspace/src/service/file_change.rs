@@ -35,7 +35,7 @@ impl FileChange {
         match self {
             Self::Pending => "the file has changed since it was loaded; balance reload applies it",
             Self::Mistake => {
-                "the file has changed since it was loaded and has a mistake; balance check tells it"
+                "the file has changed since it was loaded and has a mistake; balance check reports it"
             }
         }
     }

@@ -1,10 +1,10 @@
-//! The state that a supervisor hands over to the program that it executes in its place.
+//! The state that a supervisor passes to the program that it executes in its place.
 //!
 //! The state is JSON in a memfd. The descriptors keep their numbers across execve(2).
 //!
 //! Invariants:
-//! - A program that does not know the format of a state does not use it, and says so before it is
-//!   executed for good ([`examine`]).
+//! - A program that does not know the format of a state rejects the state in its check
+//!   ([`examine`]), before the supervisor executes the program.
 //! - A failed execution changes nothing: the descriptors are closed in programs that this process
 //!   executes, as before.
 
@@ -85,14 +85,14 @@ pub(super) struct Inherited {
     pub(super) previous: Previous,
 }
 
-/// The work of the supervisor before.
+/// The work of the previous program.
 pub(super) struct Previous {
     pub(super) instances: Vec<InheritedInstance>,
     pub(super) draining: Vec<u32>,
     pub(super) processes: Vec<u32>,
 }
 
-/// An instance of the supervisor before.
+/// An instance of the previous program.
 pub(super) struct InheritedInstance {
     pub(super) id: u64,
     pub(super) line: Line,
@@ -148,7 +148,7 @@ pub(super) fn write(state: &State) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Checks that this program understands the state that it has inherited, if it has inherited one.
+/// Checks that this program understands the inherited state, if there is one.
 ///
 /// # Errors
 /// [`StartError::Usage`] with the reason.
@@ -168,7 +168,7 @@ pub(super) fn examine() -> Result<(), StartError> {
 pub(super) unsafe fn inherit() -> Result<Option<Inherited>, StartError> {
     let Some((number, mut file)) = inherited_file()? else { return Ok(None) };
     let state = read(&mut file)?;
-    // SAFETY: the program before has passed these descriptors on to this program, once each, and by
+    // SAFETY: the previous program has passed these descriptors to this program, once each, and by
     // this function's contract nothing in this process owns them.
     let owned = |fd: RawFd| unsafe { OwnedFd::from_raw_fd(fd) };
     drop(owned(number));
@@ -211,7 +211,7 @@ fn read(file: &mut File) -> Result<State, StartError> {
     let preamble: Preamble = serde_json::from_str(&text).map_err(|e| wrong(&e.to_string()))?;
     if preamble.format != FORMAT {
         return Err(wrong(&format!(
-            "balance {} has state of format {}, this program knows format {FORMAT}: restart balance",
+            "the state of balance {} has format {}, this program reads format {FORMAT}: restart balance",
             preamble.version, preamble.format
         )));
     }

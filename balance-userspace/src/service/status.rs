@@ -170,8 +170,7 @@ impl StatusReport {
         match self.pid {
             Some(pid) => print(&format!("balance is running (pid {pid}, {})", self.config)),
             None if self.unsupervised => print(&format!(
-                "the supervisor of {} has ended, its server process serves on: balance start \
-                 continues from there",
+                "the supervisor of {} has ended, its server process still serves: run balance start",
                 self.config
             )),
             None => print(&format!("balance is stopped ({})", self.config)),

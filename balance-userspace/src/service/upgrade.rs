@@ -248,7 +248,7 @@ async fn check(file: &Path, state: OwnedFd) -> Result<(), Refusal> {
     let output = match timeout(CHECK_TIMEOUT, command.output()).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) => return Err(cannot(&act(), &error)),
-        Err(_) => return Err((vec![format!("{} does not end its check", program.display())], 75)),
+        Err(_) => return Err((vec![format!("the check by {} timed out", program.display())], 75)),
     };
     if output.status.success() {
         info!(program = %program.display(), "upgrading");
@@ -271,7 +271,7 @@ fn cannot(act: &str, error: &dyn std::fmt::Display) -> Refusal {
     (vec![format!("cannot {act}: {error}")], NOT_EXECUTED)
 }
 
-/// Ends a process of this supervisor that did not let itself be taken over.
+/// Kills a server process that did not reply to the takeover.
 fn discard(pid: u32) {
     warn!(pid, "server process does not reply to the new program, killing it");
     let Ok(pid) = i32::try_from(pid).map(Pid::from_raw) else { return };

@@ -1,7 +1,7 @@
 //! The verbs `reload` and `upgrade`.
 //!
-//! Invariant: both report what has become of every change, also when the supervisor executes another
-//! program meanwhile. That program then gives the reply.
+//! Invariant: both report the outcome of every change, also when the supervisor executes another
+//! program meanwhile. That program then sends the reply.
 
 use super::{
     output::{NOT_RUNNING, UNAVAILABLE, WRONG, plural, print, print_error, report},
@@ -48,8 +48,8 @@ fn after_upgrade(location: &ServiceLocation, command: SupervisorCommand) -> u8 {
     let mut running = match RunningSupervisor::find(location) {
         Ok(running) => running,
         Err(error) if is_absence(&error) => {
-            print_error("the supervisor has ended, its log says why");
-            print_error("the server process serves on: balance start continues from there");
+            print_error("the supervisor has ended: see its log");
+            print_error("the server process still serves: run balance start");
             return UNAVAILABLE;
         }
         Err(error) => return report(&error),

@@ -148,7 +148,7 @@ fn a_changed_file_is_told_until_a_reload_applies_it() {
     assert_eq!(told(), same);
     write(":\n");
     let mistake =
-        "the file has changed since it was loaded and has a mistake; balance check tells it";
+        "the file has changed since it was loaded and has a mistake; balance check reports it";
     assert_eq!(told(), (Some(true), mistake.to_owned()));
     let second = ReservedPort::new();
     write(&line.replace(&port.port().to_string(), &second.port().to_string()));
