@@ -326,7 +326,7 @@ fn a_program_that_does_not_start_changes_nothing() {
     installed.install(b"#!/bin/sh\n[ \"$1\" = check ]\n");
     let outcome = service.run(&["upgrade"]);
     assert_eq!(outcome.status.code(), Some(69), "{outcome:?}");
-    assert!(outcome.stderr.contains("the server process serves on"), "{outcome:?}");
+    assert!(outcome.stderr.contains("the server process still serves"), "{outcome:?}");
     served(port.address()).expect("an echo");
     service.run_ok(&["start"]);
     service.run_ok(&["stop"]);

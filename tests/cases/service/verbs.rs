@@ -580,7 +580,7 @@ fn when_the_supervisor_is_killed_its_process_serves_on_and_can_be_stopped() {
     signal(service.supervisor(), Signal::SIGKILL);
     eventually(TIMEOUT, "the supervisor has ended", || match service.run(&["status"]) {
         outcome if outcome.status.code() == Some(1) => {
-            assert!(outcome.stdout.contains("its server process serves on"), "{outcome:?}");
+            assert!(outcome.stdout.contains("its server process still serves"), "{outcome:?}");
             Ok(())
         }
         outcome => Err(format!("{outcome:?}")),
