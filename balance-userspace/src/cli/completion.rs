@@ -1,28 +1,30 @@
 //! Completion of command lines. A shell runs the program to get the candidates at the cursor.
 //!
-//! Invariants: completion reads the run directory and /proc, and connects to no process. Only
-//! instances whose process is alive are candidates. An invalid command line has no candidates.
+//! Invariants: completion changes nothing, and waits for moments only, whatever hangs. An invalid
+//! command line has no candidates.
+
+mod running;
 
 use std::{
     collections::BTreeSet,
     env,
-    ffi::OsString,
-    fs, io,
-    path::{Path, PathBuf},
+    ffi::{OsStr, OsString},
+    io,
 };
 
 use clap::{Arg, ArgMatches, Command, CommandFactory as _};
 use clap_complete::{
     CompleteEnv,
-    engine::{ArgValueCandidates, CompletionCandidate},
+    engine::{ArgValueCandidates, ArgValueCompleter, CompletionCandidate},
     env::{Bash, Fish, Shells, Zsh},
 };
 
+use self::running::Running;
 use crate::{
     cli::{self, args::Args},
-    control::{
-        client::command_table::{self, CommandSpec},
-        run_dir::{self, RunDir},
+    control::client::{
+        command_table::{self, CommandSpec},
+        unfinished::{self, Expected, Unfinished},
     },
 };
 
@@ -67,15 +69,17 @@ pub fn write_registration(shell: &str, out: &mut dyn io::Write) -> io::Result<bo
 pub(crate) fn command(line: &[OsString]) -> Command {
     // An incomplete command line has errors.
     let matches = cli::command().ignore_errors(true).try_get_matches_from(line);
+    let running = matches.as_ref().map(Running::of).unwrap_or_default();
     let command = match matches {
-        Ok(matches) if controls_instance(&matches) => offer_instances(Args::command(), &matches),
+        Ok(matches) if controls_instance(&matches) => offer_instances(Args::command(), &running),
         // A verb comes first.
         Ok(matches) if matches.subcommand_name().is_none() && matches.contains_id("channels") => {
             Args::command()
         }
         _ => cli::command(),
     };
-    let command = command.mut_arg("command", |arg| arg.add(ArgValueCandidates::new(commands)));
+    let completer = ArgValueCompleter::new(move |typed: &OsStr| commands(typed, &running));
+    let command = command.mut_arg("command", |arg| arg.add(completer));
     match at_cursor(line) {
         Some(word) if word.as_encoded_bytes().starts_with(b"-") => command,
         _ => without_options(command.mut_subcommands(without_options)),
@@ -99,54 +103,43 @@ fn without_options(command: Command) -> Command {
     command.mut_args(hide).disable_help_flag(true).disable_version_flag(true)
 }
 
-/// Adds the ports and addresses of running instances as candidates, for `-c` and `-i`.
-fn offer_instances(command: Command, matches: &ArgMatches) -> Command {
-    let dir = matches.get_one::<PathBuf>("run_dir").cloned();
-    let bind =
-        matches.get_one::<String>("bind").map_or(run_dir::ALL_ADDRESSES, String::as_str).to_owned();
-    let offer = |pick: fn(&str, (u16, String)) -> Option<String>| {
-        let (dir, bind) = (dir.clone(), bind.clone());
+/// Adds the names, ports and addresses of running instances as candidates, for `-c` and `-i`.
+fn offer_instances(command: Command, running: &Running) -> Command {
+    let offer = |words: fn(&Running) -> BTreeSet<String>| {
+        let running = running.clone();
         ArgValueCandidates::new(move || {
-            let running = running(dir.as_deref()).into_iter();
-            // Several instances may listen on one address.
-            let words: BTreeSet<String> = running.filter_map(|at| pick(&bind, at)).collect();
-            words.into_iter().map(CompletionCandidate::new).collect()
+            words(&running).into_iter().map(CompletionCandidate::new).collect()
         })
     };
-    let ports = offer(|bind, (port, at)| (at == bind).then(|| port.to_string()));
-    let binds = offer(|_, (_, at)| (at != run_dir::ALL_ADDRESSES).then_some(at));
+    let (instances, binds) = (offer(Running::names_and_ports), offer(Running::binds));
     // Not `mut_arg`: it would change the order of the operands.
     command.mut_args(move |arg| match arg.get_id().as_str() {
-        "port" => arg.add(ports.clone()),
+        "port" => arg.add(instances.clone()),
         "bind" => arg.add(binds.clone()),
         _ => arg,
     })
 }
 
-/// The names of the control commands.
-fn commands() -> Vec<CompletionCandidate> {
-    let candidate = |command: &CommandSpec| {
-        let help = command.help().first().map(|line| (*line).into());
-        CompletionCandidate::new(command.name).help(help)
+/// The completions of the argument of `-c`: a command, or a server of a running instance.
+fn commands(typed: &OsStr, running: &Running) -> Vec<CompletionCandidate> {
+    // zsh and fish pass the opening quote on.
+    let line = typed.to_str().unwrap_or_default().trim_start_matches(['\'', '"']);
+    let Some(Unfinished { before, word, expected }) = unfinished::of(line) else {
+        return Vec::new();
     };
-    command_table::commands().map(candidate).collect()
-}
-
-/// Returns port and `-b` of each running instance.
-fn running(dir: Option<&Path>) -> Vec<(u16, String)> {
-    let own = RunDir::locate(dir).unwrap_or_else(|_| RunDir::system());
-    // `-c` looks in the same directories: the user's own, then the system's.
-    let dirs = [own.path().to_owned(), RunDir::system().path().to_owned()];
-    let dirs = if dir.is_some() { &dirs[..1] } else { &dirs[..] };
-    let mut found: Vec<(u16, String)> = Vec::new();
-    for file in dirs.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten() {
-        let name = file.file_name();
-        let Some(instance) = name.to_str().and_then(run_dir::instance_of) else { continue };
-        let pid =
-            fs::read_to_string(file.path()).ok().and_then(|pid| pid.trim().parse::<u32>().ok());
-        if pid.is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists()) {
-            found.push(instance);
+    let completed = |name: &str| CompletionCandidate::new(format!("{before}{name}"));
+    match expected {
+        Expected::Command => {
+            let commands = command_table::commands().filter(|spec| spec.name.starts_with(word));
+            let candidate = |command: &CommandSpec| {
+                let help = command.help().first().map(|line| (*line).into());
+                completed(command.name).help(help)
+            };
+            commands.map(candidate).collect()
+        }
+        Expected::Server => {
+            let names = running.server_names().into_iter();
+            names.filter(|name| name.starts_with(word)).map(|name| completed(&name)).collect()
         }
     }
-    found
 }

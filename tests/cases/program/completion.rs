@@ -1,6 +1,9 @@
 //! Completion of command lines, with the requests that the shell functions send.
 
-use std::process::Command;
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
 use tests::{Balance, Builder, TIMEOUT, binary, run};
@@ -62,6 +65,41 @@ fn only_running_instances_are_offered_to_commands() {
 }
 
 #[test]
+fn names_of_running_instances_and_servers_are_offered() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let dir = folder.path().display().to_string();
+    let start = |name: &str, server: &str| {
+        let builder = Builder::auto().option(&["--run-dir", &dir, "--name", name]);
+        builder.operand(&format!("127.0.0.1:9,name={server}")).start()
+    };
+    let (one, _two) = (start("inbound", "mx1"), start("outbound", "mx2"));
+    let ask = |words: &[&str]| {
+        let mut found = offers(&[&["--run-dir", &dir], words].concat());
+        found.sort();
+        found
+    };
+    assert_eq!(ask(&["-c", "show", ""]), ["inbound", "outbound"]);
+    assert_eq!(ask(&["-i", "in"]), ["inbound"]);
+    let bind = one.address().ip().to_string();
+    let port = one.address().port().to_string();
+    assert_eq!(ask(&["-b", &bind, "-c", "show", &port]), std::slice::from_ref(&port));
+    assert_eq!(ask(&["-b", "127.0.0.2", "-c", "show", "in"]), [""; 0]);
+    assert_eq!(ask(&["-c", "disable "]), ["disable mx1", "disable mx2"]);
+    assert_eq!(ask(&["-c", "'show; d mx1"]), ["show; d mx1"]);
+    assert_eq!(ask(&["-c", "maxc mx1 "]), [""; 0]);
+    let behind = |operand: &str| offers_at(&["--run-dir", &dir, "-c", "drop m", operand], 4);
+    assert_eq!(behind("outbound"), ["drop mx2"]);
+
+    // A process that does not answer delays no shell.
+    one.signal(Signal::SIGSTOP);
+    let begun = Instant::now();
+    assert_eq!(ask(&["-b", &bind, "-c", "show", &port]), std::slice::from_ref(&port));
+    let elapsed = begun.elapsed();
+    one.signal(Signal::SIGCONT);
+    assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
+}
+
+#[test]
 fn completion_variables_of_other_programs_are_ignored() {
     let outcome = run(Command::new(binary()).arg("--version").env("COMPLETE", "1"), TIMEOUT);
     assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
@@ -70,9 +108,14 @@ fn completion_variables_of_other_programs_are_ignored() {
 
 /// The completions of the last word.
 fn offers(words: &[&str]) -> Vec<String> {
+    offers_at(words, words.len())
+}
+
+/// The completions of the word at `index`; `balance` is the word at 0.
+fn offers_at(words: &[&str], index: usize) -> Vec<String> {
     let mut shell = Command::new(binary());
     shell.args(["--", "balance"]).args(words).env("COMPLETE", "bash");
-    shell.env("_CLAP_IFS", "\n").env("_CLAP_COMPLETE_INDEX", words.len().to_string());
+    shell.env("_CLAP_IFS", "\n").env("_CLAP_COMPLETE_INDEX", index.to_string());
     let outcome = run(&mut shell, TIMEOUT);
     assert_eq!(outcome.status.code(), Some(0), "{words:?}: {outcome:?}");
     assert_eq!(outcome.stderr, "", "{words:?}");

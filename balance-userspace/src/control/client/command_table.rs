@@ -298,6 +298,11 @@ impl CommandSpec {
         self.help
     }
 
+    /// Whether a channel is the first argument, or can be it by its name.
+    pub(super) fn takes_channel(&self) -> bool {
+        self.arguments.contains("<channel>")
+    }
+
     /// Whether this row describes a form of a command that has a row of its own.
     fn is_form(&self) -> bool {
         self.arguments.starts_with("--")

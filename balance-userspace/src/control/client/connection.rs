@@ -106,8 +106,27 @@ impl Connection {
         self.pid
     }
 
+    /// A look-up of the names of the servers, each time on another connection and for at most
+    /// `limit`.
+    pub(super) fn server_names_within(&self, limit: Duration) -> impl Fn() -> Vec<String> + use<> {
+        let (paths, any_user) = (self.paths.clone(), self.any_user);
+        move || {
+            let deadline = Instant::now().checked_add(limit);
+            let connection = Self::until(deadline, paths.clone(), any_user);
+            connection.map(|mut connection| connection.server_names()).unwrap_or_default()
+        }
+    }
+
+    /// The names of the servers; empty without a reply.
+    pub(crate) fn server_names(&mut self) -> Vec<String> {
+        match self.request(InstanceCommand::Show) {
+            Ok(InstanceReply::Table(rows)) => rows.into_iter().map(|row| row.name).collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Name of the instance at the time of the last connect.
-    pub(super) fn name(&self) -> Option<&str> {
+    pub(crate) fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 

@@ -17,5 +17,6 @@ mod shell;
 pub(crate) mod table;
 mod target;
 mod terminal;
+pub(crate) mod unfinished;
 
 pub use self::{one_shot::run_commands, shell::shell, target::InstanceTarget};

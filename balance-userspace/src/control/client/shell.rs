@@ -3,7 +3,10 @@
 //! Invariant: the output is the same for a terminal and for a pipe, apart from line editing. A pipe
 //! gets prompts too, and nothing is buffered.
 
-use std::io::{self, BufRead, IsTerminal as _, Read as _, Write};
+use std::{
+    io::{self, BufRead, IsTerminal as _, Read as _, Write},
+    time::Duration,
+};
 
 use super::{
     InstanceTarget,
@@ -16,6 +19,9 @@ use crate::error::StartError;
 
 /// Longest line in bytes. A longer line is split.
 const MAX_LINE: u64 = 65_536;
+
+/// The longest wait of a completion.
+const COMPLETION_LIMIT: Duration = Duration::from_millis(300);
 
 /// A source of lines.
 pub(super) trait LineSource {
@@ -35,7 +41,7 @@ pub fn shell(target: &InstanceTarget<'_>) -> Result<u8, StartError> {
     let parsed = target.parse()?;
     let (out, err) = (&mut io::stdout(), &mut io::stderr());
     let code = target.connect(parsed).and_then(|mut connection| {
-        let mut lines: Box<dyn LineSource> = match editor() {
+        let mut lines: Box<dyn LineSource> = match editor(&connection) {
             Some(terminal) => Box::new(terminal),
             None => Box::new(PlainLines(io::stdin().lock())),
         };
@@ -45,10 +51,13 @@ pub fn shell(target: &InstanceTarget<'_>) -> Result<u8, StartError> {
 }
 
 /// The line editor, if standard input and output are a terminal that supports it.
-fn editor() -> Option<Terminal> {
+fn editor(connection: &Connection) -> Option<Terminal> {
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
-    if terminal && !dumb { Terminal::new().ok() } else { None }
+    if !terminal || dumb {
+        return None;
+    }
+    Terminal::new(Box::new(connection.server_names_within(COMPLETION_LIMIT))).ok()
 }
 
 fn run_shell(

@@ -9,17 +9,24 @@ use rustyline::{
     highlight::Highlighter, hint::Hinter, history::MemHistory, validate::Validator,
 };
 
-use super::{command, command_table::commands, rpc::ClientError, shell::LineSource};
+use super::{
+    command_table::commands,
+    rpc::ClientError,
+    shell::LineSource,
+    unfinished::{self, Expected, Unfinished},
+};
+use crate::error::one_line;
 
 /// The line editor.
 pub(super) struct Terminal(Editor<CommandCompleter, MemHistory>);
 
 impl Terminal {
-    pub(super) fn new() -> rustyline::Result<Self> {
+    /// Makes an editor that completes these names of servers.
+    pub(super) fn new(servers: ServerNames) -> rustyline::Result<Self> {
         let config = Config::builder().auto_add_history(true).build();
         let history = MemHistory::with_config(&config);
         let mut editor = Editor::with_history(config, history)?;
-        editor.set_helper(Some(CommandCompleter));
+        editor.set_helper(Some(CommandCompleter(servers)));
         Ok(Self(editor))
     }
 }
@@ -44,8 +51,11 @@ impl LineSource for Terminal {
     }
 }
 
-/// Completes the names of commands.
-struct CommandCompleter;
+/// Names of servers, looked up at each completion.
+type ServerNames = Box<dyn Fn() -> Vec<String>>;
+
+/// Completes the names of commands and of servers.
+struct CommandCompleter(ServerNames);
 
 impl Completer for CommandCompleter {
     type Candidate = String;
@@ -56,7 +66,7 @@ impl Completer for CommandCompleter {
         pos: usize,
         _: &Context<'_>,
     ) -> rustyline::Result<(usize, Vec<String>)> {
-        Ok(candidates(&line[..pos]))
+        Ok(candidates(&line[..pos], &self.0))
     }
 }
 
@@ -68,13 +78,18 @@ impl Highlighter for CommandCompleter {}
 impl Validator for CommandCompleter {}
 impl Helper for CommandCompleter {}
 
-/// Returns the start of the last word, and the commands that it can become. Only the first word of
-/// a command has candidates.
-fn candidates(typed: &str) -> (usize, Vec<String>) {
-    let text = command::split(typed).last().unwrap_or_default();
-    let word = text.trim_ascii_start();
-    let names = commands().map(|command| command.name).filter(|name| name.starts_with(word));
-    (typed.len() - word.len(), names.map(|name| format!("{name} ")).collect())
+/// Returns the start of the last word, and the words that it can become.
+fn candidates(typed: &str, servers: &dyn Fn() -> Vec<String>) -> (usize, Vec<String>) {
+    let Some(Unfinished { before, word, expected }) = unfinished::of(typed) else {
+        return (typed.len(), Vec::new());
+    };
+    let words = match expected {
+        Expected::Command => commands().map(|command| command.name.to_owned()).collect(),
+        Expected::Server => servers(),
+    };
+    let words = words.into_iter().filter(|name| name.starts_with(word));
+    // A name of another process may have control characters.
+    (before.len(), words.map(|name| one_line(&name) + " ").collect())
 }
 
 #[cfg(test)]
@@ -82,12 +97,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_word_of_each_command_is_completed() {
+    fn commands_and_servers_are_completed() {
+        let candidates =
+            |line| candidates(line, &|| vec!["mx1".to_owned(), "mx2".to_owned(), "x".to_owned()]);
         assert_eq!(candidates("dis"), (0, vec!["disable ".to_owned()]));
         assert_eq!(candidates("group 2; ma"), (9, vec!["maxc ".to_owned()]));
         assert_eq!(candidates("r").1, ["reset ", "rr "]);
         assert_eq!(candidates("").1.len(), commands().count());
+        assert_eq!(candidates("disable m"), (8, vec!["mx1 ".to_owned(), "mx2 ".to_owned()]));
         assert!(candidates("disable 1").1.is_empty());
+        assert!(candidates("show m").1.is_empty());
         assert!(candidates("nothing").1.is_empty());
     }
 }
