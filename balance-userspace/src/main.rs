@@ -51,7 +51,14 @@ fn run() -> Result<ExitCode, StartError> {
     if let Some(config) = SpawnConfig::from_env()? {
         return Ok(serve_supervised(&config));
     }
-    let args = match cli::parse(std::env::args_os())? {
+    let invocation = match cli::parse(std::env::args_os()) {
+        // A monitor would take another exit code for a status.
+        Err(error) if cli::is_health(std::env::args_os()) => {
+            return Ok(ExitCode::from(service::unknown(&error.to_string())));
+        }
+        parsed => parsed?,
+    };
+    let args = match invocation {
         Invocation::Print(text) => {
             let written = stdout().write_all(text.as_bytes()).is_ok();
             return Ok(ExitCode::from(if written { 0 } else { CANNOT_WRITE }));

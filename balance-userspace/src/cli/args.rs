@@ -134,7 +134,8 @@ pub struct Args {
     pub run_dir: Option<PathBuf>,
 
     /// Let the members of this group connect to the control sockets and read: show, servers,
-    /// sessions, stats, status; only root and the owner may change [default: no group may connect]
+    /// sessions, stats, status, health; only root and the owner may change [default: no group may
+    /// connect]
     #[arg(long, value_name = "GROUP", value_parser = values::group)]
     pub control_group: Option<String>,
 

@@ -1,13 +1,18 @@
 //! The exit codes of `balance`, for `--help` and the manual.
 //!
 //! Invariant: each exit code is described here once. The codes from 64 to 78 are those of
-//! sysexits(3), the codes of `status` and `reload` those of LSB for init scripts.
+//! sysexits(3), the codes of `status` and `reload` those of LSB for init scripts, and the codes of
+//! `health` those of monitoring plugins.
 
 /// Exit codes in ascending order, each with its meaning.
-pub const EXIT_STATUS: [(u8, &str); 18] = [
+pub const EXIT_STATUS: [(u8, &str); 19] = [
     (0, "success, also if a command of -c fails without --strict"),
-    (1, "with --strict: a command of -c failed; status: a process hangs or has no supervisor"),
-    (3, "status: no supervisor runs"),
+    (
+        1,
+        "--strict: a command failed; status: a process hangs or has no supervisor; health: WARNING",
+    ),
+    (2, "health: CRITICAL"),
+    (3, "status: no supervisor runs; health: UNKNOWN"),
     (4, "status: the supervisor does not answer"),
     (7, "reload: no supervisor runs"),
     (64, "the command line is wrong, or a server is the listener itself"),

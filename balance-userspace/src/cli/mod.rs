@@ -77,9 +77,28 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Check the listeners as a monitoring plugin: one line with performance data, and exit code 0 OK,
+    /// 1 WARNING, 2 CRITICAL or 3 UNKNOWN, within two seconds
+    Health(HealthOptions),
     /// Check a configuration file; this opens no port and needs no privileges
     #[command(long_flag = "check-config")]
     Check(CheckOptions),
+}
+
+/// The options of the verb `health`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct HealthOptions {
+    /// The listener: a port, a service or the name of an instance [default: all listeners]
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+
+    /// The instances.
+    #[command(flatten)]
+    pub location: ServiceLocation,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// The options of the verb `check`.
@@ -189,6 +208,11 @@ pub fn parse<I: IntoIterator<Item = OsString>>(line: I) -> Result<Invocation, St
         }
         Err(e) => Err(usage(&usage_error::describe(&e, &command(), &line))),
     }
+}
+
+/// Whether a command line is of the verb `health`, program name first.
+pub fn is_health(line: impl IntoIterator<Item = OsString>) -> bool {
+    line.into_iter().nth(1).is_some_and(|word| word == "health")
 }
 
 fn usage(text: &str) -> StartError {

@@ -158,6 +158,20 @@ impl RunDir {
         Self { path: SYSTEM.into(), mode: 0o755, is_own: true }
     }
 
+    /// The run directories in which a client looks for instances: the given one, or the user's own
+    /// and the system's.
+    ///
+    /// # Errors
+    /// [`RunDirError::Missing`].
+    pub fn to_search(given: Option<&Path>) -> Result<Vec<Self>, RunDirError> {
+        let own = match Self::locate(given) {
+            Err(RunDirError::Nowhere) => Self::system(),
+            dir => dir?,
+        };
+        let system = Some(Self::system()).filter(|dir| given.is_none() && *dir != own);
+        Ok(std::iter::once(own).chain(system).collect())
+    }
+
     fn choose(
         given: Option<&Path>,
         root: bool,

@@ -3,7 +3,7 @@
 //! Invariant: the limits of the process hold for all instances together. A client that waits at the
 //! limit of its own instance holds nothing that another instance needs.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,8 @@ use crate::{
 
 /// The shared state of a process.
 pub(crate) struct Shared {
+    /// The configuration file of the supervisor, if there is one.
+    pub(crate) config: Option<PathBuf>,
     pub(crate) datapath: Datapath,
     /// The options of all sockets, as far as this user may set them.
     pub(crate) options: SocketOptions,

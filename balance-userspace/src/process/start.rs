@@ -3,7 +3,7 @@
 //! Invariant: every step that can fail comes before the first accept, and before the process that
 //! the user started ends.
 
-use std::{sync::Arc, thread};
+use std::{path::PathBuf, sync::Arc, thread};
 
 use nix::unistd::User;
 use tokio::sync::Semaphore;
@@ -70,7 +70,7 @@ pub fn serve(args: &Args, started: Started) -> Result<(), StartError> {
     loaded.become_user(user.as_ref())?;
     let lifecycle = Lifecycle::new()?;
     let reason = loaded.choice.reason.clone();
-    let (shared, workers, threads) = loaded.start(args, listeners.len(), 0)?;
+    let (shared, workers, threads) = loaded.start(args, listeners.len(), 0, None)?;
     let accepted_options = may_have_clients.then_some(for_clients);
     let context = instance::start::start(args, servers, &listeners, accepted_options, &shared);
     let mut instances = Instances::new(shared, workers);
@@ -123,7 +123,8 @@ fn start_supervised(config: &SpawnConfig) -> Result<(Lifecycle, Instances, Threa
     // Listeners and control sockets, each with a duplicate for another supervisor, and the takeover
     // socket.
     let late = 2 * (config.listeners + config.instances) + 1;
-    let (shared, workers, threads) = loaded.start(args, config.listeners, late)?;
+    let file = Some(config.file.clone());
+    let (shared, workers, threads) = loaded.start(args, config.listeners, late, file)?;
     Ok((lifecycle, Instances::new(shared, workers), threads))
 }
 
@@ -162,12 +163,13 @@ impl Loaded {
     }
 
     /// Spawns the workers. `listeners` is the number of listeners, and `late` the number of
-    /// descriptors that are still to be opened.
+    /// descriptors that are still to be opened. `config` is the file of the supervisor.
     fn start(
         self,
         args: &Args,
         listeners: usize,
         late: usize,
+        config: Option<PathBuf>,
     ) -> Result<(Arc<Shared>, Workers, Threads), StartError> {
         let Self { choice: Choice { datapath, .. }, options, files, memory, wanted } = self;
         let count = workers(args);
@@ -177,6 +179,7 @@ impl Loaded {
         let max_connections =
             connection_limits::connections(wanted, files, &memory, count, sockets, late);
         let shared = Shared {
+            config,
             datapath,
             options,
             permits: Arc::new(Semaphore::new(max_connections)),

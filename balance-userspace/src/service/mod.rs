@@ -14,6 +14,7 @@ mod event;
 mod file_change;
 mod generation;
 mod handover;
+mod health;
 mod manager;
 mod member;
 mod output;
@@ -35,4 +36,5 @@ mod verbs;
 mod warnings;
 
 pub use handover::is_continued;
+pub use health::unknown;
 pub use verbs::run;

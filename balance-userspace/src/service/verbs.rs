@@ -3,7 +3,7 @@
 //! Invariant: `restart` stops nothing if the file has a mistake.
 
 use super::{
-    check, check_verb,
+    check, check_verb, health,
     output::{WRONG, print, print_error, report},
     running::{RunningSupervisor, is_absence},
     start, status, stop, upgrade_verb,
@@ -27,6 +27,7 @@ pub fn run(verb: &Verb) -> Result<u8, StartError> {
         Verb::Reload { location } => Ok(upgrade_verb::reload(location)),
         Verb::Upgrade { location } => Ok(upgrade_verb::upgrade(location)),
         Verb::Status { location, json } => Ok(status::status(location, *json)),
+        Verb::Health(options) => Ok(health::health(options)),
         Verb::Check(options) => check_verb::check(options),
     }
 }

@@ -219,6 +219,8 @@ proptest! {
 fn no_reply_prints_a_control_character() {
     let nasty = "\u{1b}[2J\n".to_owned();
     let stats = Stats {
+        limit: 100,
+        process: None,
         name: Some(nasty.clone()),
         datapath: nasty.clone(),
         address: None,

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::{connection::Connection, rpc::ClientError};
 use crate::{
     cli::{name, operand},
-    control::run_dir::{ALL_ADDRESSES, RunDir, RunDirError},
+    control::run_dir::{ALL_ADDRESSES, RunDir},
     error::StartError,
     io::resolve,
 };
@@ -110,14 +110,8 @@ impl<'a> InstanceTarget<'a> {
         }
     }
 
-    /// The run directories to look in.
     fn dirs(&self) -> Result<Vec<RunDir>, ClientError> {
-        let own = match RunDir::locate(self.run_dir) {
-            Err(RunDirError::Nowhere) => RunDir::system(),
-            dir => dir?,
-        };
-        let system = Some(RunDir::system()).filter(|dir| self.run_dir.is_none() && *dir != own);
-        Ok(std::iter::once(own).chain(system).collect())
+        Ok(RunDir::to_search(self.run_dir)?)
     }
 }
 

@@ -65,12 +65,31 @@ pub struct Stats {
     /// Log lines lost because the reader of the log was too slow.
     #[serde(default)]
     pub log_lines_lost: u64,
+    /// The most open connections.
+    #[serde(default)]
+    pub limit: u64,
+    /// The process that serves the instance.
+    #[serde(default)]
+    pub process: Option<ProcessRow>,
     /// The datapath's own counters, in the order of display.
     #[serde(default)]
     pub counters: Vec<CounterRow>,
     /// The differences of the servers from the configuration.
     #[serde(default)]
     pub differences: Differences,
+}
+
+/// A process, with the connections of all its instances.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessRow {
+    /// Process id.
+    pub pid: u32,
+    /// Open connections.
+    pub open: u64,
+    /// The most open connections.
+    pub limit: u64,
+    /// The configuration file of its supervisor.
+    pub config: Option<PathBuf>,
 }
 
 /// A counter of a datapath.

@@ -14,7 +14,7 @@ use tracing::info;
 
 use super::{Handler, client_limiter::ClientPermit, configure};
 use crate::control::protocol::{
-    ChannelRow, CounterRow, InstanceCommand, InstanceReply, SessionRow, Stats,
+    ChannelRow, CounterRow, InstanceCommand, InstanceReply, ProcessRow, SessionRow, Stats,
 };
 use crate::{
     cli::operand,
@@ -273,8 +273,20 @@ fn stats(context: &Context) -> Stats {
         unserved,
         left,
         log_lines_lost,
+        limit: context.max_connections as u64,
+        process: Some(process(context)),
         counters: counters.collect(),
         differences: context.table.lock().selector.differences(),
+    }
+}
+
+fn process(context: &Context) -> ProcessRow {
+    let shared = &context.shared;
+    ProcessRow {
+        pid: std::process::id(),
+        open: shared.open() as u64,
+        limit: shared.max_connections as u64,
+        config: shared.config.clone(),
     }
 }
 
