@@ -5,8 +5,10 @@
 //! not connect.
 
 use std::{
-    env, io,
+    env,
+    io::{self, IoSlice},
     os::{
+        fd::AsRawFd as _,
         linux::net::SocketAddrExt as _,
         unix::{
             ffi::OsStrExt as _,
@@ -17,10 +19,15 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use sd_notify::NotifyState;
+use socket2::Socket;
 
 /// The extra time that one message requests.
 pub(crate) const EXTENSION: Duration = Duration::from_secs(10);
+
+/// The most descriptors of one message. The kernel's limit is 253 (include/net/scm.h, SCM_MAX_FD).
+const MAX_FDS: usize = 250;
 
 /// How long [`send_reliably`] waits for the receiver.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,6 +80,25 @@ fn send_reliably(state: &[NotifyState<'_>]) {
     }
 }
 
+/// Keeps listeners in the manager's descriptor store, so that the next process of the service gets
+/// them (sd_pid_notify_with_fds(3)).
+pub(crate) fn store(name: &str, listeners: &[Socket]) {
+    let Some(socket) = socket() else { return };
+    let text = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0");
+    for listeners in listeners.chunks(MAX_FDS) {
+        let fds: Vec<_> = listeners.iter().map(Socket::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&fds)];
+        let text = [IoSlice::new(text.as_bytes())];
+        // Without a store the manager closes the descriptors.
+        let _ = sendmsg::<()>(socket.as_raw_fd(), &text, &rights, MsgFlags::MSG_NOSIGNAL, None);
+    }
+}
+
+/// Removes listeners from the manager's descriptor store.
+pub(crate) fn remove_from_store(name: &str) {
+    send_text(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
+}
+
 /// Reports that the process works, to a manager that watches it (WatchdogSec).
 pub(crate) fn watchdog() {
     send(&[NotifyState::Watchdog]);
@@ -112,9 +138,13 @@ pub fn failed(reason: &str) {
 }
 
 fn send(state: &[NotifyState<'_>]) {
+    let lines: Vec<_> = state.iter().map(ToString::to_string).collect();
+    send_text(&lines.join("\n"));
+}
+
+fn send_text(text: &str) {
     if let Some(socket) = socket() {
-        let lines: Vec<_> = state.iter().map(ToString::to_string).collect();
         // The receiver may have exited.
-        let _ = socket.send(lines.join("\n").as_bytes());
+        let _ = socket.send(text.as_bytes());
     }
 }

@@ -121,6 +121,13 @@ pub struct Args {
           value_parser = values::seconds(0..=values::MAX_SECONDS))]
     pub grace: u32,
 
+    /// Let connections continue for this time in a process that a reload or an upgrade has replaced;
+    /// 0 means without a limit
+    #[arg(long, value_name = "TIME", default_value = "0",
+          allow_negative_numbers = true,
+          value_parser = values::seconds(0..=values::MAX_SECONDS))]
+    pub drain_timeout: u32,
+
     /// Resolve the servers' names again at this interval; 0 means only when all known addresses of
     /// a server have failed
     #[arg(long, value_name = "TIME", default_value = "300",
@@ -235,6 +242,7 @@ impl Args {
             idle_timeout: other.idle_timeout,
             half_close_timeout: other.half_close_timeout,
             grace: other.grace,
+            drain_timeout: other.drain_timeout,
             resolve_interval: other.resolve_interval,
             mmap: other.mmap,
             foreground: other.foreground,
@@ -275,6 +283,7 @@ mod tests {
             "idle_timeout" => ("25 -T 7", true),
             "half_close_timeout" => ("25 --half-close-timeout 7", true),
             "grace" => ("25 --grace 7", true),
+            "drain_timeout" => ("25 --drain-timeout 7", true),
             "resolve_interval" => ("25 --resolve-interval 7", true),
             "mmap" => ("25 -M", true),
             "foreground" => ("25 -f", true),

@@ -33,6 +33,9 @@ pub(crate) struct Settings {
     pub(crate) idle_limits: IdleLimits,
     /// How long connections may stay open after SIGTERM (`--grace`).
     pub(crate) grace: Duration,
+    /// How long connections may stay open after a replacement (`--drain-timeout`); `None` is no
+    /// limit.
+    pub(crate) drain_timeout: Option<Duration>,
     /// The interval at which names are resolved again (`--resolve-interval`); `None` is on demand
     /// only.
     pub(crate) resolve_interval: Option<Duration>,
@@ -50,6 +53,7 @@ impl Settings {
                 half_closed: Some(args.half_close_timeout).filter(|&n| n > 0).map(seconds),
             },
             grace: seconds(args.grace),
+            drain_timeout: Some(args.drain_timeout).filter(|&n| n > 0).map(seconds),
             resolve_interval: Some(args.resolve_interval).filter(|&n| n > 0).map(seconds),
         }
     }

@@ -21,11 +21,16 @@ pub(crate) const FIRST_FD: RawFd = 3;
 #[derive(Debug, Default)]
 pub struct InheritedListeners {
     listeners: Vec<Socket>,
+    /// Listeners that a process of this service has kept in the manager's descriptor store.
+    stored: Vec<(String, Socket)>,
 }
+
+/// The beginning of the names of stored listeners (LISTEN_FDNAMES).
+pub(crate) const STORED: &str = "stored.";
 
 impl From<Vec<Socket>> for InheritedListeners {
     fn from(listeners: Vec<Socket>) -> Self {
-        Self { listeners }
+        Self { listeners, ..Self::default() }
     }
 }
 
@@ -40,11 +45,37 @@ impl InheritedListeners {
     /// To be called at most once, before this process opens a descriptor.
     pub unsafe fn from_service_manager() -> Result<Self, StartError> {
         let failed = |source| StartError::System { act: "take the sockets of LISTEN_FDS", source };
-        let descriptors = sd_notify::listen_fds().map_err(failed)?;
-        // SAFETY: the manager has opened these descriptors for this process, and by this function's
-        // contract nothing in this process owns them.
-        let listeners = descriptors.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }.into()).collect();
-        Ok(Self { listeners })
+        let descriptors = sd_notify::listen_fds_with_names().map_err(failed)?;
+        let mut inherited = Self::default();
+        for (fd, name) in descriptors {
+            // SAFETY: the manager has opened these descriptors for this process, and by this
+            // function's contract nothing in this process owns them.
+            let listener = unsafe { OwnedFd::from_raw_fd(fd) }.into();
+            if name.starts_with(STORED) {
+                inherited.stored.push((name, listener));
+            } else {
+                inherited.listeners.push(listener);
+            }
+        }
+        Ok(inherited)
+    }
+
+    /// Takes the stored listeners at an address.
+    pub(crate) fn take_stored(&mut self, address: SocketAddr) -> Vec<Socket> {
+        let (found, rest) =
+            std::mem::take(&mut self.stored).into_iter().partition(|(_, socket)| {
+                listener::local_address(socket).is_some_and(|at| is_same(at, address))
+            });
+        self.stored = rest;
+        let found: Vec<(String, Socket)> = found;
+        found.into_iter().map(|(_, socket)| socket).collect()
+    }
+
+    /// Closes the stored listeners that nothing has taken, and returns their names.
+    pub(crate) fn close_stored(&mut self) -> Vec<String> {
+        let mut names: Vec<_> = self.stored.drain(..).map(|(name, _)| name).collect();
+        names.dedup();
+        names
     }
 
     /// Puts back listeners that [`InheritedListeners::take`] has taken, for a later use.
@@ -120,7 +151,7 @@ mod tests {
         let at = listener::local_address(&one).unwrap();
         let mapped = SocketAddr::new("::ffff:127.0.0.1".parse().unwrap(), at.port());
         let listeners = vec![other, one];
-        let mut inherited = InheritedListeners { listeners };
+        let mut inherited = InheritedListeners::from(listeners);
         assert!(inherited.take(SocketAddr::new([127, 0, 0, 2].into(), at.port())).is_empty());
         assert_eq!(inherited.take(mapped).len(), 1);
         assert!(inherited.take(at).is_empty());

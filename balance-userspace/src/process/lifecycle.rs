@@ -15,6 +15,7 @@ use tokio::{
         Semaphore,
         mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     },
+    time::sleep,
 };
 use tracing::{error, info, warn};
 
@@ -28,7 +29,7 @@ use super::{
 };
 use crate::{
     error::StartError,
-    instance::timer::sleep_for,
+    instance::{context::Context, timer::sleep_for},
     sys::signals::{SignalAction, Signals},
 };
 
@@ -331,10 +332,14 @@ impl Process {
                 self.takeover.release(id);
                 if let Some(context) = self.instances.get(id) {
                     context.stop.cancel();
+                    limit_drain(context);
                     self.status.make_due();
                 }
             }
-            Request::Drain => self.stop(None),
+            Request::Drain => {
+                self.instances.iter().for_each(|(_, context)| limit_drain(context));
+                self.stop(None);
+            }
             Request::Differences => {
                 let instances = self.instances.differences();
                 self.status.send(&Event::Differences { instances });
@@ -352,6 +357,26 @@ impl Process {
             }
         }
     }
+}
+
+/// Aborts the connections of an instance after its drain timeout, if it has one.
+fn limit_drain(context: &Arc<Context>) {
+    let Some(limit) = context.settings.borrow().drain_timeout else { return };
+    let context = Arc::downgrade(context);
+    tokio::spawn(async move {
+        sleep(limit).await;
+        if let Some(context) = context.upgrade() {
+            let open = context.open();
+            if open > 0 {
+                let limit = limit.as_secs();
+                warn!(
+                    listener = context.address.map(tracing::field::display),
+                    open, limit, "drain timeout: aborting connections"
+                );
+            }
+            context.abort.cancel();
+        }
+    });
 }
 
 /// Waits for the next request; `None` when the supervisor is gone. Without a supervisor waits for

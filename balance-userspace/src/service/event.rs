@@ -19,6 +19,8 @@ pub(super) enum Event {
     Exited(u32, io::Result<ExitStatus>),
     /// The server process with this pid has sent a message.
     Process(u32, protocol::Event),
+    /// The service manager has sent SIGTERM, to restart the service or to stop it.
+    Terminated { is_restart: bool },
     /// The program on the disk has checked the file and the state of the supervisor.
     Checked(Result<(), Refusal>),
     /// A client of the control socket has sent a command.

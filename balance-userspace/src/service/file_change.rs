@@ -72,6 +72,7 @@ mod tests {
         let instances = lines.chain([row("24".to_owned(), Vec::new())]).collect();
         SupervisorStatus {
             version: String::new(),
+            processes: Vec::new(),
             foreground: false,
             began: 0,
             settled: true,

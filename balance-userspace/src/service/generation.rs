@@ -36,7 +36,7 @@ use tracing::{info, warn};
 
 use super::{event::Event, handover, member::ManagedInstance};
 use crate::{
-    control::protocol::{InstanceRow, InstanceState},
+    control::protocol::{InstanceRow, InstanceState, ProcessRow},
     process::{
         protocol::{self, InstanceStatus, Request, SpawnConfig, VARIABLE},
         supervision::{self, Receiver, Sender},
@@ -246,6 +246,16 @@ impl Generation {
             }
         });
         rows.collect()
+    }
+
+    /// The process as `status` shows it.
+    pub(super) fn row(&self) -> ProcessRow {
+        ProcessRow {
+            pid: self.pid,
+            version: Some(self.version.clone()).filter(|version| !version.is_empty()),
+            draining_seconds: self.draining_since.map(|since| since.elapsed().as_secs()),
+            connections: self.open,
+        }
     }
 
     /// Asks for a sign of life, unless one is awaited. To be called once a second: the calls are

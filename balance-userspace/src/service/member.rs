@@ -26,7 +26,8 @@ use crate::{
         protocol::{InstanceRow, InstanceState},
         run_dir::{Paths, RunDir, RunDirError},
     },
-    io::inherited::InheritedListeners,
+    io::inherited::{InheritedListeners, STORED},
+    notify,
     process::protocol::Request,
 };
 
@@ -216,10 +217,18 @@ impl ManagedInstance {
     pub(super) fn release(&mut self, inherited_listeners: &mut InheritedListeners) {
         if self.is_inherited {
             inherited_listeners.give_back(&mut self.listeners);
+        } else if !self.listeners.is_empty() {
+            notify::remove_from_store(&self.stored_name());
         }
         self.listeners.clear();
         self.is_inherited = false;
         (self.control, self.next_control) = (None, None);
+    }
+
+    /// The name of the listeners in the descriptor store of the service manager, which allows no
+    /// colon.
+    pub(super) fn stored_name(&self) -> String {
+        format!("{STORED}{}", self.line.name).replace(':', "_")
     }
 
     /// Paths of the files of the instance.

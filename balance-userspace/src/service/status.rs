@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::{
     check,
     file_change::{self, FileChange},
-    output::{print, print_error, report},
+    output::{plural, print, print_error, report},
     running::{RunningSupervisor, absolute, is_absence},
     status_row::Row,
     unsupervised,
@@ -24,7 +24,7 @@ use crate::{
     cli::ServiceLocation,
     control::{
         client::{rpc::ClientError, table::columns},
-        protocol::{InstanceState, SupervisorStatus},
+        protocol::{InstanceState, ProcessRow, SupervisorStatus},
     },
     error::one_line,
 };
@@ -58,6 +58,9 @@ struct StatusReport {
     /// A server process serves, although the supervisor has ended.
     unsupervised: bool,
     pid: Option<u32>,
+    /// The version of the supervisor's program.
+    program: Option<String>,
+    processes: Vec<ProcessRow>,
     instances: Vec<Row>,
     wrong: Vec<String>,
     /// Whether the file has changed since the supervisor loaded it; none if the file cannot be
@@ -107,6 +110,8 @@ fn running(config: &Path, pid: u32, table: SupervisorStatus) -> StatusReport {
     StatusReport {
         running: true,
         pid: Some(pid),
+        program: Some(table.version),
+        processes: table.processes,
         instances: table.instances.into_iter().map(|row| Row::of(row, &mut silent)).collect(),
         wrong: table.wrong,
         file_changed: change.map(|change| change.is_some()),
@@ -136,6 +141,8 @@ impl StatusReport {
             running: false,
             unsupervised: false,
             pid: None,
+            program: None,
+            processes: Vec::new(),
             instances: Vec::new(),
             wrong: Vec::new(),
             file_changed: None,
@@ -188,6 +195,7 @@ impl StatusReport {
                 notes.iter().for_each(|note| print(note));
             }
         }
+        self.processes.iter().filter_map(draining).for_each(|line| print(&line));
         if let Some(change) = self.change {
             print(change.text());
         }
@@ -197,4 +205,16 @@ impl StatusReport {
         let why = why.filter(|why| told.insert(*why));
         why.chain(&self.wrong).for_each(|line| print_error(line));
     }
+}
+
+/// The line of a process that serves its last connections.
+fn draining(process: &ProcessRow) -> Option<String> {
+    let seconds = process.draining_seconds?;
+    let version = process.version.as_deref().unwrap_or("unknown");
+    let open = usize::try_from(process.connections).unwrap_or(usize::MAX);
+    Some(format!(
+        "process {} (version {version}) has drained for {seconds} s, {} left",
+        process.pid,
+        plural(open, "connection")
+    ))
 }

@@ -106,10 +106,18 @@ pub(super) fn supervise(
                 after = supervise_until(&mut supervisor, &mut signals) => after?,
                 () = listen => unreachable!("this future never completes"),
             };
+            if after == StopAction::Leave {
+                // The next supervisor takes the files over with the processes.
+                std::mem::forget(supervisor);
+                return Ok((after, InheritedListeners::default()));
+            }
             Ok::<_, StartError>((after, supervisor.inherited_listeners))
         })?;
-    let _ = fs::remove_file(takeover_path);
+    if after != StopAction::Leave {
+        let _ = fs::remove_file(takeover_path);
+    }
     match after {
+        StopAction::Leave => Ok(0),
         StopAction::Restart => Err(re_exec(inherited_listeners)),
         StopAction::Exit(code) => Ok(code),
         StopAction::Upgrade => unreachable!("an upgrade executes another program or goes on"),
@@ -194,6 +202,7 @@ fn re_exec(inherited_listeners: InheritedListeners) -> StartError {
     command
         .env("LISTEN_FDS", listeners.len().to_string())
         .env("LISTEN_PID", std::process::id().to_string())
+        .env_remove("LISTEN_FDNAMES")
         .env_remove(handover::VARIABLE);
     match command.fd_mappings(listeners) {
         Ok(command) => {

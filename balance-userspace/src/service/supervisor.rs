@@ -36,6 +36,7 @@ use super::{
     conf::{Conf, Line},
     event::Event,
     generation::Generation,
+    manager,
     member::{Control, ManagedInstance, State},
     output::{WRONG, plural, print_error},
     reload::Reload,
@@ -92,6 +93,8 @@ pub(super) enum StopAction {
     Exit(u8),
     /// Execute the program again.
     Restart,
+    /// Exit, and leave the server processes to the next supervisor.
+    Leave,
     /// Execute the program on the disk, which continues the work.
     Upgrade,
 }
@@ -132,6 +135,10 @@ pub(super) struct Supervisor {
     pub(super) queued_reloads: VecDeque<oneshot::Sender<SupervisorReply>>,
     /// An upgrade that has not executed the new program yet.
     pub(super) upgrade: Option<Upgrade>,
+    /// The service manager is asked whether it restarts the service.
+    is_asking: bool,
+    /// The processes are left to the next supervisor.
+    is_leaving: bool,
     /// The processes are those of another supervisor: a new one is to take over.
     pub(super) is_taking_over: bool,
     /// The outcome of the takeover, and the clients that wait for it.
@@ -179,6 +186,8 @@ impl Supervisor {
             reload: None,
             queued_reloads: VecDeque::new(),
             upgrade: None,
+            is_asking: false,
+            is_leaving: false,
             is_taking_over: false,
             taken_over: None,
             waiting: Vec::new(),
@@ -210,7 +219,17 @@ impl Supervisor {
         for i in 0..self.instances.len() {
             self.prepare(i).await;
         }
+        self.remove_stored();
         self.respawn();
+    }
+
+    /// Removes listeners that no line uses from the descriptor store of the service manager.
+    pub(super) fn remove_stored(&mut self) {
+        for name in self.inherited_listeners.close_stored() {
+            if self.instances.iter().all(|instance| instance.stored_name() != name) {
+                notify::remove_from_store(&name);
+            }
+        }
     }
 
     /// Supervises the instances until the supervisor is stopped and every process has ended, or
@@ -228,6 +247,9 @@ impl Supervisor {
                 && self.processes().next().is_none()
             {
                 return Ok(self.stop_action(after));
+            }
+            if self.is_leaving {
+                return Ok(StopAction::Leave);
             }
             if self.is_upgrade_due() {
                 return Ok(StopAction::Upgrade);
@@ -263,6 +285,7 @@ impl Supervisor {
             Event::Exited(pid, status) => self.on_exit(pid, &status),
             Event::Process(pid, event) => self.on_event(pid, event),
             Event::Checked(result) => self.on_checked(result),
+            Event::Terminated { is_restart } => self.on_terminated(is_restart),
             Event::Command(command, reply) => self.on_command(command, reply).await,
         }
     }
@@ -290,10 +313,33 @@ impl Supervisor {
 
     fn signalled(&mut self, action: SignalAction) {
         match action {
+            SignalAction::Drain if manager::may_restart() && !self.is_asking => {
+                self.is_asking = true;
+                let sender = self.sender();
+                tokio::spawn(async move {
+                    let _ =
+                        sender.send(Event::Terminated { is_restart: manager::restarts().await });
+                });
+            }
             SignalAction::Drain => self.stop(Signal::SIGTERM, StopAction::Exit(0)),
             SignalAction::Abort => self.stop(Signal::SIGINT, StopAction::Exit(0)),
             SignalAction::Reload => self.again(oneshot::channel().0),
             SignalAction::Upgrade => self.begin_upgrade(oneshot::channel().0),
+        }
+    }
+
+    /// The service manager stops or restarts the service. Before a restart the processes serve on:
+    /// the next supervisor takes them over.
+    fn on_terminated(&mut self, is_restart: bool) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.is_leaving = is_restart && self.current.is_some() && self.next.is_none();
+        if self.is_leaving {
+            info!(open = self.connections(), "leaving the server process to the next supervisor");
+            notify::stopping();
+        } else {
+            self.stop(Signal::SIGTERM, StopAction::Exit(0));
         }
     }
 
@@ -409,6 +455,7 @@ impl Supervisor {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             stopping: self.stopping.is_some(),
             wrong: self.wrong.clone(),
+            processes: self.processes().map(Generation::row).collect(),
             instances: rows.chain(draining).collect(),
         }
     }
@@ -480,8 +527,13 @@ impl Supervisor {
                 self.inherited_listeners.take(listener::bind_address(address, port));
             instance.is_inherited = !instance.listeners.is_empty();
             if !instance.is_inherited {
+                let stored = listener::bind_address(address, port);
+                instance.listeners = self.inherited_listeners.take_stored(stored);
+            }
+            if instance.listeners.is_empty() {
                 let workers = process::start::workers(&line.args);
                 instance.listeners = listener::bind(address, port, workers)?;
+                notify::store(&instance.stored_name(), &instance.listeners);
             }
         }
         instance.claim(&self.settings.dir, line, access)?;

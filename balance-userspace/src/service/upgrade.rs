@@ -225,6 +225,7 @@ impl Supervisor {
                 instance.state = State::Serving;
             }
         }
+        self.remove_stored();
         self.is_taking_over = true;
     }
 }

@@ -25,8 +25,8 @@ use nix::{
 };
 use tempfile::TempDir;
 use tests::{
-    Backend, Datapath, Outcome, ReservedPort, Service, SetOnDrop, TIMEOUT, binary, connect,
-    eventually, note, run,
+    Backend, Datapath, End, Outcome, ReservedPort, Service, SetOnDrop, TIMEOUT, binary, connect,
+    end_of, eventually, note, run,
 };
 
 /// Threads with clients.
@@ -244,6 +244,34 @@ fn a_killed_server_process_refuses_nobody(datapath: Datapath) {
 
 fn served(address: SocketAddr) -> Result<(), String> {
     visit(&mut connect(address)).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_replaced_process_drains_until_its_timeout() {
+    let (server, port) = (Backend::echo("A"), ReservedPort::new());
+    let text =
+        |options: &str| format!("{options} -b 127.0.0.1 {} {}\n", port.port(), server.address());
+    let service = Service::new(&text("--datapath relay"));
+    service.run_ok(&["start"]);
+    let mut stays = connect(port.address());
+    stays.read_exact(&mut [0]).expect("the server's name");
+    let old = service.status()[0].pid.expect("a process");
+    service.run_ok(&["upgrade"]);
+    let outcome = service.run(&["status"]);
+    let line = format!("process {old} (version {}) has drained for ", env!("CARGO_PKG_VERSION"));
+    assert!(outcome.stdout.contains(&line), "{outcome:?}");
+    assert!(outcome.stdout.contains(" s, 1 connection left"), "{outcome:?}");
+    // Without a timeout the connection continues; with one it ends.
+    let mut ends = connect(port.address());
+    ends.read_exact(&mut [0]).expect("the server's name");
+    service.write(&text("--datapath relay --drain-timeout 1"));
+    service.run_ok(&["reload"]);
+    service.run_ok(&["upgrade"]);
+    assert_eq!(end_of(&mut ends), End::Reset);
+    assert_all_echo(std::slice::from_mut(&mut stays));
+    drop(stays);
+    service.status_when("one process remains", |rows| rows.len() == 1);
+    service.run_ok(&["stop"]);
 }
 
 /// A copy of the program, which a test can replace as a package does.

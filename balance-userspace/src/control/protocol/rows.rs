@@ -128,6 +128,19 @@ pub struct SessionRow {
     pub datapath: Option<String>,
 }
 
+/// A server process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessRow {
+    /// Process id.
+    pub pid: u32,
+    /// The version of its program; none until the process has said it.
+    pub version: Option<String>,
+    /// For how many seconds the process has been draining; none if it serves or starts.
+    pub draining_seconds: Option<u64>,
+    /// Its open connections.
+    pub connections: u64,
+}
+
 /// The state of a supervisor and its instances.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SupervisorStatus {
@@ -143,6 +156,8 @@ pub struct SupervisorStatus {
     pub stopping: bool,
     /// Invalid lines of the configuration file, as `FILE:LINE: REASON`.
     pub wrong: Vec<String>,
+    /// The server processes, the current one first.
+    pub processes: Vec<ProcessRow>,
     /// Every instance in the order of the file, then the draining processes of former instances.
     pub instances: Vec<InstanceRow>,
 }

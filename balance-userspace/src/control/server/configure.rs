@@ -82,6 +82,7 @@ fn changes(old: &Args, new: &Args, diff: &ChannelDiff) -> String {
     option("-T", both.map(|args| args.idle_timeout.map_or("never".to_owned(), |n| n.to_string())));
     option("--half-close-timeout", both.map(|args| args.half_close_timeout.to_string()));
     option("--grace", both.map(|args| args.grace.to_string()));
+    option("--drain-timeout", both.map(|args| args.drain_timeout.to_string()));
     option("--resolve-interval", both.map(|args| args.resolve_interval.to_string()));
     option("-M", both.map(|args| on(args.mmap)));
     option("-f", both.map(|args| on(args.foreground)));
@@ -133,6 +134,7 @@ mod tests {
             ("25 a -T 7", "-T 7 (was never)"),
             ("25 a --half-close-timeout 7", "--half-close-timeout 7 (was 3600)"),
             ("25 a --grace 7", "--grace 7 (was 30)"),
+            ("25 a --drain-timeout 7", "--drain-timeout 7 (was 0)"),
             ("25 a --resolve-interval 7", "--resolve-interval 7 (was 300)"),
             ("25 a -M", "-M on (was off)"),
             ("25 a -f", "-f on (was off)"),
