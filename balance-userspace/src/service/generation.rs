@@ -36,7 +36,7 @@ use tracing::{info, warn};
 
 use super::{event::Event, handover, member::ManagedInstance};
 use crate::{
-    control::protocol::{InstanceRow, InstanceState, ProcessRow},
+    control::protocol::{GenerationRow, InstanceRow, InstanceState},
     process::{
         protocol::{self, InstanceStatus, Request, SpawnConfig, VARIABLE},
         supervision::{self, Receiver, Sender},
@@ -249,8 +249,8 @@ impl Generation {
     }
 
     /// The process as `status` shows it.
-    pub(super) fn row(&self) -> ProcessRow {
-        ProcessRow {
+    pub(super) fn row(&self) -> GenerationRow {
+        GenerationRow {
             pid: self.pid,
             version: Some(self.version.clone()).filter(|version| !version.is_empty()),
             draining_seconds: self.draining_since.map(|since| since.elapsed().as_secs()),

@@ -24,7 +24,7 @@ use crate::{
     cli::ServiceLocation,
     control::{
         client::{rpc::ClientError, table::columns},
-        protocol::{InstanceState, ProcessRow, SupervisorStatus},
+        protocol::{GenerationRow, InstanceState, SupervisorStatus},
     },
     error::one_line,
 };
@@ -60,7 +60,7 @@ struct StatusReport {
     pid: Option<u32>,
     /// The version of the supervisor's program.
     program: Option<String>,
-    processes: Vec<ProcessRow>,
+    processes: Vec<GenerationRow>,
     instances: Vec<Row>,
     wrong: Vec<String>,
     /// Whether the file has changed since the supervisor loaded it; none if the file cannot be
@@ -208,7 +208,7 @@ impl StatusReport {
 }
 
 /// The line of a process that serves its last connections.
-fn draining(process: &ProcessRow) -> Option<String> {
+fn draining(process: &GenerationRow) -> Option<String> {
     let seconds = process.draining_seconds?;
     let version = process.version.as_deref().unwrap_or("unknown");
     let open = usize::try_from(process.connections).unwrap_or(usize::MAX);

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub use self::{
     instance::{InstanceCommand, InstanceReply},
     rows::{
-        ChannelRow, CounterRow, InstanceRow, InstanceState, ProcessRow, SessionRow, Stats,
-        SupervisorStatus,
+        ChannelRow, CounterRow, GenerationRow, InstanceRow, InstanceState, ProcessRow, SessionRow,
+        Stats, SupervisorStatus,
     },
     supervisor::{SupervisorCommand, SupervisorReply},
 };

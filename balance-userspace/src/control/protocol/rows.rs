@@ -128,9 +128,9 @@ pub struct SessionRow {
     pub datapath: Option<String>,
 }
 
-/// A server process.
+/// A server process of a supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProcessRow {
+pub struct GenerationRow {
     /// Process id.
     pub pid: u32,
     /// The version of its program; none until the process has said it.
@@ -157,7 +157,7 @@ pub struct SupervisorStatus {
     /// Invalid lines of the configuration file, as `FILE:LINE: REASON`.
     pub wrong: Vec<String>,
     /// The server processes, the current one first.
-    pub processes: Vec<ProcessRow>,
+    pub processes: Vec<GenerationRow>,
     /// Every instance in the order of the file, then the draining processes of former instances.
     pub instances: Vec<InstanceRow>,
 }
