@@ -9,10 +9,9 @@ use std::path::Path;
 use super::{
     check,
     conf::{Conf, Mistake},
-    handover,
     output::{WRONG, plural, print, print_error, print_unchanged},
     running::absolute,
-    warnings,
+    upgrade_state, warnings,
 };
 use crate::{
     cli::CheckOptions,
@@ -23,7 +22,7 @@ use crate::{
 
 /// Checks a file, and returns the exit code.
 pub(super) fn check(options: &CheckOptions) -> Result<u8, StartError> {
-    handover::examine()?;
+    upgrade_state::examine()?;
     let file = options.file.as_ref().unwrap_or(&options.config);
     let conf = check::read(file)?;
     let mut mistakes = check::all(&conf, !options.no_dns);

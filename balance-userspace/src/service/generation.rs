@@ -34,7 +34,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{event::Event, handover, member::ManagedInstance};
+use super::{event::Event, member::ManagedInstance, upgrade_state};
 use crate::{
     control::protocol::{GenerationRow, InstanceRow, InstanceState},
     process::{
@@ -106,7 +106,7 @@ impl Generation {
             .env_remove("LISTEN_FDS")
             .env_remove("LISTEN_FDNAMES")
             .env_remove("WATCHDOG_USEC")
-            .env_remove(handover::VARIABLE)
+            .env_remove(upgrade_state::VARIABLE)
             .stdin(Stdio::null());
         if config.background {
             command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -125,7 +125,12 @@ impl Generation {
     }
 
     /// A process that another supervisor has started.
-    pub(super) fn adopted(pid: u32, version: String, config: SpawnConfig, sender: Sender) -> Self {
+    pub(super) fn taken_over(
+        pid: u32,
+        version: String,
+        config: SpawnConfig,
+        sender: Sender,
+    ) -> Self {
         let serving_since = Some(Instant::now());
         Self { serving_since, ..Self::new(pid, version, config, sender) }
     }

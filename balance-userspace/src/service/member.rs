@@ -55,7 +55,7 @@ pub(super) struct Control {
 impl Control {
     /// The control socket of another supervisor. A new one takes its place unless only the owner may
     /// connect to both.
-    pub(super) fn adopted(files: Arc<InstanceFiles>, listener: UnixListener) -> Self {
+    pub(super) fn taken_over(files: Arc<InstanceFiles>, listener: UnixListener) -> Self {
         Self { files, listener, access: SocketAccess::default() }
     }
 }

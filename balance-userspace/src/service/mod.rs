@@ -5,7 +5,6 @@
 
 pub mod conf;
 
-mod adoption;
 mod backoff;
 mod check;
 mod check_verb;
@@ -13,7 +12,6 @@ mod conf_files;
 mod event;
 mod file_change;
 mod generation;
-mod handover;
 mod health;
 mod manager;
 mod member;
@@ -29,12 +27,14 @@ mod stop;
 mod successor;
 mod supervise;
 mod supervisor;
+mod takeover;
 mod unsupervised;
 mod upgrade;
+mod upgrade_state;
 mod upgrade_verb;
 mod verbs;
 mod warnings;
 
-pub use handover::is_continued;
 pub use health::unknown;
+pub use upgrade_state::is_continued;
 pub use verbs::run;

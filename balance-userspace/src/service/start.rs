@@ -11,11 +11,12 @@ use std::{
 use super::{
     check,
     conf::Conf,
-    handover, manager,
+    manager,
     output::{WRONG, plural, print, print_error},
     running::{RunningSupervisor, absolute, is_absence},
     stop,
     supervise::{Origin, supervise},
+    upgrade_state,
 };
 use crate::{
     cli::{ServiceLocation, args::LogFormat},
@@ -48,7 +49,7 @@ pub(super) fn start(
     // Instances must not inherit descriptors of the calling process.
     sys::close_on_exec_from(inherited::FIRST_FD);
     // SAFETY: the only call in this process, which has opened nothing yet.
-    if let Some(inherited) = unsafe { handover::inherit() }? {
+    if let Some(inherited) = unsafe { upgrade_state::inherit() }? {
         let sink = if inherited.background { Sink::Background } else { Sink::Foreground };
         logging::init(sink, form, false);
         // The file may have changed since its check. A mistake then changes nothing.

@@ -90,7 +90,7 @@ impl Supervisor {
             next.failed.insert(name.clone(), (why, *exit_code));
         }
         if next.process.awaited.is_empty() {
-            self.take_over();
+            self.make_current();
         }
     }
 
@@ -110,7 +110,7 @@ impl Supervisor {
     }
 
     /// Makes the new process the current one, and drains the old process.
-    fn take_over(&mut self) {
+    fn make_current(&mut self) {
         let Some(Successor { process, lines, mut failed }) = self.next.take() else { return };
         info!(pid = process.pid, "new server process took over");
         self.respawn = None;

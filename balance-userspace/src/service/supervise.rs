@@ -16,13 +16,13 @@ use tokio::{
 use tracing::{error, warn};
 
 use super::{
-    adoption,
     conf::Conf,
     event::Event,
-    handover::{self, Inherited, Previous},
     member::Control,
     running::absolute,
     supervisor::{StopAction, Supervisor, SupervisorSettings},
+    takeover,
+    upgrade_state::{self, Inherited, Previous},
 };
 use crate::{
     cli::{ServiceLocation, args::LogFormat},
@@ -76,7 +76,7 @@ pub(super) fn supervise(
             let json = form == LogFormat::Json;
             let settings = SupervisorSettings { file, dir, background, json };
             let (sender, events) = unbounded_channel();
-            let processes = adoption::adopt_all(&takeover_path, &takeover, &sender).await;
+            let processes = takeover::take_over_all(&takeover_path, &takeover, &sender).await;
             fs::rename(&paths.next, &takeover_path)
                 .map_err(failed("publish the takeover socket"))?;
             let control = own.listener.try_clone().map_err(failed("serve the control socket"))?;
@@ -94,7 +94,7 @@ pub(super) fn supervise(
             );
             match previous {
                 Some(previous) => supervisor.inherit(previous, processes),
-                None => supervisor.adopt(processes),
+                None => supervisor.take_over_processes(processes),
             }
             let listen = async {
                 if let Err(error) = server::serve(control, answers, ClientLimits::default()).await {
@@ -189,7 +189,7 @@ fn control_group(conf: &Conf) -> Option<Gid> {
 /// service manager. Returns only on failure.
 fn re_exec(inherited_listeners: InheritedListeners) -> StartError {
     let failed = |source| StartError::System { act: "restart", source };
-    let program = match handover::program() {
+    let program = match upgrade_state::program() {
         Ok(path) => path,
         Err(error) => return failed(error),
     };
@@ -203,7 +203,7 @@ fn re_exec(inherited_listeners: InheritedListeners) -> StartError {
         .env("LISTEN_FDS", listeners.len().to_string())
         .env("LISTEN_PID", std::process::id().to_string())
         .env_remove("LISTEN_FDNAMES")
-        .env_remove(handover::VARIABLE);
+        .env_remove(upgrade_state::VARIABLE);
     match command.fd_mappings(listeners) {
         Ok(command) => {
             logging::flush();

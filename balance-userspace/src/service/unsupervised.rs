@@ -8,7 +8,7 @@ use std::{fs, os::unix::net::UnixStream, path::Path};
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc::unbounded_channel;
 
-use super::{adoption::adopt_all, event::Event, running::absolute};
+use super::{event::Event, running::absolute, takeover::take_over_all};
 use crate::{
     cli::ServiceLocation,
     control::{
@@ -46,7 +46,7 @@ pub(super) fn stop(location: &ServiceLocation) -> Result<usize, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let count = runtime.map_err(failed)?.block_on(async {
         let (sender, mut events) = unbounded_channel();
-        let processes = adopt_all(&paths.takeover(), &socket, &sender).await;
+        let processes = take_over_all(&paths.takeover(), &socket, &sender).await;
         processes.iter().for_each(|it| it.process.signal(Signal::SIGTERM));
         let mut left = processes.len();
         while left > 0 {

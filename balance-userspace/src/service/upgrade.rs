@@ -3,7 +3,7 @@
 //! 1. The new program, as a child, checks the file and the state of the supervisor.
 //! 2. The supervisor executes the new program. Pid, listeners, locks and control sockets stay. The
 //!    server process serves on without a supervisor.
-//! 3. The new program takes the processes over ([`adoption`](super::adoption)), and starts a new
+//! 3. The new program takes the processes over ([`takeover`](super::takeover)), and starts a new
 //!    server process ([`successor`](super::successor)). As soon as that serves, the old one drains.
 //!
 //! Invariant: a new program that does not start, or finds a mistake, changes nothing. A process
@@ -30,12 +30,12 @@ use tokio::{process::Command, sync::oneshot, task::spawn_blocking, time::timeout
 use tracing::{error, info, warn};
 
 use super::{
-    adoption::{Adopted, AdoptedInstance},
     event::Event,
-    handover::{self, Previous},
     member::{Control, ManagedInstance, State},
     output::WRONG,
     supervisor::Supervisor,
+    takeover::{TakenInstance, TakenProcess},
+    upgrade_state::{self, Previous},
 };
 use crate::{
     control::{instance_files::InstanceFiles, protocol::SupervisorReply},
@@ -73,7 +73,7 @@ impl Supervisor {
             () if self.upgrade.is_some() => refused("another upgrade is in progress"),
             () => {
                 self.upgrade = Some(Upgrade { reply, is_checked: false });
-                let state = handover::write(&handover::state(self).0);
+                let state = upgrade_state::write(&upgrade_state::state(self).0);
                 let (file, sender) = (self.settings.file.clone(), self.sender());
                 tokio::spawn(async move {
                     let checked = match state {
@@ -123,11 +123,11 @@ impl Supervisor {
         logging::flush();
         notify::reloading();
         signals::block();
-        let error = handover::program().map_or_else(
+        let error = upgrade_state::program().map_or_else(
             |error| error,
             |program| {
-                let (state, fds) = handover::state(self);
-                handover::execute(&program, &state, &fds)
+                let (state, fds) = upgrade_state::state(self);
+                upgrade_state::execute(&program, &state, &fds)
             },
         );
         signals::unblock();
@@ -138,7 +138,7 @@ impl Supervisor {
     /// Whether the program on the disk is another one than the program of this process.
     pub(super) fn is_outdated() -> bool {
         let identity = |path: &Path| fs::metadata(path).map(|it| (it.dev(), it.ino()));
-        let Ok(program) = handover::program() else { return false };
+        let Ok(program) = upgrade_state::program() else { return false };
         match (identity(Path::new("/proc/self/exe")), identity(&program)) {
             (Ok(own), Ok(other)) => own != other,
             _ => false,
@@ -146,7 +146,7 @@ impl Supervisor {
     }
 
     /// Continues the work of the program that this process executed before.
-    pub(super) fn inherit(&mut self, previous: Previous, processes: Vec<Adopted>) {
+    pub(super) fn inherit(&mut self, previous: Previous, processes: Vec<TakenProcess>) {
         self.instances.clear();
         for it in previous.instances {
             let mut instance = ManagedInstance::new(it.line, it.id);
@@ -156,7 +156,7 @@ impl Supervisor {
             let paths = instance.paths(&self.settings.dir);
             if let (Some((listener, lock)), Ok(paths)) = (it.control, paths) {
                 let files = Arc::new(InstanceFiles::with_lock(paths, lock));
-                instance.control = Some(Control::adopted(files, listener));
+                instance.control = Some(Control::taken_over(files, listener));
             }
             self.instances.push(instance);
         }
@@ -169,7 +169,7 @@ impl Supervisor {
     }
 
     /// Continues the work of a supervisor that has ended and left its server processes.
-    pub(super) fn adopt(&mut self, mut processes: Vec<Adopted>) {
+    pub(super) fn take_over_processes(&mut self, mut processes: Vec<TakenProcess>) {
         if processes.iter().all(|it| it.process.draining_since.is_some()) {
             self.draining.extend(processes.into_iter().map(|it| it.process));
             return;
@@ -178,13 +178,13 @@ impl Supervisor {
         processes.sort_by_key(|it| it.instances.len());
         let instances = processes.last_mut().map(|it| std::mem::take(&mut it.instances));
         for it in instances.into_iter().flatten() {
-            self.adopt_instance(it);
+            self.take_over_instance(it);
         }
         self.supervise(processes, &[]);
     }
 
-    fn adopt_instance(&mut self, it: AdoptedInstance) {
-        let AdoptedInstance { id, line, mut listeners, control } = it;
+    fn take_over_instance(&mut self, it: TakenInstance) {
+        let TakenInstance { id, line, mut listeners, control } = it;
         let line = match line.try_into() {
             Ok(line) => line,
             Err(error) => {
@@ -196,7 +196,7 @@ impl Supervisor {
         let mut instance = ManagedInstance::new(line, id);
         instance.listeners = listeners;
         match instance.reclaim(&self.settings.dir) {
-            Ok(files) => instance.control = Some(Control::adopted(Arc::new(files), control)),
+            Ok(files) => instance.control = Some(Control::taken_over(Arc::new(files), control)),
             Err(error) => {
                 error!(instance = %instance.name(), %error, "cannot use the control socket")
             }
@@ -206,8 +206,8 @@ impl Supervisor {
 
     /// Supervises processes that other supervisors have started. The last one that is not to drain
     /// is the current one, until its successor serves.
-    fn supervise(&mut self, processes: Vec<Adopted>, draining: &[u32]) {
-        for Adopted { mut process, .. } in processes {
+    fn supervise(&mut self, processes: Vec<TakenProcess>, draining: &[u32]) {
+        for TakenProcess { mut process, .. } in processes {
             let ids = process.names.keys().chain(self.instances.iter().map(|it| &it.id));
             self.last_id = ids.copied().max().unwrap_or(0).max(self.last_id);
             if draining.contains(&process.pid) && process.draining_since.is_none() {
@@ -232,12 +232,12 @@ impl Supervisor {
 
 /// Has the program on the disk check the file and the state.
 async fn check(file: &Path, state: OwnedFd) -> Result<(), Refusal> {
-    let program = handover::program().map_err(|error| cannot("find the program", &error))?;
+    let program = upgrade_state::program().map_err(|error| cannot("find the program", &error))?;
     let mut command = Command::new(&program);
     command
         .args(["check", "--no-dns", "--config"])
         .arg(file)
-        .env(handover::VARIABLE, STATE_FD.to_string())
+        .env(upgrade_state::VARIABLE, STATE_FD.to_string())
         .env_remove("NOTIFY_SOCKET")
         .stdin(Stdio::null())
         .kill_on_drop(true);

@@ -29,14 +29,14 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A process that this supervisor has taken over.
-pub(super) struct Adopted {
+pub(super) struct TakenProcess {
     pub(super) process: Generation,
     /// The instances that the process accepts for.
-    pub(super) instances: Vec<AdoptedInstance>,
+    pub(super) instances: Vec<TakenInstance>,
 }
 
 /// An instance with its descriptors.
-pub(super) struct AdoptedInstance {
+pub(super) struct TakenInstance {
     pub(super) id: u64,
     pub(super) line: InstanceLine,
     pub(super) listeners: Vec<Socket>,
@@ -45,15 +45,15 @@ pub(super) struct AdoptedInstance {
 
 /// Takes over all processes that wait at the socket at `path`. `next` is the takeover socket of
 /// this supervisor.
-pub(super) async fn adopt_all(
+pub(super) async fn take_over_all(
     path: &Path,
     next: &UnixListener,
     events: &UnboundedSender<Event>,
-) -> Vec<Adopted> {
-    let mut adopted = Vec::new();
+) -> Vec<TakenProcess> {
+    let mut taken = Vec::new();
     // Each process closes the socket when it has a supervisor.
     while let Ok(Ok(stream)) = timeout(TIMEOUT, UnixStream::connect(path)).await {
-        match timeout(TIMEOUT, adopt(stream, next, events)).await {
+        match timeout(TIMEOUT, take_over(stream, next, events)).await {
             Ok(Ok(process)) => {
                 info!(
                     pid = process.process.pid,
@@ -61,7 +61,7 @@ pub(super) async fn adopt_all(
                     instances = process.instances.len(),
                     "server process taken over"
                 );
-                adopted.push(process);
+                taken.push(process);
             }
             Ok(Err(error)) => {
                 error!(%error, "cannot take over a server process");
@@ -73,21 +73,21 @@ pub(super) async fn adopt_all(
             }
         }
     }
-    adopted
+    taken
 }
 
-async fn adopt(
+async fn take_over(
     stream: UnixStream,
     next: &UnixListener,
     events: &UnboundedSender<Event>,
-) -> io::Result<Adopted> {
+) -> io::Result<TakenProcess> {
     let (mut receiver, sender) = supervision::from_stream(stream);
     sender.send(&Request::Supervise, vec![next.try_clone()?.into()]);
     let reply = receiver.next().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
     let protocol::Event::Supervised { version, pid, config, is_draining, instances } = reply else {
         return Err(io::Error::other("the process sent another message than its instances"));
     };
-    let mut process = Generation::adopted(pid, version, config, sender);
+    let mut process = Generation::taken_over(pid, version, config, sender);
     let mut accepting = Vec::new();
     for instance in instances {
         process.names.insert(instance.id, name(&instance.line).to_string());
@@ -97,7 +97,7 @@ async fn adopt(
         let mut fds = receiver.take(instance.listeners + 1)?;
         let control = fds.pop().map(UnixListener::from).ok_or(io::ErrorKind::NotFound)?;
         process.accepting.insert(instance.id);
-        accepting.push(AdoptedInstance {
+        accepting.push(TakenInstance {
             id: instance.id,
             line: instance.line,
             listeners: fds.into_iter().map(Socket::from).collect(),
@@ -108,7 +108,7 @@ async fn adopt(
         process.drain();
     }
     process.read(receiver, None, events);
-    Ok(Adopted { process, instances: accepting })
+    Ok(TakenProcess { process, instances: accepting })
 }
 
 fn name(line: &InstanceLine) -> InstanceName {
