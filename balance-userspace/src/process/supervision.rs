@@ -1,12 +1,14 @@
 //! The channel between a supervisor and a server process: JSON lines with descriptors, on a stream
 //! socket.
 //!
-//! Invariant: the descriptors of a message arrive with its first byte, in the order of the
-//! messages. A receiver takes as many as the message says.
+//! Invariants:
+//! - The descriptors of a message arrive with the blanks before the message.
+//! - A receiver gets all descriptors of a message or none. It never gets those of another message.
 
 use std::{
     collections::VecDeque,
     io::{self, IoSlice, IoSliceMut, Write as _},
+    mem::MaybeUninit,
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
         unix::net::UnixStream as StdStream,
@@ -15,9 +17,10 @@ use std::{
     time::Duration,
 };
 
-use nix::{
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use rustix::{
     cmsg_space,
-    sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg},
+    net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -79,7 +82,7 @@ pub(crate) fn from_stream(stream: UnixStream) -> (Receiver, Sender) {
     let (read, write) = stream.into_split();
     let (queue, messages) = unbounded_channel();
     let writer = tokio::spawn(write_all(write, messages));
-    let receiver = Receiver { stream: read, bytes: Vec::new(), fds: VecDeque::new() };
+    let receiver = Receiver { stream: read, received: Received::default(), fds: VecDeque::new() };
     (receiver, Sender { queue, writer: Arc::new(writer) })
 }
 
@@ -153,35 +156,36 @@ async fn send(stream: &UnixStream, bytes: &[u8], fds: &[RawFd]) -> io::Result<us
 #[derive(Debug)]
 pub(crate) struct Receiver {
     stream: OwnedReadHalf,
-    bytes: Vec<u8>,
+    received: Received,
+    /// The descriptors of the last message.
     fds: VecDeque<OwnedFd>,
 }
 
 impl Receiver {
     /// Waits for the next message; `None` if the other process is gone. The future may be dropped:
-    /// nothing is lost.
+    /// nothing is lost. Closes the descriptors of the last message that were not taken.
     ///
     /// # Errors
     /// When a message cannot be read.
     pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         loop {
-            if let Some(end) = self.bytes.iter().position(|&byte| byte == b'\n') {
-                let line: Vec<u8> = self.bytes.drain(..=end).collect();
+            if let Some((line, fds)) = self.received.next() {
+                self.fds = fds.into();
                 return Ok(Some(serde_json::from_slice(&line)?));
             }
             let stream: &UnixStream = self.stream.as_ref();
-            let (bytes, fds) = (&mut self.bytes, &mut self.fds);
-            let n = stream.async_io(Interest::READABLE, || receive(stream, bytes, fds)).await?;
+            let received = &mut self.received;
+            let n = stream.async_io(Interest::READABLE, || received.receive(stream)).await?;
             if n == 0 {
                 return Ok(None);
             }
         }
     }
 
-    /// Takes descriptors of the last message.
+    /// Takes the next descriptors of the last message.
     ///
     /// # Errors
-    /// When the message came with fewer.
+    /// When the message has come with fewer, as at the limit of open files.
     pub(crate) fn take(&mut self, count: usize) -> io::Result<Vec<OwnedFd>> {
         if self.fds.len() < count {
             self.fds.clear();
@@ -191,28 +195,119 @@ impl Receiver {
     }
 }
 
-fn receive(
-    stream: &UnixStream,
-    bytes: &mut Vec<u8>,
-    fds: &mut VecDeque<OwnedFd>,
-) -> io::Result<usize> {
-    let mut buffer = [0; 16 << 10];
-    let mut space = cmsg_space!([RawFd; MAX_FDS]);
-    let (n, received) = {
+/// What has arrived and is no part of a returned message.
+#[derive(Debug, Default)]
+struct Received {
+    bytes: Vec<u8>,
+    /// The number of bytes of the returned messages.
+    returned: u64,
+    batches: VecDeque<Batch>,
+}
+
+/// Descriptors that have arrived together.
+#[derive(Debug)]
+struct Batch {
+    /// The number of bytes that had arrived by then. The byte that carried the descriptors is the
+    /// last of them.
+    until: u64,
+    fds: Vec<OwnedFd>,
+    /// The kernel has passed on all of them.
+    is_complete: bool,
+}
+
+impl Received {
+    /// The next message with its descriptors, or without any if one of them is missing.
+    fn next(&mut self) -> Option<Message> {
+        let end = self.bytes.iter().position(|&byte| byte == b'\n')?;
+        let line: Vec<u8> = self.bytes.drain(..=end).collect();
+        self.returned += line.len() as u64;
+        let later = self.batches.iter().position(|batch| batch.until > self.returned);
+        let own = self.batches.drain(..later.unwrap_or(self.batches.len()));
+        let (mut fds, mut is_complete) = (Vec::new(), true);
+        for batch in own {
+            fds.extend(batch.fds);
+            is_complete &= batch.is_complete;
+        }
+        Some((line, if is_complete { fds } else { Vec::new() }))
+    }
+
+    /// Receives bytes, and at most one batch of descriptors. Returns the number of bytes.
+    fn receive(&mut self, stream: &UnixStream) -> io::Result<usize> {
+        let mut buffer = [0; 16 << 10];
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut slices = [IoSliceMut::new(&mut buffer)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-        let message = recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
-        let mut received = Vec::new();
-        // Without free descriptors the kernel cuts the list off. The message then lacks them.
-        for control in message.cmsgs().into_iter().flatten() {
-            if let ControlMessageOwned::ScmRights(fds) = control {
-                received.extend(fds);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let message = recvmsg(stream, &mut slices, &mut control, flags)?;
+        let (n, flags) = (message.bytes, message.flags);
+        self.bytes.extend(&buffer[..n]);
+        let mut fds = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                fds.extend(rights);
             }
         }
-        (message.bytes, received)
+        // Without free descriptors the kernel cuts the list off, perhaps to nothing.
+        let is_complete = !flags.contains(ReturnFlags::CTRUNC);
+        if !fds.is_empty() || !is_complete {
+            // A call ends with the byte that carries descriptors (unix_stream_read_generic in
+            // net/unix/af_unix.c).
+            let until = self.returned + self.bytes.len() as u64;
+            self.batches.push_back(Batch { until, fds, is_complete });
+        }
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::{self, File},
+        os::unix::fs::MetadataExt as _,
     };
-    // SAFETY: the kernel has opened these descriptors for this process with this message.
-    fds.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-    bytes.extend(&buffer[..n]);
-    Ok(n)
+
+    use super::*;
+
+    /// More descriptors than a receiver has room for. The kernel's limit is 253.
+    const TOO_MANY: usize = 253;
+
+    fn file(folder: &tempfile::TempDir, name: &str) -> (File, u64) {
+        let file = File::create(folder.path().join(name)).unwrap();
+        let inode = file.metadata().unwrap().ino();
+        (file, inode)
+    }
+
+    /// The number of descriptors of this process for an inode.
+    fn open(inode: u64) -> usize {
+        let fds = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        fds.filter(|fd| fs::metadata(fd.path()).is_ok_and(|found| found.ino() == inode)).count()
+    }
+
+    #[tokio::test]
+    async fn a_cut_off_list_is_closed_and_the_next_message_keeps_its_descriptors() {
+        let folder = tempfile::tempdir().unwrap();
+        let [(cut_off, first), (whole, second)] = ["a", "b"].map(|name| file(&folder, name));
+        let (one, other) = StdStream::pair().unwrap();
+        let (mut receiver, _sender) = split(one).unwrap();
+        // Everything has arrived before the receiver begins.
+        other.set_nonblocking(true).unwrap();
+        let stream = UnixStream::from_std(other).unwrap();
+        let too_many = vec![cut_off.as_raw_fd(); TOO_MANY];
+        send(&stream, b" ", &too_many).await.unwrap();
+        send(&stream, b"1\n", &[]).await.unwrap();
+        send(&stream, b" ", &[whole.as_raw_fd()]).await.unwrap();
+        send(&stream, b" ", &[whole.as_raw_fd()]).await.unwrap();
+        send(&stream, b"2\n3\n", &[]).await.unwrap();
+
+        assert_eq!(receiver.next().await.unwrap(), Some(1));
+        assert_eq!(open(first), 1);
+        assert!(receiver.take(1).is_err());
+        assert_eq!(receiver.next().await.unwrap(), Some(2));
+        let taken = receiver.take(1).unwrap().remove(0);
+        assert_eq!(File::from(taken).metadata().unwrap().ino(), second);
+        assert_eq!(open(second), 2);
+        assert_eq!(receiver.next().await.unwrap(), Some(3));
+        assert_eq!(open(second), 1);
+        assert!(receiver.take(1).is_err());
+    }
 }

@@ -1,5 +1,6 @@
 //! The supervisor of several instances: verbs, sd_notify(3), reloads, and the Debian package.
 
+mod descriptors;
 mod health;
 mod package;
 mod reload;
