@@ -9,6 +9,7 @@ mod backoff;
 mod check;
 mod check_verb;
 mod conf_files;
+mod control_socket;
 mod event;
 mod file_change;
 mod generation;

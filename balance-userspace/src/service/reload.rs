@@ -25,6 +25,7 @@ use super::{
     backoff::Backoff,
     check,
     conf::{InstanceName, Line, Mistake, ProcessSettings},
+    control_socket::control_group,
     generation::{DRAIN_TIMEOUT, Generation},
     member::{ManagedInstance, State},
     plan::{Plan, Step, plan},
@@ -98,8 +99,11 @@ impl Supervisor {
             return;
         }
         let file = self.settings.file.clone();
-        let lines = match check::read(&file) {
-            Ok(conf) if conf.mistakes.is_empty() => conf.lines,
+        let (lines, group) = match check::read(&file) {
+            Ok(conf) if conf.mistakes.is_empty() => {
+                let group = control_group(&conf);
+                (conf.lines, group)
+            }
             Ok(conf) => return self.end_reload(SupervisorReply::InvalidFile(conf.wrong())),
             Err(error) => {
                 return self.end_reload(SupervisorReply::InvalidFile(vec![error.to_string()]));
@@ -114,7 +118,15 @@ impl Supervisor {
             return self.end_reload(SupervisorReply::InvalidFile(wrong));
         }
         self.wrong.clear();
+        let control = self.change_control_group(group);
         if let Some(reload) = &mut self.reload {
+            match control {
+                Ok(true) if !reload.is_takeover => {
+                    reload.changed.push("control socket: replaced".to_owned());
+                }
+                Ok(_) => {}
+                Err(error) => reload.failed.push((error.to_string(), error.exit_code())),
+            }
             reload.differences.ask(self.current.as_ref(), &self.instances);
         }
         self.apply(plan);

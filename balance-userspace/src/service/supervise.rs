@@ -5,19 +5,11 @@
 use std::{fs, os::unix::process::CommandExt as _, sync::Arc};
 
 use command_fds::{CommandFdExt as _, FdMapping};
-use nix::unistd::Gid;
-use tokio::{
-    select,
-    sync::{
-        mpsc::{UnboundedSender, unbounded_channel},
-        oneshot,
-    },
-};
-use tracing::{error, warn};
+use tokio::sync::mpsc::unbounded_channel;
 
 use super::{
     conf::Conf,
-    event::Event,
+    control_socket::control_group,
     member::Control,
     running::absolute,
     supervisor::{StopAction, Supervisor, SupervisorSettings},
@@ -28,12 +20,7 @@ use crate::{
     cli::{ServiceLocation, args::LogFormat},
     control::{
         instance_files::{InstanceFiles, InstanceFilesError, SocketAccess},
-        protocol::{SupervisorCommand, SupervisorReply},
         run_dir::{Paths, RunDir},
-        server::{
-            self, Handler,
-            client_limiter::{ClientLimits, ClientPermit},
-        },
     },
     error::StartError,
     io::inherited::{self, InheritedListeners},
@@ -41,7 +28,6 @@ use crate::{
     sys::{
         self,
         daemon::ReadyNotifier,
-        privileges,
         signals::{self, Signals},
     },
 };
@@ -79,9 +65,6 @@ pub(super) fn supervise(
             let processes = takeover::take_over_all(&takeover_path, &takeover, &sender).await;
             fs::rename(&paths.next, &takeover_path)
                 .map_err(failed("publish the takeover socket"))?;
-            let control = own.listener.try_clone().map_err(failed("serve the control socket"))?;
-            let has_readers = access.group.is_some();
-            let answers = SupervisorHandler { events: sender.clone(), has_readers };
             let events = (sender, events);
             let mut supervisor = Supervisor::new(
                 settings,
@@ -92,20 +75,12 @@ pub(super) fn supervise(
                 takeover,
                 events,
             );
+            supervisor.serve_control().map_err(failed("serve the control socket"))?;
             match previous {
                 Some(previous) => supervisor.inherit(previous, processes),
                 None => supervisor.take_over_processes(processes),
             }
-            let listen = async {
-                if let Err(error) = server::serve(control, answers, ClientLimits::default()).await {
-                    error!(%error, "cannot serve the control socket");
-                }
-                std::future::pending::<()>().await;
-            };
-            let after = select! {
-                after = supervise_until(&mut supervisor, &mut signals) => after?,
-                () = listen => unreachable!("this future never completes"),
-            };
+            let after = supervise_until(&mut supervisor, &mut signals).await?;
             if after == StopAction::Leave {
                 // The next supervisor takes the files over with the processes.
                 std::mem::forget(supervisor);
@@ -171,18 +146,11 @@ impl Origin {
             }
             Self::Program(Inherited { lock, control: listener, unused, previous, .. }) => {
                 let files = Arc::new(InstanceFiles::with_lock(paths.clone(), lock));
-                Ok((Control { files, listener, access }, unused.into(), Some(previous)))
+                // The reload after the takeover gives the socket its group.
+                Ok((Control::taken_over(files, listener), unused.into(), Some(previous)))
             }
         }
     }
-}
-
-/// The group of the supervisor's control socket. Each line reports a group that does not exist.
-fn control_group(conf: &Conf) -> Option<Gid> {
-    let group = conf.process_settings()?.control_group?;
-    privileges::find_group(&group)
-        .inspect_err(|error| warn!(%error, "control socket without a group"))
-        .ok()
 }
 
 /// Executes the program that is now on the disk in this process, and passes on the listeners of the
@@ -210,34 +178,5 @@ fn re_exec(inherited_listeners: InheritedListeners) -> StartError {
             failed(command.exec())
         }
         Err(error) => failed(std::io::Error::other(error)),
-    }
-}
-
-/// Handles requests on the control socket: forwards each command to the supervisor as an event.
-#[derive(Clone)]
-struct SupervisorHandler {
-    events: UnboundedSender<Event>,
-    has_readers: bool,
-}
-
-impl Handler for SupervisorHandler {
-    type Command = SupervisorCommand;
-
-    async fn handle(&self, _: &mut ClientPermit, command: SupervisorCommand) -> SupervisorReply {
-        let (reply, answer) = oneshot::channel();
-        let gone = || SupervisorReply::Refused("balance is stopping".to_owned());
-        if self.events.send(Event::Command(command, reply)).is_err() {
-            return gone();
-        }
-        answer.await.unwrap_or_else(|_| gone())
-    }
-
-    fn has_readers(&self) -> bool {
-        self.has_readers
-    }
-
-    async fn stopped(&self) {
-        // The supervisor serves requests until its process ends.
-        std::future::pending::<()>().await;
     }
 }

@@ -34,6 +34,7 @@ use tracing::{error, info, warn};
 use super::{
     backoff::Backoff,
     conf::{Conf, Line},
+    control_socket::ControlService,
     event::Event,
     generation::Generation,
     manager,
@@ -120,6 +121,7 @@ pub(super) struct Supervisor {
     pub(super) last_id: u64,
     /// The files and the control socket of the supervisor.
     pub(super) own: Control,
+    pub(super) control_service: ControlService,
     /// The takeover socket.
     takeover: UnixListener,
     /// Start time on the monotonic clock, which tells a restarted supervisor from the one before.
@@ -165,6 +167,7 @@ impl Supervisor {
             settings,
             last_id: instances.len() as u64,
             own,
+            control_service: ControlService::default(),
             takeover,
             instances: instances
                 .into_iter()

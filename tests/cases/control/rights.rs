@@ -296,6 +296,14 @@ fn a_member_sees_the_status_of_a_service_and_only_root_controls_it() {
     }
     assert_eq!(service.supervisor(), pid);
     assert_eq!(service.run_ok(&["reload"]), "balance is reloaded: nothing has changed\n");
+    // The next program keeps the rights.
+    service.run_ok(&["upgrade"]);
+    for command in [service.command(&["status"]), on_instance(&service, &port, "show")] {
+        let outcome = member.run(&command);
+        assert_eq!((outcome.status.code(), &*outcome.stderr), (Some(0), ""), "{outcome:?}");
+        assert_eq!(stranger.run(&command).status.code(), Some(NO_PERMISSION));
+    }
+    assert_denied(&member.run(&service.command(&["stop"])), why);
     service.run_ok(&["stop"]);
 }
 
@@ -306,17 +314,22 @@ fn a_reload_changes_the_group_of_the_sockets() {
     let line = fs::read_to_string(service.file()).expect("the file");
     let name = format!("127.0.0.1:{}", port.port());
     let socket = service.run_dir().join(format!("balance.{}.127.0.0.1.sock", port.port()));
-    let show = on_instance(&service, &port, "show");
+    let [show, status] = [on_instance(&service, &port, "show"), service.command(&["status"])];
     assert_mode(&socket, 0o600, 0);
     assert_eq!(member.run(&show).status.code(), Some(NO_PERMISSION));
     let before = service.status()[0].pid;
 
     service.write(&format!("default --control-group {GROUP}\n{line}"));
-    assert_eq!(service.run_ok(&["reload"]), format!("{name}: replaced\nbalance is reloaded\n"));
+    assert_eq!(
+        service.run_ok(&["reload"]),
+        format!("control socket: replaced\n{name}: replaced\nbalance is reloaded\n")
+    );
     assert_mode(&socket, 0o660, GROUP);
-    let outcome = member.run(&show);
-    assert_eq!((outcome.status.code(), &*outcome.stderr), (Some(0), ""), "{outcome:?}");
-    assert_eq!(stranger.run(&show).status.code(), Some(NO_PERMISSION));
+    for command in [&show, &status] {
+        let outcome = member.run(command);
+        assert_eq!((outcome.status.code(), &*outcome.stderr), (Some(0), ""), "{outcome:?}");
+        assert_eq!(stranger.run(command).status.code(), Some(NO_PERMISSION));
+    }
     let why = "only root may change the running balance";
     assert_denied(&member.run(&on_instance(&service, &port, "disable 0")), why);
     // The process stays.
@@ -325,7 +338,9 @@ fn a_reload_changes_the_group_of_the_sockets() {
     service.write(&line);
     service.run_ok(&["reload"]);
     assert_mode(&socket, 0o600, 0);
-    assert_eq!(member.run(&show).status.code(), Some(NO_PERMISSION));
+    for command in [&show, &status] {
+        assert_eq!(member.run(command).status.code(), Some(NO_PERMISSION));
+    }
     service.run_ok(&["stop"]);
 }
 
