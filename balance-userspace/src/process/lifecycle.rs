@@ -25,13 +25,16 @@ use super::{
     requests::{self, Prepared},
     status::Status,
     supervision::{self, Receiver, Supervision},
-    takeover::{Channel, Takeover},
+    takeover::{SupervisorSocket, Takeover},
 };
 use crate::{
     error::StartError,
     instance::{context::Context, timer::sleep_for},
     sys::signals::{SignalAction, Signals},
 };
+
+/// Exit code of an instance without descriptors: EX_OSERR of sysexits(3).
+const NO_DESCRIPTOR: u8 = 71;
 
 /// Threads that resolve names at the same time.
 const LOOK_UPS: usize = 16;
@@ -73,8 +76,8 @@ impl Lifecycle {
             let datapath = instances.shared.datapath.clone();
             let (supervision, config) = supervision.unzip();
             let (receiver, sender) = match supervision.map(Supervision::split).transpose() {
-                Ok(channel) => channel.unzip(),
-                Err(error) => return error!(%error, "cannot use the channel of the supervisor"),
+                Ok(halves) => halves.unzip(),
+                Err(error) => return error!(%error, "cannot use the socket to the supervisor"),
             };
             let (sender_of_completed, completed) = unbounded_channel();
             let mut process = Process {
@@ -176,7 +179,7 @@ impl Process {
                     Some(request) => self.on_request(request),
                     None => self.on_supervisor_lost(),
                 },
-                channel = self.takeover.next() => self.on_takeover(channel),
+                socket = self.takeover.next() => self.on_takeover(socket),
                 completed = self.completed.recv() => if let Some(completed) = completed {
                     self.on_completed(completed).await;
                 },
@@ -230,20 +233,20 @@ impl Process {
         }
     }
 
-    /// The supervisor has ended. The process serves on, and waits for another one.
+    /// The supervisor has ended. The process continues to serve, and waits for another supervisor.
     fn on_supervisor_lost(&mut self) {
         self.supervisor = None;
         self.status.forget_supervisor();
         if self.takeover.begin() {
             warn!("the supervisor has ended, serving without one");
         } else {
-            warn!("the supervisor has ended before it supervised, stopping");
+            warn!("the supervisor ended during the start, stopping");
             self.stop(None);
         }
     }
 
-    /// Another supervisor has taken over.
-    fn on_takeover(&mut self, (receiver, sender): Channel) {
+    /// Another supervisor has taken this process over.
+    fn on_takeover(&mut self, (receiver, sender): SupervisorSocket) {
         info!("another supervisor has taken over");
         self.supervisor = Some(receiver);
         self.status.set_supervisor(sender);
@@ -309,7 +312,8 @@ impl Process {
             Request::Serve { id, line, listeners, may_have_clients } => {
                 let Ok(fds) = self.take_descriptors(id, &line, listeners + 1) else {
                     let reason = "no descriptor left for the listeners".to_owned();
-                    return self.status.send(&Event::Failed { id, reason, exit_code: 71 });
+                    let exit_code = NO_DESCRIPTOR;
+                    return self.status.send(&Event::Failed { id, reason, exit_code });
                 };
                 let (look_ups, sender) =
                     (Arc::clone(&self.look_ups), self.sender_of_completed.clone());
@@ -379,8 +383,8 @@ fn limit_drain(context: &Arc<Context>) {
     });
 }
 
-/// Waits for the next request; `None` when the supervisor is gone. Without a supervisor waits for
-/// ever.
+/// Waits for the next request; `None` when the supervisor has ended. Without a supervisor the
+/// future never completes.
 async fn next_request(supervisor: &mut Option<supervision::Receiver>) -> Option<Request> {
     match supervisor {
         Some(receiver) => receiver.next().await.unwrap_or_else(|error| {

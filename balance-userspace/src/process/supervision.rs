@@ -1,5 +1,5 @@
-//! The channel between a supervisor and a server process: JSON lines with descriptors, on a stream
-//! socket.
+//! The socket between a supervisor and a server process: a Unix stream socket that carries JSON
+//! lines with descriptors.
 //!
 //! Invariants:
 //! - The descriptors of a message arrive with the blanks before the message.
@@ -35,18 +35,18 @@ use tokio::{
 };
 use tracing::debug;
 
-/// The descriptor at which a server process finds its channel.
+/// The descriptor at which a server process finds its socket.
 pub(crate) const FD: RawFd = 3;
 
 /// The most descriptors of one message. The kernel's limit is 253 (include/net/scm.h, SCM_MAX_FD).
 const MAX_FDS: usize = 250;
 
-/// The end of a channel that a process has not begun to use.
+/// The socket of a server process to its supervisor, before its first use.
 #[derive(Debug)]
 pub struct Supervision(StdStream);
 
 impl Supervision {
-    /// Takes the channel from the supervisor.
+    /// Takes the socket that the supervisor has opened.
     ///
     /// # Safety
     /// To be called at most once, before this process opens a descriptor, in a process that a
@@ -59,25 +59,25 @@ impl Supervision {
 
     /// Sends the only message of a process that cannot start.
     pub(crate) fn send_last(&mut self, message: &impl Serialize) {
-        // The supervisor may be gone.
+        // The supervisor may have ended.
         if let Ok(line) = serde_json::to_vec(message) {
             let _ = self.0.write_all(&[&line[..], b"\n"].concat());
         }
     }
 
-    /// Splits the channel. Must be called inside a Tokio runtime.
+    /// Splits the socket. Must be called inside a Tokio runtime.
     pub(crate) fn split(self) -> io::Result<(Receiver, Sender)> {
         split(self.0)
     }
 }
 
-/// Splits one end of a channel. Must be called inside a Tokio runtime.
+/// Splits a socket. Must be called inside a Tokio runtime.
 pub(crate) fn split(stream: StdStream) -> io::Result<(Receiver, Sender)> {
     stream.set_nonblocking(true)?;
     UnixStream::from_std(stream).map(from_stream)
 }
 
-/// Splits one end of a channel.
+/// Splits a socket.
 pub(crate) fn from_stream(stream: UnixStream) -> (Receiver, Sender) {
     let (read, write) = stream.into_split();
     let (queue, messages) = unbounded_channel();
@@ -89,7 +89,7 @@ pub(crate) fn from_stream(stream: UnixStream) -> (Receiver, Sender) {
 /// A message as a line, and its descriptors.
 type Message = (Vec<u8>, Vec<OwnedFd>);
 
-/// The sending half. A task of its own writes, so that a slow reader holds nothing up.
+/// The sending half. A task of its own writes, so a slow reader delays no sender.
 #[derive(Clone, Debug)]
 pub(crate) struct Sender {
     queue: UnboundedSender<Message>,
@@ -97,7 +97,7 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    /// Sends a message with descriptors. The other process may be gone.
+    /// Queues a message with descriptors. A message to a process that has ended is lost.
     pub(crate) fn send(&self, message: &impl Serialize, fds: Vec<OwnedFd>) {
         let mut line = serde_json::to_vec(message).expect("all messages have a JSON form");
         line.push(b'\n');
@@ -118,7 +118,7 @@ impl Sender {
 async fn write_all(write: OwnedWriteHalf, mut messages: UnboundedReceiver<Message>) {
     while let Some((line, fds)) = messages.recv().await {
         if let Err(error) = write_one(&write, &line, &fds).await {
-            debug!(%error, "the other end of the channel is gone");
+            debug!(%error, "the other process has closed the socket");
             return;
         }
     }
@@ -162,8 +162,8 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// Waits for the next message; `None` if the other process is gone. The future may be dropped:
-    /// nothing is lost. Closes the descriptors of the last message that were not taken.
+    /// Waits for the next message; `None` when the other process has closed the socket. Dropping
+    /// the future loses no byte. Closes the descriptors of the last message that were not taken.
     ///
     /// # Errors
     /// When a message cannot be read.

@@ -33,17 +33,17 @@ use super::{
 /// The longest wait for the first request of a supervisor that has connected.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The channel of a supervisor that has taken over.
-pub(super) type Channel = (Receiver, Sender);
+/// The socket to a supervisor that has taken this process over.
+pub(super) type SupervisorSocket = (Receiver, Sender);
 
-/// What another supervisor needs.
+/// The state that another supervisor needs.
 pub(super) struct Takeover {
-    /// None in a process that no supervisor has started.
+    /// `None` in a process that no supervisor has started.
     config: Option<SpawnConfig>,
     listener: Option<UnixListener>,
     instances: BTreeMap<u64, Kept>,
-    found: UnboundedReceiver<(Channel, UnixListener)>,
-    sender: UnboundedSender<(Channel, UnixListener)>,
+    found: UnboundedReceiver<(SupervisorSocket, UnixListener)>,
+    sender: UnboundedSender<(SupervisorSocket, UnixListener)>,
 }
 
 /// An instance, and duplicates of its listeners and, at the end, of its control socket.
@@ -107,14 +107,14 @@ impl Takeover {
     }
 
     /// Waits for another supervisor.
-    pub(super) async fn next(&mut self) -> Channel {
-        let (channel, listener) = self.found.recv().await.expect("a sender is held here");
+    pub(super) async fn next(&mut self) -> SupervisorSocket {
+        let (socket, listener) = self.found.recv().await.expect("a sender is held here");
         self.listener = Some(listener);
-        channel
+        socket
     }
 
-    /// The reply to [`Request::Supervise`], and its descriptors. Without descriptors if none is
-    /// left: the supervisor then opens its own.
+    /// The reply to [`Request::Supervise`], and its descriptors. An instance whose descriptors
+    /// cannot be duplicated has none in the reply: the supervisor then binds its own listeners.
     pub(super) fn reply(&self, is_draining: bool) -> Option<(Event, Vec<OwnedFd>)> {
         let config = self.config.clone()?;
         let mut all = Vec::new();
@@ -146,7 +146,7 @@ fn listener(fd: OwnedFd) -> io::Result<UnixListener> {
 }
 
 /// Accepts connections until one of them sends [`Request::Supervise`].
-async fn accept(socket: UnixListener, found: UnboundedSender<(Channel, UnixListener)>) {
+async fn accept(socket: UnixListener, found: UnboundedSender<(SupervisorSocket, UnixListener)>) {
     loop {
         let stream = match socket.accept().await {
             Ok((stream, _)) => stream,

@@ -1,7 +1,7 @@
 //! A generation: one server process that serves all instances.
 //!
 //! Invariants:
-//! - The process inherits its end of the channel and no other descriptor.
+//! - The process inherits its socket to the supervisor and no other descriptor.
 //! - Only the task in [`Generation::read`] waits for the process.
 //! - Sending a request never waits for the process.
 
@@ -49,7 +49,8 @@ const SILENT: u32 = 3;
 /// A process that serves and does not reply for this number of seconds is killed.
 const HUNG: u32 = 10;
 
-/// The same for a process that starts: it loads the datapath before it replies.
+/// A process that starts and does not reply for this number of seconds is killed. The process
+/// loads the datapath before it replies.
 const HUNG_AT_START: u32 = 60;
 
 /// The longest wait for a process that is to release its listeners.
@@ -58,7 +59,7 @@ pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// A server process whose end is not known yet.
 pub(super) struct Generation {
     pub(super) pid: u32,
-    /// The version of its program; empty until the process has said it.
+    /// The version of its program; empty until the process has reported it.
     pub(super) version: String,
     /// The options of the process.
     pub(super) config: SpawnConfig,
@@ -135,8 +136,7 @@ impl Generation {
         Self { serving_since, ..Self::new(pid, version, config, sender) }
     }
 
-    /// Passes the events of the process on. `child` is none for a process that this program has not
-    /// started.
+    /// Forwards the events of the process. `child` is `None` if another program started it.
     pub(super) fn read(
         &self,
         mut receiver: Receiver,
@@ -145,7 +145,7 @@ impl Generation {
     ) {
         let (pid, events) = (self.pid, events.clone());
         tokio::spawn(async move {
-            // All messages come before the end, which closes the channel.
+            // All messages precede the end of the process, which closes the socket.
             while let Ok(Some(event)) = receiver.next().await {
                 let _ = events.send(Event::Process(pid, event));
             }
@@ -153,7 +153,7 @@ impl Generation {
                 Some(mut child) => child.wait().await,
                 None => wait(pid).await,
             };
-            // The supervisor may be gone already.
+            // The supervisor may have stopped.
             let _ = events.send(Event::Exited(pid, status));
         });
     }
@@ -263,8 +263,8 @@ impl Generation {
         }
     }
 
-    /// Asks for a sign of life, unless one is awaited. To be called once a second: the calls are
-    /// counted, not the time, so that a pause of the supervisor is not taken for one of the process.
+    /// Sends a ping, unless the process owes a reply. To be called once a second. The limits
+    /// count calls, not time, so a suspended supervisor does not find its process hung.
     pub(super) fn ping(&mut self) {
         if self.is_pinged {
             self.silent += 1;
@@ -277,7 +277,7 @@ impl Generation {
         }
     }
 
-    /// Whether a process that serves has not replied for seconds.
+    /// Whether a process that serves has not replied for [`SILENT`] seconds.
     pub(super) fn is_silent(&self) -> bool {
         self.serving_since.is_some() && self.is_pinged && self.silent >= SILENT
     }
@@ -287,7 +287,7 @@ impl Generation {
         self.silent
     }
 
-    /// Whether the process has not replied for too long.
+    /// Whether the process has not replied within its limit.
     pub(super) fn is_hung(&self) -> bool {
         let limit = if self.serving_since.is_some() { HUNG } else { HUNG_AT_START };
         self.is_pinged && self.silent >= limit
@@ -308,8 +308,8 @@ impl Generation {
     }
 }
 
-/// Waits for the end of a process whose channel is closed. After an upgrade it is a child of this
-/// process. After the end of its supervisor it is not, and its exit code is unknown.
+/// Waits for the end of a process whose socket is closed. After an upgrade the process is a child
+/// of this one. After the end of its supervisor it is no child, and its exit code is unknown.
 async fn wait(pid: u32) -> io::Result<ExitStatus> {
     let wait = move || match waitpid(
         Pid::from_raw(i32::try_from(pid).map_err(io::Error::other)?),
@@ -317,7 +317,7 @@ async fn wait(pid: u32) -> io::Result<ExitStatus> {
     )? {
         WaitStatus::Signaled(_, signal, _) => Ok(ExitStatus::from_raw(signal as i32)),
         WaitStatus::Exited(_, code) => Ok(ExitStatus::from_raw(code << 8)),
-        other => Err(io::Error::other(format!("the process is {other:?}"))),
+        _ => Err(io::Error::other("the process has not ended")),
     };
     spawn_blocking(wait).await?
 }

@@ -53,8 +53,8 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// The control socket of another supervisor. A new one takes its place unless only the owner may
-    /// connect to both.
+    /// The control socket of an earlier supervisor. Its access is unknown, so a line with a control
+    /// group gets another socket.
     pub(super) fn taken_over(files: Arc<InstanceFiles>, listener: UnixListener) -> Self {
         Self { files, listener, access: SocketAccess::default() }
     }
@@ -71,7 +71,8 @@ pub(super) struct ManagedInstance {
     /// The listeners came from the service manager and must be given back instead of closed.
     pub(super) is_inherited: bool,
     pub(super) control: Option<Control>,
-    /// The same in another run directory or for another group, until the instance serves there.
+    /// The control socket in another run directory or for another group, until the instance
+    /// serves there.
     pub(super) next_control: Option<Control>,
     pub(super) backoff: Backoff,
     /// The process that the user started has printed why the instance cannot serve.

@@ -6,8 +6,8 @@
 //! 2. Stop accepting for the instances of removed lines, and send new arguments to instances that
 //!    can take them.
 //! 3. When the removed instances have closed their listeners, start the other lines. An instance
-//!    that cannot take its new arguments is served twice for a moment: by the old arguments until
-//!    the new ones serve.
+//!    that cannot take its new arguments accepts with the old ones until it accepts with the new
+//!    ones.
 //!
 //! A change of an option that belongs to the process needs a new process
 //! ([`successor`](super::successor)).
@@ -57,11 +57,11 @@ pub(super) struct Reload {
     configuring: HashMap<u64, Line>,
     /// Lines to start once nothing is removed any more.
     starting: Vec<Line>,
-    /// Lines whose instance is started again, by the new number.
+    /// Lines whose instance is started again, by its new number.
     replacing: HashMap<u64, Line>,
-    /// All lines need a new process: the present one is that of another supervisor.
+    /// Another supervisor started the current process; a successor replaces it.
     is_takeover: bool,
-    /// A new process is to take over.
+    /// A new process is to replace the current one.
     has_successor: bool,
     /// The instances whose change is complete once they serve, and what changes.
     started: Vec<(InstanceName, &'static str)>,
@@ -311,7 +311,7 @@ impl Supervisor {
         if let Some(instance) = self.instances.iter_mut().find(|it| *it.name() == line.name) {
             instance.discard_next_control();
         }
-        let why = format!("{}: {reason}; the instance serves on as before", line.position);
+        let why = format!("{}: {reason}; the instance keeps its old arguments", line.position);
         error!(instance = %line.name, reason = why, "instance not replaced");
         reload.failed.push((why, code));
         true
@@ -345,19 +345,19 @@ impl Supervisor {
         }
     }
 
-    /// The new process has taken over.
+    /// The new process serves all its instances.
     pub(super) fn successor_served(&mut self) {
         if let Some(reload) = &mut self.reload {
             reload.has_successor = false;
         }
     }
 
-    /// The new process has not taken over.
+    /// The new process was given up.
     pub(super) fn successor_refused(&mut self, why: &str, code: u8) {
         if let Some(reload) = &mut self.reload {
             reload.has_successor = false;
             reload.started.clear();
-            reload.failed.push((format!("{why}; the old process serves on"), code));
+            reload.failed.push((format!("{why}; the old process continues to serve"), code));
         }
         for i in 0..self.instances.len() {
             let instance = &mut self.instances[i];

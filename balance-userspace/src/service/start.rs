@@ -96,14 +96,14 @@ fn to_start(location: &ServiceLocation) -> Result<Option<Conf>, StartError> {
         Err(error) if is_absence(&error) => {}
         Err(error) => return Err(error.into()),
     }
-    // The positions in the file must stay valid in the supervisor, which has another directory.
+    // Positions name the file by its absolute path: the supervisor has another working directory.
     check::read(&absolute(&location.config)).map(Some)
 }
 
 /// Finds the running supervisor.
 ///
 /// A supervisor that starts holds the lock before it has a control socket. A supervisor that ends
-/// holds the lock for a moment after its socket is gone. In both cases the function tries again.
+/// removes its socket first and releases the lock last. In both cases the function tries again.
 fn find(location: &ServiceLocation) -> Result<(RunningSupervisor, SupervisorStatus), ClientError> {
     let begun = Instant::now();
     loop {

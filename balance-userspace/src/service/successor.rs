@@ -99,7 +99,7 @@ impl Supervisor {
         error!(
             reason = why,
             exit_code = code,
-            "server process not replaced, the old one serves on"
+            "server process not replaced, the old process continues to serve"
         );
         if let Some(mut next) = self.next.take() {
             next.process.signal(Signal::SIGKILL);
@@ -112,7 +112,7 @@ impl Supervisor {
     /// Makes the new process the current one, and drains the old process.
     fn make_current(&mut self) {
         let Some(Successor { process, lines, mut failed }) = self.next.take() else { return };
-        info!(pid = process.pid, "new server process took over");
+        info!(pid = process.pid, "server process replaced");
         self.respawn = None;
         let pid = process.pid;
         let old = self.current.replace(process);

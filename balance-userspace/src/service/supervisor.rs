@@ -75,6 +75,12 @@ const STOPPED_EARLY: u8 = 69;
 /// Exit code of a process that hangs: EX_SOFTWARE of sysexits(3).
 const HANGS: u8 = 70;
 
+/// Exit code of a process that a signal has ended: EX_SOFTWARE of sysexits(3).
+const KILLED: u8 = 70;
+
+/// Exit code when the system refuses a process, or a wait for its end: EX_OSERR of sysexits(3).
+const NO_PROCESS: u8 = 71;
+
 /// The settings of a supervisor.
 pub(super) struct SupervisorSettings {
     /// Absolute path of the configuration file.
@@ -96,7 +102,7 @@ pub(super) enum StopAction {
     Restart,
     /// Exit, and leave the server processes to the next supervisor.
     Leave,
-    /// Execute the program on the disk, which continues the work.
+    /// Execute the program on the disk, which takes over state and processes.
     Upgrade,
 }
 
@@ -137,11 +143,11 @@ pub(super) struct Supervisor {
     pub(super) queued_reloads: VecDeque<oneshot::Sender<SupervisorReply>>,
     /// An upgrade that has not executed the new program yet.
     pub(super) upgrade: Option<Upgrade>,
-    /// The service manager is asked whether it restarts the service.
+    /// A request to the service manager is in progress: does it restart the service?
     is_asking: bool,
     /// The processes are left to the next supervisor.
     is_leaving: bool,
-    /// The processes are those of another supervisor: a new one is to take over.
+    /// Another supervisor started the current process; a successor replaces it.
     pub(super) is_taking_over: bool,
     /// The outcome of the takeover, and the clients that wait for it.
     pub(super) taken_over: Option<SupervisorReply>,
@@ -260,7 +266,7 @@ impl Supervisor {
             self.report_status();
             let retry = self.next_try();
             select! {
-                // A reply that has arrived counts before a process is found to hang.
+                // A reply that has arrived precedes the check for hung processes.
                 biased;
                 event = self.events.recv() => {
                     self.handle(event.expect("the supervisor holds a sender")).await;
@@ -305,7 +311,7 @@ impl Supervisor {
             SupervisorCommand::Takeover => match &self.taken_over {
                 Some(outcome) => outcome.clone(),
                 None if self.is_taking_over => return self.waiting.push(reply),
-                None => SupervisorReply::Refused("nothing was taken over".to_owned()),
+                None => SupervisorReply::Refused("no takeover is in progress".to_owned()),
             },
             SupervisorCommand::Stop => self.stop_by_command(StopAction::Exit(0)),
             SupervisorCommand::Restart => self.stop_by_command(StopAction::Restart),
@@ -331,8 +337,8 @@ impl Supervisor {
         }
     }
 
-    /// The service manager stops or restarts the service. Before a restart the processes serve on:
-    /// the next supervisor takes them over.
+    /// The service manager stops or restarts the service. During a restart the processes continue
+    /// to serve: the next supervisor takes them over.
     fn on_terminated(&mut self, is_restart: bool) {
         if self.stopping.is_some() {
             return;
@@ -509,7 +515,8 @@ impl Supervisor {
         }
     }
 
-    /// Does the same with the arguments of `line`, which may be a new line.
+    /// Binds the listeners of an instance with the arguments of `line`, and creates its control
+    /// socket, unless the instance has them. `line` is the line of the instance or its new line.
     pub(super) async fn prepare_line(&mut self, i: usize, line: &Line) -> Result<(), StartError> {
         let instance = &mut self.instances[i];
         let (args, is_bound) = (line.args.clone(), !instance.listeners.is_empty());
@@ -551,7 +558,9 @@ impl Supervisor {
         }
         let mut process = match Generation::spawn(self.config(), &self.takeover, &self.sender) {
             Ok(process) => process,
-            Err(error) => return self.no_process(&format!("cannot start a process: {error}"), 71),
+            Err(error) => {
+                return self.no_process(&format!("cannot start a process: {error}"), NO_PROCESS);
+            }
         };
         info!(pid = process.pid, "server process started");
         for i in 0..self.instances.len() {
@@ -694,8 +703,10 @@ impl Supervisor {
                     instance.release(&mut self.inherited_listeners);
                     instance.state = State::Stopped;
                 } else if let Some(mut process) = self.current.take() {
-                    // A signal from outside has stopped the process.
-                    warn!(pid = process.pid, "server process stops by itself, starting another");
+                    warn!(
+                        pid = process.pid,
+                        "server process was stopped by a signal, starting another"
+                    );
                     process.draining_since = Some(Instant::now());
                     self.draining.push(process);
                     self.respawn();
@@ -711,7 +722,7 @@ impl Supervisor {
         }
     }
 
-    /// Asks the server processes for a sign of life, and ends a process that gives none.
+    /// Pings the server processes, and kills a process that does not reply in time.
     fn watch(&mut self) {
         if self.current.is_none() {
             notify::watchdog();
@@ -768,9 +779,8 @@ pub(super) fn exit_reason(process: &Generation, status: &io::Result<ExitStatus>)
     match status {
         Ok(status) => {
             let code = status.code().and_then(|code| u8::try_from(code).ok());
-            // EX_SOFTWARE of sysexits(3) if a signal ended the process.
-            (format!("the process ended: {status}"), code.unwrap_or(70))
+            (format!("the process ended: {status}"), code.unwrap_or(KILLED))
         }
-        Err(e) => (format!("cannot wait for the process: {e}"), 71),
+        Err(e) => (format!("cannot wait for the process: {e}"), NO_PROCESS),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! 1. The new program, as a child, checks the file and the state of the supervisor.
 //! 2. The supervisor executes the new program. Pid, listeners, locks and control sockets stay. The
-//!    server process serves on without a supervisor.
+//!    server process continues to serve without a supervisor.
 //! 3. The new program takes the processes over ([`takeover`](super::takeover)), and starts a new
 //!    server process ([`successor`](super::successor)). As soon as that serves, the old one drains.
 //!
@@ -52,6 +52,9 @@ const STATE_FD: i32 = 3;
 
 /// Exit code of a program that cannot be executed: EX_OSERR of sysexits(3).
 const NOT_EXECUTED: u8 = 71;
+
+/// Exit code of a program whose check takes too long: EX_TEMPFAIL of sysexits(3).
+const TIMED_OUT: u8 = 75;
 
 /// Why an upgrade is refused: a line for each reason, and the exit code.
 pub(super) type Refusal = (Vec<String>, u8);
@@ -249,7 +252,9 @@ async fn check(file: &Path, state: OwnedFd) -> Result<(), Refusal> {
     let output = match timeout(CHECK_TIMEOUT, command.output()).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) => return Err(cannot(&act(), &error)),
-        Err(_) => return Err((vec![format!("the check by {} timed out", program.display())], 75)),
+        Err(_) => {
+            return Err((vec![format!("the check by {} timed out", program.display())], TIMED_OUT));
+        }
     };
     if output.status.success() {
         info!(program = %program.display(), "upgrading");

@@ -413,7 +413,7 @@ fn a_new_process_that_fails_leaves_the_old_one_serving() {
             let how = if changed.is_empty() { "not reloaded" } else { "reloaded in part" };
             assert_eq!(reloaded.stdout, changed, "{reloaded:?}");
             assert!(reloaded.stderr.starts_with("cannot start a worker"), "{reloaded:?}");
-            let end = format!("; the old process serves on\nbalance is {how}\n");
+            let end = format!("; the old process continues to serve\nbalance is {how}\n");
             assert!(reloaded.stderr.ends_with(&end), "{reloaded:?}");
             let now = service.status();
             assert_eq!((&now[0].state, now[0].pid), (&before.state, before.pid));
