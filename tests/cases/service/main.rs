@@ -2,6 +2,7 @@
 
 mod descriptors;
 mod health;
+mod look_ups;
 mod package;
 mod reload;
 mod replacement;
