@@ -138,13 +138,19 @@ impl Service {
 
     /// Process id of the supervisor, from its pid file.
     pub fn supervisor(&self) -> i32 {
+        let text = fs::read_to_string(self.file_of_supervisor("pid")).expect("a pid file");
+        text.trim().parse().expect("a process id")
+    }
+
+    /// Path of a file of the supervisor; `kind` is `sock` or `pid`.
+    pub fn file_of_supervisor(&self, kind: &str) -> PathBuf {
         let files = fs::read_dir(self.run_dir()).expect("the run directory").flatten();
         let is_it = |path: &PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with("conf.") && name.ends_with(".pid")
+            name.starts_with("conf.") && name.ends_with(&format!(".{kind}"))
         };
-        let path = files.map(|entry| entry.path()).find(is_it).expect("a pid file");
-        fs::read_to_string(path).expect("a pid file").trim().parse().expect("a process id")
+        let path = files.map(|entry| entry.path()).find(is_it);
+        path.unwrap_or_else(|| panic!("no {kind} file of the supervisor"))
     }
 
     /// Ids of the processes that have the directory on their command line or in their environment.

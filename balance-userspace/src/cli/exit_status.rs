@@ -14,12 +14,9 @@ pub const EXIT_STATUS: [(u8, &str); 19] = [
     (2, "health: CRITICAL"),
     (3, "status: no supervisor runs; health: UNKNOWN"),
     (4, "status: the supervisor does not answer"),
-    (7, "reload: no supervisor runs"),
+    (7, "reload, upgrade: no supervisor runs"),
     (64, "the command line is wrong, or a server is the listener itself"),
-    (
-        65,
-        "the name of a server or of -B does not resolve; -c, -i: the instance has another release",
-    ),
+    (65, "the name of a server or of -B does not resolve; -c, -i, upgrade: another release runs"),
     (66, "the configuration file cannot be read; -c, -i: there is no such --run-dir"),
     (67, "the user of --user or the group of --control-group does not exist"),
     (

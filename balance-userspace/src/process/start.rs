@@ -29,7 +29,7 @@ use crate::{
     instance::{self, shared::Shared, shortage::Shortage},
     io::{inherited::InheritedListeners, listener, stream::SocketOptions},
     logging, notify,
-    sys::{daemon::ReadyNotifier, memory::Memory, privileges},
+    sys::{self, daemon::ReadyNotifier, memory::Memory, privileges},
 };
 
 /// What a process gets from the process that started it, beside its arguments.
@@ -96,6 +96,8 @@ pub fn serve_supervised(
     config: &SpawnConfig,
     mut supervision: Supervision,
 ) -> Result<(), StartError> {
+    // The supervisor executes /proc/self/exe.
+    sys::set_name(c"balance");
     match start_supervised(config) {
         Ok((lifecycle, instances, threads)) => {
             lifecycle.run(instances, threads, Some((supervision, config.clone())));

@@ -83,6 +83,8 @@ pub(super) struct Generation {
     /// For how many calls of [`Generation::ping`] a reply has been awaited.
     silent: u32,
     is_pinged: bool,
+    /// The log says that the process does not reply.
+    is_reported_silent: bool,
 }
 
 impl Generation {
@@ -174,6 +176,7 @@ impl Generation {
             names: BTreeMap::new(),
             silent: 0,
             is_pinged: false,
+            is_reported_silent: false,
         }
     }
 
@@ -215,10 +218,10 @@ impl Generation {
                 self.failure = Some((reason.clone(), *exit_code));
             }
             protocol::Event::Pong => {
-                if self.is_silent() {
+                if self.is_reported_silent {
                     info!(pid = self.pid, "server process replies again");
                 }
-                (self.is_pinged, self.silent) = (false, 0);
+                (self.is_pinged, self.silent, self.is_reported_silent) = (false, 0, false);
             }
             protocol::Event::Configured { .. } | protocol::Event::Differences { .. } => {}
         }
@@ -269,6 +272,7 @@ impl Generation {
         if self.is_pinged {
             self.silent += 1;
             if self.silent == SILENT && self.is_silent() {
+                self.is_reported_silent = true;
                 warn!(pid = self.pid, seconds = SILENT, "server process does not reply");
             }
         } else {

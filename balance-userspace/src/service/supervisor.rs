@@ -15,6 +15,7 @@ use std::{
     io, mem,
     os::unix::net::UnixListener,
     path::PathBuf,
+    pin::pin,
     process::ExitStatus,
     time::{Duration, Instant},
 };
@@ -27,7 +28,7 @@ use tokio::{
         oneshot,
     },
     task::spawn_blocking,
-    time::{MissedTickBehavior, sleep_until},
+    time::{MissedTickBehavior, sleep_until, timeout},
 };
 use tracing::{error, info, warn};
 
@@ -530,7 +531,7 @@ impl Supervisor {
             act: "look up an address",
             source: e.into(),
         };
-        let (address, access) = look_up.await.map_err(lookup_failed)??;
+        let (address, access) = watched(look_up).await.map_err(lookup_failed)??;
         if !is_bound {
             let port = line.name.port;
             instance.listeners =
@@ -724,7 +725,9 @@ impl Supervisor {
 
     /// Pings the server processes, and kills a process that does not reply in time.
     fn watch(&mut self) {
-        if self.current.is_none() {
+        // Without a process that serves, the supervisor itself limits every wait.
+        let serves = self.current.as_ref().is_some_and(|process| process.serving_since.is_some());
+        if !serves || self.stopping.is_some() {
             notify::watchdog();
         }
         if let Some(next) = &mut self.next {
@@ -739,6 +742,18 @@ impl Supervisor {
                 error!(pid = process.pid, "server process hangs, killing it");
                 process.signal(Signal::SIGKILL);
             }
+        }
+    }
+}
+
+/// Waits, and reports to the service manager meanwhile that the supervisor works: a name server may
+/// take longer to reply than the manager waits.
+async fn watched<T>(wait: impl Future<Output = T>) -> T {
+    let mut wait = pin!(wait);
+    loop {
+        match timeout(INTERVAL, &mut wait).await {
+            Ok(done) => return done,
+            Err(_) => notify::watchdog(),
         }
     }
 }

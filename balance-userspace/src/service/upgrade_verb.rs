@@ -15,6 +15,12 @@ use crate::{
     },
 };
 
+/// The beginning of the reply to a command that the running program does not know.
+const UNREADABLE: &str = "the request cannot be read: ";
+
+/// Exit code for a running program of another release: EX_DATAERR of sysexits(3).
+const TOO_OLD: u8 = 65;
+
 /// Applies the changes of the file.
 pub(super) fn reload(location: &ServiceLocation) -> u8 {
     run(location, SupervisorCommand::Reload)
@@ -37,6 +43,10 @@ fn run(location: &ServiceLocation, command: SupervisorCommand) -> u8 {
     match running.ask(command) {
         // The connection does not survive the execution of another program.
         Err(ClientError::Gone(_)) => after_upgrade(location, command),
+        Err(ClientError::Refused(why)) if why.starts_with(UNREADABLE) => {
+            print_error("the running balance is too old for an upgrade: restart it");
+            TOO_OLD
+        }
         reply => {
             show(reply, if command == SupervisorCommand::Reload { "reloaded" } else { "upgraded" })
         }

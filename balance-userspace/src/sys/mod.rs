@@ -22,7 +22,7 @@ pub(crate) use bpf::{first_ingress_program, rcu_grace_period};
 pub(crate) use clock::monotonic;
 pub(crate) use process::{
     close_on_exec_from, effective_user, lift_locked_memory_limit, open_descriptors,
-    open_file_limit, raise_open_file_limit,
+    open_file_limit, raise_open_file_limit, set_name,
 };
 pub(crate) use socket::{
     disconnect, hop_limit_and_traffic_class, path_mtu, poll_now, receive_memory, recv, send,

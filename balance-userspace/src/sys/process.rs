@@ -2,14 +2,24 @@
 //!
 //! Invariant: no function closes a descriptor.
 
-use std::io;
+use std::{ffi::CStr, io};
 
 use nix::{
-    sys::resource::{Resource, getrlimit, rlim_t, setrlimit},
+    sys::{
+        prctl,
+        resource::{Resource, getrlimit, rlim_t, setrlimit},
+    },
     unistd::Uid,
 };
 
 use super::raw;
+
+/// Sets the name of the calling thread. ps(1) shows the name of the first thread as that of the
+/// process.
+pub(crate) fn set_name(name: &CStr) {
+    // The name serves people only.
+    let _ = prctl::set_name(name);
+}
 
 /// Raises the soft limit of open files (RLIMIT_NOFILE) to the hard limit, and returns the limit.
 pub(crate) fn raise_open_file_limit() -> io::Result<u64> {

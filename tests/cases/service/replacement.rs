@@ -6,10 +6,13 @@
 use std::{
     env,
     fs::{self, Permissions},
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
-    os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
+    os::unix::{
+        fs::PermissionsExt as _,
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
     process::Command,
     sync::{
         Mutex,
@@ -359,6 +362,49 @@ fn a_program_that_does_not_start_changes_nothing() {
     service.run_ok(&["start"]);
     service.run_ok(&["stop"]);
     assert!(service.processes().is_empty());
+}
+
+/// Passes lines between a client and the supervisor on. The supervisor gets the word `weight`, which
+/// it does not know, in place of `upgrade`.
+fn pass_on_without_upgrades(client: UnixStream, supervisor: &Path) {
+    let other = UnixStream::connect(supervisor).expect("the control socket");
+    let streams = [&client, &other].map(|stream| BufReader::new(stream.try_clone().expect("dup")));
+    let [mut from_client, mut from_other] = streams;
+    loop {
+        let mut line = String::new();
+        if !from_client.read_line(&mut line).is_ok_and(|len| len > 0) {
+            return;
+        }
+        let line = line.replace("upgrade", "weight");
+        (&other).write_all(line.as_bytes()).expect("to the supervisor");
+        let mut reply = String::new();
+        from_other.read_line(&mut reply).expect("from the supervisor");
+        (&client).write_all(reply.as_bytes()).expect("to the client");
+    }
+}
+
+#[test]
+fn a_running_program_that_knows_no_upgrades_is_left_alone() {
+    let (server, port) = (Backend::echo("A"), ReservedPort::new());
+    let service = service(&port, &server, Datapath::Relay);
+    service.run_ok(&["start"]);
+    let before = service.status();
+    let socket = service.file_of_supervisor("sock");
+    let moved = socket.with_extension("moved");
+    fs::rename(&socket, &moved).expect("moving the control socket");
+    let listener = UnixListener::bind(&socket).expect("a socket in its place");
+    let moved_socket = moved.clone();
+    let proxy = thread::spawn(move || {
+        let (client, _) = listener.accept().expect("a client");
+        pass_on_without_upgrades(client, &moved_socket);
+    });
+    let outcome = service.run(&["upgrade"]);
+    proxy.join().expect("no panic");
+    fs::rename(&moved, &socket).expect("moving the control socket");
+    let expected = "the running balance is too old for an upgrade: restart it\n";
+    assert_eq!((outcome.status.code(), &*outcome.stderr), (Some(65), expected), "{outcome:?}");
+    assert_eq!(service.status(), before);
+    service.run_ok(&["stop"]);
 }
 
 tests::on_each_datapath! {

@@ -11,6 +11,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -109,6 +110,51 @@ fn a_manager_is_notified_of_start_reload_and_stop() {
     stream.write_all(b"?").expect("a byte to the server");
     stream.read_exact(&mut [0]).expect("a byte from the server");
     drop(stream);
+    assert_eq!(finish(&mut child.0, TIMEOUT, "the supervisor").code(), Some(0));
+}
+
+#[test]
+fn the_watchdog_is_fed_unless_the_server_process_hangs() {
+    let a = Backend::echo("A");
+    let port = ReservedPort::new();
+    let service = Service::new(&format!("-b 127.0.0.1 {} {}\n", port.port(), a.address()));
+    let manager = Manager::new();
+    let mut command = service.command(&["start"]);
+    command.env("NOTIFY_SOCKET", manager.path()).stdin(Stdio::null()).stderr(Stdio::null());
+    let mut child = KillOnDrop(command.spawn().expect("starting balance"));
+    manager.until("READY=1");
+    manager.until("WATCHDOG=1");
+
+    // Connections that end at a restart.
+    let stream = connect(port.address());
+    manager.until("STATUS=1 of 1 instances serve, 1 connection");
+    thread::scope(|scope| {
+        let restart = scope.spawn(|| service.run_ok(&["restart"]));
+        manager.until("STATUS=stopping, waiting for 1 connection");
+        // The first message may have been on its way.
+        let messages = [manager.until("WATCHDOG=1"), manager.until("WATCHDOG=1")].concat();
+        assert!(!messages.concat().contains("READY"), "{messages:?}");
+        drop(stream);
+        restart.join().expect("no panic");
+    });
+    manager.until("READY=1");
+    manager.until("WATCHDOG=1");
+
+    // The new program of an upgrade.
+    service.run_ok(&["upgrade"]);
+    manager.until("RELOADING=1");
+    manager.until("READY=1");
+    manager.until("WATCHDOG=1");
+
+    // A process that hangs, until it is killed.
+    let pid = Pid::from_raw(service.status()[0].pid.expect("a process"));
+    kill(pid, Signal::SIGSTOP).expect("the process runs");
+    service.status_when("the process hangs", |rows| rows[0].state == "hung");
+    while manager.messages.try_recv().is_ok() {}
+    manager.until("WATCHDOG=1");
+    assert_eq!(kill(pid, None), Err(Errno::ESRCH), "the watchdog was fed while a process hung");
+    service.status_when("another process serves", |rows| rows[0].state == "running");
+    term(&child.0);
     assert_eq!(finish(&mut child.0, TIMEOUT, "the supervisor").code(), Some(0));
 }
 

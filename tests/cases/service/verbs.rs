@@ -2,6 +2,7 @@
 //! the instances.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     net::TcpStream,
     os::unix::process::CommandExt as _,
@@ -95,6 +96,19 @@ fn start_status_restart_and_stop_print_what_they_do() {
     assert!(service.processes().is_empty());
     assert_eq!(service.run(&["status"]).status.code(), Some(3));
     assert_eq!(service.run_ok(&["restart"]), "balance is started: 2 instances\n");
+    service.run_ok(&["stop"]);
+}
+
+#[test]
+fn the_processes_have_the_name_of_the_program() {
+    let (a, port) = (Backend::echo("A"), ReservedPort::new());
+    let service = Service::new(&line(&port, &[&a]));
+    service.run_ok(&["start"]);
+    let processes = [service.supervisor(), service.status()[0].pid.expect("a process")];
+    for pid in processes {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).expect("a process");
+        assert_eq!(name, "balance\n");
+    }
     service.run_ok(&["stop"]);
 }
 
