@@ -125,25 +125,55 @@ fn the_package_installs_and_purges_without_leftovers() {
 }
 
 #[test]
-fn an_upgrade_restarts_the_service_unless_its_file_has_a_mistake() {
+fn an_upgrade_of_the_package_upgrades_the_service_unless_its_file_has_a_mistake() {
     let (Some(package), Some(root)) = (package(), Root::unpack()) else { return };
     root.install(&package);
     root.write("/etc/balance/balance.conf", "2525 127.0.0.1:9\n");
     root.ends_with(0, "service balance start");
-    root.ends_with(RUNS, "service balance status");
-    let before = root.ends_with(0, "pidof balance");
+    // Another file, whose supervisor was started by hand.
+    root.write("/etc/balance/other.conf", "2526 127.0.0.1:9\n");
+    root.ends_with(0, "balance start --config /etc/balance/other.conf");
+    let supervisors = "cat /run/balance/conf.*.pid";
+    let before = (root.ends_with(0, supervisors), root.ends_with(0, "pidof balance"));
 
+    // A mistake: the program that runs continues.
     root.write("/etc/balance/balance.conf", "2525 127.0.0.1:9\nnosuchport\n");
+    root.write("/etc/balance/other.conf", "nosuchport\n");
     root.ends_with(MISTAKE, "service balance reload");
     let output = root.install(&package);
-    assert!(output.contains("balance.conf:2: "), "{output}");
-    assert!(output.contains("not restarted"), "{output}");
-    assert_eq!(root.ends_with(0, "pidof balance"), before);
+    for file in ["balance.conf:2: ", "other.conf:1: "] {
+        assert!(output.contains(file), "{output}");
+    }
+    assert_eq!(output.matches("balance is not upgraded\n").count(), 2, "{output}");
+    assert_eq!(output.matches("the old program continues").count(), 2, "{output}");
+    assert_eq!((root.ends_with(0, supervisors), root.ends_with(0, "pidof balance")), before);
 
     root.write("/etc/balance/balance.conf", "2525 127.0.0.1:9\n");
-    root.install(&package);
+    root.write("/etc/balance/other.conf", "2526 127.0.0.1:9\n");
+
+    // The administrator forbids restarts.
+    root.write("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n");
+    let output = root.install(&package);
+    assert!(!output.contains("upgraded"), "{output}");
+    assert_eq!((root.ends_with(0, supervisors), root.ends_with(0, "pidof balance")), before);
+    root.write("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 0\n");
+
+    let output = root.install(&package);
+    assert_eq!(output.matches("balance is upgraded: version ").count(), 2, "{output}");
     root.ends_with(RUNS, "service balance status");
-    assert_ne!(root.ends_with(0, "pidof balance"), before);
+    root.ends_with(RUNS, "balance status --config /etc/balance/other.conf");
+    assert_eq!(root.ends_with(0, supervisors), before.0);
+    assert_ne!(root.ends_with(0, "pidof balance"), before.1);
+    root.ends_with(
+        0,
+        "for pid in $(cat /run/balance/conf.*.pid); do \
+                        test /proc/$pid/exe -ef /usr/sbin/balance || exit 1; done",
+    );
+
+    let output = root.ends_with(0, "service balance upgrade");
+    assert!(output.contains("balance is upgraded: version "), "{output}");
+    root.ends_with(0, "dpkg --purge balance");
+    root.ends_with(0, "! pidof balance");
 }
 
 /// Users and groups of the container.
