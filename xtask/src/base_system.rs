@@ -24,8 +24,9 @@ use crate::{
 /// A dependency of the package; every system has the other dependencies.
 const PACKAGES: &str = "adduser";
 
-/// The service manager, and modprobe(8), which the kernel runs.
-const BOOTABLE_PACKAGES: &str = "adduser,systemd-sysv,kmod";
+/// The service manager, the bus on which a service asks it for its jobs, and modprobe(8), which the
+/// kernel runs.
+const BOOTABLE_PACKAGES: &str = "adduser,systemd-sysv,dbus,kmod";
 
 /// Makes the archive unless it exists. Returns `None` without root, which debootstrap needs.
 pub(crate) fn make() -> Result<Option<PathBuf>> {
@@ -50,7 +51,7 @@ pub(crate) fn make() -> Result<Option<PathBuf>> {
 ///
 /// This process cannot become root, which debootstrap needs.
 pub(crate) fn make_bootable(release: &str, tools: &Tools) -> Result<PathBuf> {
-    let archive = workspace::base_system(&format!("{release}-systemd.cpio"));
+    let archive = workspace::base_system(&format!("{release}-systemd-dbus.cpio"));
     if archive.exists() {
         return Ok(archive);
     }

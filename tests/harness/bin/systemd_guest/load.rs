@@ -17,10 +17,10 @@ use std::{
 use tests::{TIMEOUT, connect};
 
 /// Number of connections that stay open.
-const HELD: usize = 10;
+const HELD: usize = 5;
 
 /// Pause after a connection. An emulated processor has to serve both sides.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(25);
 
 /// Running clients.
 pub(crate) struct Load {

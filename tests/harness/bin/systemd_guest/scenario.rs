@@ -2,7 +2,7 @@
 //!
 //! Invariant: the installed program runs; nothing is started by hand.
 
-use std::{fs, net::SocketAddr, process::Command};
+use std::{fs, io::ErrorKind, net::SocketAddr, process::Command};
 
 use tests::{Backend, Outcome, eventually, run};
 
@@ -11,8 +11,12 @@ use crate::{
     unit::{COMMAND_TIMEOUT, STATE_TIMEOUT},
 };
 
-/// The configuration file of the package.
+/// The configuration files of balance.service and of balance@other.service.
 const FILE: &str = "/etc/balance/balance.conf";
+const OTHER_FILE: &str = "/etc/balance/other.conf";
+
+/// The first line, as in the installed file.
+const FIRST_LINE: &str = "default --control-group balance\n";
 
 /// A listener of the service. The first needs CAP_NET_BIND_SERVICE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +26,7 @@ impl Listener {
     pub(crate) const SMTP: Self = Self(25);
     pub(crate) const SUBMISSION: Self = Self(587);
     pub(crate) const IMAP: Self = Self(143);
+    pub(crate) const OTHER: Self = Self(2525);
 
     pub(crate) fn address(self) -> SocketAddr {
         ([127, 0, 0, 1], self.0).into()
@@ -30,6 +35,11 @@ impl Listener {
     /// Returns whether a connect is accepted and passed to a server.
     pub(crate) fn serves(self) -> bool {
         load::name(self.address()).is_ok()
+    }
+
+    /// Returns whether a connect is refused.
+    pub(crate) fn refuses(self) -> bool {
+        load::name(self.address()).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     }
 }
 
@@ -46,12 +56,21 @@ impl Scenario {
 
     /// Writes the configuration file with these listeners, and more lines as given.
     pub(crate) fn write_file(&self, listeners: &[Listener], more: &str) {
+        let text = FIRST_LINE.to_owned() + &self.lines(listeners) + more;
+        fs::write(FILE, text).expect("writing the configuration file");
+    }
+
+    /// Writes the configuration file of the other unit with these listeners.
+    pub(crate) fn write_other_file(&self, listeners: &[Listener]) {
+        fs::write(OTHER_FILE, self.lines(listeners)).expect("writing the configuration file");
+    }
+
+    fn lines(&self, listeners: &[Listener]) -> String {
         let line = |listener: &Listener| {
             let [a, b] = [&self.a, &self.b].map(Backend::address);
             format!("-b 127.0.0.1 {} {a} {b}\n", listener.0)
         };
-        let text: String = listeners.iter().map(line).collect();
-        fs::write(FILE, text + more).expect("writing the configuration file");
+        listeners.iter().map(line).collect()
     }
 }
 

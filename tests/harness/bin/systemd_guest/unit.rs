@@ -25,6 +25,7 @@ pub(crate) struct Unit(&'static str);
 
 impl Unit {
     pub(crate) const BALANCE: Self = Self("balance.service");
+    pub(crate) const OTHER: Self = Self("balance@other.service");
 
     /// Runs a verb of systemctl(1) on the unit.
     pub(crate) fn systemctl(self, verb: &str) -> Outcome {
