@@ -1,10 +1,11 @@
 //! Runs the transcripts of the README and of balance.conf(5) in a Debian system of their own.
 //!
-//! Invariant: each command prints what the document shows. Process ids, numbers of bytes and
-//! attempts, and the width of columns are not compared.
+//! Invariant: each command prints what the document shows. Process ids, versions, numbers of bytes,
+//! attempts and seconds, and the width of columns are not compared.
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     net::{SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -66,12 +67,17 @@ fn steps(block: &str) -> Vec<Step> {
 fn comparable(text: &str) -> Vec<String> {
     let line = |line: &str| {
         let mut words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
-        let is_running = words.get(1).is_some_and(|word| word == "running");
+        let is_row = words.get(1).is_some_and(|word| word == "running" || word == "draining");
         let is_channel = words.len() == 11 && words[0].parse::<u32>().is_ok();
         for i in 0..words.len() {
-            let is_pid = i > 0 && words[i - 1] == "(pid" || is_running && i == 2;
+            let before = i.checked_sub(1).map(|i| words[i].clone()).unwrap_or_default();
+            let is_process = i == 1 && before == "process";
+            let is_pid = is_process || before == "(pid" || is_row && i == 2;
             let is_count = is_channel && (i == 7 || i > 8);
-            if is_pid || is_count {
+            let is_seconds = before == "for" && words.get(i + 1).is_some_and(|word| word == "s,");
+            if before.ends_with("version") {
+                words[i] = words[i].replace(|c: char| c.is_ascii_digit(), "N");
+            } else if is_pid || is_count || is_seconds {
                 let digits = words[i].trim_matches(|c: char| !c.is_ascii_digit()).to_owned();
                 assert!(digits.parse::<u64>().is_ok(), "no number in {line}");
                 words[i] = words[i].replace(&digits, "N");
@@ -124,6 +130,16 @@ fn the_transcripts_of_the_documents_are_true() {
         drop(first);
         replay(&root, after);
     }
+    let [start, upgrade] = &manual_blocks("UPGRADE")[..] else {
+        panic!("not two blocks, before and after a client")
+    };
+    let _servers = SERVERS.map(|(name, address)| server(&servers, name, address));
+    replay(&root, start);
+    let client = relay.enter(|| TcpStream::connect("127.0.0.1:25")).expect("a connection");
+    BufReader::new(&client).read_line(&mut String::new()).expect("a greeting");
+    replay(&root, upgrade);
+    drop(client);
+    root.ends_with(0, "balance stop");
 }
 
 fn replay(root: &Root, steps: &[Step]) {
