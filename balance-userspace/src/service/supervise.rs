@@ -121,7 +121,7 @@ async fn supervise_until(
 pub(super) enum Origin {
     /// A start, with the listeners of the service manager.
     Start(InheritedListeners),
-    /// The program that this process executed before.
+    /// The previous program of this process.
     Program(Inherited),
 }
 

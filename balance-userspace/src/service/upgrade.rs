@@ -67,7 +67,7 @@ pub(super) struct Upgrade {
 }
 
 impl Supervisor {
-    /// Begins an upgrade: has the new program check the file and the state.
+    /// Begins an upgrade: runs the new program to check the file and the state.
     pub(super) fn begin_upgrade(&mut self, reply: oneshot::Sender<SupervisorReply>) {
         let refused = |why: &str| SupervisorReply::Refused(why.to_owned());
         let answer = match () {
@@ -148,7 +148,7 @@ impl Supervisor {
         }
     }
 
-    /// Continues the work of the program that this process executed before.
+    /// Takes over the instances and processes of the previous program of this process.
     pub(super) fn inherit(&mut self, previous: Previous, processes: Vec<TakenProcess>) {
         self.instances.clear();
         for it in previous.instances {
@@ -171,7 +171,7 @@ impl Supervisor {
         self.supervise(processes, &previous.draining);
     }
 
-    /// Continues the work of a supervisor that has ended and left its server processes.
+    /// Takes over the instances and processes of a supervisor that has ended.
     pub(super) fn take_over_processes(&mut self, mut processes: Vec<TakenProcess>) {
         if processes.iter().all(|it| it.process.draining_since.is_some()) {
             self.draining.extend(processes.into_iter().map(|it| it.process));
@@ -233,7 +233,7 @@ impl Supervisor {
     }
 }
 
-/// Has the program on the disk check the file and the state.
+/// Runs the program on the disk to check the file and the state.
 async fn check(file: &Path, state: OwnedFd) -> Result<(), Refusal> {
     let program = upgrade_state::program().map_err(|error| cannot("find the program", &error))?;
     let mut command = Command::new(&program);

@@ -76,7 +76,7 @@ struct Instance {
     lock: Option<RawFd>,
 }
 
-/// A state that this program has taken over, with its descriptors.
+/// The state of the previous program of this process, with its descriptors.
 pub(super) struct Inherited {
     pub(super) background: bool,
     pub(super) lock: File,
@@ -85,7 +85,7 @@ pub(super) struct Inherited {
     pub(super) previous: Previous,
 }
 
-/// The work of the previous program.
+/// The instances and processes of the previous program.
 pub(super) struct Previous {
     pub(super) instances: Vec<InheritedInstance>,
     pub(super) draining: Vec<u32>,
@@ -158,7 +158,7 @@ pub(super) fn examine() -> Result<(), StartError> {
     state.instances.into_iter().try_for_each(|it| Line::try_from(it.line).map(drop))
 }
 
-/// Takes over the state of the program that this process executed before; `None` if there is none.
+/// Reads the state of the previous program of this process; `None` if there was no such program.
 ///
 /// # Safety
 /// To be called at most once, before this process opens a descriptor.
@@ -218,7 +218,7 @@ fn read(file: &mut File) -> Result<State, StartError> {
     serde_json::from_str(&text).map_err(|e| wrong(&e.to_string()))
 }
 
-/// Whether this process has executed another program before, which has left its state.
+/// Whether this process ran another program before, which has passed on its state.
 pub fn is_continued() -> bool {
     env::var_os(VARIABLE).is_some()
 }
