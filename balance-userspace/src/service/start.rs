@@ -53,8 +53,9 @@ pub(super) fn start(
         let sink = if inherited.background { Sink::Background } else { Sink::Foreground };
         logging::init(sink, form, false);
         // The file may have changed since its check. A mistake then changes nothing.
+        let location = inherited.location.clone();
         let conf = check::read(&location.config).unwrap_or_default();
-        return supervise(location, conf, Origin::Program(inherited), form, None);
+        return supervise(&location, conf, Origin::Program(inherited), form, None);
     }
     let inherited_listeners = if foreground {
         // SAFETY: the only call in this process, which has opened nothing yet.

@@ -48,6 +48,8 @@ pub(super) fn supervise(
     let dir = RunDir::locate(location.run_dir.as_deref()).map_err(InstanceFilesError::from);
     let dir = dir?;
     let file = absolute(&location.config);
+    let run_dir = location.run_dir.as_ref().map(std::path::absolute).transpose();
+    let run_dir = run_dir.map_err(failed("get the working directory"))?;
     let paths = dir.supervisor(&file).map_err(InstanceFilesError::from)?;
     let takeover_path = paths.takeover();
     let background = ready_notifier.is_some() || origin.is_in_background();
@@ -60,7 +62,7 @@ pub(super) fn supervise(
             let mut signals = Signals::catch().map_err(failed("install signal handlers"))?;
             signals::unblock();
             let json = form == LogFormat::Json;
-            let settings = SupervisorSettings { file, dir, background, json };
+            let settings = SupervisorSettings { file, run_dir, dir, background, json };
             let (sender, events) = unbounded_channel();
             let processes = takeover::take_over_all(&takeover_path, &takeover, &sender).await;
             fs::rename(&paths.next, &takeover_path)

@@ -86,6 +86,8 @@ const NO_PROCESS: u8 = 71;
 pub(super) struct SupervisorSettings {
     /// Absolute path of the configuration file.
     pub(super) file: PathBuf,
+    /// Absolute path of the given run directory; none for the default.
+    pub(super) run_dir: Option<PathBuf>,
     /// The directory of the control sockets.
     pub(super) dir: RunDir,
     /// Run in the background: log to syslog and detach from the terminal.

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use socket2::Socket;
 
 use super::{conf::Line, member::State as InstanceState, supervisor::Supervisor};
-use crate::{error::StartError, process::protocol::InstanceLine};
+use crate::{cli::ServiceLocation, error::StartError, process::protocol::InstanceLine};
 
 /// The environment variable with the number of the memfd.
 pub(super) const VARIABLE: &str = "BALANCE_STATE";
@@ -51,6 +51,11 @@ pub(super) struct State {
     format: u32,
     /// The version of the program that has written the state.
     version: String,
+    /// Absolute path of the configuration file. In the background the arguments are relative to
+    /// another directory.
+    file: PathBuf,
+    /// Absolute path of the given run directory; none for the default.
+    run_dir: Option<PathBuf>,
     /// Whether the supervisor runs in the background.
     background: bool,
     /// The lock and the control socket of the supervisor.
@@ -78,6 +83,7 @@ struct Instance {
 
 /// The state of the previous program of this process, with its descriptors.
 pub(super) struct Inherited {
+    pub(super) location: ServiceLocation,
     pub(super) background: bool,
     pub(super) lock: File,
     pub(super) control: UnixListener,
@@ -125,6 +131,8 @@ pub(super) fn state(supervisor: &Supervisor) -> (State, Vec<BorrowedFd<'_>>) {
     let state = State {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        file: supervisor.settings.file.clone(),
+        run_dir: supervisor.settings.run_dir.clone(),
         background: supervisor.settings.background,
         lock: lock.as_raw_fd(),
         control: control.as_raw_fd(),
@@ -187,6 +195,7 @@ pub(super) unsafe fn inherit() -> Result<Option<Inherited>, StartError> {
         });
     }
     Ok(Some(Inherited {
+        location: ServiceLocation { config: state.file, run_dir: state.run_dir },
         background: state.background,
         lock: owned(state.lock).into(),
         control: owned(state.control).into(),

@@ -250,6 +250,26 @@ fn served(address: SocketAddr) -> Result<(), String> {
 }
 
 #[test]
+fn a_supervisor_with_relative_paths_is_upgraded() {
+    let (server, port) = (Backend::echo("A"), ReservedPort::new());
+    let service = service(&port, &server, Datapath::Relay);
+    let mut start = Command::new(binary());
+    start.args(["start", "--config", "balance.conf", "--run-dir", "run"]);
+    let folder = service.file().parent().expect("a folder").to_owned();
+    let outcome = run(start.current_dir(folder), TIMEOUT);
+    assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
+    let before = service.status()[0].pid;
+    // Twice: the arguments of the process stay as they were.
+    for _ in 0..2 {
+        service.run_ok(&["upgrade"]);
+    }
+    let after = service.status();
+    assert!(after[0].state == "running" && after[0].pid != before, "{after:?}");
+    service.run_ok(&["stop"]);
+    assert!(service.processes().is_empty());
+}
+
+#[test]
 fn a_replaced_process_drains_until_its_timeout() {
     let (server, port) = (Backend::echo("A"), ReservedPort::new());
     let text =
