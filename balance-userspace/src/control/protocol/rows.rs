@@ -1,6 +1,8 @@
 //! Rows and totals in replies.
 //!
-//! Invariant: a row holds numbers and addresses; only the client makes text of them.
+//! Invariants: a row holds numbers and addresses; only the client makes text of them. A field that
+//! an earlier program does not send has a default, because clients are upgraded before the program
+//! that runs.
 
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
@@ -144,7 +146,8 @@ pub struct GenerationRow {
 /// The state of a supervisor and its instances.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SupervisorStatus {
-    /// The version of the program.
+    /// The version of the program; empty if it is too old to say it.
+    #[serde(default)]
     pub version: String,
     /// Whether the supervisor runs in the foreground, as under a service manager.
     pub foreground: bool,
@@ -157,6 +160,7 @@ pub struct SupervisorStatus {
     /// Invalid lines of the configuration file, as `FILE:LINE: REASON`.
     pub wrong: Vec<String>,
     /// The server processes, the current one first.
+    #[serde(default)]
     pub processes: Vec<GenerationRow>,
     /// Every instance in the order of the file, then the draining processes of former instances.
     pub instances: Vec<InstanceRow>,
@@ -214,4 +218,18 @@ pub struct InstanceRow {
     pub connections: u64,
     /// The status that the process reported last, or the reason why it does not run.
     pub status: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_of_the_first_supervisors_is_read() {
+        let text = r#"{"foreground":true,"began":1,"settled":true,"stopping":false,
+            "wrong":["f:1: x"],"instances":[{"name":"25","state":"running","pid":7,
+            "socket":"/run/x","connections":1,"status":"s"}]}"#;
+        let status: SupervisorStatus = serde_json::from_str(text).unwrap();
+        assert_eq!((status.instances.len(), status.processes.len()), (1, 0));
+    }
 }
