@@ -10,7 +10,7 @@
 
 use std::{
     env,
-    ffi::{CString, OsStr},
+    ffi::{CString, OsStr, OsString},
     fs::File,
     io::{self, Read as _, Write as _},
     os::{
@@ -239,7 +239,7 @@ pub(super) fn execute(program: &Path, state: &State, fds: &[BorrowedFd<'_>]) -> 
         let memory = write(state)?;
         let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::other);
         let path = text(program.as_os_str())?;
-        let args = env::args_os().map(|word| text(&word)).collect::<io::Result<Vec<_>>>()?;
+        let args = words().iter().map(|word| text(word)).collect::<io::Result<Vec<_>>>()?;
         // The listeners of the service manager are in the state.
         let is_kept = |name: &OsStr| {
             !["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", VARIABLE].iter().any(|it| name == *it)
@@ -256,6 +256,18 @@ pub(super) fn execute(program: &Path, state: &State, fds: &[BorrowedFd<'_>]) -> 
         Err::<(), _>(failed.into())
     };
     run().err().unwrap_or_else(|| io::ErrorKind::Other.into())
+}
+
+/// The arguments of this process, as those of a `start`. A supervisor in the background may have been
+/// started by `restart`.
+fn words() -> Vec<OsString> {
+    let mut words: Vec<_> = env::args_os().collect();
+    if let Some(verb) = words.get_mut(1)
+        && verb == "restart"
+    {
+        *verb = "start".into();
+    }
+    words
 }
 
 fn close_on_exec(fd: BorrowedFd<'_>, is_closed: bool) -> io::Result<()> {

@@ -270,6 +270,24 @@ fn a_supervisor_with_relative_paths_is_upgraded() {
 }
 
 #[test]
+fn a_supervisor_that_a_restart_has_started_is_upgraded() {
+    let (server, port) = (Backend::echo("A"), ReservedPort::new());
+    let service = service(&port, &server, Datapath::Relay);
+    service.run_ok(&["start"]);
+    service.run_ok(&["restart"]);
+    let (supervisor, before) = (service.supervisor(), service.status()[0].pid);
+    for _ in 0..2 {
+        let said = service.run_ok(&["upgrade"]);
+        assert!(said.starts_with("balance is upgraded: version "), "{said}");
+    }
+    assert_eq!(service.supervisor(), supervisor);
+    assert_ne!(service.status()[0].pid, before);
+    served(port.address()).expect("an echo");
+    service.run_ok(&["stop"]);
+    assert!(service.processes().is_empty());
+}
+
+#[test]
 fn a_replaced_process_drains_until_its_timeout() {
     let (server, port) = (Backend::echo("A"), ReservedPort::new());
     let text =
