@@ -98,6 +98,13 @@ impl InheritedListeners {
         self.listeners.iter()
     }
 
+    /// The addresses of all listeners that are not taken.
+    pub(crate) fn addresses_in_use(&self) -> InheritedAddresses {
+        let stored = self.stored.iter().map(|(_, socket)| socket);
+        let addresses = self.listeners.iter().chain(stored).filter_map(listener::local_address);
+        InheritedAddresses(addresses.collect())
+    }
+
     /// Whether no listener is left.
     pub(crate) fn is_empty(&self) -> bool {
         self.listeners.is_empty()
@@ -126,6 +133,16 @@ impl InheritedListeners {
                 Err(StartError::Listen { address: address.to_string(), source })
             }
         }
+    }
+}
+
+/// Addresses that listeners of another process are bound to.
+pub(crate) struct InheritedAddresses(Vec<SocketAddr>);
+
+impl InheritedAddresses {
+    /// Whether a listener serves this address.
+    pub(crate) fn contains(&self, address: SocketAddr) -> bool {
+        self.0.iter().any(|at| is_same(*at, address))
     }
 }
 

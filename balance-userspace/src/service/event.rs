@@ -7,9 +7,10 @@ use std::{io, process::ExitStatus};
 
 use tokio::sync::oneshot;
 
-use super::upgrade::Refusal;
+use super::{preparation::Prepared, upgrade::Refusal};
 use crate::{
     control::protocol::{SupervisorCommand, SupervisorReply},
+    error::StartError,
     process::protocol,
 };
 
@@ -21,6 +22,8 @@ pub(super) enum Event {
     Process(u32, protocol::Event),
     /// The service manager has sent SIGTERM, to restart the service or to stop it.
     Terminated { is_restart: bool },
+    /// The look-ups of the instance with this number are complete.
+    Prepared(u64, Result<Prepared, StartError>),
     /// The program on the disk has checked the file and the state of the supervisor.
     Checked(Result<(), Refusal>),
     /// A client of the control socket has sent a command.

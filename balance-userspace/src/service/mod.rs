@@ -18,6 +18,7 @@ mod manager;
 mod member;
 mod output;
 pub(crate) mod plan;
+mod preparation;
 mod reload;
 mod reload_differences;
 mod running;

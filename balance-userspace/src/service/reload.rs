@@ -76,11 +76,11 @@ pub(super) struct Reload {
 impl Supervisor {
     /// Begins a reload, or queues it behind the current one.
     pub(super) fn begin_reload(&mut self, reply: oneshot::Sender<SupervisorReply>) {
-        if self.reload.is_some() {
+        if self.reload.is_some() || self.upgrade.is_some() {
             self.queued_reloads.push_back(reply);
             return;
         }
-        if self.stopping.is_none() && Self::is_outdated() {
+        if self.stopping.is_none() && self.is_outdated() {
             return self.begin_upgrade(reply);
         }
         self.read_again(Reload { reply: Some(reply), ..Reload::default() });
@@ -224,13 +224,13 @@ impl Supervisor {
                         process.send(Request::Remove { id: instance.id }, Vec::new());
                     }
                     (instance.line, instance.backoff) = (line, Backoff::default());
-                    self.start(i).await;
+                    self.start(i);
                     "started"
                 }
                 None => {
                     let id = self.next_id();
                     self.instances.push(ManagedInstance::new(line, id));
-                    self.start(self.instances.len() - 1).await;
+                    self.start(self.instances.len() - 1);
                     "started"
                 }
             };
@@ -242,7 +242,7 @@ impl Supervisor {
 
     /// Serves an instance with arguments that it cannot take while it runs.
     async fn replace(&mut self, i: usize, line: Line) {
-        let prepared = self.prepare_line(i, &line).await;
+        let prepared = self.claim(i, &line).await;
         let id = self.next_id();
         let Some(reload) = &mut self.reload else { return };
         match (prepared, &mut self.current) {
@@ -251,6 +251,7 @@ impl Supervisor {
                 Err(error) => {
                     let why = format!("{}: {}", line.position, cannot_pass_on(&error));
                     reload.failed.push((why, PASS_ON));
+                    self.instances[i].discard_next_control();
                 }
             },
             (Ok(()), None) => self.instances[i].line = line,
@@ -363,8 +364,13 @@ impl Supervisor {
             let instance = &mut self.instances[i];
             instance.discard_next_control();
             let id = instance.id;
-            if instance.is_starting() && !self.current.as_ref().is_some_and(|it| it.knows(id)) {
-                self.failed(i, why, code);
+            if !instance.is_starting() || self.current.as_ref().is_some_and(|it| it.knows(id)) {
+                continue;
+            }
+            // The instance has had no part in the failure.
+            match self.current {
+                Some(_) => self.start(i),
+                None => self.failed(i, why, code),
             }
         }
     }
@@ -471,6 +477,7 @@ impl Supervisor {
         }
         self.last_status.clear();
         let Some(reload) = self.reload.take() else { return };
+        let is_takeover = reload.is_takeover;
         // The clients may be gone.
         if reload.is_takeover {
             self.is_taking_over = false;
@@ -479,6 +486,16 @@ impl Supervisor {
         } else if let Some(sender) = reload.reply {
             let _ = sender.send(reply);
         }
+        if is_takeover && self.current.is_none() && self.next.is_none() {
+            // Without a process nothing would serve the lines of the previous program.
+            let starting = (0..self.instances.len()).filter(|i| self.instances[*i].is_starting());
+            starting.for_each(|i| self.prepare(i));
+        }
+        self.next_reload();
+    }
+
+    /// Begins the next reload that waits.
+    pub(super) fn next_reload(&mut self) {
         if let Some(next) = self.queued_reloads.pop_front() {
             self.again(next);
         }

@@ -48,7 +48,7 @@ pub(super) fn start(
     let foreground = foreground || notify::is_enabled();
     // Instances must not inherit descriptors of the calling process.
     sys::close_on_exec_from(inherited::FIRST_FD);
-    // SAFETY: the only call in this process, which has opened nothing yet.
+    // SAFETY: the only call in this process, which has one thread and has opened nothing yet.
     if let Some(inherited) = unsafe { upgrade_state::inherit() }? {
         let sink = if inherited.background { Sink::Background } else { Sink::Foreground };
         logging::init(sink, form, false);

@@ -44,20 +44,20 @@ impl Supervisor {
         for line in lines {
             let position = self.instances.iter().position(|it| it.line.name == line.name);
             let Some(i) = position else { continue };
-            let is_idle = self.instances[i].is_idle();
-            match self.prepare_line(i, &line).await {
-                Ok(()) => {
-                    if is_idle {
-                        self.instances[i].state = State::Starting;
-                    }
-                    prepared.push((i, line));
-                }
-                // An instance that does not serve is tried again later.
-                Err(error) if is_idle => {
+            if self.instances[i].listeners.is_empty() {
+                // The instance starts in the new process, once that is the current one.
+                self.instances[i].line = line;
+                self.instances[i].state = State::Starting;
+                continue;
+            }
+            let serves = matches!(self.instances[i].state, State::Serving);
+            match self.claim(i, &line).await {
+                Ok(()) => prepared.push((i, line)),
+                Err(error) if serves => return Err(error),
+                Err(error) => {
                     self.instances[i].line = line;
                     self.failed(i, &error.to_string(), error.exit_code());
                 }
-                Err(error) => return Err(error),
             }
         }
         let process = Generation::spawn(config, self.takeover(), &self.sender())
@@ -151,6 +151,11 @@ impl Supervisor {
             .iter_mut()
             .filter(|it| it.draining_since.is_none())
             .for_each(Generation::drain);
+        for i in 0..self.instances.len() {
+            if self.instances[i].is_starting() && self.instances[i].listeners.is_empty() {
+                self.start(i);
+            }
+        }
         self.successor_served();
     }
 }

@@ -2,10 +2,16 @@
 //!
 //! Invariant: a file has at most one supervisor, which holds the lock of the file.
 
-use std::{fs, os::unix::process::CommandExt as _, sync::Arc};
+use std::{
+    fs, io,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use command_fds::{CommandFdExt as _, FdMapping};
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::{sync::mpsc::unbounded_channel, time::timeout};
 
 use super::{
     conf::Conf,
@@ -28,7 +34,7 @@ use crate::{
     sys::{
         self,
         daemon::ReadyNotifier,
-        signals::{self, Signals},
+        signals::{self, SignalAction, Signals},
     },
 };
 
@@ -50,6 +56,7 @@ pub(super) fn supervise(
     let file = absolute(&location.config);
     let run_dir = location.run_dir.as_ref().map(std::path::absolute).transpose();
     let run_dir = run_dir.map_err(failed("get the working directory"))?;
+    let program = origin.program().map_err(failed("find the program"))?;
     let paths = dir.supervisor(&file).map_err(InstanceFilesError::from)?;
     let takeover_path = paths.takeover();
     let background = ready_notifier.is_some() || origin.is_in_background();
@@ -62,7 +69,8 @@ pub(super) fn supervise(
             let mut signals = Signals::catch().map_err(failed("install signal handlers"))?;
             signals::unblock();
             let json = form == LogFormat::Json;
-            let settings = SupervisorSettings { file, run_dir, dir, background, json };
+            let program = program.clone();
+            let settings = SupervisorSettings { file, run_dir, program, dir, background, json };
             let (sender, events) = unbounded_channel();
             let processes = takeover::take_over_all(&takeover_path, &takeover, &sender).await;
             fs::rename(&paths.next, &takeover_path)
@@ -95,7 +103,7 @@ pub(super) fn supervise(
     }
     match after {
         StopAction::Leave => Ok(0),
-        StopAction::Restart => Err(re_exec(inherited_listeners)),
+        StopAction::Restart => Err(re_exec(&program, inherited_listeners)),
         StopAction::Exit(code) => Ok(code),
         StopAction::Upgrade => unreachable!("an upgrade executes another program or goes on"),
     }
@@ -109,15 +117,32 @@ async fn supervise_until(
     if supervisor.is_taking_over {
         supervisor.begin_takeover();
     } else {
-        supervisor.start_all().await;
+        supervisor.start_all();
     }
     loop {
         match supervisor.run(signals).await? {
-            StopAction::Upgrade => supervisor.execute(),
+            StopAction::Upgrade => match blocked(signals).await {
+                Some(action) => {
+                    signals::unblock();
+                    supervisor.signalled(action);
+                }
+                None => supervisor.execute(),
+            },
             after => return Ok(after),
         }
     }
 }
+
+/// Blocks all signals, for the program that is executed next. Returns a signal that has arrived
+/// before.
+async fn blocked(signals: &mut Signals) -> Option<SignalAction> {
+    signals::block();
+    // The runtime delivers signals when it waits.
+    timeout(DELIVERY, signals.next()).await.ok()
+}
+
+/// The time in which the runtime delivers a signal that the process has received.
+const DELIVERY: Duration = Duration::from_millis(1);
 
 /// Where the state of a supervisor comes from.
 pub(super) enum Origin {
@@ -128,6 +153,14 @@ pub(super) enum Origin {
 }
 
 impl Origin {
+    /// The path of the program at the first start.
+    fn program(&self) -> io::Result<PathBuf> {
+        match self {
+            Self::Start(_) => upgrade_state::program(),
+            Self::Program(inherited) => Ok(inherited.program.clone()),
+        }
+    }
+
     fn is_in_background(&self) -> bool {
         matches!(self, Self::Program(inherited) if inherited.background)
     }
@@ -157,12 +190,8 @@ impl Origin {
 
 /// Executes the program that is now on the disk in this process, and passes on the listeners of the
 /// service manager. Returns only on failure.
-fn re_exec(inherited_listeners: InheritedListeners) -> StartError {
+fn re_exec(program: &Path, inherited_listeners: InheritedListeners) -> StartError {
     let failed = |source| StartError::System { act: "restart", source };
-    let program = match upgrade_state::program() {
-        Ok(path) => path,
-        Err(error) => return failed(error),
-    };
     let listeners = (inherited::FIRST_FD..).zip(inherited_listeners.into_listeners());
     let listeners: Vec<_> = listeners
         .map(|(child_fd, socket)| FdMapping { parent_fd: socket.into(), child_fd })

@@ -15,8 +15,8 @@ use std::{
     io, mem,
     os::unix::net::UnixListener,
     path::PathBuf,
-    pin::pin,
     process::ExitStatus,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -24,11 +24,11 @@ use nix::sys::signal::Signal;
 use tokio::{
     select,
     sync::{
+        Semaphore,
         mpsc::{UnboundedReceiver, UnboundedSender},
         oneshot,
     },
-    task::spawn_blocking,
-    time::{MissedTickBehavior, sleep_until, timeout},
+    time::{MissedTickBehavior, sleep_until},
 };
 use tracing::{error, info, warn};
 
@@ -40,20 +40,19 @@ use super::{
     generation::Generation,
     manager,
     member::{Control, ManagedInstance, State},
-    output::{WRONG, plural, print_error},
+    output::{UNAVAILABLE, WRONG, plural, print_error},
+    preparation,
     reload::Reload,
     successor::Successor,
     upgrade::Upgrade,
 };
 use crate::{
     control::{
-        instance_files::SocketAccess,
         protocol::{SupervisorCommand, SupervisorReply, SupervisorStatus},
         run_dir::RunDir,
     },
     error::StartError,
-    instance,
-    io::{inherited::InheritedListeners, listener},
+    io::inherited::InheritedListeners,
     notify,
     process::{
         self,
@@ -88,6 +87,8 @@ pub(super) struct SupervisorSettings {
     pub(super) file: PathBuf,
     /// Absolute path of the given run directory; none for the default.
     pub(super) run_dir: Option<PathBuf>,
+    /// The path of the program. An upgrade executes what is there.
+    pub(super) program: PathBuf,
     /// The directory of the control sockets.
     pub(super) dir: RunDir,
     /// Run in the background: log to syslog and detach from the terminal.
@@ -147,7 +148,7 @@ pub(super) struct Supervisor {
     /// An upgrade that has not executed the new program yet.
     pub(super) upgrade: Option<Upgrade>,
     /// A request to the service manager is in progress: does it restart the service?
-    is_asking: bool,
+    pub(super) is_asking: bool,
     /// The processes are left to the next supervisor.
     is_leaving: bool,
     /// Another supervisor started the current process; a successor replaces it.
@@ -155,6 +156,8 @@ pub(super) struct Supervisor {
     /// The outcome of the takeover, and the clients that wait for it.
     pub(super) taken_over: Option<SupervisorReply>,
     pub(super) waiting: Vec<oneshot::Sender<SupervisorReply>>,
+    /// Permits of the threads that look up names and bind addresses.
+    pub(super) threads: Arc<Semaphore>,
     /// The last status text sent to the service manager.
     pub(super) last_status: String,
 }
@@ -198,6 +201,7 @@ impl Supervisor {
             reload: None,
             queued_reloads: VecDeque::new(),
             upgrade: None,
+            threads: preparation::threads(),
             is_asking: false,
             is_leaving: false,
             is_taking_over: false,
@@ -224,15 +228,11 @@ impl Supervisor {
     }
 
     /// Starts all instances.
-    pub(super) async fn start_all(&mut self) {
+    pub(super) fn start_all(&mut self) {
         for wrong in &self.wrong {
             error!(reason = wrong, "invalid configuration line");
         }
-        for i in 0..self.instances.len() {
-            self.prepare(i).await;
-        }
-        self.remove_stored();
-        self.respawn();
+        (0..self.instances.len()).for_each(|i| self.prepare(i));
     }
 
     /// Removes listeners that no line uses from the descriptor store of the service manager.
@@ -276,7 +276,7 @@ impl Supervisor {
                 }
                 action = signals.next() => self.signalled(action),
                 () = sleep_until(retry.unwrap_or_else(Instant::now).into()), if retry.is_some() => {
-                    self.try_again().await;
+                    self.try_again();
                 }
                 // Each tick also sends the status to the service manager.
                 _ = tick.tick() => self.watch(),
@@ -296,6 +296,7 @@ impl Supervisor {
         match event {
             Event::Exited(pid, status) => self.on_exit(pid, &status),
             Event::Process(pid, event) => self.on_event(pid, event),
+            Event::Prepared(id, prepared) => self.on_prepared(id, prepared),
             Event::Checked(result) => self.on_checked(result),
             Event::Terminated { is_restart } => self.on_terminated(is_restart),
             Event::Command(command, reply) => self.on_command(command, reply).await,
@@ -323,7 +324,7 @@ impl Supervisor {
         let _ = reply.send(answer);
     }
 
-    fn signalled(&mut self, action: SignalAction) {
+    pub(super) fn signalled(&mut self, action: SignalAction) {
         match action {
             SignalAction::Drain if manager::may_restart() && !self.is_asking => {
                 self.is_asking = true;
@@ -346,7 +347,10 @@ impl Supervisor {
         if self.stopping.is_some() {
             return;
         }
-        self.is_leaving = is_restart && self.current.is_some() && self.next.is_none();
+        self.is_leaving = is_restart && self.current.is_some();
+        if self.is_leaving && self.next.is_some() {
+            self.next_failed("the service manager restarts the service", RESTARTED);
+        }
         if self.is_leaving {
             info!(open = self.connections(), "leaving the server process to the next supervisor");
             notify::stopping();
@@ -374,6 +378,7 @@ impl Supervisor {
         info!(open = self.connections(), "stopping");
         self.stopping = Some(after);
         self.respawn = None;
+        self.refuse_upgrade((vec!["balance is stopping".to_owned()], UNAVAILABLE));
         if after == StopAction::Restart {
             // For the service manager the process continues.
             notify::reloading();
@@ -393,12 +398,14 @@ impl Supervisor {
             return Ok(());
         }
         self.is_started = true;
+        self.remove_stored();
         let serving = self.serving();
         let all = self.instances.len() + self.wrong.len();
         info!(serving, instances = all, file = %self.settings.file.display(), "supervisor started");
         let failed = self.instances.iter().find_map(ManagedInstance::failure);
         let failed = failed.map(|(_, code)| code);
-        if serving == 0 && all > 0 {
+        let is_first = self.taken_over.is_none();
+        if is_first && serving == 0 && all > 0 {
             // No instance serves: stop. The exit code tells the service manager whether to restart:
             // it does not restart if the only problem is a mistake in the file.
             self.stop(Signal::SIGTERM, StopAction::Exit(failed.unwrap_or(WRONG)));
@@ -478,83 +485,20 @@ impl Supervisor {
         instances.chain(self.respawn).min()
     }
 
-    async fn try_again(&mut self) {
+    fn try_again(&mut self) {
         let now = Instant::now();
         for i in 0..self.instances.len() {
             if self.instances[i].next_try().is_some_and(|at| at <= now) {
-                self.start(i).await;
+                self.start(i);
             }
         }
         if self.respawn.is_some_and(|at| at <= now) {
-            self.respawn();
+            self.spawn_process();
         }
-    }
-
-    /// Binds the listeners of an instance and creates its control socket, and asks the server
-    /// process to serve it.
-    pub(super) async fn start(&mut self, i: usize) {
-        self.instances[i].state = State::Starting;
-        self.instances[i].id = self.next_id();
-        self.prepare(i).await;
-        let instance = &mut self.instances[i];
-        if !instance.is_wanted() {
-            return;
-        }
-        match &mut self.current {
-            Some(process) => {
-                if let Err(error) = instance.serve(process, instance.id, &instance.line) {
-                    self.failed(i, &cannot_pass_on(&error), PASS_ON);
-                }
-            }
-            None => self.respawn(),
-        }
-    }
-
-    /// Binds the listeners of an instance and creates its control socket, unless it has them.
-    async fn prepare(&mut self, i: usize) {
-        let line = self.instances[i].line.clone();
-        if let Err(why) = self.prepare_line(i, &line).await {
-            self.failed(i, &why.to_string(), why.exit_code());
-        }
-    }
-
-    /// Binds the listeners of an instance with the arguments of `line`, and creates its control
-    /// socket, unless the instance has them. `line` is the line of the instance or its new line.
-    pub(super) async fn prepare_line(&mut self, i: usize, line: &Line) -> Result<(), StartError> {
-        let instance = &mut self.instances[i];
-        let (args, is_bound) = (line.args.clone(), !instance.listeners.is_empty());
-        let look_up = spawn_blocking(move || {
-            let access = SocketAccess::of(&args)?;
-            // Bound listeners stay, even if the name has another address now.
-            let address = if is_bound { None } else { instance::start::listen_address(&args)? };
-            Ok::<_, StartError>((address, access))
-        });
-        let lookup_failed = |e: tokio::task::JoinError| StartError::System {
-            act: "look up an address",
-            source: e.into(),
-        };
-        let (address, access) = watched(look_up).await.map_err(lookup_failed)??;
-        if !is_bound {
-            let port = line.name.port;
-            instance.listeners =
-                self.inherited_listeners.take(listener::bind_address(address, port));
-            instance.is_inherited = !instance.listeners.is_empty();
-            if !instance.is_inherited {
-                let stored = listener::bind_address(address, port);
-                instance.listeners = self.inherited_listeners.take_stored(stored);
-            }
-            if instance.listeners.is_empty() {
-                let workers = process::start::workers(&line.args);
-                instance.listeners = listener::bind(address, port, workers)?;
-                notify::store(&instance.stored_name(), &instance.listeners);
-            }
-        }
-        instance.claim(&self.settings.dir, line, access)?;
-        Ok(())
     }
 
     /// Spawns a server process for all instances that are to be served.
-    fn respawn(&mut self) {
+    pub(super) fn spawn_process(&mut self) {
         self.respawn = None;
         if self.stopping.is_some() || !self.instances.iter().any(ManagedInstance::is_wanted) {
             return;
@@ -636,18 +580,19 @@ impl Supervisor {
             return;
         }
         match process.serving_since {
+            // The new process serves the same listeners.
+            _ if self.next.is_some() => {
+                error!(pid, reason = why, "server process ended, another is starting");
+                self.respawn = Some(Instant::now() + self.backoff.after(None));
+            }
             Some(since) => {
                 let wait = self.backoff.after(Some(since.elapsed()));
                 self.respawn = Some(Instant::now() + wait);
                 let retry_seconds = wait.as_secs();
                 error!(pid, reason = why, retry_seconds, "server process ended, starting another");
                 if wait.is_zero() {
-                    self.respawn();
+                    self.spawn_process();
                 }
-            }
-            // The new process serves the same listeners.
-            None if self.next.is_some() => {
-                self.respawn = Some(Instant::now() + self.backoff.after(None));
             }
             None => self.no_process(&why, code),
         }
@@ -712,7 +657,7 @@ impl Supervisor {
                     );
                     process.draining_since = Some(Instant::now());
                     self.draining.push(process);
-                    self.respawn();
+                    self.spawn_process();
                     self.reload_lost();
                 }
             }
@@ -748,17 +693,8 @@ impl Supervisor {
     }
 }
 
-/// Waits, and reports to the service manager meanwhile that the supervisor works: a name server may
-/// take longer to reply than the manager waits.
-async fn watched<T>(wait: impl Future<Output = T>) -> T {
-    let mut wait = pin!(wait);
-    loop {
-        match timeout(INTERVAL, &mut wait).await {
-            Ok(done) => return done,
-            Err(_) => notify::watchdog(),
-        }
-    }
-}
+/// Exit code of a successor that the restart of the service has ended: EX_TEMPFAIL of sysexits(3).
+const RESTARTED: u8 = 75;
 
 /// Exit code of an instance whose listeners cannot be passed on: EX_OSERR of sysexits(3).
 pub(super) const PASS_ON: u8 = 71;

@@ -12,7 +12,7 @@
 use std::{
     fs,
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
     time::Duration,
@@ -38,7 +38,10 @@ use super::{
     upgrade_state::{self, Previous},
 };
 use crate::{
-    control::{instance_files::InstanceFiles, protocol::SupervisorReply},
+    control::{
+        instance_files::{InstanceFiles, SocketAccess},
+        protocol::SupervisorReply,
+    },
     error::one_line,
     logging, notify,
     sys::signals,
@@ -77,10 +80,11 @@ impl Supervisor {
             () => {
                 self.upgrade = Some(Upgrade { reply, is_checked: false });
                 let state = upgrade_state::write(&upgrade_state::state(self).0);
+                let program = self.settings.program.clone();
                 let (file, sender) = (self.settings.file.clone(), self.sender());
                 tokio::spawn(async move {
                     let checked = match state {
-                        Ok(state) => check(&file, state).await,
+                        Ok(state) => check(program, &file, state).await,
                         Err(error) => Err(cannot("write the state", &error)),
                     };
                     let _ = sender.send(Event::Checked(checked));
@@ -88,6 +92,9 @@ impl Supervisor {
                 return;
             }
         };
+        if let SupervisorReply::Refused(reason) = &answer {
+            warn!(reason, "not upgraded");
+        }
         // The client may be gone.
         let _ = reply.send(answer);
     }
@@ -101,10 +108,10 @@ impl Supervisor {
         }
     }
 
-    /// Gives an upgrade up.
+    /// Gives an upgrade up, if there is one.
     pub(super) fn refuse_upgrade(&mut self, (reasons, code): Refusal) {
-        error!(reason = reasons.join("; "), exit_code = code, "not upgraded");
         if let Some(upgrade) = self.upgrade.take() {
+            error!(reason = reasons.join("; "), exit_code = code, "not upgraded");
             let reply = SupervisorReply::PartlyReloaded {
                 changed: Vec::new(),
                 differences: Vec::new(),
@@ -112,13 +119,16 @@ impl Supervisor {
                 code,
             };
             let _ = upgrade.reply.send(reply);
+            self.next_reload();
         }
     }
 
     /// Whether the new program is to be executed now.
     pub(super) fn is_upgrade_due(&self) -> bool {
         let is_idle = self.reload.is_none() && self.next.is_none() && self.stopping.is_none();
-        is_idle && self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_checked)
+        is_idle
+            && !self.is_asking
+            && self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_checked)
     }
 
     /// Executes the new program. Returns only on failure: the upgrade is then given up.
@@ -126,23 +136,24 @@ impl Supervisor {
         logging::flush();
         notify::reloading();
         signals::block();
-        let error = upgrade_state::program().map_or_else(
-            |error| error,
-            |program| {
+        let error = match self.own.files.socket(SocketAccess::default()) {
+            // The new program creates such a socket first.
+            Ok(_) => {
                 let (state, fds) = upgrade_state::state(self);
-                upgrade_state::execute(&program, &state, &fds)
-            },
-        );
+                upgrade_state::execute(&self.settings.program, &state, &fds).to_string()
+            }
+            Err(error) => error.to_string(),
+        };
+        self.own.files.discard();
         signals::unblock();
         notify::ready();
         self.refuse_upgrade(cannot("execute the new program", &error));
     }
 
     /// Whether the program on the disk is another one than the program of this process.
-    pub(super) fn is_outdated() -> bool {
+    pub(super) fn is_outdated(&self) -> bool {
         let identity = |path: &Path| fs::metadata(path).map(|it| (it.dev(), it.ino()));
-        let Ok(program) = upgrade_state::program() else { return false };
-        match (identity(Path::new("/proc/self/exe")), identity(&program)) {
+        match (identity(Path::new("/proc/self/exe")), identity(&self.settings.program)) {
             (Ok(own), Ok(other)) => own != other,
             _ => false,
         }
@@ -234,8 +245,7 @@ impl Supervisor {
 }
 
 /// Runs the program on the disk to check the file and the state.
-async fn check(file: &Path, state: OwnedFd) -> Result<(), Refusal> {
-    let program = upgrade_state::program().map_err(|error| cannot("find the program", &error))?;
+async fn check(program: PathBuf, file: &Path, state: OwnedFd) -> Result<(), Refusal> {
     let mut command = Command::new(&program);
     command
         .args(["check", "--no-dns", "--config"])

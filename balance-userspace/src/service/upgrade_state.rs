@@ -56,6 +56,8 @@ pub(super) struct State {
     file: PathBuf,
     /// Absolute path of the given run directory; none for the default.
     run_dir: Option<PathBuf>,
+    /// The path of the program.
+    program: PathBuf,
     /// Whether the supervisor runs in the background.
     background: bool,
     /// The lock and the control socket of the supervisor.
@@ -84,6 +86,7 @@ struct Instance {
 /// The state of the previous program of this process, with its descriptors.
 pub(super) struct Inherited {
     pub(super) location: ServiceLocation,
+    pub(super) program: PathBuf,
     pub(super) background: bool,
     pub(super) lock: File,
     pub(super) control: UnixListener,
@@ -133,6 +136,7 @@ pub(super) fn state(supervisor: &Supervisor) -> (State, Vec<BorrowedFd<'_>>) {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         file: supervisor.settings.file.clone(),
         run_dir: supervisor.settings.run_dir.clone(),
+        program: supervisor.settings.program.clone(),
         background: supervisor.settings.background,
         lock: lock.as_raw_fd(),
         control: control.as_raw_fd(),
@@ -169,7 +173,7 @@ pub(super) fn examine() -> Result<(), StartError> {
 /// Reads the state of the previous program of this process; `None` if there was no such program.
 ///
 /// # Safety
-/// To be called at most once, before this process opens a descriptor.
+/// To be called at most once, before this process opens a descriptor or starts a thread.
 ///
 /// # Errors
 /// [`StartError::Usage`] when this program does not understand the state.
@@ -180,6 +184,9 @@ pub(super) unsafe fn inherit() -> Result<Option<Inherited>, StartError> {
     // this function's contract nothing in this process owns them.
     let owned = |fd: RawFd| unsafe { OwnedFd::from_raw_fd(fd) };
     drop(owned(number));
+    // SAFETY: the process has one thread, so nothing reads the environment meanwhile. Programs that
+    // this one executes must not find a variable of their own there.
+    unsafe { env::remove_var(VARIABLE) };
     let sockets =
         |fds: Vec<RawFd>| fds.into_iter().map(|fd| owned(fd).into()).collect::<Vec<Socket>>();
     let mut instances = Vec::new();
@@ -196,6 +203,7 @@ pub(super) unsafe fn inherit() -> Result<Option<Inherited>, StartError> {
     }
     Ok(Some(Inherited {
         location: ServiceLocation { config: state.file, run_dir: state.run_dir },
+        program: state.program,
         background: state.background,
         lock: owned(state.lock).into(),
         control: owned(state.control).into(),
@@ -252,7 +260,7 @@ pub(super) fn execute(program: &Path, state: &State, fds: &[BorrowedFd<'_>]) -> 
         let all = || fds.iter().copied().chain([memory.as_fd()]);
         all().try_for_each(|fd| close_on_exec(fd, false))?;
         let failed = execve(&path, &args, &variables).unwrap_err();
-        all().try_for_each(|fd| close_on_exec(fd, true))?;
+        all().for_each(|fd| drop(close_on_exec(fd, true)));
         Err::<(), _>(failed.into())
     };
     run().err().unwrap_or_else(|| io::ErrorKind::Other.into())
@@ -276,7 +284,7 @@ fn close_on_exec(fd: BorrowedFd<'_>, is_closed: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// The program that an upgrade has put in the place of this one, or this program.
+/// The path of this program.
 ///
 /// # Errors
 /// When the path of this program is unknown.

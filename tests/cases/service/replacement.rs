@@ -250,6 +250,79 @@ fn served(address: SocketAddr) -> Result<(), String> {
 }
 
 #[test]
+fn an_upgrade_is_not_held_up_by_a_line_that_cannot_serve() {
+    let (server, port) = (Backend::echo("A"), ReservedPort::new());
+    // Another program listens there.
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let busy_port = busy.local_addr().expect("an address").port();
+    let line = |port: u16| format!("-b 127.0.0.1 {port} {}\n", server.address());
+    let service = Service::new(&(line(port.port()) + &line(busy_port)));
+    assert_eq!(service.run(&["start"]).status.code(), Some(71));
+    let before = service.status()[0].pid;
+    let outcome = service.run(&["upgrade"]);
+    // The failure of the line is told; the other line has a new process.
+    assert_eq!(outcome.status.code(), Some(71), "{outcome:?}");
+    assert!(outcome.stderr.contains(&format!("127.0.0.1:{busy_port}")), "{outcome:?}");
+    let rows = service.status();
+    assert!(rows[0].state == "running" && rows[0].pid != before, "{rows:?}");
+    served(port.address()).expect("an echo");
+    // As soon as the port is free, the line serves.
+    drop(busy);
+    service.status_when("both run", |rows| rows.iter().all(|row| row.state == "running"));
+    service.run_ok(&["stop"]);
+}
+
+#[test]
+fn an_upgrade_while_nothing_serves_keeps_the_supervisor() {
+    let (server, port) = (Backend::echo("A"), ReservedPort::new());
+    let service = service(&port, &server, Datapath::Relay);
+    service.run_ok(&["start"]);
+    let mut open = connect(port.address());
+    open.read_exact(&mut [0]).expect("the server's name");
+    let mut kill = Command::new(binary());
+    kill.args(["-b", "127.0.0.1", "-c", "kill", "--run-dir"]).arg(service.run_dir());
+    assert!(run(kill.arg(port.port().to_string()), TIMEOUT).status.success());
+    service.status_when("the instance is stopped", |rows| rows[0].state != "running");
+    let supervisor = service.supervisor();
+    service.run_ok(&["upgrade"]);
+    assert_eq!(service.supervisor(), supervisor);
+    assert_all_echo(std::slice::from_mut(&mut open));
+    assert_eq!(service.status()[0].state, "stopped", "an operator stopped it");
+    // A reload starts it.
+    service.run_ok(&["reload"]);
+    served(port.address()).expect("an echo");
+    drop(open);
+    service.run_ok(&["stop"]);
+}
+
+#[test]
+fn the_supervisor_answers_while_addresses_are_in_use() {
+    let (server, port) = (Backend::echo("A"), ReservedPort::new());
+    let busy: Vec<_> =
+        (0..20).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a listener")).collect();
+    let ports = busy.iter().map(|it| it.local_addr().expect("an address").port());
+    let lines = [port.port()].into_iter().chain(ports);
+    let lines: Vec<_> =
+        lines.map(|port| format!("-b 127.0.0.1 {port} {}\n", server.address())).collect();
+    let service = Service::new(&lines.concat());
+    let begun = Instant::now();
+    assert_eq!(service.run(&["start"]).status.code(), Some(71));
+    // Each waits 2 s for its address, beside the others.
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    // Every line is tried again within 4 s.
+    let begun = Instant::now();
+    let mut slowest = Duration::ZERO;
+    while begun.elapsed() < Duration::from_secs(4) {
+        let asked = Instant::now();
+        assert_eq!(service.status()[0].state, "running");
+        slowest = slowest.max(asked.elapsed());
+    }
+    note(&format!("the slowest status took {slowest:?}"));
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    service.run_ok(&["stop"]);
+}
+
+#[test]
 fn a_supervisor_with_relative_paths_is_upgraded() {
     let (server, port) = (Backend::echo("A"), ReservedPort::new());
     let service = service(&port, &server, Datapath::Relay);
@@ -367,6 +440,57 @@ fn a_reload_upgrades_if_the_program_on_the_disk_is_another_one() {
     let before = service.status()[0].pid;
     kill(Pid::from_raw(supervisor), Signal::SIGUSR2).expect("the supervisor runs");
     service.status_when("another process serves", |rows| rows.len() == 1 && rows[0].pid != before);
+    service.run_ok(&["stop"]);
+}
+
+#[test]
+fn a_moved_program_is_replaced_by_the_program_at_its_path() {
+    let (server, port) = (Backend::echo("A"), ReservedPort::new());
+    let service = service(&port, &server, Datapath::Relay);
+    let installed = Installed::new();
+    assert_eq!(installed.run(&service, "start").status.code(), Some(0));
+    fs::rename(installed.path(), installed.folder.path().join("balance.old")).expect("a rename");
+    installed.install(&fs::read(binary()).expect("the program"));
+    let said = service.run_ok(&["reload"]);
+    assert!(said.contains("balance is upgraded: version "), "{said}");
+    let program = fs::read_link(format!("/proc/{}/exe", service.supervisor())).expect("a program");
+    assert_eq!(program, installed.path());
+    service.run_ok(&["stop"]);
+}
+
+#[test]
+fn a_reload_waits_for_the_check_of_an_upgrade() {
+    let (server, port) = (Backend::echo("A"), ReservedPort::new());
+    let service = service(&port, &server, Datapath::Relay);
+    let installed = Installed::new();
+    assert_eq!(installed.run(&service, "start").status.code(), Some(0));
+    let (begun, go_on) =
+        (installed.folder.path().join("begun"), installed.folder.path().join("go"));
+    let script = format!(
+        "#!/bin/sh\n: > {}\nwhile [ ! -e {} ]; do sleep 0.05; done\nexit 3\n",
+        begun.display(),
+        go_on.display()
+    );
+    installed.install(script.as_bytes());
+    thread::scope(|scope| {
+        let upgrade = scope.spawn(|| service.run(&["upgrade"]));
+        eventually(TIMEOUT, "the check has begun", || match begun.exists() {
+            true => Ok(()),
+            false => Err("not yet".to_owned()),
+        });
+        let reload = scope.spawn(|| service.run(&["reload"]));
+        eventually(TIMEOUT, "the reload waits", || match service.connected_verbs() {
+            2 => Ok(()),
+            other => Err(format!("{other} verbs")),
+        });
+        installed.install(&fs::read(binary()).expect("the program"));
+        fs::write(&go_on, "").expect("a file");
+        let (upgrade, reload) =
+            (upgrade.join().expect("no panic"), reload.join().expect("no panic"));
+        assert_eq!(upgrade.status.code(), Some(3), "{upgrade:?}");
+        assert_eq!(reload.status.code(), Some(0), "{reload:?}");
+        assert!(reload.stdout.contains("balance is upgraded: version "), "{reload:?}");
+    });
     service.run_ok(&["stop"]);
 }
 
