@@ -8,7 +8,6 @@ use std::{io, time::Duration};
 use nix::unistd::Gid;
 use tokio::{
     sync::{mpsc::UnboundedSender, oneshot},
-    task::AbortHandle,
     time::sleep,
 };
 use tracing::{error, warn};
@@ -30,10 +29,6 @@ use crate::{
 /// For how long a replaced socket is still accepted from: clients may have connected to it.
 const REPLACED: Duration = Duration::from_secs(1);
 
-/// The service of the control socket.
-#[derive(Default)]
-pub(super) struct ControlService(Option<AbortHandle>);
-
 impl Supervisor {
     /// Serves the control socket. A socket that was served before is served for a moment longer.
     ///
@@ -48,7 +43,7 @@ impl Supervisor {
                 error!(%error, "cannot serve the control socket");
             }
         });
-        if let Some(replaced) = self.control_service.0.replace(task.abort_handle()) {
+        if let Some(replaced) = self.control_service.replace(task.abort_handle()) {
             tokio::spawn(async move {
                 sleep(REPLACED).await;
                 replaced.abort();

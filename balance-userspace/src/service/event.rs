@@ -3,16 +3,31 @@
 //! Invariant: other tasks and threads never touch the state of the supervisor; they send these
 //! events.
 
-use std::{io, process::ExitStatus};
+use std::{io, net::IpAddr, process::ExitStatus};
 
+use socket2::Socket;
 use tokio::sync::oneshot;
 
-use super::{preparation::Prepared, upgrade::Refusal};
 use crate::{
-    control::protocol::{SupervisorCommand, SupervisorReply},
+    control::{
+        instance_files::SocketAccess,
+        protocol::{SupervisorCommand, SupervisorReply},
+    },
     error::StartError,
     process::protocol,
 };
+
+/// The result of the look-ups, and new listeners.
+pub(super) struct Prepared {
+    pub(super) access: SocketAccess,
+    /// None for all addresses.
+    pub(super) address: Option<IpAddr>,
+    /// Empty if listeners of the service manager are at the address, or if the instance has some.
+    pub(super) listeners: Vec<Socket>,
+}
+
+/// Why an upgrade is refused: a line for each reason, and the exit code.
+pub(super) type Refusal = (Vec<String>, u8);
 
 /// An event from a task or thread of the supervisor.
 pub(super) enum Event {

@@ -34,7 +34,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{event::Event, member::ManagedInstance, upgrade_state};
+use super::event::Event;
 use crate::{
     control::protocol::{GenerationRow, InstanceRow, InstanceState},
     process::{
@@ -109,7 +109,6 @@ impl Generation {
             .env_remove("LISTEN_FDS")
             .env_remove("LISTEN_FDNAMES")
             .env_remove("WATCHDOG_USEC")
-            .env_remove(upgrade_state::VARIABLE)
             .stdin(Stdio::null());
         if config.background {
             command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -234,11 +233,10 @@ impl Generation {
         !self.accepting.is_empty() && since.is_some_and(|since| since.elapsed() < DRAIN_TIMEOUT)
     }
 
-    /// The instances of the process that are not in `instances`, as `status` shows them.
-    pub(super) fn draining_rows(&self, instances: &[ManagedInstance]) -> Vec<InstanceRow> {
-        let is_current = |id: u64| {
-            self.draining_since.is_none() && instances.iter().any(|instance| instance.id == id)
-        };
+    /// The instances of the process that drain, as `status` shows them. `is_managed` says whether
+    /// an instance with a number belongs to a line.
+    pub(super) fn draining_rows(&self, is_managed: impl Fn(u64) -> bool) -> Vec<InstanceRow> {
+        let is_current = |id: u64| self.draining_since.is_none() && is_managed(id);
         let rows = self.names.iter().filter(|(id, _)| !is_current(**id));
         let rows = rows.map(|(id, name)| {
             let status = self.status.get(id);

@@ -6,6 +6,7 @@
 pub mod conf;
 
 mod backoff;
+mod changes;
 mod check;
 mod check_verb;
 mod conf_files;

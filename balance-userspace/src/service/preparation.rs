@@ -4,15 +4,14 @@
 //! Invariant: a look-up, and the wait for an address in use, run in a thread of their own. The event
 //! loop of the supervisor waits for neither.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use nix::errno::Errno;
-use socket2::Socket;
-use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio::task::spawn_blocking;
 
 use super::{
     conf::Line,
-    event::Event,
+    event::{Event, Prepared},
     member::State,
     supervisor::{PASS_ON, Supervisor, cannot_pass_on},
 };
@@ -20,18 +19,6 @@ use crate::{
     control::instance_files::SocketAccess, error::StartError, instance, io::listener, notify,
     process,
 };
-
-/// Threads that look up names or bind addresses at the same time.
-pub(super) const THREADS: usize = 16;
-
-/// The result of the look-ups, and new listeners.
-pub(super) struct Prepared {
-    access: SocketAccess,
-    /// None for all addresses.
-    address: Option<IpAddr>,
-    /// Empty if listeners of the service manager are at the address, or if the instance has some.
-    listeners: Vec<Socket>,
-}
 
 impl Supervisor {
     /// Starts an instance: looks up its names and binds its listeners, in a thread. The server
@@ -134,9 +121,4 @@ impl Supervisor {
         self.instances[i].claim(&self.settings.dir, line, access)?;
         Ok(())
     }
-}
-
-/// The permits of the threads.
-pub(super) fn threads() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(THREADS))
 }

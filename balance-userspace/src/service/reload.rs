@@ -16,20 +16,20 @@
 //! - A change that fails leaves its instance as it was.
 //! - A reload ends when each of its changes is complete or has failed.
 
-use std::{collections::HashMap, time::Instant};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::{
     backoff::Backoff,
+    changes::Reload,
     check,
-    conf::{InstanceName, Line, Mistake, ProcessSettings},
+    conf::{Line, Mistake, ProcessSettings},
     control_socket::control_group,
     generation::{DRAIN_TIMEOUT, Generation},
     member::{ManagedInstance, State},
     plan::{Plan, Step, plan},
-    reload_differences::ReloadDifferences,
     supervisor::{PASS_ON, Supervisor, cannot_pass_on, config},
 };
 use crate::{
@@ -45,33 +45,6 @@ const UNRESOLVED: u8 = 65;
 
 /// Exit code of changes that a crash of the server process has lost: EX_TEMPFAIL of sysexits(3).
 const LOST: u8 = 75;
-
-/// A reload in progress.
-#[derive(Default)]
-pub(super) struct Reload {
-    /// Receives the result. After a signal no task waits for it.
-    reply: Option<oneshot::Sender<SupervisorReply>>,
-    /// Removed instances that still accept.
-    removing: HashMap<u64, Instant>,
-    /// Instances that are to take new arguments.
-    configuring: HashMap<u64, Line>,
-    /// Lines to start once nothing is removed any more.
-    starting: Vec<Line>,
-    /// Lines whose instance is started again, by its new number.
-    replacing: HashMap<u64, Line>,
-    /// Another supervisor started the current process; a successor replaces it.
-    is_takeover: bool,
-    /// A new process is to replace the current one.
-    has_successor: bool,
-    /// The instances whose change is complete once they serve, and what changes.
-    started: Vec<(InstanceName, &'static str)>,
-    /// What control commands have changed.
-    differences: ReloadDifferences,
-    /// The complete changes.
-    changed: Vec<String>,
-    /// The changes that failed: reason and exit code.
-    failed: Vec<(String, u8)>,
-}
 
 impl Supervisor {
     /// Begins a reload, or queues it behind the current one.

@@ -14,7 +14,8 @@ use nix::sys::signal::Signal;
 use tracing::{error, info};
 
 use super::{
-    conf::{InstanceName, Line},
+    changes::Successor,
+    conf::Line,
     generation::Generation,
     member::State,
     supervisor::{Supervisor, config},
@@ -23,15 +24,6 @@ use crate::{
     error::StartError,
     process::protocol::{self, Request},
 };
-
-/// A new process, and the instances that it has been asked to serve.
-pub(super) struct Successor {
-    pub(super) process: Generation,
-    /// The line of each instance, by its number in the new process.
-    lines: HashMap<u64, Line>,
-    /// Why an instance cannot serve, and the exit code.
-    failed: HashMap<InstanceName, (String, u8)>,
-}
 
 impl Supervisor {
     /// Starts a new process that is to serve these lines. Each has its instance.

@@ -201,8 +201,7 @@ fn re_exec(program: &Path, inherited_listeners: InheritedListeners) -> StartErro
     command
         .env("LISTEN_FDS", listeners.len().to_string())
         .env("LISTEN_PID", std::process::id().to_string())
-        .env_remove("LISTEN_FDNAMES")
-        .env_remove(upgrade_state::VARIABLE);
+        .env_remove("LISTEN_FDNAMES");
     match command.fd_mappings(listeners) {
         Ok(command) => {
             logging::flush();

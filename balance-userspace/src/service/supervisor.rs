@@ -28,23 +28,20 @@ use tokio::{
         mpsc::{UnboundedReceiver, UnboundedSender},
         oneshot,
     },
+    task::AbortHandle,
     time::{MissedTickBehavior, sleep_until},
 };
 use tracing::{error, info, warn};
 
 use super::{
     backoff::Backoff,
+    changes::{Reload, Successor, Upgrade},
     conf::{Conf, Line},
-    control_socket::ControlService,
     event::Event,
     generation::Generation,
     manager,
     member::{Control, ManagedInstance, State},
     output::{UNAVAILABLE, WRONG, plural, print_error},
-    preparation,
-    reload::Reload,
-    successor::Successor,
-    upgrade::Upgrade,
 };
 use crate::{
     control::{
@@ -80,6 +77,9 @@ const KILLED: u8 = 70;
 
 /// Exit code when the system refuses a process, or a wait for its end: EX_OSERR of sysexits(3).
 const NO_PROCESS: u8 = 71;
+
+/// Threads that look up names or bind addresses at the same time.
+const THREADS: usize = 16;
 
 /// The settings of a supervisor.
 pub(super) struct SupervisorSettings {
@@ -131,7 +131,7 @@ pub(super) struct Supervisor {
     pub(super) last_id: u64,
     /// The files and the control socket of the supervisor.
     pub(super) own: Control,
-    pub(super) control_service: ControlService,
+    pub(super) control_service: Option<AbortHandle>,
     /// The takeover socket.
     takeover: UnixListener,
     /// Start time on the monotonic clock, which tells a restarted supervisor from the one before.
@@ -179,7 +179,7 @@ impl Supervisor {
             settings,
             last_id: instances.len() as u64,
             own,
-            control_service: ControlService::default(),
+            control_service: None,
             takeover,
             instances: instances
                 .into_iter()
@@ -201,7 +201,7 @@ impl Supervisor {
             reload: None,
             queued_reloads: VecDeque::new(),
             upgrade: None,
-            threads: preparation::threads(),
+            threads: Arc::new(Semaphore::new(THREADS)),
             is_asking: false,
             is_leaving: false,
             is_taking_over: false,
@@ -466,7 +466,8 @@ impl Supervisor {
     fn table(&self) -> SupervisorStatus {
         let dir = &self.settings.dir;
         let rows = self.instances.iter().map(|instance| instance.row(dir, self.current.as_ref()));
-        let draining = self.processes().flat_map(|it| it.draining_rows(&self.instances));
+        let is_managed = |id| self.instances.iter().any(|instance| instance.id == id);
+        let draining = self.processes().flat_map(|it| it.draining_rows(is_managed));
         SupervisorStatus {
             foreground: !self.settings.background,
             began: self.began,

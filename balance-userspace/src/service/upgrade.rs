@@ -11,7 +11,10 @@
 
 use std::{
     fs,
-    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    os::{
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
@@ -30,12 +33,13 @@ use tokio::{process::Command, sync::oneshot, task::spawn_blocking, time::timeout
 use tracing::{error, info, warn};
 
 use super::{
-    event::Event,
+    changes::Upgrade,
+    event::{Event, Refusal},
     member::{Control, ManagedInstance, State},
     output::WRONG,
     supervisor::Supervisor,
     takeover::{TakenInstance, TakenProcess},
-    upgrade_state::{self, Previous},
+    upgrade_state::{self, HeldInstance, Previous},
 };
 use crate::{
     control::{
@@ -44,6 +48,7 @@ use crate::{
     },
     error::one_line,
     logging, notify,
+    process::protocol::InstanceLine,
     sys::signals,
 };
 
@@ -59,16 +64,6 @@ const NOT_EXECUTED: u8 = 71;
 /// Exit code of a program whose check takes too long: EX_TEMPFAIL of sysexits(3).
 const TIMED_OUT: u8 = 75;
 
-/// Why an upgrade is refused: a line for each reason, and the exit code.
-pub(super) type Refusal = (Vec<String>, u8);
-
-/// An upgrade that has not executed the new program yet.
-pub(super) struct Upgrade {
-    reply: oneshot::Sender<SupervisorReply>,
-    /// The new program has found no mistake.
-    is_checked: bool,
-}
-
 impl Supervisor {
     /// Begins an upgrade: runs the new program to check the file and the state.
     pub(super) fn begin_upgrade(&mut self, reply: oneshot::Sender<SupervisorReply>) {
@@ -79,7 +74,7 @@ impl Supervisor {
             () if self.upgrade.is_some() => refused("another upgrade is in progress"),
             () => {
                 self.upgrade = Some(Upgrade { reply, is_checked: false });
-                let state = upgrade_state::write(&upgrade_state::state(self).0);
+                let state = upgrade_state::write(&self.state().0);
                 let program = self.settings.program.clone();
                 let (file, sender) = (self.settings.file.clone(), self.sender());
                 tokio::spawn(async move {
@@ -139,7 +134,7 @@ impl Supervisor {
         let error = match self.own.files.socket(SocketAccess::default()) {
             // The new program creates such a socket first.
             Ok(_) => {
-                let (state, fds) = upgrade_state::state(self);
+                let (state, fds) = self.state();
                 upgrade_state::execute(&self.settings.program, &state, &fds).to_string()
             }
             Err(error) => error.to_string(),
@@ -148,6 +143,42 @@ impl Supervisor {
         signals::unblock();
         notify::ready();
         self.refuse_upgrade(cannot("execute the new program", &error));
+    }
+
+    /// The state that the new program continues from, and the descriptors in it.
+    fn state(&self) -> (upgrade_state::State, Vec<BorrowedFd<'_>>) {
+        let (lock, control) = (self.own.files.lock(), self.own.listener.as_fd());
+        let mut fds = vec![lock, control];
+        let mut pass = |fd| {
+            fds.push(fd);
+            fd.as_raw_fd()
+        };
+        let unused = self.inherited_listeners.iter();
+        let unused = unused.map(|socket| pass(socket.as_fd())).collect();
+        let instances = self.instances.iter().map(|instance| HeldInstance {
+            id: instance.id,
+            line: InstanceLine::from(&instance.line),
+            is_stopped: matches!(instance.state, State::Stopped),
+            is_inherited: instance.is_inherited,
+            listeners: instance.listeners.iter().map(|socket| pass(socket.as_fd())).collect(),
+            control: instance.control.as_ref().map(|control| pass(control.listener.as_fd())),
+            lock: instance.control.as_ref().map(|control| pass(control.files.lock())),
+        });
+        let state = upgrade_state::State {
+            format: upgrade_state::FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            file: self.settings.file.clone(),
+            run_dir: self.settings.run_dir.clone(),
+            program: self.settings.program.clone(),
+            background: self.settings.background,
+            lock: lock.as_raw_fd(),
+            control: control.as_raw_fd(),
+            unused,
+            instances: instances.collect(),
+            draining: self.draining.iter().map(|process| process.pid).collect(),
+            processes: self.processes().map(|process| process.pid).collect(),
+        };
+        (state, fds)
     }
 
     /// Whether the program on the disk is another one than the program of this process.

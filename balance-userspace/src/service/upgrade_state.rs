@@ -28,7 +28,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 use socket2::Socket;
 
-use super::{conf::Line, member::State as InstanceState, supervisor::Supervisor};
+use super::conf::Line;
 use crate::{cli::ServiceLocation, error::StartError, process::protocol::InstanceLine};
 
 /// The environment variable with the number of the memfd.
@@ -36,7 +36,7 @@ pub(super) const VARIABLE: &str = "BALANCE_STATE";
 
 /// The format of the state. Raise the number when a reader of the old format would misread the new
 /// one.
-const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 
 /// The part that every format has.
 #[derive(Deserialize)]
@@ -48,39 +48,40 @@ struct Preamble {
 /// The state of a supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct State {
-    format: u32,
+    pub(super) format: u32,
     /// The version of the program that has written the state.
-    version: String,
+    pub(super) version: String,
     /// Absolute path of the configuration file. In the background the arguments are relative to
     /// another directory.
-    file: PathBuf,
+    pub(super) file: PathBuf,
     /// Absolute path of the given run directory; none for the default.
-    run_dir: Option<PathBuf>,
+    pub(super) run_dir: Option<PathBuf>,
     /// The path of the program.
-    program: PathBuf,
+    pub(super) program: PathBuf,
     /// Whether the supervisor runs in the background.
-    background: bool,
+    pub(super) background: bool,
     /// The lock and the control socket of the supervisor.
-    lock: RawFd,
-    control: RawFd,
+    pub(super) lock: RawFd,
+    pub(super) control: RawFd,
     /// Unused listeners of the service manager.
-    unused: Vec<RawFd>,
-    instances: Vec<Instance>,
+    pub(super) unused: Vec<RawFd>,
+    pub(super) instances: Vec<HeldInstance>,
     /// Processes that are to drain.
-    draining: Vec<u32>,
+    pub(super) draining: Vec<u32>,
     /// All processes.
-    processes: Vec<u32>,
+    pub(super) processes: Vec<u32>,
 }
 
+/// An instance of a supervisor, and the numbers of its descriptors.
 #[derive(Debug, Serialize, Deserialize)]
-struct Instance {
-    id: u64,
-    line: InstanceLine,
-    is_stopped: bool,
-    is_inherited: bool,
-    listeners: Vec<RawFd>,
-    control: Option<RawFd>,
-    lock: Option<RawFd>,
+pub(super) struct HeldInstance {
+    pub(super) id: u64,
+    pub(super) line: InstanceLine,
+    pub(super) is_stopped: bool,
+    pub(super) is_inherited: bool,
+    pub(super) listeners: Vec<RawFd>,
+    pub(super) control: Option<RawFd>,
+    pub(super) lock: Option<RawFd>,
 }
 
 /// The state of the previous program of this process, with its descriptors.
@@ -110,42 +111,6 @@ pub(super) struct InheritedInstance {
     pub(super) listeners: Vec<Socket>,
     /// The control socket and the lock.
     pub(super) control: Option<(UnixListener, File)>,
-}
-
-/// The state of a supervisor, and the descriptors in it.
-pub(super) fn state(supervisor: &Supervisor) -> (State, Vec<BorrowedFd<'_>>) {
-    let (lock, control) = (supervisor.own.files.lock(), supervisor.own.listener.as_fd());
-    let mut fds = vec![lock, control];
-    let mut pass = |fd| {
-        fds.push(fd);
-        fd.as_raw_fd()
-    };
-    let unused = supervisor.inherited_listeners.iter();
-    let unused = unused.map(|socket| pass(socket.as_fd())).collect();
-    let instances = supervisor.instances.iter().map(|instance| Instance {
-        id: instance.id,
-        line: InstanceLine::from(&instance.line),
-        is_stopped: matches!(instance.state, InstanceState::Stopped),
-        is_inherited: instance.is_inherited,
-        listeners: instance.listeners.iter().map(|socket| pass(socket.as_fd())).collect(),
-        control: instance.control.as_ref().map(|control| pass(control.listener.as_fd())),
-        lock: instance.control.as_ref().map(|control| pass(control.files.lock())),
-    });
-    let state = State {
-        format: FORMAT,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        file: supervisor.settings.file.clone(),
-        run_dir: supervisor.settings.run_dir.clone(),
-        program: supervisor.settings.program.clone(),
-        background: supervisor.settings.background,
-        lock: lock.as_raw_fd(),
-        control: control.as_raw_fd(),
-        unused,
-        instances: instances.collect(),
-        draining: supervisor.draining.iter().map(|process| process.pid).collect(),
-        processes: supervisor.processes().map(|process| process.pid).collect(),
-    };
-    (state, fds)
 }
 
 /// Writes a state to a memfd.
