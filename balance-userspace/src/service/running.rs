@@ -10,7 +10,7 @@ use std::{
 use crate::{
     cli::ServiceLocation,
     control::{
-        client::{connection::Connection, rpc::ClientError},
+        client::{connection::Connection, rpc::ClientError, script::Transport as _},
         protocol::{SupervisorCommand, SupervisorReply, SupervisorStatus},
     },
 };
@@ -36,9 +36,10 @@ impl RunningSupervisor {
         self.0.pid()
     }
 
-    pub(super) fn wait_for_end(&mut self) {
-        // If the supervisor does not end within seconds, the next verb reports it.
-        let _ = self.0.wait_for_end();
+    /// Waits until the supervisor has released its lock, or another one has it. Returns false if the
+    /// supervisor does not end within seconds.
+    pub(super) fn wait_for_end(&mut self) -> bool {
+        self.0.wait_until_ended()
     }
 
     pub(super) fn ask(

@@ -86,8 +86,9 @@ fn to_start(location: &ServiceLocation) -> Result<Option<Conf>, StartError> {
     match find(location) {
         Ok((running, table)) if table.stopping => {
             print("balance is stopping: waiting for its end");
-            let waited = stop::wait_for_end(running);
-            waited?;
+            if !stop::wait_for_end(running)? {
+                return Err(ClientError::Timeout.into());
+            }
         }
         Ok((running, _)) => {
             let pid = running.pid();

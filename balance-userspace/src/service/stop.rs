@@ -31,22 +31,16 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Maximum time without a reply while the supervisor restarts.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest wait for the numbers of connections.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often a supervisor is asked to stop that does not end and no longer replies.
+const STOP_ATTEMPTS: usize = 3;
+
 /// Stops the instances of a file and their supervisor.
 pub(super) fn stop(location: &ServiceLocation) -> u8 {
     let begun = Instant::now();
-    let stopped = RunningSupervisor::find(location).and_then(|mut running| {
-        // The counts in the status are up to one second old, so ask the instances.
-        let open: u64 = running.table()?.instances.iter().map(connections_now).sum();
-        match running.ask(SupervisorCommand::Stop) {
-            // The supervisor may end before it replies.
-            Ok(_) => {}
-            Err(error) if is_absence(&error) => {}
-            Err(error) => return Err(error),
-        }
-        wait_for_end(running)?;
-        Ok(open)
-    });
-    match stopped {
+    match RunningSupervisor::find(location).and_then(|running| stop_running(location, running)) {
         Ok(open) => {
             print(&format!("balance is stopped{}", waited(open, begun)));
             0
@@ -60,6 +54,39 @@ pub(super) fn stop(location: &ServiceLocation) -> u8 {
         }
         Err(error) => report(&error),
     }
+}
+
+/// Stops a supervisor, and returns how many connections were open.
+fn stop_running(
+    location: &ServiceLocation,
+    mut running: RunningSupervisor,
+) -> Result<u64, ClientError> {
+    let pid = running.pid();
+    // The counts in the status are up to one second old, so ask the instances.
+    let deadline = Instant::now() + COUNT_TIMEOUT;
+    let rows = running.table()?.instances;
+    let most: u64 = rows.iter().map(|row| connections_now(row, Some(deadline))).sum();
+    // The supervisor closes an idle connection.
+    let mut running = RunningSupervisor::find(location)?;
+    for _ in 0..STOP_ATTEMPTS {
+        match running.ask(SupervisorCommand::Stop) {
+            // The supervisor may end, or execute another program, before it replies.
+            Ok(_) => {}
+            Err(error) if is_absence(&error) => {}
+            Err(error) => return Err(error),
+        }
+        if wait_for_end(running)? {
+            return Ok(most);
+        }
+        running = match RunningSupervisor::find(location) {
+            Ok(running) if running.pid() == pid => running,
+            // Another supervisor has started meanwhile.
+            Ok(_) => return Ok(most),
+            Err(error) if is_absence(&error) => return Ok(most),
+            Err(error) => return Err(error),
+        };
+    }
+    Err(ClientError::Timeout)
 }
 
 /// Stops server processes whose supervisor has ended.
@@ -77,8 +104,9 @@ fn stop_unsupervised(location: &ServiceLocation, begun: Instant) -> u8 {
     }
 }
 
-/// Waits until a stopping supervisor has ended, and shows the progress.
-pub(super) fn wait_for_end(mut running: RunningSupervisor) -> Result<(), ClientError> {
+/// Waits until a stopping supervisor has ended, and shows the progress. Returns false if the
+/// supervisor no longer replies and has not ended.
+pub(super) fn wait_for_end(mut running: RunningSupervisor) -> Result<bool, ClientError> {
     let progress = Progress::begin();
     loop {
         match running.table() {
@@ -90,8 +118,7 @@ pub(super) fn wait_for_end(mut running: RunningSupervisor) -> Result<(), ClientE
         }
         sleep(POLL_INTERVAL);
     }
-    running.wait_for_end();
-    Ok(())
+    Ok(running.wait_for_end())
 }
 
 /// Restarts a supervisor in the foreground. The process stays the same, as its service manager
@@ -102,7 +129,7 @@ pub(super) fn restart_in_place(
     before: &SupervisorStatus,
 ) -> u8 {
     let begun = Instant::now();
-    let mut most: u64 = before.instances.iter().map(connections_now).sum();
+    let mut most: u64 = before.instances.iter().map(|row| connections_now(row, None)).sum();
     match running.ask(SupervisorCommand::Restart) {
         Err(error) if !is_absence(&error) => return report(&error),
         // The supervisor may end before it replies.
@@ -137,11 +164,11 @@ pub(super) fn restart_in_place(
 }
 
 /// Asks an instance for its open connections; falls back to its last reported number.
-fn connections_now(row: &InstanceRow) -> u64 {
+fn connections_now(row: &InstanceRow, deadline: Option<Instant>) -> u64 {
     let asked = row
         .socket
         .as_ref()
-        .map(|socket| ControlClient::connect(socket)?.ask(InstanceCommand::Stats));
+        .map(|socket| ControlClient::connect_until(socket, deadline)?.ask(InstanceCommand::Stats));
     match asked {
         Some(Ok(InstanceReply::Stats(stats))) => stats.open,
         _ => row.connections,

@@ -610,6 +610,25 @@ fn when_the_supervisor_is_killed_its_process_serves_on_and_can_be_stopped() {
 }
 
 #[test]
+fn a_service_whose_process_hangs_is_stopped_and_restarted() {
+    let a = Backend::echo("A");
+    let one = ReservedPort::new();
+    let service = Service::new(&line(&one, &[&a]));
+    service.run_ok(&["start"]);
+    let before = service.status()[0].pid.expect("a process");
+    signal(before, Signal::SIGSTOP);
+    let said = service.run_ok(&["restart"]);
+    assert!(said.ends_with("balance is started: 1 instance\n"), "{said}");
+    let after = service.status()[0].pid.expect("a process");
+    assert_ne!(after, before);
+    assert_echoes(&mut open(&one));
+    signal(after, Signal::SIGSTOP);
+    let said = service.run_ok(&["stop"]);
+    assert!(said.starts_with("balance is stopped"), "{said}");
+    assert!(service.processes().is_empty());
+}
+
+#[test]
 fn an_upgrade_that_is_refused_changes_nothing() {
     let a = Backend::echo("A");
     let one = ReservedPort::new();

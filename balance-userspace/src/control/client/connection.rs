@@ -143,20 +143,6 @@ impl Connection {
         self.client = None;
     }
 
-    /// Waits until the process has released its lock, which is its last act. Returns false after
-    /// [`END_TIMEOUT`].
-    pub(crate) fn wait_for_end(&mut self) -> bool {
-        self.close();
-        let deadline = Instant::now() + END_TIMEOUT;
-        while instance_files::is_held(&self.paths) {
-            if Instant::now() >= deadline {
-                return false;
-            }
-            thread::sleep(POLL_INTERVAL);
-        }
-        true
-    }
-
     fn connect(&self) -> Result<ControlClient, ClientError> {
         let client = ControlClient::connect_until(&self.paths.socket, self.deadline).map_err(
             |e| match e {
