@@ -153,6 +153,14 @@ impl Service {
         path.unwrap_or_else(|| panic!("no {kind} file of the supervisor"))
     }
 
+    /// Waits until no process is left. A process releases its locks a moment before its end.
+    pub fn assert_all_ended(&self) {
+        eventually(TIMEOUT, "all processes have ended", || match self.processes() {
+            none if none.is_empty() => Ok(()),
+            some => Err(format!("{some:?}")),
+        });
+    }
+
     /// Ids of the processes that have the directory on their command line or in their environment.
     pub fn processes(&self) -> Vec<i32> {
         processes_of(self.dir.path())

@@ -20,7 +20,10 @@ use std::{
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use rustix::{
     cmsg_space,
-    net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg},
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recv, recvmsg,
+        sockopt::set_socket_passcred,
+    },
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -33,13 +36,16 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 /// The descriptor at which a server process finds its socket.
 pub(crate) const FD: RawFd = 3;
 
 /// The most descriptors of one message. The kernel's limit is 253 (include/net/scm.h, SCM_MAX_FD).
 const MAX_FDS: usize = 250;
+
+/// The longest message in bytes: room for the arguments of many thousand instances.
+const MESSAGE_LIMIT: usize = 64 << 20;
 
 /// The socket of a server process to its supervisor, before its first use.
 #[derive(Debug)]
@@ -162,16 +168,40 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// Waits for the next message; `None` when the other process has closed the socket. Dropping
-    /// the future loses no byte. Closes the descriptors of the last message that were not taken.
+    /// Has the kernel tell which process sends.
     ///
     /// # Errors
-    /// When a message cannot be read.
+    /// When the kernel refuses.
+    pub(crate) fn ask_for_sender(&self) -> io::Result<()> {
+        let stream: &UnixStream = self.stream.as_ref();
+        set_socket_passcred(stream, true)?;
+        Ok(())
+    }
+
+    /// The process that has sent the last bytes, as the kernel knows it. None unless asked for
+    /// before.
+    pub(crate) fn sender(&self) -> Option<rustix::process::Pid> {
+        self.received.sender
+    }
+
+    /// Waits for the next message; `None` when the other process has closed the socket. Skips a
+    /// message that this program does not know. Dropping the future loses no byte. Closes the
+    /// descriptors of the last message that were not taken.
+    ///
+    /// # Errors
+    /// When a message cannot be received, or is longer than [`MESSAGE_LIMIT`].
     pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         loop {
             if let Some((line, fds)) = self.received.next() {
                 self.fds = fds.into();
-                return Ok(Some(serde_json::from_slice(&line)?));
+                match serde_json::from_slice(&line) {
+                    Ok(message) => return Ok(Some(message)),
+                    // The other program may be of another version.
+                    Err(error) => {
+                        warn!(%error, "unknown message skipped");
+                        continue;
+                    }
+                }
             }
             let stream: &UnixStream = self.stream.as_ref();
             let received = &mut self.received;
@@ -179,7 +209,17 @@ impl Receiver {
             if n == 0 {
                 return Ok(None);
             }
+            if received.bytes.len() > MESSAGE_LIMIT {
+                return Err(io::Error::other("the message is too long"));
+            }
         }
+    }
+
+    /// Whether the other process has closed the socket and sent nothing more.
+    pub(crate) fn is_closed(&self) -> bool {
+        let stream: &UnixStream = self.stream.as_ref();
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        matches!(recv(stream, &mut [0u8; 1][..], flags), Ok((_, 0)))
     }
 
     /// Takes the next descriptors of the last message.
@@ -199,9 +239,12 @@ impl Receiver {
 #[derive(Debug, Default)]
 struct Received {
     bytes: Vec<u8>,
+    /// The number of bytes at the beginning without the end of a message.
+    scanned: usize,
     /// The number of bytes of the returned messages.
     returned: u64,
     batches: VecDeque<Batch>,
+    sender: Option<rustix::process::Pid>,
 }
 
 /// Descriptors that have arrived together.
@@ -218,7 +261,12 @@ struct Batch {
 impl Received {
     /// The next message with its descriptors, or without any if one of them is missing.
     fn next(&mut self) -> Option<Message> {
-        let end = self.bytes.iter().position(|&byte| byte == b'\n')?;
+        let found = self.bytes[self.scanned..].iter().position(|&byte| byte == b'\n');
+        let Some(end) = found.map(|at| self.scanned + at) else {
+            self.scanned = self.bytes.len();
+            return None;
+        };
+        self.scanned = 0;
         let line: Vec<u8> = self.bytes.drain(..=end).collect();
         self.returned += line.len() as u64;
         let later = self.batches.iter().position(|batch| batch.until > self.returned);
@@ -234,7 +282,7 @@ impl Received {
     /// Receives bytes, and at most one batch of descriptors. Returns the number of bytes.
     fn receive(&mut self, stream: &UnixStream) -> io::Result<usize> {
         let mut buffer = [0; 16 << 10];
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_FDS))];
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_FDS), ScmCredentials(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut slices = [IoSliceMut::new(&mut buffer)];
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
@@ -243,8 +291,10 @@ impl Received {
         self.bytes.extend(&buffer[..n]);
         let mut fds = Vec::new();
         for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(rights) = message {
-                fds.extend(rights);
+            match message {
+                RecvAncillaryMessage::ScmRights(rights) => fds.extend(rights),
+                RecvAncillaryMessage::ScmCredentials(sender) => self.sender = Some(sender.pid),
+                _ => {}
             }
         }
         // Without free descriptors the kernel cuts the list off, perhaps to nothing.

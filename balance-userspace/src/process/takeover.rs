@@ -161,6 +161,10 @@ async fn accept(socket: UnixListener, found: UnboundedSender<(SupervisorSocket, 
         else {
             continue;
         };
+        // The process may have been suspended for longer than a supervisor waits.
+        if receiver.is_closed() {
+            continue;
+        }
         let Ok(next) = receiver.take(1).and_then(|mut fds| listener(fds.remove(0))) else {
             continue;
         };

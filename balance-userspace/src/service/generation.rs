@@ -16,6 +16,7 @@ use std::{
         },
     },
     process::{ExitStatus, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,14 +24,15 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use nix::{
     sys::{
         signal::{Signal, kill},
-        wait::{WaitStatus, waitpid},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::Pid,
 };
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use tokio::{
+    io::{Interest, unix::AsyncFd},
     process::{Child, Command},
     sync::mpsc::UnboundedSender,
-    task::spawn_blocking,
 };
 use tracing::{info, warn};
 
@@ -59,6 +61,9 @@ pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// A server process whose end is not known yet.
 pub(super) struct Generation {
     pub(super) pid: u32,
+    /// The pidfd of a process that another supervisor has started. Nothing else keeps the kernel
+    /// from giving its pid to another process.
+    handle: Option<Arc<OwnedFd>>,
     /// The version of its program; empty until the process has reported it.
     pub(super) version: String,
     /// The options of the process.
@@ -127,14 +132,19 @@ impl Generation {
     }
 
     /// A process that another supervisor has started.
+    ///
+    /// # Errors
+    /// When the process has ended.
     pub(super) fn taken_over(
-        pid: u32,
+        pid: rustix::process::Pid,
         version: String,
         config: SpawnConfig,
         sender: Sender,
-    ) -> Self {
+    ) -> io::Result<Self> {
+        let handle = Some(Arc::new(pidfd_open(pid, PidfdFlags::NONBLOCK)?));
+        let pid = u32::try_from(pid.as_raw_nonzero().get()).map_err(io::Error::other)?;
         let serving_since = Some(Instant::now());
-        Self { serving_since, ..Self::new(pid, version, config, sender) }
+        Ok(Self { serving_since, handle, ..Self::new(pid, version, config, sender) })
     }
 
     /// Forwards the events of the process. `child` is `None` if another program started it.
@@ -144,15 +154,16 @@ impl Generation {
         child: Option<Child>,
         events: &UnboundedSender<Event>,
     ) {
-        let (pid, events) = (self.pid, events.clone());
+        let (pid, handle, events) = (self.pid, self.handle.clone(), events.clone());
         tokio::spawn(async move {
             // All messages precede the end of the process, which closes the socket.
             while let Ok(Some(event)) = receiver.next().await {
                 let _ = events.send(Event::Process(pid, event));
             }
-            let status = match child {
-                Some(mut child) => child.wait().await,
-                None => wait(pid).await,
+            let status = match (child, handle) {
+                (Some(mut child), _) => child.wait().await,
+                (None, Some(handle)) => wait(pid, &handle).await,
+                (None, None) => Err(io::ErrorKind::NotFound.into()),
             };
             // The supervisor may have stopped.
             let _ = events.send(Event::Exited(pid, status));
@@ -162,6 +173,7 @@ impl Generation {
     fn new(pid: u32, version: String, config: SpawnConfig, sender: Sender) -> Self {
         Self {
             pid,
+            handle: None,
             version,
             config,
             sender,
@@ -302,8 +314,14 @@ impl Generation {
 
     /// Sends a signal to the process.
     pub(super) fn signal(&self, signal: Signal) {
-        // Only the task in `read` waits for the process, so its pid is not reused, or its exit
-        // event is already on the way.
+        if let Some(handle) = &self.handle {
+            if let Some(signal) = rustix::process::Signal::from_named_raw(signal as i32) {
+                let _ = pidfd_send_signal(handle, signal);
+            }
+            return;
+        }
+        // Only the task in `read` waits for a child, so its pid is not reused, or its exit event is
+        // already on the way.
         if let Ok(pid) = i32::try_from(self.pid) {
             let _ = kill(Pid::from_raw(pid), signal);
         }
@@ -312,14 +330,16 @@ impl Generation {
 
 /// Waits for the end of a process whose socket is closed. After an upgrade the process is a child
 /// of this one. After the end of its supervisor it is no child, and its exit code is unknown.
-async fn wait(pid: u32) -> io::Result<ExitStatus> {
-    let wait = move || match waitpid(
-        Pid::from_raw(i32::try_from(pid).map_err(io::Error::other)?),
-        None,
-    )? {
-        WaitStatus::Signaled(_, signal, _) => Ok(ExitStatus::from_raw(signal as i32)),
-        WaitStatus::Exited(_, code) => Ok(ExitStatus::from_raw(code << 8)),
-        _ => Err(io::Error::other("the process has not ended")),
-    };
-    spawn_blocking(wait).await?
+async fn wait(pid: u32, handle: &OwnedFd) -> io::Result<ExitStatus> {
+    // A pidfd is readable once the process has ended (pidfd_open(2)).
+    // SAFETY: an `OwnedFd` keeps its descriptor open for as long as it lives.
+    let handle =
+        unsafe { AsyncFd::register_with_interest(handle.try_clone()?, Interest::READABLE) }?;
+    let _ = handle.readable().await?;
+    let pid = Pid::from_raw(i32::try_from(pid).map_err(io::Error::other)?);
+    match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+        Ok(WaitStatus::Signaled(_, signal, _)) => Ok(ExitStatus::from_raw(signal as i32)),
+        Ok(WaitStatus::Exited(_, code)) => Ok(ExitStatus::from_raw(code << 8)),
+        _ => Err(io::Error::other("its exit code is unknown")),
+    }
 }

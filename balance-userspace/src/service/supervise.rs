@@ -73,6 +73,12 @@ pub(super) fn supervise(
             let settings = SupervisorSettings { file, run_dir, program, dir, background, json };
             let (sender, events) = unbounded_channel();
             let processes = takeover::take_over_all(&takeover_path, &takeover, &sender).await;
+            let processes = match (processes, &previous) {
+                (Ok(processes), _) => processes,
+                // A process of this one that hangs is replaced.
+                (Err(_), Some(_)) => Vec::new(),
+                (Err(error), None) => return Err(error),
+            };
             fs::rename(&paths.next, &takeover_path)
                 .map_err(failed("publish the takeover socket"))?;
             let events = (sender, events);

@@ -3,7 +3,10 @@
 //! That supervisor has ended, or has executed another program in its place. Its processes wait at
 //! its takeover socket ([`process::takeover`](crate::process)).
 //!
-//! Invariant: a process that does not reply within [`TIMEOUT`] is ignored.
+//! Invariants:
+//! - The kernel says which process replies. A process runs as another user, and could name any pid.
+//! - A process that does not reply within [`TIMEOUT`] keeps its takeover socket, unless another
+//!   process has replied.
 
 use std::{io, os::unix::net::UnixListener, path::Path, time::Duration};
 
@@ -26,7 +29,13 @@ use crate::{
 };
 
 /// The longest wait for a process.
-const TIMEOUT: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The most processes that reply wrongly.
+const MAX_ERRORS: usize = 16;
+
+/// EX_TEMPFAIL of sysexits(3).
+const TRY_AGAIN: u8 = 75;
 
 /// A process that this supervisor has taken over.
 pub(super) struct TakenProcess {
@@ -45,14 +54,25 @@ pub(super) struct TakenInstance {
 
 /// Takes over all processes that wait at the socket at `path`. `next` is the takeover socket of
 /// this supervisor.
+///
+/// # Errors
+/// [`StartError::Control`] when a process waits and none replies.
 pub(super) async fn take_over_all(
     path: &Path,
     next: &UnixListener,
     events: &UnboundedSender<Event>,
-) -> Vec<TakenProcess> {
-    let mut taken = Vec::new();
+) -> Result<Vec<TakenProcess>, StartError> {
+    let (mut taken, mut errors) = (Vec::new(), 0);
     // Each process closes the socket when it has a supervisor.
-    while let Ok(Ok(stream)) = timeout(TIMEOUT, UnixStream::connect(path)).await {
+    loop {
+        let stream = match UnixStream::connect(path).await {
+            Ok(stream) => stream,
+            // So many connections wait that a process must be there.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && taken.is_empty() => {
+                return Err(silent(path));
+            }
+            Err(_) => break,
+        };
         match timeout(TIMEOUT, take_over(stream, next, events)).await {
             Ok(Ok(process)) => {
                 info!(
@@ -65,15 +85,28 @@ pub(super) async fn take_over_all(
             }
             Ok(Err(error)) => {
                 error!(%error, "cannot take over a server process");
-                break;
+                errors += 1;
+                if errors == MAX_ERRORS {
+                    break;
+                }
             }
+            Err(_) if taken.is_empty() => return Err(silent(path)),
             Err(_) => {
                 warn!("a server process without a supervisor does not reply");
                 break;
             }
         }
     }
-    taken
+    Ok(taken)
+}
+
+/// A process waits for a supervisor and does not reply.
+fn silent(path: &Path) -> StartError {
+    let path = path.display();
+    StartError::Control {
+        message: format!("the server process at {path} does not reply, it may be stopped"),
+        exit_code: TRY_AGAIN,
+    }
 }
 
 async fn take_over(
@@ -82,12 +115,14 @@ async fn take_over(
     events: &UnboundedSender<Event>,
 ) -> io::Result<TakenProcess> {
     let (mut receiver, sender) = supervision::from_stream(stream);
+    receiver.ask_for_sender()?;
     sender.send(&Request::Supervise, vec![next.try_clone()?.into()]);
     let reply = receiver.next().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
-    let protocol::Event::Supervised { version, pid, config, is_draining, instances } = reply else {
+    let protocol::Event::Supervised { version, config, is_draining, instances, .. } = reply else {
         return Err(io::Error::other("the process sent another message than its instances"));
     };
-    let mut process = Generation::taken_over(pid, version, config, sender);
+    let pid = receiver.sender().ok_or_else(|| io::Error::other("the sender is unknown"))?;
+    let mut process = Generation::taken_over(pid, version, config, sender)?;
     let mut accepting = Vec::new();
     for instance in instances {
         process.names.insert(instance.id, name(&instance.line).to_string());

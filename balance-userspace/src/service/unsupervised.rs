@@ -3,9 +3,10 @@
 //! Invariant: only the holder of the supervisor's lock stops such a process, so no supervisor takes
 //! it over meanwhile.
 
-use std::{fs, os::unix::net::UnixStream, path::Path};
+use std::{fs, io, path::Path};
 
 use nix::sys::signal::Signal;
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::{event::Event, running::absolute, takeover::take_over_all};
@@ -24,7 +25,13 @@ pub(super) fn exists(location: &ServiceLocation) -> bool {
 }
 
 fn accepts(takeover: &Path) -> bool {
-    UnixStream::connect(takeover).is_ok()
+    let connect = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(takeover)?)
+    };
+    // Many connections may wait already, at a process that does not accept.
+    connect().map_or_else(|error: io::Error| error.kind() == io::ErrorKind::WouldBlock, |()| true)
 }
 
 fn paths(location: &ServiceLocation) -> Result<(RunDir, Paths), RunDirError> {
@@ -44,9 +51,9 @@ pub(super) fn stop(location: &ServiceLocation) -> Result<usize, StartError> {
     let files = InstanceFiles::claim(&dir, paths.clone())?;
     let socket = files.socket(SocketAccess::default())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let count = runtime.map_err(failed)?.block_on(async {
+    let stopped = runtime.map_err(failed)?.block_on(async {
         let (sender, mut events) = unbounded_channel();
-        let processes = take_over_all(&paths.takeover(), &socket, &sender).await;
+        let processes = take_over_all(&paths.takeover(), &socket, &sender).await?;
         processes.iter().for_each(|it| it.process.signal(Signal::SIGTERM));
         let mut left = processes.len();
         while left > 0 {
@@ -54,8 +61,10 @@ pub(super) fn stop(location: &ServiceLocation) -> Result<usize, StartError> {
                 left -= 1;
             }
         }
-        processes.len()
+        Ok(processes.len())
     });
-    let _ = fs::remove_file(paths.takeover());
-    Ok(count)
+    if stopped.is_ok() {
+        let _ = fs::remove_file(paths.takeover());
+    }
+    stopped
 }

@@ -180,7 +180,7 @@ fn an_upgrade_refuses_and_cuts_nobody(datapath: Datapath) {
     drop(idle);
     service.status_when("the old processes have ended", |rows| rows.len() == 1);
     assert!(service.run_ok(&["stop"]).starts_with("balance is stopped"));
-    assert!(service.processes().is_empty());
+    service.assert_all_ended();
 }
 
 fn a_killed_supervisor_refuses_and_cuts_nobody(datapath: Datapath) {
@@ -207,7 +207,7 @@ fn a_killed_supervisor_refuses_and_cuts_nobody(datapath: Datapath) {
     drop(idle);
     service.status_when("the old processes have ended", |rows| rows.len() == 1);
     service.run_ok(&["stop"]);
-    assert!(service.processes().is_empty());
+    service.assert_all_ended();
 }
 
 fn a_killed_server_process_refuses_nobody(datapath: Datapath) {
@@ -323,6 +323,34 @@ fn the_supervisor_answers_while_addresses_are_in_use() {
 }
 
 #[test]
+fn a_process_that_is_suspended_without_a_supervisor_is_not_lost() {
+    let (server, port) = (Backend::echo("A"), ReservedPort::new());
+    let service = service(&port, &server, Datapath::Relay);
+    service.run_ok(&["start"]);
+    let mut open = connect(port.address());
+    open.read_exact(&mut [0]).expect("the server's name");
+    let process = Pid::from_raw(service.status()[0].pid.expect("a process"));
+    kill_process(service.supervisor());
+    kill(process, Signal::SIGSTOP).expect("the process runs");
+    for verb in ["start", "stop"] {
+        let outcome = service.run(&[verb]);
+        assert_eq!(outcome.status.code(), Some(75), "{outcome:?}");
+        assert!(outcome.stderr.contains("does not reply, it may be stopped"), "{outcome:?}");
+    }
+    // Many requests of its state do not block either.
+    for _ in 0..200 {
+        assert_eq!(service.run(&["status"]).status.code(), Some(1));
+    }
+    kill(process, Signal::SIGCONT).expect("the process runs");
+    assert_all_echo(std::slice::from_mut(&mut open));
+    service.run_ok(&["start"]);
+    assert_all_echo(std::slice::from_mut(&mut open));
+    drop(open);
+    service.run_ok(&["stop"]);
+    service.assert_all_ended();
+}
+
+#[test]
 fn a_supervisor_with_relative_paths_is_upgraded() {
     let (server, port) = (Backend::echo("A"), ReservedPort::new());
     let service = service(&port, &server, Datapath::Relay);
@@ -339,7 +367,7 @@ fn a_supervisor_with_relative_paths_is_upgraded() {
     let after = service.status();
     assert!(after[0].state == "running" && after[0].pid != before, "{after:?}");
     service.run_ok(&["stop"]);
-    assert!(service.processes().is_empty());
+    service.assert_all_ended();
 }
 
 #[test]
@@ -357,7 +385,7 @@ fn a_supervisor_that_a_restart_has_started_is_upgraded() {
     assert_ne!(service.status()[0].pid, before);
     served(port.address()).expect("an echo");
     service.run_ok(&["stop"]);
-    assert!(service.processes().is_empty());
+    service.assert_all_ended();
 }
 
 #[test]
@@ -523,7 +551,7 @@ fn a_program_that_does_not_start_changes_nothing() {
     served(port.address()).expect("an echo");
     service.run_ok(&["start"]);
     service.run_ok(&["stop"]);
-    assert!(service.processes().is_empty());
+    service.assert_all_ended();
 }
 
 /// Passes lines between a client and the supervisor on. The supervisor gets the word `weight`, which

@@ -93,7 +93,7 @@ fn start_status_restart_and_stop_print_what_they_do() {
     assert_eq!(ask(two.address()).expect("an answer"), "B");
     assert_eq!(service.run_ok(&["stop"]), "balance is stopped\n");
     assert!(!is_listening(one.port()) && !is_listening(two.port()));
-    assert!(service.processes().is_empty());
+    service.assert_all_ended();
     assert_eq!(service.run(&["status"]).status.code(), Some(3));
     assert_eq!(service.run_ok(&["restart"]), "balance is started: 2 instances\n");
     service.run_ok(&["stop"]);
@@ -149,7 +149,7 @@ fn a_bad_line_affects_no_other_line() {
     let started = service.run(&["start"]);
     assert_eq!(started.status.code(), Some(65), "{started:?}");
     assert!(started.stderr.contains(":1: cannot resolve [a.invalid]"), "{started:?}");
-    assert!(service.processes().is_empty());
+    service.assert_all_ended();
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn stop_waits_for_connections_and_prints_how_long() {
             );
         }
     });
-    assert!(service.processes().is_empty());
+    service.assert_all_ended();
 }
 
 #[test]
@@ -590,7 +590,6 @@ fn when_the_supervisor_is_killed_its_process_serves_on_and_can_be_stopped() {
     let service = Service::new(&line(&one, &[&a]));
     service.run_ok(&["start"]);
     let mut stream = open(&one);
-    let pid = service.status()[0].pid.expect("a process");
     signal(service.supervisor(), Signal::SIGKILL);
     eventually(TIMEOUT, "the supervisor has ended", || match service.run(&["status"]) {
         outcome if outcome.status.code() == Some(1) => {
@@ -605,7 +604,7 @@ fn when_the_supervisor_is_killed_its_process_serves_on_and_can_be_stopped() {
     let said = service.run_ok(&["stop"]);
     assert!(said.starts_with("balance is stopped: its supervisor had ended"), "{said}");
     assert!(!is_listening(one.port()));
-    assert!(service.processes().is_empty(), "{pid}");
+    service.assert_all_ended();
     assert_eq!(service.run_ok(&["stop"]), "balance is not running\n");
 }
 
@@ -625,7 +624,7 @@ fn a_service_whose_process_hangs_is_stopped_and_restarted() {
     signal(after, Signal::SIGSTOP);
     let said = service.run_ok(&["stop"]);
     assert!(said.starts_with("balance is stopped"), "{said}");
-    assert!(service.processes().is_empty());
+    service.assert_all_ended();
 }
 
 #[test]
@@ -676,7 +675,7 @@ fn signals_reload_drain_and_stop() {
     signal(pid, Signal::SIGTERM);
     assert_eq!(finish(&mut child, TIMEOUT, "the supervisor").code(), Some(0));
     assert_eq!(end_of(&mut stream), End::Reset);
-    assert!(service.processes().is_empty());
+    service.assert_all_ended();
 }
 
 #[test]
@@ -702,7 +701,7 @@ fn signals_that_the_parent_masked_reach_every_process() {
     signal(service.status()[0].pid.expect("a process"), Signal::SIGKILL);
     service.status_when("another runs", |rows| rows[0].state == "running");
     assert_eq!(masked(&["stop"]), "balance is stopped\n");
-    assert!(service.processes().is_empty());
+    service.assert_all_ended();
     // In the foreground, stopped by a signal.
     let mut command = with_signals_masked(&service.command(&["start", "-f"]));
     let mut child = command.stderr(Stdio::null()).spawn().expect("starting balance");
