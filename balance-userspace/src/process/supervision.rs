@@ -41,8 +41,9 @@ use tracing::{debug, warn};
 /// The descriptor at which a server process finds its socket.
 pub(crate) const FD: RawFd = 3;
 
-/// The most descriptors of one message. The kernel's limit is 253 (include/net/scm.h, SCM_MAX_FD).
-const MAX_FDS: usize = 250;
+/// The most descriptors of one message. With the room for the sender's credentials a receiver has
+/// room for eight more, which stays below the kernel's limit of 253 (include/net/scm.h, SCM_MAX_FD).
+const MAX_FDS: usize = 240;
 
 /// The longest message in bytes: room for the arguments of many thousand instances.
 const MESSAGE_LIMIT: usize = 64 << 20;
